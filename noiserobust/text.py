@@ -1,0 +1,178 @@
+"""Settings as short text: ``gaussian:0.05,reference=layer`` and back.
+
+Noise models, training methods, schedules and model definitions are dataclasses. Each family
+(a subclass of :class:`Described` that owns a registry) can be written as text, and the same words serve on
+the command line, in result rows and in a run's stored settings.
+
+Grammar: ``name``, ``name:arguments`` or ``name(arguments)``; arguments are separated by commas, positional
+ones first, then ``key=value``. A value that is itself described stands in parentheses:
+``rwp:gaussian(0.1,reference=layer),strength=linear(1,warmup=0.5)``. Fields at their default are not written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from typing import Any, ClassVar, Literal, TypeVar
+
+from noiserobust.errors import UserError
+
+D = TypeVar("D", bound="Described")
+
+
+class Described:
+    """Base of every dataclass that has a text form.
+
+    A family root is declared with ``class NoiseModel(Described, family="noise model")``; a member with
+    ``class Gaussian(NoiseModel, name="gaussian")``, which also registers it.
+    """
+
+    family: ClassVar[str] = ""
+    name: ClassVar[str] = ""
+    registry: ClassVar[dict[str, type[Any]]] = {}
+
+    def __init_subclass__(cls, *, family: str | None = None, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if family is not None:
+            cls.family, cls.registry = family, {}
+        if name is not None:
+            cls.name = name
+            cls.registry[name] = cls
+
+    @classmethod
+    def parse(cls: type[D], text: str) -> D:
+        """The object that ``text`` describes; raises :class:`UserError` when it describes none."""
+        name, arguments = split_call(text, cls.family)
+        if name not in cls.registry:
+            known = ", ".join(sorted(cls.registry))
+            raise UserError(f"expected a {cls.family} ({known}), got '{text.strip()}'")
+        member = cls.registry[name]
+        if not issubclass(member, cls):
+            raise UserError(f"expected a {cls.name or cls.family}, got '{text.strip()}'")
+        return typing.cast(D, _construct(member, arguments, text))
+
+    def arguments(self) -> list[str]:
+        """The written arguments: the first field by position, later ones by key, defaults not at all."""
+        parts = []
+        for index, field in enumerate(_settings(type(self))):
+            value = getattr(self, field.name)
+            if value != _default(field):
+                parts.append(format_value(value) if index == 0 else f"{field.name}={format_value(value)}")
+        return parts
+
+    def nested(self) -> str:
+        """The text form as it stands inside another one: ``gaussian(0.05)``."""
+        arguments = self.arguments()
+        return f"{self.name}({','.join(arguments)})" if arguments else self.name
+
+    def __str__(self) -> str:
+        arguments = self.arguments()
+        return f"{self.name}:{','.join(arguments)}" if arguments else self.name
+
+
+def split_call(text: str, what: str = "setting") -> tuple[str, list[str]]:
+    """Name and raw arguments of ``name``, ``name:a,b=c`` or ``name(a,b=c)``."""
+    text = text.strip()
+    match = re.fullmatch(r"([A-Za-z][\w-]*)(?::(.*)|\((.*)\))?", text, re.DOTALL)
+    if match is None:
+        raise UserError(f"expected a {what} such as name:value,key=value, got '{text}'")
+    body = match[2] if match[2] is not None else match[3]
+    return match[1], [] if body is None or not body.strip() else split_top(body, ",")
+
+
+def split_top(text: str, separator: str) -> list[str]:
+    """``text`` cut at each ``separator`` that stands outside every parenthesis."""
+    parts, depth = [""], 0
+    for index, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth < 0:
+            break
+        # The plus of 1e+05 joins nothing: what follows a composing plus is a name.
+        joins = character == separator and depth == 0 and (separator != "+" or text[index + 1 : index + 2].isalpha())
+        if joins:
+            parts.append("")
+        else:
+            parts[-1] += character
+    if depth != 0:
+        raise UserError(f"expected balanced parentheses, got '{text}'")
+    return [part.strip() for part in parts]
+
+
+def format_value(value: Any) -> str:
+    """One value as text that :func:`parse_value` reads back to an equal value."""
+    if isinstance(value, Described):
+        return value.nested()
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    if isinstance(value, float):
+        short = f"{value:g}" if float(f"{value:g}") == value else repr(value)
+        # A float keeps its point, so that a warm-up of 1.0 (a fraction) never reads back as 1 (a step).
+        return short if set(short) & set(".en") else f"{short}.0"
+    return str(value)
+
+
+def parse_value(text: str, kind: Any) -> Any:
+    """``text`` read as a value of type ``kind``; raises ``ValueError`` (or :class:`UserError`) when it is none."""
+    options = typing.get_args(kind)
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        if text not in options:
+            raise UserError(f"expected one of {', '.join(map(str, options))}, got '{text}'")
+        return text
+    if origin in (typing.Union, types.UnionType):
+        for index, option in enumerate(options):
+            try:
+                return parse_value(text, option)
+            except ValueError:
+                if index == len(options) - 1:
+                    raise
+    if kind is types.NoneType or kind is bool:
+        words = {"none": None} if kind is types.NoneType else {"true": True, "false": False}
+        if text.lower() not in words:
+            raise UserError(f"expected {' or '.join(words)}, got '{text}'")
+        return words[text.lower()]
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise UserError(f"expected {'a whole number' if kind is int else 'a number'}, got '{text}'") from None
+    if isinstance(kind, type) and issubclass(kind, Described):
+        return kind.parse(text)
+    return text
+
+
+def _settings(cls: type) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(cls) if field.init]
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _construct(cls: type[Any], arguments: list[str], text: str) -> Any:
+    fields = _settings(cls)
+    kinds = typing.get_type_hints(cls)
+    names = [field.name for field in fields]
+    values: dict[str, Any] = {}
+    for index, argument in enumerate(arguments):
+        key, equals, value = argument.partition("=")
+        by_key = bool(equals) and key.strip().isidentifier()
+        if not by_key and (index >= len(names) or any(name in values for name in names[index:])):
+            raise UserError(f"expected at most {len(names)} values in order, then key=value, in '{text.strip()}'")
+        name, value = (key.strip(), value.strip()) if by_key else (names[index], argument)
+        if name not in names:
+            raise UserError(f"{cls.name} has no setting '{name}' (it has {', '.join(names) or 'none'}), in '{text.strip()}'")
+        if name in values:
+            raise UserError(f"{cls.name}: '{name}' is given twice in '{text.strip()}'")
+        try:
+            values[name] = parse_value(value, kinds[name])
+        except UserError as error:
+            raise UserError(f"{cls.name}: {name}: {error}") from None
+    missing = [f.name for f in fields if f.name not in values and _default(f) is dataclasses.MISSING]
+    if missing:
+        raise UserError(f"{cls.name} needs {', '.join(missing)}, for example {cls.name}:{missing[0]}=..., got '{text.strip()}'")
+    return cls(**values)
