@@ -165,7 +165,9 @@ def _construct(cls: type[Any], arguments: list[str], text: str) -> Any:
             raise UserError(f"expected at most {len(names)} values in order, then key=value, in '{text.strip()}'")
         name, value = (key.strip(), value.strip()) if by_key else (names[index], argument)
         if name not in names:
-            raise UserError(f"{cls.name} has no setting '{name}' (it has {', '.join(names) or 'none'}), in '{text.strip()}'")
+            raise UserError(
+                f"{cls.name} has no setting '{name}' (it has {', '.join(names) or 'none'}), in '{text.strip()}'"
+            )
         if name in values:
             raise UserError(f"{cls.name}: '{name}' is given twice in '{text.strip()}'")
         try:
@@ -174,5 +176,7 @@ def _construct(cls: type[Any], arguments: list[str], text: str) -> Any:
             raise UserError(f"{cls.name}: {name}: {error}") from None
     missing = [f.name for f in fields if f.name not in values and _default(f) is dataclasses.MISSING]
     if missing:
-        raise UserError(f"{cls.name} needs {', '.join(missing)}, for example {cls.name}:{missing[0]}=..., got '{text.strip()}'")
+        raise UserError(
+            f"{cls.name} needs {', '.join(missing)}, for example {cls.name}:{missing[0]}=..., got '{text.strip()}'"
+        )
     return cls(**values)

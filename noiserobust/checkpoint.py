@@ -1,0 +1,118 @@
+"""Weights as safetensors with everything needed to use them; resumable state that runs no stranger's code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from noiserobust.errors import UserError
+from noiserobust.models import ModelSpec
+from noiserobust.results import write_atomically
+from noiserobust.weights import unwrap
+
+KEY = "noiserobust"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network: its weights by name, and the ``about`` that was stored with them.
+
+    ``about`` holds ``model`` (text of the :class:`~noiserobust.models.ModelSpec`), ``channels``, ``classes``, ``mean``, ``std``
+    (the normalisation its inputs need), ``label`` (the method), ``seed``, ``epoch``, ``settings`` and ``provenance``.
+    """
+
+    path: Path
+    weights: Mapping[str, Tensor]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(
+        self, spec: ModelSpec | None = None, channels: int | None = None, classes: int | None = None
+    ) -> nn.Module:
+        """The network with these weights, in eval mode; the arguments stand in for what a foreign file does not say."""
+        model = spec or (ModelSpec.parse(self.about["model"]) if "model" in self.about else None)
+        channels = channels or self.about.get("channels")
+        classes = classes or (len(self.about["classes"]) if "classes" in self.about else None)
+        if model is None or channels is None or classes is None:
+            raise UserError(
+                f"expected a checkpoint that names its model, got {self.path}; name it, such as --model resnet18"
+            )
+        network = model.build(channels, classes)
+        load_weights(network, self.weights, self.path)
+        return network.eval()
+
+
+def save_checkpoint(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
+    """Write weights with their settings, whole or not at all."""
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()
+    }
+    return write_atomically(path, lambda temporary: save_file(tensors, temporary, {KEY: json.dumps(about)}))
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """The checkpoint at ``path`` (a safetensors file, or a run's folder that holds ``model.safetensors``)."""
+    file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise UserError(f"expected a checkpoint (a .safetensors file or a run's folder), got {path}: there is none")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
+            about = json.loads((opened.metadata() or {}).get(KEY, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"expected a safetensors file, got {file}: {error}") from None
+    return Checkpoint(file, weights, about)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
+    """Copy ``weights`` into ``model``; prefixes left by DDP and torch.compile are dropped from their names.
+
+    Raises :class:`~noiserobust.UserError` that names missing, unexpected and misshapen entries.
+    """
+    model = unwrap(model)
+    given = {_plain_name(name): tensor for name, tensor in weights.items()}
+    wanted = model.state_dict()
+    wrong = [
+        *_listed("missing", [name for name in wanted if name not in given]),
+        *_listed("unexpected", [name for name in given if name not in wanted]),
+        *_listed(
+            "of another shape",
+            [
+                f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}"
+                for name in wanted
+                if name in given and given[name].shape != wanted[name].shape
+            ],
+        ),
+    ]
+    if wrong:
+        raise UserError(
+            f"{source} does not fit {type(model).__name__}: {'; '.join(wrong)}; check --model and its width"
+        )
+    model.load_state_dict(given)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """16 hex digits that name the exact parameters and buffers of ``model``."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(unwrap(model).state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _plain_name(name: str) -> str:
+    return ".".join(part for part in name.removeprefix("module.").split(".") if part != "_orig_mod")
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    """``3 missing (a, b, c)``, at most six named."""
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    return [f"{len(names)} {what} ({shown})"] if names else []

@@ -1,0 +1,132 @@
+"""Shuffled, augmented, normalised batches, made where the data lie: no worker processes, no copies to the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from noiserobust.data.dataset import Dataset
+from noiserobust.errors import UserError
+from noiserobust.rng import Stream
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """inputs: B x C x H x W float32, normalised; labels: B; indices: B positions in the dataset."""
+
+    inputs: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: slice | Tensor) -> Batch:
+        return Batch(self.inputs[rows], self.labels[rows], self.indices[rows])
+
+    def split(self, parts: int) -> list[Batch]:
+        """At most ``parts`` micro-batches, none empty, sizes at most one apart: weigh their means by ``len``."""
+        if parts < 1:
+            raise UserError(f"expected 1 micro-batch or more, got {parts}")
+        parts = min(parts, len(self))
+        bounds = [len(self) * part // parts for part in range(parts + 1)]
+        return [self[start:stop] for start, stop in pairwise(bounds)]
+
+
+class Batches:
+    """The batches of ``dataset``, epoch after epoch, on its device.
+
+    With a ``stream``, epoch n is shuffled by ``stream.child("shuffle", n)`` and augmented by
+    ``stream.child("augment", n)``: images are zero-padded by ``crop`` pixels and cropped back at a random place, and
+    with ``flip`` mirrored with probability 1/2, each image on its own. What happens to the image at a position of
+    an epoch depends on nothing else: not on the batch size, the device or the epochs before, so a resumed run sees
+    the same. Without a stream the batches come in order and are not augmented.
+
+    ``channels_last`` gives 4-d inputs that memory format, and leaves others alone.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        *,
+        stream: Stream | None = None,
+        crop: int = 0,
+        flip: bool = False,
+        drop_last: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"expected a batch size of 1 or more, got {batch_size}")
+        if drop_last and batch_size > len(dataset):
+            raise UserError(
+                f"expected a batch size of at most {len(dataset)} (all images) with drop_last, got {batch_size}"
+            )
+        if crop < 0:
+            raise UserError(f"expected a crop padding of 0 pixels or more, got {crop}")
+        if (crop or flip) and dataset.images.dim() != 4:
+            shape = tuple(dataset.images.shape)
+            raise UserError(f"expected images N x C x H x W to crop or flip, got shape {shape}: use crop=0, flip=False")
+        self.dataset, self.batch_size, self.stream = dataset, batch_size, stream
+        self.crop, self.flip = crop, flip
+        self.drop_last = drop_last
+        four = dataset.images.dim() == 4
+        self.memory_format = torch.channels_last if channels_last and four else torch.contiguous_format
+
+    def __len__(self) -> int:
+        n = len(self.dataset) / self.batch_size
+        return math.floor(n) if self.drop_last else math.ceil(n)
+
+    def epoch(self, n: int) -> Iterator[Batch]:
+        """The batches of epoch ``n``."""
+        data, size = self.dataset, self.batch_size
+        order = self._order(n)
+        moves = self._moves(n)
+        for start in range(0, len(self) * size, size):
+            span = slice(start, start + size)
+            indices = order[span]
+            # Data in order is cut out, not gathered.
+            pixels = data.images[span if self.stream is None else indices]
+            if moves is not None:
+                pixels = crop_and_flip(pixels, self.crop, *(move[span] for move in moves))
+            inputs = data.normalize(pixels).contiguous(memory_format=self.memory_format)
+            yield Batch(inputs, data.labels[indices], indices)
+
+    def _order(self, n: int) -> Tensor:
+        count, device = len(self.dataset), self.dataset.images.device
+        if self.stream is None:
+            return torch.arange(count, device=device)
+        return torch.randperm(count, generator=self.stream.child("shuffle", n).generator()).to(device)
+
+    def _moves(self, n: int) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Top, left (0..2 crop) and mirror (0 or 1) for every position of epoch ``n``; None for no augmentation."""
+        if self.stream is None or not (self.crop or self.flip):
+            return None
+        # One draw for the whole epoch, on the CPU: the batch size and the device cannot change what is drawn.
+        generator = self.stream.child("augment", n).generator()
+        shape = (len(self.dataset),)
+        top, left = (torch.randint(2 * self.crop + 1, shape, generator=generator) for _ in range(2))
+        # Drawn last, and also when unused, so that flip leaves the crops as they are.
+        mirror = torch.randint(2, shape, generator=generator) * self.flip
+        device = self.dataset.images.device
+        return top.to(device), left.to(device), mirror.to(device)
+
+
+def crop_and_flip(pixels: Tensor, crop: int, top: Tensor, left: Tensor, mirror: Tensor) -> Tensor:
+    """Zero-pad B x C x H x W ``pixels`` by ``crop``, cut H x W out at (top, left), then mirror where ``mirror`` is 1.
+
+    top, left, mirror: B whole numbers. One gather does it all; its result is channels-last in memory.
+    """
+    batch, _, height, width = pixels.shape
+    down, across = torch.arange(height, device=pixels.device), torch.arange(width, device=pixels.device)
+    y = top[:, None, None] + down[:, None]
+    x = left[:, None, None] + torch.where(mirror[:, None, None] > 0, across.flip(0), across)
+    image = torch.arange(batch, device=pixels.device)[:, None, None]
+    # Index tensors on both sides of a slice put the channels last.
+    return F.pad(pixels, (crop,) * 4)[image, :, y, x].permute(0, 3, 1, 2)

@@ -1,0 +1,254 @@
+"""Labelled images held whole in memory, and the ways to make, cut and normalise them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler
+
+from noiserobust.errors import UserError
+from noiserobust.rng import Stream
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and labels on one device.
+
+    images: N x C x H x W, uint8 (0..255), or floating point of shape N x C x ... (already scaled; N x F will do).
+    labels: N class numbers, kept as int64 on the device of the images.
+    mean, std: one number, or one per channel: the network sees ``(x - mean) / std``, where x is
+        ``images / 255`` for uint8 and ``images`` otherwise.
+    classes: the class names, in the order of the class numbers; "0", "1", ... when left out.
+
+    Raises :class:`UserError` for shapes, types or lengths that do not fit together.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    classes: tuple[str, ...] = ()
+    name: str = "data"
+
+    def __post_init__(self) -> None:
+        _check_images(self.images)
+        labels = _checked_labels(self.labels, len(self.images), self.classes)
+        classes = self.classes or tuple(str(number) for number in range(int(labels.max()) + 1))
+        object.__setattr__(self, "labels", labels.to(self.images.device))
+        object.__setattr__(self, "classes", tuple(classes))
+        for what, values in (("mean", self.mean), ("std", self.std)):
+            object.__setattr__(self, what, tuple(float(value) for value in values))
+            if len(values) not in (1, self.channels):
+                raise UserError(f"expected {what} of 1 or {self.channels} values (one per channel), got {len(values)}")
+        if not all(map(math.isfinite, self.mean)) or not all(0 < value < math.inf for value in self.std):
+            raise UserError(f"expected a finite mean and a finite std above 0, got mean {self.mean} and std {self.std}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def channels(self) -> int:
+        """Size of dimension 1: image channels, or features of flat data."""
+        return self.images.shape[1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that name the stored images and labels, on whatever device (normalisation is not in it)."""
+        digest = hashlib.sha256(f"{self.images.dtype} {tuple(self.images.shape)}".encode())
+        for part in (self.images, self.labels):
+            digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data on ``device``."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def subset(self, indices: Tensor | np.ndarray | Sequence[int]) -> Dataset:
+        """The samples at ``indices`` (positions from 0), in that order."""
+        rows = torch.as_tensor(indices).cpu()
+        if rows.dtype == torch.bool or rows.is_floating_point() or rows.dim() != 1 or len(rows) == 0:
+            raise UserError(f"expected a non-empty list of positions, got {rows.dtype} of shape {tuple(rows.shape)}")
+        # Looked at here because on a GPU an index out of range ends the whole process.
+        if int(rows.min()) < 0 or int(rows.max()) >= len(self):
+            raise UserError(f"expected positions 0 to {len(self) - 1}, got {int(rows.min())} to {int(rows.max())}")
+        rows = rows.long().to(self.images.device)
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
+
+    def sample(self, n: int, stream: Stream) -> Dataset:
+        """``n`` random samples, every class with its share (to within a sample or so).
+
+        The order is such that every prefix has the shares too; so a smaller sample of the same stream is the
+        beginning of a larger one.
+        """
+        if not 1 <= n <= len(self):
+            raise UserError(f"expected a sample of 1 to {len(self)} images of {self.name}, got {n}")
+        return self.subset(self._stratified_order(stream)[:n])
+
+    def split(self, fraction: float, stream: Stream) -> tuple[Dataset, Dataset]:
+        """``(rest, held_out)``: held_out is a random ``fraction`` of every class; both keep the order they had."""
+        held = round(fraction * len(self)) if 0 < fraction < 1 else 0
+        if not 0 < held < len(self):
+            raise UserError(f"expected a fraction that leaves both parts some of {len(self)} images, got {fraction}")
+        order = self._stratified_order(stream)
+        return self.subset(order[held:].sort().values), self.subset(order[:held].sort().values)
+
+    def normalized(self, index: Tensor | slice | None = None) -> Tensor:
+        """float32 network inputs for the samples at ``index`` (for all, without one)."""
+        return self.normalize(self.images if index is None else self.images[index])
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """``pixels`` (B x C x ..., of this dataset's type and scale) as float32 network inputs; memory format kept."""
+        scale, shift = self._affine
+        return (pixels * scale).sub_(shift).float()
+
+    def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> Dataset:
+        """The same data seen through another normalisation: a checkpoint is evaluated with its own."""
+        return replace(self, mean=tuple(mean), std=tuple(std))
+
+    @cached_property
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        # (x / unit - mean) / std as x * scale - shift, on the device once rather than sent there for every batch.
+        unit = 255 if self.images.dtype == torch.uint8 else 1
+        shape = (-1, *[1] * (self.images.dim() - 2))
+        mean, std = (torch.tensor(values, dtype=torch.float64).view(shape) for values in (self.mean, self.std))
+        scale, shift = 1 / (unit * std), mean / std
+        return scale.float().to(self.images.device), shift.float().to(self.images.device)
+
+    def _stratified_order(self, stream: Stream) -> Tensor:
+        """A random order (CPU) whose every prefix holds each class in proportion.
+
+        A class of m samples puts them, shuffled, at (rank + offset) / m with one random offset in [0, 1): evenly
+        over [0, 1), so that the part below any threshold has the right share of each class.
+        """
+        generator = stream.generator()
+        labels = self.labels.cpu()
+        counts = torch.bincount(labels, minlength=len(self.classes))
+        shuffled = torch.randperm(len(labels), generator=generator)
+        grouped = shuffled[labels[shuffled].argsort(stable=True)]
+        label = labels[grouped]
+        rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[label]
+        offset = torch.rand(len(counts), dtype=torch.float64, generator=generator)
+        return grouped[((rank + offset[label]) / counts[label]).argsort(stable=True)]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and test data, with the augmentation that suits them.
+
+    crop: default padding of the random crop, in pixels; flip: whether a mirrored image is still of its class.
+    """
+
+    train: Dataset
+    test: Dataset
+    crop: int
+    flip: bool
+
+
+def as_dataset(data: Any) -> Dataset:
+    """``data`` as a :class:`Dataset`.
+
+    Takes a Dataset; a tuple ``(x, y)`` of tensors or arrays; a map-style torch dataset of ``(tensor, int)``; or a
+    DataLoader, whose batches are collected (a shuffled one is read unshuffled, so that the same data always has the
+    same order and fingerprint). Floats are taken as they are. Raises :class:`UserError` for anything else.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, tuple) and len(data) == 2:
+        return Dataset(_tensor(data[0], "images"), _tensor(data[1], "labels"))
+    if isinstance(data, DataLoader):
+        if isinstance(data.sampler, RandomSampler):
+            workers, collate = data.num_workers, data.collate_fn
+            data = DataLoader(data.dataset, batch_size=data.batch_size, num_workers=workers, collate_fn=collate)
+        return _collected(data, torch.cat)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        # By position, not by iteration: a map-style dataset need not raise IndexError at its end.
+        return _collected((data[index] for index in range(len(data))), torch.stack)
+    raise UserError(f"expected a Dataset, a tuple (x, y), a torch dataset or a DataLoader, got {type(data).__name__}")
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of N x C x H x W; uint8 in units of 1/255.
+
+    A channel without any spread gets std 1: it can be centred, not scaled.
+    """
+    mean, std = [], []
+    for channel in images.unbind(1):
+        if images.dtype == torch.uint8:
+            # From a histogram: exact, and without a floating-point copy of the whole data set.
+            count = torch.bincount(channel.flatten(), minlength=256).double()
+            value = torch.arange(256, device=images.device).double() / 255
+            average = (count * value).sum() / count.sum()
+            variance = (count * (value - average) ** 2).sum() / count.sum()
+        else:
+            variance, average = torch.var_mean(channel.double(), correction=0)
+        mean.append(float(average))
+        std.append(math.sqrt(float(variance)) or 1.0)
+    return tuple(mean), tuple(std)
+
+
+def _check_images(images: Tensor) -> None:
+    shape = tuple(images.shape)
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise UserError(f"expected images as uint8 (0..255) or floating point, got {images.dtype}: convert them")
+    if images.dim() < 2 or images.numel() == 0:
+        raise UserError(f"expected images of shape N x C x H x W (or N x features), none of them 0, got {shape}")
+    if images.dtype == torch.uint8 and images.dim() != 4:
+        raise UserError(f"expected uint8 images of shape N x C x H x W, got {shape}: reshape them")
+    if images.dtype == torch.uint8 and images.shape[1] > 4 and images.shape[3] in (1, 3, 4):
+        raise UserError(
+            f"expected images of shape N x C x H x W, got {shape}: channels come second, permute(0, 3, 1, 2)"
+        )
+
+
+def _checked_labels(labels: Tensor, n: int, classes: Sequence[str]) -> Tensor:
+    """``labels`` as int64."""
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise UserError(f"expected integer labels (class numbers), got {labels.dtype}: convert them")
+    if labels.dim() != 1 or len(labels) != n:
+        raise UserError(f"expected one label for each of {n} images, got labels of shape {tuple(labels.shape)}")
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or (classes and highest >= len(classes)):
+        known = f"0 to {len(classes) - 1}" if classes else "0 or more"
+        raise UserError(f"expected labels of {known}, got {lowest} to {highest}: number the classes from 0")
+    return labels.long()
+
+
+def _tensor(value: Any, what: str) -> Tensor:
+    """``value`` (tensor, array or nested list) as a tensor; a tensor keeps its device."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    try:
+        # torch warns about read-only arrays and refuses negative strides; both become copies here.
+        return torch.from_numpy(np.require(value, requirements=["C", "W"]))
+    except (TypeError, ValueError):
+        raise UserError(f"expected {what} as a tensor or an array of numbers, got {type(value).__name__}") from None
+
+
+def _collected(pairs: Iterable[Any], join: Any) -> Dataset:
+    """The (images, labels) ``pairs`` put together by ``join``."""
+    images, labels = [], []
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], Tensor):
+            got = (
+                f"({', '.join(type(part).__name__ for part in pair)})"
+                if isinstance(pair, (tuple, list))
+                else type(pair)
+            )
+            raise UserError(f"expected data that yields (tensor, label), got {got}: add a transform such as ToTensor()")
+        images.append(pair[0].detach())
+        labels.append(torch.as_tensor(pair[1]))
+    if not images:
+        raise UserError("expected data with at least one sample, got none")
+    try:
+        return Dataset(join(images), join(labels))
+    except RuntimeError:
+        shapes = sorted({tuple(image.shape) for image in images})
+        raise UserError(f"expected samples of one shape, got {shapes[0]} and {shapes[-1]}: resize them") from None

@@ -1,0 +1,64 @@
+"""The forward pass that evaluation and epoch selection share: accuracy and loss of a model on prepared batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from noiserobust.data.batches import Batch, Batches
+from noiserobust.data.dataset import Dataset
+from noiserobust.errors import UserError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextmanager
+def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
+    """torch's autocast for ``precision``; ``fp32`` is none."""
+    if precision not in DTYPES:
+        raise UserError(f"expected precision fp32, bf16 or fp16, got {precision!r}")
+    with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
+        yield
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; every module's own mode again outside."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters live (the CPU for a model without any)."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def prepare(data: Dataset, device: torch.device, batch_size: int = 500, channels_last: bool = False) -> list[Batch]:
+    """All of ``data``, normalised and moved once, in order, so that every draw reads the same tensors."""
+    return list(Batches(data.to(device), batch_size, channels_last=channels_last).epoch(0))
+
+
+@torch.no_grad()
+def score(model: nn.Module, batches: Sequence[Batch], precision: Precision = "fp32") -> dict[str, float]:
+    """Accuracy in percent and mean cross-entropy (nats) of ``model`` as it stands, in eval mode."""
+    device = device_of(model)
+    correct, loss, count = torch.zeros((), device=device), torch.zeros((), device=device), 0
+    with evaluating(model), autocast(device, precision):
+        for batch in batches:
+            logits = model(batch.inputs).float()
+            correct += (logits.argmax(1) == batch.labels).sum()
+            loss += functional.cross_entropy(logits, batch.labels, reduction="sum")
+            count += len(batch)
+    return {"accuracy": 100 * correct.item() / count, "loss": loss.item() / count}

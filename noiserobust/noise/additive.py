@@ -1,0 +1,94 @@
+"""Noise proportional to the largest weight of a column: Gaussian and Laplace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
+
+from noiserobust.errors import UserError
+from noiserobust.noise.base import Chip, NoiseModel, additive, check_strength
+from noiserobust.noise.reference import Reference, reference_scale
+from noiserobust.rng import Stream
+
+
+@dataclass(frozen=True)
+class Gaussian(NoiseModel, name="gaussian"):
+    r"""Gaussian noise: :math:`w_i + \sigma s_i z_i` with :math:`z_i \sim N(0, 1)`.
+
+    ``s`` is max|w| over the ``reference`` group (:func:`~noiserobust.noise.reference_scale`), so ``sigma`` is the standard
+    deviation as a fraction of the largest weight. With ``reading="literal"`` the standard deviation is
+    :math:`\sigma \sqrt{s_i}`, as "Incorruptible Neural Networks" literally writes it, N(0, max|w| sigma^2 I) (section 3);
+    that one is not scale-invariant, so a network with batch norm can cut it just by growing its weights.
+
+    ``rows`` and ``columns`` are the size of a crossbar, for the tile references. Raises
+    :class:`~noiserobust.UserError` for a negative or non-finite ``sigma``.
+
+    >>> str(Gaussian(0.05)), str(Gaussian(0.05, reference="layer"))
+    ('gaussian:0.05', 'gaussian:0.05,reference=layer')
+    """
+
+    sigma: float
+    reference: Reference = "filter"
+    reading: Literal["std", "literal"] = "std"
+    rows: int = 512
+    columns: int = 512
+
+    def __post_init__(self) -> None:
+        check_strength(self.name, "sigma", self.sigma)
+        _check_reference(self.name, self.reference, self.rows, self.columns)
+        if self.reading not in ("std", "literal"):
+            raise UserError(f"gaussian: expected reading std or literal, got {self.reading!r}")
+
+    def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
+        if self.is_identity:
+            return below
+        scale = reference_scale(clean, self.reference, self.rows, self.columns)
+        if self.reading == "literal":
+            scale = scale.sqrt()
+        return additive(below, stream.normal(clean.shape, device=clean.device), self.sigma * scale)
+
+    @property
+    def strength(self) -> float:
+        return self.sigma
+
+    def scaled(self, factor: float) -> Gaussian:
+        return replace(self, sigma=self.sigma * factor)
+
+
+@dataclass(frozen=True)
+class Laplace(NoiseModel, name="laplace"):
+    r"""Laplace noise: :math:`w_i + b s_i l_i` with :math:`l_i \sim \mathrm{Laplace}(0, 1)`, of variance 2.
+
+    The standard deviation is thus :math:`\sqrt{2}\, b \max|w|`. Source: "Incorruptible Neural Networks", Table 4.
+    """
+
+    b: float
+    reference: Reference = "filter"
+    rows: int = 512
+    columns: int = 512
+
+    def __post_init__(self) -> None:
+        check_strength(self.name, "b", self.b)
+        _check_reference(self.name, self.reference, self.rows, self.columns)
+
+    def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
+        if self.is_identity:
+            return below
+        scale = reference_scale(clean, self.reference, self.rows, self.columns)
+        return additive(below, stream.laplace(clean.shape, device=clean.device), self.b * scale)
+
+    @property
+    def strength(self) -> float:
+        return self.b
+
+    def scaled(self, factor: float) -> Laplace:
+        return replace(self, b=self.b * factor)
+
+
+def _check_reference(name: str, reference: str, rows: int, columns: int) -> None:
+    if reference not in ("filter", "layer", "tile", "tile-column"):
+        raise UserError(f"{name}: expected reference filter, layer, tile or tile-column, got {reference!r}")
+    if rows < 1 or columns < 1:
+        raise UserError(f"{name}: expected a crossbar of at least 1 x 1, got rows={rows}, columns={columns}")

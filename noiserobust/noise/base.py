@@ -1,0 +1,135 @@
+"""A noise model is a small frozen value; what it writes is a chip; a chip is read."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from noiserobust.errors import UserError
+from noiserobust.rng import Stream
+from noiserobust.text import Described, split_top
+
+
+class Chip:
+    """One weight as written into an array. This base is a perfect array: what is read is what was asked for."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    def read(self, stream: Stream, t: float | None = None) -> Tensor:
+        """The weight seen at time ``t`` (seconds after programming; ``None``: at once), of the clean weight's shape.
+
+        ``stream`` names this read's own noise. The clean weight is never changed in place.
+        """
+        return self.weight
+
+
+@dataclass(frozen=True)
+class NoiseModel(Described, family="noise model"):
+    """What an array does to the weights it stores.
+
+    A leaf states its settings as fields, its maths in :meth:`write`, and its size in :attr:`strength` and :meth:`scaled`.
+    Weights have their output channel first, ``(outputs, inputs...)``.
+    """
+
+    def program(self, weight: Tensor, stream: Stream) -> Chip:
+        """Write ``weight`` into an array: everything is drawn from ``stream`` that then stays fixed on that chip."""
+        return self.write(Chip(weight), weight, stream)
+
+    def sample(self, weight: Tensor, stream: Stream, t: float | None = None) -> Tensor:
+        """Program a chip and read it once: one noisy copy of ``weight``."""
+        return self.program(weight, stream.child("program")).read(stream.child("read"), t)
+
+    @abstractmethod
+    def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
+        """The chip that this stage makes of the chip ``below`` it.
+
+        The scale is taken from ``clean``, the untouched weight, so that stages do not inflate each other's scale (the
+        maximum of noisy weights is larger: by 8 % at sigma .1 and 26 % at .2 for filters of 4,608 inputs).
+        """
+
+    @property
+    @abstractmethod
+    def strength(self) -> float:
+        """The number that :meth:`scaled` multiplies; 0 is exactly the identity."""
+
+    @abstractmethod
+    def scaled(self, factor: float) -> NoiseModel:
+        """The same model with every random deviation multiplied by ``factor``."""
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether every read returns the clean weight."""
+        return self.strength == 0
+
+    def __add__(self, other: NoiseModel) -> NoiseModel:
+        """``self``, then ``other``: each in units of the clean weight's scale."""
+        return Sum((*_parts(self), *_parts(other)))
+
+    @classmethod
+    def parse(cls, text: str) -> NoiseModel:
+        """The model that ``text`` describes: ``gaussian:0.05``, ``gaussian:0.02+laplace:0.01``."""
+        parts = [super(NoiseModel, cls).parse(part) for part in split_top(text, "+")]
+        return parts[0] if len(parts) == 1 else Sum(tuple(parts))
+
+
+@dataclass(frozen=True)
+class Sum(NoiseModel):
+    """Noise models one after the other, left to right."""
+
+    parts: tuple[NoiseModel, ...]
+
+    def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
+        for index, part in enumerate(self.parts):
+            below = part.write(below, clean, stream.child(index))
+        return below
+
+    @property
+    def strength(self) -> float:
+        """The largest part's (all are multiplied by one factor)."""
+        return max((part.strength for part in self.parts), default=0.0)
+
+    def scaled(self, factor: float) -> Sum:
+        return Sum(tuple(part.scaled(factor) for part in self.parts))
+
+    @property
+    def is_identity(self) -> bool:
+        return all(part.is_identity for part in self.parts)
+
+    def __str__(self) -> str:
+        return "+".join(str(part) for part in self.parts)
+
+    def nested(self) -> str:
+        return "+".join(part.nested() for part in self.parts)
+
+
+class AdditiveChip(Chip):
+    """A chip whose error was fixed at programming: every read adds the same ``deviation``."""
+
+    def __init__(self, below: Chip, deviation: Tensor) -> None:
+        super().__init__(below.weight)
+        self.below, self.deviation = below, deviation
+
+    def read(self, stream: Stream, t: float | None = None) -> Tensor:
+        weight = self.below.read(stream.child("below"), t)
+        # Added in the deviation's precision, then rounded once.
+        return (weight + self.deviation).to(weight.dtype)
+
+
+def additive(below: Chip, field: Tensor, scale: Tensor) -> Chip:
+    """The chip ``below`` plus ``scale * field``; the float32 ``field`` is used up."""
+    return AdditiveChip(below, field.mul_(scale) if scale.dtype == field.dtype else field * scale)
+
+
+def check_strength(name: str, symbol: str, value: float) -> None:
+    """Refuse a noise strength that is negative or not finite."""
+    if not 0 <= value < float("inf"):
+        raise UserError(
+            f"{name}: expected a finite {symbol} >= 0, got {value}; it is a fraction of max|w|, such as 0.05"
+        )
+
+
+def _parts(model: NoiseModel) -> tuple[NoiseModel, ...]:
+    return model.parts if isinstance(model, Sum) else (model,)

@@ -1,0 +1,55 @@
+"""The scale of the noise: the largest weight that a weight shares a column with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+Reference = Literal["filter", "layer", "tile", "tile-column"]
+
+
+def reference_scale(weight: Tensor, reference: Reference = "filter", rows: int = 512, columns: int = 512) -> Tensor:
+    """max |w| over each weight's reference group, in a shape that broadcasts against ``weight``.
+
+    ``weight`` has shape (outputs, inputs...). On the chip its inputs, flattened in logical order, are the rows of a crossbar
+    and its outputs the columns.
+
+    - ``"filter"``: one output channel; result (outputs, 1, ...).
+    - ``"layer"``: the whole tensor, as aihwkit's additive modifier has it; result (1, 1, ...).
+    - ``"tile"``: one crossbar of at most ``rows`` x ``columns``; result of the weight's own shape.
+    - ``"tile-column"``: one output column of one crossbar; result of the weight's own shape.
+
+    Tiles are cut evenly, as aihwkit cuts them: 576 inputs on 512 rows become 288 + 288. The result is float32 (float64
+    for float64 weights) and a constant for autograd.
+    """
+    clean = weight.detach()
+    clean = clean.to(torch.promote_types(clean.dtype, torch.float32))
+    inputs = tuple(range(1, clean.dim()))
+    if reference == "layer" or (reference == "filter" and not inputs):
+        # A vector has no column of its own: it is one group.
+        return vector_norm(clean, torch.inf).reshape([1] * clean.dim())
+    if reference == "filter":
+        return vector_norm(clean, torch.inf, dim=inputs, keepdim=True)
+    crossbars = clean.flatten(1) if inputs else clean.reshape(1, -1)
+    scale = torch.empty_like(crossbars, memory_format=torch.contiguous_format)
+    for inputs_of_tile in even_split(crossbars.shape[1], rows):
+        for outputs_of_tile in even_split(crossbars.shape[0], columns):
+            tile = crossbars[outputs_of_tile, inputs_of_tile]
+            largest = tile.abs().amax() if reference == "tile" else tile.abs().amax(1, keepdim=True)
+            scale[outputs_of_tile, inputs_of_tile] = largest
+    return scale.reshape(clean.shape)
+
+
+def even_split(size: int, largest: int) -> Iterator[slice]:
+    """Slices that cut ``size`` into the fewest parts of at most ``largest``, as equal as can be, larger ones first."""
+    parts = -(-size // largest)
+    base, extra = divmod(size, parts) if parts else (0, 0)
+    start = 0
+    for index in range(parts):
+        stop = start + base + (index < extra)
+        yield slice(start, stop)
+        start = stop

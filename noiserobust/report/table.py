@@ -1,0 +1,201 @@
+"""Summaries as text: the papers' ``mean ± noise ± weight`` tables, and paired differences."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pandas as pd
+
+from noiserobust.errors import UserError
+
+# Metric -> its unit and the decimals that are worth reading.
+UNITS = {"accuracy": ("%", 2)}
+SYMBOLS = {"gaussian": "sigma", "laplace": "b"}
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+GAP = "–"
+WIDTH = 140  # characters of a terminal before a table continues below
+
+
+def robustness_table(summary: pd.DataFrame, metric: str = "accuracy", markdown: bool = False) -> str:
+    """The summary as a text (or Markdown) table: methods down, noises across, one block per reading of the noise.
+
+    A cell is ``mean ± noise_std ± weight_std``, noise first as in the papers; a noise-free one ``mean ± weight_std``.
+    A spread that no cell has (one model, one draw) is left out; one that a single cell lacks shows as a dash.
+    The last line says the units, how many models and draws, and what the two ± are.
+
+    Raises :class:`UserError` when the summary has no line of ``metric``.
+    """
+    chosen = lines_of(summary, metric)
+    unit, decimals = UNITS.get(metric, ("", 3))
+    spreads = [name for name in ("noise_std", "weight_std") if chosen[name].notna().any()]
+    render = _markdown if markdown else _aligned
+    blocks = []
+    for name, block in readings(chosen).items():
+        grid = _grid(block, name, spreads, decimals)
+        title = f"noise: {name}" if name else "without noise"
+        blocks.append((f"**{title}**\n\n" if markdown else f"{title}\n") + render(grid))
+    words = {"noise_std": "std over noise draws", "weight_std": "std over trained models"}
+    meaning = " ± ".join(["mean", *(words[name] for name in spreads)])
+    noisy = chosen[~noise_free(chosen)]
+    caption = f"{metric}{f' in {unit}' if unit else ''}: {meaning}; {_sizes(noisy if len(noisy) else chosen)}"
+    return "\n\n".join([*blocks, caption])
+
+
+def paired_table(paired: pd.DataFrame) -> str:
+    """Differences as text, one line per noise: ``sigma 0.3: +12.3 points [95 %: +10.1, +14.5], 3 models x 10 draws``.
+
+    Accuracy differences are in percentage points. Takes what ``evaluation.statistics.paired`` returns.
+    """
+    paragraphs = []
+    for name, block in readings(paired).items():
+        first = block.iloc[0]
+        title = f"{first['method_a']} - {first['method_b']}, {first['metric']}, noise: {name or 'none'}"
+        paragraphs.append("\n".join([title, *(_difference(line, name) for line in _records(block))]))
+    return "\n\n".join(paragraphs)
+
+
+def lines_of(summary: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The lines of one metric; :class:`UserError` naming the metrics there are when it has none."""
+    chosen = summary[summary["metric"] == metric] if "metric" in summary else summary.iloc[:0]
+    if chosen.empty:
+        known = ", ".join(summary["metric"].unique()) if "metric" in summary else "none"
+        raise UserError(f"expected a summary with the metric '{metric}', got one with {known}; choose one it has")
+    return chosen
+
+
+def noise_free(summary: pd.DataFrame) -> pd.Series[bool]:
+    """Which lines were evaluated without noise: strength 0, and not a part of a composition (pcm+gaussian:0)."""
+    return (summary["strength"] == 0) & ~summary["noise"].str.contains("+", regex=False)
+
+
+def readings(summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The lines by reading of the noise: its text without the strength number.
+
+    Noise-free lines that name no reading (``none``) belong to all of them; the name is "" if there is nothing else.
+    """
+    pairs = zip(summary["noise"], summary["strength"], strict=True)
+    own = pd.Series([reading(noise, strength) for noise, strength in pairs], index=summary.index, dtype=object)
+    everywhere = noise_free(summary) & (own == summary["noise"])
+    return {name: summary[everywhere | (own == name)] for name in own[~everywhere].unique()} or {"": summary}
+
+
+def reading(noise: str, strength: float) -> str:
+    """The noise text without its swept number, which is the first one equal to ``strength``.
+
+    >>> reading("gaussian:0.05,reference=layer", 0.05)
+    'gaussian:reference=layer'
+    >>> reading("gaussian(0.02)+quantize:6", 0.02)
+    'gaussian+quantize:6'
+    """
+    for match in re.finditer(rf"([:(,])(?:\w+=)?({NUMBER})(?=[,)+]|$)(,?)", noise):
+        if float(match[2]) == strength:
+            kept = match[1] if match[3] or match[1] == "(" else ""
+            return (noise[: match.start()] + kept + noise[match.end() :]).replace("()", "")
+    return noise
+
+
+def symbol(name: str) -> str:
+    """What the swept number of a reading is called: sigma, b, or strength."""
+    return SYMBOLS.get(re.split(r"\W", name, maxsplit=1)[0], "strength")
+
+
+def seconds(t: float) -> str:
+    """A time in its largest whole unit: ``1 s``, ``1 h``, ``1 d``, ``1 y``."""
+    units = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    unit, size = next(((unit, size) for unit, size in units if t >= size), units[-1])
+    return f"{t / size:.3g} {unit}"
+
+
+def _records(block: pd.DataFrame) -> list[dict[Any, Any]]:
+    """The lines as dictionaries in column order: noise-free first, then by strength, then by time."""
+    records = block.assign(noise_free=noise_free(block)).to_dict("records")
+    return sorted(records, key=lambda line: (not line["noise_free"], _number(line["strength"]), _number(line["t"])))
+
+
+def _number(value: float) -> float:
+    """A key to sort by: NaN, which compares with nothing, goes first."""
+    return -math.inf if math.isnan(value) else value
+
+
+def _label(line: dict[Any, Any], name: str) -> str:
+    """The column (or line) label of one noise within its reading."""
+    if line["noise_free"]:
+        strength = "noise-free"
+    elif math.isnan(line["strength"]):
+        strength = "" if not math.isnan(line["t"]) else line["noise"]
+    else:
+        strength = f"{symbol(name)} {line['strength']:g}"
+    time = "" if math.isnan(line["t"]) else f"t {seconds(line['t'])}"
+    return ", ".join(filter(None, [strength, time]))
+
+
+def _grid(block: pd.DataFrame, name: str, spreads: list[str], decimals: int) -> list[list[str]]:
+    """Header and rows of one block."""
+    records = _records(block)
+    columns = {_column(line): _label(line, name) for line in records}
+    cells = {(line["method"], _column(line)): line for line in records}
+    header = ["method", *columns.values()]
+    body = [
+        [method, *(_cell(cells.get((method, column)), spreads, decimals) for column in columns)]
+        for method in block["method"].unique()
+    ]
+    return [header, *body]
+
+
+def _column(line: dict[Any, Any]) -> tuple[str, float]:
+    return line["noise"], _number(line["t"])
+
+
+def _cell(line: dict[Any, Any] | None, spreads: list[str], decimals: int) -> str:
+    if line is None:
+        return GAP
+    shown = [name for name in spreads if not (name == "noise_std" and line["noise_free"])]
+    values = [line["mean"], *(line[name] for name in shown)]
+    return " ± ".join(GAP if math.isnan(value) else f"{value:.{decimals}f}" for value in values)
+
+
+def _aligned(grid: list[list[str]]) -> str:
+    """Aligned columns; those beyond ``WIDTH`` characters continue below, beside the methods again."""
+    columns = [list(column) for column in zip(*grid, strict=True)]
+    parts = [[columns[0]]]
+    for column in columns[1:]:
+        if len(parts[-1]) > 1 and sum(max(map(len, c)) + 2 for c in [*parts[-1], column]) > WIDTH + 2:
+            parts.append([columns[0]])
+        parts[-1].append(column)
+    return "\n\n".join(map(_part, parts))
+
+
+def _part(columns: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in columns]
+    head, *body = zip(*columns, strict=True)
+    lines = [head, ["-" * width for width in widths], *body]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _markdown(grid: list[list[str]]) -> str:
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in grid]
+    lines = [escaped[0], ["---"] * len(grid[0]), *escaped[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _difference(line: dict[Any, Any], name: str) -> str:
+    unit, decimals = (" points", 1) if line["metric"] == "accuracy" else ("", 3)
+    interval = f"{100 * line['confidence']:g} %: {line['low']:+.{decimals}f}, {line['high']:+.{decimals}f}"
+    if math.isnan(line["low"]):
+        interval = "no interval from a single draw"
+    elif line["interval_over"] == "draws":
+        interval += " over draws only"
+    sizes = _sizes(pd.DataFrame([line]))
+    return f"{_label(line, name)}: {line['mean']:+.{decimals}f}{unit} [{interval}], {sizes}"
+
+
+def _sizes(summary: pd.DataFrame) -> str:
+    """``3 models x 10 draws``, or the range where lines differ."""
+    return " x ".join(_count(summary[column], word) for column, word in (("models", "model"), ("draws", "draw")))
+
+
+def _count(numbers: pd.Series[int], word: str) -> str:
+    low, high = numbers.min(), numbers.max()
+    return f"{low}{f' to {high}' if high > low else ''} {word}{'s' if high > 1 else ''}"

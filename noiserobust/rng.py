@@ -1,0 +1,180 @@
+"""Randomness has a name, never a global seed.
+
+What a layer gets depends on its name, ``(seed, purpose, replicate, draw, layer)``, and on nothing else. So any
+draw can be made again alone, and work can be split anywhere and resumed anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK = 1 << 20
+"""Elements of a block, about: a field is filled in blocks of whole rows, each from its own generator."""
+
+Fill = Callable[[Tensor, torch.Generator], object]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A named source of random fields.
+
+    ``Stream(seed, *path)``; the path's parts are strings and whole numbers. The same name gives the same numbers in any
+    process, thread or order; CPU and CUDA give different ones (the device is recorded with results).
+
+    A field has a logical shape ``(rows, ...)`` and is filled in blocks of whole rows, about a million elements each.
+    Every block has a generator of its own, named by the stream and the block's index, so ``rows=(a, b)`` makes exactly
+    that slice of the whole without making the rest. Fields are float32 whatever the precision of the weights, so
+    that a network perturbed in bfloat16 sees the draw that it sees in float32.
+
+    >>> whole = Stream(0, "report", 3, "conv1").normal((4, 5))
+    >>> torch.equal(whole[1:3], Stream(0, "report", 3, "conv1").normal((4, 5), rows=(1, 3)))
+    True
+    """
+
+    seed: int
+    path: tuple[str | int, ...]
+
+    def __init__(self, seed: int, *path: str | int) -> None:
+        for part in (seed, *path):
+            if not isinstance(part, (str, int)) or isinstance(part, bool):
+                raise TypeError(f"expected strings and whole numbers in a stream's name, got {part!r}")
+        object.__setattr__(self, "seed", seed)
+        object.__setattr__(self, "path", path)
+
+    def child(self, *path: str | int) -> Stream:
+        """The stream one or more names further down."""
+        return Stream(self.seed, *self.path, *path)
+
+    def generator(self, device: torch.device | str = "cpu", block: int = 0) -> torch.Generator:
+        """A fresh generator that this name alone determines."""
+        name = json.dumps([self.seed, *self.path, block]).encode()
+        generator = torch.Generator(device)
+        if torch.device(device).type == "cpu":
+            generator.set_state(_mersenne_state(name))
+        else:
+            generator.manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:8], "little"))
+        return generator
+
+    def integer(self) -> int:
+        """One 63-bit number, for the libraries that only take a seed."""
+        return int.from_bytes(hashlib.sha256(json.dumps([self.seed, *self.path]).encode()).digest()[:8], "little") >> 1
+
+    def normal(
+        self,
+        shape: Sequence[int],
+        *,
+        rows: tuple[int, int] | None = None,
+        device: torch.device | str = "cpu",
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Standard normal field of logical ``shape`` (or its ``rows``), contiguous float32, into ``out`` if given."""
+        return self._field(lambda block, g: block.normal_(generator=g), shape, rows, device, out)
+
+    def uniform(
+        self, shape: Sequence[int], *, rows: tuple[int, int] | None = None, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Uniform field on [0, 1)."""
+        return self._field(lambda block, g: block.uniform_(generator=g), shape, rows, device, None)
+
+    def laplace(
+        self, shape: Sequence[int], *, rows: tuple[int, int] | None = None, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Laplace(0, 1) field (variance 2): the difference of two exponentials, which has no log(0) to meet."""
+        return self._field(_fill_laplace, shape, rows, device, None)
+
+    def _field(
+        self,
+        fill: Fill,
+        shape: Sequence[int],
+        rows: tuple[int, int] | None,
+        device: torch.device | str,
+        out: Tensor | None,
+    ) -> Tensor:
+        shape = tuple(shape)
+        first, last = rows if rows is not None else (0, shape[0] if shape else 1)
+        height, width = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+        if not 0 <= first <= last <= height:
+            raise IndexError(f"expected rows within 0 to {height}, got {rows}")
+        wanted = ((last - first), *shape[1:]) if shape else ()
+        field = torch.empty(wanted, dtype=torch.float32, device=device) if out is None else out
+        if field.shape != torch.Size(wanted) or not field.is_contiguous() or field.dtype != torch.float32:
+            raise ValueError(
+                f"expected a contiguous float32 out of shape {wanted}, got {field.dtype} {tuple(field.shape)}"
+            )
+        flat = field.view(last - first, width)
+
+        def fill_block(index: int, start: int, stop: int) -> None:
+            inside, low, high = start >= first and stop <= last, max(start, first), min(stop, last)
+            target = flat[low - first : high - first]
+            block = target if inside else torch.empty(stop - start, width, device=device)
+            fill(block, self.generator(field.device, index))
+            if not inside:
+                target.copy_(block[low - start : high - start])
+
+        blocks = [b for b in _blocks(height, width) if b[1] < last and b[2] > first]
+        if len(blocks) > 1 and field.device.type == "cpu":
+            list(_pool().map(lambda block: fill_block(*block), blocks))
+        else:
+            for block in blocks:
+                fill_block(*block)
+        return field
+
+
+@contextmanager
+def seeded(stream: Stream) -> Iterator[None]:
+    """torch's global generators follow ``stream`` inside and are as before outside.
+
+    Only for code that takes no generator: parameter initialisation and dropout. It is process-wide.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(stream.integer())
+        yield
+
+
+def _blocks(height: int, width: int) -> Iterator[tuple[int, int, int]]:
+    """(index, first row, last row) of every block; it depends on the logical shape alone."""
+    step = max(1, BLOCK // max(1, width))
+    for index, start in enumerate(range(0, height, step)):
+        yield index, start, min(start + step, height)
+
+
+def _fill_laplace(block: Tensor, generator: torch.Generator) -> None:
+    block.exponential_(generator=generator)
+    block.sub_(torch.empty_like(block).exponential_(generator=generator))
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, torch.get_num_threads()), thread_name_prefix="noise")
+
+
+def _mersenne_state(name: bytes) -> Tensor:
+    """A full CPU generator state from a name.
+
+    ``manual_seed`` keeps only 32 bits on the CPU (seeds s and s + 2^32 give the same numbers), so that among 100,000
+    named blocks two would be expected to coincide. Here all 624 words of the Mersenne twister come from the name's hash.
+    """
+    state = _template().clone()
+    words = np.frombuffer(hashlib.shake_256(name).digest(4 * 624), dtype="<u4").astype(np.uint64)
+    state.numpy()[24 : 24 + 8 * 624] = words.view(np.uint8)
+    return state
+
+
+@cache
+def _template() -> Tensor:
+    # Layout of torch's saved CPU state: seed (8 bytes), left (4), seeded (4), next (8), 624 words of 8 bytes, the rest.
+    state = torch.Generator().manual_seed(0).get_state()
+    if state.numel() != 5056:
+        raise RuntimeError(f"expected a CPU generator state of 5056 bytes, got {state.numel()}: unknown torch version")
+    return state

@@ -1,0 +1,354 @@
+"""A whole training run: log per epoch, keep the best by perturbed accuracy, resume bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from noiserobust.checkpoint import save_checkpoint
+from noiserobust.data import Batch, Batches, Dataset, Splits, load
+from noiserobust.errors import UserError
+from noiserobust.inference import Precision, prepare, score
+from noiserobust.models import DigitsNet, ModelSpec
+from noiserobust.noise import Gaussian, NoiseModel
+from noiserobust.results import provenance, write_atomically
+from noiserobust.rng import Stream, seeded
+from noiserobust.text import Described
+from noiserobust.training.engine import Engine
+from noiserobust.training.method import Method, Plain
+from noiserobust.training.optimizers import build_optimizer, learning_rate
+from noiserobust.training.schedules import Progress
+from noiserobust.weights import NoisyWeights
+
+SEMANTICS = 1
+"""Raise when a change makes the same settings train different weights, so that no stale run is taken for a new one."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that determines a run's weights."""
+
+    data: str = "digits"
+    """digits, cifar10, cifar100, or the path of an image folder (FOLDER/train/CLASS/*, FOLDER/test/CLASS/*)."""
+    data_root: str = "data"
+    """Where CIFAR lies or is downloaded to."""
+    image_size: int | None = None
+    """Resize the images of a folder to this many pixels a side."""
+    model: ModelSpec = field(default_factory=DigitsNet)
+    """Network, such as digits or resnet18:width=16."""
+    method: Method = field(default_factory=Plain)
+    """plain, sam:0.2, rwp:gaussian(0.1), or with a schedule: sam:linear(0.5,warmup=0.3)."""
+    weight_clip: float | None = None
+    """Clip analog weights to this many times their layer's rms after every step (2 to 4 is usual)."""
+    epochs: int = 30
+    """Passes over the training data."""
+    batch_size: int = 128
+    """Samples per step."""
+    micro_batches: int = 1
+    """Parts that a batch is split into to save memory (gradient accumulation)."""
+    optimizer: str = "SGD:momentum=0.9"
+    """Any optimizer of torch.optim, with its options: AdamW, SGD:momentum=0.9,nesterov=true."""
+    lr: float = 0.05
+    """Peak learning rate; it falls to 0 as a cosine."""
+    lr_warmup: int | float = 0
+    """Steps (whole number) or fraction of all steps over which the learning rate rises from 0."""
+    weight_decay: float = 5e-4
+    """Weight decay, given to the optimizer."""
+    label_smoothing: float = 0.1
+    """Label smoothing of the cross-entropy."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient."""
+    crop: int | None = None
+    """Zero padding of the random crop in pixels (default: what suits the data)."""
+    flip: bool | None = None
+    """Random horizontal flips (default: what suits the data)."""
+    select_on: Literal["validation", "test", "none"] = "validation"
+    """Data whose perturbed accuracy chooses the epoch that is kept; test leaks and is for reproducing papers; none: last."""
+    select_noise: NoiseModel = field(default_factory=lambda: Gaussian(0.1))
+    """Noise of that choice. Its draws are never those that evaluation reports."""
+    select_draws: int = 3
+    """Noise draws of that choice."""
+    validation: float = 0.1
+    """Fraction of the training data held out for the log and the choice (unused with select_on test)."""
+    seed: int = 0
+    """Names initial weights, order, augmentation and training noise; also the replicate of the trained copy."""
+    precision: Precision = "fp32"
+    """fp32, or autocast to bf16 or fp16 (fp16 with loss scaling, for GPUs)."""
+    channels_last: bool = True
+    """Memory format of images and convolutions."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "micro_batches", "select_draws"):
+            if getattr(self, name) < 1:
+                raise UserError(f"expected {name} >= 1, got {getattr(self, name)}")
+        if not 0 <= self.validation < 1 or (self.validation == 0 and self.select_on == "validation"):
+            raise UserError(f"expected validation in (0, 1), got {self.validation}; 0 needs select_on none or test")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"expected label_smoothing in [0, 1), got {self.label_smoothing}")
+        for name in ("lr", "weight_decay", "lr_warmup"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"expected a finite {name} >= 0, got {getattr(self, name)}")
+        if self.weight_clip is not None and not self.weight_clip > 0:
+            raise UserError(
+                f"expected weight_clip > 0 (times the layer's rms), got {self.weight_clip}; 2 to 4 is usual"
+            )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UserError(f"expected clip_norm > 0, got {self.clip_norm}; leave it out for no gradient clipping")
+        _check_device(self.device)
+
+    @property
+    def label(self) -> str:
+        """The method as it stands in tables: ``sam:0.2``, ``plain, clip 2.5 rms``."""
+        return str(self.method) + ("" if self.weight_clip is None else f", clip {self.weight_clip:g} rms")
+
+    def described(self) -> dict[str, Any]:
+        """The settings as plain values, in their text forms."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: str(value) if isinstance(value, Described) else value for name, value in values.items()}
+
+    def identity(self, splits: Splits) -> str:
+        """8 hex digits that name the run: its settings, its data's content and the version of what training means."""
+        settings = {k: v for k, v in self.described().items() if k not in ("data", "data_root")}
+        named = [SEMANTICS, settings, splits.train.fingerprint, splits.test.fingerprint]
+        return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder holds ``model.safetensors`` (the epoch kept) and ``log.csv`` (one line per epoch)."""
+
+    folder: Path
+    settings: TrainSettings
+
+    @property
+    def checkpoint(self) -> Path:
+        """The weights that were kept, with their settings."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def log(self) -> pd.DataFrame:
+        """Per epoch: training loss, clean and perturbed accuracy and loss, strength, rate, largest weights, seconds."""
+        return pd.read_csv(self.folder / "log.csv")
+
+
+def fit(
+    settings: TrainSettings,
+    out: str | Path = "runs",
+    *,
+    splits: Splits | None = None,
+    on_epoch: Callable[[dict[str, Any]], object] | None = None,
+    progress: bool = False,
+) -> Run:
+    """Train as ``settings`` say, in a folder of ``out`` named by them; a finished run is not trained again.
+
+    An interrupted run goes on from its last finished epoch and ends with the same weights, bit for bit (on the same
+    device and number of threads). ``splits`` stands in for loading ``settings.data``; ``on_epoch`` gets each line of the log.
+    """
+    splits = splits if splits is not None else load(settings.data, settings.data_root, settings.image_size)
+    slug = re.sub(r"[^a-z0-9.]+", "-", settings.label.lower()).strip("-")
+    run = Run(Path(out) / f"{slug}-seed{settings.seed}-{settings.identity(splits)}", settings)
+    if not run.checkpoint.is_file():
+        _Trainer(run, splits).train(on_epoch, progress)
+    return run
+
+
+class _Trainer:
+    """The state of one run in progress."""
+
+    def __init__(self, run: Run, splits: Splits) -> None:
+        self.run, self.settings = run, run.settings
+        settings, stream = run.settings, Stream(run.settings.seed)
+        device = torch.device(settings.device)
+        train, self.held_out = _training_data(settings, splits)
+        self.data = splits.train
+        crop = splits.crop if settings.crop is None else settings.crop
+        flip = splits.flip if settings.flip is None else settings.flip
+        self.batches = Batches(
+            train.to(device),
+            settings.batch_size,
+            stream=stream.child("train"),
+            crop=crop,
+            flip=flip,
+            channels_last=settings.channels_last,
+        )
+        with seeded(stream.child("init")):
+            model = settings.model.build(train.channels, len(train.classes))
+        self.model = model.to(device)
+        if settings.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.noisy = NoisyWeights(self.model)
+        optimizer = build_optimizer(settings.optimizer, self.model.parameters(), settings.lr, settings.weight_decay)
+        self.engine = Engine(
+            self.model,
+            optimizer,
+            nn.CrossEntropyLoss(reduction="none", label_smoothing=settings.label_smoothing),
+            precision=settings.precision,
+            scaler=torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None,
+            clip_norm=settings.clip_norm,
+            weight_clip=settings.weight_clip,
+            seed=settings.seed,
+        )
+        self.steps = settings.epochs * len(self.batches)
+        self.scheduler = LambdaLR(optimizer, partial(learning_rate, steps=self.steps, warmup=settings.lr_warmup))
+        self.watched = (
+            [] if self.held_out is None else prepare(self.held_out, device, channels_last=settings.channels_last)
+        )
+        self.log: list[dict[str, Any]] = []
+        self.best: dict[str, Tensor] = {}
+
+    def train(self, on_epoch: Callable[[dict[str, Any]], object] | None, progress: bool) -> None:
+        self._resume()
+        done = len(self.log) * len(self.batches)
+        title = f"{self.settings.label} seed {self.settings.seed}"
+        with tqdm(
+            total=self.steps, initial=done, desc=title, unit="step", disable=not progress, mininterval=0.5
+        ) as bar:
+            for epoch in range(len(self.log), self.settings.epochs):
+                line = self._epoch(epoch, bar)
+                self.log.append(line)
+                if self._is_best(line):
+                    self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+                self._save()
+                bar.set_postfix({k: f"{line[k]:.1f}" for k in ("accuracy", "perturbed_accuracy") if k in line})
+                if on_epoch is not None:
+                    on_epoch(line)
+        self._finish()
+
+    def _epoch(self, epoch: int, bar: tqdm) -> dict[str, Any]:
+        settings, started = self.settings, time.perf_counter()
+        total, count = torch.zeros((), device=self.engine.device), 0
+        self.model.train()
+        # Dropout and the like draw from the global generator: named per epoch, so that a resumed run draws the same.
+        with seeded(Stream(settings.seed, "dropout", epoch)):
+            for index, batch in enumerate(self.batches.epoch(epoch)):
+                at = Progress(epoch * len(self.batches) + index, self.steps, epoch, settings.epochs)
+                parts: Batch | list[Batch] = (
+                    batch.split(settings.micro_batches) if settings.micro_batches > 1 else batch
+                )
+                out = settings.method.step(self.engine, parts, at)
+                self.scheduler.step()
+                total += out.losses.float().sum()
+                count += len(out.losses)
+                bar.update()
+        train_loss = total.item() / count
+        if not math.isfinite(train_loss):
+            raise UserError(
+                f"training diverged in epoch {epoch}: the loss is {train_loss}; lower lr or the perturbation"
+            )
+        return {
+            "epoch": epoch,
+            "train_loss": train_loss,
+            **self._watch(),
+            "strength": settings.method.strength(at),
+            "lr": self.scheduler.get_last_lr()[0],
+            **self._extremes(),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+
+    def _watch(self) -> dict[str, float]:
+        """Clean and perturbed accuracy and loss on the held-out data."""
+        if not self.watched:
+            return {}
+        settings, draws = self.settings, []
+        clean = score(self.model, self.watched, settings.precision)
+        for draw in range(settings.select_draws):
+            with self.noisy.perturbed(settings.select_noise, Stream(settings.seed, "select", draw)):
+                draws.append(score(self.model, self.watched, settings.precision))
+        return clean | {f"perturbed_{name}": sum(draw[name] for draw in draws) / len(draws) for name in clean}
+
+    def _extremes(self) -> dict[str, float]:
+        """Largest |w| of all analog weights, and the mean over tensors of max|w| / rms(w)."""
+        weights = [weight.parameter.detach().float() for weight in self.noisy.weights]
+        largest = torch.stack([w.abs().amax() for w in weights])
+        rms = torch.stack([w.square().mean().sqrt() for w in weights])
+        return {"max_weight": largest.amax().item(), "max_over_rms": (largest / rms).mean().item()}
+
+    def _is_best(self, line: dict[str, Any]) -> bool:
+        if self.settings.select_on == "none":
+            return True
+        return all(line["perturbed_accuracy"] > earlier["perturbed_accuracy"] for earlier in self.log[:-1])
+
+    def _save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.engine.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": {} if self.engine.scaler is None else self.engine.scaler.state_dict(),
+            "method": self.settings.method.state_dict(),
+            "best": self.best,
+            "log": self.log,
+        }
+        write_atomically(self._resume_file, partial(torch.save, state))
+        write_atomically(self.run.folder / "log.csv", lambda file: pd.DataFrame(self.log).to_csv(file, index=False))
+
+    def _resume(self) -> None:
+        if not self._resume_file.is_file():
+            return
+        state = torch.load(self._resume_file, weights_only=True, map_location=self.engine.device)
+        self.model.load_state_dict(state["model"])
+        self.engine.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.engine.scaler is not None:
+            self.engine.scaler.load_state_dict(state["scaler"])
+        self.settings.method.load_state_dict(state["method"])
+        self.best, self.log = state["best"], state["log"]
+
+    def _finish(self) -> None:
+        kept = (
+            self.log[-1] if self.settings.select_on == "none" else max(self.log, key=lambda e: e["perturbed_accuracy"])
+        )
+        about = {
+            "model": str(self.settings.model),
+            "channels": self.data.channels,
+            "classes": self.data.classes,
+            "mean": self.data.mean,
+            "std": self.data.std,
+            "label": self.settings.label,
+            "seed": self.settings.seed,
+            "epoch": kept["epoch"],
+            "log": kept,
+            "settings": self.settings.described(),
+            "provenance": provenance(),
+        }
+        save_checkpoint(self.run.checkpoint, self.best, about)
+        self._resume_file.unlink(missing_ok=True)
+
+    @property
+    def _resume_file(self) -> Path:
+        return self.run.folder / "resume.pt"
+
+
+def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Dataset, Dataset | None]:
+    """What is trained on, and what is watched: the held-out part, or the test data when the epoch is chosen on them."""
+    if settings.select_on == "test":
+        return splits.train, splits.test
+    if settings.validation == 0:
+        return splits.train, None
+    # Every run holds out the same samples, whatever its seed: replicates differ by training alone.
+    return splits.train.split(settings.validation, Stream(0, "validation"))
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise UserError(f"expected a device such as cpu or cuda, got '{device}'") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"expected a device that is there, got '{device}' on a machine without CUDA; use cpu")

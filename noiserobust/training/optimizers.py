@@ -1,0 +1,55 @@
+"""Any torch.optim optimizer by its text form, and the cosine learning rate with warm-up."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from noiserobust.errors import UserError
+from noiserobust.text import split_call
+
+
+def build_optimizer(
+    text: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """The ``torch.optim`` optimizer that ``text`` names: ``AdamW``, ``SGD:momentum=0.9,nesterov=true``."""
+    name, arguments = split_call(text, "optimizer")
+    known = {
+        key.lower(): kind
+        for key, kind in vars(torch.optim).items()
+        # LBFGS evaluates its loss several times a step through a closure, which no training rule here can give it.
+        if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer) and key not in ("Optimizer", "LBFGS")
+    }
+    if name.lower() not in known:
+        raise UserError(f"expected an optimizer of torch.optim ({', '.join(sorted(known))}), got '{name}'")
+    options = dict(_option(argument, text) for argument in arguments)
+    try:
+        return known[name.lower()](parameters, lr=lr, weight_decay=weight_decay, **options)  # type: ignore[call-arg]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer '{text}': {error}") from None
+
+
+def learning_rate(step: int, steps: int, warmup: int | float = 0) -> float:
+    """Factor on the peak rate: up in a line over the warm-up, then (1 + cos(pi s)) / 2 over the share s that remains.
+
+    ``warmup`` is a number of steps (``int``) or a fraction of all steps (``float``).
+    """
+    length = warmup * steps if isinstance(warmup, float) else warmup
+    if step < length:
+        return (step + 1) / (length + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - length) / max(1, steps - length))))
+
+
+def _option(argument: str, text: str) -> tuple[str, object]:
+    key, equals, value = argument.partition("=")
+    if not equals:
+        raise UserError(f"expected key=value after the optimizer's name, got '{argument}' in '{text}'")
+    try:
+        return key.strip(), ast.literal_eval({"true": "True", "false": "False"}.get(value.strip(), value.strip()))
+    except (ValueError, SyntaxError):
+        raise UserError(f"expected a number, true, false or a tuple for {key.strip()}, got '{value}'") from None

@@ -1,0 +1,107 @@
+"""Schedules of strength: functions of progress.
+
+Source: "Incorruptible Neural Networks", section 5.2. With T_w the warm-up and m the maximum, the strength at step t is m from
+T_w on, and before that m t/T_w (linear), m (t/T_w)^2 (quadratic) or 0 (off to on).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from noiserobust.errors import UserError
+from noiserobust.text import Described
+
+
+class Progress(NamedTuple):
+    """Where training stands: ``step`` of ``steps`` (from 0) and ``epoch`` of ``epochs`` (from 0)."""
+
+    step: int
+    steps: int
+    epoch: int = 0
+    epochs: int = 1
+
+
+@dataclass(frozen=True)
+class Schedule(Described, family="schedule"):
+    """A strength that changes over training; call it with a :class:`Progress`."""
+
+    @abstractmethod
+    def __call__(self, progress: Progress) -> float:
+        """The strength of this step."""
+
+
+@dataclass(frozen=True)
+class Constant(Schedule, name="constant"):
+    """The same strength at every step."""
+
+    maximum: float
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.maximum, 1)
+
+    def __call__(self, progress: Progress) -> float:
+        return self.maximum
+
+
+@dataclass(frozen=True)
+class WarmUp(Schedule):
+    """``maximum`` times a shape of the warm-up's elapsed share, which ends at 1.
+
+    ``warmup`` is a number of steps (``int``) or a fraction of all steps (``float`` in [0, 1]).
+    """
+
+    maximum: float
+    warmup: int | float = 0.5
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.maximum, self.warmup)
+
+    def __call__(self, progress: Progress) -> float:
+        length = self.warmup * progress.steps if isinstance(self.warmup, float) else self.warmup
+        elapsed = 1.0 if progress.step >= length else progress.step / length
+        return self.maximum * self.shape(elapsed)
+
+    @abstractmethod
+    def shape(self, elapsed: float) -> float:
+        """Share of the maximum when ``elapsed`` (0 to 1) of the warm-up has passed."""
+
+
+@dataclass(frozen=True)
+class Linear(WarmUp, name="linear"):
+    """From 0, in proportion to the steps taken."""
+
+    def shape(self, elapsed: float) -> float:
+        return elapsed
+
+
+@dataclass(frozen=True)
+class Quadratic(WarmUp, name="quadratic"):
+    """From 0, in proportion to the square of the steps taken."""
+
+    def shape(self, elapsed: float) -> float:
+        return elapsed**2
+
+
+@dataclass(frozen=True)
+class OffToOn(WarmUp, name="off-to-on"):
+    """0 during the warm-up, then the maximum."""
+
+    def shape(self, elapsed: float) -> float:
+        return float(elapsed >= 1)
+
+
+Strength = float | Schedule
+
+
+def strength_at(strength: Strength, progress: Progress) -> float:
+    """The value of a strength that may be a number or a schedule."""
+    return strength(progress) if isinstance(strength, Schedule) else strength
+
+
+def _check(name: str, maximum: float, warmup: float) -> None:
+    if not 0 <= maximum < float("inf"):
+        raise UserError(f"{name}: expected a finite maximum >= 0, got {maximum}")
+    if warmup < 0 or (isinstance(warmup, float) and warmup > 1):
+        raise UserError(f"{name}: expected warmup as whole steps or as a fraction in [0, 1], got {warmup}")

@@ -1,0 +1,232 @@
+"""Tables by their text, pictures by their axes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.colors import same_color
+from PIL import Image
+
+from noiserobust import report
+from noiserobust.errors import UserError
+from noiserobust.report.plots import COLOURS, accuracy_against_strength, strength_figure
+from noiserobust.report.table import paired_table, reading, robustness_table, seconds
+
+
+def line(method: str, noise: str, strength: float, mean: float, **extra: object) -> dict[str, object]:
+    spreads = {"noise_std": math.nan if strength == 0 else 0.4, "weight_std": 0.25}
+    sizes = {"models": 3, "draws": 1 if strength == 0 else 10, "interval_over": "models", "confidence": 0.95}
+    key = {"method": method, "noise": noise, "strength": strength, "t": math.nan, "metric": "accuracy", "mean": mean}
+    return key | spreads | sizes | extra
+
+
+def grid(noises: list[str], methods: list[str], **extra: object) -> pd.DataFrame:
+    lines = [line(method, "none", 0.0, 93, **extra) for method in methods]
+    for method, noise, strength in itertools.product(methods, noises, (0.1, 0.2)):
+        lines.append(line(method, noise.replace("S", str(strength)), strength, 90 - 100 * strength, **extra))
+    return pd.DataFrame(lines)
+
+
+SUMMARY = pd.DataFrame(
+    [
+        line("sgd", "gaussian:0.1", 0.1, 71.234),
+        line("sgd", "none", 0.0, 94.0),
+        line("rwp:gaussian(0.1)", "none", 0.0, 93.5),
+        line("rwp:gaussian(0.1)", "gaussian:0.1", 0.1, 88.0, weight_std=math.nan),
+        line("sgd", "gaussian:0.05", 0.05, 85.0),
+        line("sgd", "gaussian:0.1,reference=layer", 0.1, 60.0, noise_std=12.3),
+        line("sgd", "gaussian:0.1", 0.1, 1.5, metric="loss"),
+    ]
+)
+
+TABLE = """\
+noise: gaussian
+method             noise-free    sigma 0.05           sigma 0.1
+-----------------  ------------  -------------------  -------------------
+sgd                94.00 ± 0.25  85.00 ± 0.40 ± 0.25  71.23 ± 0.40 ± 0.25
+rwp:gaussian(0.1)  93.50 ± 0.25  –                    88.00 ± 0.40 ± –
+
+noise: gaussian:reference=layer
+method             noise-free    sigma 0.1
+-----------------  ------------  --------------------
+sgd                94.00 ± 0.25  60.00 ± 12.30 ± 0.25
+rwp:gaussian(0.1)  93.50 ± 0.25  –
+
+accuracy in %: mean ± std over noise draws ± std over trained models; 3 models x 10 draws"""
+
+
+def test_table_text() -> None:
+    assert robustness_table(SUMMARY) == TABLE
+
+
+def test_markdown_table() -> None:
+    rows = SUMMARY[SUMMARY["strength"] == 0].replace("sgd", "sgd|wd")
+    assert robustness_table(rows, markdown=True) == (
+        "**without noise**\n\n| method | noise-free |\n| --- | --- |\n| sgd\\|wd | 94.00 ± 0.25 |\n"
+        "| rwp:gaussian(0.1) | 93.50 ± 0.25 |\n\naccuracy in %: mean ± std over trained models; 3 models x 1 draw"
+    )
+
+
+def test_a_spread_that_nothing_has_is_left_out() -> None:
+    text = robustness_table(SUMMARY.assign(weight_std=math.nan, models=[1, 1, 1, 2, 1, 1, 1]))
+    assert "71.23 ± 0.40\n" in text
+    assert text.endswith("accuracy in %: mean ± std over noise draws; 1 to 2 models x 10 draws")
+
+
+def test_other_metrics_have_no_unit() -> None:
+    text = robustness_table(SUMMARY, metric="loss")
+    assert "1.500 ± 0.400 ± 0.250" in text
+    assert "\nloss: mean" in text
+    with pytest.raises(UserError, match="the metric 'entropy', got one with accuracy, loss"):
+        robustness_table(SUMMARY, metric="entropy")
+
+
+def test_times_are_columns_and_a_wide_table_continues_below() -> None:
+    times = [25.0, 3600.0, 86400.0, 30 * 86400.0, 365 * 86400.0, 10 * 365 * 86400.0]
+    text = robustness_table(pd.DataFrame([line("sgd", "pcm", math.nan, 80, t=t, noise_std=1) for t in times * 1]))
+    assert "noise: pcm" in text
+    assert "method  t 25 s" in text
+    assert "t 10 y" in text
+    wide = robustness_table(pd.DataFrame([line("sgd", "pcm", math.nan, 80, t=float(t)) for t in range(1, 30)]))
+    assert max(map(len, wide.splitlines())) <= 140
+    assert wide.count("method") == wide.count("sgd") == 5
+
+
+@pytest.mark.parametrize(
+    ("noise", "strength", "expected"),
+    [
+        ("gaussian:0.05", 0.05, "gaussian"),
+        ("gaussian:0.0,reference=layer", 0.0, "gaussian:reference=layer"),
+        ("gaussian:sigma=1e-05,reference=layer", 1e-5, "gaussian:reference=layer"),
+        ("gaussian(0.02,reference=layer)+quantize:6", 0.02, "gaussian(reference=layer)+quantize:6"),
+        ("gaussian:0.02+quantize:6", 0.02, "gaussian+quantize:6"),
+        ("gaussian:0.5,reference=tile,rows=512", 512.0, "gaussian:0.5,reference=tile"),
+        ("pcm:g_max=25,scale=0.5", 0.5, "pcm:g_max=25"),
+        ("pcm", math.nan, "pcm"),
+        ("none", 0.0, "none"),
+    ],
+)
+def test_reading_is_the_text_without_its_number(noise: str, strength: float, expected: str) -> None:
+    assert reading(noise, strength) == expected
+
+
+def test_seconds() -> None:
+    assert [seconds(t) for t in (0.5, 25, 90, 7200, 86400, 3.15e8)] == [
+        "0.5 s",
+        "25 s",
+        "1.5 min",
+        "2 h",
+        "1 d",
+        "9.99 y",
+    ]
+
+
+def test_paired_table_text() -> None:
+    both = {"method_a": "rwp", "method_b": "sgd"}
+    rows = [
+        line("", "gaussian:0.3", 0.3, 12.34, low=10.1, high=14.52, **both),
+        line("", "gaussian:0.2", 0.2, -2.0, low=-3.0, high=-1.0, interval_over="draws", models=1, **both),
+        line("", "none", 0.0, 0.5, low=math.nan, high=math.nan, models=1, **both),
+    ]
+    assert paired_table(pd.DataFrame(rows)) == (
+        "rwp - sgd, accuracy, noise: gaussian\n"
+        "noise-free: +0.5 points [no interval from a single draw], 1 model x 1 draw\n"
+        "sigma 0.2: -2.0 points [95 %: -3.0, -1.0 over draws only], 1 model x 10 draws\n"
+        "sigma 0.3: +12.3 points [95 %: +10.1, +14.5], 3 models x 10 draws"
+    )
+
+
+@pytest.mark.parametrize(
+    "noises", [["gaussian:S"], ["gaussian:S", "laplace:S"], [f"gaussian:S,rows={n}" for n in range(4)]]
+)
+def test_a_panel_per_reading_and_a_line_per_method(noises: list[str]) -> None:
+    methods = ["sgd", "sam:0.05", "rwp"]
+    # The last method is absent from the last panel: colours follow the method, not its place in the panel.
+    summary = grid(noises, methods)
+    summary = summary[
+        ~(
+            (summary["method"] == "sgd")
+            & (summary["noise"].str.contains(noises[-1].split("S")[1] or "$"))
+            & (summary["strength"] == 0.2)
+        )
+    ]
+    figure = strength_figure(summary)
+    assert len(figure.axes) == len(noises)
+    for axis in figure.axes:
+        means = [drawn for drawn in axis.lines if drawn.get_marker() != "None"]
+        assert all(same_color(drawn.get_color(), COLOURS[i]) for i, drawn in enumerate(means))
+        assert len(means) == 3
+        assert len(axis.collections) == 6  # two bands per method
+        assert means[1].get_xdata().tolist() == [0, 0.1, 0.2]
+        assert means[1].get_ydata().tolist() == [93, 80, 70]
+    assert figure.axes[0].get_ylabel() == "test accuracy (%)"
+    assert "σ, as a fraction of max|w|" in figure.axes[0].get_xlabel()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *methods,
+        "± std over noise draws",
+        "± std over trained models",
+    ]
+
+
+def test_the_bands_are_the_two_spreads() -> None:
+    figure = strength_figure(grid(["gaussian:S"], ["sgd"]))
+    noise, weight = figure.axes[0].collections
+    heights = {}
+    for band in (noise, weight):
+        points = band.get_paths()[0].vertices
+        at = points[points[:, 0] == 0.2][:, 1]
+        heights[band.get_alpha()] = at.max() - at.min()
+    assert list(heights.values()) == [pytest.approx(0.8), pytest.approx(0.5)]
+    assert noise.get_alpha() < weight.get_alpha()
+
+
+def test_one_model_shows_no_weight_band() -> None:
+    figure = strength_figure(grid(["gaussian:S"], ["sgd"], weight_std=math.nan))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sgd", "± std over noise draws"]
+    assert len(figure.axes[0].collections) == 1
+
+
+def test_each_time_has_its_panel() -> None:
+    timeless = grid(["pcm+gaussian:S"], ["sgd"])
+    noisy = timeless[timeless["strength"] > 0]
+    summary = pd.concat([timeless[timeless["strength"] == 0], noisy.assign(t=1.0), noisy.assign(t=3600.0)])
+    figure = strength_figure(summary)
+    assert [axis.get_title() for axis in figure.axes] == ["pcm+gaussian, t = 1 s", "pcm+gaussian, t = 1 h"]
+    assert len(figure.axes[1].lines[-1].get_xdata()) == 3
+
+
+def test_png_is_written_and_long_labels_stay_inside(tmp_path: Path) -> None:
+    methods = ["sgd $x$", "rwp:" + "gaussian(0.1,reference=layer)," * 5, "x" * 200, "_hidden"]
+    summary = grid(["gaussian:S"], methods)
+    figure = strength_figure(summary, title="word " * 60)
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.y0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert figure.axes[0].get_window_extent().height > 150
+    path = accuracy_against_strength(summary, tmp_path / "picture.png")
+    assert [file.name for file in tmp_path.iterdir()] == ["picture.png"]
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.width > 800
+    assert path.stat().st_size < 150_000
+
+
+def test_nothing_to_plot_is_said() -> None:
+    with pytest.raises(UserError, match="swept strength"):
+        strength_figure(pd.DataFrame([line("sgd", "pcm", math.nan, 80)]))
+    with pytest.raises(UserError, match="metric 'accuracy'"):
+        strength_figure(SUMMARY[SUMMARY["metric"] == "loss"])
+
+
+def test_tables_need_no_matplotlib() -> None:
+    code = "import sys, noiserobust.report; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(report.__file__).parents[2], check=True)
