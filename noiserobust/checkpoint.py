@@ -26,8 +26,9 @@ KEY = "noiserobust"
 class Checkpoint:
     """A trained network: its weights by name, and the ``about`` that was stored with them.
 
-    ``about`` holds ``model`` (text of the :class:`~noiserobust.models.ModelSpec`), ``channels``, ``classes``, ``mean``, ``std``
-    (the normalisation its inputs need), ``label`` (the method), ``seed``, ``epoch``, ``settings`` and ``provenance``.
+    ``about`` holds ``model`` (text of the :class:`~noiserobust.models.ModelSpec`), ``channels``, ``classes``,
+    ``mean``, ``std`` (the normalisation its inputs need), ``label`` (the method), ``seed``, ``epoch``, ``settings``
+    and ``provenance``.
     """
 
     path: Path

@@ -163,7 +163,8 @@ def _mersenne_state(name: bytes) -> Tensor:
     """A full CPU generator state from a name.
 
     ``manual_seed`` keeps only 32 bits on the CPU (seeds s and s + 2^32 give the same numbers), so that among 100,000
-    named blocks two would be expected to coincide. Here all 624 words of the Mersenne twister come from the name's hash.
+    named blocks two would be expected to coincide. Here all 624 words of the Mersenne twister come from the name's
+    hash.
     """
     state = _template().clone()
     words = np.frombuffer(hashlib.shake_256(name).digest(4 * 624), dtype="<u4").astype(np.uint64)

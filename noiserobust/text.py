@@ -114,7 +114,7 @@ def format_value(value: Any) -> str:
 
 
 def parse_value(text: str, kind: Any) -> Any:
-    """``text`` read as a value of type ``kind``; raises ``ValueError`` (or :class:`UserError`) when it is none."""
+    """``text`` read as a value of type ``kind``; raises :class:`UserError` when it is none."""
     options = typing.get_args(kind)
     origin = typing.get_origin(kind)
     if origin is Literal:
@@ -125,7 +125,7 @@ def parse_value(text: str, kind: Any) -> Any:
         for index, option in enumerate(options):
             try:
                 return parse_value(text, option)
-            except ValueError:
+            except UserError:
                 if index == len(options) - 1:
                     raise
     if kind is types.NoneType or kind is bool:

@@ -25,8 +25,8 @@ _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight
 class AnalogWeight:
     """A parameter that would sit in a crossbar.
 
-    ``name`` is canonical (without ``module.`` and ``_orig_mod.``) and names the weight's randomness. ``tied`` says that an
-    embedding shares it: the look-up stays digital, so only this layer sees the noise.
+    ``name`` is canonical (without ``module.`` and ``_orig_mod.``) and names the weight's randomness. ``tied`` says
+    that an embedding shares it: the look-up stays digital, so only this layer sees the noise.
     """
 
     name: str
@@ -111,9 +111,8 @@ class Coverage:
         lines = [f"{'weight':{width}}  {'shape':>18}  {'max/rms':>7}  noise"]
         for row in self.rows:
             shape = "x".join(map(str, row.shape))
-            lines.append(
-                f"{row.name:{width}}  {shape:>18}  {row.max_over_rms:7.2f}  {'yes' if row.noisy else f'no: {row.reason}'}"
-            )
+            fate = "yes" if row.noisy else f"no: {row.reason}"
+            lines.append(f"{row.name:{width}}  {shape:>18}  {row.max_over_rms:7.2f}  {fate}")
         return "\n".join([*lines, self.summary])
 
 
@@ -136,9 +135,10 @@ def canonical(name: str) -> str:
 def analog_weights(model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[AnalogWeight]:
     """The weights of ``model`` that would sit in a crossbar, in the model's order.
 
-    Those of Linear, ConvNd, ConvTransposeNd, recurrent layers and cells, and attention in-projections; not biases, norms or
-    embeddings. ``exclude`` takes weights out by shell pattern on their name, then ``include`` puts weights in (any
-    parameter of two or more dimensions): ``exclude=["*"], include=["stages.0.*"]`` leaves only the first stage noisy.
+    Those of Linear, ConvNd, ConvTransposeNd, recurrent layers and cells, and attention in-projections; not biases,
+    norms or embeddings. ``exclude`` takes weights out by shell pattern on their name, then ``include`` puts weights
+    in (any parameter of two or more dimensions): ``exclude=["*"], include=["stages.0.*"]`` leaves only the first
+    stage noisy.
 
     Raises :class:`~noiserobust.UserError` for a pattern that matches no parameter.
     """
@@ -202,7 +202,7 @@ class NoisyWeights:
 
     @contextmanager
     def perturbed(self, noise: NoiseModel, stream: Stream, t: float | None = None) -> Iterator[None]:
-        """Every analog weight is a noisy copy inside, drawn from ``stream.child(its name)``, and restored bit for bit."""
+        """Inside, every analog weight is a noisy copy drawn from ``stream.child(its name)``; restored bit for bit."""
         if noise.is_identity:
             yield
             return
@@ -230,8 +230,8 @@ def perturbed(
 ) -> Iterator[nn.Module]:
     """``model`` under one draw of ``noise``; its weights are restored bit for bit afterwards, also after an exception.
 
-    It is the draw that :func:`~noiserobust.evaluate` makes of the same seed, replicate and draw. Gradients taken inside are
-    taken at the noisy weights (run ``backward`` inside, too).
+    It is the draw that :func:`~noiserobust.evaluate` makes of the same seed, replicate and draw. Gradients taken
+    inside are taken at the noisy weights (run ``backward`` inside, too).
     """
     noise = NoiseModel.parse(noise) if isinstance(noise, str) else noise
     stream = report_stream(seed, replicate, draw)

@@ -88,7 +88,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="got the folder"):
         write_rows(ROWS, tmp_path)
-    with pytest.raises(UserError, match="expected a folder that can be written for .*rows.parquet"):
+    with pytest.raises(UserError, match=r"expected a folder that can be written for .*rows\.parquet"):
         write_rows(ROWS, tmp_path / "file" / "rows.parquet")
 
 

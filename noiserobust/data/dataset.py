@@ -73,7 +73,7 @@ class Dataset:
 
     def subset(self, indices: Tensor | np.ndarray | Sequence[int]) -> Dataset:
         """The samples at ``indices`` (positions from 0), in that order."""
-        rows = torch.as_tensor(indices).cpu()
+        rows = _tensor(indices, "positions").cpu()
         if rows.dtype == torch.bool or rows.is_floating_point() or rows.dim() != 1 or len(rows) == 0:
             raise UserError(f"expected a non-empty list of positions, got {rows.dtype} of shape {tuple(rows.shape)}")
         # Looked at here because on a GPU an index out of range ends the whole process.

@@ -35,7 +35,7 @@ def load_folder(folder: str | Path, image_size: int | None = None) -> Splits:
     images = _decode([path for part in files for path, _ in part], image_size, f"reading {folder}")
     mean, std = channel_statistics(images[: len(files[0])])
     train, test = (
-        Dataset(pixels, torch.tensor([label for _, label in part]), mean, std, classes[0], folder.name)
+        Dataset(pixels, torch.tensor([label for _, label in part]), mean, std, classes[0], folder.resolve().name)
         for pixels, part in zip(images.split([len(part) for part in files]), files, strict=True)
     )
     return Splits(train, test, crop=min(images.shape[2:]) // 8, flip=True)

@@ -81,7 +81,9 @@ def paired(
     a, b = (_require_nested(draws[draws["method"] == name]) for name in (method_a, method_b))
     shared = a.merge(b, on=["replicate", "draw", *CELL[1:]], suffixes=("", "_b"))
     if shared.empty:
-        found = " and ".join(f"{sorted(side['replicate'].unique())} ({side['method'].iloc[0]})" for side in (a, b))
+        found = " and ".join(
+            f"{sorted(side['replicate'].unique().tolist())} ({side['method'].iloc[0]})" for side in (a, b)
+        )
         raise UserError(
             "expected replicates with the same noises and draws for both methods, "
             f"got replicates {found}; evaluate both methods on the same training seeds"

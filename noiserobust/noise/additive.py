@@ -17,10 +17,10 @@ from noiserobust.rng import Stream
 class Gaussian(NoiseModel, name="gaussian"):
     r"""Gaussian noise: :math:`w_i + \sigma s_i z_i` with :math:`z_i \sim N(0, 1)`.
 
-    ``s`` is max|w| over the ``reference`` group (:func:`~noiserobust.noise.reference_scale`), so ``sigma`` is the standard
-    deviation as a fraction of the largest weight. With ``reading="literal"`` the standard deviation is
-    :math:`\sigma \sqrt{s_i}`, as "Incorruptible Neural Networks" literally writes it, N(0, max|w| sigma^2 I) (section 3);
-    that one is not scale-invariant, so a network with batch norm can cut it just by growing its weights.
+    ``s`` is max|w| over the ``reference`` group (:func:`~noiserobust.noise.reference_scale`), so ``sigma`` is the
+    standard deviation as a fraction of the largest weight. With ``reading="literal"`` the standard deviation is
+    :math:`\sigma \sqrt{s_i}`, as "Incorruptible Neural Networks" literally writes it, N(0, max|w| sigma^2 I) (section
+    3); that one is not scale-invariant, so a network with batch norm can cut it just by growing its weights.
 
     ``rows`` and ``columns`` are the size of a crossbar, for the tile references. Raises
     :class:`~noiserobust.UserError` for a negative or non-finite ``sigma``.

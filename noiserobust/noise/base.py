@@ -30,8 +30,8 @@ class Chip:
 class NoiseModel(Described, family="noise model"):
     """What an array does to the weights it stores.
 
-    A leaf states its settings as fields, its maths in :meth:`write`, and its size in :attr:`strength` and :meth:`scaled`.
-    Weights have their output channel first, ``(outputs, inputs...)``.
+    A leaf states its settings as fields, its maths in :meth:`write`, and its size in :attr:`strength` and
+    :meth:`scaled`. Weights have their output channel first, ``(outputs, inputs...)``.
     """
 
     def program(self, weight: Tensor, stream: Stream) -> Chip:

@@ -15,8 +15,8 @@ Reference = Literal["filter", "layer", "tile", "tile-column"]
 def reference_scale(weight: Tensor, reference: Reference = "filter", rows: int = 512, columns: int = 512) -> Tensor:
     """max |w| over each weight's reference group, in a shape that broadcasts against ``weight``.
 
-    ``weight`` has shape (outputs, inputs...). On the chip its inputs, flattened in logical order, are the rows of a crossbar
-    and its outputs the columns.
+    ``weight`` has shape (outputs, inputs...). On the chip its inputs, flattened in logical order, are the rows of a
+    crossbar and its outputs the columns.
 
     - ``"filter"``: one output channel; result (outputs, 1, ...).
     - ``"layer"``: the whole tensor, as aihwkit's additive modifier has it; result (1, 1, ...).

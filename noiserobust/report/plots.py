@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from PIL import Image
@@ -58,10 +59,9 @@ def strength_figure(summary: pd.DataFrame, title: str = "Accuracy under weight n
     width = 1.2 + {1: 5.6, 2: 4.2, 3: 3.7}[columns] * columns
     legend_columns, legend_height = _legend_shape([label for _, label in legend], width)
     height = 0.6 + legend_height + (3.8 if rows == 1 else 3.1) * rows
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.07, hspace=0.03)  # type: ignore[union-attr]
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.07, hspace=0.03))
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    for index, (axis, (name, panel)) in enumerate(zip(axes, panels.items(), strict=False)):
+    for index, (axis, (name, panel)) in enumerate(zip(axes, panels, strict=False)):
         _draw(axis, panel, methods)
         _dress(axis, name, first=index % columns == 0)
     for unused in axes[len(panels) :]:
@@ -82,16 +82,16 @@ def _save_png(figure: Figure, path: Path) -> None:
     image.save(path, format="png", optimize=True)
 
 
-def _panels(summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The lines by reading and time; noise-free lines without a time open every line of their reading."""
-    panels = {}
+def _panels(summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Title and lines by reading and time; noise-free lines without a time open every line of their reading."""
+    panels = []
     for name, block in readings(summary).items():
         timeless = block["t"].isna()
+        if (timeless & ~noise_free(block)).any() or (name and timeless.all()):
+            panels.append((name, block[timeless]))
         for t in block["t"].dropna().unique():
-            panels[f"{name}, t = {seconds(t)}"] = block[(block["t"] == t) | (timeless & noise_free(block))]
-        if (timeless & ~noise_free(block)).any() or timeless.all():
-            panels[name] = block[timeless]
-    return {name: panel for name, panel in panels.items() if len(panel)}
+            panels.append((f"{name}, t = {seconds(t)}", block[(block["t"] == t) | (timeless & noise_free(block))]))
+    return panels
 
 
 def _draw(axis: Axes, panel: pd.DataFrame, methods: Sequence[str]) -> None:
@@ -108,7 +108,8 @@ def _draw(axis: Axes, panel: pd.DataFrame, methods: Sequence[str]) -> None:
             # The dotted edge keeps the noise band in sight where the weight band is the wider one.
             for edge in (mean - noise, mean + noise):
                 axis.plot(x, edge, color=colour, linestyle=(0, (1, 1.6)), linewidth=0.9, alpha=0.8, zorder=2.5)
-        axis.fill_between(x, mean - weight, mean + weight, color=colour, alpha=WEIGHT_ALPHA, linewidth=0, zorder=2)
+        if line["weight_std"].notna().any():
+            axis.fill_between(x, mean - weight, mean + weight, color=colour, alpha=WEIGHT_ALPHA, linewidth=0, zorder=2)
         axis.plot(x, mean, **_line_style(index), zorder=3)
 
 

@@ -89,10 +89,12 @@ def reading(noise: str, strength: float) -> str:
     >>> reading("gaussian(0.02)+quantize:6", 0.02)
     'gaussian+quantize:6'
     """
-    for match in re.finditer(rf"([:(,])(?:\w+=)?({NUMBER})(?=[,)+]|$)(,?)", noise):
+    for match in re.finditer(rf"([:(,])(?:\w+=)?({NUMBER})(?=([,)+]|$))", noise):
         if float(match[2]) == strength:
-            kept = match[1] if match[3] or match[1] == "(" else ""
-            return (noise[: match.start()] + kept + noise[match.end() :]).replace("()", "")
+            before, after = noise[: match.start()], noise[match.end() :]
+            if match[3] == ",":
+                return before + match[1] + after[1:]
+            return (before + match[1] * (match[1] == "(") + after).replace("()", "")
     return noise
 
 

@@ -33,18 +33,18 @@ class Output:
 class Engine:
     """A model, an optimizer and the mechanics between them.
 
-    The verbs: :meth:`gradient` takes a gradient, :meth:`take` and :meth:`put` hand gradients out and back in, :meth:`moved` and
-    :meth:`noisy` move the weights for a while, :meth:`commit` makes the optimizer's step. Everything else that a training
-    step needs happens inside them: autocast and loss scaling, micro-batches, ``no_sync``, normalisation buffers,
-    gradient clipping, weight clipping, exact restore.
+    The verbs: :meth:`gradient` takes a gradient, :meth:`take` and :meth:`put` hand gradients out and back in,
+    :meth:`moved` and :meth:`noisy` move the weights for a while, :meth:`commit` makes the optimizer's step.
+    Everything else that a training step needs happens inside them: autocast and loss scaling, micro-batches,
+    ``no_sync``, normalisation buffers, gradient clipping, weight clipping, exact restore.
 
     - ``optimizer``: any ``torch.optim`` optimizer over the model's parameters.
     - ``loss(logits, labels)``: one value per sample (cross-entropy by default).
-    - ``precision``: ``fp32``, ``bf16`` or ``fp16`` autocast; ``scaler``: a ``torch.amp.GradScaler`` for fp16. When either pass
-      of a step is inf or NaN the scaler skips the whole step.
+    - ``precision``: ``fp32``, ``bf16`` or ``fp16`` autocast; ``scaler``: a ``torch.amp.GradScaler`` for fp16.
+      When either pass of a step is inf or NaN the scaler skips the whole step.
     - ``clip_norm``: largest norm of the final gradient.
-    - ``weight_clip``: after each step analog weights are clipped to this many times their layer's rms, the field's first
-      remedy against outliers that set the noise's scale.
+    - ``weight_clip``: after each step analog weights are clipped to this many times their layer's rms, the field's
+      first remedy against outliers that set the noise's scale.
     - ``seed`` names the training noise.
     """
 
@@ -104,8 +104,8 @@ class Engine:
                         loss = self.loss(out, part.labels)
                     if loss.shape != part.labels.shape[:1]:
                         raise UserError(
-                            f"expected a loss with one value per sample, shape ({len(part)},), got {tuple(loss.shape)}; "
-                            "use reduction='none'"
+                            f"expected a loss with one value per sample, shape ({len(part)},), "
+                            f"got {tuple(loss.shape)}; use reduction='none'"
                         )
                     mean = loss.sum() * (weight / total)
                     (mean if self.scaler is None else self.scaler.scale(mean)).backward()

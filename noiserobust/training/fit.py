@@ -78,7 +78,7 @@ class TrainSettings:
     flip: bool | None = None
     """Random horizontal flips (default: what suits the data)."""
     select_on: Literal["validation", "test", "none"] = "validation"
-    """Data whose perturbed accuracy chooses the epoch that is kept; test leaks and is for reproducing papers; none: last."""
+    """Data whose perturbed accuracy chooses the epoch kept; test leaks (for reproducing papers); none: the last."""
     select_noise: NoiseModel = field(default_factory=lambda: Gaussian(0.1))
     """Noise of that choice. Its draws are never those that evaluation reports."""
     select_draws: int = 3
@@ -159,7 +159,8 @@ def fit(
     """Train as ``settings`` say, in a folder of ``out`` named by them; a finished run is not trained again.
 
     An interrupted run goes on from its last finished epoch and ends with the same weights, bit for bit (on the same
-    device and number of threads). ``splits`` stands in for loading ``settings.data``; ``on_epoch`` gets each line of the log.
+    device and number of threads). ``splits`` stands in for loading ``settings.data``; ``on_epoch`` gets each line of
+    the log.
     """
     splits = splits if splits is not None else load(settings.data, settings.data_root, settings.image_size)
     slug = re.sub(r"[^a-z0-9.]+", "-", settings.label.lower()).strip("-")

@@ -6,6 +6,7 @@ import ast
 import inspect
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The ``torch.optim`` optimizer that ``text`` names: ``AdamW``, ``SGD:momentum=0.9,nesterov=true``."""
     name, arguments = split_call(text, "optimizer")
-    known = {
+    known: dict[str, Any] = {
         key.lower(): kind
         for key, kind in vars(torch.optim).items()
         # LBFGS evaluates its loss several times a step through a closure, which no training rule here can give it.
@@ -27,9 +28,9 @@ def build_optimizer(
     }
     if name.lower() not in known:
         raise UserError(f"expected an optimizer of torch.optim ({', '.join(sorted(known))}), got '{name}'")
-    options = dict(_option(argument, text) for argument in arguments)
+    options: dict[str, Any] = dict(_option(argument, text) for argument in arguments)
     try:
-        return known[name.lower()](parameters, lr=lr, weight_decay=weight_decay, **options)  # type: ignore[call-arg]
+        return known[name.lower()](parameters, lr=lr, weight_decay=weight_decay, **options)
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer '{text}': {error}") from None
 

@@ -1,0 +1,26 @@
+"""Train and evaluate neural networks that survive the weight noise of analog in-memory-computing chips.
+
+- :mod:`noiserobust.noise`: what an array does to the weights it stores
+- :mod:`noiserobust.training`: methods, schedules, and the engine that runs them
+- :mod:`noiserobust.evaluation`: Monte Carlo under noise, and its statistics
+- :mod:`noiserobust.models`, :mod:`noiserobust.data`, :mod:`noiserobust.report`
+"""
+
+from noiserobust import noise
+from noiserobust.errors import UserError
+from noiserobust.evaluation import Evaluation, evaluate
+from noiserobust.rng import Stream
+from noiserobust.weights import Coverage, analog_weights, coverage, perturbed
+
+__all__ = [
+    "Coverage",
+    "Evaluation",
+    "Stream",
+    "UserError",
+    "analog_weights",
+    "coverage",
+    "evaluate",
+    "noise",
+    "perturbed",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,172 @@
+"""The command line: ``noiserobust train`` and ``noiserobust evaluate``, over the settings of the library."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from noiserobust.checkpoint import read_checkpoint
+from noiserobust.data import load
+from noiserobust.errors import UserError
+from noiserobust.evaluation import evaluate
+from noiserobust.evaluation.monte_carlo import checkpoints_in
+from noiserobust.inference import Precision
+from noiserobust.models import ModelSpec
+from noiserobust.noise import Gaussian, NoiseModel
+from noiserobust.report import robustness_table
+from noiserobust.results import write_atomically
+from noiserobust.text import Described
+from noiserobust.training import TrainSettings, fit
+
+
+@dataclass(frozen=True)
+class Train(TrainSettings):
+    """Train one network per seed; an interrupted run goes on where it was, a finished one is not trained again."""
+
+    seed: tyro.conf.Suppress[int] = 0
+    seeds: tuple[int, ...] = (0,)
+    """Training seeds: one trained copy (replicate) each."""
+    out: Path = Path("runs")
+    """Folder for the runs."""
+
+    def run(self) -> None:
+        names = [f.name for f in dataclasses.fields(TrainSettings)]
+        settings = TrainSettings(**{name: getattr(self, name) for name in names})
+        splits = load(settings.data, settings.data_root, settings.image_size)
+        for seed in self.seeds:
+            run = fit(dataclasses.replace(settings, seed=seed), self.out, splits=splits, progress=True)
+            kept = read_checkpoint(run.checkpoint).about["log"]
+            watched = "test" if settings.select_on == "test" else "validation"
+            scores = [f"{n.replace('_', ' ')} {kept[n]:.2f} %" for n in ("accuracy", "perturbed_accuracy") if n in kept]
+            print(f"kept epoch {kept['epoch']} ({', '.join([watched, *scores]) if scores else 'the last'})")
+            print(f"weights: {run.checkpoint}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate checkpoints under weight noise: one row per checkpoint, noise and draw, and the table of their
+    summary."""
+
+    checkpoints: tyro.conf.Positional[tuple[Path, ...]]
+    """Checkpoints (.safetensors), runs' folders, or folders of runs."""
+    noise: tuple[NoiseModel, ...] = field(default_factory=lambda: (Gaussian(0.05),))
+    """Noise models, such as gaussian:0.05 or gaussian:0.1,reference=layer."""
+    strengths: tuple[float, ...] = ()
+    """Sweep: every noise, scaled to each of these strengths (its own number is then its unit: gaussian:1)."""
+    draws: int = 10
+    """Noise draws per checkpoint."""
+    seed: int = 0
+    """Names the draws."""
+    data: str | None = None
+    """digits, cifar10, cifar100 or an image folder (default: what the first checkpoint was trained on)."""
+    data_root: str = "data"
+    """Where CIFAR lies or is downloaded to."""
+    image_size: int | None = None
+    """Resize the images of a folder to this many pixels a side."""
+    images: int | None = None
+    """Evaluate on a random sample of this many test images, stratified by class."""
+    model: ModelSpec | None = None
+    """Network of checkpoints that do not name theirs, such as resnet18:width=16."""
+    batch_size: int = 500
+    """Images per forward pass."""
+    precision: Precision = "fp32"
+    """fp32, or autocast to bf16 or fp16."""
+    device: str | None = None
+    """cpu, cuda, ..."""
+    include: tuple[str, ...] = ()
+    """Patterns of further parameters that are noisy."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of parameters that stay digital."""
+    out: Path = Path("evaluation.parquet")
+    """File for the rows; what it already holds is not computed again."""
+    plot: Path | None = None
+    """Picture of accuracy against strength (PNG)."""
+    table: Path | None = None
+    """The table as Markdown."""
+
+    def run(self) -> None:
+        paths = list(checkpoints_in(self.checkpoints))
+        data, size = self.data, self.image_size
+        if data is None:
+            stored = read_checkpoint(paths[0]).about.get("settings", {})
+            if "data" not in stored:
+                raise UserError(f"expected --data: {paths[0]} does not say what it was trained on")
+            data, size = stored["data"], size or stored.get("image_size")
+        noises = [one.scaled(s / one.strength) for one in self.noise for s in self.strengths] or list(self.noise)
+        result = evaluate(
+            paths,
+            load(data, self.data_root, size).test,
+            noises,
+            self.draws,
+            self.seed,
+            model=self.model,
+            images=self.images,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            device=self.device,
+            include=self.include,
+            exclude=self.exclude,
+            out=self.out,
+            progress=True,
+        )
+        summary = result.summary()
+        print(robustness_table(summary) + "\n")
+        for line in {found.summary for found in result.coverage.values()}:
+            print(f"coverage: {line}")
+        print(f"rows: {self.out}")
+        if self.table is not None:
+            text = robustness_table(summary, markdown=True) + "\n"
+            print(f"table: {write_atomically(self.table, lambda file: file.write_text(text))}")
+        if self.plot is not None:
+            from noiserobust.report.plots import accuracy_against_strength
+
+            print(f"picture: {accuracy_against_strength(summary, self.plot)}")
+
+
+_registry = ConstructorRegistry()
+
+
+@_registry.primitive_rule
+def _described(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """A noise model, method or model is one word on the command line: its text form."""
+    kind = info.type
+    if not (isinstance(kind, type) and issubclass(kind, Described)):
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=kind.family.upper().replace(" ", "-"),
+        instance_from_str=lambda words: kind.parse(words[0]),
+        is_instance=lambda value: isinstance(value, kind),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: bad input is one line on stderr and exit code 2."""
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            {"train": Train, "evaluate": Evaluate},
+            prog="noiserobust",
+            description="Train and evaluate neural networks that survive analog weight noise.",
+            args=arguments,
+            registry=_registry,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+        command.run()
+    except UserError as error:
+        print(f"noiserobust: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("noiserobust: interrupted; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()
