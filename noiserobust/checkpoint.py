@@ -80,7 +80,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str | 
     """
     model = unwrap(model)
     given = {_plain_name(name): tensor for name, tensor in weights.items()}
-    wanted = model.state_dict()
+    own = {_plain_name(name): name for name in model.state_dict()}
+    wanted = {_plain_name(name): tensor for name, tensor in model.state_dict().items()}
     wrong = [
         *_listed("missing", [name for name in wanted if name not in given]),
         *_listed("unexpected", [name for name in given if name not in wanted]),
@@ -97,7 +98,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str | 
         raise UserError(
             f"{source} does not fit {type(model).__name__}: {'; '.join(wrong)}; check --model and its width"
         )
-    model.load_state_dict(given)
+    model.load_state_dict({own[name]: tensor for name, tensor in given.items()})
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -110,7 +111,7 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def _plain_name(name: str) -> str:
-    return ".".join(part for part in name.removeprefix("module.").split(".") if part != "_orig_mod")
+    return ".".join(part for part in name.split(".") if part != "_orig_mod").removeprefix("module.")
 
 
 def _listed(what: str, names: list[str]) -> list[str]:

@@ -93,12 +93,16 @@ class Evaluate:
 
     def run(self) -> None:
         paths = list(checkpoints_in(self.checkpoints))
+        if not paths:
+            raise UserError("expected at least one checkpoint, got none; runs/* names all runs of a folder")
         data, size = self.data, self.image_size
         if data is None:
             stored = read_checkpoint(paths[0]).about.get("settings", {})
             if "data" not in stored:
                 raise UserError(f"expected --data: {paths[0]} does not say what it was trained on")
             data, size = stored["data"], size or stored.get("image_size")
+        if self.strengths and not all(one.strength for one in self.noise):
+            raise UserError("expected a noise with a strength to sweep, got one of 0; write its unit, as in gaussian:1")
         noises = [one.scaled(s / one.strength) for one in self.noise for s in self.strengths] or list(self.noise)
         result = evaluate(
             paths,
@@ -118,7 +122,7 @@ class Evaluate:
         )
         summary = result.summary()
         print(robustness_table(summary) + "\n")
-        for line in {found.summary for found in result.coverage.values()}:
+        for line in dict.fromkeys(found.summary for found in result.coverage.values()):
             print(f"coverage: {line}")
         print(f"rows: {self.out}")
         if self.table is not None:

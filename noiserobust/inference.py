@@ -45,6 +45,14 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
+def known_device(device: torch.device | str) -> torch.device:
+    """``device`` as torch knows it; :class:`~noiserobust.UserError` when it is no device, or not on this machine."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"expected a device that is there, such as cpu or cuda, got '{device}'") from None
+
+
 def prepare(data: Dataset, device: torch.device, batch_size: int = 500, channels_last: bool = False) -> list[Batch]:
     """All of ``data``, normalised and moved once, in order, so that every draw reads the same tensors."""
     return list(Batches(data.to(device), batch_size, channels_last=channels_last).epoch(0))

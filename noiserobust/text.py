@@ -12,6 +12,7 @@ ones first, then ``key=value``. A value that is itself described stands in paren
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import re
 import types
 import typing
@@ -56,8 +57,12 @@ class Described:
     def arguments(self) -> list[str]:
         """The written arguments: the first field by position, later ones by key, defaults not at all."""
         parts = []
+        kinds = typing.get_type_hints(type(self))
         for index, field in enumerate(_settings(type(self))):
             value = getattr(self, field.name)
+            options = typing.get_args(kinds[field.name]) or (kinds[field.name],)
+            if isinstance(value, int) and float in options and int not in options:
+                value = float(value)  # equal settings have one text: sigma=1 is gaussian:1.0, as it reads back
             if value != _default(field):
                 parts.append(format_value(value) if index == 0 else f"{field.name}={format_value(value)}")
         return parts
@@ -106,7 +111,8 @@ def format_value(value: Any) -> str:
         return value.nested()
     if isinstance(value, bool) or value is None:
         return str(value).lower()
-    if isinstance(value, float):
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
+        value = float(value)  # of numpy too, whose repr is np.float64(...)
         short = f"{value:g}" if float(f"{value:g}") == value else repr(value)
         # A float keeps its point, so that a warm-up of 1.0 (a fraction) never reads back as 1 (a step).
         return short if set(short) & set(".en") else f"{short}.0"

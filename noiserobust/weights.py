@@ -160,7 +160,7 @@ class Backup:
     """Exact copies of tensors while they are moved, in one flat buffer per dtype and device that is kept for re-use."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self.live = [tensor.detach() for tensor in tensors]
+        self.tensors = list(tensors)
         self._saved: list[Tensor] | None = None
 
     @contextmanager
@@ -169,18 +169,23 @@ class Backup:
 
         Restoring is copying: subtracting what was added would leave 91 % of float32 weights changed after 1,000 times.
         """
-        if not self.live:
+        if not self.tensors:
             yield
             return
-        if self._saved is None:
-            self._saved = _like(self.live)
+        # Looked up now: model.to(...) gives parameters other memory.
+        live = [tensor.detach() for tensor in self.tensors]
+        # Taken away meanwhile, so that a nested use saves somewhere else.
+        saved, self._saved = self._saved, None
+        if saved is None or any(s.dtype != t.dtype or s.device != t.device for s, t in zip(saved, live, strict=True)):
+            saved = _like(live)
         with torch.no_grad():
-            torch._foreach_copy_(self._saved, self.live)
+            torch._foreach_copy_(saved, live)
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self.live, self._saved)
+                torch._foreach_copy_(live, saved)
+            self._saved = saved
 
 
 class NoisyWeights:
@@ -338,8 +343,12 @@ def _tied(weight: AnalogWeight, noisy: Tensor) -> Iterator[None]:
         # Exactly the noisy value, with the shared parameter's gradient.
         return functional.linear(x, noisy + (shared - shared.detach()), module.bias)  # type: ignore[arg-type]
 
+    outer = vars(module).get("forward")  # another draw's, or one that the user put there
     module.forward = forward
     try:
         yield
     finally:
-        del module.forward
+        if outer is None:
+            del module.forward
+        else:
+            module.forward = outer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from noiserobust.checkpoint import Checkpoint, read_checkpoint, weights_hash
 from noiserobust.data import Batch, Dataset, as_dataset, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.statistics import paired, summarize
-from noiserobust.inference import Precision, device_of, prepare, score
+from noiserobust.inference import Precision, device_of, known_device, prepare, score
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.results import provenance, read_rows, write_rows
@@ -93,13 +95,13 @@ def evaluate(
     wanted = _noise_models(noises)
     if draws < 1:
         raise UserError(f"expected draws >= 1, got {draws}")
+    device = None if device is None else known_device(device)
     candidates = _candidates(models, ModelSpec.parse(model) if isinstance(model, str) else model, data)
     dataset = load(str(data)).test if isinstance(data, (str, Path)) else as_dataset(data)
     if images is not None:
         dataset = dataset.sample(images, Stream(0, "images"))
     settings = {
         "seed": seed,
-        "data": dataset.fingerprint,
         "images": len(dataset),
         "analog": " ".join([*(f"+{pattern}" for pattern in include), *(f"-{pattern}" for pattern in exclude)]),
         "precision": precision,
@@ -125,6 +127,7 @@ def evaluate(
                     | settings
                     | {
                         "weights": weights_hash(network),
+                        "data": _as_seen(dataset.fingerprint, seen),
                         "device": place.type,
                         "noisy_weights": covered[candidate.name].noisy,
                         "all_weights": covered[candidate.name].total,
@@ -164,6 +167,8 @@ class _Ledger:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
+        if path is not None and path.is_dir():
+            raise UserError(f"expected a file for the rows, got the folder {path}; add a file name")
         self.stored = (
             read_rows(path) if path is not None and path.is_file() else pd.DataFrame(columns=[*UNIT, "metric"])
         )
@@ -205,6 +210,11 @@ class _Ledger:
 
 def _key(row: Mapping[Any, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in UNIT)
+
+
+def _as_seen(fingerprint: str, data: Dataset) -> str:
+    """16 hex digits that name what the network sees: the data's content and their normalisation."""
+    return hashlib.sha256(json.dumps([fingerprint, data.mean, data.std]).encode()).hexdigest()[:16]
 
 
 def _noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:
@@ -249,7 +259,8 @@ def _candidate(member: OneModel, label: str | None, index: int, spec: ModelSpec 
         if channels != dataset.channels:
             raise UserError(f"{checkpoint.path} takes {channels} channels, the data have {dataset.channels}")
         classes = about.get("classes", dataset.classes)
-        if len(classes) != len(dataset.classes):
+        # Tensors do not say how many classes there are: a few of them need not show the last one.
+        if len(classes) < len(dataset.classes) or (normalize and len(classes) > len(dataset.classes)):
             raise UserError(f"{checkpoint.path} knows {len(classes)} classes, the data have {len(dataset.classes)}")
         network = checkpoint.build(spec, channels, len(classes))
         if channels_last:

@@ -90,11 +90,21 @@ class Engine:
 
         ``batch`` may be a list of micro-batches: the mean is over all their samples. With ``sync=False`` ranks do not
         average (forward *and* backward run under ``no_sync``); with ``norm_stats=False`` normalisation statistics and
-        counters stay as they were.
+        counters stay as they were. When a pass raises, the gradients held are dropped: half a step must not leak into
+        the next one.
         """
+        try:
+            return self._gradient(batch, sync, norm_stats, weight)
+        except BaseException:
+            self.take()
+            raise
+
+    def _gradient(self, batch: Batch | Sequence[Batch], sync: bool, norm_stats: bool, weight: float) -> Output:
         micro = [batch] if isinstance(batch, Batch) else list(batch)
         total = sum(len(part) for part in micro)
         losses, logits = [], []
+        # Inside a caller's autocast the casts of the weights as they stood before they were moved are still kept.
+        torch.clear_autocast_cache()
         with nullcontext() if norm_stats else kept_norm_stats(self.model):
             for index, part in enumerate(micro):
                 # Ranks average once, with the last micro-batch.
@@ -163,12 +173,16 @@ class Engine:
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         if self.scaler is not None:
+            scale = None if self.weight_clip is None else self.scaler.get_scale()
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            # Clipping takes the rms anew: done after a skipped step, which lowers the scale, it would still move weights.
+            skipped = scale is not None and self.scaler.get_scale() < scale
         else:
             self.optimizer.step()
+            skipped = False
         self.optimizer.zero_grad(set_to_none=True)
-        if self.weight_clip is not None:
+        if self.weight_clip is not None and not skipped:
             self._clip_weights(self.weight_clip)
 
     @torch.no_grad()

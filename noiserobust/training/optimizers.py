@@ -13,6 +13,7 @@ from torch import nn
 
 from noiserobust.errors import UserError
 from noiserobust.text import split_call
+from noiserobust.training.schedules import warmup_steps
 
 
 def build_optimizer(
@@ -28,10 +29,15 @@ def build_optimizer(
     }
     if name.lower() not in known:
         raise UserError(f"expected an optimizer of torch.optim ({', '.join(sorted(known))}), got '{name}'")
-    options: dict[str, Any] = dict(_option(argument, text) for argument in arguments)
+    options: dict[str, Any] = {}
+    for argument in arguments:
+        key, value = _option(argument, text)
+        if key in options:
+            raise UserError(f"optimizer '{text}': {key} is given twice")
+        options[key] = value
     try:
         return known[name.lower()](parameters, lr=lr, weight_decay=weight_decay, **options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
         raise UserError(f"optimizer '{text}': {error}") from None
 
 
@@ -40,7 +46,7 @@ def learning_rate(step: int, steps: int, warmup: int | float = 0) -> float:
 
     ``warmup`` is a number of steps (``int``) or a fraction of all steps (``float``).
     """
-    length = warmup * steps if isinstance(warmup, float) else warmup
+    length = warmup_steps(warmup, steps)
     if step < length:
         return (step + 1) / (length + 1)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - length) / max(1, steps - length))))

@@ -73,6 +73,8 @@ def ascent(gradients: Gradients, rho: float) -> Gradients:
     It does not depend on the loss scale, so scaled gradients serve as they are.
     """
     present = [gradient for gradient in gradients if gradient is not None]
+    if not present:
+        raise UserError("sam: expected a trainable parameter to perturb, found none; use perturb=all or unfreeze some")
     # A norm of norms: squares of loss-scaled elements over all tensors could overflow where no single norm does.
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present)))
     torch._foreach_mul_(present, rho / (norm + TINY))

@@ -6,6 +6,7 @@ is m from T_w on, and before that m t/T_w (linear), m (t/T_w)^2 (quadratic) or 0
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -59,7 +60,7 @@ class WarmUp(Schedule):
         _check(self.name, self.maximum, self.warmup)
 
     def __call__(self, progress: Progress) -> float:
-        length = self.warmup * progress.steps if isinstance(self.warmup, float) else self.warmup
+        length = warmup_steps(self.warmup, progress.steps)
         elapsed = 1.0 if progress.step >= length else progress.step / length
         return self.maximum * self.shape(elapsed)
 
@@ -103,5 +104,19 @@ def strength_at(strength: Strength, progress: Progress) -> float:
 def _check(name: str, maximum: float, warmup: float) -> None:
     if not 0 <= maximum < float("inf"):
         raise UserError(f"{name}: expected a finite maximum >= 0, got {maximum}")
-    if warmup < 0 or (isinstance(warmup, float) and warmup > 1):
-        raise UserError(f"{name}: expected warmup as whole steps or as a fraction in [0, 1], got {warmup}")
+    check_warmup(f"{name}: expected warmup", warmup)
+
+
+def warmup_steps(warmup: int | float, steps: int) -> float:
+    """The length of a warm-up given as a number of steps (``int``) or as a fraction of all ``steps`` (``float``)."""
+    if not isinstance(warmup, float):
+        return warmup
+    # 0.07 * 100 is 7.000000000000001, which step 7 would not reach.
+    length = warmup * steps
+    return round(length) if math.isclose(length, round(length)) else length
+
+
+def check_warmup(expected: str, warmup: int | float) -> None:
+    """Refuse a warm-up that is negative, a fraction above 1 or not finite."""
+    if not 0 <= warmup < math.inf or (isinstance(warmup, float) and warmup > 1):
+        raise UserError(f"{expected} as whole steps or as a fraction in [0, 1], got {warmup}")

@@ -1,0 +1,196 @@
+"""Settings as text: everything that can be written reads back equal, and a mistake is one helpful line."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import NOISES
+from hypothesis import given, reject
+from hypothesis import strategies as st
+
+from noiserobust import training
+from noiserobust.errors import UserError
+from noiserobust.models import ModelSpec
+from noiserobust.noise import Gaussian, Laplace, NoiseModel, Sum
+from noiserobust.text import Described
+from noiserobust.training import RWP, SAM, Constant, Linear, Method, OffToOn, Quadratic, Schedule
+
+FAMILIES: dict[str, type[Described]] = {"noise": NoiseModel, "method": Method, "schedule": Schedule, "model": ModelSpec}
+MEMBERS = {f"{family}-{name}": member for family, root in FAMILIES.items() for name, member in root.registry.items()}
+
+
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    """Values of a field's type, within what most fields allow: floats in [0, 1], whole numbers from 1."""
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return st.sampled_from(options)
+    if origin in (typing.Union, types.UnionType):
+        return st.one_of([values(option) for option in options])
+    if isinstance(kind, type) and issubclass(kind, NoiseModel):
+        leaves = st.one_of([settings_of(member) for member in NoiseModel.registry.values()])
+        return leaves | st.lists(leaves, min_size=2, max_size=3).map(lambda parts: Sum(tuple(parts)))
+    if isinstance(kind, type) and issubclass(kind, Described):
+        return st.one_of([settings_of(member) for member in kind.registry.values()])
+    plain: dict[Any, st.SearchStrategy[Any]] = {
+        int: st.integers(1, 10**7),
+        float: st.floats(0, 1),
+        bool: st.booleans(),
+        types.NoneType: st.none(),
+    }
+    return plain[kind]
+
+
+def settings_of(member: type[Any]) -> st.SearchStrategy[Any]:
+    """Objects of a registered class, over all its fields."""
+    kinds = typing.get_type_hints(member)
+    fields = {field.name: values(kinds[field.name]) for field in dataclasses.fields(member) if field.init}
+    required = {f.name for f in dataclasses.fields(member) if f.default is f.default_factory is dataclasses.MISSING}
+
+    def make(given: dict[str, Any]) -> Any:
+        try:
+            return member(**given)
+        except UserError:  # a combination that this class does not allow
+            reject()
+
+    mandatory = {name: kind for name, kind in fields.items() if name in required}
+    optional = {name: kind for name, kind in fields.items() if name not in required}
+    return st.fixed_dictionaries(mandatory, optional=optional).map(make)
+
+
+@pytest.mark.parametrize("member", MEMBERS.values(), ids=MEMBERS)
+@given(data=st.data())
+def test_every_registered_member_reads_back_equal(member: type[Any], data: st.DataObject) -> None:
+    written = data.draw(settings_of(member))
+    (family,) = (root for root in FAMILIES.values() if issubclass(member, root))
+    assert family.parse(str(written)) == written
+    assert str(family.parse(str(written))) == str(written)
+    assert member.parse(written.nested()) == written
+
+
+@given(values(NoiseModel))
+def test_composed_noises_read_back_equal(noise: NoiseModel) -> None:
+    assert NoiseModel.parse(str(noise)) == noise
+    assert NoiseModel.parse(noise.nested()) == noise
+    assert RWP.parse(str(RWP(noise))) == RWP(noise)
+
+
+def test_every_registered_noise_has_a_case() -> None:
+    parts = [part for noise in NOISES for part in (noise.parts if isinstance(noise, Sum) else (noise,))]
+    assert {part.name for part in parts} == set(NoiseModel.registry)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Gaussian(0.05), "gaussian:0.05"),
+        (Gaussian(0.05, "layer", "literal"), "gaussian:0.05,reference=layer,reading=literal"),
+        (Laplace(1e-5, rows=256), "laplace:1e-05,rows=256"),
+        (Gaussian(0.02) + Laplace(0.01) + Gaussian(1.0), "gaussian:0.02+laplace:0.01+gaussian:1.0"),
+        (Gaussian(1e20) + Laplace(0.01), "gaussian:1e+20+laplace:0.01"),
+        (Method.parse("plain"), "plain"),
+        (SAM(0.2, perturb="analog"), "sam:0.2,perturb=analog"),
+        (SAM(Linear(0.5, warmup=0.3)), "sam:linear(0.5,warmup=0.3)"),
+        (SAM(Quadratic(0.5, warmup=100)), "sam:quadratic(0.5,warmup=100)"),
+        (RWP(), "rwp"),
+        (RWP(Gaussian(0.2, "layer") + Laplace(0.1)), "rwp:gaussian(0.2,reference=layer)+laplace(0.1)"),
+        (RWP(Gaussian(0.2), OffToOn(1.0), 2), "rwp:gaussian(0.2),schedule=off-to-on(1.0),draws=2"),
+    ],
+)
+def test_the_written_form(value: Any, text: str) -> None:
+    assert str(value) == text
+    (family,) = (root for root in FAMILIES.values() if isinstance(value, root))
+    assert family.parse(text) == value
+
+
+def test_several_ways_to_write_the_same() -> None:
+    for text in ("gaussian:.1,layer", "gaussian(0.1, reference=layer)", " gaussian:reference=layer , sigma=1e-1 "):
+        assert NoiseModel.parse(text) == Gaussian(0.1, reference="layer")
+    assert Schedule.parse("constant(1)") == Constant(1.0)
+    assert Method.parse("rwp(gaussian:0.2)") == RWP(Gaussian(0.2))
+
+
+def test_a_fraction_stays_a_fraction_and_steps_stay_steps() -> None:
+    for warmup in (1, 1.0):
+        assert type(typing.cast(Linear, Schedule.parse(str(Linear(0.5, warmup)))).warmup) is type(warmup)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Gaussian(1), "gaussian:1.0"),
+        (SAM(1), "sam:1.0"),
+        (Linear(1, 1), "linear:1.0,warmup=1"),
+        (Gaussian(np.float64(1 / 3)), "gaussian:0.3333333333333333"),
+        (Gaussian(np.float32(0.5)), "gaussian:0.5"),
+        (Gaussian(0.5, rows=np.int64(9)), "gaussian:0.5,rows=9"),  # type: ignore[arg-type]
+    ],
+)
+def test_one_text_for_equal_numbers_whatever_their_type(value: Any, text: str) -> None:
+    assert str(value) == text
+
+
+MISTAKES = [
+    (NoiseModel, "", "expected a noise model such as name:value"),
+    (NoiseModel, "0.05", "expected a noise model such as name:value"),
+    (NoiseModel, "gauss:0.05", "expected a noise model (gaussian, laplace), got 'gauss:0.05'"),
+    (NoiseModel, "gaussian", "gaussian needs sigma, for example gaussian:sigma=..."),
+    (NoiseModel, "gaussian:", "gaussian needs sigma"),
+    (NoiseModel, "gaussian:reference=layer", "gaussian needs sigma"),
+    (NoiseModel, "gaussian:big", "gaussian: sigma: expected a number, got 'big'"),
+    (NoiseModel, "gaussian:-0.1", "gaussian: expected a finite sigma >= 0, got -0.1"),
+    (NoiseModel, "gaussian:nan", "expected a finite sigma >= 0, got nan"),
+    (NoiseModel, "laplace:inf", "laplace: expected a finite b >= 0, got inf"),
+    (NoiseModel, "gaussian:0.1,reference=column", "expected one of filter, layer, tile, tile-column, got 'column'"),
+    (NoiseModel, "gaussian:0.1,reading=word", "expected one of std, literal, got 'word'"),
+    (NoiseModel, "gaussian:0.1,rows=1.5", "gaussian: rows: expected a whole number, got '1.5'"),
+    (NoiseModel, "gaussian:0.1,rows=0", "expected a crossbar of at least 1 x 1, got rows=0"),
+    (NoiseModel, "gaussian:0.1,colour=red", "gaussian has no setting 'colour' (it has sigma, reference"),
+    (NoiseModel, "gaussian:0.1,sigma=0.2", "gaussian: 'sigma' is given twice"),
+    (NoiseModel, "gaussian:reference=layer,0.1", "expected at most 5 values in order, then key=value"),
+    (NoiseModel, "laplace:0.1,layer,1,1,1", "expected at most 4 values in order"),
+    (NoiseModel, "gaussian(0.1", "expected balanced parentheses"),
+    (NoiseModel, "gaussian:0.1)", "expected balanced parentheses"),
+    (NoiseModel, "gaussian:0.1+", "expected a number, got '0.1+'"),
+    (NoiseModel, "gaussian:0.1+laplace", "laplace needs b"),
+    (NoiseModel, "gaussian:0.1+unknown:1", "expected a noise model (gaussian, laplace), got 'unknown:1'"),
+    (Gaussian, "laplace:0.1", "expected a gaussian, got 'laplace:0.1'"),
+    (Method, "adam", "expected a method (plain, rwp, sam), got 'adam'"),
+    (Method, "plain:1", "expected at most 0 values"),
+    (Method, "plain:rho=1", "plain has no setting 'rho' (it has none)"),
+    (Method, "sam:-1", "sam: expected a finite rho >= 0, got -1.0"),
+    (Method, "sam:0.1,alpha=2", "sam: expected alpha in [0, 1], got 2.0"),
+    (Method, "sam:0.1,sync=maybe", "sam: sync: expected true or false, got 'maybe'"),
+    (Method, "sam:ramp(1)", "sam: rho: expected a schedule (constant, linear, off-to-on, quadratic), got 'ramp(1)'"),
+    (Method, "sam:linear(1,warmup=2.0)", "linear: expected warmup as whole steps or as a fraction in [0, 1], got 2.0"),
+    (Method, "rwp:gauss(1)", "rwp: noise: expected a noise model"),
+    (Method, "rwp:gaussian(0.1),draws=0", "rwp: expected draws >= 1, got 0"),
+    (Method, "rwp:gaussian(0.1),schedule=-1", "rwp: expected a finite factor >= 0"),
+    (Schedule, "linear:-1", "linear: expected a finite maximum >= 0, got -1.0"),
+    (Schedule, "off-to-on:1,warmup=soon", "off-to-on: warmup: expected a number, got 'soon'"),
+    (ModelSpec, "vgg", "expected a model (digits, resnet18), got 'vgg'"),
+    (ModelSpec, "resnet18:0", "resnet18: expected a width of 1 channel or more, got 0"),
+]
+
+
+@pytest.mark.parametrize(("family", "text", "fragment"), MISTAKES, ids=[text or "empty" for _, text, _ in MISTAKES])
+def test_a_mistake_is_one_line_that_names_what_was_expected(family: type[Described], text: str, fragment: str) -> None:
+    with pytest.raises(UserError, match=re.escape(fragment)) as caught:
+        family.parse(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [lambda: Gaussian(-1), lambda: Gaussian(0.1, "column"), lambda: Laplace(float("nan"))])
+def test_objects_refuse_what_their_text_refuses(make: Any) -> None:
+    with pytest.raises(UserError, match="expected"):
+        make()
+
+
+def test_all_families_are_here() -> None:
+    exported = {root for root in vars(training).values() if isinstance(root, type) and Described in root.__bases__}
+    assert exported <= set(FAMILIES.values())
