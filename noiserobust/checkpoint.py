@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,23 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"expected a safetensors file, got {file}: {error}") from None
     return Checkpoint(file, weights, about)
+
+
+def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:
+    """The checkpoints that each place names: a file, a run's folder, or a folder of runs' folders.
+
+    ``LABEL=PLACE`` replaces the method's name that was stored with them.
+    """
+    found = []
+    for place in places:
+        label, equals, rest = place.partition("=")
+        labelled = bool(equals) and not Path(place).exists()
+        path = Path(rest if labelled else place)
+        inside = [] if (path / "model.safetensors").is_file() else sorted(path.glob("*/model.safetensors"))
+        for checkpoint in map(read_checkpoint, inside or [path]):
+            about = {**checkpoint.about, "label": label} if labelled else checkpoint.about
+            found.append(replace(checkpoint, about=about))
+    return found
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:

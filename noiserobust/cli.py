@@ -1,4 +1,4 @@
-"""The command line: ``noiserobust train`` and ``noiserobust evaluate``, over the settings of the library."""
+"""The command line: ``noiserobust train``, ``evaluate`` and ``report``, over the settings of the library."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from noiserobust.checkpoint import read_checkpoint
+from noiserobust.checkpoint import find_checkpoints, read_checkpoint
 from noiserobust.data import load
 from noiserobust.errors import UserError
-from noiserobust.evaluation import evaluate
-from noiserobust.evaluation.monte_carlo import checkpoints_in
+from noiserobust.evaluation import evaluate, paired, summarize
+from noiserobust.evaluation.monte_carlo import UNIT
 from noiserobust.inference import Precision
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Gaussian, NoiseModel
-from noiserobust.report import robustness_table
-from noiserobust.results import write_atomically
+from noiserobust.report import paired_table, robustness_table
+from noiserobust.results import read_rows, write_atomically
 from noiserobust.text import Described
 from noiserobust.training import TrainSettings, fit
 
@@ -54,8 +55,8 @@ class Evaluate:
     """Evaluate checkpoints under weight noise: one row per checkpoint, noise and draw, and the table of their
     summary."""
 
-    checkpoints: tyro.conf.Positional[tuple[Path, ...]]
-    """Checkpoints (.safetensors), runs' folders, or folders of runs."""
+    checkpoints: tyro.conf.Positional[tuple[str, ...]]
+    """Checkpoints (.safetensors), runs' folders, folders of runs; LABEL=PATH gives the method another name."""
     noise: tuple[NoiseModel, ...] = field(default_factory=lambda: (Gaussian(0.05),))
     """Noise models, such as gaussian:0.05 or gaussian:0.1,reference=layer."""
     strengths: tuple[float, ...] = ()
@@ -92,20 +93,20 @@ class Evaluate:
     """The table as Markdown."""
 
     def run(self) -> None:
-        paths = list(checkpoints_in(self.checkpoints))
-        if not paths:
+        checkpoints = find_checkpoints(self.checkpoints)
+        if not checkpoints:
             raise UserError("expected at least one checkpoint, got none; runs/* names all runs of a folder")
         data, size = self.data, self.image_size
         if data is None:
-            stored = read_checkpoint(paths[0]).about.get("settings", {})
+            stored = checkpoints[0].about.get("settings", {})
             if "data" not in stored:
-                raise UserError(f"expected --data: {paths[0]} does not say what it was trained on")
+                raise UserError(f"expected --data: {checkpoints[0].path} does not say what it was trained on")
             data, size = stored["data"], size or stored.get("image_size")
         if self.strengths and not all(one.strength for one in self.noise):
             raise UserError("expected a noise with a strength to sweep, got one of 0; write its unit, as in gaussian:1")
         noises = [one.scaled(s / one.strength) for one in self.noise for s in self.strengths] or list(self.noise)
         result = evaluate(
-            paths,
+            checkpoints,
             load(data, self.data_root, size).test,
             noises,
             self.draws,
@@ -120,18 +121,51 @@ class Evaluate:
             out=self.out,
             progress=True,
         )
-        summary = result.summary()
-        print(robustness_table(summary) + "\n")
+        _present(result.rows, self.plot, self.table)
         for line in dict.fromkeys(found.summary for found in result.coverage.values()):
             print(f"coverage: {line}")
         print(f"rows: {self.out}")
-        if self.table is not None:
-            text = robustness_table(summary, markdown=True) + "\n"
-            print(f"table: {write_atomically(self.table, lambda file: file.write_text(text))}")
-        if self.plot is not None:
-            from noiserobust.report.plots import accuracy_against_strength
 
-            print(f"picture: {accuracy_against_strength(summary, self.plot)}")
+
+@dataclass(frozen=True)
+class Report:
+    """Tables and pictures from rows that evaluate wrote; several files are put together."""
+
+    rows: tyro.conf.Positional[tuple[Path, ...]]
+    """Parquet files of rows."""
+    baseline: str | None = None
+    """Method that every other one is compared with, as a paired difference with its interval."""
+    plot: Path | None = None
+    """Picture of accuracy against strength (PNG)."""
+    table: Path | None = None
+    """The tables as Markdown."""
+
+    def run(self) -> None:
+        if not self.rows:
+            raise UserError("expected files of rows, got none; evaluate writes them")
+        rows = pd.concat([read_rows(path) for path in self.rows], ignore_index=True).drop_duplicates(
+            [*UNIT, "metric"], ignore_index=True
+        )
+        _present(rows, self.plot, self.table, self.baseline)
+
+
+def _present(rows: pd.DataFrame, plot: Path | None, table: Path | None, baseline: str | None = None) -> None:
+    """Print the table (and differences from the baseline); write it and the picture where asked."""
+    summary = summarize(rows)
+    print(robustness_table(summary) + "\n")
+    text = robustness_table(summary, markdown=True) + "\n"
+    if baseline is not None:
+        for method in rows["method"].unique():
+            if method != baseline:
+                differences = paired_table(paired(rows, method, baseline))
+                print(differences + "\n")
+                text += f"\n```\n{differences}\n```\n"
+    if table is not None:
+        print(f"table: {write_atomically(table, lambda file: file.write_text(text))}")
+    if plot is not None:
+        from noiserobust.report.plots import accuracy_against_strength
+
+        print(f"picture: {accuracy_against_strength(summary, plot)}")
 
 
 _registry = ConstructorRegistry()
@@ -156,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: bad input is one line on stderr and exit code 2."""
     try:
         command = tyro.extras.subcommand_cli_from_dict(
-            {"train": Train, "evaluate": Evaluate},
+            {"train": Train, "evaluate": Evaluate, "report": Report},
             prog="noiserobust",
             description="Train and evaluate neural networks that survive analog weight noise.",
             args=arguments,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,17 +18,30 @@ from noiserobust.rng import Stream
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """inputs: B x C x H x W float32, normalised; labels: B; indices: B positions in the dataset."""
+    """inputs: B x C x H x W float32, normalised; labels: B; indices: B positions in the dataset.
+
+    ``indices`` may be left out in a loop of one's own; only rules that remember single samples need them.
+    """
 
     inputs: Tensor
     labels: Tensor
-    indices: Tensor
+    indices: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: slice | Tensor) -> Batch:
-        return Batch(self.inputs[rows], self.labels[rows], self.indices[rows])
+        return Batch(self.inputs[rows], self.labels[rows], None if self.indices is None else self.indices[rows])
+
+    @staticmethod
+    def join(parts: Sequence[Batch]) -> Batch:
+        """The samples of all ``parts``, in order."""
+        indices = [part.indices for part in parts if part.indices is not None]
+        return Batch(
+            torch.cat([part.inputs for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            torch.cat(indices) if len(indices) == len(parts) else None,
+        )
 
     def split(self, parts: int) -> list[Batch]:
         """At most ``parts`` micro-batches, none empty, sizes at most one apart: weigh their means by ``len``."""

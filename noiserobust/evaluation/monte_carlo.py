@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -270,10 +270,3 @@ def _candidate(member: OneModel, label: str | None, index: int, spec: ModelSpec 
 
     method = label or about.get("label", checkpoint.path.stem)
     return _Candidate(str(checkpoint.path), method, about.get("seed", index), open_checkpoint)
-
-
-def checkpoints_in(paths: Sequence[Path]) -> Iterator[Path]:
-    """The checkpoints that ``paths`` name: files, run folders, or folders of run folders."""
-    for path in paths:
-        inside = [] if (path / "model.safetensors").is_file() else sorted(path.glob("*/model.safetensors"))
-        yield from inside or [path]

@@ -17,7 +17,6 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from noiserobust.checkpoint import save_checkpoint
@@ -32,7 +31,7 @@ from noiserobust.text import Described
 from noiserobust.training.engine import Engine
 from noiserobust.training.method import Method, Plain
 from noiserobust.training.optimizers import build_optimizer, learning_rate
-from noiserobust.training.schedules import Progress
+from noiserobust.training.schedules import Progress, check_warmup
 from noiserobust.weights import NoisyWeights
 
 SEMANTICS = 1
@@ -102,9 +101,12 @@ class TrainSettings:
             raise UserError(f"expected validation in (0, 1), got {self.validation}; 0 needs select_on none or test")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"expected label_smoothing in [0, 1), got {self.label_smoothing}")
-        for name in ("lr", "weight_decay", "lr_warmup"):
+        if self.select_on not in ("validation", "test", "none"):
+            raise UserError(f"expected select_on validation, test or none, got {self.select_on!r}")
+        for name in ("lr", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"expected a finite {name} >= 0, got {getattr(self, name)}")
+        check_warmup("expected lr_warmup", self.lr_warmup)
         if self.weight_clip is not None and not self.weight_clip > 0:
             raise UserError(
                 f"expected weight_clip > 0 (times the layer's rms), got {self.weight_clip}; 2 to 4 is usual"
@@ -207,7 +209,6 @@ class _Trainer:
             seed=settings.seed,
         )
         self.steps = settings.epochs * len(self.batches)
-        self.scheduler = LambdaLR(optimizer, partial(learning_rate, steps=self.steps, warmup=settings.lr_warmup))
         self.watched = (
             [] if self.held_out is None else prepare(self.held_out, device, channels_last=settings.channels_last)
         )
@@ -243,8 +244,11 @@ class _Trainer:
                 parts: Batch | list[Batch] = (
                     batch.split(settings.micro_batches) if settings.micro_batches > 1 else batch
                 )
+                # Set outright: torch's scheduler warns when loss scaling skips the first step.
+                rate = settings.lr * learning_rate(at.step, self.steps, settings.lr_warmup)
+                for group in self.engine.optimizer.param_groups:
+                    group["lr"] = rate
                 out = settings.method.step(self.engine, parts, at)
-                self.scheduler.step()
                 total += out.losses.float().sum()
                 count += len(out.losses)
                 bar.update()
@@ -258,7 +262,7 @@ class _Trainer:
             "train_loss": train_loss,
             **self._watch(),
             "strength": settings.method.strength(at),
-            "lr": self.scheduler.get_last_lr()[0],
+            "lr": rate,
             **self._extremes(),
             "seconds": round(time.perf_counter() - started, 3),
         }
@@ -290,7 +294,6 @@ class _Trainer:
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.engine.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "scaler": {} if self.engine.scaler is None else self.engine.scaler.state_dict(),
             "method": self.settings.method.state_dict(),
             "best": self.best,
@@ -305,7 +308,6 @@ class _Trainer:
         state = torch.load(self._resume_file, weights_only=True, map_location=self.engine.device)
         self.model.load_state_dict(state["model"])
         self.engine.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
         if self.engine.scaler is not None:
             self.engine.scaler.load_state_dict(state["scaler"])
         self.settings.method.load_state_dict(state["method"])
