@@ -1,7 +1,4 @@
-"""Result tables on disk, whole or not at all, and the versions that made them.
-
-pandas and torch are imported where they are used: checkpoints need :func:`write_atomically` and nothing else.
-"""
+"""Result tables on disk, whole or not at all, and the versions that made them."""
 
 from __future__ import annotations
 
@@ -14,12 +11,13 @@ import subprocess
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import torch
 
 from noiserobust.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def write_atomically(path: str | os.PathLike[str], writer: Callable[[Path], object]) -> Path:
@@ -62,9 +60,6 @@ def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
 
 def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
     """The rows that :func:`write_rows` wrote; :class:`UserError` when there is no such file or it is not parquet."""
-    import pandas as pd
-    import pyarrow
-
     if not Path(path).is_file():
         raise UserError(f"expected a file of result rows (parquet), got {path}, which is not a file; check the name")
     try:
@@ -86,9 +81,6 @@ def provenance() -> dict[str, str]:
 
 @functools.cache
 def _provenance() -> dict[str, str]:
-    import numpy as np
-    import torch
-
     try:
         own = importlib.metadata.version("noiserobust")
     except importlib.metadata.PackageNotFoundError:

@@ -32,7 +32,6 @@ from methods import (
 )
 from torch import Tensor, nn
 
-from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.noise import NoiseModel
 from noiserobust.rng import Stream
@@ -107,7 +106,7 @@ class TestWeightsComeBack:
         assert failures == passes.calls[kind] > 0
 
     @every_method
-    def test_the_scheduled_optimizer_steps_from_the_clean_weights(self, text: str) -> None:
+    def test_the_optimizer_steps_from_the_clean_weights(self, text: str) -> None:
         """Three steps of AdamW and of SGD with momentum are the optimizer's own on the gradients handed to it."""
         for build in OPTIMIZERS.values():
             model = normed_net()
@@ -355,8 +354,5 @@ class TestVerbs:
 
     def test_analog_only_needs_analog_weights(self) -> None:
         model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(25))
-        data = batch()
         with pytest.raises(UserError, match="at least one analog weight"):
-            Method.parse("sam:0.1,perturb=analog").step(
-                sgd(model), Batch(data.inputs, data.labels, data.indices), ON
-            )
+            Method.parse("sam:0.1,perturb=analog").step(sgd(model), batch(), ON)

@@ -6,13 +6,14 @@ import math
 
 import pytest
 import torch
+from methods import Quadratic, batch, committed, output, same_bits, sgd, smooth_net, weights
 from torch import Tensor
 
-from methods import Quadratic, batch, committed, output, same_bits, sgd, smooth_net, weights
 from noiserobust.errors import UserError
 from noiserobust.noise import Gaussian
 from noiserobust.rng import Stream
-from noiserobust.training import RWP, Method, Progress, Quadratic as Squared
+from noiserobust.training import RWP, Method, Progress
+from noiserobust.training import Quadratic as Squared
 
 SEED = 5
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from methods import ON, Quadratic, batch, close, output, smooth_net, weights
 from torch import Tensor, nn
 
-from methods import ON, Quadratic, batch, close, output, smooth_net, weights
 from noiserobust.errors import UserError
 from noiserobust.training import SAM, Engine, Linear, Method, Progress
 

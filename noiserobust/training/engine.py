@@ -176,7 +176,7 @@ class Engine:
             scale = None if self.weight_clip is None else self.scaler.get_scale()
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            # Clipping takes the rms anew: done after a skipped step, which lowers the scale, it would still move weights.
+            # A skipped step lowers the scale. Clipping after it would still move weights: it takes the rms anew.
             skipped = scale is not None and self.scaler.get_scale() < scale
         else:
             self.optimizer.step()

@@ -125,10 +125,19 @@ class TrainSettings:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: str(value) if isinstance(value, Described) else value for name, value in values.items()}
 
+    def augmentation(self, splits: Splits) -> tuple[int, bool]:
+        """Crop padding and flips: the settings' own, or what suits the data."""
+        return (
+            splits.crop if self.crop is None else self.crop,
+            splits.flip if self.flip is None else self.flip,
+        )
+
     def identity(self, splits: Splits) -> str:
         """8 hex digits that name the run: its settings, its data's content and the version of what training means."""
         settings = {k: v for k, v in self.described().items() if k not in ("data", "data_root")}
-        named = [SEMANTICS, settings, splits.train.fingerprint, splits.test.fingerprint]
+        crop, flip = self.augmentation(splits)
+        content = [splits.train.fingerprint, splits.test.fingerprint, splits.train.mean, splits.train.std]
+        named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content]
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -181,8 +190,7 @@ class _Trainer:
         device = torch.device(settings.device)
         train, self.held_out = _training_data(settings, splits)
         self.data = splits.train
-        crop = splits.crop if settings.crop is None else settings.crop
-        flip = splits.flip if settings.flip is None else settings.flip
+        crop, flip = settings.augmentation(splits)
         self.batches = Batches(
             train.to(device),
             settings.batch_size,
