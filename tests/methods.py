@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +12,18 @@ from torch import Tensor, nn
 
 from noiserobust.data import Batch
 from noiserobust.rng import Stream, seeded
-from noiserobust.training import Engine, Method, Progress
+from noiserobust.training import MESA, SAF, Engine, Method, Progress
 
 # The networks here are tiny: threads would only wait for each other (measured: 50 s instead of 8 s on a busy machine).
 torch.set_num_threads(1)
 
-ON = Progress(step=6, steps=10)
+ON = Progress(step=6, steps=10, epoch=6, epochs=10)
 """A step at which every registered method is at full strength (schedules warm up over the first half)."""
-OFF = Progress(step=0, steps=10)
+OFF = Progress(step=0, steps=10, epoch=0, epochs=10)
 """A step at which every schedule is at 0."""
+
+SIZES = {"samples": 64, "classes": 3}
+"""What an engine is told of the data."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,33 @@ class Case:
     - ``off``: the method that costs and does what plain training does at step ``OFF``.
     - ``learns_at``: noise on the weights in the pass that normalisation statistics learn from and whose output the
       step returns (``None``: the clean pass).
+    - ``past``: what the engine must remember for the method to be at full strength in its first step.
+    - ``period``: steps after which the method does again what it did in its first one.
+    - ``coin``: the passes announced are expected ones.
     """
 
     off: str
     learns_at: str | None = None
+    past: Callable[[Engine], None] | None = None
+    period: int = 1
+    coin: bool = False
+
+
+def recorded(engine: Engine) -> None:
+    """SAF's memory, as if written one epoch before ``ON``."""
+    method = SAF(back=1)
+    method.prepare(engine)
+    memory = engine.memory["saf"]
+    memory["logits"].normal_(generator=Stream(0, "test", "past").generator())
+    memory["epochs"].fill_(ON.epoch - 1)
+
+
+def averaged(engine: Engine) -> None:
+    """MESA's average, away from the weights."""
+    MESA().prepare(engine)
+    for name, value in engine.memory["mesa"].items():
+        if "weight" in name:
+            value.add_(0.3 * Stream(0, "test", "average").child(name).normal(value.shape).to(value.dtype))
 
 
 METHODS: dict[str, Case] = {
@@ -47,6 +74,36 @@ METHODS: dict[str, Case] = {
     "rwp:gaussian(0.2),schedule=quadratic(1.0,warmup=5)": Case(
         off="rwp:gaussian(0.2),schedule=quadratic(1.0,warmup=5)", learns_at="gaussian:0.2"
     ),
+    "asam:0.3": Case(off="asam:0.0"),
+    "asam:0.3,perturb=analog,eta=0.1": Case(off="asam:0.0,perturb=analog,eta=0.1"),
+    "gsam:0.1": Case(off="gsam:0.0"),
+    "gsam:0.1,alpha=0.8,follow_lr=true,rho_min=0.05": Case(off="gsam:0.0,alpha=0.8,follow_lr=true,rho_min=0.05"),
+    "ssam:0.2": Case(off="ssam:0.0"),
+    "ssam:0.2,fraction=0.3,mask=random,every=2": Case(off="ssam:0.0,fraction=0.3,mask=random,every=2"),
+    "looksam:0.1,k=2": Case(off="looksam:0.0,k=2", period=2),
+    "looksam:0.1,alpha=0.5,k=2,layerwise=true": Case(off="looksam:linear(0.1),k=2,layerwise=true", period=2),
+    "esam:0.1": Case(off="esam:0.0"),
+    "esam:0.1,gamma=1.0,scaling=paper": Case(off="esam:0.0,gamma=1.0,scaling=paper"),
+    "esam:0.1,beta=1.0,gamma=0.75": Case(off="esam:0.0,beta=1.0,gamma=0.75"),
+    "esam:0.1,scaling=full": Case(off="esam:0.0,scaling=full"),
+    "saf:0.4,start=6,back=1": Case(off="saf:0.4,start=6,back=1", past=recorded),
+    "saf:0.9,start=0,scaling=paper,back=1": Case(off="saf:0.0,start=0,scaling=paper,back=1", past=recorded),
+    "mesa:0.5,start=6,beta=0.9": Case(off="mesa:0.5,start=6,beta=0.9", past=averaged),
+    "mesa:0.5,start=0,scaling=paper,beta=0.9,update=before": Case(
+        off="mesa:0.0,start=0,beta=0.9,update=before", past=averaged
+    ),
+    "rst:sam(0.1),p=1.0": Case(off="rst:sam(0.0),p=1.0"),
+    "rst:looksam(0.1,k=2),p=cos2": Case(off="rst:looksam(0.0,k=2),p=cos2", period=2, coin=True),
+    "rst:esam(0.1),p=0.7": Case(off="rst:esam(0.0),p=0.7", coin=True),
+    "rst:rwp-mixed(0.1),p=piecewise": Case(off="rst:rwp-mixed(0.0),p=piecewise"),
+    "g-rst:sam(0.1),p=0.7": Case(off="g-rst:sam(0.0),p=0.7", coin=True),
+    "g-rst:asam(0.3),p=0.9,a=1.5,normalised=true": Case(
+        off="g-rst:asam(0.0),p=0.9,a=1.5,normalised=true", coin=True
+    ),
+    "g-rst:gsam(0.1),p=1.0": Case(off="g-rst:gsam(0.0),p=1.0"),
+    "g-rst:ssam(0.1),p=1.0": Case(off="g-rst:ssam(0.0),p=1.0"),
+    "rwp-mixed:0.1": Case(off="rwp-mixed:0.0"),
+    "rwp-mixed:cosine(0.2),alpha=0.3,batches=same": Case(off="rwp-mixed:cosine(0.2),alpha=0.3,batches=same"),
 }
 """Text of a method (in its canonical form) -> its case. A method added here runs through the whole contract."""
 
@@ -81,13 +138,17 @@ def batch(n: int = 12, step: int = 0, dtype: torch.dtype = torch.float32) -> Bat
 
 def sgd(model: nn.Module, lr: float = 0.1, **engine: Any) -> Engine:
     """An engine with SGD, momentum 0.9."""
-    return Engine(model, torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9), **engine)
+    return Engine(model, torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9), **SIZES, **engine)
 
 
 def train(method: Method, engine: Engine, steps: int = 3, first: int = 0, dtype: torch.dtype = torch.float32) -> None:
     """``steps`` steps at full strength, each on a batch of its own."""
     for step in range(first, first + steps):
-        method.step(engine, batch(step=step, dtype=dtype), ON._replace(step=ON.step + step, steps=100))
+        method.step(engine, batch(step=step, dtype=dtype), full_strength(step))
+
+
+def full_strength(step: int) -> Progress:
+    return ON._replace(step=ON.step + step, steps=100, epoch=ON.epoch + step, epochs=100)
 
 
 def committed(method: str, engine: Engine, data: Batch | list[Batch], at: Progress = ON) -> list[Tensor]:
@@ -97,6 +158,9 @@ def committed(method: str, engine: Engine, data: Batch | list[Batch], at: Progre
     def record(optimizer: torch.optim.Optimizer, *_: object) -> None:
         seen.extend(p.grad.clone() for group in optimizer.param_groups for p in group["params"])
 
+    past = METHODS[method].past if method in METHODS else None
+    if past is not None and not engine.memory:
+        past(engine)
     handle = engine.optimizer.register_step_pre_hook(record)
     Method.parse(method).step(engine, data, at)
     handle.remove()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +14,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
-from noiserobust.inference import Precision, autocast, device_of
+from noiserobust.inference import Precision, autocast, device_of, evaluating
 from noiserobust.noise.base import NoiseModel
 from noiserobust.rng import Stream
-from noiserobust.weights import Backup, NoisyWeights
+from noiserobust.training.parts import as_list, kept_norm_stats, moved_to, only_rows, require_supported
+from noiserobust.training.ranks import Ranks
+from noiserobust.training.vectors import Gradients
+from noiserobust.weights import AnalogWeight, Backup, NoisyWeights, analog_weights, canonical, unwrap
 
-Gradients = list[Tensor | None]
 Loss = Callable[[Tensor, Tensor], Tensor]
+Penalty = Callable[[Tensor, slice], Tensor]
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a gradient pass saw: per-sample ``losses`` (B,) and ``logits`` (B, classes), detached."""
+    """What a pass saw: per-sample ``losses`` (B,) and ``logits`` (B, classes), detached."""
 
     losses: Tensor
     logits: Tensor
@@ -33,10 +37,11 @@ class Output:
 class Engine:
     """A model, an optimizer and the mechanics between them.
 
-    The verbs: :meth:`gradient` takes a gradient, :meth:`take` and :meth:`put` hand gradients out and back in,
-    :meth:`moved` and :meth:`noisy` move the weights for a while, :meth:`commit` makes the optimizer's step.
-    Everything else that a training step needs happens inside them: autocast and loss scaling, micro-batches,
-    ``no_sync``, normalisation buffers, gradient clipping, weight clipping, exact restore.
+    The verbs: :meth:`gradient` takes a gradient, :meth:`forward` only looks, :meth:`take`, :meth:`put` and
+    :meth:`average` hand gradients out, back in and between ranks, :meth:`moved` and :meth:`noisy` move the weights for
+    a while, :meth:`commit` makes the optimizer's step. Everything else that a training step needs happens inside them:
+    autocast and loss scaling, micro-batches, ``no_sync``, normalisation buffers, gradient clipping, weight clipping,
+    exact restore.
 
     - ``optimizer``: any ``torch.optim`` optimizer over the model's parameters.
     - ``loss(logits, labels)``: one value per sample (cross-entropy by default).
@@ -45,7 +50,10 @@ class Engine:
     - ``clip_norm``: largest norm of the final gradient.
     - ``weight_clip``: after each step analog weights are clipped to this many times their layer's rms, the field's
       first remedy against outliers that set the noise's scale.
-    - ``seed`` names the training noise.
+    - ``seed`` names the training noise, masks and coins; it must be the same on every rank.
+    - ``samples``, ``classes``: size of the training data, for the rules that remember single samples.
+
+    ``memory`` is what the rules keep from step to step (:meth:`state_dict` saves it): a method itself is settings only.
     """
 
     def __init__(
@@ -59,6 +67,8 @@ class Engine:
         clip_norm: float | None = None,
         weight_clip: float | None = None,
         seed: int = 0,
+        samples: int | None = None,
+        classes: int | None = None,
     ) -> None:
         if clip_norm is not None and not clip_norm > 0:
             raise UserError(f"expected clip_norm > 0, got {clip_norm}; leave it out for no gradient clipping")
@@ -68,15 +78,48 @@ class Engine:
         self.loss: Loss = loss if loss is not None else nn.CrossEntropyLoss(reduction="none")
         self.precision, self.scaler = precision, scaler
         self.clip_norm, self.weight_clip, self.seed = clip_norm, weight_clip, seed
+        self.samples, self.classes = samples, classes
         self.device = device_of(model)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        require_supported(model, optimizer)
+        self._first_lr = float(optimizer.param_groups[0]["lr"])
         self.passes = {"forward": 0, "backward": 0}
+        self.memory: dict[str, Any] = {}
+        self.ranks = Ranks(model)
+        self.ranks.require_same_seed(seed)
         self._backup = Backup(self.parameters)
 
     @cached_property
     def analog(self) -> NoisyWeights:
         """The model's analog weights."""
         return NoisyWeights(self.model)
+
+    @cached_property
+    def filters(self) -> list[AnalogWeight]:
+        """The analog weights, if any: they know which of their dimensions are filters."""
+        return analog_weights(self.model)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The canonical name of every parameter; ``""`` for one that is not the model's."""
+        known = {id(p): canonical(name) for name, p in unwrap(self.model).named_parameters()}
+        return [known.get(id(parameter), "") for parameter in self.parameters]
+
+    def stream(self, *name: str | int) -> Stream:
+        """The training randomness of that name."""
+        return Stream(self.seed, "train", *name)
+
+    @property
+    def lr_share(self) -> float:
+        """The learning rate in units of its peak: what schedulers store as ``initial_lr``, else what it was at first."""
+        group = self.optimizer.param_groups[0]
+        peak = float(group.get("initial_lr", self._first_lr))
+        return float(group["lr"]) / peak if peak else 0.0
+
+    @property
+    def loss_scale(self) -> float:
+        """What gradients are multiplied by until :meth:`commit`."""
+        return 1.0 if self.scaler is None else float(self.scaler.get_scale())
 
     def gradient(
         self,
@@ -85,49 +128,71 @@ class Engine:
         sync: bool = True,
         norm_stats: bool = True,
         weight: float = 1.0,
+        wrt: Sequence[bool] | None = None,
+        rows: Tensor | None = None,
+        penalty: Penalty | None = None,
     ) -> Output:
         """Add ``weight`` times the gradient of the mean loss at the present weights to the gradients held.
 
         ``batch`` may be a list of micro-batches: the mean is over all their samples. With ``sync=False`` ranks do not
         average (forward *and* backward run under ``no_sync``); with ``norm_stats=False`` normalisation statistics and
-        counters stay as they were. When a pass raises, the gradients held are dropped: half a step must not leak into
-        the next one.
+        counters stay as they were. ``wrt`` says which parameters the gradient is taken for (the rest of the backward
+        pass is skipped; needs ``sync=False``), ``rows`` which samples of the whole batch. ``penalty(logits, span)``
+        gives a value per sample that is added to the loss, ``span`` being the samples' place in the batch.
         """
-        try:
-            return self._gradient(batch, sync, norm_stats, weight)
-        except BaseException:
-            self.take()
-            raise
-
-    def _gradient(self, batch: Batch | Sequence[Batch], sync: bool, norm_stats: bool, weight: float) -> Output:
-        micro = [batch] if isinstance(batch, Batch) else list(batch)
+        micro = as_list(batch) if rows is None else only_rows(as_list(batch), rows)
+        inputs = None if wrt is None else [p for p, wanted in zip(self.parameters, wrt, strict=True) if wanted]
         total = sum(len(part) for part in micro)
+        losses, logits, start = [], [], 0
+        try:
+            with nullcontext() if norm_stats else kept_norm_stats(self.model):
+                for index, part in enumerate(micro):
+                    # Ranks average once, with the last micro-batch.
+                    with self._ranks_apart(apart=not sync or index < len(micro) - 1):
+                        with self._autocast():
+                            out = self.model(part.inputs)
+                            loss = self._losses(out, part)
+                            span = slice(start, start := start + len(part))
+                            added = loss if penalty is None else loss + penalty(out, span)
+                        self.passes["forward"] += 1
+                        mean = added.sum() * (weight / total)
+                        mean = mean if self.scaler is None else self.scaler.scale(mean)
+                        torch.autograd.backward(mean, inputs=inputs)
+                        self.passes["backward"] += 1
+                    losses.append(loss.detach())
+                    logits.append(out.detach())
+        except BaseException:
+            self.take()  # half a gradient must not leak into the next step
+            raise
+        return Output(torch.cat(losses), torch.cat(logits))
+
+    @torch.no_grad()
+    def forward(self, batch: Batch | Sequence[Batch], twin: Mapping[str, Tensor] | None = None) -> Output:
+        """Losses and logits without gradient, on this rank alone; normalisation statistics stay as they were.
+
+        At the present weights and in the model's present mode; or, with the parameters and buffers of a ``twin`` by
+        name, in eval mode.
+        """
+        model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
         losses, logits = [], []
-        # Inside a caller's autocast the casts of the weights as they stood before they were moved are still kept.
-        torch.clear_autocast_cache()
-        with nullcontext() if norm_stats else kept_norm_stats(self.model):
-            for index, part in enumerate(micro):
-                # Ranks average once, with the last micro-batch.
-                with self._ranks_apart(apart=not sync or index < len(micro) - 1):
-                    with autocast(self.device, self.precision):
-                        out = self.model(part.inputs)
-                        loss = self.loss(out, part.labels)
-                    if loss.shape != part.labels.shape[:1]:
-                        raise UserError(
-                            f"expected a loss with one value per sample, shape ({len(part)},), "
-                            f"got {tuple(loss.shape)}; use reduction='none'"
-                        )
-                    mean = loss.sum() * (weight / total)
-                    (mean if self.scaler is None else self.scaler.scale(mean)).backward()
+        with ExitStack() as stack:
+            stack.enter_context(kept_norm_stats(model) if twin is None else evaluating(model))
+            for part in as_list(batch):
+                with self._autocast():
+                    if twin is None:
+                        out = model(part.inputs)
+                    else:
+                        out = torch.func.functional_call(unwrap(model), dict(twin), (part.inputs,))
+                    losses.append(self._losses(out, part))
                 self.passes["forward"] += 1
-                self.passes["backward"] += 1
-                losses.append(loss.detach())
-                logits.append(out.detach())
+                logits.append(out)
         return Output(torch.cat(losses), torch.cat(logits))
 
     def take(self) -> Gradients:
         """The gradients held, one per parameter (``None`` where there is none); the engine holds none afterwards."""
-        gradients: Gradients = [parameter.grad for parameter in self.parameters]
+        # As views into DDP's buckets they would change under their holder's hands with the next backward pass.
+        views = getattr(self.model, "gradient_as_bucket_view", False)
+        gradients: Gradients = [p.grad.clone() if views and p.grad is not None else p.grad for p in self.parameters]
         for parameter in self.parameters:
             parameter.grad = None
         return gradients
@@ -140,6 +205,10 @@ class Engine:
             if weight != 1.0:
                 gradient.mul_(weight)
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+    def average(self, gradients: Gradients) -> Gradients:
+        """The mean of ``gradients`` over ranks, in their own memory."""
+        return self.ranks.average(gradients, self.parameters)
 
     def only_analog(self, gradients: Gradients) -> Gradients:
         """``gradients`` without those of parameters that are not analog."""
@@ -163,27 +232,57 @@ class Engine:
     @contextmanager
     def noisy(self, noise: NoiseModel, *name: str | int) -> Iterator[None]:
         """Inside, the analog weights are a draw of ``noise`` named by the engine's seed and ``name``."""
-        with self.analog.perturbed(noise, Stream(self.seed, "train", *name)):
+        with self.analog.perturbed(noise, self.stream(*name)):
             yield
 
-    def commit(self) -> None:
-        """Unscale, clip and step once with the gradients held, then hold none."""
+    def commit(self) -> bool:
+        """Unscale, clip and step once with the gradients held, then hold none; whether the scaler let it step."""
+        stepped = True
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         if self.scaler is not None:
-            scale = None if self.weight_clip is None else self.scaler.get_scale()
+            scale = self.loss_scale
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            # A skipped step lowers the scale. Clipping after it would still move weights: it takes the rms anew.
-            skipped = scale is not None and self.scaler.get_scale() < scale
+            stepped = self.loss_scale >= scale
         else:
             self.optimizer.step()
-            skipped = False
         self.optimizer.zero_grad(set_to_none=True)
-        if self.weight_clip is not None and not skipped:
+        # Clipping after a skipped step, which lowers the scale, would still move weights: it takes the rms anew.
+        if self.weight_clip is not None and stepped:
             self._clip_weights(self.weight_clip)
+        if getattr(self.model, "broadcast_buffers", False):
+            self.ranks.share_buffers()
+        return stepped
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beyond the states of model, optimizer and schedule (no copy, as torch's are)."""
+        return {"memory": self.memory, "scaler": {} if self.scaler is None else self.scaler.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a copy of a state that :meth:`state_dict` gave."""
+        self.memory = moved_to(self.device, state["memory"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+
+    def _losses(self, out: Tensor, part: Batch) -> Tensor:
+        loss = self.loss(out, part.labels)
+        if loss.shape != part.labels.shape[:1]:
+            raise UserError(
+                f"expected a loss with one value per sample, shape ({len(part)},), "
+                f"got {tuple(loss.shape)}; use reduction='none'"
+            )
+        return loss
+
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
+        # An autocast around the whole step keeps casts of the weights until it ends: those of weights since moved.
+        if torch.is_autocast_enabled(self.device.type):
+            torch.clear_autocast_cache()
+        with autocast(self.device, self.precision):
+            yield
 
     @torch.no_grad()
     def _clip_weights(self, times_rms: float) -> None:
@@ -196,22 +295,3 @@ class Engine:
         model = self.model
         with model.no_sync() if apart and isinstance(model, DistributedDataParallel) else nullcontext():
             yield
-
-
-@contextmanager
-def kept_norm_stats(model: nn.Module) -> Iterator[None]:
-    """Normalisation statistics and their counters are as before when the body ends.
-
-    The usual trick of momentum 0 still advances ``num_batches_tracked``, so the buffers themselves are kept.
-    """
-    kept = [
-        (buffer, buffer.clone())
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase)
-        for buffer in module.buffers(recurse=False)
-    ]
-    try:
-        yield
-    finally:
-        for buffer, value in kept:
-            buffer.copy_(value)

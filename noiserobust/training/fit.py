@@ -215,6 +215,8 @@ class _Trainer:
             clip_norm=settings.clip_norm,
             weight_clip=settings.weight_clip,
             seed=settings.seed,
+            samples=len(train),
+            classes=len(train.classes),
         )
         self.steps = settings.epochs * len(self.batches)
         self.watched = (
@@ -224,6 +226,7 @@ class _Trainer:
         self.best: dict[str, Tensor] = {}
 
     def train(self, on_epoch: Callable[[dict[str, Any]], object] | None, progress: bool) -> None:
+        self.settings.method.prepare(self.engine)
         self._resume()
         done = len(self.log) * len(self.batches)
         title = f"{self.settings.label} seed {self.settings.seed}"
@@ -302,8 +305,7 @@ class _Trainer:
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.engine.optimizer.state_dict(),
-            "scaler": {} if self.engine.scaler is None else self.engine.scaler.state_dict(),
-            "method": self.settings.method.state_dict(),
+            "engine": self.engine.state_dict(),
             "best": self.best,
             "log": self.log,
         }
@@ -316,9 +318,7 @@ class _Trainer:
         state = torch.load(self._resume_file, weights_only=True, map_location=self.engine.device)
         self.model.load_state_dict(state["model"])
         self.engine.optimizer.load_state_dict(state["optimizer"])
-        if self.engine.scaler is not None:
-            self.engine.scaler.load_state_dict(state["scaler"])
-        self.settings.method.load_state_dict(state["method"])
+        self.engine.load_state_dict(state["engine"])
         self.best, self.log = state["best"], state["log"]
 
     def _finish(self) -> None:

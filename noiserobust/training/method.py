@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 from noiserobust.data.batches import Batch
 from noiserobust.text import Described
@@ -14,7 +14,16 @@ from noiserobust.training.schedules import Progress
 
 @dataclass(frozen=True)
 class Method(Described, family="method"):
-    """One training step as a few lines of "gradient here, gradient there, combine"."""
+    """One training step as a few lines of "gradient here, gradient there, combine".
+
+    A method is its settings and never changes; what a run must remember from step to step lies in ``engine.memory``.
+    """
+
+    every_step: ClassVar[bool] = False
+    """Whether the method must see every step of a run, so that a coin cannot leave any out."""
+
+    def prepare(self, engine: Engine) -> None:
+        """Lay out what the run will remember, before it starts (the first step does it, too)."""
 
     def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
         """Take the gradients this method wants and commit once; the clean pass's output (or the only one's)."""
@@ -27,15 +36,8 @@ class Method(Described, family="method"):
         return 0.0
 
     def cost(self, progress: Progress) -> tuple[float, float]:
-        """Expected forward and backward passes of this step."""
+        """Expected forward and backward passes of this step, in units of one over the whole batch."""
         return (1.0, 1.0)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beyond the settings."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state that :meth:`state_dict` gave."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Sharpness-aware minimisation."""
+"""Sharpness-aware minimisation: climb to w + e, step with the gradient found there."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,54 +11,60 @@ import torch
 
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
-from noiserobust.training.engine import Engine, Gradients, Output
+from noiserobust.training.engine import Engine, Output
 from noiserobust.training.method import Method
 from noiserobust.training.schedules import Progress, Schedule, strength_at
-
-TINY = 1e-12
+from noiserobust.training.vectors import TINY, Gradients, clones, norm, scale
 
 
 @dataclass(frozen=True)
-class SAM(Method, name="sam"):
-    r"""Step with the gradient at :math:`w + \rho\, g / (\lVert g \rVert_2 + 10^{-12})`, one norm over all tensors.
+class Climbing(Method):
+    """Rules that climb by a step e made of the gradient g at w, and update with the gradient g_p at w + e.
 
     - ``rho``: the radius, a number or a schedule.
     - ``perturb``: ``all`` trainable parameters, or only the ``analog`` weights.
-    - ``alpha``: weight of the clean gradient in the step, ``alpha g + (1 - alpha) g_p``.
-    - ``sync``: under DDP, whether ranks average the ascent gradient; by default each climbs its own (m-sharpness).
+    - ``sync``: under DDP, whether ranks average g before they climb; by default each climbs its own (m-sharpness).
 
-    Normalisation statistics learn from the clean pass only. Source: Foret et al., "Sharpness-Aware Minimization for
-    Efficiently Improving Generalization", Eq. 2 and 3; "Incorruptible Neural Networks", Eq. 1.
+    A rule states its e in :meth:`ascent`. Normalisation statistics learn from the clean pass only.
     """
 
     rho: float | Schedule = 0.05
     perturb: Literal["all", "analog"] = "all"
-    alpha: float = 0.0
     sync: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rho, Schedule) and not 0 <= self.rho < float("inf"):
-            raise UserError(f"sam: expected a finite rho >= 0, got {self.rho}")
-        if not 0 <= self.alpha <= 1:
-            raise UserError(f"sam: expected alpha in [0, 1], got {self.alpha}")
+        check_rho(self.name, self.rho)
         if self.perturb not in ("all", "analog"):
-            raise UserError(f"sam: expected perturb all or analog, got {self.perturb!r}")
+            raise UserError(f"{self.name}: expected perturb all or analog, got {self.perturb!r}")
+
+    @abstractmethod
+    def ascent(self, engine: Engine, gradients: Gradients, rho: float, progress: Progress) -> Gradients:
+        """The step e for a clean gradient; made in its memory. Must not depend on the gradients' common scale."""
 
     def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+        return self.mixed_step(engine, batch, progress, 0.0)
+
+    def mixed_step(
+        self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, clean: float, unit: bool = False
+    ) -> Output:
+        """Step with ``clean * g + (1 - clean) * (what the rule steps with)``; ``unit`` takes g / ||g|| for g."""
         rho = self.strength(progress)
         if rho == 0:
             return super().step(engine, batch, progress)
         out = engine.gradient(batch, sync=self.sync)
-        clean = engine.take()
-        if self.alpha:
+        gradients = engine.take()
+        if clean:
             # Put back before the second pass: ranks then average both parts at once.
-            engine.put([None if g is None else g.clone() for g in clean], weight=self.alpha)
-        if self.perturb == "analog":
-            clean = engine.only_analog(clean)
-        with engine.moved(ascent(clean, rho)):
-            engine.gradient(batch, norm_stats=False, weight=1 - self.alpha)
+            engine.put(unit_scaled(engine, clones(gradients)) if unit else clones(gradients), weight=clean)
+        with engine.moved(self.climb(engine, gradients, rho, progress)):
+            engine.gradient(batch, norm_stats=False, weight=1 - clean)
         engine.commit()
         return out
+
+    def climb(self, engine: Engine, gradients: Gradients, rho: float, progress: Progress) -> Gradients:
+        """:meth:`ascent` on the parameters that are perturbed; uses the gradients up."""
+        chosen = engine.only_analog(gradients) if self.perturb == "analog" else gradients
+        return self.ascent(engine, chosen, rho, progress)
 
     def strength(self, progress: Progress) -> float:
         return strength_at(self.rho, progress)
@@ -66,16 +73,48 @@ class SAM(Method, name="sam"):
         return (2.0, 2.0) if self.strength(progress) else (1.0, 1.0)
 
 
+@dataclass(frozen=True)
+class SAM(Climbing, name="sam"):
+    r"""Step with the gradient at :math:`w + \rho\, g / (\lVert g \rVert_2 + 10^{-12})`, one norm over all tensors.
+
+    - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`.
+    - ``alpha``: weight of the clean gradient in the step, ``alpha g + (1 - alpha) g_p``.
+
+    Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization", Eq. 2 and 3;
+    "Incorruptible Neural Networks", Eq. 1; mixing: "Revisiting Random Weight Perturbation", section 4.7.
+    """
+
+    alpha: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f"sam: expected alpha in [0, 1], got {self.alpha}")
+
+    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+        return self.mixed_step(engine, batch, progress, self.alpha)
+
+    def ascent(self, engine: Engine, gradients: Gradients, rho: float, progress: Progress) -> Gradients:
+        return ascent(gradients, rho)
+
+
 @torch.no_grad()
 def ascent(gradients: Gradients, rho: float) -> Gradients:
     """``rho g / (||g|| + 1e-12)``, made in the gradients' own memory.
 
     It does not depend on the loss scale, so scaled gradients serve as they are.
     """
-    present = [gradient for gradient in gradients if gradient is not None]
-    if not present:
+    if all(gradient is None for gradient in gradients):
         raise UserError("sam: expected a trainable parameter to perturb, found none; use perturb=all or unfreeze some")
-    # A norm of norms: squares of loss-scaled elements over all tensors could overflow where no single norm does.
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(present)))
-    torch._foreach_mul_(present, rho / (norm + TINY))
-    return gradients
+    return scale(gradients, rho / (norm(gradients) + TINY))
+
+
+def unit_scaled(engine: Engine, gradients: Gradients) -> Gradients:
+    """``g / ||g||``, times the loss scale that :meth:`Engine.commit` takes out again."""
+    return ascent(gradients, engine.loss_scale)
+
+
+def check_rho(name: str, rho: float | Schedule) -> None:
+    """Refuse a radius that is negative or not finite."""
+    if not isinstance(rho, Schedule) and not 0 <= rho < float("inf"):
+        raise UserError(f"{name}: expected a finite rho >= 0, got {rho}")

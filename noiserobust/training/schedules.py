@@ -93,6 +93,19 @@ class OffToOn(WarmUp, name="off-to-on"):
         return float(elapsed >= 1)
 
 
+@dataclass(frozen=True)
+class Cosine(WarmUp, name="cosine"):
+    """From 0 as half a cosine, m (1 - cos(pi t/T_w)) / 2, over all of training by default.
+
+    Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization" (mARWP).
+    """
+
+    warmup: int | float = 1.0
+
+    def shape(self, elapsed: float) -> float:
+        return 0.5 * (1 - math.cos(math.pi * elapsed))
+
+
 Strength = float | Schedule
 
 

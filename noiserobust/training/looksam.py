@@ -1,0 +1,95 @@
+"""LookSAM: climb every k-th step, and in between re-use what the climb had changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from noiserobust.data.batches import Batch
+from noiserobust.errors import UserError
+from noiserobust.training.engine import Engine, Output
+from noiserobust.training.sam import Climbing, ascent
+from noiserobust.training.schedules import Progress
+from noiserobust.training.vectors import TINY, Gradients, add, along, clones, norm
+
+
+@dataclass(frozen=True)
+class LookSAM(Climbing, name="looksam"):
+    r"""SAM at every k-th step, which leaves :math:`g_v = g_p - \mathrm{proj}_g\, g_p`; in between the step is
+    :math:`g + \alpha (\lVert g \rVert / \lVert g_v \rVert)\, g_v`.
+
+    - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`. :math:`g_v` is made of gradients averaged over ranks.
+    - ``alpha``: size of the re-used part in units of the clean gradient.
+    - ``k``: steps from one climb to the next (inside RST, of the steps that the coin chooses).
+    - ``layerwise``: every tensor takes its own projection and norms; by default they are those of all tensors at once.
+
+    Source: Liu et al., "Towards Efficient and Scalable Sharpness-Aware Minimization", Eq. 7 and Algorithm 1.
+    """
+
+    alpha: float = 0.7
+    k: int = 5
+    layerwise: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k < 1:
+            raise UserError(f"looksam: expected k >= 1 steps from climb to climb, got {self.k}; 5 is usual")
+        if not 0 <= self.alpha < float("inf"):
+            raise UserError(f"looksam: expected a finite alpha >= 0, got {self.alpha}; 0.7 is usual")
+
+    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+        rho = self.strength(progress)
+        if rho == 0:
+            return super().step(engine, batch, progress)
+        memory = engine.memory.get(self.name, {"calls": 0, "direction": []})
+        climbs = memory["calls"] % self.k == 0
+        if climbs:
+            out, direction = self._climb(engine, batch, progress, rho)
+        else:
+            out, direction = engine.gradient(batch), memory["direction"]
+            engine.put(self._turned(engine.take(), direction))
+        # What an overflow left is not re-used: that step is skipped, and the next one climbs again.
+        if engine.commit() or not climbs:
+            engine.memory[self.name] = {"calls": memory["calls"] + 1, "direction": direction}
+        return out
+
+    def _climb(
+        self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, rho: float
+    ) -> tuple[Output, Gradients]:
+        """One step of SAM without its commit, and the g_v it leaves."""
+        out = engine.gradient(batch, sync=self.sync)
+        gradients = engine.take()
+        with engine.moved(self.climb(engine, clones(gradients), rho, progress)):
+            engine.gradient(batch, norm_stats=False)
+        clean = gradients if self.sync else engine.average(gradients)
+        perturbed = engine.take()
+        direction = clones(perturbed)
+        for part, axis in self._parts(direction, clean):
+            part[:] = add(part, axis, -along(part, axis))
+        engine.put(perturbed)
+        return out, direction
+
+    @torch.no_grad()
+    def _turned(self, gradients: Gradients, direction: Gradients) -> Gradients:
+        for part, axis in self._parts(gradients, direction):
+            part[:] = add(part, axis, self.alpha * norm(part) / (norm(axis) + TINY))
+        return gradients
+
+    def _parts(self, gradients: Gradients, others: Gradients) -> list[tuple[Gradients, Gradients]]:
+        """All tensors together, or each alone, of those that both have (changed in place: they are the tensors)."""
+        pairs: list[tuple[Tensor | None, Tensor | None]] = [
+            (g, o) for g, o in zip(gradients, others, strict=True) if g is not None and o is not None
+        ]
+        if self.layerwise:
+            return [([g], [o]) for g, o in pairs]
+        return [([g for g, _ in pairs], [o for _, o in pairs])]
+
+    def ascent(self, engine: Engine, gradients: Gradients, rho: float, progress: Progress) -> Gradients:
+        return ascent(gradients, rho)
+
+    def cost(self, progress: Progress) -> tuple[float, float]:
+        climbs = self.strength(progress) > 0 and progress.step % self.k == 0
+        return (2.0, 2.0) if climbs else (1.0, 1.0)

@@ -1,0 +1,69 @@
+"""Small mechanics of the engine: micro-batches, normalisation buffers, saved state, what cannot be supported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from noiserobust.data.batches import Batch
+from noiserobust.errors import UserError
+
+
+def as_list(batch: Batch | Sequence[Batch]) -> list[Batch]:
+    """The micro-batches of ``batch``."""
+    return [batch] if isinstance(batch, Batch) else list(batch)
+
+
+@contextmanager
+def kept_norm_stats(model: nn.Module) -> Iterator[None]:
+    """Normalisation statistics and their counters are as before when the body ends.
+
+    The usual trick of momentum 0 still advances ``num_batches_tracked``, so the buffers themselves are kept.
+    """
+    kept = [
+        (buffer, buffer.clone())
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        for buffer in module.buffers(recurse=False)
+    ]
+    try:
+        yield
+    finally:
+        for buffer, value in kept:
+            buffer.copy_(value)
+
+
+def only_rows(micro: list[Batch], rows: Tensor) -> list[Batch]:
+    """The samples at ``rows`` of the whole batch, in as few micro-batches as are no larger than the given ones."""
+    largest, start, kept = max(len(part) for part in micro), 0, []
+    for part in micro:
+        own = rows[(rows >= start) & (rows < start + len(part))] - start
+        start += len(part)
+        if len(own):
+            kept.append(part[own])
+    return Batch.join(kept).split(math.ceil(len(rows) / largest))
+
+
+def moved_to(device: torch.device, value: Any) -> Any:
+    """A copy of nested dictionaries and lists, with their tensors on ``device``."""
+    if isinstance(value, Tensor):
+        return value.to(device, copy=True)
+    if isinstance(value, dict):
+        return {key: moved_to(device, part) for key, part in value.items()}
+    return [moved_to(device, part) for part in value] if isinstance(value, list) else value
+
+
+def require_supported(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse what would silently train by another rule."""
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise UserError("expected an optimizer that steps without a closure, got LBFGS; use SGD or AdamW")
+    sharded = any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+    if sharded or any(type(module).__name__.startswith(("FullySharded", "FSDP")) for module in model.modules()):
+        raise UserError(
+            "expected whole parameters on every rank, got FSDP: norms and noise would be each shard's own; use DDP"
+        )
