@@ -70,7 +70,8 @@ class TestWeightsComeBack:
     def test_steps_at_rate_0_change_no_bit(self, text: str, optimizer: str, precision: Any) -> None:
         model = normed_net()
         before = weights(model)
-        train(Method.parse(text), Engine(model, OPTIMIZERS[optimizer](model.parameters(), lr=0.0), precision=precision, **SIZES))
+        frozen = OPTIMIZERS[optimizer](model.parameters(), lr=0.0)
+        train(Method.parse(text), Engine(model, frozen, precision=precision, **SIZES))
         assert same_bits(weights(model), before)
 
     @every_method

@@ -19,9 +19,15 @@ from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Gaussian, Laplace, NoiseModel, Sum
 from noiserobust.text import Described
-from noiserobust.training import RWP, SAM, Constant, Linear, Method, OffToOn, Quadratic, Schedule
+from noiserobust.training import RST, RWP, SAM, Constant, Linear, Method, OffToOn, Probability, Quadratic, Schedule
 
-FAMILIES: dict[str, type[Described]] = {"noise": NoiseModel, "method": Method, "schedule": Schedule, "model": ModelSpec}
+FAMILIES: dict[str, type[Described]] = {
+    "noise": NoiseModel,
+    "method": Method,
+    "schedule": Schedule,
+    "probability": Probability,
+    "model": ModelSpec,
+}
 MEMBERS = {f"{family}-{name}": member for family, root in FAMILIES.items() for name, member in root.registry.items()}
 
 
@@ -36,7 +42,9 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         leaves = st.one_of([settings_of(member) for member in NoiseModel.registry.values()])
         return leaves | st.lists(leaves, min_size=2, max_size=3).map(lambda parts: Sum(tuple(parts)))
     if isinstance(kind, type) and issubclass(kind, Described):
-        return st.one_of([settings_of(member) for member in kind.registry.values()])
+        # A method inside a method (RST's inner rule) has none inside itself, so that drawing ends.
+        members = [m for m in kind.registry.values() if issubclass(m, kind) and not issubclass(m, RST)]
+        return st.one_of([settings_of(member) for member in members])
     plain: dict[Any, st.SearchStrategy[Any]] = {
         int: st.integers(1, 10**7),
         float: st.floats(0, 1),
@@ -160,20 +168,58 @@ MISTAKES = [
     (NoiseModel, "gaussian:0.1+laplace", "laplace needs b"),
     (NoiseModel, "gaussian:0.1+unknown:1", "expected a noise model (gaussian, laplace), got 'unknown:1'"),
     (Gaussian, "laplace:0.1", "expected a gaussian, got 'laplace:0.1'"),
-    (Method, "adam", "expected a method (plain, rwp, sam), got 'adam'"),
+    (
+        Method,
+        "adam",
+        "expected a method (asam, esam, g-rst, gsam, looksam, mesa, plain, rst, rwp, rwp-mixed, saf, sam, ssam), "
+        "got 'adam'",
+    ),
     (Method, "plain:1", "expected at most 0 values"),
     (Method, "plain:rho=1", "plain has no setting 'rho' (it has none)"),
     (Method, "sam:-1", "sam: expected a finite rho >= 0, got -1.0"),
     (Method, "sam:0.1,alpha=2", "sam: expected alpha in [0, 1], got 2.0"),
     (Method, "sam:0.1,sync=maybe", "sam: sync: expected true or false, got 'maybe'"),
-    (Method, "sam:ramp(1)", "sam: rho: expected a schedule (constant, linear, off-to-on, quadratic), got 'ramp(1)'"),
+    (
+        Method,
+        "sam:ramp(1)",
+        "sam: rho: expected a schedule (constant, cosine, linear, off-to-on, quadratic), got 'ramp(1)'",
+    ),
     (Method, "sam:linear(1,warmup=2.0)", "linear: expected warmup as whole steps or as a fraction in [0, 1], got 2.0"),
     (Method, "rwp:gauss(1)", "rwp: noise: expected a noise model"),
     (Method, "rwp:gaussian(0.1),draws=0", "rwp: expected draws >= 1, got 0"),
     (Method, "rwp:gaussian(0.1),schedule=-1", "rwp: expected a finite factor >= 0"),
+    (Method, "esam:0.1,beta=0", "esam: expected beta in (0, 1], got 0.0; 1 perturbs every tensor"),
+    (Method, "esam:0.1,beta=1.1", "esam: expected beta in (0, 1], got 1.1"),
+    (Method, "esam:0.1,gamma=0", "esam: expected gamma in (0, 1], got 0.0; 1 keeps every sample"),
+    (Method, "esam:0.1,beta=1.0,scaling=paper", "esam: expected beta < 1 with scaling=paper"),
+    (Method, "looksam:0.1,k=0", "looksam: expected k >= 1 steps from climb to climb, got 0; 5 is usual"),
+    (Method, "looksam:0.1,alpha=-1", "looksam: expected a finite alpha >= 0, got -1.0"),
+    (Method, "asam:0.5,eta=-1", "asam: expected a finite eta >= 0, got -1.0; 0.01 is usual"),
+    (Method, "gsam:0.1,alpha=nan", "gsam: expected a finite alpha >= 0, got nan"),
+    (Method, "gsam:0.1,rho_min=0.05", "gsam: expected follow_lr=true with rho_min"),
+    (Method, "ssam:0.1,fraction=0", "ssam: expected fraction in (0, 1], got 0.0"),
+    (Method, "ssam:0.1,every=0", "ssam: expected every >= 1 steps between masks, got 0"),
+    (Method, "saf:-1", "saf: expected a finite lam >= 0, got -1.0"),
+    (Method, "saf:0.3,tau=0", "saf: expected a finite temperature tau > 0, got 0.0; 5 is usual"),
+    (Method, "saf:0.3,back=0", "saf: expected back >= 1 epochs, got 0; 3 is usual"),
+    (Method, "mesa:0.8,beta=1.0", "mesa: expected beta in [0, 1), got 1.0; 0.9995 is usual"),
+    (Method, "mesa:0.8,start=-1", "mesa: expected start >= 0 epochs, got -1"),
+    (Method, "rst:sam(0.1),p=1.5", "rst: expected p in [0, 1], got 1.5"),
+    (Method, "rst:sam(0.1),p=linear(0.7,b=0.5)", "linear: expected a + b in [0, 1], where p ends, got 1.2"),
+    (Method, "rst:sam(0.1),p=linear(-1.0,b=0.5)", "linear: expected a + b in [0, 1], where p ends, got -0.5"),
+    (Method, "rst:sam(0.1),p=piecewise(2.0)", "piecewise: expected a in [0, 1], got 2.0"),
+    (Method, "rst:sam(0.1),p=constant(2.0)", "constant: expected a in [0, 1], got 2.0"),
+    (Method, "rst:saf", "rst: expected an inner rule that may miss steps, got saf; use sam"),
+    (Method, "g-rst:rwp", "inner: expected a method"),
+    (Method, "g-rst:looksam", "g-rst: expected sam, asam, gsam or ssam as inner rule, got looksam"),
+    (Method, "g-rst:sam(0.1,alpha=0.5)", "g-rst: expected an inner sam without alpha"),
+    (Method, "g-rst:sam(0.1),a=-1", "g-rst: expected a finite a >= 0, got -1.0"),
+    (Method, "rwp-mixed:0.1,alpha=2", "rwp-mixed: expected alpha in [0, 1], got 2.0; it weighs the clean gradient"),
+    (Method, "rwp-mixed:0.1,batches=same,parallel=true", "rwp-mixed: expected batches=different with parallel"),
+    (Method, "rwp-mixed:0.1,clean_ranks=1", "rwp-mixed: expected clean_ranks >= 1 with parallel=true, got 1"),
     (Schedule, "linear:-1", "linear: expected a finite maximum >= 0, got -1.0"),
     (Schedule, "off-to-on:1,warmup=soon", "off-to-on: warmup: expected a number, got 'soon'"),
-    (ModelSpec, "vgg", "expected a model (digits, resnet18), got 'vgg'"),
+    (ModelSpec, "vgg", "expected a model (digits, resnet18"),
     (ModelSpec, "resnet18:0", "resnet18: expected a width of 1 channel or more, got 0"),
 ]
 

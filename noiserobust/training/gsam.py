@@ -22,7 +22,8 @@ class GSAM(Climbing, name="gsam"):
 
     - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`.
     - ``alpha``: weight of the orthogonal part.
-    - ``follow_lr``: rho falls with the learning rate, from ``rho`` at its peak (:attr:`Engine.lr_share`) to ``rho_min`` at 0. Two passes are taken even where that makes it 0.
+    - ``follow_lr``: rho falls with the learning rate, from ``rho`` at the rate's peak (:attr:`Engine.lr_share`) to
+      ``rho_min`` at rate 0. Two passes are taken even where that makes it 0.
 
     Source: Zhuang et al., "Surrogate Gap Minimization Improves Sharpness-Aware Training", Algorithm 1.
     """
