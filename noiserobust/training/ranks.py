@@ -29,7 +29,7 @@ class Ranks:
         result = list(tensors)
         if self.count == 1:
             return result
-        for dtype in {reference.dtype for reference in like}:
+        for dtype in dict.fromkeys(reference.dtype for reference in like):  # in the same order on every rank
             places = [index for index, reference in enumerate(like) if reference.dtype == dtype]
             filled = [_or_zeros(tensors[index], like[index]) for index in places]
             present = filled[0].new_tensor([float(tensors[index] is not None) for index in places])
@@ -70,7 +70,7 @@ class Ranks:
             return
         buffers = list(self.model.module.buffers())
         source = dist.get_global_rank(self.group, 0) if self.group is not None else 0
-        for dtype in {buffer.dtype for buffer in buffers}:
+        for dtype in dict.fromkeys(buffer.dtype for buffer in buffers):
             same = [buffer for buffer in buffers if buffer.dtype == dtype]
             flat = torch.cat([buffer.reshape(-1) for buffer in same])
             dist.broadcast(flat, source, group=self.group)

@@ -1,0 +1,43 @@
+"""MESA's moving average. (Its update: test_rules_closed_form.py.)"""
+
+from __future__ import annotations
+
+import torch
+from methods import batch, normed_net, sgd, state
+from torch import nn
+
+from noiserobust.training import MESA, Progress
+
+
+def forwards(model: nn.Module) -> list[bool]:
+    """Mode (training or not) of every forward pass from here on."""
+    seen: list[bool] = []
+    model.register_forward_hook(lambda module, *_: seen.append(module.training))
+    return seen
+
+
+def test_no_forward_of_the_average_before_its_start() -> None:
+    model = normed_net()
+    engine, seen = sgd(model), forwards(model)
+    for epoch in range(4):
+        MESA(start=2).step(engine, batch(step=epoch), Progress(epoch, 4, epoch, 4))
+        assert seen == ([True] if epoch < 2 else [False, True])
+        assert MESA(start=2).cost(Progress(epoch, 4, epoch, 4)) == (len(seen), 1)
+        seen.clear()
+    assert model.training
+
+
+def test_weights_and_buffers_are_averaged_and_counters_copied() -> None:
+    """v = beta v + (1 - beta) w after every step, from the initial weights on, whatever the start."""
+    model = normed_net()
+    engine = sgd(model)
+    names = list(model.state_dict())
+    average = dict(zip(names, state(model), strict=True))
+    for step in range(3):
+        MESA(beta=0.7, start=100).step(engine, batch(step=step), Progress(step, 3, 0, 1))
+        for name, value in model.state_dict().items():
+            average[name] = 0.7 * average[name] + 0.3 * value if value.is_floating_point() else value.clone()
+    assert set(engine.memory["mesa"]) == set(names)
+    for name in names:
+        torch.testing.assert_close(engine.memory["mesa"][name], average[name])
+    assert {int(v) for n, v in engine.memory["mesa"].items() if "num_batches" in n} == {3}
