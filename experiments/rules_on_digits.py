@@ -45,12 +45,12 @@ RULES: dict[str, tuple[str, tuple[float, ...]]] = {
     "ESAM (.6, .5)": ("esam:{}", (0.1, 0.2, 0.5, 1.0)),
     "ESAM, SWP alone (.6)": ("esam:{},gamma=1.0", (0.1, 0.2, 0.5, 1.0)),
     "ESAM, SDS alone (.5)": ("esam:{},beta=1.0", (0.1, 0.2, 0.5, 1.0)),
-    "SAF": ("saf:{}", (0.1, 0.3, 1.0, 3.0)),
+    "SAF": ("saf:{}", (0.3, 1.0, 3.0, 10.0)),
     # The paper's decay of 0.9995 spans 2,000 steps; these runs have 570.
     "MESA (beta .98)": ("mesa:{},beta=0.98", (0.3, 0.8, 2.0, 5.0)),
     "RST (SAM, p .5)": ("rst:sam({}),p=0.5", (0.2, 0.5, 1.0, 2.0)),
     "G-RST (SAM, p .5, a 2)": ("g-rst:sam({}),p=0.5", (0.1, 0.2, 0.5, 1.0)),
-    "RWP mixed, filter-wise": ("rwp-mixed:{}", (0.05, 0.1, 0.2, 0.4)),
+    "RWP mixed, filter-wise": ("rwp-mixed:{}", (0.02, 0.05, 0.1, 0.2)),
     "RWP, max-magnitude": ("rwp:gaussian({})", (0.1, 0.2, 0.3, 0.4)),
     "RWP, two draws": ("rwp:gaussian({}),draws=2", (0.1, 0.2, 0.3, 0.4)),
 }
