@@ -453,9 +453,7 @@ class TestBadSettings:
     @pytest.mark.parametrize(
         "change", [{"optimizer": "LBFGS"}, {"optimizer": "SGD:speed=1"}, {"crop": -1}, {"precision": "fp8"}], ids=str
     )
-    def test_refused_before_anything_is_written(
-        self, change: dict[str, Any], splits: Splits, tmp_path: Path
-    ) -> None:
+    def test_refused_before_anything_is_written(self, change: dict[str, Any], splits: Splits, tmp_path: Path) -> None:
         with pytest.raises(UserError) as error:
             fit(settings(**change, method=Plain()), tmp_path, splits=splits)
         assert "\n" not in str(error.value)

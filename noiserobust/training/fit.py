@@ -103,6 +103,9 @@ class TrainSettings:
             raise UserError(f"expected label_smoothing in [0, 1), got {self.label_smoothing}")
         if self.select_on not in ("validation", "test", "none"):
             raise UserError(f"expected select_on validation, test or none, got {self.select_on!r}")
+        for name in ("lr", "weight_decay", "label_smoothing", "validation"):
+            # 1 and 1.0 are the same setting, so they must give the run the same name.
+            object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("lr", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"expected a finite {name} >= 0, got {getattr(self, name)}")
@@ -263,15 +266,13 @@ class _Trainer:
                 total += out.losses.float().sum()
                 count += len(out.losses)
                 bar.update()
-        train_loss = total.item() / count
-        if not math.isfinite(train_loss):
-            raise UserError(
-                f"training diverged in epoch {epoch}: the loss is {train_loss}; lower lr or the perturbation"
-            )
+        losses = {"train_loss": total.item() / count, **self._watch()}
+        for name in ("train_loss", "loss"):
+            if not math.isfinite(losses.get(name, 0.0)):
+                raise UserError(f"training diverged in epoch {epoch}: {name} is {losses[name]}; lower lr or strength")
         return {
             "epoch": epoch,
-            "train_loss": train_loss,
-            **self._watch(),
+            **losses,
             "strength": settings.method.strength(at),
             "lr": rate,
             **self._extremes(),

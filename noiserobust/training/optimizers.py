@@ -24,8 +24,8 @@ def build_optimizer(
     known: dict[str, Any] = {
         key.lower(): kind
         for key, kind in vars(torch.optim).items()
-        # LBFGS evaluates its loss several times a step through a closure, which no training rule here can give it.
-        if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer) and key not in ("Optimizer", "LBFGS")
+        # Those with a weight decay; LBFGS, which has none, also wants its loss several times a step through a closure.
+        if inspect.isclass(kind) and "weight_decay" in inspect.signature(kind).parameters
     }
     if name.lower() not in known:
         raise UserError(f"expected an optimizer of torch.optim ({', '.join(sorted(known))}), got '{name}'")
