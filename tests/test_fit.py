@@ -39,6 +39,17 @@ class DropoutNet(ModelSpec, name="test-dropout"):
         return nn.Sequential(nn.Flatten(), *head)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Iterator[None]:
+    """The network is known by name in this file alone."""
+    ModelSpec.registry["test-dropout"] = DropoutNet
+    yield
+    del ModelSpec.registry["test-dropout"]
+
+
+del ModelSpec.registry["test-dropout"]
+
+
 @pytest.fixture(scope="module")
 def splits() -> Splits:
     digits = load("digits")

@@ -201,7 +201,12 @@ class TestSeeded:
 
     def test_an_exception_restores_too(self) -> None:
         state = torch.get_rng_state()
-        with pytest.raises(KeyError), seeded(STREAM):
-            torch.rand(5)
-            raise KeyError
+
+        def leave() -> None:
+            with seeded(STREAM):
+                torch.rand(5)
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            leave()
         assert torch.equal(torch.get_rng_state(), state)
