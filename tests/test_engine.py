@@ -363,3 +363,28 @@ class TestVerbs:
         model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(25))
         with pytest.raises(UserError, match="at least one analog weight"):
             Method.parse("sam:0.1,perturb=analog").step(sgd(model), batch(), ON)
+
+    def test_what_would_silently_be_another_rule_is_refused(self) -> None:
+        model = smooth_net()
+        with pytest.raises(UserError, match="LBFGS; use SGD or AdamW"):
+            Engine(model, torch.optim.LBFGS(model.parameters()))
+        sharded = type("FSDPLinear", (nn.Linear,), {})(25, 3)
+        with pytest.raises(UserError, match="got FSDP: .* use DDP"):
+            sgd(nn.Sequential(nn.Flatten(), sharded))
+
+    def test_a_part_of_the_rows(self) -> None:
+        """The mean over the rows alone, wherever in the micro-batches they lie."""
+        data, engine = batch(dtype=torch.float64), sgd(smooth_net())
+        rows = torch.tensor([1, 2, 7, 11])
+        engine.gradient(data.split(3), rows=rows)
+        found = engine.take()
+        engine.gradient(data[rows])
+        close([g for g in found if g is not None], [g for g in engine.take() if g is not None])
+
+    def test_state_is_copied_when_it_is_taken_up(self) -> None:
+        first, second = sgd(normed_net()), sgd(normed_net())
+        train(Method.parse("looksam:0.1"), first)
+        second.load_state_dict(first.state_dict())
+        train(Method.parse("looksam:0.1"), second, first=3)
+        assert first.memory["looksam"]["calls"] == 3
+        assert second.memory["looksam"]["calls"] == 6

@@ -210,6 +210,7 @@ MISTAKES = [
     (Method, "rst:sam(0.1),p=piecewise(2.0)", "piecewise: expected a in [0, 1], got 2.0"),
     (Method, "rst:sam(0.1),p=constant(2.0)", "constant: expected a in [0, 1], got 2.0"),
     (Method, "rst:saf", "rst: expected an inner rule that may miss steps, got saf; use sam"),
+    (Method, "rst:g-rst", "rst: expected one coin, got g-rst inside: it would toss the same one"),
     (Method, "g-rst:rwp", "inner: expected a method"),
     (Method, "g-rst:looksam", "g-rst: expected sam, asam, gsam or ssam as inner rule, got looksam"),
     (Method, "g-rst:sam(0.1,alpha=0.5)", "g-rst: expected an inner sam without alpha"),

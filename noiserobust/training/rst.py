@@ -34,6 +34,8 @@ class RST(Method, name="rst"):
     def __post_init__(self) -> None:
         if not isinstance(self.p, Probability):
             check_probability(self.name, "p", self.p)
+        if isinstance(self.inner, RST):
+            raise UserError(f"{self.name}: expected one coin, got {self.inner.name} inside: it would toss the same one")
         if self.inner.every_step:
             raise UserError(f"{self.name}: expected an inner rule that may miss steps, got {self.inner.name}; use sam")
 
