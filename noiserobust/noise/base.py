@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from noiserobust.errors import UserError
@@ -35,12 +36,16 @@ class NoiseModel(Described, family="noise model"):
     """
 
     def program(self, weight: Tensor, stream: Stream) -> Chip:
-        """Write ``weight`` into an array: everything is drawn from ``stream`` that then stays fixed on that chip."""
-        return self.write(Chip(weight), weight, stream)
+        """Write ``weight`` into an array: everything is drawn from ``stream`` that then stays fixed on that chip.
+
+        The chip computes and reads in float32 or better, so that a low-precision weight is rounded once, at the end.
+        """
+        clean = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        return self.write(Chip(clean), clean, stream)
 
     def sample(self, weight: Tensor, stream: Stream, t: float | None = None) -> Tensor:
         """Program a chip and read it once: one noisy copy of ``weight``."""
-        return self.program(weight, stream.child("program")).read(stream.child("read"), t)
+        return self.program(weight, stream.child("program")).read(stream.child("read"), t).to(weight.dtype)
 
     @abstractmethod
     def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
@@ -113,9 +118,7 @@ class AdditiveChip(Chip):
         self.below, self.deviation = below, deviation
 
     def read(self, stream: Stream, t: float | None = None) -> Tensor:
-        weight = self.below.read(stream.child("below"), t)
-        # Added in the deviation's precision, then rounded once.
-        return (weight + self.deviation).to(weight.dtype)
+        return self.below.read(stream.child("below"), t) + self.deviation
 
 
 def additive(below: Chip, field: Tensor, scale: Tensor) -> Chip:

@@ -1,0 +1,66 @@
+"""The shape of the package: imports point one way, importing it is light, files stay readable."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import noiserobust
+
+PACKAGE = Path(noiserobust.__file__).parent
+LAYERS = [
+    {"errors"},
+    {"rng", "text"},
+    {"noise"},
+    {"weights", "data", "models", "results"},
+    {"checkpoint", "inference"},
+    {"training", "evaluation", "report"},
+    {"__init__", "cli"},
+]
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+
+
+def part_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_parts(file: Path) -> set[str]:
+    """The parts of the package that ``file`` imports anywhere, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module] if node.module != "noiserobust" else [f"noiserobust.{n.name}" for n in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("noiserobust.")}
+    return found
+
+
+def test_every_part_has_its_place() -> None:
+    assert {part_of(file) for file in PACKAGE.rglob("*.py")} == set(LEVEL)
+
+
+def test_imports_point_one_way() -> None:
+    wrong = [
+        f"{file.relative_to(PACKAGE)} imports {other}"
+        for file in PACKAGE.rglob("*.py")
+        for other in imported_parts(file)
+        if other in LEVEL and other != part_of(file) and LEVEL[other] >= LEVEL[part_of(file)]
+    ]
+    assert not wrong
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, noiserobust; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "noiserobust" in loaded
+    assert not {"matplotlib", "tyro", "aihwkit", "sklearn", "torchvision"} & set(loaded)
+
+
+def test_files_stay_readable() -> None:
+    lengths = {str(f.relative_to(PACKAGE)): len(f.read_text().splitlines()) for f in PACKAGE.rglob("*.py")}
+    assert not {name: length for name, length in lengths.items() if length > 400}
+    assert lengths["__init__.py"] < 40

@@ -1,0 +1,185 @@
+"""The contract of every noise model, and the distribution of each against a scale worked out by naive loops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import DEVICES, NOISES, assert_distributed
+from torch import Tensor
+
+from noiserobust.errors import UserError
+from noiserobust.noise import Gaussian, Laplace, NoiseModel, reference_scale
+from noiserobust.noise.reference import even_split
+from noiserobust.rng import Stream
+
+STREAM = Stream(3, "test", "noise")
+each_noise = pytest.mark.parametrize("noise", NOISES, ids=str)
+
+
+def weight(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A weight whose groups have very different maxima."""
+    rows = torch.linspace(0.1, 3, shape[0]).view(-1, *[1] * (len(shape) - 1))
+    return (Stream(0, "weight").normal(shape) * rows).to(dtype)
+
+
+@each_noise
+class TestContract:
+    @pytest.mark.parametrize("device", DEVICES)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+    @pytest.mark.parametrize("shape", [(6, 5), (6, 3, 2, 2), (4,)])
+    def test_a_sample_is_like_its_weight(
+        self, noise: NoiseModel, shape: tuple[int, ...], dtype: torch.dtype, device: str
+    ) -> None:
+        clean = weight(*shape, dtype=dtype).to(device)
+        before = clean.clone()
+        noisy = noise.sample(clean, STREAM)
+        assert (noisy.shape, noisy.dtype, noisy.device) == (clean.shape, clean.dtype, clean.device)
+        assert torch.equal(clean, before)
+        assert not torch.equal(noisy, clean)
+
+    def test_the_name_alone_decides(self, noise: NoiseModel) -> None:
+        clean = weight(6, 5)
+        assert torch.equal(noise.sample(clean, STREAM), noise.sample(clean, Stream(3, "test", "noise")))
+        assert not torch.equal(noise.sample(clean, STREAM), noise.sample(clean, Stream(4, "test", "noise")))
+
+    def test_scaled_multiplies_the_deviation(self, noise: NoiseModel) -> None:
+        clean = weight(6, 5, dtype=torch.float64)
+        deviation = noise.sample(clean, STREAM) - clean
+        torch.testing.assert_close(noise.scaled(2.5).sample(clean, STREAM) - clean, 2.5 * deviation, rtol=1e-6, atol=0)
+        assert noise.scaled(0).is_identity
+        assert torch.equal(noise.scaled(0).sample(clean, STREAM), clean)
+        assert not noise.is_identity
+
+    def test_precisions_see_one_draw(self, noise: NoiseModel) -> None:
+        clean = weight(6, 5).bfloat16()
+        noisy = noise.sample(clean, STREAM)
+        assert torch.equal(noisy.float(), noise.sample(clean.float(), STREAM).bfloat16().float())
+
+    def test_memory_format_changes_nothing(self, noise: NoiseModel) -> None:
+        clean = weight(6, 3, 2, 2)
+        other = clean.to(memory_format=torch.channels_last)
+        assert not other.is_contiguous()
+        assert torch.equal(noise.sample(other, STREAM), noise.sample(clean, STREAM))
+
+    def test_weights_of_zero_get_no_noise(self, noise: NoiseModel) -> None:
+        assert torch.equal(noise.sample(torch.zeros(6, 5), STREAM), torch.zeros(6, 5))
+
+    def test_gradients_pass_through(self, noise: NoiseModel) -> None:
+        clean = weight(6, 5).requires_grad_()
+        noise.sample(clean, STREAM).sum().backward()
+        assert clean.grad is not None
+        assert torch.equal(clean.grad, torch.ones(6, 5))
+
+    def test_a_chip_keeps_its_error_over_reads(self, noise: NoiseModel) -> None:
+        chip = noise.program(weight(6, 5), STREAM)
+        assert torch.equal(chip.read(Stream(0)), chip.read(Stream(1), t=3600.0))
+
+
+def naive_scale(w: Tensor, reference: str, rows: int, columns: int) -> Tensor:
+    """max |w| of every weight's group, element by element from the definition."""
+    matrix = w.reshape(w.shape[0], -1)
+    tile_of_row = naive_tiles(matrix.shape[1], rows)
+    tile_of_column = naive_tiles(matrix.shape[0], columns)
+    scale = torch.empty_like(matrix)
+    for o in range(matrix.shape[0]):
+        for i in range(matrix.shape[1]):
+            largest = 0.0
+            for other_o in range(matrix.shape[0]):
+                for other_i in range(matrix.shape[1]):
+                    same = {
+                        "filter": other_o == o,
+                        "layer": True,
+                        "tile": tile_of_row[other_i] == tile_of_row[i] and tile_of_column[other_o] == tile_of_column[o],
+                        "tile-column": tile_of_row[other_i] == tile_of_row[i] and other_o == o,
+                    }[reference]
+                    if same:
+                        largest = max(largest, abs(float(matrix[other_o, other_i])))
+            scale[o, i] = largest
+    return scale.reshape(w.shape)
+
+
+def naive_tiles(size: int, largest: int) -> list[int]:
+    """Which tile each line is in: the fewest tiles, sizes at most one apart, larger ones first."""
+    tiles = -(-size // largest)
+    sizes = [size // tiles + (index < size % tiles) for index in range(tiles)]
+    return [tile for tile, lines in enumerate(sizes) for _ in range(lines)]
+
+
+class TestScale:
+    @pytest.mark.parametrize("shape", [(11, 16), (6, 3, 2, 3)])
+    @pytest.mark.parametrize("reference", ["filter", "layer", "tile", "tile-column"])
+    def test_against_naive_loops(self, reference: str, shape: tuple[int, ...]) -> None:
+        w = weight(*shape)
+        scale = reference_scale(w, reference, rows=7, columns=5)  # type: ignore[arg-type]
+        assert torch.equal(scale.expand_as(w), naive_scale(w, reference, 7, 5))
+
+    def test_tiles_are_cut_evenly(self) -> None:
+        """As aihwkit does: 576 inputs become 288 + 288, not 512 + 64."""
+        assert [part.stop - part.start for part in even_split(576, 512)] == [288, 288]
+        assert [part.stop - part.start for part in even_split(4608, 512)] == [512] * 9
+        assert [part.stop - part.start for part in even_split(11, 4)] == [4, 4, 3]
+
+    def test_it_is_a_constant_for_autograd(self) -> None:
+        assert not reference_scale(weight(3, 4).requires_grad_()).requires_grad
+
+
+class TestDistribution:
+    @pytest.mark.parametrize("shape", [(64, 1200), (40, 30, 8, 8)])
+    @pytest.mark.parametrize("reference", ["filter", "layer", "tile", "tile-column"])
+    @pytest.mark.parametrize(("kind", "name"), [(Gaussian, "norm"), (Laplace, "laplace")])
+    def test_deviation_in_units_of_the_scale(
+        self, kind: type[NoiseModel], name: str, reference: str, shape: tuple[int, ...]
+    ) -> None:
+        w = weight(*shape, dtype=torch.float64)
+        noisy = kind(0.07, reference=reference).sample(w, STREAM)  # type: ignore[call-arg]
+        scale = reference_scale(w, reference)  # type: ignore[arg-type] - checked against naive loops above
+        assert_distributed((noisy - w) / (0.07 * scale), name)
+
+    def test_the_literal_reading_has_that_variance(self) -> None:
+        w = weight(64, 1200, dtype=torch.float64)
+        noisy = Gaussian(0.07, reading="literal").sample(w, STREAM)
+        largest = w.abs().amax(1, keepdim=True)
+        assert_distributed((noisy - w) / (0.07**2 * largest).sqrt(), "norm")
+
+
+class TestComposition:
+    def test_every_stage_takes_its_scale_from_the_clean_weight(self) -> None:
+        w = weight(6, 50, dtype=torch.float64)
+        first, second = Gaussian(0.5), Laplace(0.25, reference="layer")
+        program = STREAM.child("program")
+        z, z2 = program.child(0).normal(w.shape).double(), program.child(1).laplace(w.shape).double()
+        expected = w + 0.5 * w.abs().amax(1, keepdim=True) * z + 0.25 * w.abs().max() * z2
+        torch.testing.assert_close((first + second).sample(w, STREAM), expected, rtol=1e-12, atol=0)
+        # Had the second stage taken the maximum of noisy weights, it would be larger by far at this strength.
+        inflated = first.sample(w, Stream(9)).abs().max() / w.abs().max()
+        assert inflated > 1.1
+
+    def test_stages_are_independent(self) -> None:
+        w = weight(6, 50)
+        twice = (Gaussian(0.1) + Gaussian(0.1)).sample(w, STREAM) - w
+        once = Gaussian(0.1).sample(w, STREAM) - w
+        assert not torch.allclose(twice, 2 * once, rtol=1e-2)
+
+    def test_sums_flatten_and_are_written_left_to_right(self) -> None:
+        total = Gaussian(0.1) + (Laplace(0.2) + Gaussian(0.3))
+        assert str(total) == "gaussian:0.1+laplace:0.2+gaussian:0.3"
+        assert NoiseModel.parse(str(total)) == total
+        assert total.strength == 0.3
+
+
+@pytest.mark.parametrize(
+    ("build", "fragment"),
+    [
+        (lambda: Gaussian(-0.1), "expected a finite sigma >= 0, got -0.1"),
+        (lambda: Gaussian(float("nan")), "expected a finite sigma >= 0, got nan"),
+        (lambda: Laplace(float("inf")), "expected a finite b >= 0, got inf"),
+        (lambda: Gaussian(0.1, reference="row"), "expected reference filter, layer, tile or tile-column, got 'row'"),
+        (lambda: Gaussian(0.1, reading="variance"), "expected reading std or literal, got 'variance'"),
+        (lambda: Gaussian(0.1, rows=0), "expected a crossbar of at least 1 x 1"),
+        (lambda: Gaussian(0.1).scaled(-1), "expected a finite sigma >= 0"),
+    ],
+)
+def test_bad_settings_are_refused(build, fragment: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UserError) as caught:
+        build()
+    assert fragment in str(caught.value)
