@@ -369,7 +369,7 @@ class TestVerbs:
         with pytest.raises(UserError, match="LBFGS; use SGD or AdamW"):
             Engine(model, torch.optim.LBFGS(model.parameters()))
         sharded = type("FSDPLinear", (nn.Linear,), {})(25, 3)
-        with pytest.raises(UserError, match="got FSDP: .* use DDP"):
+        with pytest.raises(UserError, match=r"got FSDP: .* use DDP"):
             sgd(nn.Sequential(nn.Flatten(), sharded))
 
     def test_a_part_of_the_rows(self) -> None:
