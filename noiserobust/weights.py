@@ -180,11 +180,14 @@ class Backup:
             saved = _like(live)
         with torch.no_grad():
             torch._foreach_copy_(saved, live)
+        # An autocast that is open around us keeps low-precision copies of the weights: they must not outlive a move.
+        torch.clear_autocast_cache()
         try:
             yield
         finally:
             with torch.no_grad():
                 torch._foreach_copy_(live, saved)
+            torch.clear_autocast_cache()
             self._saved = saved
 
 

@@ -111,9 +111,9 @@ def evaluate(
     prepared: dict[Any, list[Batch]] = {}
     covered: dict[str, Coverage] = {}
     try:
-        with tqdm(total=len(candidates) * len(wanted) * draws, unit="draw", disable=not progress) as bar:
+        with tqdm(total=len(candidates) * len(wanted) * draws, unit="draw", disable=not progress, delay=1) as bar:
             for candidate in candidates:
-                bar.set_description(candidate.method)
+                bar.set_description(candidate.method, refresh=False)
                 network, seen = candidate.open(dataset, channels_last)
                 network = network if device is None else network.to(device)
                 covered[candidate.name] = coverage(network, include=include, exclude=exclude)

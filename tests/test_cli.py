@@ -1,0 +1,121 @@
+"""The commands as a person types them, and every refusal: one line on stderr, no traceback, exit code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from noiserobust.cli import main
+from noiserobust.results import read_rows
+
+TINY = ["--epochs", "1", "--batch-size", "400", "--model", "digits:4", "--select-draws", "1"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods with two seeds each, trained as briefly as can be."""
+    folder = tmp_path_factory.mktemp("runs")
+    for method in ("plain", "rwp:gaussian(0.2)"):
+        main(["train", *TINY, "--method", method, "--seeds", "0", "1", "--out", str(folder)])
+    return folder
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that the refusal printed."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("noiserobust: error: ")
+    return line
+
+
+def test_training_says_what_it_wrote(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", *TINY, "--seeds", "0", "--out", str(runs)])  # finished already: found, not trained again
+    out = capsys.readouterr().out
+    assert "kept epoch 0 (validation, accuracy" in out
+    written = Path(out.split("weights: ")[1].strip())
+    assert written.parent.parent == runs
+    assert written.is_file()
+    assert (written.parent / "log.csv").is_file()
+
+
+def test_evaluation_prints_table_coverage_and_where_things_are(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / name for name in ("rows.parquet", "accuracy.png", "table.md")]
+    options = ["--out", str(files[0]), "--plot", str(files[1]), "--table", str(files[2])]
+    sweep = ["--noise", "gaussian:1", "--strengths", "0", "0.2", "--draws", "2"]
+    main(["evaluate", str(runs), *sweep, *options])
+    out = capsys.readouterr().out
+    assert "sigma 0.2" in out
+    assert "rwp:gaussian(0.2)" in out
+    assert "coverage: " in out
+    assert "weights noisy" in out
+    for file in files:
+        assert str(file) in out
+        assert file.stat().st_size > 0
+    assert "| plain |" in files[2].read_text()
+    assert len(read_rows(files[0])) == 4 * 2 * 2 * 2
+    main(["report", str(files[0]), "--baseline", "plain"])
+    assert "rwp:gaussian(0.2) - plain, accuracy" in capsys.readouterr().out
+
+
+def test_labels_tell_networks_apart(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = sorted(runs.glob("plain-*"))
+    places = [f"first={one}", f"second={two}"]
+    main(["evaluate", *places, "--draws", "1", "--out", str(tmp_path / "rows.parquet")])
+    out = capsys.readouterr().out
+    assert "first" in out
+    assert "second" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["train", "--method", "rwp:gauss(0.1)"], "expected a noise model (gaussian, laplace), got 'gauss(0.1)'"),
+        (["train", "--method", "sam:-0.1"], "sam: expected a finite rho >= 0, got -0.1"),
+        (["train", "--epochs", "0"], "expected epochs >= 1, got 0"),
+        (["train", "--data", "nowhere"], "expected digits, cifar10, cifar100 or the path of an image folder"),
+        (["train", "--optimizer", "sgdm"], "expected an optimizer of torch.optim"),
+        (["train", "--device", "cuda:99"], "cuda"),
+        (["evaluate"], "expected at least one checkpoint, got none"),
+        (["evaluate", "nowhere.safetensors"], "nowhere.safetensors: there is none"),
+        (["evaluate", "RUNS", "--noise", "gaussian:-0.1"], "gaussian: expected a finite sigma >= 0, got -0.1"),
+        (["evaluate", "RUNS", "--noise", "pink:0.1"], "expected a noise model (gaussian, laplace), got 'pink:0.1'"),
+        (["evaluate", "RUNS", "--exclude", "*"], "expected at least one analog weight"),
+        (["evaluate", "RUNS", "--exclude", "layer9"], "expected a pattern that matches a parameter, got 'layer9'"),
+        (["evaluate", "RUNS", "--model", "resnet18:4"], "missing (stem.conv.weight"),
+        (["evaluate", "RUNS", "--model", "digits:8"], "of another shape (conv1"),
+        (["evaluate", "RUNS", "--data", "EMPTY"], "EMPTY"),
+        (["evaluate", "RUNS", "--draws", "0"], "expected draws >= 1, got 0"),
+        (["report", "nowhere.parquet"], "expected a file of result rows (parquet), got nowhere.parquet"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_refusals(
+    arguments: list[str], fragment: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "EMPTY" / "train" / "a").mkdir(parents=True)
+    (tmp_path / "EMPTY" / "test" / "a").mkdir(parents=True)
+    places = {"RUNS": str(runs), "EMPTY": str(tmp_path / "EMPTY")}
+    out = [] if arguments[0] == "report" else ["--out", str(tmp_path / "out")]
+    assert fragment in refused([*(places.get(word, word) for word in arguments), *out], capsys)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("train", ["--data", "--model", "--method", "--weight-clip", "--seeds", "--select-on", "--precision", "--out"]),
+        ("evaluate", ["CHECKPOINT", "--noise", "--strengths", "--draws", "--seed", "--exclude", "--images", "--plot"]),
+        ("report", ["--baseline", "--plot", "--table"]),
+    ],
+)
+def test_help_names_every_flag(command: str, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert all(flag in out.upper() if flag.isupper() else flag in out for flag in flags)

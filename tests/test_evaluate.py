@@ -1,0 +1,256 @@
+"""Rows of an evaluation: each can be made again by hand, none is made twice, and the models stay as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+import noiserobust
+from noiserobust import Stream, UserError, evaluate, perturbed
+from noiserobust.checkpoint import save_checkpoint, weights_hash
+from noiserobust.data import Dataset
+from noiserobust.models import DigitsNet
+from noiserobust.results import read_rows
+from noiserobust.rng import seeded
+
+NOISES = ["gaussian:0.3", "laplace:0.2"]
+
+
+def net(seed: int = 0) -> nn.Module:
+    with seeded(Stream(seed, "net")):
+        return nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+
+
+@pytest.fixture
+def data() -> tuple[Tensor, Tensor]:
+    return Stream(0, "x").normal((60, 1, 2, 2)), torch.arange(60) % 3
+
+
+def values(rows: pd.DataFrame, metric: str = "accuracy", **where: object) -> list[float]:
+    chosen = rows[rows["metric"] == metric]
+    for column, value in where.items():
+        chosen = chosen[chosen[column] == value]
+    return list(chosen["value"])
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Counts the evaluations of a model on the whole data, whatever the model."""
+    counts = [0]
+    score = noiserobust.evaluation.monte_carlo.score
+
+    def counting(*arguments: object, **options: object) -> object:
+        counts[0] += 1
+        return score(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(noiserobust.evaluation.monte_carlo, "score", counting)
+    return counts
+
+
+class TestRows:
+    def test_one_row_per_model_noise_draw_and_metric(self, data: tuple[Tensor, Tensor]) -> None:
+        rows = evaluate({"a": [net(0), net(1)], "b": net(2)}, data, NOISES, draws=4, seed=5).rows
+        assert len(rows) == 3 * 2 * 4 * 2
+        assert not rows.duplicated(["model", "noise", "draw", "metric"]).any()
+        assert set(rows["method"]) == {"a", "b"}
+        assert (rows["seed"] == 5).all()
+        assert (rows["images"] == 60).all()
+        assert (rows["noisy_weights"] == 4 * 8 + 8 * 3).all()
+        assert {"torch", "commit", "device", "precision", "weights", "data"} <= set(rows)
+
+    def test_by_hand(self, data: tuple[Tensor, Tensor]) -> None:
+        models, (x, y) = [net(0), net(1)], data
+        rows = evaluate(models, data, NOISES, draws=3, seed=5).rows
+        for replicate, model in enumerate(models):
+            model.eval()
+            for noise in NOISES:
+                for draw in range(3):
+                    with perturbed(model, noise, seed=5, replicate=replicate, draw=draw), torch.no_grad():
+                        logits = model(x)
+                    accuracy = 100 * (logits.argmax(1) == y).float().mean().item()
+                    loss = nn.functional.cross_entropy(logits, y).item()
+                    where = {"replicate": replicate, "noise": noise, "draw": draw}
+                    assert values(rows, **where) == [pytest.approx(accuracy)]
+                    assert values(rows, "loss", **where) == [pytest.approx(loss)]
+
+    def test_draws_depend_on_nothing_else(self, data: tuple[Tensor, Tensor]) -> None:
+        few = evaluate(net(), data, NOISES, draws=2).rows
+        many = evaluate([net(), net(1)], data, NOISES[::-1], draws=5, batch_size=7).rows
+        for noise in NOISES:
+            assert values(few, noise=noise) == values(many, noise=noise, replicate=0)[:2]
+
+    def test_replicates_differ_and_methods_share(self, data: tuple[Tensor, Tensor]) -> None:
+        rows = evaluate({"a": [net(), net()], "b": [net(), net()]}, data, "gaussian:0.5", draws=6).rows
+        a0, a1 = (values(rows, "loss", method="a", replicate=r) for r in (0, 1))
+        assert a0 == values(rows, "loss", method="b", replicate=0)
+        assert not set(a0) & set(a1)
+
+    def test_summary_and_pairs(self, data: tuple[Tensor, Tensor]) -> None:
+        result = evaluate({"a": [net(0), net(1)], "b": [net(2), net(3)]}, data, "gaussian:0.3", draws=4)
+        table = {name: np.array([values(result.rows, method=name, replicate=r) for r in (0, 1)]) for name in "ab"}
+        line = result.summary().set_index(["method", "metric"]).loc[("a", "accuracy")]
+        assert line["mean"] == pytest.approx(table["a"].mean())
+        assert line["noise_std"] == pytest.approx(table["a"].var(axis=1, ddof=1).mean() ** 0.5)
+        assert line["weight_std"] == pytest.approx(table["a"].mean(axis=1).std(ddof=1))
+        assert result.paired("a", "b")["mean"].item() == pytest.approx((table["a"] - table["b"]).mean())
+
+    def test_precision_is_recorded_and_used(self, data: tuple[Tensor, Tensor]) -> None:
+        full, half = (evaluate(net(), data, "gaussian:0.3", draws=2, precision=p).rows for p in ("fp32", "bf16"))
+        assert set(half["precision"]) == {"bf16"}
+        assert values(half, "loss") != values(full, "loss")
+        assert values(half, "loss") == pytest.approx(values(full, "loss"), rel=0.02)
+
+
+class TestModelsStayAsTheyWere:
+    def test_weights_and_modes(self, data: tuple[Tensor, Tensor]) -> None:
+        model = net().train()
+        model[3].eval()
+        before, modes = weights_hash(model), [m.training for m in model.modules()]
+        evaluate(model, data, NOISES, draws=2)
+        assert weights_hash(model) == before
+        assert [m.training for m in model.modules()] == modes
+
+    def test_also_after_an_exception(self, data: tuple[Tensor, Tensor]) -> None:
+        model = net().train()
+        before = weights_hash(model)
+        model.register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            evaluate(model, data, NOISES, draws=2)
+        assert weights_hash(model) == before
+        assert model.training
+
+    def test_coverage_comes_with_the_result(self, data: tuple[Tensor, Tensor]) -> None:
+        result = evaluate({"a": net()}, data, NOISES, draws=1, exclude=["4.*"])
+        (found,) = result.coverage.values()
+        assert [row.name for row in found.rows if row.noisy] == ["1.weight"]
+        assert set(result.rows["analog"]) == {"-4.*"}
+        with pytest.raises(UserError, match="at least one analog weight"):
+            evaluate(net(), data, NOISES, exclude=["*"])
+
+
+class TestNothingTwice:
+    def test_no_noise_is_computed_once(self, data: tuple[Tensor, Tensor], counted: list[int]) -> None:
+        rows = evaluate(net(), data, ["gaussian:0", "gaussian:0.1"], draws=5).rows
+        assert counted == [1 + 5]
+        assert len(set(values(rows, noise="gaussian:0.0"))) == 1
+        assert len(values(rows, noise="gaussian:0.0")) == 5
+
+    def test_a_file_of_rows_is_gone_on_with(
+        self, data: tuple[Tensor, Tensor], counted: list[int], tmp_path: Path
+    ) -> None:
+        out = tmp_path / "rows.parquet"
+        first = evaluate(net(), data, NOISES[0], draws=3, out=out).rows
+        second = evaluate(net(), data, NOISES, draws=4, out=out).rows
+        assert counted == [2 * 4]
+        assert values(second, noise=NOISES[0])[:3] == values(first)
+        pd.testing.assert_frame_equal(read_rows(out), second, check_like=True)
+        # Another seed, other weights, another precision: all new, and what was there stays.
+        evaluate(net(), data, NOISES[0], draws=1, seed=1, out=out)
+        evaluate(net(1), data, NOISES[0], draws=1, out=out)
+        evaluate(net(), data, NOISES[0], draws=1, precision="bf16", out=out)
+        evaluate(net(), data, NOISES[0], draws=1, exclude=["4.*"], out=out)
+        assert counted == [2 * 4 + 4]
+        assert len(read_rows(out)) == len(second) + 4 * 2
+
+    def test_an_interrupted_evaluation_keeps_what_it_had(
+        self, data: tuple[Tensor, Tensor], counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out, whole = tmp_path / "rows.parquet", evaluate(net(), data, NOISES, draws=4).rows
+        counting = noiserobust.evaluation.monte_carlo.score
+
+        def interrupted(*arguments: object, **options: object) -> object:
+            if counted[0] == 8 + 5:
+                raise KeyboardInterrupt
+            return counting(*arguments, **options)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(noiserobust.evaluation.monte_carlo, "score", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                evaluate(net(), data, NOISES, draws=4, out=out)
+        assert len(read_rows(out)) == 2 * 5
+        again = evaluate(net(), data, NOISES, draws=4, out=out).rows
+        assert counted == [8 + 8]
+        pd.testing.assert_frame_equal(again, whole)
+
+
+class TestData:
+    def test_named_data_are_normalised_as_in_training_and_tensors_are_taken_as_they_are(self, tmp_path: Path) -> None:
+        pixels = (Stream(0, "pixels").uniform((30, 1, 8, 8)) * 255).byte()
+        labels = torch.arange(30) % 10
+        with seeded(Stream(0, "net")):
+            model = DigitsNet(width=4).build(1, 10).eval()
+        about = {
+            "model": "digits:4",
+            "channels": 1,
+            "classes": [str(i) for i in range(10)],
+            "mean": [0.3],
+            "std": [0.2],
+        }
+        path = save_checkpoint(tmp_path / "a.safetensors", model.state_dict(), about)
+
+        def loss(x: Tensor) -> float:
+            with torch.no_grad():
+                return nn.functional.cross_entropy(model(x), labels).item()
+
+        classes = tuple(str(i) for i in range(10))
+        named = evaluate(path, Dataset(pixels, labels, (0.9,), (0.1,), classes), "gaussian:0", draws=1).rows
+        assert values(named, "loss") == [pytest.approx(loss((pixels / 255 - 0.3) / 0.2), rel=1e-5)]
+        given = evaluate(path, (pixels / 255, labels), "gaussian:0", draws=1).rows
+        assert values(given, "loss") == [pytest.approx(loss(pixels / 255), rel=1e-5)]
+
+    def test_a_sample_of_the_images_is_stratified_and_the_same_for_all(self, data: tuple[Tensor, Tensor]) -> None:
+        rows = evaluate([net(0), net(1)], data, "gaussian:0.1", draws=1, images=30).rows
+        assert (rows["images"] == 30).all()
+        assert rows["data"].nunique() == 1
+        assert set(rows["data"]) != set(evaluate(net(), data, "gaussian:0.1", draws=1).rows["data"])
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "fragment"),
+    [
+        ([], {}, "expected at least one model, got none"),
+        ({"a": [net()], "b": []}, {"noises": []}, "expected at least one noise, got none"),
+        (net(), {"noises": "gauss:1"}, "expected a noise model (gaussian, laplace), got 'gauss:1'"),
+        (net(), {"noises": "gaussian:-1"}, "expected a finite sigma >= 0, got -1"),
+        (net(), {"draws": 0}, "expected draws >= 1, got 0"),
+        (net(), {"precision": "int8"}, "expected precision fp32, bf16 or fp16, got 'int8'"),
+        (net(), {"images": 61}, "expected a sample of 1 to 60 images"),
+        (net(), {"data": "no-such-folder"}, "expected digits, cifar10, cifar100 or the path of an image folder"),
+        ("no-such.safetensors", {}, "there is none"),
+    ],
+)
+def test_refusals(models: object, options: dict[str, object], fragment: str, data: tuple[Tensor, Tensor]) -> None:
+    arguments = {"data": data, "noises": "gaussian:0.1"} | options
+    with pytest.raises(UserError) as caught:
+        evaluate(models, **arguments)  # type: ignore[arg-type]
+    assert fragment in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_networks_in_one_place_are_refused(tmp_path: Path, data: tuple[Tensor, Tensor]) -> None:
+    about = {"model": "digits:4", "channels": 1, "classes": ["a", "b", "c"], "label": "plain", "seed": 0}
+    paths = [
+        save_checkpoint(tmp_path / f"{name}.safetensors", DigitsNet(width=4).build(1, 3).state_dict(), about)
+        for name in "ab"
+    ]
+    with pytest.raises(UserError, match=r"one model per method and replicate, got .*a.safetensors and .*b.safetensors"):
+        evaluate(paths, data, "gaussian:0.1")
+    x, y = data
+    images = nn.functional.pad(x, (3, 3, 3, 3))
+    rows = evaluate(dict(zip("ab", paths, strict=True)), (images, y), "gaussian:0.1", draws=1).rows
+    assert list(rows["method"].unique()) == ["a", "b"]
+
+
+def test_wrong_channels_and_classes_are_refused(tmp_path: Path) -> None:
+    about = {"model": "digits:4", "channels": 1, "classes": ["a", "b", "c"], "label": "plain", "seed": 0}
+    path = save_checkpoint(tmp_path / "a.safetensors", DigitsNet(width=4).build(1, 3).state_dict(), about)
+    with pytest.raises(UserError, match="takes 1 channels, the data have 2"):
+        evaluate(path, (torch.zeros(3, 2, 8, 8), torch.arange(3)), "gaussian:0.1")
+    with pytest.raises(UserError, match="3 classes, the data have 4"):
+        evaluate(path, (torch.zeros(4, 1, 8, 8), torch.arange(4)), "gaussian:0.1")

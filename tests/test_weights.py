@@ -1,0 +1,263 @@
+"""Which weights are analog, and that moving them leaves no trace."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import NOISES
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from noiserobust import Stream, UserError, analog_weights, coverage, perturbed
+from noiserobust.noise import Gaussian, NoiseModel
+from noiserobust.rng import seeded
+from noiserobust.weights import NoisyWeights
+
+NOISE = Gaussian(0.1)
+
+
+def small_net() -> nn.Module:
+    with seeded(Stream(0, "net")):
+        return nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_same_bits(model: nn.Module, before: dict[str, Tensor]) -> None:
+    for name, value in model.state_dict().items():
+        kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]
+        assert torch.equal(value.view(kind), before[name].view(kind)), name
+
+
+def noisy_values(model: nn.Module, **where: int) -> dict[str, Tensor]:
+    with perturbed(model, NOISE, **where):
+        return {weight.name: weight.parameter.detach().clone() for weight in analog_weights(model)}
+
+
+class Attention(nn.Module):
+    def __init__(self, **sizes: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, **sizes)
+
+
+class Tied(nn.Module):
+    """A language model's usual trick: the output layer is the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(7, 5)
+        self.head = nn.Linear(5, 7, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.embed(tokens))
+
+
+class TestWhatIsAnalog:
+    @pytest.mark.parametrize(
+        ("module", "expected"),
+        [
+            (nn.Linear(3, 2), ["weight"]),
+            (nn.Conv1d(2, 4, 3), ["weight"]),
+            (nn.Conv3d(2, 4, 3, groups=2), ["weight"]),
+            (nn.ConvTranspose2d(4, 6, 3, groups=2), ["weight"]),
+            (nn.LSTM(3, 4, proj_size=2), ["weight_ih_l0", "weight_hh_l0", "weight_hr_l0"]),
+            (nn.GRUCell(3, 4), ["weight_ih", "weight_hh"]),
+            (Attention(), ["attention.in_proj_weight", "attention.out_proj.weight"]),
+            (
+                Attention(kdim=3, vdim=4),
+                [
+                    f"attention.{part}"
+                    for part in ("q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight")
+                ],
+            ),
+            (nn.Sequential(nn.Embedding(4, 3), nn.LayerNorm(3), nn.BatchNorm1d(3), nn.GroupNorm(1, 3)), []),
+        ],
+        ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+    )
+    def test_by_kind_of_layer(self, module: nn.Module, expected: list[str]) -> None:
+        assert [weight.name for weight in analog_weights(module)] == expected
+
+    @pytest.mark.parametrize("groups", [1, 2])
+    def test_a_transposed_convolution_has_its_outputs_in_dimension_1(self, groups: int) -> None:
+        layer = nn.ConvTranspose2d(4, 6, 3, groups=groups)
+        (weight,) = analog_weights(layer)
+        rows = weight.as_rows(layer.weight)
+        assert torch.equal(weight.from_rows(rows), layer.weight)
+        for output in range(6):
+            group, within = divmod(output, 6 // groups)
+            inputs = slice(group * 4 // groups, (group + 1) * 4 // groups)
+            assert torch.equal(rows[output], layer.weight[inputs, within])
+
+    def test_coverage_says_why(self) -> None:
+        found = coverage(
+            nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 2), nn.LayerNorm(2), weight_norm(nn.Linear(2, 2)))
+        )
+        assert [(row.name, row.noisy, row.reason) for row in found.rows] == [
+            ("0.weight", False, "embedding"),
+            ("1.weight", True, ""),
+            ("1.bias", False, "bias"),
+            ("2.weight", False, "normalisation"),
+            ("2.bias", False, "normalisation"),
+            ("3.bias", False, "bias"),
+            ("3.parametrizations.weight.original0", False, "parametrised weight (remove the parametrisation first)"),
+            ("3.parametrizations.weight.original1", False, "parametrised weight (remove the parametrisation first)"),
+        ]
+        assert (found.noisy, found.total) == (6, 12 + 6 + 2 + 4 + 2 + 2 + 4)
+        assert found.summary.startswith("6 of 32 weights noisy (18.8 %, 1 tensors); digital: 12 in 1 x embedding")
+        assert all(row.name in str(found) for row in found.rows)
+
+    def test_max_over_rms(self) -> None:
+        layer = nn.Linear(2, 2, bias=False)
+        layer.weight.data = torch.tensor([[3.0, 0.0], [0.0, -4.0]])
+        assert coverage(layer).rows[0].max_over_rms == pytest.approx(4 / (25 / 4) ** 0.5)
+
+    def test_patterns(self) -> None:
+        net = nn.Sequential(nn.Linear(2, 2), nn.Embedding(3, 2), nn.Linear(2, 2))
+        assert [w.name for w in analog_weights(net, exclude=["0.*"])] == ["2.weight"]
+        assert [w.name for w in analog_weights(net, exclude=["*"], include=["2.*"])] == ["2.weight"]
+        assert [w.name for w in analog_weights(net, include=["1.weight"])] == ["0.weight", "1.weight", "2.weight"]
+        assert coverage(net, exclude=["0.*"]).rows[0].reason == "excluded by pattern"
+        with pytest.raises(UserError, match="pattern that matches a parameter, got '3"):
+            analog_weights(net, exclude=["3.*"])
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own, while it loads its compiler
+    def test_wrappers_leave_no_mark_on_names(self) -> None:
+        net = small_net()
+        wrapped = nn.DataParallel(torch.compile(net))  # type: ignore[arg-type]
+        assert (
+            [w.name for w in analog_weights(wrapped)]
+            == [w.name for w in analog_weights(net)]
+            == ["0.weight", "3.weight"]
+        )
+        inner = nn.Sequential(torch.compile(nn.Linear(2, 2)))  # type: ignore[arg-type]
+        assert [w.name for w in analog_weights(inner)] == ["0.weight"]
+
+    def test_a_shared_parameter_is_one_array(self) -> None:
+        net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        net[1].weight = net[0].weight
+        assert [w.name for w in analog_weights(net)] == ["0.weight"]
+
+    def test_no_analog_weight_is_refused(self) -> None:
+        with (
+            pytest.raises(UserError, match=r"at least one analog weight .* found none in LayerNorm"),
+            perturbed(nn.LayerNorm(3), NOISE),
+        ):
+            pass
+
+
+class TestTiedToAnEmbedding:
+    def test_the_look_up_stays_digital(self) -> None:
+        net, tokens = Tied(), torch.arange(7)
+        assert [(w.name, w.tied) for w in analog_weights(net)] == [("head.weight", True)]
+        before, looked_up, clean = state(net), net.embed(tokens).detach(), net(tokens).detach()
+        with perturbed(net, NOISE):
+            assert torch.equal(net.embed(tokens), looked_up)
+            noisy = net(tokens)
+            assert not torch.allclose(noisy, clean)
+            net(tokens).sum().backward()
+        expected = NOISE.sample(net.embed.weight.detach(), Stream(0, "report", 0, 0, "head.weight"))
+        torch.testing.assert_close(noisy, looked_up @ expected.T)
+        # d/dw of sum(w_noisy w^T): through the head (sum of inputs) and through the look-up (sum of noisy outputs).
+        by_head = looked_up.sum(0).expand(7, 5)
+        torch.testing.assert_close(net.embed.weight.grad, by_head + expected.sum(0))
+        assert_same_bits(net, before)
+        assert torch.equal(net(tokens), clean)
+
+
+class TestRestoring:
+    @pytest.mark.parametrize("noise", NOISES, ids=str)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+    def test_every_bit_is_back(self, noise: NoiseModel, dtype: torch.dtype) -> None:
+        net = small_net().to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net[0].weight.data[0, 0, 0, 0] = -0.0
+        before = state(net)
+        with perturbed(net, noise):
+            assert not torch.equal(net[0].weight, before["0.weight"])
+            assert not torch.equal(net[3].weight, before["3.weight"])
+        assert_same_bits(net, before)
+
+    def test_also_after_an_exception_and_with_nan(self) -> None:
+        net = small_net()
+        net[3].weight.data[0, 0] = float("nan")
+        before = state(net)
+        with pytest.raises(ZeroDivisionError), perturbed(net, NOISE):
+            net[0].weight.data.fill_(1 / 0)
+        assert_same_bits(net, before)
+
+    def test_nested(self) -> None:
+        net = small_net()
+        before = state(net)
+        with perturbed(net, NOISE, draw=0):
+            outer = net[0].weight.detach().clone()
+            with perturbed(net, NOISE, draw=1):
+                assert not torch.equal(net[0].weight, outer)
+            assert torch.equal(net[0].weight, outer)
+        assert_same_bits(net, before)
+
+    def test_a_thousand_times_where_subtracting_would_not(self) -> None:
+        net = small_net()
+        before, noisy = state(net), NoisyWeights(net)
+        drifting = net[3].weight.detach().clone()
+        for draw in range(1000):
+            with noisy.perturbed(NOISE, Stream(0, draw)):
+                pass
+            deviation = 0.1 * Stream(0, draw).normal((3, 16))
+            drifting.add_(deviation).sub_(deviation)
+        assert_same_bits(net, before)
+        assert not torch.equal(drifting, before["3.weight"])
+
+    def test_no_noise_touches_nothing(self) -> None:
+        net = small_net()
+        version = net[0].weight._version
+        with perturbed(net, Gaussian(0.0)):
+            assert net[0].weight._version == version
+
+    def test_an_open_autocast_sees_the_noise_and_then_the_clean_weights(self) -> None:
+        """Autocast keeps casts of the weights until it ends; without care they would outlive a move."""
+        net, x = small_net().eval(), torch.ones(1, 2, 4, 4)
+        with torch.autocast("cpu", torch.bfloat16):
+            clean = net(x)
+            with perturbed(net, NOISE):
+                noisy = net(x)
+            assert not torch.equal(noisy, clean)
+            assert torch.equal(net(x), clean)
+
+    def test_gradients_are_those_at_the_noisy_weights(self) -> None:
+        net = nn.Linear(3, 1, bias=False)
+        with perturbed(net, NOISE):
+            at = net.weight.detach().clone()
+            (net(torch.ones(1, 3)) ** 2).sum().backward()
+        assert net.weight.grad is not None
+        torch.testing.assert_close(net.weight.grad, 2 * at.sum().expand(1, 3))
+
+
+class TestNames:
+    def test_a_draw_does_not_depend_on_other_layers_or_draws(self) -> None:
+        net = small_net()
+        values = noisy_values(net, draw=5)
+        noisy_values(net, draw=2)
+        assert all(torch.equal(values[name], again) for name, again in noisy_values(net, draw=5).items())
+        larger = nn.Sequential(*net, nn.Linear(3, 3))
+        again = noisy_values(larger, draw=5)
+        assert all(torch.equal(values[name], again[name]) for name in values)
+
+    def test_it_does_depend_on_seed_replicate_draw_and_layer(self) -> None:
+        net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        net[1].load_state_dict(net[0].state_dict())
+        found = [noisy_values(net, **where) for where in ({}, {"seed": 1}, {"replicate": 1}, {"draw": 1})]
+        tensors = [value for values in found for value in values.values()]
+        assert len({tuple(tensor.flatten().tolist()) for tensor in tensors}) == 8
+
+    def test_text_is_taken_for_a_noise(self) -> None:
+        net = small_net()
+        with perturbed(net, "gaussian:0.1"):
+            seen = net[0].weight.detach().clone()
+        assert torch.equal(seen, noisy_values(net)["0.weight"])
+
+    def test_the_global_generator_is_left_alone(self) -> None:
+        before = torch.get_rng_state()
+        noisy_values(small_net())
+        assert torch.equal(torch.get_rng_state(), before)
