@@ -6,7 +6,7 @@ the command line, in result rows and in a run's stored settings.
 
 Grammar: ``name``, ``name:arguments`` or ``name(arguments)``; arguments are separated by commas, positional
 ones first, then ``key=value``. A value that is itself described stands in parentheses:
-``rwp:gaussian(0.1,reference=layer),strength=linear(1,warmup=0.5)``. Fields at their default are not written.
+``rwp:gaussian(0.1,reference=layer),schedule=linear(1.0,warmup=0.5)``. Later fields at their default are not written.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Described:
         return typing.cast(D, _construct(member, arguments, text))
 
     def arguments(self) -> list[str]:
-        """The written arguments: the first field by position, later ones by key, defaults not at all."""
+        """The written arguments: the first field always, so that a label names its strength; later ones by key,
+        defaults not at all."""
         parts = []
         kinds = typing.get_type_hints(type(self))
         for index, field in enumerate(_settings(type(self))):
@@ -63,8 +64,10 @@ class Described:
             options = typing.get_args(kinds[field.name]) or (kinds[field.name],)
             if isinstance(value, int) and float in options and int not in options:
                 value = float(value)  # equal settings have one text: sigma=1 is gaussian:1.0, as it reads back
-            if value != _default(field):
-                parts.append(format_value(value) if index == 0 else f"{field.name}={format_value(value)}")
+            if index == 0:
+                parts.append(format_value(value))
+            elif value != _default(field):
+                parts.append(f"{field.name}={format_value(value)}")
         return parts
 
     def nested(self) -> str:

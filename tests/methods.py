@@ -95,7 +95,7 @@ METHODS: dict[str, Case] = {
     "rst:sam(0.1),p=1.0": Case(off="rst:sam(0.0),p=1.0"),
     "rst:looksam(0.1,k=2),p=cos2": Case(off="rst:looksam(0.0,k=2),p=cos2", period=2, coin=True),
     "rst:esam(0.1),p=0.7": Case(off="rst:esam(0.0),p=0.7", coin=True),
-    "rst:rwp-mixed(0.1),p=piecewise": Case(off="rst:rwp-mixed(0.0),p=piecewise"),
+    "rst:rwp-mixed(0.1),p=piecewise(0.0)": Case(off="rst:rwp-mixed(0.0),p=piecewise(0.0)"),
     "g-rst:sam(0.1),p=0.7": Case(off="g-rst:sam(0.0),p=0.7", coin=True),
     "g-rst:asam(0.3),p=0.9,a=1.5,normalised=true": Case(off="g-rst:asam(0.0),p=0.9,a=1.5,normalised=true", coin=True),
     "g-rst:gsam(0.1),p=1.0": Case(off="g-rst:gsam(0.0),p=1.0"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from noiserobust import checkpoint as module
 from noiserobust.checkpoint import find_checkpoints, load_weights, read_checkpoint, save_checkpoint, weights_hash
@@ -38,10 +40,16 @@ def test_the_hash_names_every_bit(tmp_path: Path) -> None:
     assert weights_hash(net) != before
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_prefixes_of_wrappers_are_dropped(prefix: str) -> None:
     source, target = DigitsNet(width=4).build(1, 3), DigitsNet(width=4).build(1, 3)
     load_weights(target, {prefix + name: value for name, value in source.state_dict().items()}, "file")
+    assert weights_hash(target) == weights_hash(source)
+
+
+def test_a_network_whose_own_part_is_called_so_is_loaded_too() -> None:
+    source, target = (nn.Sequential(OrderedDict(module=nn.Linear(2, 2))) for _ in range(2))
+    load_weights(target, source.state_dict(), "file")
     assert weights_hash(target) == weights_hash(source)
 
 

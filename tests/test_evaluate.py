@@ -116,6 +116,15 @@ class TestModelsStayAsTheyWere:
         assert weights_hash(model) == before
         assert [m.training for m in model.modules()] == modes
 
+    @pytest.mark.parametrize("channels_last", [True, False])
+    def test_and_the_memory_they_lie_in(self, channels_last: bool) -> None:
+        with seeded(Stream(0, "net")):
+            model = DigitsNet(width=4).build(1, 3)
+        places = [(p.data_ptr(), p.stride()) for p in model.state_dict().values()]
+        evaluate(model, (torch.ones(3, 1, 4, 4), torch.arange(3)), NOISES, draws=1, channels_last=channels_last)
+        assert [(p.data_ptr(), p.stride()) for p in model.state_dict().values()] == places
+        assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
     def test_also_after_an_exception(self, data: tuple[Tensor, Tensor]) -> None:
         model = net().train()
         before = weights_hash(model)
@@ -157,6 +166,30 @@ class TestNothingTwice:
         evaluate(net(), data, NOISES[0], draws=1, exclude=["4.*"], out=out)
         assert counted == [2 * 4 + 4]
         assert len(read_rows(out)) == len(second) + 4 * 2
+
+    def test_data_normalised_otherwise_are_other_data(self, counted: list[int], tmp_path: Path) -> None:
+        pixels, labels = Stream(0, "x").normal((60, 1, 2, 2)), torch.arange(60) % 3
+        out = tmp_path / "rows.parquet"
+        here, there = (
+            evaluate(net(), Dataset(pixels, labels, mean, (1.0,)), NOISES[0], draws=2, out=out).rows
+            for mean in ((0.0,), (5.0,))
+        )
+        assert counted == [2 + 2]
+        assert values(here, "loss") != values(there, "loss")
+        assert len(read_rows(out)) == 2 * 2 * 2
+
+    def test_a_folder_for_the_rows_is_refused_before_the_work(
+        self, data: tuple[Tensor, Tensor], counted: list[int], tmp_path: Path
+    ) -> None:
+        with pytest.raises(UserError, match="expected a file for the rows, got the folder"):
+            evaluate(net(), data, NOISES, out=tmp_path)
+        assert counted == [0]
+
+    def test_a_table_that_holds_no_such_rows_is_refused(self, data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+        pd.DataFrame({"weights": ["a"]}).to_parquet(tmp_path / "other.parquet")
+        with pytest.raises(UserError, match=r"expected evaluation rows in .*, got a table without data, noise"):
+            evaluate(net(), data, NOISES, out=tmp_path / "other.parquet")
+        assert list(read_rows(tmp_path / "other.parquet")) == ["weights"]
 
     def test_an_interrupted_evaluation_keeps_what_it_had(
         self, data: tuple[Tensor, Tensor], counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -208,6 +241,13 @@ class TestData:
         rows = evaluate([net(0), net(1)], data, "gaussian:0.1", draws=1, images=30).rows
         assert (rows["images"] == 30).all()
         assert rows["data"].nunique() == 1
+        # A network that always says 1 is right about the share of that class, here of images sorted by class.
+        always = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        always[1].weight.data.zero_()
+        always[1].bias.data = torch.tensor([0.0, 1.0, 0.0])
+        sorted_by_class = (data[0], data[1].sort().values)
+        shares = evaluate(always, sorted_by_class, "gaussian:0.1", draws=1, images=30).rows
+        assert values(shares) == [pytest.approx(100 / 3)]
         assert set(rows["data"]) != set(evaluate(net(), data, "gaussian:0.1", draws=1).rows["data"])
 
 
@@ -221,6 +261,10 @@ class TestData:
         (net(), {"draws": 0}, "expected draws >= 1, got 0"),
         (net(), {"precision": "int8"}, "expected precision fp32, bf16 or fp16, got 'int8'"),
         (net(), {"images": 61}, "expected a sample of 1 to 60 images"),
+        (net(), {"device": "abacus"}, "expected a device that is there, such as cpu or cuda, got 'abacus'"),
+        (net(), {"batch_size": 0}, "expected a batch size of 1 or more, got 0"),
+        (net(), {"data": (torch.zeros(0, 1, 2, 2), torch.zeros(0).long())}, "none of them 0"),
+        (net(), {"data": 5}, "expected a Dataset, a tuple (x, y), a torch dataset or a DataLoader, got int"),
         (net(), {"data": "no-such-folder"}, "expected digits, cifar10, cifar100 or the path of an image folder"),
         ("no-such.safetensors", {}, "there is none"),
     ],
@@ -254,3 +298,8 @@ def test_wrong_channels_and_classes_are_refused(tmp_path: Path) -> None:
         evaluate(path, (torch.zeros(3, 2, 8, 8), torch.arange(3)), "gaussian:0.1")
     with pytest.raises(UserError, match="3 classes, the data have 4"):
         evaluate(path, (torch.zeros(4, 1, 8, 8), torch.arange(4)), "gaussian:0.1")
+    # Two images cannot show all three classes; a data set that says it has two is another one.
+    few = torch.zeros(2, 1, 8, 8), torch.arange(2)
+    assert len(evaluate(path, few, "gaussian:0.1", draws=1).rows) == 2
+    with pytest.raises(UserError, match="3 classes, the data have 2"):
+        evaluate(path, Dataset(*few, classes=("a", "b")), "gaussian:0.1")

@@ -71,7 +71,11 @@ def test_text_round_trip(spec: ModelSpec) -> None:
 
 
 def test_text_is_short() -> None:
-    assert [str(spec) for spec in (ResNet18(), ResNet18(16), DigitsNet(8))] == ["resnet18", "resnet18:16", "digits:8"]
+    assert [str(spec) for spec in (ResNet18(), ResNet18(16), DigitsNet(8))] == [
+        "resnet18:64",
+        "resnet18:16",
+        "digits:8",
+    ]
 
 
 @pytest.mark.parametrize(

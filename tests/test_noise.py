@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from cases import DEVICES, NOISES, assert_distributed
 from torch import Tensor
 
 from noiserobust.errors import UserError
-from noiserobust.noise import Gaussian, Laplace, NoiseModel, reference_scale
+from noiserobust.noise import Gaussian, Laplace, NoiseModel, Sum, reference_scale
 from noiserobust.noise.reference import even_split
 from noiserobust.rng import Stream
 
@@ -45,7 +47,7 @@ class TestContract:
     def test_scaled_multiplies_the_deviation(self, noise: NoiseModel) -> None:
         clean = weight(6, 5, dtype=torch.float64)
         deviation = noise.sample(clean, STREAM) - clean
-        torch.testing.assert_close(noise.scaled(2.5).sample(clean, STREAM) - clean, 2.5 * deviation, rtol=1e-6, atol=0)
+        torch.testing.assert_close(noise.scaled(2.5).sample(clean, STREAM) - clean, 2.5 * deviation, rtol=1e-9, atol=0)
         assert noise.scaled(0).is_identity
         assert torch.equal(noise.scaled(0).sample(clean, STREAM), clean)
         assert not noise.is_identity
@@ -64,11 +66,20 @@ class TestContract:
     def test_weights_of_zero_get_no_noise(self, noise: NoiseModel) -> None:
         assert torch.equal(noise.sample(torch.zeros(6, 5), STREAM), torch.zeros(6, 5))
 
+    def test_a_group_of_zeros_gets_none_beside_others(self, noise: NoiseModel) -> None:
+        parts = noise.parts if isinstance(noise, Sum) else (noise,)
+        clean = weight(6, 5)
+        clean[3] = 0
+        silent = all(getattr(part, "reference", "") in ("filter", "tile-column") for part in parts)
+        assert torch.equal(noise.sample(clean, STREAM)[3], clean[3]) == silent
+        assert not torch.equal(noise.sample(clean, STREAM)[4], clean[4])
+
     def test_gradients_pass_through(self, noise: NoiseModel) -> None:
         clean = weight(6, 5).requires_grad_()
-        noise.sample(clean, STREAM).sum().backward()
+        given = Stream(0, "gradient").normal((6, 5))
+        noise.sample(clean, STREAM).backward(given)
         assert clean.grad is not None
-        assert torch.equal(clean.grad, torch.ones(6, 5))
+        assert torch.equal(clean.grad, given)
 
     def test_a_chip_keeps_its_error_over_reads(self, noise: NoiseModel) -> None:
         chip = noise.program(weight(6, 5), STREAM)
@@ -118,6 +129,9 @@ class TestScale:
         assert [part.stop - part.start for part in even_split(576, 512)] == [288, 288]
         assert [part.stop - part.start for part in even_split(4608, 512)] == [512] * 9
         assert [part.stop - part.start for part in even_split(11, 4)] == [4, 4, 3]
+        for size, largest in product(range(1, 60), range(1, 20)):
+            tiles = [tile for tile, part in enumerate(even_split(size, largest)) for _ in range(size)[part]]
+            assert tiles == naive_tiles(size, largest)
 
     def test_it_is_a_constant_for_autograd(self) -> None:
         assert not reference_scale(weight(3, 4).requires_grad_()).requires_grad

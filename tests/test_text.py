@@ -105,7 +105,7 @@ def test_every_registered_noise_has_a_case() -> None:
         (SAM(0.2, perturb="analog"), "sam:0.2,perturb=analog"),
         (SAM(Linear(0.5, warmup=0.3)), "sam:linear(0.5,warmup=0.3)"),
         (SAM(Quadratic(0.5, warmup=100)), "sam:quadratic(0.5,warmup=100)"),
-        (RWP(), "rwp"),
+        (RWP(), "rwp:gaussian(0.1)"),
         (RWP(Gaussian(0.2, "layer") + Laplace(0.1)), "rwp:gaussian(0.2,reference=layer)+laplace(0.1)"),
         (RWP(Gaussian(0.2), OffToOn(1.0), 2), "rwp:gaussian(0.2),schedule=off-to-on(1.0),draws=2"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from cases import NOISES
@@ -34,6 +36,10 @@ def assert_same_bits(model: nn.Module, before: dict[str, Tensor]) -> None:
 def noisy_values(model: nn.Module, **where: int) -> dict[str, Tensor]:
     with perturbed(model, NOISE, **where):
         return {weight.name: weight.parameter.detach().clone() for weight in analog_weights(model)}
+
+
+def same_values(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 class Attention(nn.Module):
@@ -91,6 +97,18 @@ class TestWhatIsAnalog:
             inputs = slice(group * 4 // groups, (group + 1) * 4 // groups)
             assert torch.equal(rows[output], layer.weight[inputs, within])
 
+    @pytest.mark.parametrize("groups", [1, 2])
+    def test_and_its_noise_scale_is_that_of_an_output(self, groups: int) -> None:
+        layer = nn.ConvTranspose2d(4, 6, 3, groups=groups).double()
+        layer.weight.data *= torch.linspace(0.1, 3, 6 // groups).view(1, -1, 1, 1)
+        (weight,) = analog_weights(layer)
+        noisy, clean = weight.sample(NOISE, Stream(0)), layer.weight.detach()
+        field = Stream(0, "weight", "program").normal((6, 4 // groups, 3, 3))
+        for output in range(6):
+            group, within = divmod(output, 6 // groups)
+            own = (slice(group * 4 // groups, (group + 1) * 4 // groups), within)
+            torch.testing.assert_close(noisy[own], clean[own] + 0.1 * clean[own].abs().max() * field[output])
+
     def test_coverage_says_why(self) -> None:
         found = coverage(
             nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 2), nn.LayerNorm(2), weight_norm(nn.Linear(2, 2)))
@@ -132,6 +150,7 @@ class TestWhatIsAnalog:
             == [w.name for w in analog_weights(net)]
             == ["0.weight", "3.weight"]
         )
+        assert same_values(noisy_values(wrapped), noisy_values(net))
         inner = nn.Sequential(torch.compile(nn.Linear(2, 2)))  # type: ignore[arg-type]
         assert [w.name for w in analog_weights(inner)] == ["0.weight"]
 
@@ -166,6 +185,26 @@ class TestTiedToAnEmbedding:
         assert_same_bits(net, before)
         assert torch.equal(net(tokens), clean)
 
+    def test_nested_draws_and_a_forward_of_ones_own_come_back(self) -> None:
+        net, x = Tied(), torch.ones(2, 5)
+        with perturbed(net, NOISE, draw=0):
+            outer = net.head(x)
+            with perturbed(net, NOISE, draw=1):
+                assert not torch.equal(net.head(x), outer)
+            assert torch.equal(net.head(x), outer)
+        assert "forward" not in vars(net.head)
+        own = net.head.forward = lambda x: 7 * x  # as accelerate and other tools put one there
+        with perturbed(net, NOISE):
+            assert net.head.forward is not own
+        assert net.head.forward is own
+
+    def test_an_exception_ends_it_too(self) -> None:
+        net, tokens = Tied(), torch.arange(7)
+        clean = net(tokens)
+        with pytest.raises(ZeroDivisionError), perturbed(net, NOISE):
+            1 / 0  # noqa: B018
+        assert torch.equal(net(tokens), clean)
+
 
 class TestRestoring:
     @pytest.mark.parametrize("noise", NOISES, ids=str)
@@ -195,6 +234,30 @@ class TestRestoring:
             with perturbed(net, NOISE, draw=1):
                 assert not torch.equal(net[0].weight, outer)
             assert torch.equal(net[0].weight, outer)
+        assert_same_bits(net, before)
+
+    def test_nested_in_one_object(self) -> None:
+        net = small_net()
+        before, noisy = state(net), NoisyWeights(net)
+        for _ in range(2):  # the second time with the memory that the first one kept
+            with noisy.perturbed(NOISE, Stream(0)):
+                outer = net[0].weight.detach().clone()
+                with noisy.perturbed(NOISE, Stream(1)):
+                    assert not torch.equal(net[0].weight, outer)
+                assert torch.equal(net[0].weight, outer)
+            assert_same_bits(net, before)
+
+    @pytest.mark.parametrize("change", [{"dtype": torch.float64}, {"memory_format": torch.channels_last}], ids=str)
+    def test_a_model_moved_after_it_was_looked_at(self, change: dict[str, Any]) -> None:
+        net = small_net()
+        noisy = NoisyWeights(net)
+        with noisy.perturbed(NOISE, Stream(0)):
+            pass
+        net.to(**change)
+        net[0].weight.data += 1e-12  # a value that only float64 holds
+        before = state(net)
+        with noisy.perturbed(NOISE, Stream(0)):
+            assert not torch.equal(net[0].weight, before["0.weight"])
         assert_same_bits(net, before)
 
     def test_a_thousand_times_where_subtracting_would_not(self) -> None:
@@ -243,6 +306,12 @@ class TestNames:
         larger = nn.Sequential(*net, nn.Linear(3, 3))
         again = noisy_values(larger, draw=5)
         assert all(torch.equal(values[name], again[name]) for name in values)
+
+    def test_nor_on_the_order_of_layers(self) -> None:
+        layers = {"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "c": nn.Conv1d(4, 4, 3)}
+        here, there = (nn.ModuleDict({name: layers[name] for name in order}) for order in ("abc", "cba"))
+        assert [w.name for w in analog_weights(here)] != [w.name for w in analog_weights(there)]
+        assert same_values(noisy_values(here), noisy_values(there))
 
     def test_it_does_depend_on_seed_replicate_draw_and_layer(self) -> None:
         net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
