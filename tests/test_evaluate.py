@@ -241,10 +241,10 @@ class TestData:
         rows = evaluate([net(0), net(1)], data, "gaussian:0.1", draws=1, images=30).rows
         assert (rows["images"] == 30).all()
         assert rows["data"].nunique() == 1
-        # A network that always says 1 is right about the share of that class, here of images sorted by class.
+        # A network that always says 2 is right about the share of that class, here of images sorted by class.
         always = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         always[1].weight.data.zero_()
-        always[1].bias.data = torch.tensor([0.0, 1.0, 0.0])
+        always[1].bias.data = torch.tensor([0.0, 0.0, 1.0])
         sorted_by_class = (data[0], data[1].sort().values)
         shares = evaluate(always, sorted_by_class, "gaussian:0.1", draws=1, images=30).rows
         assert values(shares) == [pytest.approx(100 / 3)]

@@ -1,0 +1,139 @@
+"""Everything that determines a run's weights, and the name that follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from noiserobust.data import Splits
+from noiserobust.errors import UserError
+from noiserobust.inference import Precision
+from noiserobust.models import DigitsNet, ModelSpec
+from noiserobust.noise import Gaussian, NoiseModel
+from noiserobust.text import Described
+from noiserobust.training.method import Method, Plain
+from noiserobust.training.schedules import check_warmup
+
+SEMANTICS = 1
+"""Raise when a change makes the same settings train different weights, so that no stale run is taken for a new one."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that determines a run's weights."""
+
+    data: str = "digits"
+    """digits, cifar10, cifar100, or the path of an image folder (FOLDER/train/CLASS/*, FOLDER/test/CLASS/*)."""
+    data_root: str = "data"
+    """Where CIFAR lies or is downloaded to."""
+    image_size: int | None = None
+    """Resize the images of a folder to this many pixels a side."""
+    model: ModelSpec = field(default_factory=DigitsNet)
+    """Network, such as digits or resnet18:width=16."""
+    method: Method = field(default_factory=Plain)
+    """plain, sam:0.2, rwp:gaussian(0.1), or with a schedule: sam:linear(0.5,warmup=0.3)."""
+    weight_clip: float | None = None
+    """Clip analog weights to this many times their layer's rms after every step (2 to 4 is usual)."""
+    epochs: int = 30
+    """Passes over the training data."""
+    batch_size: int = 128
+    """Samples per step."""
+    micro_batches: int = 1
+    """Parts that a batch is split into to save memory (gradient accumulation)."""
+    optimizer: str = "SGD:momentum=0.9"
+    """Any optimizer of torch.optim, with its options: AdamW, SGD:momentum=0.9,nesterov=true."""
+    lr: float = 0.05
+    """Peak learning rate; it falls to 0 as a cosine."""
+    lr_warmup: int | float = 0
+    """Steps (whole number) or fraction of all steps over which the learning rate rises from 0."""
+    weight_decay: float = 5e-4
+    """Weight decay, given to the optimizer."""
+    label_smoothing: float = 0.1
+    """Label smoothing of the cross-entropy."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient."""
+    crop: int | None = None
+    """Zero padding of the random crop in pixels (default: what suits the data)."""
+    flip: bool | None = None
+    """Random horizontal flips (default: what suits the data)."""
+    select_on: Literal["validation", "test", "none"] = "validation"
+    """Data whose perturbed accuracy chooses the epoch kept; test leaks (for reproducing papers); none: the last."""
+    select_noise: NoiseModel = field(default_factory=lambda: Gaussian(0.1))
+    """Noise of that choice. Its draws are never those that evaluation reports."""
+    select_draws: int = 3
+    """Noise draws of that choice."""
+    validation: float = 0.1
+    """Fraction of the training data held out for the log and the choice (unused with select_on test)."""
+    seed: int = 0
+    """Names initial weights, order, augmentation and training noise; also the replicate of the trained copy."""
+    precision: Precision = "fp32"
+    """fp32, or autocast to bf16 or fp16 (fp16 with loss scaling, for GPUs)."""
+    channels_last: bool = True
+    """Memory format of images and convolutions."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "micro_batches", "select_draws"):
+            if getattr(self, name) < 1:
+                raise UserError(f"expected {name} >= 1, got {getattr(self, name)}")
+        if not 0 <= self.validation < 1 or (self.validation == 0 and self.select_on == "validation"):
+            raise UserError(f"expected validation in (0, 1), got {self.validation}; 0 needs select_on none or test")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"expected label_smoothing in [0, 1), got {self.label_smoothing}")
+        if self.select_on not in ("validation", "test", "none"):
+            raise UserError(f"expected select_on validation, test or none, got {self.select_on!r}")
+        for name in ("lr", "weight_decay", "label_smoothing", "validation"):
+            # 1 and 1.0 are the same setting, so they must give the run the same name.
+            object.__setattr__(self, name, float(getattr(self, name)))
+        for name in ("lr", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"expected a finite {name} >= 0, got {getattr(self, name)}")
+        check_warmup("expected lr_warmup", self.lr_warmup)
+        if self.weight_clip is not None and not self.weight_clip > 0:
+            raise UserError(
+                f"expected weight_clip > 0 (times the layer's rms), got {self.weight_clip}; 2 to 4 is usual"
+            )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UserError(f"expected clip_norm > 0, got {self.clip_norm}; leave it out for no gradient clipping")
+        _check_device(self.device)
+
+    @property
+    def label(self) -> str:
+        """The method as it stands in tables: ``sam:0.2``, ``plain, clip 2.5 rms``."""
+        return str(self.method) + ("" if self.weight_clip is None else f", clip {self.weight_clip:g} rms")
+
+    def described(self) -> dict[str, Any]:
+        """The settings as plain values, in their text forms."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: str(value) if isinstance(value, Described) else value for name, value in values.items()}
+
+    def augmentation(self, splits: Splits) -> tuple[int, bool]:
+        """Crop padding and flips: the settings' own, or what suits the data."""
+        return (
+            splits.crop if self.crop is None else self.crop,
+            splits.flip if self.flip is None else self.flip,
+        )
+
+    def identity(self, splits: Splits) -> str:
+        """8 hex digits that name the run: its settings, its data's content and the version of what training means."""
+        settings = {k: v for k, v in self.described().items() if k not in ("data", "data_root")}
+        crop, flip = self.augmentation(splits)
+        content = [splits.train.fingerprint, splits.test.fingerprint, splits.train.mean, splits.train.std]
+        named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content]
+        return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise UserError(f"expected a device such as cpu or cuda, got '{device}'") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"expected a device that is there, got '{device}' on a machine without CUDA; use cpu")
