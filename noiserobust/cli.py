@@ -144,7 +144,7 @@ class Report:
         if not self.rows:
             raise UserError("expected files of rows, got none; evaluate writes them")
         rows = pd.concat([read_rows(path) for path in self.rows], ignore_index=True).drop_duplicates(
-            [*UNIT, "metric"], ignore_index=True
+            [*UNIT, "method", "metric"], ignore_index=True
         )
         _present(rows, self.plot, self.table, self.baseline)
 

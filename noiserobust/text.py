@@ -98,7 +98,7 @@ def split_top(text: str, separator: str) -> list[str]:
         if depth < 0:
             break
         # The plus of 1e+05 joins nothing: what follows a composing plus is a name.
-        joins = character == separator and depth == 0 and (separator != "+" or text[index + 1 : index + 2].isalpha())
+        joins = character == separator and depth == 0 and (separator != "+" or text[index + 1 :].lstrip()[:1].isalpha())
         if joins:
             parts.append("")
         else:

@@ -150,8 +150,9 @@ def coverage(model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence
     rows = []
     for weight, reason in _classified(model, include, exclude):
         name, parameter = (weight.name, weight.parameter) if isinstance(weight, AnalogWeight) else weight
-        largest, rms = parameter.detach().float().abs().amax(), parameter.detach().float().square().mean().sqrt()
-        ratio = float(largest / rms) if rms > 0 else float("nan")
+        values = parameter.detach().float()
+        rms = values.square().mean().sqrt()
+        ratio = float(values.abs().amax() / rms) if rms > 0 else float("nan")  # NaN is not > 0: no weights, no ratio
         rows.append(CoverageRow(name, tuple(parameter.shape), isinstance(weight, AnalogWeight), reason, ratio))
     return Coverage(tuple(rows))
 

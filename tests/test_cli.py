@@ -68,11 +68,12 @@ def test_evaluation_prints_table_coverage_and_where_things_are(
 
 def test_labels_tell_networks_apart(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = sorted(runs.glob("plain-*"))
-    places = [f"first={one}", f"second={two}"]
-    main(["evaluate", *places, "--draws", "1", "--out", str(tmp_path / "rows.parquet")])
-    out = capsys.readouterr().out
-    assert "first" in out
-    assert "second" in out
+    places, rows = [f"first={one}", f"second={two}", f"again={one}"], str(tmp_path / "rows.parquet")
+    main(["evaluate", *places, "--draws", "1", "--out", rows])
+    printed = capsys.readouterr().out
+    main(["report", rows, rows])
+    for out in (printed, capsys.readouterr().out):
+        assert all(re.search(rf"^{label} +\d", out, re.MULTILINE) for label in ("first", "second", "again"))
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,17 @@ class TestNothingTwice:
         assert values(here, "loss") != values(there, "loss")
         assert len(read_rows(out)) == 2 * 2 * 2
 
+    def test_another_label_for_the_same_network_costs_nothing_and_replaces_nothing(
+        self, data: tuple[Tensor, Tensor], counted: list[int], tmp_path: Path
+    ) -> None:
+        out = tmp_path / "rows.parquet"
+        for label in ("a", "b", "a"):
+            evaluate({label: net()}, data, NOISES[0], draws=2, out=out)
+        assert counted == [2]
+        rows = read_rows(out)
+        assert len(rows) == 2 * 2 * 2
+        assert values(rows, method="a") == values(rows, method="b")
+
     def test_a_folder_for_the_rows_is_refused_before_the_work(
         self, data: tuple[Tensor, Tensor], counted: list[int], tmp_path: Path
     ) -> None:

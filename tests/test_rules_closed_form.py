@@ -11,8 +11,8 @@ from functools import partial
 
 import pytest
 import torch
+from methods import Quadratic, close, smooth_net, weights
 from methods import batch as images
-from methods import close, smooth_net, weights
 from torch import Tensor, nn
 
 from noiserobust.data import Batch
@@ -27,20 +27,8 @@ ANALOG = torch.arange(12) < 6
 Rule = Callable[[Tensor, int], Tensor]
 
 
-class Centres(nn.Module):
+class Centres(Quadratic):
     """The network's output for an input c_i is already its loss, 1/2 (w - c_i)' A (w - c_i)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with seeded(Stream(0, "test", "centres")):
-            self.layer = nn.Linear(3, 2).double()
-            self.other = nn.Parameter(torch.randn(4, dtype=torch.float64))
-            root = torch.randn(12, 12, dtype=torch.float64)
-        self.A = root @ root.T / 12 + torch.eye(12, dtype=torch.float64)
-
-    @property
-    def w(self) -> Tensor:
-        return nn.utils.parameters_to_vector((self.layer.weight, self.layer.bias, self.other))
 
     def forward(self, centres: Tensor) -> Tensor:
         apart = self.w - centres

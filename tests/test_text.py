@@ -119,6 +119,7 @@ def test_the_written_form(value: Any, text: str) -> None:
 def test_several_ways_to_write_the_same() -> None:
     for text in ("gaussian:.1,layer", "gaussian(0.1, reference=layer)", " gaussian:reference=layer , sigma=1e-1 "):
         assert NoiseModel.parse(text) == Gaussian(0.1, reference="layer")
+    assert NoiseModel.parse("gaussian:1e+2 + laplace:0.2") == Gaussian(100.0) + Laplace(0.2)
     assert Schedule.parse("constant(1)") == Constant(1.0)
     assert Method.parse("rwp(gaussian:0.2)") == RWP(Gaussian(0.2))
 

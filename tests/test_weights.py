@@ -127,6 +127,10 @@ class TestWhatIsAnalog:
         assert found.summary.startswith("6 of 32 weights noisy (18.8 %, 1 tensors); digital: 12 in 1 x embedding")
         assert all(row.name in str(found) for row in found.rows)
 
+    def test_a_layer_without_weights_is_listed(self) -> None:
+        (found,) = coverage(nn.Linear(0, 3, bias=False)).rows
+        assert (found.noisy, found.reason, found.weights) == (False, "empty", 0)
+
     def test_max_over_rms(self) -> None:
         layer = nn.Linear(2, 2, bias=False)
         layer.weight.data = torch.tensor([[3.0, 0.0], [0.0, -4.0]])

@@ -170,9 +170,9 @@ class _Ledger:
         if path is not None and path.is_dir():
             raise UserError(f"expected a file for the rows, got the folder {path}; add a file name")
         self.stored = (
-            read_rows(path) if path is not None and path.is_file() else pd.DataFrame(columns=[*UNIT, "metric"])
+            read_rows(path) if path is not None and path.is_file() else pd.DataFrame(columns=[*UNIT, "method", "metric"])
         )
-        lacking = [name for name in [*UNIT, "metric"] if name not in self.stored]
+        lacking = [name for name in [*UNIT, "method", "metric"] if name not in self.stored]
         if lacking:
             raise UserError(
                 f"expected evaluation rows in {path}, got a table without {', '.join(lacking)}; name another file"
@@ -198,13 +198,13 @@ class _Ledger:
         return table[[*first, *(name for name in table if name not in first)]]
 
     def save(self) -> None:
-        """The file holds what it held and the rows so far; rows of the same unit are replaced."""
+        """The file holds what it held and the rows so far; rows of the same unit and method are replaced."""
         self.saved = time.monotonic()
         if self.path is None or not self.rows:
             return
         new = self.table()
-        done = {_key(row) for row in self.rows}
-        kept = self.stored[[_key(row) not in done for row in self.stored.to_dict("records")]]
+        done = {(_key(row), row["method"]) for row in self.rows}
+        kept = self.stored[[(_key(row), row["method"]) not in done for row in self.stored.to_dict("records")]]
         write_rows(new if kept.empty else pd.concat([kept, new], ignore_index=True), self.path)
 
 
