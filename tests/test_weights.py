@@ -128,7 +128,9 @@ class TestWhatIsAnalog:
         assert all(row.name in str(found) for row in found.rows)
 
     def test_a_layer_without_weights_is_listed(self) -> None:
-        (found,) = coverage(nn.Linear(0, 3, bias=False)).rows
+        layer = nn.Linear(1, 3, bias=False)
+        layer.weight = nn.Parameter(torch.zeros(3, 0))
+        (found,) = coverage(layer).rows
         assert (found.noisy, found.reason, found.weights) == (False, "empty", 0)
 
     def test_max_over_rms(self) -> None:

@@ -169,10 +169,9 @@ class _Ledger:
         self.path = path
         if path is not None and path.is_dir():
             raise UserError(f"expected a file for the rows, got the folder {path}; add a file name")
-        self.stored = (
-            read_rows(path) if path is not None and path.is_file() else pd.DataFrame(columns=[*UNIT, "method", "metric"])
-        )
-        lacking = [name for name in [*UNIT, "method", "metric"] if name not in self.stored]
+        needed = [*UNIT, "method", "metric"]
+        self.stored = read_rows(path) if path is not None and path.is_file() else pd.DataFrame(columns=needed)
+        lacking = [name for name in needed if name not in self.stored]
         if lacking:
             raise UserError(
                 f"expected evaluation rows in {path}, got a table without {', '.join(lacking)}; name another file"
