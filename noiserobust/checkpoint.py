@@ -119,8 +119,12 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str | 
 
 
 def weights_hash(model: nn.Module) -> str:
-    """16 hex digits that name the exact parameters and buffers of ``model``."""
-    digest = hashlib.sha256()
+    """16 hex digits that name the exact parameters and buffers of ``model``, and its layers as it prints them.
+
+    A change that only a ``forward`` shows is not seen.
+    """
+    # The layers, too: the same weights between other activations are another network.
+    digest = hashlib.sha256(repr(unwrap(model)).encode())
     for name, tensor in sorted(unwrap(model).state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -262,6 +262,12 @@ def _classified(
     """Every parameter once, as an analog weight or with the reason why it is none."""
     model = unwrap(model)
     embedded = {id(module.weight) for module in model.modules() if isinstance(module, _EMBEDDINGS)}
+    crossbar = {
+        id(parameter)
+        for module in model.modules()
+        for attribute, parameter in module.named_parameters(recurse=False)
+        if not _digital_reason(module, attribute, parameter)
+    }
     seen: set[int] = set()
     matched: set[str] = set()
     found: list[tuple[AnalogWeight | Unused, str]] = []
@@ -272,6 +278,8 @@ def _classified(
             tied = id(parameter) in embedded and not isinstance(module, _EMBEDDINGS)
             if id(parameter) in seen and not tied:
                 continue
+            if reason and id(parameter) in crossbar and id(parameter) not in embedded:
+                continue  # shared with a layer that does sit in a crossbar, and listed there
             matched |= {pattern for pattern in (*include, *exclude) if fnmatchcase(name, pattern)}
             if any(fnmatchcase(name, pattern) for pattern in exclude):
                 reason = "excluded by pattern"

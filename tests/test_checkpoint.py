@@ -40,6 +40,13 @@ def test_the_hash_names_every_bit(tmp_path: Path) -> None:
     assert weights_hash(net) != before
 
 
+def test_the_hash_names_the_layers_too() -> None:
+    layer = torch.nn.Linear(2, 2)
+    assert weights_hash(torch.nn.Sequential(layer, torch.nn.ReLU())) != weights_hash(
+        torch.nn.Sequential(layer, torch.nn.Tanh())
+    )
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_prefixes_of_wrappers_are_dropped(prefix: str) -> None:
     source, target = DigitsNet(width=4).build(1, 3), DigitsNet(width=4).build(1, 3)

@@ -160,6 +160,17 @@ class TestWhatIsAnalog:
         inner = nn.Sequential(torch.compile(nn.Linear(2, 2)))  # type: ignore[arg-type]
         assert [w.name for w in analog_weights(inner)] == ["0.weight"]
 
+    def test_a_parameter_shared_with_an_unknown_module_is_still_analog(self) -> None:
+        class Head(nn.Module):
+            def __init__(self, weight: nn.Parameter) -> None:
+                super().__init__()
+                self.kernel = weight
+
+        linear = nn.Linear(3, 2, bias=False)
+        net = nn.Sequential(Head(linear.weight), linear)
+        assert [w.name for w in analog_weights(net)] == ["1.weight"]
+        assert (coverage(net).noisy, coverage(net).total) == (6, 6)
+
     def test_a_shared_parameter_is_one_array(self) -> None:
         net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
         net[1].weight = net[0].weight
