@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
 from noiserobust.results import write_atomically
-from noiserobust.weights import unwrap
+from noiserobust.weights import canonical, unwrap
 
 KEY = "noiserobust"
 
@@ -84,6 +86,11 @@ def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:
         labelled = bool(equals) and not Path(place).exists()
         path = Path(rest if labelled else place)
         inside = [] if (path / "model.safetensors").is_file() else sorted(path.glob("*/model.safetensors"))
+        unfinished = [*path.glob("resume.pt"), *path.glob("*/resume.pt")]
+        if unfinished and not inside and path.is_dir() and not (path / "model.safetensors").is_file():
+            raise UserError(
+                f"expected a finished run, got {unfinished[0].parent}, which was interrupted; train it again"
+            )
         for checkpoint in map(read_checkpoint, inside or [path]):
             about = {**checkpoint.about, "label": label} if labelled else checkpoint.about
             found.append(replace(checkpoint, about=about))
@@ -119,16 +126,37 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str | 
 
 
 def weights_hash(model: nn.Module) -> str:
-    """16 hex digits that name the exact parameters and buffers of ``model``, and its layers as it prints them.
+    """16 hex digits that name ``model``: the exact bits of its parameters and buffers, and what computes with them.
 
-    A change that only a ``forward`` shows is not seen.
+    The second is each module's class, its source where that is not torch's, and its plain attributes, since the same
+    weights between other activations are another network. A function elsewhere that a ``forward`` calls is not seen.
     """
-    # The layers, too: the same weights between other activations are another network.
-    digest = hashlib.sha256(repr(unwrap(model)).encode())
+    digest = hashlib.sha256()
+    for path, module in unwrap(model).named_modules():
+        digest.update(f"{canonical(path)} {_anatomy(module)}\n".encode())
     for name, tensor in sorted(unwrap(model).state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def _anatomy(module: nn.Module) -> str:
+    kind = type(module)
+    parts = [kind.__module__, kind.__qualname__, module.extra_repr()]
+    if not kind.__module__.startswith("torch."):
+        # Not to be had for what was typed into a session: then the name has to do.
+        with contextlib.suppress(OSError, TypeError):
+            parts.append(inspect.getsource(kind))
+    for name, value in sorted(vars(module).items()):
+        if name.startswith("_") or name == "training":
+            continue
+        if callable(value):
+            code = getattr(value, "__code__", None)
+            parts.append(f"{name}={getattr(value, '__qualname__', type(value).__qualname__)}")
+            parts.append("" if code is None else f"{code.co_code.hex()} {code.co_consts} {code.co_names}")
+        elif isinstance(value, (bool, int, float, str, tuple, list, dict, type(None))):
+            parts.append(f"{name}={value!r}")
+    return " ".join(parts)
 
 
 def _plain_name(name: str) -> str:

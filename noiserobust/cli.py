@@ -133,6 +133,8 @@ class Report:
 
     rows: tyro.conf.Positional[tuple[Path, ...]]
     """Parquet files of rows."""
+    where: str | None = None
+    """Only rows of which this holds, such as "seed == 0 and images == 500" (columns: docs/evaluation.md)."""
     baseline: str | None = None
     """Method that every other one is compared with, as a paired difference with its interval."""
     plot: Path | None = None
@@ -146,6 +148,14 @@ class Report:
         rows = pd.concat([read_rows(path) for path in self.rows], ignore_index=True).drop_duplicates(
             [*UNIT, "method", "metric"], ignore_index=True
         )
+        if self.where is not None:
+            try:
+                rows = rows.query(self.where)
+            except Exception as error:  # whatever the expression does wrong
+                columns = ", ".join(map(str, rows.columns))
+                raise UserError(f"expected a condition on {columns}, got '{self.where}': {error}") from None
+            if rows.empty:
+                raise UserError(f"expected rows of which '{self.where}' holds, got none")
         _present(rows, self.plot, self.table, self.baseline)
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from noiserobust.data.batches import Batch, Batches
@@ -59,13 +59,25 @@ def prepare(data: Dataset, device: torch.device, batch_size: int = 500, channels
 
 
 @torch.no_grad()
-def score(model: nn.Module, batches: Sequence[Batch], precision: Precision = "fp32") -> dict[str, float]:
-    """Accuracy in percent and mean cross-entropy (nats) of ``model`` as it stands, in eval mode."""
+def score(
+    model: nn.Module, batches: Sequence[Batch], precision: Precision = "fp32", classes: int = 0
+) -> dict[str, float]:
+    """Accuracy in percent and mean cross-entropy (nats) of ``model`` as it stands, in eval mode.
+
+    Inputs are given in the precision of the model's parameters. Raises :class:`~noiserobust.UserError` when its output
+    is no (B, C) tensor, or C is less than the ``classes`` of the data.
+    """
     device = device_of(model)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     correct, loss, count = torch.zeros((), device=device), torch.zeros((), device=device), 0
     with evaluating(model), autocast(device, precision):
         for batch in batches:
-            logits = model(batch.inputs).float()
+            inputs = batch.inputs.to(dtype) if batch.inputs.is_floating_point() else batch.inputs
+            logits = model(inputs)
+            if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < classes:
+                got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+                raise UserError(f"expected a model that gives logits of shape (B, {classes} or more), got {got}")
+            logits = logits.float()
             correct += (logits.argmax(1) == batch.labels).sum()
             loss += functional.cross_entropy(logits, batch.labels, reduction="sum")
             count += len(batch)

@@ -7,10 +7,11 @@ from unittest.mock import patch
 import pytest
 import torch
 from methods import ON, Passes, batch, normed_net, sgd
-from torch import Tensor
+from torch import Tensor, nn
 
+from noiserobust.data import Batch
 from noiserobust.rng import Stream
-from noiserobust.training import ESAM, Engine
+from noiserobust.training import ESAM, Engine, Progress
 from noiserobust.training.esam import most_risen
 
 
@@ -88,3 +89,14 @@ class TestTensors:
         engine.gradient(batch(), sync=False, wrt=wanted)
         assert [p.grad is not None for p in engine.parameters] == wanted
         assert all(p.requires_grad for p in engine.parameters)
+
+    def test_a_choice_of_tensors_that_the_loss_does_not_reach(self) -> None:
+        """Then there is nothing to climb: e = 0."""
+        model = nn.ModuleDict({"used": nn.Linear(4, 3), "unused": nn.Linear(4, 3)})
+        model.forward = lambda x: model["used"](x)  # type: ignore[method-assign]
+        engine = Engine(model, torch.optim.SGD(model.parameters(), lr=0.1), seed=1)
+        x, y = Stream(0, "x").normal((8, 4)), torch.arange(8) % 3
+        none = [not any(ESAM(beta=0.3).chosen(engine, step)[:2]) for step in range(20)]
+        assert any(none)
+        for step in range(20):
+            ESAM(0.1, beta=0.3).step(engine, Batch(x, y), Progress(step, 20))

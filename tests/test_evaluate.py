@@ -314,3 +314,62 @@ def test_wrong_channels_and_classes_are_refused(tmp_path: Path) -> None:
     assert len(evaluate(path, few, "gaussian:0.1", draws=1).rows) == 2
     with pytest.raises(UserError, match="3 classes, the data have 2"):
         evaluate(path, Dataset(*few, classes=("a", "b")), "gaussian:0.1")
+
+
+class Activated(nn.Module):
+    """The same weights with another activation are another network, which neither weights nor layers show."""
+
+    def __init__(self, activation: object) -> None:
+        super().__init__()
+        self.linear, self.activation = nn.Linear(4, 3), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.linear(x.view(len(x), -1)))  # type: ignore[operator]
+
+
+def test_what_only_the_forward_pass_shows_is_another_network(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    one, other = Activated(torch.relu), Activated(torch.tanh)
+    other.load_state_dict(one.state_dict())
+    alone = values(evaluate(other, data, "gaussian:0.1", draws=1).rows, "loss")
+    rows = evaluate({"one": one, "other": other}, data, "gaussian:0.1", draws=1, out=tmp_path / "rows.parquet").rows
+    assert values(rows, "loss", method="other") == alone != values(rows, "loss", method="one")
+
+
+def test_a_module_gets_the_memory_format_and_precision_it_needs(data: tuple[Tensor, Tensor]) -> None:
+    x, y = Stream(0, "x").normal((30, 3, 4, 4)), torch.arange(30) % 3
+    viewing = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(8, 3))
+    viewing[1].forward = lambda t: t.view(len(t), -1)  # type: ignore[method-assign]
+    expected = values(evaluate(viewing, (x, y), "gaussian:0.1", draws=2).rows, "loss")
+    for dtype, tolerance in ((torch.float64, 1e-6), (torch.bfloat16, 0.02)):
+        found = values(evaluate(viewing.to(dtype), (x, y), "gaussian:0.1", draws=2).rows, "loss")
+        assert found == pytest.approx(expected, rel=tolerance)
+
+
+def test_token_ids_reach_the_network_as_they_are() -> None:
+    net = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(8, 3))
+    tokens = torch.arange(20).reshape(10, 2) % 7
+    assert len(evaluate(net, (tokens, torch.arange(10) % 3), "gaussian:0.1", draws=1).rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "got"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), r"\(60, 2\)"),
+        (nn.LSTM(2, 3), "tuple"),
+        (nn.Linear(2, 3), "60, 1, 2, 3"),
+    ],
+)
+def test_a_model_that_gives_no_logits_is_refused(model: nn.Module, got: str, data: tuple[Tensor, Tensor]) -> None:
+    x = data[0][:, 0] if isinstance(model, nn.LSTM) else data[0]
+    with pytest.raises(UserError, match=rf"expected a model that gives logits of shape \(B, 3 or more\), got .*{got}"):
+        evaluate(model, (x, data[1]), "gaussian:0.1")
+
+
+def test_foreign_checkpoints_are_numbered_within_their_method(tmp_path: Path) -> None:
+    data = torch.zeros(6, 1, 8, 8), torch.arange(6) % 3
+    for name in "ab":
+        save_checkpoint(tmp_path / f"{name}.safetensors", DigitsNet(width=4).build(1, 3).state_dict(), {})
+    models = {name: tmp_path / f"{name}.safetensors" for name in "ab"}
+    result = evaluate(models, data, "gaussian:0.1", draws=2, model="digits:4")
+    assert set(result.rows["replicate"]) == {0}
+    assert len(result.paired("a", "b")) == 1

@@ -270,7 +270,9 @@ class TestResume:
     @pytest.mark.parametrize("text", METHODS)
     def test_bit_for_bit(self, text: str, splits: Splits, tmp_path: Path) -> None:
         """Stopped in the first epoch, after the second, and in the middle of the third."""
-        of = settings(method=Method.parse(text), optimizer="AdamW", lr=0.01, weight_clip=2.5, select_on="none")
+        # Three epochs are trained: what would start in the seventh has to start in the second.
+        method = Method.parse(text.replace("start=6", "start=1"))
+        of = settings(method=method, optimizer="AdamW", lr=0.01, weight_clip=2.5, select_on="none")
         whole = fit(of, tmp_path / "whole", splits=splits)
         with pytest.raises(Failure):
             self.stopped_at_step(3, of, tmp_path / "parts", splits=splits)
@@ -306,6 +308,14 @@ class TestResume:
             fit(settings(), tmp_path / "parts", splits=splits, on_epoch=self.stop_after(2))
         parts = fit(settings(), tmp_path / "parts", splits=splits, on_epoch=self.stop_after(2))
         assert same_bits(stored(parts), stored(fit(settings(), tmp_path / "whole", splits=splits)))
+
+    def test_a_broken_state_is_said(self, splits: Splits, tmp_path: Path) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            fit(settings(), tmp_path, splits=splits, on_epoch=self.stop_after(0))
+        (state,) = tmp_path.glob("*/resume.pt")
+        state.write_bytes(state.read_bytes()[:1000])
+        with pytest.raises(UserError, match=r"resume.pt, which cannot be read \(.*\); remove it"):
+            fit(settings(), tmp_path, splits=splits)
 
     def test_a_finished_run_is_not_trained_again(self, splits: Splits, tmp_path: Path) -> None:
         first = fit(settings(), tmp_path, splits=splits)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from methods import batch, normed_net, sgd, state
 from torch import nn
 
+from noiserobust.errors import UserError
 from noiserobust.training import MESA, Progress
 
 
@@ -34,10 +36,30 @@ def test_weights_and_buffers_are_averaged_and_counters_copied() -> None:
     names = list(model.state_dict())
     average = dict(zip(names, state(model), strict=True))
     for step in range(3):
-        MESA(beta=0.7, start=100).step(engine, batch(step=step), Progress(step, 3, 0, 1))
+        MESA(beta=0.7, start=100).step(engine, batch(step=step), Progress(step, 3, 0, 101))
         for name, value in model.state_dict().items():
             average[name] = 0.7 * average[name] + 0.3 * value if value.is_floating_point() else value.clone()
     assert set(engine.memory["mesa"]) == set(names)
     for name in names:
         torch.testing.assert_close(engine.memory["mesa"][name], average[name])
     assert {int(v) for n, v in engine.memory["mesa"].items() if "num_batches" in n} == {3}
+
+
+def test_a_term_that_would_never_be_active_is_refused() -> None:
+    engine = sgd(normed_net())
+    with pytest.raises(
+        UserError, match="mesa: expected more than start=5 epochs, got 1: its term would never be active"
+    ):
+        MESA().step(engine, batch(), Progress(0, 10))
+
+
+def test_the_average_of_a_bfloat16_network_moves() -> None:
+    """A step of 1 - beta = 5e-4 of the way is less than bfloat16 can add."""
+    model = normed_net().bfloat16()
+    engine = sgd(model)
+    start = model[0].weight.detach().float().clone()
+    MESA(start=0).prepare(engine)
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+    moved = MESA(beta=0.9995)._updated(engine.memory["mesa"], {"0.weight": model[0].weight})["0.weight"]
+    torch.testing.assert_close(moved - start, torch.full_like(start, 5e-4), rtol=0.02, atol=0)

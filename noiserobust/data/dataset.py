@@ -22,7 +22,8 @@ from noiserobust.rng import Stream
 class Dataset:
     """Images and labels on one device.
 
-    images: N x C x H x W, uint8 (0..255), or floating point of shape N x C x ... (already scaled; N x F will do).
+    images: N x C x H x W, uint8 (0..255), or floating point of shape N x C x ... (already scaled; N x F will do); other
+        whole numbers are tokens, N x T, and reach the network as they are.
     labels: N class numbers, kept as int64 on the device of the images.
     mean, std: one number, or one per channel: the network sees ``(x - mean) / std``, where x is
         ``images / 255`` for uint8 and ``images`` otherwise.
@@ -106,6 +107,8 @@ class Dataset:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """``pixels`` (B x C x ..., of this dataset's type and scale) as float32 network inputs; memory format kept."""
+        if not pixels.is_floating_point() and pixels.dtype != torch.uint8:
+            return pixels
         scale, shift = self._affine
         return (pixels * scale).sub_(shift).float()
 
@@ -196,7 +199,8 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
 
 def _check_images(images: Tensor) -> None:
     shape = tuple(images.shape)
-    if images.dtype != torch.uint8 and not images.is_floating_point():
+    tokens = images.dim() == 2 and images.dtype in (torch.int32, torch.int64)
+    if images.dtype != torch.uint8 and not images.is_floating_point() and not tokens:
         raise UserError(f"expected images as uint8 (0..255) or floating point, got {images.dtype}: convert them")
     if images.dim() < 2 or images.numel() == 0:
         raise UserError(f"expected images of shape N x C x H x W (or N x features), none of them 0, got {shape}")

@@ -67,7 +67,7 @@ def evaluate(
     batch_size: int = 500,
     precision: Precision = "fp32",
     device: str | torch.device | None = None,
-    channels_last: bool = True,
+    channels_last: bool | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     out: str | Path | None = None,
@@ -84,6 +84,8 @@ def evaluate(
       torch dataset or a DataLoader. ``images`` takes a random sample of it, stratified by class.
     - ``noises``: noise models or their texts. A strength sweep scales one and the same draw.
     - ``model``: how to build the network of a checkpoint that does not say it.
+    - ``channels_last``: memory format of the images; by default that of networks built here from checkpoints, while a
+      module that is handed over gets contiguous ones (its ``view`` may need them).
     - ``include``, ``exclude``: which weights are noisy (:func:`noiserobust.analog_weights`).
     - ``out``: a parquet file for the rows; those it already holds are not computed again, and it is brought up to date
       while the work goes on, so that a killed evaluation loses seconds.
@@ -100,6 +102,7 @@ def evaluate(
     dataset = load(str(data)).test if isinstance(data, (str, Path)) else as_dataset(data)
     if images is not None:
         dataset = dataset.sample(images, Stream(0, "images"))
+    classes = int(dataset.labels.max()) + 1
     settings = {
         "seed": seed,
         "images": len(dataset),
@@ -114,14 +117,15 @@ def evaluate(
         with tqdm(total=len(candidates) * len(wanted) * draws, unit="draw", disable=not progress, delay=1) as bar:
             for candidate in candidates:
                 bar.set_description(candidate.method, refresh=False)
-                network, seen = candidate.open(dataset, channels_last)
+                last = candidate.built if channels_last is None else channels_last
+                network, seen = candidate.open(dataset, last)
                 network = network if device is None else network.to(device)
                 covered[candidate.name] = coverage(network, include=include, exclude=exclude)
                 noisy = NoisyWeights(network, include=include, exclude=exclude)
                 place = device_of(network)
-                view = (seen.mean, seen.std, place)
+                view = (seen.mean, seen.std, place, last)
                 if view not in prepared:
-                    prepared[view] = prepare(seen, place, batch_size, channels_last)
+                    prepared[view] = prepare(seen, place, batch_size, last)
                 unit = (
                     candidate.about
                     | settings
@@ -139,7 +143,7 @@ def evaluate(
                     values = ledger.find(unit | {"draw": 0} if noise.is_identity else unit)
                     if values is None:
                         with noisy.perturbed(noise, report_stream(seed, candidate.replicate, draw)):
-                            values = score(network, prepared[view], precision)
+                            values = score(network, prepared[view], precision, classes)
                     ledger.add(unit, values)
                     bar.update()
     finally:
@@ -154,6 +158,8 @@ class _Candidate:
     name: str
     method: str
     replicate: int
+    built: bool
+    """Whether the network is built here from a checkpoint."""
     open: Callable[[Dataset, bool], tuple[nn.Module, Dataset]]
     """(data, channels_last) -> the network and the data as it wants to see them."""
 
@@ -228,10 +234,15 @@ def _candidates(models: Models, spec: ModelSpec | None, data: Any) -> list[_Cand
     groups = models.items() if isinstance(models, Mapping) else [(None, models)]
     # Tensors and loaders that a person hands over are taken as they are; data sets are normalised as in training.
     normalize = isinstance(data, (str, Path, Dataset))
-    found = []
+    found: list[_Candidate] = []
     for label, group in groups:
         members = [group] if isinstance(group, (nn.Module, str, Path, Checkpoint)) else list(group)
-        found += [_candidate(member, label, index, spec, normalize) for index, member in enumerate(members)]
+        for member in members:
+            if not isinstance(member, (nn.Module, Checkpoint)):
+                member = read_checkpoint(member)
+            method = label or _method(member)
+            # A copy that does not say its training seed is the next one of its method.
+            found.append(_candidate(member, method, sum(other.method == method for other in found), spec, normalize))
     if not found:
         raise UserError("expected at least one model, got none")
     places: dict[tuple[str, int], str] = {}
@@ -240,18 +251,23 @@ def _candidates(models: Models, spec: ModelSpec | None, data: Any) -> list[_Cand
         if place in places:
             raise UserError(
                 f"expected one model per method and replicate, got {places[place]} and {candidate.name} both as "
-                f"'{candidate.method}' replicate {candidate.replicate}; give them labels: {{label: model, ...}}"
+                f"'{candidate.method}' replicate {candidate.replicate}; give them labels: {{label: model, ...}}, or "
+                "LABEL=PATH on the command line"
             )
         places[place] = candidate.name
     return found
 
 
-def _candidate(member: OneModel, label: str | None, index: int, spec: ModelSpec | None, normalize: bool) -> _Candidate:
+def _method(member: nn.Module | Checkpoint) -> str:
+    return type(member).__name__ if isinstance(member, nn.Module) else member.about.get("label", member.path.stem)
+
+
+def _candidate(
+    member: nn.Module | Checkpoint, method: str, index: int, spec: ModelSpec | None, normalize: bool
+) -> _Candidate:
     if isinstance(member, nn.Module):
-        method = label or type(member).__name__
-        return _Candidate(f"{method}[{index}]", method, index, lambda dataset, channels_last: (member, dataset))
-    checkpoint = member if isinstance(member, Checkpoint) else read_checkpoint(member)
-    about = checkpoint.about
+        return _Candidate(f"{method}[{index}]", method, index, False, lambda dataset, channels_last: (member, dataset))
+    checkpoint, about = member, member.about
 
     def open_checkpoint(dataset: Dataset, channels_last: bool) -> tuple[nn.Module, Dataset]:
         channels = about.get("channels", dataset.channels)
@@ -267,5 +283,4 @@ def _candidate(member: OneModel, label: str | None, index: int, spec: ModelSpec 
         own = normalize and "mean" in about
         return network, dataset.with_normalization(about["mean"], about["std"]) if own else dataset
 
-    method = label or about.get("label", checkpoint.path.stem)
-    return _Candidate(str(checkpoint.path), method, about.get("seed", index), open_checkpoint)
+    return _Candidate(str(checkpoint.path), method, about.get("seed", index), True, open_checkpoint)

@@ -175,6 +175,10 @@ class Engine:
         """
         model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
         losses, logits = [], []
+        if twin is not None:
+            live = unwrap(model).state_dict(keep_vars=True)
+            # A twin may be kept in more precision than the network computes in.
+            twin = {name: value.to(live[name].dtype) if name in live else value for name, value in twin.items()}
         with ExitStack() as stack:
             stack.enter_context(kept_norm_stats(model) if twin is None else evaluating(model))
             for part in as_list(batch):
@@ -182,7 +186,7 @@ class Engine:
                     if twin is None:
                         out = model(part.inputs)
                     else:
-                        out = torch.func.functional_call(unwrap(model), dict(twin), (part.inputs,))
+                        out = torch.func.functional_call(unwrap(model), twin, (part.inputs,))
                     losses.append(self._losses(out, part))
                 self.passes["forward"] += 1
                 logits.append(out)
@@ -224,7 +228,8 @@ class Engine:
         with self._backup.moved():
             with torch.no_grad():
                 pairs = [(p, s) for p, s in zip(self.parameters, steps, strict=True) if s is not None]
-                torch._foreach_add_([p for p, _ in pairs], [s for _, s in pairs])
+                if pairs:
+                    torch._foreach_add_([p for p, _ in pairs], [s for _, s in pairs])
                 pairs.clear()
                 steps.clear()
             yield
@@ -286,7 +291,10 @@ class Engine:
 
     @torch.no_grad()
     def _clip_weights(self, times_rms: float) -> None:
+        trained = {id(parameter) for parameter in self.parameters}
         for weight in self.analog.weights:
+            if id(weight.parameter) not in trained:
+                continue  # frozen: nothing here may change it
             limit = times_rms * weight.parameter.square().mean().sqrt()
             weight.parameter.clamp_(-limit, limit)
 

@@ -69,9 +69,11 @@ class ESAM(Method, name="esam"):
         out = engine.gradient(batch, sync=False, wrt=None if everything else chosen)
         gradients = engine.take()
         steps = [gradient if wanted else None for gradient, wanted in zip(gradients, chosen, strict=True)]
-        length = norm(gradients if self.scaling == "full" else steps)
         share = 1 - self.beta if self.scaling == "paper" else self.beta
-        with engine.moved(scale(steps, rho / share / (length + TINY))):
+        if any(step is not None for step in steps):  # else only tensors that the loss does not reach were chosen: e = 0
+            length = norm(gradients if self.scaling == "full" else steps)
+            scale(steps, rho / share / (length + TINY))
+        with engine.moved(steps):
             rows = None
             if self.gamma < 1:
                 rows = most_risen(engine.forward(batch).losses - out.losses, self.gamma)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import re
 import time
 from collections.abc import Callable
@@ -201,7 +202,13 @@ class _Trainer:
     def _resume(self) -> None:
         if not self._resume_file.is_file():
             return
-        state = torch.load(self._resume_file, weights_only=True, map_location=self.engine.device)
+        try:
+            state = torch.load(self._resume_file, weights_only=True, map_location=self.engine.device)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"expected the state of an interrupted run, got {self._resume_file}, which cannot be read "
+                f"({type(error).__name__}); remove it to start this run anew"
+            ) from None
         self.model.load_state_dict(state["model"])
         self.engine.optimizer.load_state_dict(state["optimizer"])
         self.engine.load_state_dict(state["engine"])

@@ -52,6 +52,14 @@ class Trajectory(Method):
     def strength(self, progress: Progress) -> float:
         return strength_at(self.lam, progress) if progress.epoch >= self.start else 0.0
 
+    def require_epochs(self, progress: Progress) -> None:
+        """Refuse a run in which the term would never be active: it would be plain training under another name."""
+        if progress.epochs <= self.start:
+            raise UserError(
+                f"{self.name}: expected more than start={self.start} epochs, got {progress.epochs}: its term would "
+                "never be active; lower start, or give epoch and epochs to Progress(step, steps, epoch, epochs)"
+            )
+
 
 @dataclass(frozen=True)
 class SAF(Trajectory, name="saf"):
@@ -100,6 +108,7 @@ class SAF(Trajectory, name="saf"):
 
     def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
         memory, indices = self.remembered(engine), _indices(as_list(batch))
+        self.require_epochs(progress)
         slot, lam = progress.epoch % self.back, self.strength(progress)
         term = None
         if lam:
@@ -151,10 +160,11 @@ class MESA(Trajectory, name="mesa"):
     def average(self, engine: Engine) -> dict[str, Tensor]:
         """v and the averaged buffers by name: the network's own when it is first asked for."""
         if self.name not in engine.memory:
-            engine.memory[self.name] = {name: value.clone() for name, value in _tensors(engine).items()}
+            engine.memory[self.name] = {name: _precise(value).clone() for name, value in _tensors(engine).items()}
         return engine.memory[self.name]
 
     def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+        self.require_epochs(progress)
         average, lam = self.average(engine), self.strength(progress)
         if self.update == "before":
             average = self._updated(average, dict(unwrap(engine.model).named_parameters()))
@@ -176,7 +186,7 @@ class MESA(Trajectory, name="mesa"):
         """``average`` a step further towards ``values``; new tensors, so that a step that fails leaves no trace."""
         steps = {
             # Counters are taken as they are.
-            name: average[name].lerp(value, 1 - self.beta) if value.is_floating_point() else value.clone()
+            name: average[name].lerp(_precise(value), 1 - self.beta) if value.is_floating_point() else value.clone()
             for name, value in values.items()
         }
         return average | steps
@@ -202,6 +212,11 @@ def penalty(past: Tensor, tau: float, factors: Tensor) -> Penalty:
 def _tensors(engine: Engine) -> dict[str, Tensor]:
     model = unwrap(engine.model)
     return {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
+
+
+def _precise(value: Tensor) -> Tensor:
+    """In float32 or better: in bfloat16 a step of 1 - beta of the way would be rounded away."""
+    return value.to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value
 
 
 def _indices(parts: list[Batch]) -> Tensor:
