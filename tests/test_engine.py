@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from noiserobust.errors import UserError
 from noiserobust.noise import NoiseModel
-from noiserobust.rng import Stream
+from noiserobust.rng import Stream, seeded
 from noiserobust.training import Engine, Method, Plain
 from noiserobust.weights import NoisyWeights, analog_weights
 
@@ -397,3 +397,26 @@ def test_weight_clip_leaves_frozen_layers_alone() -> None:
     engine = Engine(model, torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1), weight_clip=0.5)
     Method.parse("plain").step(engine, batch(), ON)
     assert torch.equal(model[0].weight, before)
+
+
+def test_parameters_added_behind_its_back_are_refused() -> None:
+    model = normed_net()
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    engine = Engine(model, optimizer)
+    optimizer.add_param_group({"params": list(model[4].parameters())})
+    with pytest.raises(UserError, match="make a new Engine after add_param_group"):
+        Method.parse("plain").step(engine, batch(), ON)
+
+
+def test_spectral_norm_learns_from_the_clean_pass_only() -> None:
+    def vectors(method: str) -> list[Tensor]:
+        model = smooth_net()
+        with seeded(Stream(0, "vectors")):
+            nn.utils.parametrizations.spectral_norm(next(m for m in model.modules() if isinstance(m, nn.Linear)))
+        model.double()
+        engine = Engine(model, torch.optim.SGD(model.parameters(), lr=0.0))
+        Method.parse(method).step(engine, batch(dtype=torch.float64), ON)
+        return [buffer.clone() for buffer in model.buffers()]
+
+    for plain, sam in zip(vectors("plain"), vectors("sam:0.5"), strict=True):
+        assert torch.equal(plain, sam)

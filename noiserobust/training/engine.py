@@ -81,6 +81,7 @@ class Engine:
         self.samples, self.classes = samples, classes
         self.device = device_of(model)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        self._given = sum(len(group["params"]) for group in optimizer.param_groups)
         require_supported(model, optimizer)
         self._first_lr = float(optimizer.param_groups[0]["lr"])
         self.passes = {"forward": 0, "backward": 0}
@@ -242,6 +243,11 @@ class Engine:
 
     def commit(self) -> bool:
         """Unscale, clip and step once with the gradients held, then hold none; whether the scaler let it step."""
+        if sum(len(group["params"]) for group in self.optimizer.param_groups) != self._given:
+            raise UserError(
+                "expected the optimizer's parameters as they were when the Engine was made, got others since; "
+                "make a new Engine after add_param_group, else rules, clipping and restoring would miss them"
+            )
         stepped = True
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)

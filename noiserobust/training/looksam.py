@@ -91,5 +91,6 @@ class LookSAM(Climbing, name="looksam"):
         return ascent(gradients, rho)
 
     def cost(self, progress: Progress) -> tuple[float, float]:
+        # Climbs are counted by the steps the rule itself took: exact when its strength is never 0 and no coin skips it.
         climbs = self.strength(progress) > 0 and progress.step % self.k == 0
         return (2.0, 2.0) if climbs else (1.0, 1.0)

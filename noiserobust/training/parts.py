@@ -21,14 +21,14 @@ def as_list(batch: Batch | Sequence[Batch]) -> list[Batch]:
 
 @contextmanager
 def kept_norm_stats(model: nn.Module) -> Iterator[None]:
-    """Normalisation statistics and their counters are as before when the body ends.
+    """Normalisation statistics and their counters (also spectral norm's vectors) are as before when the body ends.
 
     The usual trick of momentum 0 still advances ``num_batches_tracked``, so the buffers themselves are kept.
     """
     kept = [
         (buffer, buffer.clone())
         for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase)
+        if isinstance(module, (nn.modules.batchnorm._NormBase, nn.utils.parametrizations._SpectralNorm))
         for buffer in module.buffers(recurse=False)
     ]
     try:
