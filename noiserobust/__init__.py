@@ -9,8 +9,9 @@
 from noiserobust import noise
 from noiserobust.errors import UserError
 from noiserobust.evaluation import Evaluation, evaluate
+from noiserobust.noisy import perturbed
 from noiserobust.rng import Stream
-from noiserobust.weights import Coverage, analog_weights, coverage, perturbed
+from noiserobust.weights import Coverage, analog_weights, coverage
 
 __all__ = [
     "Coverage",

@@ -82,3 +82,27 @@ def score(
             loss += functional.cross_entropy(logits, batch.labels, reduction="sum")
             count += len(batch)
     return {"accuracy": 100 * correct.item() / count, "loss": loss.item() / count}
+
+
+@contextmanager
+@torch.no_grad()
+def recalibrated(model: nn.Module, batches: Sequence[Batch], precision: Precision = "fp32") -> Iterator[None]:
+    """Inside, batch norm uses statistics learnt anew from ``batches``, of the model as it stands (noisy weights and
+    all): their mean over the batches, each with equal weight. Its own come back bit for bit.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    saved = [{name: value.clone() for name, value in norm.state_dict().items()} for norm in norms]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        with evaluating(model), autocast(device_of(model), precision):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # cumulative average
+                norm.train()
+            for batch in batches:
+                model(batch.inputs)
+        yield
+    finally:
+        for norm, state, momentum in zip(norms, saved, momenta, strict=True):
+            norm.load_state_dict(state)
+            norm.momentum = momentum

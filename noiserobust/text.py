@@ -12,6 +12,7 @@ ones first, then ``key=value``. A value that is itself described stands in paren
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 import re
 import types
@@ -80,6 +81,35 @@ class Described:
         return f"{self.name}:{','.join(arguments)}" if arguments else self.name
 
 
+class Duration(float):
+    """A time in seconds that is written ``25s``, ``10min``, ``1h``, ``1d``, ``1y`` (365 days); plain numbers are
+    seconds. Raises :class:`UserError` for anything else, negative or not finite.
+
+    >>> Duration("1h") == 3600, str(Duration(86400)), str(Duration("90s"))
+    (True, '1d', '90s')
+    """
+
+    UNITS: ClassVar[dict[str, float]] = {"y": 365 * 86400.0, "d": 86400.0, "h": 3600.0, "min": 60.0, "s": 1.0}
+
+    def __new__(cls, value: float | str) -> Duration:
+        match = re.fullmatch(
+            r"\s*([-+.\deE]+?)\s*(y|d|h|min|s)?\s*", str(float(value) if not isinstance(value, str) else value)
+        )
+        try:
+            seconds = float(match[1]) * cls.UNITS[match[2] or "s"] if match else math.nan
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds < math.inf:
+            raise UserError(f"expected a time such as 25s, 1h, 1d, 1y, or seconds >= 0, got '{value}'")
+        return super().__new__(cls, seconds)
+
+    def __str__(self) -> str:
+        unit = next((unit for unit, size in self.UNITS.items() if self and self % size == 0), "s")
+        return f"{float(self) / self.UNITS[unit]:.10g}{unit}"
+
+    __repr__ = __str__
+
+
 def split_call(text: str, what: str = "setting") -> tuple[str, list[str]]:
     """Name and raw arguments of ``name``, ``name:a,b=c`` or ``name(a,b=c)``."""
     text = text.strip()
@@ -114,6 +144,8 @@ def format_value(value: Any) -> str:
         return value.nested()
     if isinstance(value, bool) or value is None:
         return str(value).lower()
+    if isinstance(value, Duration):
+        return str(value)
     if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
         value = float(value)  # of numpy too, whose repr is np.float64(...)
         short = f"{value:g}" if float(f"{value:g}") == value else repr(value)
@@ -147,6 +179,8 @@ def parse_value(text: str, kind: Any) -> Any:
             return kind(text)
         except ValueError:
             raise UserError(f"expected {'a whole number' if kind is int else 'a number'}, got '{text}'") from None
+    if kind is Duration:
+        return Duration(text)
     if isinstance(kind, type) and issubclass(kind, Described):
         return kind.parse(text)
     return text

@@ -1,20 +1,17 @@
-"""Which weights are analog, and the one place that changes weights: it restores them bit for bit."""
+"""Which weights are analog, and exact copies of weights while they are moved."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from noiserobust.errors import UserError
-from noiserobust.noise.base import NoiseModel
-from noiserobust.rng import Stream
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -54,11 +51,6 @@ class AnalogWeight:
         outputs, inputs, *kernel = rows.shape
         grouped = rows.reshape(self.groups, outputs // self.groups, inputs, *kernel).transpose(1, 2)
         return grouped.reshape(self.groups * inputs, outputs // self.groups, *kernel)
-
-    @torch.no_grad()
-    def sample(self, noise: NoiseModel, stream: Stream, t: float | None = None) -> Tensor:
-        """One noisy copy, shaped like the parameter, drawn from ``stream.child(name)``."""
-        return self.from_rows(noise.sample(self.as_rows(self.parameter.detach()), stream.child(self.name), t))
 
 
 @dataclass(frozen=True)
@@ -192,67 +184,6 @@ class Backup:
             self._saved = saved
 
 
-class NoisyWeights:
-    """The analog weights of a model, ready to be perturbed again and again without new memory.
-
-    Raises :class:`~noiserobust.UserError` when there is none: a noise that touches nothing measures nothing.
-    """
-
-    def __init__(self, model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
-        self.weights = analog_weights(model, include=include, exclude=exclude)
-        if not self.weights:
-            raise UserError(
-                "expected at least one analog weight (Linear, Conv, recurrent or attention), found none in "
-                f"{type(unwrap(model)).__name__}; include=[...] names further parameters, coverage(model) lists them"
-            )
-        self._in_place = [weight for weight in self.weights if not weight.tied]
-        self._tied = [weight for weight in self.weights if weight.tied]
-        self._backup = Backup([weight.parameter for weight in self._in_place])
-
-    @contextmanager
-    def perturbed(self, noise: NoiseModel, stream: Stream, t: float | None = None) -> Iterator[None]:
-        """Inside, every analog weight is a noisy copy drawn from ``stream.child(its name)``; restored bit for bit."""
-        if noise.is_identity:
-            yield
-            return
-        with ExitStack() as stack:
-            for weight in self._tied:
-                stack.enter_context(_tied(weight, weight.sample(noise, stream, t)))
-            stack.enter_context(self._backup.moved())
-            with torch.no_grad():
-                for weight in self._in_place:
-                    weight.parameter.copy_(weight.sample(noise, stream, t))
-            yield
-
-
-@contextmanager
-def perturbed(
-    model: nn.Module,
-    noise: NoiseModel | str,
-    *,
-    seed: int = 0,
-    draw: int = 0,
-    replicate: int = 0,
-    t: float | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-) -> Iterator[nn.Module]:
-    """``model`` under one draw of ``noise``; its weights are restored bit for bit afterwards, also after an exception.
-
-    It is the draw that :func:`~noiserobust.evaluate` makes of the same seed, replicate and draw. Gradients taken
-    inside are taken at the noisy weights (run ``backward`` inside, too).
-    """
-    noise = NoiseModel.parse(noise) if isinstance(noise, str) else noise
-    stream = report_stream(seed, replicate, draw)
-    with NoisyWeights(model, include=include, exclude=exclude).perturbed(noise, stream, t):
-        yield model
-
-
-def report_stream(seed: int, replicate: int, draw: int) -> Stream:
-    """The name of the draws that are reported; draws that select an epoch or train have another purpose."""
-    return Stream(seed, "report", replicate, draw)
-
-
 Unused = tuple[str, nn.Parameter]
 
 
@@ -342,25 +273,3 @@ def _like(tensors: Sequence[Tensor]) -> list[Tensor]:
         dense = torch.empty_like(tensor, device="meta")  # the strides that a dense copy would have
         twins.append(own.as_strided(dense.size(), dense.stride()))
     return twins
-
-
-@contextmanager
-def _tied(weight: AnalogWeight, noisy: Tensor) -> Iterator[None]:
-    """A Linear tied to an embedding computes with the noisy copy; the shared parameter itself is left alone."""
-    module = weight.owner
-
-    def forward(x: Tensor) -> Tensor:
-        shared = module.weight
-        assert isinstance(shared, Tensor)
-        # Exactly the noisy value, with the shared parameter's gradient.
-        return functional.linear(x, noisy + (shared - shared.detach()), module.bias)  # type: ignore[arg-type]
-
-    outer = vars(module).get("forward")  # another draw's, or one that the user put there
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if outer is None:
-            del module.forward
-        else:
-            module.forward = outer

@@ -15,7 +15,7 @@ LAYERS = [
     {"rng", "text"},
     {"noise"},
     {"weights", "data", "models", "results"},
-    {"checkpoint", "inference"},
+    {"noisy", "checkpoint", "inference"},
     {"training", "evaluation", "report"},
     {"__init__", "cli"},
 ]

@@ -22,9 +22,9 @@ from noiserobust.errors import UserError
 from noiserobust.inference import prepare, score
 from noiserobust.models import DigitsNet, ModelSpec
 from noiserobust.noise import Gaussian
+from noiserobust.noisy import NoisyWeights, report_stream
 from noiserobust.rng import Stream
 from noiserobust.training import RWP, SAM, Engine, Method, Plain, Run, TrainSettings, fit
-from noiserobust.weights import NoisyWeights, report_stream
 
 fit_module = importlib.import_module("noiserobust.training.fit")
 """The package's attribute of that name is the function."""

@@ -12,8 +12,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from noiserobust import Stream, UserError, analog_weights, coverage, perturbed
 from noiserobust.noise import Gaussian, NoiseModel
+from noiserobust.noisy import NoisyWeights, report_stream
 from noiserobust.rng import seeded
-from noiserobust.weights import NoisyWeights
 
 NOISE = Gaussian(0.1)
 
@@ -101,9 +101,10 @@ class TestWhatIsAnalog:
     def test_and_its_noise_scale_is_that_of_an_output(self, groups: int) -> None:
         layer = nn.ConvTranspose2d(4, 6, 3, groups=groups).double()
         layer.weight.data *= torch.linspace(0.1, 3, 6 // groups).view(1, -1, 1, 1)
-        (weight,) = analog_weights(layer)
-        noisy, clean = weight.sample(NOISE, Stream(0)), layer.weight.detach()
-        field = Stream(0, "weight", "program").normal((6, 4 // groups, 3, 3))
+        clean = layer.weight.detach().clone()
+        with perturbed(layer, NOISE):
+            noisy = layer.weight.detach().clone()
+        field = report_stream(0, 0, 0).child("weight", "program").normal((6, 4 // groups, 3, 3))
         for output in range(6):
             group, within = divmod(output, 6 // groups)
             own = (slice(group * 4 // groups, (group + 1) * 4 // groups), within)

@@ -1,11 +1,9 @@
-"""Monte Carlo evaluation: one row per model, noise and draw; aggregation comes last."""
+"""Monte Carlo evaluation: one row per model, noise, draw and read; aggregation comes last."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -13,30 +11,22 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from noiserobust.checkpoint import Checkpoint, read_checkpoint, weights_hash
-from noiserobust.data import Batch, Dataset, as_dataset, load
+from noiserobust.data import Batch, Dataset, load
 from noiserobust.errors import UserError
-from noiserobust.evaluation.statistics import paired, summarize
-from noiserobust.inference import Precision, device_of, known_device, prepare, score
+from noiserobust.evaluation.ledger import SEMANTICS, Ledger
+from noiserobust.evaluation.statistics import VARIANT, paired, summarize
+from noiserobust.evaluation.subjects import Models, Setup, Subject
+from noiserobust.inference import Precision, device_of, prepare, recalibrated, score
 from noiserobust.models import ModelSpec
-from noiserobust.noise import NoiseModel
-from noiserobust.results import provenance, read_rows, write_rows
+from noiserobust.noise import Compensation, NoiseModel, check_compensation
+from noiserobust.noisy import NoisyWeights, Programmed, report_stream
 from noiserobust.rng import Stream
-from noiserobust.weights import Coverage, NoisyWeights, coverage, report_stream
+from noiserobust.text import Duration
+from noiserobust.weights import Coverage
 
-SEMANTICS = 1
-"""Raise when a change makes the same evaluation give other values, so that no stale row is taken for a new one."""
-
-UNIT = ["weights", "data", "noise", "seed", "replicate", "draw", "analog", "precision", "device", "semantics"]
-"""The columns that name a piece of work: a row that agrees in all of them is never computed twice."""
-
-SAVE_EVERY = 20.0  # seconds of work that a killed evaluation may lose
-
-OneModel = nn.Module | str | Path | Checkpoint
-Models = OneModel | Sequence[OneModel] | Mapping[str, OneModel | Sequence[OneModel]]
+CALIBRATION_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -62,6 +52,11 @@ def evaluate(
     draws: int = 10,
     seed: int = 0,
     *,
+    times: Sequence[float | str | None] = (None,),
+    reads: int = 1,
+    compensation: Compensation | Sequence[Compensation] = "none",
+    recalibration: int = 0,
+    calibration: Any = None,
     model: ModelSpec | str | None = None,
     images: int | None = None,
     batch_size: int = 500,
@@ -83,6 +78,13 @@ def evaluate(
       tensors, a
       torch dataset or a DataLoader. ``images`` takes a random sample of it, stratified by class.
     - ``noises``: noise models or their texts. A strength sweep scales one and the same draw.
+    - ``times``: seconds since programming, or texts such as ``"1h"``; ``None`` is the noise model's own time. A draw is
+      one chip: it keeps its programming error and drift exponents over its times and its ``reads``.
+    - ``compensation``: ``"none"``, ``"global"``, ``"column"``, or several, on the same chips
+      (:mod:`noiserobust.noise.compensation`).
+    - ``recalibration``: that many training images, through which each chip's batch norms learn their statistics anew at
+      each time before it is scored (0: they keep the digital network's). ``calibration`` are those images, as ``data``
+      are given; by default the training part of ``data`` where that has a name.
     - ``model``: how to build the network of a checkpoint that does not say it.
     - ``channels_last``: memory format of the images; by default that of networks built here from checkpoints, while a
       module that is handed over gets contiguous ones (its ``view`` may need them).
@@ -94,135 +96,74 @@ def evaluate(
     weights and modes are as before afterwards. Raises :class:`~noiserobust.UserError` for input that cannot be
     evaluated.
     """
-    wanted = _noise_models(noises)
-    if draws < 1:
-        raise UserError(f"expected draws >= 1, got {draws}")
-    device = None if device is None else known_device(device)
-    candidates = _candidates(models, ModelSpec.parse(model) if isinstance(model, str) else model, data)
-    dataset = load(str(data)).test if isinstance(data, (str, Path)) else as_dataset(data)
-    if images is not None:
-        dataset = dataset.sample(images, Stream(0, "images"))
-    classes = int(dataset.labels.max()) + 1
-    settings = {
-        "seed": seed,
-        "images": len(dataset),
-        "analog": " ".join([*(f"+{pattern}" for pattern in include), *(f"-{pattern}" for pattern in exclude)]),
-        "precision": precision,
-        "semantics": SEMANTICS,
-    } | provenance()
-    ledger = _Ledger(None if out is None else Path(out))
-    prepared: dict[Any, list[Batch]] = {}
+    wanted = noise_models(noises)
+    for name, value, least in (("draws", draws, 1), ("reads", reads, 1), ("recalibration", recalibration, 0)):
+        if value < least:
+            raise UserError(f"expected {name} >= {least}, got {value}")
+    looks = _looks(times, reads, compensation)
+    setup = Setup(model, images, batch_size, precision, device, channels_last, include, exclude)
+    subjects = setup.subjects(models, data)
+    learnt_from = _calibration(calibration, data, recalibration)
+    ledger = Ledger(None if out is None else Path(out))
     covered: dict[str, Coverage] = {}
+    settings = VARIANT | {"seed": seed, "recalibration": recalibration, "semantics": SEMANTICS}
+    total = len(subjects) * len(wanted) * draws * len(looks)
     try:
-        with tqdm(total=len(candidates) * len(wanted) * draws, unit="draw", disable=not progress, delay=1) as bar:
-            for candidate in candidates:
-                bar.set_description(candidate.method, refresh=False)
-                last = candidate.built if channels_last is None else channels_last
-                network, seen = candidate.open(dataset, last)
-                network = network if device is None else network.to(device)
-                covered[candidate.name] = coverage(network, include=include, exclude=exclude)
-                noisy = NoisyWeights(network, include=include, exclude=exclude)
-                place = device_of(network)
-                view = (seen.mean, seen.std, place, last)
-                if view not in prepared:
-                    prepared[view] = prepare(seen, place, batch_size, last)
-                unit = (
-                    candidate.about
-                    | settings
-                    | {
-                        "weights": weights_hash(network),
-                        "data": _as_seen(dataset.fingerprint, seen),
-                        "device": place.type,
-                        "noisy_weights": covered[candidate.name].noisy,
-                        "all_weights": covered[candidate.name].total,
-                    }
-                )
+        with tqdm(total=total, unit="read", disable=not progress, delay=1) as bar:
+            for subject in subjects:
+                bar.set_description(subject.method, refresh=False)
+                covered[subject.name] = subject.coverage
+                chips = _Chips(subject, setup, learnt_from)
                 for noise, draw in product(wanted, range(draws)):
-                    unit |= {"noise": str(noise), "strength": noise.strength, "draw": draw}
-                    # Every draw of no noise is the same.
-                    values = ledger.find(unit | {"draw": 0} if noise.is_identity else unit)
-                    if values is None:
-                        with noisy.perturbed(noise, report_stream(seed, candidate.replicate, draw)):
-                            values = score(network, prepared[view], precision, classes)
-                    ledger.add(unit, values)
-                    bar.update()
+                    about = {"noise": str(noise), "strength": noise.strength, "draw": draw}
+                    chips.scrap()
+                    for look in looks:
+                        unit = subject.about | settings | about | look
+                        # Every draw of no noise is the same, at any time.
+                        known = unit | ({"draw": 0, **looks[0]} if noise.is_identity else {})
+                        values = ledger.find(known)
+                        if values is None:
+                            values = chips.score(noise, report_stream(seed, subject.replicate, draw), **look)
+                        ledger.add(unit, values)
+                        bar.update()
     finally:
         ledger.save()
     return Evaluation(ledger.table(), covered)
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """One trained copy to evaluate; opened only when its turn comes."""
+class _Chips:
+    """One subject's current draw: programmed when first looked at, and kept over its times and reads."""
 
-    name: str
-    method: str
-    replicate: int
-    built: bool
-    """Whether the network is built here from a checkpoint."""
-    open: Callable[[Dataset, bool], tuple[nn.Module, Dataset]]
-    """(data, channels_last) -> the network and the data as it wants to see them."""
+    def __init__(self, subject: Subject, setup: Setup, calibration: Dataset | None) -> None:
+        self.subject, self.setup = subject, setup
+        self.noisy = NoisyWeights(subject.network, include=setup.include, exclude=setup.exclude)
+        self.calibration: list[Batch] = []
+        if calibration is not None:
+            seen = calibration.with_normalization(subject.dataset.mean, subject.dataset.std)
+            last = subject.batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
+            self.calibration = prepare(seen, device_of(subject.network), CALIBRATION_BATCH, last)
+        self.scrap()
 
-    @property
-    def about(self) -> dict[str, Any]:
-        return {"model": self.name, "method": self.method, "replicate": self.replicate}
+    def scrap(self) -> None:
+        """Forget the chip: the next look is at another draw."""
+        self.programmed: Programmed | None = None
 
-
-class _Ledger:
-    """Rows by unit of work, with those that a file already holds."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        if path is not None and path.is_dir():
-            raise UserError(f"expected a file for the rows, got the folder {path}; add a file name")
-        needed = [*UNIT, "method", "metric"]
-        self.stored = read_rows(path) if path is not None and path.is_file() else pd.DataFrame(columns=needed)
-        lacking = [name for name in needed if name not in self.stored]
-        if lacking:
-            raise UserError(
-                f"expected evaluation rows in {path}, got a table without {', '.join(lacking)}; name another file"
-            )
-        self.known: dict[tuple[Any, ...], dict[str, float]] = {}
-        for row in self.stored.to_dict("records"):
-            self.known.setdefault(_key(row), {})[row["metric"]] = row["value"]
-        self.rows: list[dict[str, Any]] = []
-        self.saved = time.monotonic()
-
-    def find(self, unit: Mapping[str, Any]) -> dict[str, float] | None:
-        return self.known.get(_key(unit))
-
-    def add(self, unit: Mapping[str, Any], values: Mapping[str, float]) -> None:
-        self.known[_key(unit)] = dict(values)
-        self.rows += [{**unit, "read": 0, "t": float("nan"), "metric": m, "value": v} for m, v in values.items()]
-        if time.monotonic() - self.saved > SAVE_EVERY:
-            self.save()
-
-    def table(self) -> pd.DataFrame:
-        first = ["model", "method", "replicate", "noise", "strength", "draw", "read", "t", "metric", "value"]
-        table = pd.DataFrame(self.rows)
-        return table[[*first, *(name for name in table if name not in first)]]
-
-    def save(self) -> None:
-        """The file holds what it held and the rows so far; rows of the same unit and method are replaced."""
-        self.saved = time.monotonic()
-        if self.path is None or not self.rows:
-            return
-        new = self.table()
-        done = {(_key(row), row["method"]) for row in self.rows}
-        kept = self.stored[[(_key(row), row["method"]) not in done for row in self.stored.to_dict("records")]]
-        write_rows(new if kept.empty else pd.concat([kept, new], ignore_index=True), self.path)
+    def score(
+        self, noise: NoiseModel, stream: Stream, t: float, read: int, compensation: Compensation
+    ) -> dict[str, float]:
+        subject, precision = self.subject, self.setup.precision
+        with ExitStack() as stack:
+            if not noise.is_identity:
+                if self.programmed is None:
+                    self.programmed = self.noisy.program(noise, stream)
+                stack.enter_context(self.programmed.read(None if t != t else t, read, compensation))
+            if self.calibration:
+                stack.enter_context(recalibrated(subject.network, self.calibration, precision))
+            return score(subject.network, subject.batches, precision, subject.classes)
 
 
-def _key(row: Mapping[Any, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in UNIT)
-
-
-def _as_seen(fingerprint: str, data: Dataset) -> str:
-    """16 hex digits that name what the network sees: the data's content and their normalisation."""
-    return hashlib.sha256(json.dumps([fingerprint, data.mean, data.std]).encode()).hexdigest()[:16]
-
-
-def _noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:
+def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:
+    """The noise models that a person named, each once."""
     given = [noises] if isinstance(noises, (NoiseModel, str)) else list(noises)
     wanted = [NoiseModel.parse(noise) if isinstance(noise, str) else noise for noise in given]
     if not wanted:
@@ -230,57 +171,28 @@ def _noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list
     return list(dict.fromkeys(wanted))
 
 
-def _candidates(models: Models, spec: ModelSpec | None, data: Any) -> list[_Candidate]:
-    groups = models.items() if isinstance(models, Mapping) else [(None, models)]
-    # Tensors and loaders that a person hands over are taken as they are; data sets are normalised as in training.
-    normalize = isinstance(data, (str, Path, Dataset))
-    found: list[_Candidate] = []
-    for label, group in groups:
-        members = [group] if isinstance(group, (nn.Module, str, Path, Checkpoint)) else list(group)
-        for member in members:
-            if not isinstance(member, (nn.Module, Checkpoint)):
-                member = read_checkpoint(member)
-            method = label or _method(member)
-            # A copy that does not say its training seed is the next one of its method.
-            found.append(_candidate(member, method, sum(other.method == method for other in found), spec, normalize))
-    if not found:
-        raise UserError("expected at least one model, got none")
-    places: dict[tuple[str, int], str] = {}
-    for candidate in found:
-        place = (candidate.method, candidate.replicate)
-        if place in places:
-            raise UserError(
-                f"expected one model per method and replicate, got {places[place]} and {candidate.name} both as "
-                f"'{candidate.method}' replicate {candidate.replicate}; give them labels: {{label: model, ...}}, or "
-                "LABEL=PATH on the command line"
-            )
-        places[place] = candidate.name
-    return found
+def _looks(
+    times: Sequence[float | str | None], reads: int, compensation: Compensation | Sequence[Compensation]
+) -> list[dict[str, Any]]:
+    """Every (t, read, compensation) at which a chip is scored, as columns of its rows; no time is NaN."""
+    kinds = [compensation] if isinstance(compensation, str) else list(compensation)
+    for kind in kinds:
+        check_compensation(kind)
+    if isinstance(times, str) or not list(times) or not kinds:
+        raise UserError(f'expected a list of times and compensations, got {times!r} and {kinds}; ["1h"] is one time')
+    seconds = [float("nan") if t is None else float(Duration(t)) for t in times]
+    return [
+        {"t": t, "read": read, "compensation": kind}
+        for t, read, kind in product(dict.fromkeys(seconds), range(reads), dict.fromkeys(kinds))
+    ]
 
 
-def _method(member: nn.Module | Checkpoint) -> str:
-    return type(member).__name__ if isinstance(member, nn.Module) else member.about.get("label", member.path.stem)
-
-
-def _candidate(
-    member: nn.Module | Checkpoint, method: str, index: int, spec: ModelSpec | None, normalize: bool
-) -> _Candidate:
-    if isinstance(member, nn.Module):
-        return _Candidate(f"{method}[{index}]", method, index, False, lambda dataset, channels_last: (member, dataset))
-    checkpoint, about = member, member.about
-
-    def open_checkpoint(dataset: Dataset, channels_last: bool) -> tuple[nn.Module, Dataset]:
-        channels = about.get("channels", dataset.channels)
-        if channels != dataset.channels:
-            raise UserError(f"{checkpoint.path} takes {channels} channels, the data have {dataset.channels}")
-        classes = about.get("classes", dataset.classes)
-        # Tensors do not say how many classes there are: a few of them need not show the last one.
-        if len(classes) < len(dataset.classes) or (normalize and len(classes) > len(dataset.classes)):
-            raise UserError(f"{checkpoint.path} knows {len(classes)} classes, the data have {len(dataset.classes)}")
-        network = checkpoint.build(spec, channels, len(classes))
-        if channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        own = normalize and "mean" in about
-        return network, dataset.with_normalization(about["mean"], about["std"]) if own else dataset
-
-    return _Candidate(str(checkpoint.path), method, about.get("seed", index), True, open_checkpoint)
+def _calibration(calibration: Any, data: Any, images: int) -> Dataset | None:
+    """The training images that batch norm learns from: a sample stratified by class, the same for every chip."""
+    if not images:
+        return None
+    if calibration is None and not isinstance(data, (str, Path)):
+        raise UserError("expected calibration=... (training images) with recalibration, since data have no name")
+    source = data if calibration is None else calibration
+    whole = load(str(source)).train if isinstance(source, (str, Path)) else Setup().dataset(source)
+    return whole.sample(images, Stream(0, "calibration"))

@@ -18,8 +18,17 @@ from scipy import stats
 
 from noiserobust.errors import UserError
 
-CELL = ["method", "noise", "strength", "t", "metric"]
+VARIANT: dict[str, Any] = {"compensation": "none", "recalibration": 0, "converters": "none", "backend": "direct"}
+"""What is done around a chip, and what it is when rows do not say: drift compensation, training images that batch
+norm learns anew from, converters at the array's edge, and what computes."""
+
+CELL = ["method", "noise", "strength", "t", *VARIANT, "metric"]
 MODEL = ["model", "replicate"]
+
+
+def completed(rows: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` with every column of :data:`VARIANT`: files written before there were any lack them."""
+    return rows.assign(**{name: value for name, value in VARIANT.items() if name not in rows})
 
 
 def summarize(rows: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
@@ -44,7 +53,7 @@ def summarize(rows: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     """
     _require_confidence(confidence)
     lines = []
-    for key, values in _cells(_draws(rows)):
+    for key, values in _cells(_draws(completed(rows))):
         with np.errstate(invalid="ignore"):  # an infinite loss gives NaN spreads, not a warning
             means = values.mean(axis=1)
             noise = float(_variance(values, axis=1).mean())
@@ -72,6 +81,7 @@ def paired(
     everything :func:`summarize` raises for.
     """
     _require_confidence(confidence)
+    rows = completed(rows)
     _require_columns(rows)
     for column, wanted in (("method", method_a), ("method", method_b), ("metric", metric)):
         _require_one_of(rows, column, wanted)

@@ -1,9 +1,22 @@
 """What an analog array does to the weights it stores: pure functions from a weight and a named stream to a weight."""
 
 from noiserobust.noise.additive import Gaussian, Laplace
-from noiserobust.noise.base import Chip, NoiseModel, Sum
+from noiserobust.noise.base import Chip, NoiseModel, Sum, read_stream
+from noiserobust.noise.compensation import Compensation, check_compensation, compensated
 from noiserobust.noise.reference import reference_scale
 
 parse = NoiseModel.parse
 
-__all__ = ["Chip", "Gaussian", "Laplace", "NoiseModel", "Sum", "parse", "reference_scale"]
+__all__ = [
+    "Chip",
+    "Compensation",
+    "Gaussian",
+    "Laplace",
+    "NoiseModel",
+    "Sum",
+    "check_compensation",
+    "compensated",
+    "parse",
+    "read_stream",
+    "reference_scale",
+]

@@ -19,11 +19,18 @@ class Chip:
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
 
+    tile: tuple[int, int] | None = None
+    """Rows and columns of the crossbars that the weight is cut into; ``None``: it lies in one of its own size."""
+
     def read(self, stream: Stream, t: float | None = None) -> Tensor:
         """The weight seen at time ``t`` (seconds after programming; ``None``: at once), of the clean weight's shape.
 
         ``stream`` names this read's own noise. The clean weight is never changed in place.
         """
+        return self.weight
+
+    def programmed(self) -> Tensor:
+        """The weight right after programming, before drift and without read noise."""
         return self.weight
 
 
@@ -45,7 +52,7 @@ class NoiseModel(Described, family="noise model"):
 
     def sample(self, weight: Tensor, stream: Stream, t: float | None = None) -> Tensor:
         """Program a chip and read it once: one noisy copy of ``weight``."""
-        return self.program(weight, stream.child("program")).read(stream.child("read"), t).to(weight.dtype)
+        return self.program(weight, stream.child("program")).read(read_stream(stream, t), t).to(weight.dtype)
 
     @abstractmethod
     def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
@@ -115,10 +122,18 @@ class AdditiveChip(Chip):
 
     def __init__(self, below: Chip, deviation: Tensor) -> None:
         super().__init__(below.weight)
-        self.below, self.deviation = below, deviation
+        self.below, self.deviation, self.tile = below, deviation, below.tile
 
     def read(self, stream: Stream, t: float | None = None) -> Tensor:
         return self.below.read(stream.child("below"), t) + self.deviation
+
+    def programmed(self) -> Tensor:
+        return self.below.programmed() + self.deviation
+
+
+def read_stream(stream: Stream, t: float | None = None, read: int = 0) -> Stream:
+    """The name of one read's own noise, below that of its weight: reads at other times and repeats are independent."""
+    return stream.child("read", read, "" if t is None else repr(float(t)))
 
 
 def additive(below: Chip, field: Tensor, scale: Tensor) -> Chip:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -34,14 +34,19 @@ def reference_scale(weight: Tensor, reference: Reference = "filter", rows: int =
         return vector_norm(clean, torch.inf).reshape([1] * clean.dim())
     if reference == "filter":
         return vector_norm(clean, torch.inf, dim=inputs, keepdim=True)
-    crossbars = clean.flatten(1) if inputs else clean.reshape(1, -1)
-    scale = torch.empty_like(crossbars, memory_format=torch.contiguous_format)
+    if reference == "tile":
+        return over_tiles(clean, rows, columns, lambda tile: tile.abs().amax())
+    return over_tiles(clean, rows, columns, lambda tile: tile.abs().amax(1, keepdim=True))
+
+
+def over_tiles(weight: Tensor, rows: int, columns: int, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+    """``reduce`` of each crossbar's (outputs, inputs) part of ``weight``, spread over that part; of weight's shape."""
+    crossbars = weight.flatten(1) if weight.dim() > 1 else weight.reshape(1, -1)
+    spread = torch.empty_like(crossbars, memory_format=torch.contiguous_format)
     for inputs_of_tile in even_split(crossbars.shape[1], rows):
         for outputs_of_tile in even_split(crossbars.shape[0], columns):
-            tile = crossbars[outputs_of_tile, inputs_of_tile]
-            largest = tile.abs().amax() if reference == "tile" else tile.abs().amax(1, keepdim=True)
-            scale[outputs_of_tile, inputs_of_tile] = largest
-    return scale.reshape(clean.shape)
+            spread[outputs_of_tile, inputs_of_tile] = reduce(crossbars[outputs_of_tile, inputs_of_tile])
+    return spread.reshape(weight.shape)
 
 
 def even_split(size: int, largest: int) -> Iterator[slice]:

@@ -16,11 +16,12 @@ from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.inference import Precision, autocast, device_of, evaluating
 from noiserobust.noise.base import NoiseModel
+from noiserobust.noisy import NoisyWeights
 from noiserobust.rng import Stream
 from noiserobust.training.parts import as_list, kept_norm_stats, moved_to, only_rows, require_supported
 from noiserobust.training.ranks import Ranks
 from noiserobust.training.vectors import Gradients
-from noiserobust.weights import AnalogWeight, Backup, NoisyWeights, analog_weights, canonical, unwrap
+from noiserobust.weights import AnalogWeight, Backup, analog_weights, canonical, unwrap
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Penalty = Callable[[Tensor, slice], Tensor]

@@ -21,13 +21,13 @@ from noiserobust.checkpoint import save_checkpoint
 from noiserobust.data import Batch, Batches, Dataset, Splits, load
 from noiserobust.errors import UserError
 from noiserobust.inference import prepare, score
+from noiserobust.noisy import NoisyWeights
 from noiserobust.results import provenance, write_atomically
 from noiserobust.rng import Stream, seeded
 from noiserobust.training.engine import Engine
 from noiserobust.training.optimizers import build_optimizer, learning_rate
 from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import TrainSettings
-from noiserobust.weights import NoisyWeights
 
 
 @dataclass(frozen=True)

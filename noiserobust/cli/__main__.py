@@ -1,0 +1,5 @@
+"""``python -m noiserobust.cli``."""
+
+from noiserobust.cli import main
+
+main()

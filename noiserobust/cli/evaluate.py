@@ -1,0 +1,94 @@
+"""``noiserobust evaluate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from noiserobust.checkpoint import find_checkpoints
+from noiserobust.cli.present import present
+from noiserobust.data import load
+from noiserobust.errors import UserError
+from noiserobust.evaluation import evaluate
+from noiserobust.inference import Precision
+from noiserobust.models import ModelSpec
+from noiserobust.noise import Gaussian, NoiseModel
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate checkpoints under weight noise: one row per checkpoint, noise and draw, and the table of their
+    summary."""
+
+    checkpoints: tyro.conf.Positional[tuple[str, ...]]
+    """Checkpoints (.safetensors), runs' folders, folders of runs; LABEL=PATH gives the method another name."""
+    noise: tuple[NoiseModel, ...] = field(default_factory=lambda: (Gaussian(0.05),))
+    """Noise models, such as gaussian:0.05 or gaussian:0.1,reference=layer."""
+    strengths: tuple[float, ...] = ()
+    """Sweep: every noise, scaled to each of these strengths (its own number is then its unit: gaussian:1)."""
+    draws: int = 10
+    """Noise draws per checkpoint."""
+    seed: int = 0
+    """Names the draws."""
+    data: str | None = None
+    """digits, cifar10, cifar100 or an image folder (default: what the first checkpoint was trained on)."""
+    data_root: str = "data"
+    """Where CIFAR lies or is downloaded to."""
+    image_size: int | None = None
+    """Resize the images of a folder to this many pixels a side."""
+    images: int | None = None
+    """Evaluate on a random sample of this many test images, stratified by class."""
+    model: ModelSpec | None = None
+    """Network of checkpoints that do not name theirs, such as resnet18:width=16."""
+    batch_size: int = 500
+    """Images per forward pass."""
+    precision: Precision = "fp32"
+    """fp32, or autocast to bf16 or fp16."""
+    device: str | None = None
+    """cpu, cuda, ..."""
+    include: tuple[str, ...] = ()
+    """Patterns of further parameters that are noisy."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of parameters that stay digital."""
+    out: Path = Path("evaluation.parquet")
+    """File for the rows; what it already holds is not computed again."""
+    plot: Path | None = None
+    """Picture of accuracy against strength (PNG)."""
+    table: Path | None = None
+    """The table as Markdown."""
+
+    def run(self) -> None:
+        checkpoints = find_checkpoints(self.checkpoints)
+        if not checkpoints:
+            raise UserError("expected at least one checkpoint, got none; runs/* names all runs of a folder")
+        data, size = self.data, self.image_size
+        if data is None:
+            stored = checkpoints[0].about.get("settings", {})
+            if "data" not in stored:
+                raise UserError(f"expected --data: {checkpoints[0].path} does not say what it was trained on")
+            data, size = stored["data"], size or stored.get("image_size")
+        if self.strengths and not all(one.strength for one in self.noise):
+            raise UserError("expected a noise with a strength to sweep, got one of 0; write its unit, as in gaussian:1")
+        noises = [one.scaled(s / one.strength) for one in self.noise for s in self.strengths] or list(self.noise)
+        result = evaluate(
+            checkpoints,
+            load(data, self.data_root, size).test,
+            noises,
+            self.draws,
+            self.seed,
+            model=self.model,
+            images=self.images,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            device=self.device,
+            include=self.include,
+            exclude=self.exclude,
+            out=self.out,
+            progress=True,
+        )
+        present(result.rows, self.plot, self.table)
+        for line in dict.fromkeys(found.summary for found in result.coverage.values()):
+            print(f"coverage: {line}")
+        print(f"rows: {self.out}")

@@ -1,0 +1,77 @@
+"""Rows by unit of work: what is done is never done twice, and lands on disk while the work goes on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from noiserobust.errors import UserError
+from noiserobust.evaluation.statistics import VARIANT, completed
+from noiserobust.results import read_rows, write_rows
+
+SEMANTICS = 1
+"""Raise when a change makes the same evaluation give other values, so that no stale row is taken for a new one."""
+
+UNIT = [
+    *("weights", "data", "noise", "seed", "replicate", "draw", "read", "t"),
+    *(*VARIANT, "analog", "precision", "device", "semantics"),
+]
+"""The columns that name a piece of work: a row that agrees in all of them is never computed twice."""
+
+SAVE_EVERY = 20.0  # seconds of work that a killed evaluation may lose
+
+
+class Ledger:
+    """Rows by unit of work, with those that a file already holds."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        if path is not None and path.is_dir():
+            raise UserError(f"expected a file for the rows, got the folder {path}; add a file name")
+        needed = [*UNIT, "method", "metric"]
+        there = path is not None and path.is_file()
+        self.stored = completed(read_rows(path)) if path is not None and there else pd.DataFrame(columns=needed)
+        lacking = [name for name in needed if name not in self.stored]
+        if lacking:
+            raise UserError(
+                f"expected evaluation rows in {path}, got a table without {', '.join(lacking)}; name another file"
+            )
+        self.known: dict[tuple[Any, ...], dict[str, float]] = {}
+        for row in self.stored.to_dict("records"):
+            self.known.setdefault(_key(row), {})[row["metric"]] = row["value"]
+        self.rows: list[dict[str, Any]] = []
+        self.saved = time.monotonic()
+
+    def find(self, unit: Mapping[str, Any]) -> dict[str, float] | None:
+        return self.known.get(_key(unit))
+
+    def add(self, unit: Mapping[str, Any], values: Mapping[str, float]) -> None:
+        self.known[_key(unit)] = dict(values)
+        self.rows += [{**unit, "metric": m, "value": v} for m, v in values.items()]
+        if time.monotonic() - self.saved > SAVE_EVERY:
+            self.save()
+
+    def table(self) -> pd.DataFrame:
+        first = ["model", "method", "replicate", "noise", "strength", "draw", "read", "t", *VARIANT, "metric", "value"]
+        table = pd.DataFrame(self.rows)
+        return table[[*first, *(name for name in table if name not in first)]]
+
+    def save(self) -> None:
+        """The file holds what it held and the rows so far; rows of the same unit and method are replaced."""
+        self.saved = time.monotonic()
+        if self.path is None or not self.rows:
+            return
+        new = self.table()
+        done = {(_key(row), row["method"]) for row in self.rows}
+        kept = self.stored[[(_key(row), row["method"]) not in done for row in self.stored.to_dict("records")]]
+        write_rows(new if kept.empty else pd.concat([kept, new], ignore_index=True), self.path)
+
+
+def _key(row: Mapping[Any, Any]) -> tuple[Any, ...]:
+    # NaN (no time named) equals nothing, itself included.
+    return tuple(None if isinstance(row[name], float) and math.isnan(row[name]) else row[name] for name in UNIT)
