@@ -91,6 +91,8 @@ def recalibrated(model: nn.Module, batches: Sequence[Batch], precision: Precisio
     all): their mean over the batches, each with equal weight. Its own come back bit for bit.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not norms:
+        raise UserError(f"expected a network with batch norm to recalibrate, got none in {type(model).__name__}")
     saved = [{name: value.clone() for name, value in norm.state_dict().items()} for norm in norms]
     momenta = [norm.momentum for norm in norms]
     try:

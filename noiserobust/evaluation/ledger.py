@@ -11,8 +11,7 @@ from typing import Any
 import pandas as pd
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation.statistics import VARIANT, completed
-from noiserobust.results import read_rows, write_rows
+from noiserobust.results import VARIANT, completed, read_rows, write_rows
 
 SEMANTICS = 1
 """Raise when a change makes the same evaluation give other values, so that no stale row is taken for a new one."""

@@ -16,12 +16,13 @@ from tqdm import tqdm
 from noiserobust.data import Batch, Dataset, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.ledger import SEMANTICS, Ledger
-from noiserobust.evaluation.statistics import VARIANT, paired, summarize
+from noiserobust.evaluation.statistics import paired, summarize
 from noiserobust.evaluation.subjects import Models, Setup, Subject
 from noiserobust.inference import Precision, device_of, prepare, recalibrated, score
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
 from noiserobust.noisy import NoisyWeights, Programmed, report_stream
+from noiserobust.results import VARIANT
 from noiserobust.rng import Stream
 from noiserobust.text import Duration
 from noiserobust.weights import Coverage
