@@ -26,10 +26,8 @@ def load_sums() -> Splits:
     """Windows of 32 letters (as numbers) and the letter that follows: N x 32 tokens, N labels."""
     words = " ".join([*UNITS, *TENS, "plus is. "])
     alphabet = tuple(sorted(set(words)))
-    parts = [
-        _windows(Stream(0, "sums", part), letters, alphabet) for part, letters in (("train", TRAIN), ("test", TEST))
-    ]
-    return Splits(*parts, crop=0, flip=False)
+    train, test = (_windows(Stream(0, "sums", part), n, alphabet) for part, n in (("train", TRAIN), ("test", TEST)))
+    return Splits(train, test, crop=0, flip=False)
 
 
 def spelled(number: int) -> str:
