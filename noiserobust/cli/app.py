@@ -9,13 +9,23 @@ from typing import Any
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from noiserobust.cli.budget import Budget
 from noiserobust.cli.evaluate import Evaluate
+from noiserobust.cli.keep_digital import KeepDigital
 from noiserobust.cli.report import Report
+from noiserobust.cli.sensitivity import Sensitivity
 from noiserobust.cli.train import Train
 from noiserobust.errors import UserError
 from noiserobust.text import Described
 
-COMMANDS: dict[str, Any] = {"train": Train, "evaluate": Evaluate, "report": Report}
+COMMANDS: dict[str, Any] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "sensitivity": Sensitivity,
+    "keep-digital": KeepDigital,
+    "budget": Budget,
+    "report": Report,
+}
 
 _registry = ConstructorRegistry()
 

@@ -1,6 +1,20 @@
 """Evaluating networks under weight noise."""
 
+from noiserobust.evaluation.budget import Budget, budget
+from noiserobust.evaluation.digital import KeptDigital, keep_digital
 from noiserobust.evaluation.monte_carlo import Evaluation, evaluate
+from noiserobust.evaluation.sensitivity import Sensitivity, sensitivity
 from noiserobust.evaluation.statistics import paired, summarize
 
-__all__ = ["Evaluation", "evaluate", "paired", "summarize"]
+__all__ = [
+    "Budget",
+    "Evaluation",
+    "KeptDigital",
+    "Sensitivity",
+    "budget",
+    "evaluate",
+    "keep_digital",
+    "paired",
+    "sensitivity",
+    "summarize",
+]

@@ -114,7 +114,7 @@ def _figure(
         _dress(axis, name, first=index % columns == 0)
     for unused in axes[len(panels) :]:
         unused.remove()
-    figure.suptitle(_wrapped(title, int(width * 9)), fontsize=12.5, color=TEXT)
+    figure.suptitle(wrapped(title, int(width * 9)), fontsize=12.5, color=TEXT)
     handles, labels = zip(*legend, strict=True)
     figure.legend(
         handles, labels, loc="outside lower center", ncols=legend_columns, frameon=False, fontsize=9, labelcolor=TEXT
@@ -176,7 +176,7 @@ def _line_style(index: int) -> dict[str, Any]:
 def _dress(axis: Axes, name: str, first: bool) -> None:
     """Labels, grid and spines of one panel."""
     if name:
-        axis.set_title(_wrapped(name, 40), fontsize=10.5, color=TEXT)
+        axis.set_title(wrapped(name, 40), fontsize=10.5, color=TEXT)
     if first:
         axis.set_ylabel("test accuracy (%)", color=TEXT)
     axis.tick_params(labelbottom=True, left=first, labelleft=first, color=QUIET, labelcolor=TEXT)
@@ -198,7 +198,7 @@ def _strength_label(name: str) -> str:
 def _legend_entries(methods: Sequence[str], summary: pd.DataFrame) -> list[tuple[Artist, str]]:
     """Methods, then what the two bands mean, each with its label wrapped."""
     entries: list[tuple[Artist, str]] = [
-        (Line2D([], [], **_line_style(index)), _wrapped(method, LABEL_WIDTH)) for index, method in enumerate(methods)
+        (Line2D([], [], **_line_style(index)), wrapped(method, LABEL_WIDTH)) for index, method in enumerate(methods)
     ]
     if summary["noise_std"].notna().any():
         light = Patch(facecolor="#55555522", edgecolor="#555555", linestyle=(0, (1, 1.6)), linewidth=0.9)
@@ -218,7 +218,7 @@ def _legend_shape(labels: Sequence[str], width: float) -> tuple[int, float]:
     return columns, 0.19 * rows * tallest + 0.15
 
 
-def _wrapped(text: str, width: int) -> str:
+def wrapped(text: str, width: int) -> str:
     """``text`` in lines of ``width``, broken after commas where it can be, and shown literally."""
     if len(text) > width:
         text = text.replace(",", ", ")

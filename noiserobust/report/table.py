@@ -33,7 +33,7 @@ def robustness_table(summary: pd.DataFrame, metric: str = "accuracy", markdown: 
     chosen = lines_of(summary, metric)
     unit, decimals = UNITS.get(metric, ("", 3))
     spreads = [name for name in ("noise_std", "weight_std") if chosen[name].notna().any()]
-    render = _markdown if markdown else _aligned
+    render = as_markdown if markdown else aligned
     blocks = []
     for name, block in readings(chosen).items():
         grid = _grid(block, name, spreads, decimals)
@@ -170,7 +170,7 @@ def _cell(line: dict[Any, Any] | None, spreads: list[str], decimals: int) -> str
     return " ± ".join(GAP if math.isnan(value) else f"{value:.{decimals}f}" for value in values)
 
 
-def _aligned(grid: list[list[str]]) -> str:
+def aligned(grid: list[list[str]]) -> str:
     """Aligned columns; those beyond ``WIDTH`` characters continue below, beside the methods again."""
     columns = [list(column) for column in zip(*grid, strict=True)]
     parts = [[columns[0]]]
@@ -188,7 +188,7 @@ def _part(columns: list[list[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def _markdown(grid: list[list[str]]) -> str:
+def as_markdown(grid: list[list[str]]) -> str:
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in grid]
     lines = [escaped[0], ["---"] * len(grid[0]), *escaped[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
