@@ -16,7 +16,7 @@ from noiserobust.errors import UserError
 from noiserobust.evaluation import evaluate
 from noiserobust.results import write_atomically
 
-OWN = {"draws", "seed", "times", "compensation", "include", "exclude", "out"}
+OWN = {"data", "draws", "seed", "times", "compensation", "include", "exclude", "out"}
 """Parameters of evaluate that a command hands on by itself."""
 
 

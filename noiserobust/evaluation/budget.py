@@ -129,7 +129,7 @@ def budget(
     tables: list[pd.DataFrame] = []
     with tqdm(unit="value", disable=not progress, delay=1) as bar:
         for method, members in by_method(models).items():
-            bar.set_description(method, refresh=False)
+            bar.set_description_str(f"{method} ", refresh=False)
             loss = _Loss(varied, axis, t, shared | {"models": {method: members}}, confidence, bar)
             found = first_crossing(loss, axis, within, points)
             clean = level(loss.tables[0], confidence)["mean"]

@@ -26,7 +26,8 @@ class Axis:
     log: bool = False
     whole: bool = False
     tolerance: float = 0.02
-    """A bracket this narrow, as a fraction of its larger end (or 50 times less, of the range), is narrow enough."""
+    """A bracket this narrow is narrow enough: as a fraction of its larger end (or 50 times less, of the range); on a
+    logarithmic axis as a fraction of the range's logarithm. Within it the answer is interpolated."""
 
     def __post_init__(self) -> None:
         if not -math.inf < self.low < self.high < math.inf:
@@ -56,8 +57,11 @@ class Axis:
             if abs(b - a) <= 1:
                 return None
             return min(max(self.at(a, b, fraction), min(a, b) + 1), max(a, b) - 1)
-        floor = 0.0 if self.log else self.tolerance * (self.high - self.low) / 50
-        if abs(b - a) <= max(self.tolerance * max(abs(a), abs(b)), floor):
+        if self.log:
+            near = abs(math.log(b / a)) <= self.tolerance * math.log(self.high / self.low)
+        else:
+            near = abs(b - a) <= self.tolerance * max(abs(a), abs(b), (self.high - self.low) / 50)
+        if near:
             return None
         value = self.at(a, b, fraction)
         return value if min(a, b) < value < max(a, b) else None
