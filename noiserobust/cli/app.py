@@ -12,10 +12,11 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from noiserobust.cli.evaluate import Evaluate
 from noiserobust.cli.report import Report
 from noiserobust.cli.train import Train
+from noiserobust.cli.yields import Yield
 from noiserobust.errors import UserError
 from noiserobust.text import Described
 
-COMMANDS: dict[str, Any] = {"train": Train, "evaluate": Evaluate, "report": Report}
+COMMANDS: dict[str, Any] = {"train": Train, "evaluate": Evaluate, "report": Report, "yield": Yield}
 
 _registry = ConstructorRegistry()
 

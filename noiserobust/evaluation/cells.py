@@ -20,16 +20,8 @@ MODEL = ["model", "replicate"]
 
 def by_draw(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per (cell, model, replicate, draw): the mean over the draw's reads, NaN if one of them is."""
-    require_columns(rows)
-    rows = completed(rows)
+    rows = require_rows(rows)
     unit = [*CELL, *MODEL, "draw"]
-    doubled = rows.duplicated([*unit, "read"])
-    if doubled.any():
-        first = rows[doubled].iloc[0]
-        raise UserError(
-            f"expected one value per (model, noise, draw, read, t, metric), got several for {first['model']}, "
-            f"{place(first)}, draw {first['draw']}, read {first['read']}; drop the {doubled.sum()} doubled rows"
-        )
     groups = rows.assign(invalid=rows["value"].isna()).groupby(unit, sort=False, dropna=False, observed=True)
     draws = groups.agg(value=("value", "mean"), invalid=("invalid", "any"), reads=("read", "size")).reset_index()
     # pandas leaves NaN out of a mean; a diverged evaluation must show instead.
@@ -84,13 +76,22 @@ def one_model_per_replicate(draws: pd.DataFrame, design: Design) -> pd.DataFrame
     return draws
 
 
-def require_columns(rows: pd.DataFrame) -> None:
-    needed = [name for name in [*CELL, *MODEL, "draw", "read", "value"] if name not in VARIANT]
-    missing = [name for name in needed if name not in rows]
+def require_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with every column of :data:`VARIANT`; UserError when a column is missing, or a value there twice."""
+    rows = completed(rows)
+    missing = [name for name in [*CELL, *MODEL, "draw", "read", "value"] if name not in rows]
     if missing:
         raise UserError(f"expected evaluation rows, got a table without {', '.join(missing)}; read one with read_rows")
     if rows.empty:
         raise UserError("expected at least one evaluation row, got none; evaluate a checkpoint first")
+    doubled = rows.duplicated([*CELL, *MODEL, "draw", "read"])
+    if doubled.any():
+        first = rows[doubled].iloc[0]
+        raise UserError(
+            f"expected one value per (model, noise, draw, read, t, metric), got several for {first['model']}, "
+            f"{place(first)}, draw {first['draw']}, read {first['read']}; drop the {doubled.sum()} doubled rows"
+        )
+    return rows
 
 
 def require_one_of(rows: pd.DataFrame, column: str, wanted: str) -> None:
