@@ -44,7 +44,7 @@ def components(values: np.ndarray, design: Design = "nested") -> dict[str, Any]:
         between, noise = _variance(values.mean(axis=-1)), _variance(values).mean(axis=-1)
         residual, shared = noise, np.full_like(noise, np.nan)
         if design == "crossed":
-            _, by_draw, residual = _mean_squares(values)
+            _, by_draw, residual = mean_squares(values)
             shared = (by_draw - residual) / models
         return {
             "mean": values.mean(axis=(-2, -1)),
@@ -83,7 +83,7 @@ def interval(values: np.ndarray, design: Design = "nested", confidence: float = 
         elif design == "nested" or draws == 1:
             square = _quantile(confidence, models) ** 2 * _variance(values.mean(axis=-1)) / models
         else:
-            by_model, by_draw, residual = _mean_squares(values)
+            by_model, by_draw, residual = mean_squares(values)
             over_models, over_draws = (_quantile(confidence, count) ** 2 for count in (models, draws))
             models_first = over_models * by_model + over_draws * np.maximum(by_draw - residual, 0)
             draws_first = over_draws * by_draw + over_models * np.maximum(by_model - residual, 0)
@@ -108,8 +108,8 @@ def require_confidence(confidence: float) -> None:
         raise UserError(f"expected a confidence between 0 and 1, got {confidence}; 0.95 is usual")
 
 
-def _mean_squares(values: np.ndarray) -> tuple[Any, Any, Any]:
-    """A, B and R; NaN where one model or one draw leaves nothing to compute them from."""
+def mean_squares(values: np.ndarray) -> tuple[Any, Any, Any]:
+    """A, B and R, each of shape ``[...]``; NaN where one model or one draw leaves nothing to compute them from."""
     models, draws = values.shape[-2:]
     y, z = values.mean(axis=-1, keepdims=True), values.mean(axis=-2, keepdims=True)
     rest = values - y - z + values.mean(axis=(-2, -1), keepdims=True)

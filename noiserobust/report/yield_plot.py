@@ -35,8 +35,9 @@ def yield_figure(distribution: pd.DataFrame, yields: pd.DataFrame, title: str = 
     """The share of chips (%) that reach an accuracy (%) against that accuracy: a panel per noise, a line per model.
 
     Takes what ``evaluation.distribution`` and ``evaluation.yields`` found. A band lies between the lower and the upper
-    bound of the share (not drawn where a method has several lines: they would hide each other); a dot marks the accuracy that the wanted share of chips reaches with the wanted confidence,
-    where there are chips enough; grey lines are the wanted share and the accuracy asked for.
+    bound of the share (not drawn where a method has several lines: they would hide each other); a dot marks the
+    accuracy that the wanted share of chips reaches with the wanted confidence, where there are chips enough; grey lines
+    are the wanted share and the accuracy asked for.
     """
     panels = places(distribution)
     methods = list(dict.fromkeys(distribution["method"]))
@@ -112,5 +113,5 @@ def _legend(methods: list[str], yields: pd.DataFrame, several: bool) -> list[tup
         entries.append((band, f"{confidence} bounds, each alone"))
     if yields["bound"].notna().any():
         dot = Line2D([], [], color="#555555", marker="o", linestyle="", markeredgecolor="white")
-        entries.append((dot, f"{share} of all chips reach this"))
+        entries.append((dot, f"{share} of all chips reach this ({confidence})"))
     return entries
