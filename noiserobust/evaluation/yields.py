@@ -5,7 +5,7 @@ A chip is one (model, draw). Nothing is assumed of the distribution of accuracie
 - per model: the draws of one trained network are, so its bounds are exact. They are about chips of that network.
 - pooled: M networks with K chips each. The bounds are about the chips of these M networks in equal parts, and hold:
   a count of unequal but independent successes is less scattered than a binomial one of the same mean (W. Hoeffding,
-  "On the distribution of the number of successes in independent trials", Ann. Math. Stat. 27, 1956, theorem 5).
+  "On the distribution of the number of successes in independent trials", Ann. Math. Stat. 27, 1956).
   They say nothing about a network that is trained again.
 
 "Reach X" means an accuracy of at least X; a larger value is taken for the better one.

@@ -56,7 +56,7 @@ def area_figure(summary: pd.DataFrame, title: str = "Area under the accuracy-noi
         axis.set_xlabel("mean accuracy over the range (%)", color=TEXT)
     figure.suptitle(wrapped(title, 60), fontsize=12.5, color=TEXT)
     if chosen["low"].notna().any():
-        over, confidence = chosen["interval_over"].iloc[0], 100 * chosen["confidence"].iloc[0]
+        over, confidence = " or ".join(chosen["interval_over"].unique()), 100 * chosen["confidence"].iloc[0]
         note = f"lines: {confidence:g} % interval for the mean, over {over}"
         figure.supxlabel(note, fontsize=9, color=QUIET)
     return figure

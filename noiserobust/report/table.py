@@ -198,7 +198,10 @@ def _difference(line: dict[Any, Any], name: str) -> str:
 
 def _over(summary: pd.DataFrame) -> str:
     """What an interval leaves out, in words: one over draws is for these models only, and the other way round."""
-    over = summary["interval_over"].iloc[0]
+    kinds = summary["interval_over"].unique()
+    if len(kinds) > 1 and "draws" in kinds:
+        return " over draws only where there is one model"
+    over = kinds[0]
     return f" over {over} only" if over == "draws" or (over == "models" and _design(summary)) else ""
 
 
