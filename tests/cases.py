@@ -11,6 +11,7 @@ from torch import Tensor
 
 from noiserobust.noise import (
     PCM,
+    Compensate,
     Gaussian,
     Hermes,
     Laplace,
@@ -48,6 +49,13 @@ CHANGING: list[NoiseModel] = [
     ReRamCMO(),
     ReRamCMO(acceptance=2.0, t=Duration("1h")),
     StateIndependent(),
+]
+
+# Those whose parts depend on what lies below them: scaling multiplies the parts' deviations, not their sum's.
+STACKED: list[NoiseModel] = [
+    Gaussian(0.1) + PCM(),
+    PCM(t=Duration("1d")) + Compensate(),
+    PCM(t=Duration("1y"), reference="tile", rows=7, columns=5) + Compensate("column") + Gaussian(0.05),
 ]
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

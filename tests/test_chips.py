@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noiserobust import Stream, UserError, evaluate, perturbed
+from noiserobust import Stream, UserError, coverage, evaluate, perturbed
 from noiserobust.cli import main
 from noiserobust.data import as_dataset
 from noiserobust.inference import recalibrated
@@ -151,6 +151,39 @@ class TestRecalibration:
     def test_it_needs_training_images(self, data: tuple[Tensor, Tensor]) -> None:
         with pytest.raises(UserError, match="expected calibration="):
             evaluate(net(), data, "pcm", recalibration=10)
+
+
+class Everything(nn.Module):
+    """Every kind of layer that lies in crossbars, and some that do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 8)
+        self.grouped = nn.Conv2d(4, 6, 3, groups=2)
+        self.transposed = nn.ConvTranspose2d(4, 6, 3, groups=2)
+        self.lstm = nn.LSTM(8, 4)
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+
+
+@pytest.mark.parametrize("noise", ["pcm", "pcm:reference=tile,rows=5,columns=4", "hermes", "reram_cmo"])
+def test_every_kind_of_layer_lies_in_arrays(noise: str) -> None:
+    with seeded(Stream(0, "net")):
+        model = Everything()
+    found = coverage(model)
+    noisy = {row.name for row in found.rows if row.noisy}
+    assert noisy == {
+        *("grouped.weight", "transposed.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0"),
+        *("attention.in_proj_weight", "attention.out_proj.weight", "head.weight"),
+    }
+    assert "1 x embedding" in found.summary
+    clean = {name: value.clone() for name, value in model.state_dict().items()}
+    with perturbed(model, noise, t=86400.0):
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, clean[name]) == (name not in noisy), name
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, clean[name]), name
 
 
 @pytest.mark.parametrize(

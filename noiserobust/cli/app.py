@@ -11,12 +11,19 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from noiserobust.cli.evaluate import Evaluate
 from noiserobust.cli.report import Report
+from noiserobust.cli.sweep import Sweep
 from noiserobust.cli.train import Train
 from noiserobust.cli.yields import Yield
 from noiserobust.errors import UserError
 from noiserobust.text import Described
 
-COMMANDS: dict[str, Any] = {"train": Train, "evaluate": Evaluate, "report": Report, "yield": Yield}
+COMMANDS: dict[str, Any] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "report": Report,
+    "yield": Yield,
+    "sweep": Sweep,
+}
 
 _registry = ConstructorRegistry()
 
