@@ -10,12 +10,13 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from noiserobust.cli.evaluate import Evaluate
+from noiserobust.cli.models import Models
 from noiserobust.cli.report import Report
 from noiserobust.cli.train import Train
 from noiserobust.errors import UserError
 from noiserobust.text import Described
 
-COMMANDS: dict[str, Any] = {"train": Train, "evaluate": Evaluate, "report": Report}
+COMMANDS: dict[str, Any] = {"train": Train, "evaluate": Evaluate, "report": Report, "models": Models}
 
 _registry = ConstructorRegistry()
 
