@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from noiserobust.data.batches import Batch, Batches
-from noiserobust.data.dataset import Dataset
+from noiserobust.data import Batch, Labelled, held_batches
 from noiserobust.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -53,9 +52,14 @@ def known_device(device: torch.device | str) -> torch.device:
         raise UserError(f"expected a device that is there, such as cpu or cuda, got '{device}'") from None
 
 
-def prepare(data: Dataset, device: torch.device, batch_size: int = 500, channels_last: bool = False) -> list[Batch]:
-    """All of ``data``, normalised and moved once, in order, so that every draw reads the same tensors."""
-    return list(Batches(data.to(device), batch_size, channels_last=channels_last).epoch(0))
+def prepare(
+    data: Labelled, device: torch.device, batch_size: int = 500, channels_last: bool = False
+) -> Sequence[Batch]:
+    """All of ``data``, normalised and moved once, in order, so that every draw reads the same tensors.
+
+    Streamed data that would not fit are read again at every pass.
+    """
+    return held_batches(data, batch_size, device=device, channels_last=channels_last)
 
 
 @torch.no_grad()

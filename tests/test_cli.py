@@ -82,7 +82,10 @@ def test_labels_tell_networks_apart(runs: Path, tmp_path: Path, capsys: pytest.C
         (["train", "--method", "rwp:gauss(0.1)"], "expected a noise model (gaussian, laplace), got 'gauss(0.1)'"),
         (["train", "--method", "sam:-0.1"], "sam: expected a finite rho >= 0, got -0.1"),
         (["train", "--epochs", "0"], "expected epochs >= 1, got 0"),
-        (["train", "--data", "nowhere"], "expected digits, cifar10, cifar100 or the path of an image folder"),
+        (
+            ["train", "--data", "nowhere"],
+            "expected digits, cifar10, cifar100, fashion-mnist, svhn, imagenet or the path of an image folder",
+        ),
         (["train", "--optimizer", "sgdm"], "expected an optimizer of torch.optim"),
         (["train", "--device", "cuda:99"], "cuda"),
         (["evaluate"], "expected at least one checkpoint, got none"),

@@ -339,7 +339,11 @@ class TestLoad:
     @pytest.mark.parametrize(
         ("name", "size", "message"),
         [
-            ("mnits", None, "expected digits, cifar10, cifar100 or the path of an image folder, got 'mnits'"),
+            (
+                "mnits",
+                None,
+                "cifar100, fashion-mnist, svhn, imagenet or the path of an image folder, got 'mnits'",
+            ),
             ("digits", 16, "expected image_size only with an image folder, got 16 for digits: leave it out"),
         ],
     )

@@ -61,7 +61,7 @@ def cost(
 
 
 def _convolution_backward(grad: list[int], x: list[int], weight: list[int], *arguments: Any, out_shape: Any) -> int:
-    """FLOPs from shapes. Each gradient of a convolution multiplies what its forward pass multiplies: once for x, once for the weight.
+    """FLOPs from shapes: either gradient, for x and for the weight, multiplies what the forward pass multiplies.
 
     torch's own formula leaves out that a grouped convolution has a weight gradient within its groups only, which makes
     the backward pass of MobileNet-v2 nineteen times its forward pass.
