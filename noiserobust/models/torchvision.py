@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 from noiserobust.errors import UserError
 from noiserobust.models.base import IMAGENET, ModelSpec
 
+TWO_OUTPUTS = ("googlenet", "inception_v3")
+
 
 @dataclass(frozen=True)
 class Torchvision(ModelSpec, name="torchvision"):
@@ -21,8 +22,8 @@ class Torchvision(ModelSpec, name="torchvision"):
 
     network: a name of ``torchvision.models``; weights: a name of its published weights, or DEFAULT for the best. With
     other than 1,000 classes the layers that give the logits are initialised anew and everything else is as
-    published. Other than 3 channels exchange the first convolution, and have no published weights. The second
-    outputs that GoogLeNet and Inception-v3 have while training are left out.
+    published. Other than 3 channels exchange the first convolution, and have no published weights. GoogLeNet and
+    Inception-v3 come without the second outputs that they have while training, and without published weights.
     """
 
     network: str
@@ -45,8 +46,7 @@ class Torchvision(ModelSpec, name="torchvision"):
         if self.weights is not None and channels != 3:
             raise UserError(f"{self}: expected 3 channels with published weights, got {channels}; leave weights out")
         options: dict[str, Any] = {"num_classes": classes, "weights": None}
-        accepted = inspect.signature(models.get_model_builder(self.network)).parameters
-        if "init_weights" in accepted or self.network in ("googlenet", "inception_v3"):
+        if self.network in TWO_OUTPUTS:
             options |= {"aux_logits": False, "init_weights": True}
         network: nn.Module = models.get_model(self.network, **options)
         if channels != 3:
@@ -61,6 +61,11 @@ class Torchvision(ModelSpec, name="torchvision"):
     def _published(self) -> Any:
         from torchvision import models
 
+        if self.network in TWO_OUTPUTS:
+            raise UserError(
+                f"torchvision:{self.network}: expected no weights: its published ones scale the input in their own way, "
+                f"got '{self.weights}'"
+            )
         offered = models.get_model_weights(self.network)
         if self.weights not in offered.__members__:
             names = ", ".join(member.name for member in offered) or "none"

@@ -24,7 +24,7 @@ SEMANTICS = 1
 """Raise when a change makes the same settings train different weights, so that no stale run is taken for a new one."""
 
 ADDED = {"cutout": 0}
-"""Settings younger than SEMANTICS: at these values they mean what was meant without them, and no run's name has them."""
+"""Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
 
 
 @dataclass(frozen=True)
