@@ -45,6 +45,6 @@ class Models:
             shape = f"{native.channels}x{native.size}x{native.size}"
             print(
                 f"{spec!s:{width}}  {shape:>11}  {native.classes:>7,}  {found.parameters:>11,}  "
-                f"{found.forward / 1e9:>8.3f}  {found.forward_backward / 1e9:>10.3f}"
+                f"{found.forward / 1e9:>8.4g}  {found.forward_backward / 1e9:>10.4g}"
             )
         print("forward, + backward: GFLOPs per image, a multiplication and an addition counted as two")

@@ -160,9 +160,9 @@ def hole_centres(stream: Stream, epoch: int, count: int, size: Sequence[int], de
 
 
 def cut_out(inputs: Tensor, side: int, centres: Tensor) -> Tensor:
-    """Normalised B x C x H x W ``inputs`` with a square of ``side`` pixels around each image's centre (B x 2) set to 0.
+    """Set a square of ``side`` pixels around each image's centre (B x 2) of B x C x H x W ``inputs`` to 0, in place.
 
-    Zero is the data's mean. A square reaches over the image's edge where its centre is close to it (DeVries and Taylor,
+    Normalised inputs have their mean there. A square reaches over the image's edge where its centre is close to it (DeVries and Taylor,
     Improved Regularization of Convolutional Neural Networks with Cutout, 2017).
     """
     down, across = (
@@ -170,7 +170,7 @@ def cut_out(inputs: Tensor, side: int, centres: Tensor) -> Tensor:
         for axis, pixels in enumerate(inputs.shape[2:])
     )
     hole = ((down >= 0) & (down < side))[:, :, None] & ((across >= 0) & (across < side))[:, None, :]
-    return inputs.masked_fill(hole[:, None], 0)
+    return inputs.masked_fill_(hole[:, None], 0)  # in place: a copy would not keep the memory format
 
 
 def check_numbers(batch_size: int, cutout: int) -> None:

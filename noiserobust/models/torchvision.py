@@ -63,8 +63,8 @@ class Torchvision(ModelSpec, name="torchvision"):
 
         if self.network in TWO_OUTPUTS:
             raise UserError(
-                f"torchvision:{self.network}: expected no weights: its published ones scale the input in their own way, "
-                f"got '{self.weights}'"
+                f"torchvision:{self.network}: expected no weights: its published ones scale the input in their own "
+                f"way, got '{self.weights}'"
             )
         offered = models.get_model_weights(self.network)
         if self.weights not in offered.__members__:
