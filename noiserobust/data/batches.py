@@ -162,8 +162,8 @@ def hole_centres(stream: Stream, epoch: int, count: int, size: Sequence[int], de
 def cut_out(inputs: Tensor, side: int, centres: Tensor) -> Tensor:
     """Set a square of ``side`` pixels around each image's centre (B x 2) of B x C x H x W ``inputs`` to 0, in place.
 
-    Normalised inputs have their mean there. A square reaches over the image's edge where its centre is close to it (DeVries and Taylor,
-    Improved Regularization of Convolutional Neural Networks with Cutout, 2017).
+    Normalised inputs have their mean there. A square reaches over the image's edge where its centre is close to it
+    (DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017).
     """
     down, across = (
         torch.arange(pixels, device=inputs.device) - centres[:, axis, None] + side // 2
