@@ -107,19 +107,19 @@ def test_models_are_listed_with_their_cost(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        (["train", "--method", "rwp:gauss(0.1)"], "expected a noise model (gaussian, laplace), got 'gauss(0.1)'"),
+        (["train", "--method", "rwp:gauss(0.1)"], "got 'gauss(0.1)'"),
         (["train", "--method", "sam:-0.1"], "sam: expected a finite rho >= 0, got -0.1"),
         (["train", "--epochs", "0"], "expected epochs >= 1, got 0"),
         (
             ["train", "--data", "nowhere"],
-            "expected digits, cifar10, cifar100, fashion-mnist, svhn, imagenet or the path of an image folder",
+            "expected digits, cifar10, cifar100, fashion-mnist, svhn, sums, imagenet or the path of an image folder",
         ),
         (["train", "--optimizer", "sgdm"], "expected an optimizer of torch.optim"),
         (["train", "--device", "cuda:99"], "cuda"),
         (["evaluate"], "expected at least one checkpoint, got none"),
         (["evaluate", "nowhere.safetensors"], "nowhere.safetensors: there is none"),
         (["evaluate", "RUNS", "--noise", "gaussian:-0.1"], "gaussian: expected a finite sigma >= 0, got -0.1"),
-        (["evaluate", "RUNS", "--noise", "pink:0.1"], "expected a noise model (gaussian, laplace), got 'pink:0.1'"),
+        (["evaluate", "RUNS", "--noise", "pink:0.1"], "got 'pink:0.1'"),
         (["evaluate", "RUNS", "--exclude", "*"], "expected at least one analog weight"),
         (["evaluate", "RUNS", "--exclude", "layer9"], "expected a pattern that matches a parameter, got 'layer9'"),
         (["evaluate", "RUNS", "--model", "resnet18:4"], "missing (stem.conv.weight"),

@@ -482,6 +482,6 @@ class TestBadSettings:
 
     def test_data_that_are_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(
-            UserError, match="expected digits, cifar10, cifar100, fashion-mnist, svhn, imagenet or the path"
+            UserError, match="expected digits, cifar10, cifar100, fashion-mnist, svhn, sums, imagenet or the path"
         ):
             fit(settings(data="no-such-data"), tmp_path)

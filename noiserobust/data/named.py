@@ -11,6 +11,7 @@ from noiserobust.data.digits import load_digits
 from noiserobust.data.fashion_mnist import load_fashion_mnist
 from noiserobust.data.folder import load_folder
 from noiserobust.data.streamed import load_imagenet, load_streamed
+from noiserobust.data.sums import load_sums
 from noiserobust.data.svhn import load_svhn
 from noiserobust.errors import UserError
 
@@ -20,12 +21,13 @@ NAMED: dict[str, Callable[[str | Path], Splits]] = {
     "cifar100": lambda root: load_cifar("cifar100", root),
     "fashion-mnist": load_fashion_mnist,
     "svhn": load_svhn,
+    "sums": lambda root: load_sums(),
 }
 STREAM = "stream:"
 
 
 def load(name: str, root: str | Path = "data", image_size: int | None = None) -> Splits:
-    """Training and test data: digits, cifar10, cifar100, fashion-mnist, svhn, imagenet, or an image folder's path.
+    """Training and test data: digits, cifar10, cifar100, fashion-mnist, svhn, sums, imagenet, or an image folder.
 
     A folder is decoded into memory; ``stream:FOLDER`` leaves it on disk, as ``imagenet``, the folder ``imagenet`` under
     ``root``, does. root: where named data are kept; image_size: resizes the images of a folder. A folder that is called

@@ -14,6 +14,7 @@ from noiserobust.models.pyramidnet import PyramidNet
 from noiserobust.models.resnet import ResNet18, ResNet34, ResNet50, ResNet101
 from noiserobust.models.resnet9 import ResNet9
 from noiserobust.models.torchvision import Torchvision
+from noiserobust.models.transformer import Transformer
 from noiserobust.models.vgg import VGG16BN
 from noiserobust.models.vit import DeiTSmall, ViTCifar, ViTSmall16, ViTSmall32
 from noiserobust.models.wide_resnet import WideResNet
@@ -33,6 +34,7 @@ __all__ = [
     "ResNet50",
     "ResNet101",
     "Torchvision",
+    "Transformer",
     "ViTCifar",
     "ViTSmall16",
     "ViTSmall32",

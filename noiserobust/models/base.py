@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from noiserobust.errors import UserError
 from noiserobust.text import Described
@@ -40,6 +41,10 @@ class ModelSpec(Described, ABC, family="model"):
 
         Its initial weights come from PyTorch's global generator, as all modules' do: seed that around the call.
         """
+
+    def inputs(self, batch: int, channels: int, size: int) -> Tensor:
+        """Inputs of the right shape and type, without memory (on the meta device)."""
+        return torch.empty(batch, channels, size, size, device="meta")
 
     def without_weights(self) -> ModelSpec:
         """The same network with random weights: what a checkpoint is loaded into."""

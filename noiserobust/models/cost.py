@@ -44,7 +44,6 @@ def cost(
     )
     if min(channels, size, classes) < 1:
         raise UserError(f"expected channels, size and classes >= 1, got {channels}, {size} and {classes}")
-    shape = (BATCH, channels, size, size)
     with seeded(Stream(0, "cost")):  # the weights' values do not matter; the caller's random numbers do
         network = spec.without_weights().build(channels, classes).to("meta").train()
     # The plain formula of attention: the fused ones are not all counted.
@@ -52,7 +51,7 @@ def cost(
         display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
     )
     with counting as counter, sdpa_kernel(SDPBackend.MATH):
-        logits = checked_forward(network, torch.empty(shape, device="meta"), str(spec))
+        logits = checked_forward(network, spec.inputs(BATCH, channels, size), str(spec))
         forward = counter.get_total_flops()
         logits.sum().backward()
         total = counter.get_total_flops()
