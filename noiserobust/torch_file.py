@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     broken, or has no weights in it.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch would warn of, such as TorchScript, it refuses next
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # broken bytes make the reader fail in any way
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused is None:
