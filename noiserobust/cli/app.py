@@ -10,6 +10,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from noiserobust.cli.evaluate import Evaluate
+from noiserobust.cli.models import Models
 from noiserobust.cli.report import Report
 from noiserobust.cli.sweep import Sweep
 from noiserobust.cli.train import Train
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Any] = {
     "report": Report,
     "yield": Yield,
     "sweep": Sweep,
+    "models": Models,
 }
 
 _registry = ConstructorRegistry()
