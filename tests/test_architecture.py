@@ -16,6 +16,7 @@ LAYERS = [
     {"noise"},
     {"weights", "data", "models", "results"},
     {"noisy", "checkpoint", "inference"},
+    {"macs"},
     {"training", "evaluation", "report"},
     {"sweep"},
     {"__init__", "cli"},

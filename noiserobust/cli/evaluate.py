@@ -7,9 +7,9 @@ from pathlib import Path
 
 import tyro
 
-from noiserobust.checkpoint import find_checkpoints
+from noiserobust.checkpoint import Checkpoint, find_checkpoints
 from noiserobust.cli.present import present
-from noiserobust.data import load
+from noiserobust.data import Splits, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation import evaluate
 from noiserobust.inference import Precision
@@ -71,7 +71,8 @@ class Evaluate:
     table: Path | None = None
     """The table as Markdown."""
 
-    def run(self) -> None:
+    def opened(self) -> tuple[list[Checkpoint], Splits]:
+        """The checkpoints, and the data: those named, or what the first checkpoint was trained on."""
         checkpoints = find_checkpoints(self.checkpoints)
         if not checkpoints:
             raise UserError("expected at least one checkpoint, got none; runs/* names all runs of a folder")
@@ -81,10 +82,13 @@ class Evaluate:
             if "data" not in stored:
                 raise UserError(f"expected --data: {checkpoints[0].path} does not say what it was trained on")
             data, size = stored["data"], size or stored.get("image_size")
+        return checkpoints, load(data, self.data_root, size)
+
+    def run(self) -> None:
+        checkpoints, splits = self.opened()
         if self.strengths and not all(one.strength for one in self.noise):
             raise UserError("expected a noise with a strength to sweep, got one of 0; write its unit, as in gaussian:1")
         noises = [one.scaled(s / one.strength) for one in self.noise for s in self.strengths] or list(self.noise)
-        splits = load(data, self.data_root, size)
         result = evaluate(
             checkpoints,
             splits.test,
