@@ -19,6 +19,7 @@ from noiserobust.text import Described, Duration
 
 REQUIRED = ("state", "mean_error", "std")
 DRIFT = ("drift_mean", "drift_std")
+T0 = Duration(20)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Measured(DeviceProfile, name="measured"):
     digest: str = ""
     programming: float = 1.0
     drift: float = 1.0
-    t0: Duration = Duration(20)
+    t0: Duration = T0
 
     def __post_init__(self) -> None:
         super().__post_init__()
