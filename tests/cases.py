@@ -12,6 +12,7 @@ from torch import Tensor
 
 from noiserobust.noise import (
     PCM,
+    Compensate,
     Gaussian,
     Hermes,
     Laplace,
@@ -50,7 +51,6 @@ NOISES: list[NoiseModel] = [
     Quantize(4, reference="tile", rows=7, columns=5),
     Stuck(0.3, at_max=0.3),
     Stuck(0.0, at_max=0.4, reference="tile-column", rows=7, columns=5),
-    Quantize(4) + Gaussian(0.1) + Stuck(0.2, at_max=0.1),
 ]
 
 # Those whose chips drift, or read differently each time.
@@ -58,7 +58,6 @@ CHANGING: list[NoiseModel] = [
     Gaussian(0.1, per="read"),
     Gaussian(0.1, reference="tile", rows=7, columns=5, reading="literal", per="read"),
     LogNormal(0.3, per="read"),
-    Gaussian(0.1) + LogNormal(0.1, per="read") + Quantize(6),
     PCM(),
     PCM(0.5, reference="tile", rows=7, columns=5, t=Duration("1d")),
     PCM(reference="tile-column", rows=7, columns=5, drift=0.0, read=0.0),
@@ -72,6 +71,16 @@ CHANGING: list[NoiseModel] = [
     Measured(0.5, table=TABLE, reference="tile", rows=7, columns=5, t=Duration("1d")),
 ]
 
+# Those whose parts depend on what lies below them: scaling multiplies the parts' deviations, not their sum's.
+STACKED: list[NoiseModel] = [
+    Gaussian(0.1) + PCM(),
+    PCM(t=Duration("1d")) + Compensate(),
+    PCM(t=Duration("1y"), reference="tile", rows=7, columns=5) + Compensate("column") + Gaussian(0.05),
+    Quantize(4) + PCM(reference="layer"),
+    Quantize(4) + Gaussian(0.1) + Stuck(0.2, at_max=0.1),
+    Gaussian(0.1) + LogNormal(0.1, per="read") + Quantize(6),
+]
+
 
 def parts_of(noise: NoiseModel) -> tuple[NoiseModel, ...]:
     return noise.parts if isinstance(noise, Sum) else (noise,)
@@ -81,16 +90,12 @@ def is_random(noise: NoiseModel) -> bool:
     return not all(isinstance(part, Quantize) for part in parts_of(noise))
 
 
-def is_linear(noise: NoiseModel) -> bool:
-    """Whether the whole deviation is scaled, not only that of each stage from what lies below it."""
-    return all(isinstance(part, (Gaussian, Laplace)) for part in parts_of(noise)[1:])
-
-
 def spares_groups_of_zeros(noise: NoiseModel) -> bool:
     """Whether weights of 0 stay 0 when all others of their filter are 0, whatever lies beside it."""
-    own = ("filter", "tile-column")
-    always = (LogNormal, Quantize)
-    return all(isinstance(part, always) or getattr(part, "reference", "") in own for part in parts_of(noise))
+    return all(
+        isinstance(part, Quantize) or getattr(part, "reference", "filter") in ("filter", "tile-column")
+        for part in parts_of(noise)
+    )
 
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

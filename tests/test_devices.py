@@ -26,6 +26,7 @@ from noiserobust.noise import (
     compensated,
 )
 from noiserobust.rng import Stream
+from noiserobust.text import Duration
 
 pytest.importorskip("aihwkit", reason="the profiles' numbers are aihwkit's")
 
@@ -265,6 +266,13 @@ class TestCompensation:
         assert (ratio.std() < 1e-6) == (kind == "global")
         assert 1.2 < ratio.mean() < 2.5
 
+    def test_as_a_stage_it_is_what_a_compensated_chip_gives(self) -> None:
+        w = Stream(0, "w").normal((40, 60))
+        stage = NoiseModel.parse("pcm:t=1d+compensate:column").program(w, STREAM)
+        pcm = PCM(t=Duration("1d")).program(w, STREAM.child(0))
+        torch.testing.assert_close(stage.read(STREAM), compensated(pcm, STREAM.child("below"), None, "column"))
+        assert torch.equal(stage.programmed(), pcm.programmed())
+
     def test_tile_by_tile(self) -> None:
         w = Stream(0, "w").normal((6, 9))
         chip = PCM(reference="tile", rows=5, columns=4).program(w, STREAM)
@@ -327,6 +335,7 @@ def test_without_aihwkit_the_message_says_how_to_get_it() -> None:
         (lambda: PCM(-1.0), "pcm: expected a finite strength >= 0, got -1.0"),
         (lambda: PCM(drift=-0.1), "pcm: expected a finite drift >= 0 (1: as measured, 0: off), got -0.1"),
         (lambda: PCM(reference="row"), "pcm: expected reference filter, layer, tile or tile-column, got 'row'"),
+        (lambda: NoiseModel.parse("pcm+compensate:row"), "expected one of global, column, got 'row'"),
         (lambda: Hermes(cells=3), "hermes: expected 1 or 2 cells per conductance, got 3"),
         (lambda: ReRamCMO(acceptance=0.02), "reram_cmo: expected acceptance 0.2 or 2 (percent of g), got 0.02"),
         (lambda: NoiseModel.parse("pcm:t=1w"), "pcm: t: expected a time such as 25s, 1h, 1d, 1y"),

@@ -6,16 +6,16 @@ from itertools import product
 
 import pytest
 import torch
-from cases import CHANGING, DEVICES, NOISES, assert_distributed, is_linear, is_random, spares_groups_of_zeros
+from cases import CHANGING, DEVICES, NOISES, STACKED, assert_distributed, is_random, spares_groups_of_zeros
 from torch import Tensor
 
 from noiserobust.errors import UserError
-from noiserobust.noise import Gaussian, Laplace, NoiseModel, reference_scale
+from noiserobust.noise import Gaussian, Laplace, NoiseModel, Sum, reference_scale
 from noiserobust.noise.reference import even_split
 from noiserobust.rng import Stream
 
 STREAM = Stream(3, "test", "noise")
-each_noise = pytest.mark.parametrize("noise", [*NOISES, *CHANGING], ids=str)
+each_noise = pytest.mark.parametrize("noise", [*NOISES, *CHANGING, *STACKED], ids=str)
 
 
 def weight(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -48,8 +48,10 @@ class TestContract:
     def test_scaled_multiplies_the_deviation(self, noise: NoiseModel) -> None:
         clean = weight(6, 5, dtype=torch.float64)
         deviation = noise.sample(clean, STREAM) - clean
-        scaled = noise.scaled(2.5).sample(clean, STREAM) - clean
-        if is_linear(noise):
+        if noise in STACKED:
+            assert noise.scaled(2.5) == Sum(tuple(part.scaled(2.5) for part in noise.parts))  # type: ignore[attr-defined]
+        else:
+            scaled = noise.scaled(2.5).sample(clean, STREAM) - clean
             torch.testing.assert_close(scaled, 2.5 * deviation, rtol=1e-9, atol=0)
         assert noise.scaled(0).is_identity
         assert torch.equal(noise.scaled(0).sample(clean, STREAM), clean)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CHANGING, NOISES, TABLE
+from cases import CHANGING, NOISES, STACKED, TABLE
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
@@ -92,7 +92,11 @@ def test_composed_noises_read_back_equal(noise: NoiseModel) -> None:
 
 
 def test_every_registered_noise_has_a_case() -> None:
-    parts = [part for noise in [*NOISES, *CHANGING] for part in (noise.parts if isinstance(noise, Sum) else (noise,))]
+    parts = [
+        part
+        for noise in [*NOISES, *CHANGING, *STACKED]
+        for part in (noise.parts if isinstance(noise, Sum) else (noise,))
+    ]
     assert {part.name for part in parts} == set(NoiseModel.registry)
 
 

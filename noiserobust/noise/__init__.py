@@ -2,7 +2,7 @@
 
 from noiserobust.noise.additive import Gaussian, Laplace
 from noiserobust.noise.base import Chip, NoiseModel, Sum, read_stream
-from noiserobust.noise.compensation import Compensation, check_compensation, compensated
+from noiserobust.noise.compensation import Compensate, Compensation, check_compensation, compensated
 from noiserobust.noise.device import DeviceProfile
 from noiserobust.noise.faults import Stuck
 from noiserobust.noise.levels import Quantize
@@ -16,6 +16,7 @@ parse = NoiseModel.parse
 __all__ = [
     "PCM",
     "Chip",
+    "Compensate",
     "Compensation",
     "DeviceProfile",
     "Gaussian",
