@@ -15,6 +15,7 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from noiserobust import training
+from noiserobust.converters import Converters
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
 from noiserobust.noise import PCM, Gaussian, Hermes, Laplace, NoiseModel, Sum
@@ -27,6 +28,7 @@ FAMILIES: dict[str, type[Described]] = {
     "schedule": Schedule,
     "probability": Probability,
     "model": ModelSpec,
+    "converters": Converters,
 }
 KNOWN = ", ".join(sorted(NoiseModel.registry))
 MEMBERS = {f"{family}-{name}": member for family, root in FAMILIES.items() for name, member in root.registry.items()}
