@@ -28,6 +28,7 @@ CONVOLUTIONS = {
     )
     for kind in kinds
 }
+DIRECT = "not called as a layer: its weight is used directly"
 CHUNK = 64
 """Rows of an output whose noise has a name of its own, so that it does not depend on the batch size."""
 
@@ -164,12 +165,11 @@ class Converting:
                 stack.enter_context(edge.hooked(stream.child(edge.name)))
             yield
         if any(edge.calls for edge in self.edges):
-            unused = "not called as a layer: its weight is used directly"
-            self.uncovered |= {edge.name: unused for edge in self.edges if not edge.calls}
+            self.uncovered |= {edge.name: DIRECT for edge in self.edges if not edge.calls}
 
     def check_called(self) -> None:
         """Refuse a model that has been run without calling any layer that has converters."""
-        if self.edges and not any(edge.calls for edge in self.edges):
+        if not self.converters.is_identity and not any(edge.calls for edge in self.edges):
             raise UserError(
                 "expected a model that calls its Linear or convolution layers, but no converter was ever used; give "
                 "it before torch.compile"
@@ -189,9 +189,8 @@ class Converting:
         for edge in self.edges:
             if seen[edge.name]:
                 edge.ranges = tuple(torch.stack(seen[edge.name]).mean(0))
-            else:
-                self.uncovered[edge.name] = "not called as a layer: its weight is used directly"
-        self.edges = [edge for edge in self.edges if seen[edge.name]]
+        self.uncovered |= {edge.name: DIRECT for edge in self.edges if edge.ranges is None}
+        self.edges = [edge for edge in self.edges if edge.ranges is not None]
 
 
 class Edge:
@@ -211,20 +210,19 @@ class Edge:
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             nonlocal reach
-            x = _exact(args[0] if args else kwargs["input"])
+            given = args[0] if args else kwargs["input"]
+            x = _exact(given)
             reach = self._reach(x)
             if self.converters.dac is not None:
                 x = _straight(quantized(x.detach(), reach, self.converters.dac), x)
-            given = args[0] if args else kwargs["input"]
             x = x.to(given.dtype)
             return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "input": x})
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             nonlocal seen
             self.calls += 1
-            bias = self._bias()
+            bias, unit = self._bias(), reach * self.scale
             y = _exact(output) - bias
-            unit = reach * self.scale
             value = y.detach()
             if self.converters.noise:
                 # A single input vector without a batch dimension is a batch of one.

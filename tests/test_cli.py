@@ -66,6 +66,16 @@ def test_evaluation_prints_table_coverage_and_where_things_are(
     assert "rwp:gaussian(0.2) - plain, accuracy" in capsys.readouterr().out
 
 
+def test_converters_are_compared_on_the_same_chips(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "rows.parquet")
+    one = str(next(runs.glob("plain-*")))
+    main(["evaluate", one, "--draws", "2", "--converters", "none", "io:adc=3,percentile=99.0", "--out", out])
+    assert "converters io:adc=3,percentile=99.0" in capsys.readouterr().out
+    assert set(read_rows(Path(out))["converters"]) == {"none", "io:adc=3,percentile=99.0"}
+
+
 def test_labels_tell_networks_apart(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = sorted(runs.glob("plain-*"))
     places, rows = [f"first={one}", f"second={two}", f"again={one}"], str(tmp_path / "rows.parquet")
@@ -89,6 +99,9 @@ def test_labels_tell_networks_apart(runs: Path, tmp_path: Path, capsys: pytest.C
         (["evaluate", "nowhere.safetensors"], "nowhere.safetensors: there is none"),
         (["evaluate", "RUNS", "--noise", "gaussian:-0.1"], "gaussian: expected a finite sigma >= 0, got -0.1"),
         (["evaluate", "RUNS", "--noise", "pink:0.1"], "got 'pink:0.1'"),
+        (["evaluate", "RUNS", "--noise", "measured:nowhere.csv"], "measured: expected a table (CSV), got nowhere.csv"),
+        (["evaluate", "RUNS", "--converters", "io:dac=1"], "io: expected 2 to 24 bits, got 1"),
+        (["evaluate", "RUNS", "--converters", "adc:8"], "got 'adc:8'"),
         (["evaluate", "RUNS", "--exclude", "*"], "expected at least one analog weight"),
         (["evaluate", "RUNS", "--exclude", "layer9"], "expected a pattern that matches a parameter, got 'layer9'"),
         (["evaluate", "RUNS", "--model", "resnet18:4"], "missing (stem.conv.weight"),

@@ -521,6 +521,8 @@ def test_more_refusals() -> None:
 
     with pytest.raises(UserError, match="expected a model that calls its Linear or convolution layers"):
         evaluate(Direct(), images(), "gaussian:0.1", converters="io:dac=8")
+    with pytest.raises(UserError, match="expected a model that calls its Linear or convolution layers"):
+        evaluate(Direct(), images(), "gaussian:0.1", converters="io:dac=8,percentile=99.0", calibration=images(600))
 
 
 def test_streams_are_below_the_reported_draw() -> None:
