@@ -17,6 +17,7 @@ LAYERS = [
     {"weights", "data", "models", "results"},
     {"noisy", "checkpoint", "inference"},
     {"macs"},
+    {"converters"},
     {"training", "evaluation", "report"},
     {"sweep"},
     {"__init__", "cli"},

@@ -106,6 +106,16 @@ def test_a_table_of_another_tool_is_reported(tmp_path: Path, capsys: pytest.Capt
     assert "over draws only" in out
 
 
+def test_converters_are_compared_on_the_same_chips(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "rows.parquet")
+    one = str(next(runs.glob("plain-*")))
+    main(["evaluate", one, "--draws", "2", "--converters", "none", "io:adc=3,percentile=99.0", "--out", out])
+    assert "converters io:adc=3,percentile=99.0" in capsys.readouterr().out
+    assert set(read_rows(Path(out))["converters"]) == {"none", "io:adc=3,percentile=99.0"}
+
+
 def test_labels_tell_networks_apart(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = sorted(runs.glob("plain-*"))
     places, rows = [f"first={one}", f"second={two}", f"again={one}"], str(tmp_path / "rows.parquet")
@@ -157,6 +167,9 @@ def test_models_are_listed_with_their_cost(capsys: pytest.CaptureFixture[str]) -
         (["evaluate", "nowhere.safetensors"], "nowhere.safetensors: there is none"),
         (["evaluate", "RUNS", "--noise", "gaussian:-0.1"], "gaussian: expected a finite sigma >= 0, got -0.1"),
         (["evaluate", "RUNS", "--noise", "pink:0.1"], "got 'pink:0.1'"),
+        (["evaluate", "RUNS", "--noise", "measured:nowhere.csv"], "measured: expected a table (CSV), got nowhere.csv"),
+        (["evaluate", "RUNS", "--converters", "io:dac=1"], "io: expected 2 to 24 bits, got 1"),
+        (["evaluate", "RUNS", "--converters", "adc:8"], "got 'adc:8'"),
         (["evaluate", "RUNS", "--exclude", "*"], "expected at least one analog weight"),
         (["evaluate", "RUNS", "--exclude", "layer9"], "expected a pattern that matches a parameter, got 'layer9'"),
         (["evaluate", "RUNS", "--model", "resnet18:4"], "missing (stem.conv.weight"),

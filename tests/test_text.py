@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CHANGING, NOISES, STACKED
+from cases import CHANGING, NOISES, STACKED, TABLE
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from noiserobust import training
+from noiserobust.converters import Converters
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
 from noiserobust.noise import PCM, Gaussian, Hermes, Laplace, NoiseModel, Sum
@@ -27,6 +28,7 @@ FAMILIES: dict[str, type[Described]] = {
     "schedule": Schedule,
     "probability": Probability,
     "model": ModelSpec,
+    "converters": Converters,
 }
 KNOWN = ", ".join(sorted(NoiseModel.registry))
 MEMBERS = {f"{family}-{name}": member for family, root in FAMILIES.items() for name, member in root.registry.items()}
@@ -47,9 +49,10 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         members = [m for m in kind.registry.values() if issubclass(m, kind) and not issubclass(m, RST)]
         return st.one_of([settings_of(member) for member in members])
     plain: dict[Any, st.SearchStrategy[Any]] = {
-        int: st.integers(1, 10**7),
+        int: st.integers(1, 24) | st.integers(1, 10**7),
         float: st.floats(0, 1),
         bool: st.booleans(),
+        str: st.just(TABLE),  # text is the name of a file
         types.NoneType: st.none(),
         Duration: st.floats(0, 1e9).map(Duration) | st.sampled_from([0, 1, 25, 3600, 86400]).map(Duration),
     }
@@ -197,7 +200,7 @@ MISTAKES = [
     (NoiseModel, "gaussian:0.1,rows=0", "expected a crossbar of at least 1 x 1, got rows=0"),
     (NoiseModel, "gaussian:0.1,colour=red", "gaussian has no setting 'colour' (it has sigma, reference"),
     (NoiseModel, "gaussian:0.1,sigma=0.2", "gaussian: 'sigma' is given twice"),
-    (NoiseModel, "gaussian:reference=layer,0.1", "expected at most 5 values in order, then key=value"),
+    (NoiseModel, "gaussian:reference=layer,0.1", "expected at most 6 values in order, then key=value"),
     (NoiseModel, "laplace:0.1,layer,1,1,1", "expected at most 4 values in order"),
     (NoiseModel, "gaussian(0.1", "expected balanced parentheses"),
     (NoiseModel, "gaussian:0.1)", "expected balanced parentheses"),

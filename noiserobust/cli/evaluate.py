@@ -9,6 +9,7 @@ import tyro
 
 from noiserobust.checkpoint import Checkpoint, find_checkpoints
 from noiserobust.cli.present import present
+from noiserobust.converters import Converters
 from noiserobust.data import Splits, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation import evaluate
@@ -39,6 +40,8 @@ class Evaluate:
     """Reads of every chip at each time."""
     compensation: tuple[Compensation, ...] = ("none",)
     """Drift compensation: none, global (per crossbar), column; several are compared on the same chips."""
+    converters: tuple[Converters, ...] = (Converters(),)
+    """Converters at the arrays' edges: none, or such as io:dac=8,adc=8,noise=0.06; several on the same chips."""
     recalibration: int = 0
     """Training images from which each chip's batch norms learn their statistics anew (0: they do not)."""
     data: str | None = None
@@ -98,6 +101,7 @@ class Evaluate:
             times=self.times or (None,),
             reads=self.reads,
             compensation=self.compensation,
+            converters=self.converters,
             recalibration=self.recalibration,
             calibration=splits.train,
             model=self.model,
@@ -114,4 +118,9 @@ class Evaluate:
         present(result.rows, self.plot, self.table)
         for line in dict.fromkeys(found.summary for found in result.coverage.values()):
             print(f"coverage: {line}")
+        left: dict[str, list[str]] = {}
+        for name, reason in {pair for missing in result.uncovered.values() for pair in missing.items()}:
+            left.setdefault(reason, []).append(name)
+        for reason, names in left.items():
+            print(f"without converters: {', '.join(sorted(names))}: {reason}")
         print(f"rows: {self.out}")
