@@ -19,6 +19,8 @@ PRINTED = {
     "docs/own_loop.md": ["epoch 1: loss", "saf: remembers 1 epochs x 96 samples x 3 classes"],
     "docs/noise.md": [],
     "docs/data.md": ["(16, 3, 16, 16) ["],
+    "docs/sweep.md": ["rwp:gaussian(0.1)    2"],
+    "docs/statistics.md": ["shared_variance", "gaussian, strength 0.1 to 0.4", "299"],
     "docs/devices.md": ["noise: pcm, global compensation", "t 1 d"],
 }
 """Pages with code, and what that must print."""

@@ -5,5 +5,6 @@ from noiserobust.cli.evaluate import Evaluate
 from noiserobust.cli.models import Models
 from noiserobust.cli.report import Report
 from noiserobust.cli.train import Train
+from noiserobust.cli.yields import Yield
 
-__all__ = ["COMMANDS", "Evaluate", "Models", "Report", "Train", "main"]
+__all__ = ["COMMANDS", "Evaluate", "Models", "Report", "Train", "Yield", "main"]

@@ -14,10 +14,18 @@ from noiserobust.cli.models import Models
 from noiserobust.cli.report import Report
 from noiserobust.cli.sweep import Sweep
 from noiserobust.cli.train import Train
+from noiserobust.cli.yields import Yield
 from noiserobust.errors import UserError
 from noiserobust.text import Described
 
-COMMANDS: dict[str, Any] = {"train": Train, "evaluate": Evaluate, "report": Report, "sweep": Sweep, "models": Models}
+COMMANDS: dict[str, Any] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "report": Report,
+    "yield": Yield,
+    "sweep": Sweep,
+    "models": Models,
+}
 
 _registry = ConstructorRegistry()
 
