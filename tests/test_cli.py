@@ -207,11 +207,8 @@ def test_refusals(
     (tmp_path / "EMPTY" / "test" / "a").mkdir(parents=True)
     torch.save({"model": pathlib.PurePosixPath("x")}, tmp_path / "trap.pt")
     places = {"RUNS": str(runs), "EMPTY": str(tmp_path / "EMPTY"), "TRAP": str(tmp_path / "trap.pt")}
-    out = (
-        []
-        if arguments[0] in ("report", "yield", "models") or "--out" in arguments
-        else ["--out", str(tmp_path / "out")]
-    )
+    writes = arguments[0] in ("train", "evaluate") and "--out" not in arguments
+    out = ["--out", str(tmp_path / "out")] if writes else []
     assert fragment in refused([*(places.get(word, word) for word in arguments), *out], capsys)
 
 

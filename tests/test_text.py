@@ -59,10 +59,31 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     return plain[kind]
 
 
+NARROW: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "factory": {"target": st.from_regex(r"[a-z_]{1,8}(\.[a-z_]{1,8})?:[a-z_]{1,8}", fullmatch=True)},
+    "torchvision": {
+        "network": st.sampled_from(["resnet50", "vit_b_16"]),
+        "weights": st.sampled_from([None, "DEFAULT"]),
+    },
+    "wrn": {"shape": st.sampled_from(["10-1", "16-8", "28-10"])},
+    "pyramidnet": {"depth": st.sampled_from([8, 110, 272])},
+    **{
+        name: {"heads": st.sampled_from([1, 2, 3]), "width": st.integers(1, 99).map(lambda n: 24 * n)}
+        | {"patch": st.sampled_from([4, 8, 16, 32]), "image_size": st.integers(1, 99).map(lambda n: 32 * n)}
+        for name in ("vit-cifar", "vit-s16", "vit-s32", "deit-s")
+    },
+}
+"""Values of fields of which a class allows few."""
+
+
 def settings_of(member: type[Any]) -> st.SearchStrategy[Any]:
     """Objects of a registered class, over all its fields."""
-    kinds = typing.get_type_hints(member)
-    fields = {field.name: values(kinds[field.name]) for field in dataclasses.fields(member) if field.init}
+    kinds, narrow = typing.get_type_hints(member), NARROW.get(member.name, {})
+    fields = {
+        field.name: narrow[field.name] if field.name in narrow else values(kinds[field.name])
+        for field in dataclasses.fields(member)
+        if field.init
+    }
     required = {f.name for f in dataclasses.fields(member) if f.default is f.default_factory is dataclasses.MISSING}
 
     def make(given: dict[str, Any]) -> Any:
@@ -260,7 +281,7 @@ MISTAKES = [
     (Method, "rwp-mixed:0.1,clean_ranks=1", "rwp-mixed: expected clean_ranks >= 1 with parallel=true, got 1"),
     (Schedule, "linear:-1", "linear: expected a finite maximum >= 0, got -1.0"),
     (Schedule, "off-to-on:1,warmup=soon", "off-to-on: warmup: expected a number, got 'soon'"),
-    (ModelSpec, "vgg", "expected a model (digits, resnet18"),
+    (ModelSpec, "vgg", "expected a model (deit-s, digits, factory"),
     (ModelSpec, "resnet18:0", "resnet18: expected a width of 1 channel or more, got 0"),
 ]
 
