@@ -98,8 +98,8 @@ def test_report_and_yield_of_stored_rows(runs: Path, tmp_path: Path, capsys: pyt
 
 def test_a_table_of_another_tool_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other, old = tmp_path / "other.parquet", tmp_path / "old.parquet"
-    write_rows(table({0: [1.0, 2.0], 1: [3.0, 5.0]}, method="other"), other)
-    write_rows(table({0: [1.0, 2.0]}, method="old").assign(compensation="none"), old)
+    write_rows(table({0: [1.0, 2.0], 1: [3.0, 5.0]}, method="other").assign(noise=0.1), other)
+    write_rows(table({0: [1.0, 2.0]}, method="old", noise="0.1").assign(compensation="none"), old)
     main(["report", str(other), str(old), "--baseline", "old"])
     out = capsys.readouterr().out
     assert "other - old, accuracy" in out
