@@ -16,6 +16,7 @@ LAYERS = [
     {"noise"},
     {"weights", "data", "models", "results"},
     {"noisy", "checkpoint", "inference"},
+    {"backend"},
     {"training", "evaluation", "report"},
     {"__init__", "cli"},
 ]

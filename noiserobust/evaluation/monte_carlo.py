@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from noiserobust.backend import Backend
 from noiserobust.data import Batch, Dataset, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.ledger import SEMANTICS, Ledger
@@ -36,6 +37,8 @@ class Evaluation:
 
     rows: pd.DataFrame
     coverage: dict[str, Coverage] = field(default_factory=dict)
+    conversion: dict[str, str] = field(default_factory=dict)
+    """Per model, one line: what the backend computes, and what it leaves to the direct path and why."""
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """Mean, noise_std, weight_std, variance components and interval (:func:`statistics.summarize`)."""
@@ -58,6 +61,7 @@ def evaluate(
     compensation: Compensation | Sequence[Compensation] = "none",
     recalibration: int = 0,
     calibration: Any = None,
+    backend: Backend | str = "direct",
     model: ModelSpec | str | None = None,
     images: int | None = None,
     batch_size: int = 500,
@@ -86,6 +90,8 @@ def evaluate(
     - ``recalibration``: that many training images, through which each chip's batch norms learn their statistics anew at
       each time before it is scored (0: they keep the digital network's). ``calibration`` are those images, as ``data``
       are given; by default the training part of ``data`` where that has a name.
+    - ``backend``: what computes: ``"direct"``, the network itself, or ``"aihwkit"``, the full chip with its converters,
+      output noise and tiles, written with the same chips' weights (:class:`noiserobust.backend.Aihwkit`).
     - ``model``: how to build the network of a checkpoint that does not say it.
     - ``channels_last``: memory format of the images; by default that of networks built here from checkpoints, while a
       module that is handed over gets contiguous ones (its ``view`` may need them).
@@ -102,26 +108,31 @@ def evaluate(
         if value < least:
             raise UserError(f"expected {name} >= {least}, got {value}")
     looks = _looks(times, reads, compensation)
+    backend = Backend.parse(backend) if isinstance(backend, str) else backend
     setup = Setup(model, images, batch_size, precision, device, channels_last, include, exclude)
     subjects = setup.subjects(models, data)
     learnt_from = _calibration(calibration, data, recalibration)
     ledger = Ledger(None if out is None else Path(out))
     covered: dict[str, Coverage] = {}
+    conversion: dict[str, str] = {}
     settings = VARIANT | {"seed": seed, "recalibration": recalibration, "semantics": SEMANTICS}
+    settings |= {"backend": str(backend)}
     total = len(subjects) * len(wanted) * draws * len(looks)
     try:
         with tqdm(total=total, unit="read", disable=not progress, delay=1) as bar:
             for subject in subjects:
                 bar.set_description(subject.method, refresh=False)
                 covered[subject.name] = subject.coverage
-                chips = _Chips(subject, setup, learnt_from)
+                chips = _Chips(subject, setup, learnt_from, backend)
+                conversion[subject.name] = chips.opened.report
                 for noise, draw in product(wanted, range(draws)):
                     about = {"noise": str(noise), "strength": noise.strength, "draw": draw}
                     chips.scrap()
                     for look in looks:
                         unit = subject.about | settings | about | look
                         # Every draw of no noise is the same, at any time.
-                        known = unit | ({"draw": 0, **looks[0]} if noise.is_identity else {})
+                        same = noise.is_identity and backend.exact
+                        known = unit | ({"draw": 0, **looks[0]} if same else {})
                         values = ledger.find(known)
                         if values is None:
                             values = chips.score(noise, report_stream(seed, subject.replicate, draw), **look)
@@ -129,15 +140,17 @@ def evaluate(
                         bar.update()
     finally:
         ledger.save()
-    return Evaluation(ledger.table(), covered)
+    return Evaluation(ledger.table(), covered, conversion)
 
 
 class _Chips:
     """One subject's current draw: programmed when first looked at, and kept over its times and reads."""
 
-    def __init__(self, subject: Subject, setup: Setup, calibration: Dataset | None) -> None:
+    def __init__(self, subject: Subject, setup: Setup, calibration: Dataset | None, backend: Backend) -> None:
         self.subject, self.setup = subject, setup
         self.noisy = NoisyWeights(subject.network, include=setup.include, exclude=setup.exclude)
+        images = subject.batches[0].inputs[:2]
+        self.opened = backend.open(subject.network, self.noisy, images, setup.precision)
         self.calibration: list[Batch] = []
         if calibration is not None:
             seen = calibration.with_normalization(subject.dataset.mean, subject.dataset.std)
@@ -153,14 +166,14 @@ class _Chips:
         self, noise: NoiseModel, stream: Stream, t: float, read: int, compensation: Compensation
     ) -> dict[str, float]:
         subject, precision = self.subject, self.setup.precision
+        if self.programmed is None and not noise.is_identity:
+            self.programmed = self.noisy.program(noise, stream)
         with ExitStack() as stack:
-            if not noise.is_identity:
-                if self.programmed is None:
-                    self.programmed = self.noisy.program(noise, stream)
-                stack.enter_context(self.programmed.read(None if t != t else t, read, compensation))
+            reading = self.opened.reading(self.programmed, stream, None if t != t else t, read, compensation)
+            network = stack.enter_context(reading)
             if self.calibration:
-                stack.enter_context(recalibrated(subject.network, self.calibration, precision))
-            return score(subject.network, subject.batches, precision, subject.classes)
+                stack.enter_context(recalibrated(network, self.calibration, precision))
+            return score(network, subject.batches, precision, subject.classes)
 
 
 def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:
