@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
 from noiserobust.results import write_atomically
+from noiserobust.rng import Stream, seeded
 from noiserobust.weights import canonical, unwrap
 
 KEY = "noiserobust"
@@ -48,7 +49,8 @@ class Checkpoint:
             raise UserError(
                 f"expected a checkpoint that names its model, got {self.path}; name it, such as --model resnet18"
             )
-        network = model.build(channels, classes)
+        with seeded(Stream(0, "build")):  # initial weights, soon replaced, come from torch's global generator
+            network = model.build(channels, classes)
         load_weights(network, self.weights, self.path)
         return network.eval()
 

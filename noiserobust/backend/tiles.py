@@ -168,22 +168,23 @@ class Layer:
             (parent, key) for parent in network.modules() for key, child in parent._modules.items() if child is module
         ]
         kind = type(module).__name__
-        if call is None:
-            raise _Refused(f"{kind}: its weight is used without a call of the layer")
         if module._forward_hooks or module._forward_pre_hooks:
             raise _Refused(f"{kind}: it has hooks")
-        inputs, outputs = call
         try:
             # Layers draw initial weights before they are given theirs.
-            with seeded(Stream(0, "aihwkit")), torch.no_grad():
+            with seeded(Stream(0, "aihwkit")):
                 self.analog = aihwkit.convert_to_analog(module, config, ensure_analog_root=False).eval()
-                found = inputs if type(self.analog) is type(module) else self.analog(inputs)
+            if type(self.analog) is type(module):
+                raise _Refused("no layer that aihwkit converts")
+            if call is None:
+                raise _Refused("its weight is used without a call of the layer")
+            inputs, outputs = call
+            with torch.no_grad():
+                found = self.analog(inputs)
+            if found.shape != outputs.shape or not torch.allclose(found, outputs, **SAME, equal_nan=True):
+                raise _Refused("aihwkit's gives another output")
         except Exception as error:  # whatever aihwkit cannot do
             raise _Refused(f"{kind}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
-        if type(self.analog) is type(module):
-            raise _Refused(f"{kind}: no layer that aihwkit converts")
-        if found.shape != outputs.shape or not torch.allclose(found, outputs, **SAME, equal_nan=True):
-            raise _Refused(f"{kind}: aihwkit's gives another output")
         # Tiles leave channels last; what follows may be a view that needs the network's own format.
         last = outputs.dim() == 4 and not outputs.is_contiguous()
         memory = torch.channels_last if last else torch.contiguous_format

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from noiserobust.backend import Backend, Direct
 from noiserobust.checkpoint import find_checkpoints
 from noiserobust.cli.present import present
 from noiserobust.data import load
@@ -46,6 +47,8 @@ class Evaluate:
     """Where CIFAR lies or is downloaded to."""
     image_size: int | None = None
     """Resize the images of a folder to this many pixels a side."""
+    backend: Backend = field(default_factory=Direct)
+    """What computes: direct (the network itself), or aihwkit, a full chip: converters, output noise, tiles."""
     images: int | None = None
     """Evaluate on a random sample of this many test images, stratified by class."""
     model: ModelSpec | None = None
@@ -92,6 +95,7 @@ class Evaluate:
             compensation=self.compensation,
             recalibration=self.recalibration,
             calibration=splits.train,
+            backend=self.backend,
             model=self.model,
             images=self.images,
             batch_size=self.batch_size,
@@ -105,4 +109,6 @@ class Evaluate:
         present(result.rows, self.plot, self.table)
         for line in dict.fromkeys(found.summary for found in result.coverage.values()):
             print(f"coverage: {line}")
+        for line in filter(None, dict.fromkeys(result.conversion.values())):
+            print(f"backend: {line}")
         print(f"rows: {self.out}")
