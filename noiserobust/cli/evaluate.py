@@ -63,6 +63,8 @@ class Evaluate:
     """Patterns of further parameters that are noisy."""
     exclude: tuple[str, ...] = ()
     """Patterns of parameters that stay digital."""
+    metrics: tuple[str, ...] = ()
+    """Further metrics: perplexity, top5, or package.module:function of all logits and labels."""
     out: Path = Path("evaluation.parquet")
     """File for the rows; what it already holds is not computed again."""
     plot: Path | None = None
@@ -103,6 +105,7 @@ class Evaluate:
             device=self.device,
             include=self.include,
             exclude=self.exclude,
+            metrics=self.metrics,
             out=self.out,
             progress=True,
         )
