@@ -19,8 +19,9 @@ from noiserobust.noisy import NoisyWeights, Programmed
 from noiserobust.rng import DrawnFrom, Stream, seeded
 from noiserobust.weights import AnalogWeight, unwrap
 
-SAME = {"rtol": 1e-4, "atol": 1e-5}
-"""A layer runs on tiles only if, with perfect converters, it gives what the network's own layer gives, up to these."""
+ROUNDING = 1e-4
+"""A layer runs on tiles only if, with perfect converters, it gives what the network's own layer gives, up to this
+fraction of the largest output."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,8 @@ class Layer:
             inputs, outputs = call
             with torch.no_grad():
                 found = self.analog(inputs)
-            if found.shape != outputs.shape or not torch.allclose(found, outputs, **SAME, equal_nan=True):
+            same = found.shape == outputs.shape and (found - outputs).abs().max() <= ROUNDING * outputs.abs().max()
+            if not same:
                 raise _Refused("aihwkit's gives another output")
         except Exception as error:  # whatever aihwkit cannot do
             raise _Refused(f"{kind}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
