@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from noiserobust import Stream, evaluate
 from noiserobust.backend import Aihwkit, Backend, Direct
@@ -359,12 +360,18 @@ class TestWhatCannotBeConverted:
         assert "first.weight (Conv2d: it has hooks)" in next(iter(result.conversion.values()))
         assert len(seen) == 2
 
-    def test_a_weight_that_two_layers_share_is_one_array(self, data: tuple[Tensor, Tensor]) -> None:
-        model = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(50, 50), nn.ReLU(), nn.Linear(50, 50)))
+    @pytest.mark.parametrize("second", [nn.Linear, NonDynamicallyQuantizableLinear])
+    def test_a_weight_that_two_layers_share_is_one_array(
+        self, second: type[nn.Linear], data: tuple[Tensor, Tensor]
+    ) -> None:
+        """Also where only one of them can run on tiles."""
+        model = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(50, 50), nn.ReLU(), second(50, 50)))
         model[3].weight = model[1].weight
-        direct, tiled = (evaluate(model, data, "gaussian:0.1", draws=1, backend=b) for b in ("direct", PERFECT))
+        options = {"draws": 1, "times": ["1y"], "compensation": ["none", "global"]}
+        direct, tiled = (evaluate(model, data, "pcm", backend=b, **options) for b in ("direct", PERFECT))
         assert values(tiled.rows) == pytest.approx(values(direct.rows), abs=1e-5)
-        assert "1 of 1 noisy weights on 2 tiles" in next(iter(tiled.conversion.values()))
+        tiles = 2 if second is nn.Linear else 1
+        assert f"1 of 1 noisy weights on {tiles} tiles" in next(iter(tiled.conversion.values()))
 
     def test_a_network_that_is_one_layer(self) -> None:
         data = Stream(0, "x").normal((30, 8)), torch.arange(30) % 3

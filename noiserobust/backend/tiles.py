@@ -132,16 +132,17 @@ class Tiles(Opened):
     ) -> Iterator[nn.Module]:
         def written(weight: AnalogWeight) -> Tensor:
             """The layers of ``weight`` get what its array gives; also what the direct path puts in the parameter."""
+            layers = self.layers.get(weight.name, [])
             if programmed is None:
                 rows, factor = weight.as_rows(weight.parameter.detach()), None
-            elif weight.name in self.layers:
+            elif not layers or compensation == "none":
+                rows, factor = programmed.weight(weight.name, t, read, compensation), None
+            else:
                 rows = programmed.weight(weight.name, t, read)
                 factor = compensation_factor(programmed.chips[weight.name], rows, compensation)
-            else:
-                rows, factor = programmed.weight(weight.name, t, read, compensation), None
-            for layer in self.layers.get(weight.name, []):
+            for layer in layers:
                 layer.write(rows, factor)
-            return weight.from_rows(rows)
+            return weight.from_rows(rows if factor is None else rows * factor)
 
         layers = [layer for layers in self.layers.values() for layer in layers]
         with ExitStack() as stack:
