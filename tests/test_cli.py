@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluation_rows import table
 
-from noiserobust.cli import Evaluate, Report, Train, main
-from noiserobust.results import read_rows
+from noiserobust.cli import Evaluate, Report, Train, Yield, main
+from noiserobust.results import read_rows, write_rows
 
+CIFAR = str(Path(__file__).parent.parent / "docs" / "results" / "cifar10.parquet")
 TINY = ["--epochs", "1", "--batch-size", "400", "--model", "digits:4", "--select-draws", "1"]
 
 
@@ -66,6 +68,41 @@ def test_evaluation_prints_table_coverage_and_where_things_are(
     assert "rwp:gaussian(0.2) - plain, accuracy" in capsys.readouterr().out
 
 
+def test_report_and_yield_of_stored_rows(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, area, chips, table = (str(tmp_path / name) for name in ("rows.parquet", "area.png", "chips.png", "table.md"))
+    sweep = ["--noise", "gaussian:1", "--strengths", "0", "0.1", "0.2", "--draws", "3"]
+    main(["evaluate", str(runs), *sweep, "--out", rows])
+    capsys.readouterr()
+    main(["report", rows, "--area", "--intervals", "--baseline", "plain", "--plot", area])
+    out = capsys.readouterr().out
+    assert "gaussian, strength 0 to 0.2" in out
+    assert "area in %: mean [its 95 % interval]; 2 models x 3 draws" in out
+    assert re.search(r"^area: [+-]\d+\.\d points \[95 %:", out, re.MULTILINE)
+    main(["report", rows, "--design", "crossed"])
+    assert "2 models x 3 draws, crossed: the models share their draws" in capsys.readouterr().out
+    main(
+        ["yield", rows, "--above", "20", "--share", "0.5", "--where", "strength > 0", "--plot", chips, "--table", table]
+    )
+    out = capsys.readouterr().out
+    assert re.search(r"^plain, replicate 1 +3 +\d", out, re.MULTILINE)
+    assert "5 if X is the worst of them" in out
+    assert "reach 20 %" in Path(table).read_text()
+    main(["yield", rows, "--pooled", "--percentiles"])
+    assert "– (needs 299 chips)" in capsys.readouterr().out
+    assert Path(area).stat().st_size > 0
+    assert Path(chips).stat().st_size > 0
+
+
+def test_a_table_of_another_tool_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other, old = tmp_path / "other.parquet", tmp_path / "old.parquet"
+    write_rows(table({0: [1.0, 2.0], 1: [3.0, 5.0]}, method="other"), other)
+    write_rows(table({0: [1.0, 2.0]}, method="old").assign(compensation="none"), old)
+    main(["report", str(other), str(old), "--baseline", "old"])
+    out = capsys.readouterr().out
+    assert "other - old, accuracy" in out
+    assert "over draws only" in out
+
+
 def test_labels_tell_networks_apart(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = sorted(runs.glob("plain-*"))
     places, rows = [f"first={one}", f"second={two}", f"again={one}"], str(tmp_path / "rows.parquet")
@@ -102,6 +139,12 @@ def test_labels_tell_networks_apart(runs: Path, tmp_path: Path, capsys: pytest.C
         (["evaluate", "RUNS", "--out", "EMPTY"], "expected a file for the rows, got the folder"),
         (["evaluate", "RUNS", "--images", "0"], "expected a sample of 1 to 500 images"),
         (["evaluate", "RUNS", "--draws", "0"], "expected draws >= 1, got 0"),
+        (["report", "nowhere.parquet", "--design", "crossed"], "expected a file of result rows (parquet)"),
+        (["yield", "nowhere.parquet"], "expected a file of result rows (parquet), got nowhere.parquet"),
+        (["yield", CIFAR, "--share", "99"], "expected a share of chips between 0 and 1, got 99.0"),
+        (["yield", CIFAR, "--percentiles", "0"], "expected percentiles between 0 and 100, got 0"),
+        (["yield", CIFAR, "--where", "strength == 0"], "expected rows with noise"),
+        (["report", CIFAR, "--area", "--where", "strength == 0.1"], "expected a noise at two or more strengths"),
         (["report", "nowhere.parquet"], "expected a file of result rows (parquet), got nowhere.parquet"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -112,11 +155,11 @@ def test_refusals(
     (tmp_path / "EMPTY" / "train" / "a").mkdir(parents=True)
     (tmp_path / "EMPTY" / "test" / "a").mkdir(parents=True)
     places = {"RUNS": str(runs), "EMPTY": str(tmp_path / "EMPTY")}
-    out = [] if arguments[0] == "report" or "--out" in arguments else ["--out", str(tmp_path / "out")]
+    out = [] if arguments[0] in ("report", "yield") or "--out" in arguments else ["--out", str(tmp_path / "out")]
     assert fragment in refused([*(places.get(word, word) for word in arguments), *out], capsys)
 
 
-@pytest.mark.parametrize("command", [Train, Evaluate, Report])
+@pytest.mark.parametrize("command", [Train, Evaluate, Report, Yield])
 def test_help_names_every_flag(command: type[Any], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([command.__name__.lower(), "--help"])

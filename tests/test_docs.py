@@ -17,6 +17,8 @@ PRINTED = {
     "README.md": ["2,368 of 2,410 weights noisy", "noise: gaussian:reference=layer"],
     "docs/own_loop.md": ["epoch 1: loss", "saf: remembers 1 epochs x 96 samples x 3 classes"],
     "docs/noise.md": [],
+    "docs/sweep.md": ["rwp:gaussian(0.1)    2"],
+    "docs/statistics.md": ["shared_variance", "gaussian, strength 0.1 to 0.4", "299"],
     "docs/devices.md": ["noise: pcm, global compensation", "t 1 d"],
     "docs/full_chip.md": ["2 of 2 noisy weights on 2 tiles", "noise: pcm, backend aihwkit:inp_bits=6"],
 }
