@@ -12,19 +12,25 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from noiserobust.cli.budget import Budget
 from noiserobust.cli.evaluate import Evaluate
 from noiserobust.cli.keep_digital import KeepDigital
+from noiserobust.cli.models import Models
 from noiserobust.cli.report import Report
 from noiserobust.cli.sensitivity import Sensitivity
+from noiserobust.cli.sweep import Sweep
 from noiserobust.cli.train import Train
+from noiserobust.cli.yields import Yield
 from noiserobust.errors import UserError
 from noiserobust.text import Described
 
 COMMANDS: dict[str, Any] = {
     "train": Train,
     "evaluate": Evaluate,
+    "report": Report,
+    "yield": Yield,
     "sensitivity": Sensitivity,
     "keep-digital": KeepDigital,
     "budget": Budget,
-    "report": Report,
+    "sweep": Sweep,
+    "models": Models,
 }
 
 _registry = ConstructorRegistry()

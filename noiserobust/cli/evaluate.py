@@ -7,8 +7,10 @@ from pathlib import Path
 
 import tyro
 
+from noiserobust.backend import Backend, Direct
 from noiserobust.checkpoint import Checkpoint, find_checkpoints
 from noiserobust.cli.present import present
+from noiserobust.converters import Converters
 from noiserobust.data import Splits, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation import evaluate
@@ -23,7 +25,8 @@ class Evaluate:
     summary."""
 
     checkpoints: tyro.conf.Positional[tuple[str, ...]]
-    """Checkpoints (.safetensors), runs' folders, folders of runs; LABEL=PATH gives the method another name."""
+    """Checkpoints (.safetensors, or a torch file of weights: .pt, .pth), runs' folders, folders of runs; LABEL=PATH
+    gives the method another name."""
     noise: tuple[NoiseModel, ...] = field(default_factory=lambda: (Gaussian(0.05),))
     """Noise models, such as gaussian:0.05 or gaussian:0.1,reference=layer."""
     strengths: tuple[float, ...] = ()
@@ -38,14 +41,19 @@ class Evaluate:
     """Reads of every chip at each time."""
     compensation: tuple[Compensation, ...] = ("none",)
     """Drift compensation: none, global (per crossbar), column; several are compared on the same chips."""
+    converters: tuple[Converters, ...] = (Converters(),)
+    """Converters at the arrays' edges: none, or such as io:dac=8,adc=8,noise=0.06; several on the same chips."""
     recalibration: int = 0
     """Training images from which each chip's batch norms learn their statistics anew (0: they do not)."""
     data: str | None = None
-    """digits, cifar10, cifar100 or an image folder (default: what the first checkpoint was trained on)."""
+    """digits, cifar10, cifar100, fashion-mnist, svhn, imagenet, an image folder or stream:FOLDER (default: what the
+    first checkpoint was trained on)."""
     data_root: str = "data"
-    """Where CIFAR lies or is downloaded to."""
+    """Where named data lie or are downloaded to."""
     image_size: int | None = None
     """Resize the images of a folder to this many pixels a side."""
+    backend: Backend = field(default_factory=Direct)
+    """What computes: direct (the network itself), or aihwkit, a full chip: converters, output noise, tiles."""
     images: int | None = None
     """Evaluate on a random sample of this many test images, stratified by class."""
     model: ModelSpec | None = None
@@ -96,8 +104,10 @@ class Evaluate:
             times=self.times or (None,),
             reads=self.reads,
             compensation=self.compensation,
+            converters=self.converters,
             recalibration=self.recalibration,
             calibration=splits.train,
+            backend=self.backend,
             model=self.model,
             images=self.images,
             batch_size=self.batch_size,
@@ -112,4 +122,11 @@ class Evaluate:
         present(result.rows, self.plot, self.table)
         for line in dict.fromkeys(found.summary for found in result.coverage.values()):
             print(f"coverage: {line}")
+        left: dict[str, list[str]] = {}
+        for name, reason in {pair for missing in result.uncovered.values() for pair in missing.items()}:
+            left.setdefault(reason, []).append(name)
+        for reason, names in left.items():
+            print(f"without converters: {', '.join(sorted(names))}: {reason}")
+        for line in filter(None, dict.fromkeys(result.conversion.values())):
+            print(f"backend: {line}")
         print(f"rows: {self.out}")

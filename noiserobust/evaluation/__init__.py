@@ -1,5 +1,6 @@
 """Evaluating networks under weight noise."""
 
+from noiserobust.evaluation.area import area
 from noiserobust.evaluation.budget import Budget, budget
 from noiserobust.evaluation.digital import KeptDigital, keep_digital
 from noiserobust.evaluation.monte_carlo import Evaluation, evaluate
@@ -11,6 +12,7 @@ __all__ = [
     "Evaluation",
     "KeptDigital",
     "Sensitivity",
+    "area",
     "budget",
     "evaluate",
     "keep_digital",

@@ -77,7 +77,7 @@ def digital_table(steps: pd.DataFrame, within: float | None = None, markdown: bo
 
 
 def budget_table(answers: pd.DataFrame, markdown: bool = False) -> str:
-    """One line per method: the answer, its interval and what to mind. Takes ``budget``'s answers."""
+    """One line per method: the answer, its interval, and in words what stands in its way (``budget`` gives them)."""
     grid = [["method", "clean", "budget", "interval", "remark"]]
     for line in records(answers):
         grid.append([line["method"], f"{line['clean']:.2f}", *_budget(line), _remark(line)])

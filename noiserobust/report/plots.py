@@ -20,8 +20,8 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from noiserobust.errors import UserError
-from noiserobust.report.table import lines_of, noise_free, readings, seconds, symbol
-from noiserobust.results import write_atomically
+from noiserobust.report.table import lines_of, readings, seconds, symbol
+from noiserobust.results import noise_free, write_atomically
 
 # Okabe and Ito's palette without its yellow, which is lost on white.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -105,7 +105,7 @@ def _figure(
     rows = math.ceil(len(panels) / columns)
     legend = _legend_entries(methods, summary)
     width = 1.2 + {1: 5.6, 2: 4.2, 3: 3.7}[columns] * columns
-    legend_columns, legend_height = _legend_shape([label for _, label in legend], width)
+    legend_columns, legend_height = legend_shape([label for _, label in legend], width)
     height = 0.6 + legend_height + (3.8 if rows == 1 else 3.1) * rows
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.07, hspace=0.03))
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
@@ -208,7 +208,7 @@ def _legend_entries(methods: Sequence[str], summary: pd.DataFrame) -> list[tuple
     return entries
 
 
-def _legend_shape(labels: Sequence[str], width: float) -> tuple[int, float]:
+def legend_shape(labels: Sequence[str], width: float) -> tuple[int, float]:
     """As many columns as fit the figure's width, and the height (inches) of the legend that results."""
     longest = max(len(line) for label in labels for line in label.split("\n"))
     columns = max(1, min(len(labels), int(width / (0.068 * (longest + 8)))))
