@@ -75,6 +75,8 @@ class Point:
     mean: float
     low: float
     high: float
+    harm: float = 0.0
+    """Tells which end of the range is the easy one where both have the same mean."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def first_crossing(measure: Callable[[float], Point], axis: Axis, limit: float, 
     grid = axis.grid(points)
     ends = at(grid[0]), at(grid[-1])
     # NaN (a network that gives no numbers there) is as hard as can be.
-    if _height(ends[0].mean, limit) > _height(ends[1].mean, limit):
+    first, last = ((_height(end.mean, limit), end.harm) for end in ends)
+    if first > last:
         grid.reverse()
     for x in grid:
         at(x)
