@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -18,6 +18,7 @@ from noiserobust.errors import UserError
 from noiserobust.evaluation.ledger import SEMANTICS, Ledger
 from noiserobust.evaluation.statistics import VARIANT, paired, summarize
 from noiserobust.evaluation.subjects import Models, Setup, Subject
+from noiserobust.evaluation.to_precision import Measurement, Target, measure_to_precision, summarize_to_precision
 from noiserobust.inference import Precision, device_of, prepare, recalibrated, score
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
@@ -37,7 +38,10 @@ class Evaluation:
     coverage: dict[str, Coverage] = field(default_factory=dict)
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
-        """Mean, noise_std, weight_std, variance components and interval (:func:`statistics.summarize`)."""
+        """Mean, noise_std, weight_std, variance components and interval (:func:`statistics.summarize`); of what was
+        evaluated to a precision :func:`to_precision.summarize_to_precision`, with the confidence asked for there."""
+        if (self.rows["subset"] != "all").all():
+            return summarize_to_precision(self.rows)
         return summarize(self.rows, confidence)
 
     def paired(self, method_a: str, method_b: str, confidence: float = 0.95, metric: str = "accuracy") -> pd.DataFrame:
@@ -67,6 +71,7 @@ def evaluate(
     exclude: Sequence[str] = (),
     out: str | Path | None = None,
     progress: bool = False,
+    precision_target: float | Target | None = None,
 ) -> Evaluation:
     """Accuracy (percent) and loss (nats) of every model under every draw of every noise.
 
@@ -92,6 +97,11 @@ def evaluate(
     - ``out``: a parquet file for the rows; those it already holds are not computed again, and it is brought up to date
       while the work goes on, so that a killed evaluation loses seconds.
 
+    - ``precision_target``: accuracy to ± that many points at 95 % instead of a number of draws (``draws`` is not used);
+      draws and images are decided on the way (:mod:`noiserobust.evaluation.to_precision`, whose ``Target`` has further
+      settings). Its rows are subsets' and lie apart from those of full passes; ``summary()`` is mean ± half_width per
+      model.
+
     Draw k of replicate r is ``noiserobust.perturbed(model, noise, seed=seed, replicate=r, draw=k)``. The models'
     weights and modes are as before afterwards. Raises :class:`~noiserobust.UserError` for input that cannot be
     evaluated.
@@ -107,6 +117,17 @@ def evaluate(
     ledger = Ledger(None if out is None else Path(out))
     covered: dict[str, Coverage] = {}
     settings = VARIANT | {"seed": seed, "recalibration": recalibration, "semantics": SEMANTICS}
+    if precision_target is not None:
+        target = precision_target if isinstance(precision_target, Target) else Target(precision_target)
+        if reads > 1:
+            raise UserError(f"expected one read per draw with a precision target, got {reads}; leave reads=1")
+        measurements = (Measurement(s, _Chips(s, setup, learnt_from), precision, seed) for s in subjects)
+        try:
+            for one in measure_to_precision(target, measurements, wanted, looks, settings, ledger, progress):
+                covered[one.name] = one.coverage
+        finally:
+            ledger.save()
+        return Evaluation(ledger.table(), covered)
     total = len(subjects) * len(wanted) * draws * len(looks)
     try:
         with tqdm(total=total, unit="read", disable=not progress, delay=1) as bar:
@@ -148,9 +169,11 @@ class _Chips:
         """Forget the chip: the next look is at another draw."""
         self.programmed: Programmed | None = None
 
-    def score(
+    @contextmanager
+    def seen(
         self, noise: NoiseModel, stream: Stream, t: float, read: int, compensation: Compensation
-    ) -> dict[str, float]:
+    ) -> Iterator[None]:
+        """Inside, the network computes with the chip as it is at that look; its own state comes back bit for bit."""
         subject, precision = self.subject, self.setup.precision
         with ExitStack() as stack:
             if not noise.is_identity:
@@ -159,7 +182,11 @@ class _Chips:
                 stack.enter_context(self.programmed.read(None if t != t else t, read, compensation))
             if self.calibration:
                 stack.enter_context(recalibrated(subject.network, self.calibration, precision))
-            return score(subject.network, subject.batches, precision, subject.classes)
+            yield
+
+    def score(self, noise: NoiseModel, stream: Stream, **look: Any) -> dict[str, float]:
+        with self.seen(noise, stream, **look):
+            return score(self.subject.network, self.subject.batches, self.setup.precision, self.subject.classes)
 
 
 def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:
