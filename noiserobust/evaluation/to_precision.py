@@ -35,7 +35,7 @@ from noiserobust.rng import Stream
 CELL = ["method", *MODEL, "noise", "strength", "t", *(name for name in VARIANT if name != "subset")]
 GOAL = ["target", "confidence"]
 CHECK_EVERY = 8  # draws
-DRAW_COST = {"cpu": 10.0}
+DRAW_COST = {"cpu": 20.0}
 OTHER_DRAW_COST = 250.0
 """What a draw costs beside its images, in images' forward passes, by device. On accelerators it is an assumption: a
 subset fills none of them, so that its launches count, not its images."""
@@ -145,14 +145,20 @@ def measure_to_precision(
             yield one.subject
 
 
+def until_precise(target: Target, values: Callable[[int], dict[str, float]]) -> list[dict[str, float]]:
+    """The ``values`` of draws 0, 1, ... until their mean is precise enough, or the target gives up."""
+    found: list[dict[str, float]] = []
+    while len(found) < target.max_draws and not _finished(found, target):
+        found.append(values(len(found)))
+    return found
+
+
 def _measure(target: Target, one: Measurement, noise: NoiseModel, look: Mapping[str, Any], known: _Known) -> None:
     if noise.is_identity:  # every draw is the clean network
         known.values("stopped", 0, lambda draw: one.clean)
         return
     subsets = one.subsets(noise, look)
-    found: list[dict[str, float]] = []
-    while len(found) < target.max_draws and not _finished(found, target):
-        found.append(known.values("stopped", len(found), subsets.until_precise))
+    until_precise(target, lambda draw: known.values("stopped", draw, subsets.until_precise))
     for draw in range(target.noise_std_draws):
         known.values("fixed", draw, subsets.for_noise_std)
 
