@@ -100,9 +100,24 @@ def simulate(file: Path, settings: Simulate) -> dict[str, float]:
             covered.append(low <= spread <= high)
     error = np.array(errors)
     full = (1.96 * spread / settings.target) ** 2
-    return dict(pool=len(correct), truth=truth, s=spread, coverage=(abs(error) <= settings.target).mean(), bias=error.mean(), rms=error.std(),
-       draws=np.mean(draws), n=np.mean(sizes), forwards=np.mean(forwards), total=np.mean(forwards)+np.mean(draws)*settings.draw_cost/images, f90=np.quantile(forwards,.9), full=full,
-       s_mean=np.mean([s for s,_ in stds]) if stds else 0, s_rms=np.std([s for s,_ in stds]) if stds else 0, s_n=np.mean([n for _,n in stds]) if stds else 0, s_cov=np.mean(covered) if stds else 0)
+    return dict(
+        pool=len(correct),
+        truth=truth,
+        s=spread,
+        coverage=(abs(error) <= settings.target).mean(),
+        bias=error.mean(),
+        rms=error.std(),
+        draws=np.mean(draws),
+        n=np.mean(sizes),
+        forwards=np.mean(forwards),
+        total=np.mean(forwards) + np.mean(draws) * settings.draw_cost / images,
+        f90=np.quantile(forwards, 0.9),
+        full=full,
+        s_mean=np.mean([s for s, _ in stds]) if stds else 0,
+        s_rms=np.std([s for s, _ in stds]) if stds else 0,
+        s_n=np.mean([n for _, n in stds]) if stds else 0,
+        s_cov=np.mean(covered) if stds else 0,
+    )
 
 
 if __name__ == "__main__":

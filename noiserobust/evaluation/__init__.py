@@ -2,5 +2,6 @@
 
 from noiserobust.evaluation.monte_carlo import Evaluation, evaluate
 from noiserobust.evaluation.statistics import paired, summarize
+from noiserobust.evaluation.to_precision import Target
 
-__all__ = ["Evaluation", "evaluate", "paired", "summarize"]
+__all__ = ["Evaluation", "Target", "evaluate", "paired", "summarize"]

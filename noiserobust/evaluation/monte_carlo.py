@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import product
@@ -11,18 +11,20 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from noiserobust.data import Batch, Dataset, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.ledger import SEMANTICS, Ledger
-from noiserobust.evaluation.statistics import VARIANT, paired, summarize
+from noiserobust.evaluation.statistics import paired, summarize
 from noiserobust.evaluation.subjects import Models, Setup, Subject
 from noiserobust.evaluation.to_precision import Measurement, Target, measure_to_precision, summarize_to_precision
-from noiserobust.inference import Precision, device_of, prepare, recalibrated, score
+from noiserobust.inference import Metric, Precision, device_of, known_metrics, prepare, recalibrated, score
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
 from noiserobust.noisy import NoisyWeights, Programmed, report_stream
+from noiserobust.results import VARIANT
 from noiserobust.rng import Stream
 from noiserobust.text import Duration
 from noiserobust.weights import Coverage
@@ -69,6 +71,7 @@ def evaluate(
     channels_last: bool | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    metrics: Mapping[str, Metric] | Sequence[str] = (),
     out: str | Path | None = None,
     progress: bool = False,
     precision_target: float | Target | None = None,
@@ -94,6 +97,8 @@ def evaluate(
     - ``channels_last``: memory format of the images; by default that of networks built here from checkpoints, while a
       module that is handed over gets contiguous ones (its ``view`` may need them).
     - ``include``, ``exclude``: which weights are noisy (:func:`noiserobust.analog_weights`).
+    - ``metrics``: further metrics: names such as ``"perplexity"`` or ``"package.module:function"``, or functions by
+      name, each from all logits (N, C) and labels (N) to a number. A row of a file is known by the metric's name.
     - ``out``: a parquet file for the rows; those it already holds are not computed again, and it is brought up to date
       while the work goes on, so that a killed evaluation loses seconds.
 
@@ -113,6 +118,7 @@ def evaluate(
     looks = _looks(times, reads, compensation)
     setup = Setup(model, images, batch_size, precision, device, channels_last, include, exclude)
     subjects = setup.subjects(models, data)
+    further = known_metrics(metrics)
     learnt_from = _calibration(calibration, data, recalibration)
     ledger = Ledger(None if out is None else Path(out))
     covered: dict[str, Coverage] = {}
@@ -121,7 +127,9 @@ def evaluate(
         target = precision_target if isinstance(precision_target, Target) else Target(precision_target)
         if reads > 1:
             raise UserError(f"expected one read per draw with a precision target, got {reads}; leave reads=1")
-        measurements = (Measurement(s, _Chips(s, setup, learnt_from), precision, seed) for s in subjects)
+        if further:
+            raise UserError(f"expected no further metrics with a precision target, got {', '.join(further)}")
+        measurements = (Measurement(s, _Chips(s, setup, learnt_from, {}), precision, seed) for s in subjects)
         try:
             for one in measure_to_precision(target, measurements, wanted, looks, settings, ledger, progress):
                 covered[one.name] = one.coverage
@@ -134,7 +142,7 @@ def evaluate(
             for subject in subjects:
                 bar.set_description(subject.method, refresh=False)
                 covered[subject.name] = subject.coverage
-                chips = _Chips(subject, setup, learnt_from)
+                chips = _Chips(subject, setup, learnt_from, further)
                 for noise, draw in product(wanted, range(draws)):
                     about = {"noise": str(noise), "strength": noise.strength, "draw": draw}
                     chips.scrap()
@@ -142,7 +150,7 @@ def evaluate(
                         unit = subject.about | settings | about | look
                         # Every draw of no noise is the same, at any time.
                         known = unit | ({"draw": 0, **looks[0]} if noise.is_identity else {})
-                        values = ledger.find(known)
+                        values = ledger.find(known, further)
                         if values is None:
                             values = chips.score(noise, report_stream(seed, subject.replicate, draw), **look)
                         ledger.add(unit, values)
@@ -155,8 +163,10 @@ def evaluate(
 class _Chips:
     """One subject's current draw: programmed when first looked at, and kept over its times and reads."""
 
-    def __init__(self, subject: Subject, setup: Setup, calibration: Dataset | None) -> None:
-        self.subject, self.setup = subject, setup
+    def __init__(
+        self, subject: Subject, setup: Setup, calibration: Dataset | None, metrics: Mapping[str, Metric]
+    ) -> None:
+        self.subject, self.setup, self.metrics = subject, setup, metrics
         self.noisy = NoisyWeights(subject.network, include=setup.include, exclude=setup.exclude)
         self.calibration: list[Batch] = []
         if calibration is not None:
@@ -172,8 +182,8 @@ class _Chips:
     @contextmanager
     def seen(
         self, noise: NoiseModel, stream: Stream, t: float, read: int, compensation: Compensation
-    ) -> Iterator[None]:
-        """Inside, the network computes with the chip as it is at that look; its own state comes back bit for bit."""
+    ) -> Iterator[nn.Module]:
+        """Inside, what computes with the chip as it is at that look; the network comes back bit for bit."""
         subject, precision = self.subject, self.setup.precision
         with ExitStack() as stack:
             if not noise.is_identity:
@@ -182,11 +192,11 @@ class _Chips:
                 stack.enter_context(self.programmed.read(None if t != t else t, read, compensation))
             if self.calibration:
                 stack.enter_context(recalibrated(subject.network, self.calibration, precision))
-            yield
+            yield subject.network
 
     def score(self, noise: NoiseModel, stream: Stream, **look: Any) -> dict[str, float]:
-        with self.seen(noise, stream, **look):
-            return score(self.subject.network, self.subject.batches, self.setup.precision, self.subject.classes)
+        with self.seen(noise, stream, **look) as network:
+            return score(network, self.subject.batches, self.setup.precision, self.subject.classes, self.metrics)
 
 
 def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:

@@ -63,6 +63,10 @@ class Subsets:
         """The same in the design that measures the noise's standard deviation: about v_1 / s^2 images a draw."""
         return self._values(self._even, draw, "fixed")
 
+    def everything(self, draw: int) -> dict[str, float]:
+        """What all images say of draw ``draw``."""
+        return self._values(Strata.whole(self.images), draw, "all")
+
     @cached_property
     def margin(self) -> np.ndarray:
         """The clean margins, with what is not finite brought to the largest that is."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from typing import Any, Protocol
 
@@ -18,21 +18,21 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
-from torch import Tensor
+from torch import nn
 from tqdm import tqdm
 
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.evaluation.ledger import Ledger
-from noiserobust.evaluation.statistics import MODEL, VARIANT, completed
 from noiserobust.evaluation.subjects import Subject
 from noiserobust.evaluation.subsets import PILOT, Subsets
 from noiserobust.inference import Precision, answers
-from noiserobust.noise import Compensation, NoiseModel
+from noiserobust.noise import NoiseModel
 from noiserobust.noisy import report_stream
+from noiserobust.results import VARIANT, completed
 from noiserobust.rng import Stream
 
-CELL = ["method", *MODEL, "noise", "strength", "t", *(name for name in VARIANT if name != "subset")]
+CELL = ["method", "model", "replicate", "noise", "strength", "t", *(name for name in VARIANT if name != "subset")]
 GOAL = ["target", "confidence"]
 CHECK_EVERY = 8  # draws
 DRAW_COST = {"cpu": 20.0}
@@ -74,13 +74,12 @@ class Target:
 
 
 class Chips(Protocol):
-    """One subject's chips: inside ``seen`` its network computes with the one that was drawn from ``stream``."""
+    """One subject's chips: ``seen(noise, stream, **look)`` gives what computes with the one drawn from ``stream``."""
 
     def scrap(self) -> None: ...
 
-    def seen(
-        self, noise: NoiseModel, stream: Stream, t: float, read: int, compensation: Compensation
-    ) -> AbstractContextManager[None]: ...
+    @property
+    def seen(self) -> Callable[..., AbstractContextManager[nn.Module]]: ...
 
 
 @dataclass
@@ -93,33 +92,23 @@ class Measurement:
     seed: int
 
     @cached_property
-    def _clean(self) -> tuple[Tensor, Tensor]:
-        return self._answers(self.subject.batches)
+    def margins(self) -> np.ndarray:
+        """Clean ones of all images, by a pass of the network itself."""
+        subject = self.subject
+        return answers(subject.network, subject.batches, self.precision, subject.classes)[1].double().cpu().numpy()
 
-    @property
-    def clean(self) -> dict[str, float]:
-        """The answers without noise, all of them, as one draw."""
-        correct = self._clean[0].double().mean().item()
-        count = float(len(self.subject.dataset))
-        return {"subset_accuracy": 100 * correct, "subset_variance": 0.0, "subset_images": count, "subset_step": 0.0}
+    def correct(self, noise: NoiseModel, look: Mapping[str, Any], draw: int, positions: np.ndarray) -> np.ndarray:
+        """Whether the chip of ``draw`` is right at ``positions``."""
+        subject = self.subject
+        self.chips.scrap()
+        with self.chips.seen(noise, report_stream(self.seed, subject.replicate, draw), **look) as network:
+            return answers(network, pick(subject.batches, positions), self.precision, subject.classes)[0].cpu().numpy()
 
     def subsets(self, noise: NoiseModel, look: Mapping[str, Any]) -> Subsets:
         subject = self.subject
-
-        def correct(draw: int, positions: np.ndarray) -> np.ndarray:
-            batches = pick(subject.batches, positions)
-            if noise.is_identity:
-                return self._answers(batches)[0].cpu().numpy()
-            self.chips.scrap()
-            with self.chips.seen(noise, report_stream(self.seed, subject.replicate, draw), **look):
-                return self._answers(batches)[0].cpu().numpy()
-
         stream = Stream(self.seed, "subset", subject.replicate, str(noise), repr(sorted(look.items())))
         cost = DRAW_COST.get(subject.batches[0].inputs.device.type, OTHER_DRAW_COST)
-        return Subsets(len(subject.dataset), lambda: self._clean[1].double().cpu().numpy(), correct, stream, cost)
-
-    def _answers(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-        return answers(self.subject.network, batches, self.precision, self.subject.classes)
+        return Subsets(len(subject.dataset), lambda: self.margins, partial(self.correct, noise, look), stream, cost)
 
 
 def measure_to_precision(
@@ -154,10 +143,10 @@ def until_precise(target: Target, values: Callable[[int], dict[str, float]]) -> 
 
 
 def _measure(target: Target, one: Measurement, noise: NoiseModel, look: Mapping[str, Any], known: _Known) -> None:
-    if noise.is_identity:  # every draw is the clean network
-        known.values("stopped", 0, lambda draw: one.clean)
-        return
     subsets = one.subsets(noise, look)
+    if noise.is_identity:  # every draw is the same
+        known.values("stopped", 0, subsets.everything)
+        return
     until_precise(target, lambda draw: known.values("stopped", draw, subsets.until_precise))
     for draw in range(target.noise_std_draws):
         known.values("fixed", draw, subsets.for_noise_std)
@@ -237,6 +226,24 @@ def summarize_to_precision(rows: pd.DataFrame) -> pd.DataFrame:
         stopped, fixed = (_by_draw(cell[cell["subset"] == kind]) for kind in ("stopped", "fixed"))
         lines.append(line | _accuracy(stopped, line["target"], line["confidence"]) | _spread(fixed, line["confidence"]))
     return pd.DataFrame(lines)
+
+
+def over_models(precise: pd.DataFrame) -> pd.DataFrame:
+    """One line per (method, noise, t, ...) of :func:`summarize_to_precision`'s: mean, noise_std and weight_std.
+
+    ``mean`` and ``weight_std`` (ddof 1) are over the models' means, ``noise_std`` the root of the models' mean square,
+    ``models`` their number, ``draws`` those of the one that took most.
+    """
+    key = [name for name in CELL if name not in ("model", "replicate")]
+    groups = precise.groupby(key, sort=False, dropna=False, observed=True)
+    table = groups.agg(
+        mean=("mean", "mean"),
+        noise_std=("noise_std", lambda s: float(np.sqrt((s**2).mean(skipna=False)))),
+        weight_std=("mean", "std"),
+        models=("mean", "size"),
+        draws=("draws", "max"),
+    )
+    return table.reset_index().assign(metric="accuracy")
 
 
 def _by_draw(rows: pd.DataFrame) -> dict[str, np.ndarray]:

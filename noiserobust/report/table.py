@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from noiserobust.errors import UserError
+from noiserobust.results import VARIANT, completed
+from noiserobust.text import Duration
 
 # Metric -> its unit and the decimals that are worth reading.
 UNITS = {"accuracy": ("%", 2)}
@@ -30,7 +33,7 @@ def robustness_table(summary: pd.DataFrame, metric: str = "accuracy", markdown: 
     chosen = lines_of(summary, metric)
     unit, decimals = UNITS.get(metric, ("", 3))
     spreads = [name for name in ("noise_std", "weight_std") if chosen[name].notna().any()]
-    render = _markdown if markdown else _aligned
+    render = as_markdown if markdown else aligned
     blocks = []
     for name, block in readings(chosen).items():
         grid = _grid(block, name, spreads, decimals)
@@ -71,14 +74,23 @@ def noise_free(summary: pd.DataFrame) -> pd.Series[bool]:
 
 
 def readings(summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The lines by reading of the noise: its text without the strength number.
+    """The lines by reading of the noise: its text without the strength number, and what is done around the chip.
 
     Noise-free lines that name no reading (``none``) belong to all of them; the name is "" if there is nothing else.
     """
     pairs = zip(summary["noise"], summary["strength"], strict=True)
     own = pd.Series([reading(noise, strength) for noise, strength in pairs], index=summary.index, dtype=object)
-    everywhere = noise_free(summary) & (own == summary["noise"])
-    return {name: summary[everywhere | (own == name)] for name in own[~everywhere].unique()} or {"": summary}
+    around = pd.Series(map(variant, completed(summary).to_dict("records")), index=summary.index, dtype=object)
+    everywhere = noise_free(summary) & (own == summary["noise"]) & (around == "")
+    names = own + around
+    return {name: summary[everywhere | (names == name)] for name in names[~everywhere].unique()} or {"": summary}
+
+
+def variant(line: Mapping[Any, Any]) -> str:
+    """What is done around the chip, in words: ``, global compensation, batch norm from 500 images``."""
+    words = {"compensation": "{} compensation", "recalibration": "batch norm from {} images"}
+    said = [words.get(key, key + " {}").format(line[key]) for key in VARIANT if line[key] != VARIANT[key]]
+    return "".join(f", {words}" for words in said)
 
 
 def reading(noise: str, strength: float) -> str:
@@ -104,9 +116,8 @@ def symbol(name: str) -> str:
 
 
 def seconds(t: float) -> str:
-    """A time in its largest whole unit: ``1 s``, ``1 h``, ``1 d``, ``1 y``."""
-    units = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    unit, size = next(((unit, size) for unit, size in units if t >= size), units[-1])
+    """A time in its largest unit: ``25 s``, ``1 h``, ``1 d``, ``1.16 d``, ``1 y``."""
+    unit, size = next(((unit, size) for unit, size in Duration.UNITS.items() if t >= size), ("s", 1.0))
     return f"{t / size:.3g} {unit}"
 
 
@@ -125,7 +136,8 @@ def _label(line: dict[Any, Any], name: str) -> str:
     """The column (or line) label of one noise within its reading."""
     if line["noise_free"]:
         strength = "noise-free"
-    elif math.isnan(line["strength"]):
+    elif math.isnan(line["strength"]) or reading(line["noise"], line["strength"]) == line["noise"]:
+        # Nothing is swept: a device profile as it is.
         strength = "" if not math.isnan(line["t"]) else line["noise"]
     else:
         strength = f"{symbol(name)} {line['strength']:g}"
@@ -158,7 +170,7 @@ def _cell(line: dict[Any, Any] | None, spreads: list[str], decimals: int) -> str
     return " ± ".join(GAP if math.isnan(value) else f"{value:.{decimals}f}" for value in values)
 
 
-def _aligned(grid: list[list[str]]) -> str:
+def aligned(grid: list[list[str]]) -> str:
     """Aligned columns; those beyond ``WIDTH`` characters continue below, beside the methods again."""
     columns = [list(column) for column in zip(*grid, strict=True)]
     parts = [[columns[0]]]
@@ -176,7 +188,7 @@ def _part(columns: list[list[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def _markdown(grid: list[list[str]]) -> str:
+def as_markdown(grid: list[list[str]]) -> str:
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in grid]
     lines = [escaped[0], ["---"] * len(grid[0]), *escaped[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
