@@ -92,9 +92,7 @@ class Evaluate:
         if self.precision_target is not None:
             target = Target(self.precision_target, max_images=self.max_images, noise_std_draws=self.noise_std_draws)
         elif self.noise_std_draws:
-            raise UserError(
-                "expected --precision-target beside --noise-std-draws; whole passes give it anyway"
-            )
+            raise UserError("expected --precision-target beside --noise-std-draws; whole passes give it anyway")
         splits = load(data, self.data_root, size)
         result = evaluate(
             checkpoints,

@@ -38,9 +38,7 @@ def present(rows: pd.DataFrame, plot: Path | None, table: Path | None, baseline:
 
 def _present_precise(rows: pd.DataFrame, plot: Path | None, table: Path | None, baseline: str | None) -> None:
     if baseline is not None:
-        raise UserError(
-            "expected rows of whole passes to compare with a baseline, got some to a precision"
-        )
+        raise UserError("expected rows of whole passes to compare with a baseline, got some to a precision")
     summary = summarize_to_precision(rows)
     print(precision_table(summary) + "\n")
     _write(precision_table(summary, markdown=True) + "\n", over_models(summary), plot, table)
