@@ -90,19 +90,17 @@ class TestInterval:
         assert noise_std(values, np.full(80, 50.0)) == (0, 0, 0)
         assert noise_std(np.full(40, 3.0), np.zeros(40)) == (0, 0, 0)
 
-    @pytest.mark.parametrize(("tilt", "tells"), [(0.05, 1.0), (0.3, 1.0), (0.3, 0.0)])
-    def test_coverage(self, tilt: float, tells: float) -> None:
-        """± 2 points at 95 %, 100 repetitions. False alarms 1e-6 were it 93 %; intervals of half the width show."""
-        images, target = 400, Target(2.0)
+    @pytest.mark.parametrize(("images", "tilt", "target"), [(400, 0.3, 1.25), (60, 1.0, 2.5)])
+    def test_coverage(self, images: int, tilt: float, target: float) -> None:
+        """95 % intervals of 100 repetitions, from subsets and from whole passes. At least 78 cover: false alarms 1e-6
+        were it 93 %. Intervals of half the width cover in under 75 here, tried."""
         covered, used = 0, []
         for repetition in range(100):
-            found = until_precise(target, synthetic(images, tilt, repetition, tells).until_precise)
-            covered += abs(np.mean([one["subset_accuracy"] for one in found]) - truth(images, tilt)) <= 2
+            found = until_precise(Target(target), synthetic(images, tilt, repetition).until_precise)
+            covered += abs(np.mean([one["subset_accuracy"] for one in found]) - truth(images, tilt)) <= target
             used.append(len(found))
-        assert covered >= stats.binom.ppf(1e-6, 100, 0.93)
-        assert min(used) >= PILOT
-        if tilt == 0.3:
-            assert np.mean(used) > PILOT + 8  # it does not simply stop at the first look
+        assert covered >= 78 == stats.binom.ppf(1e-6, 100, 0.93)
+        assert np.mean(used) > 3 * PILOT  # the rule decides, not the pilot
 
     def test_noise_std_of_the_fixed_design(self) -> None:
         """Against 4,000 whole draws; mean square over 40 repetitions within 5 standard errors, false alarms 6e-7."""
