@@ -11,11 +11,12 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from noiserobust.cli.evaluate import Evaluate
 from noiserobust.cli.report import Report
+from noiserobust.cli.sweep import Sweep
 from noiserobust.cli.train import Train
 from noiserobust.errors import UserError
 from noiserobust.text import Described
 
-COMMANDS: dict[str, Any] = {"train": Train, "evaluate": Evaluate, "report": Report}
+COMMANDS: dict[str, Any] = {"train": Train, "evaluate": Evaluate, "report": Report, "sweep": Sweep}
 
 _registry = ConstructorRegistry()
 

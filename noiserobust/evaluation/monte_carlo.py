@@ -58,6 +58,7 @@ def evaluate(
     draws: int = 10,
     seed: int = 0,
     *,
+    first_draw: int = 0,
     times: Sequence[float | str | None] = (None,),
     reads: int = 1,
     compensation: Compensation | Sequence[Compensation] = "none",
@@ -86,6 +87,7 @@ def evaluate(
       tensors, a
       torch dataset or a DataLoader. ``images`` takes a random sample of it, stratified by class.
     - ``noises``: noise models or their texts. A strength sweep scales one and the same draw.
+    - ``first_draw``: the number of the first draw, so that the draws of one evaluation can be made in several places.
     - ``times``: seconds since programming, or texts such as ``"1h"``; ``None`` is the noise model's own time. A draw is
       one chip: it keeps its programming error and drift exponents over its times and its ``reads``.
     - ``compensation``: ``"none"``, ``"global"``, ``"column"``, or several, on the same chips
@@ -112,7 +114,13 @@ def evaluate(
     evaluated.
     """
     wanted = noise_models(noises)
-    for name, value, least in (("draws", draws, 1), ("reads", reads, 1), ("recalibration", recalibration, 0)):
+    counts = {
+        "draws": (draws, 1),
+        "first_draw": (first_draw, 0),
+        "reads": (reads, 1),
+        "recalibration": (recalibration, 0),
+    }
+    for name, (value, least) in counts.items():
         if value < least:
             raise UserError(f"expected {name} >= {least}, got {value}")
     looks = _looks(times, reads, compensation)
@@ -143,13 +151,13 @@ def evaluate(
                 bar.set_description(subject.method, refresh=False)
                 covered[subject.name] = subject.coverage
                 chips = _Chips(subject, setup, learnt_from, further)
-                for noise, draw in product(wanted, range(draws)):
+                for noise, draw in product(wanted, range(first_draw, first_draw + draws)):
                     about = {"noise": str(noise), "strength": noise.strength, "draw": draw}
                     chips.scrap()
                     for look in looks:
                         unit = subject.about | settings | about | look
                         # Every draw of no noise is the same, at any time.
-                        known = unit | ({"draw": 0, **looks[0]} if noise.is_identity else {})
+                        known = unit | ({"draw": first_draw, **looks[0]} if noise.is_identity else {})
                         values = ledger.find(known, further)
                         if values is None:
                             values = chips.score(noise, report_stream(seed, subject.replicate, draw), **look)

@@ -48,6 +48,12 @@ class Run:
         return pd.read_csv(self.folder / "log.csv")
 
 
+def run_of(settings: TrainSettings, out: str | Path, splits: Splits) -> Run:
+    """The run that ``settings`` name, finished or not."""
+    slug = re.sub(r"[^a-z0-9.]+", "-", settings.label.lower()).strip("-")
+    return Run(Path(out) / f"{slug}-seed{settings.seed}-{settings.identity(splits)}", settings)
+
+
 def fit(
     settings: TrainSettings,
     out: str | Path = "runs",
@@ -63,8 +69,7 @@ def fit(
     the log.
     """
     splits = splits if splits is not None else load(settings.data, settings.data_root, settings.image_size)
-    slug = re.sub(r"[^a-z0-9.]+", "-", settings.label.lower()).strip("-")
-    run = Run(Path(out) / f"{slug}-seed{settings.seed}-{settings.identity(splits)}", settings)
+    run = run_of(settings, out, splits)
     if not run.checkpoint.is_file():
         _Trainer(run, splits).train(on_epoch, progress)
     return run
