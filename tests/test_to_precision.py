@@ -20,7 +20,7 @@ from noiserobust.cli import main
 from noiserobust.data import Batch, Dataset, load
 from noiserobust.evaluation import Target
 from noiserobust.evaluation.subsets import PILOT, Subsets
-from noiserobust.evaluation.to_precision import half_width, noise_std, pick, until_precise
+from noiserobust.evaluation.to_precision import half_width, noise_std, pick, summarize_to_precision, until_precise
 from noiserobust.results import read_rows
 from noiserobust.rng import seeded
 
@@ -236,6 +236,18 @@ class TestEvaluate:
             assert not line["reached"]
             assert line["half_width"] > 0.1
             assert line["draws"] <= 90
+
+    def test_a_looser_target_leaves_the_file_whole(self, digits: tuple[nn.Module, Dataset], tmp_path: Path) -> None:
+        out = tmp_path / "rows.parquet"
+        tight = evaluate(*digits, NOISE, precision_target=1.5, out=out).summary()
+        loose = evaluate(*digits, NOISE, precision_target=4.0, out=out).summary()
+        assert loose["draws"].item() < tight["draws"].item()
+        pd.testing.assert_frame_equal(summarize_to_precision(read_rows(out)), tight)
+        evaluate(*digits, NOISE, precision_target=4.0, seed=1, out=out)
+        with pytest.raises(UserError, match=r"every draw of gaussian:0.4 once.*seeds \[0, 1\]"):
+            summarize_to_precision(read_rows(out))
+        with pytest.raises(UserError, match="evaluated to a precision, got none"):
+            summarize_to_precision(evaluate(*digits, NOISE, draws=1).rows)
 
     def test_another_confidence(self, digits: tuple[nn.Module, Dataset]) -> None:
         usual, sure = (

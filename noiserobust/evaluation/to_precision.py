@@ -33,7 +33,6 @@ from noiserobust.results import VARIANT, completed
 from noiserobust.rng import Stream
 
 CELL = ["method", "model", "replicate", "noise", "strength", "t", *(name for name in VARIANT if name != "subset")]
-GOAL = ["target", "confidence"]
 CHECK_EVERY = 8  # draws
 DRAW_COST = {"cpu": 20.0}
 OTHER_DRAW_COST = 250.0
@@ -137,8 +136,22 @@ def measure_to_precision(
 def until_precise(target: Target, values: Callable[[int], dict[str, float]]) -> list[dict[str, float]]:
     """The ``values`` of draws 0, 1, ... until their mean is precise enough, or the target gives up."""
     found: list[dict[str, float]] = []
-    while len(found) < target.max_draws and not _finished(found, target):
-        found.append(values(len(found)))
+    accuracies, steps, images = [], [], 0.0
+    for draw in range(target.max_draws):
+        one = values(draw)
+        found.append(one)
+        accuracies.append(one["subset_accuracy"])
+        steps.append(one["subset_step"])
+        images += one["subset_images"]
+        if len(found) < PILOT:
+            continue
+        if images >= target.max_images:
+            break
+        # Looked at now and then: every look is another chance to stop on a width that is small by luck.
+        if (len(found) - PILOT) % CHECK_EVERY:
+            continue
+        if half_width(np.array(accuracies), np.array(steps), target.confidence) <= target.half_width:
+            break
     return found
 
 
@@ -221,10 +234,18 @@ def summarize_to_precision(rows: pd.DataFrame) -> pd.DataFrame:
         raise UserError("expected rows that were evaluated to a precision, got none; evaluate with precision_target")
     kinds = completed(kinds)
     lines = []
-    for key, cell in kinds.groupby([*CELL, *GOAL], sort=False, dropna=False, observed=True):
-        line: dict[str, Any] = dict(zip([*CELL, *GOAL], key, strict=True))
-        stopped, fixed = (_by_draw(cell[cell["subset"] == kind]) for kind in ("stopped", "fixed"))
-        lines.append(line | _accuracy(stopped, line["target"], line["confidence"]) | _spread(fixed, line["confidence"]))
+    for key, cell in kinds.groupby(CELL, sort=False, dropna=False, observed=True):
+        stopped, fixed = (cell[cell["subset"] == kind] for kind in ("stopped", "fixed"))
+        if stopped.empty or cell.duplicated(["subset", "draw", "metric"]).any():
+            raise UserError(
+                f"expected every draw of {cell['noise'].iloc[0]} once, got {len(stopped)} stopped rows with seeds "
+                f'{sorted(cell["seed"].unique().tolist())}; choose with --where "seed == 0"'
+            )
+        # A file may hold draws of several targets: the one that went furthest made the last.
+        last = stopped.sort_values("draw").iloc[-1]
+        target, confidence = float(last["target"]), float(last["confidence"])
+        line: dict[str, Any] = dict(zip(CELL, key, strict=True)) | {"target": target, "confidence": confidence}
+        lines.append(line | _accuracy(_by_draw(stopped), target, confidence) | _spread(_by_draw(fixed), confidence))
     return pd.DataFrame(lines)
 
 
@@ -281,18 +302,6 @@ def _spread(found: Mapping[str, np.ndarray], confidence: float) -> dict[str, Any
 
 def _width(found: Mapping[str, np.ndarray], confidence: float) -> float:
     return half_width(found["subset_accuracy"], found["subset_step"], confidence)
-
-
-def _finished(found: Sequence[Mapping[str, float]], target: Target) -> bool:
-    """Whether the draws so far suffice, looked at now and then, or the images are used up."""
-    if len(found) < PILOT:
-        return False
-    if sum(one["subset_images"] for one in found) >= target.max_images:
-        return True
-    if (len(found) - PILOT) % CHECK_EVERY:
-        return False
-    columns = {name: np.array([one[name] for one in found]) for name in found[0]}
-    return _width(columns, target.confidence) <= target.half_width
 
 
 def pick(batches: Sequence[Batch], positions: np.ndarray) -> list[Batch]:
