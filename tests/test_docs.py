@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -55,3 +56,16 @@ def test_the_measured_rows_are_those_that_the_page_describes() -> None:
     mean = accuracy[(accuracy["method"] == "plain") & (accuracy["noise"] == "gaussian:0.1")]["value"].mean()
     assert f"{mean:.2f} ±" in (ROOT / "docs" / "cifar10.md").read_text()
     assert not accuracy["model"].str.contains("/").any()
+
+
+def test_the_coverage_page_shows_what_was_measured() -> None:
+    page = (ROOT / "docs" / "precision.md").read_text()
+    for line in pd.read_csv(ROOT / "docs" / "results" / "precision.csv").itertuples():
+        shown = next(
+            text
+            for text in page.splitlines()
+            if text.startswith(f"| {str(line.network).split()[0].strip(',')}, {line.sigma:g} ")
+        )
+        assert f"**{100 * float(line.coverage):.1f} %**" in shown
+        assert f"**{line.passes_N:.2f}**" in shown
+        assert f"| {line.full_passes_N} |" in shown
