@@ -10,13 +10,22 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from noiserobust.cli.evaluate import Evaluate
+from noiserobust.cli.models import Models
 from noiserobust.cli.report import Report
 from noiserobust.cli.sweep import Sweep
 from noiserobust.cli.train import Train
+from noiserobust.cli.yields import Yield
 from noiserobust.errors import UserError
 from noiserobust.text import Described
 
-COMMANDS: dict[str, Any] = {"train": Train, "evaluate": Evaluate, "report": Report, "sweep": Sweep}
+COMMANDS: dict[str, Any] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "report": Report,
+    "yield": Yield,
+    "sweep": Sweep,
+    "models": Models,
+}
 
 _registry = ConstructorRegistry()
 

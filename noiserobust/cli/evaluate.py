@@ -23,7 +23,8 @@ class Evaluate:
     summary."""
 
     checkpoints: tyro.conf.Positional[tuple[str, ...]]
-    """Checkpoints (.safetensors), runs' folders, folders of runs; LABEL=PATH gives the method another name."""
+    """Checkpoints (.safetensors, or a torch file of weights: .pt, .pth), runs' folders, folders of runs; LABEL=PATH
+    gives the method another name."""
     noise: tuple[NoiseModel, ...] = field(default_factory=lambda: (Gaussian(0.05),))
     """Noise models, such as gaussian:0.05 or gaussian:0.1,reference=layer."""
     strengths: tuple[float, ...] = ()
@@ -47,9 +48,10 @@ class Evaluate:
     recalibration: int = 0
     """Training images from which each chip's batch norms learn their statistics anew (0: they do not)."""
     data: str | None = None
-    """digits, cifar10, cifar100 or an image folder (default: what the first checkpoint was trained on)."""
+    """digits, cifar10, cifar100, fashion-mnist, svhn, imagenet, an image folder or stream:FOLDER (default: what the
+    first checkpoint was trained on)."""
     data_root: str = "data"
-    """Where CIFAR lies or is downloaded to."""
+    """Where named data lie or are downloaded to."""
     image_size: int | None = None
     """Resize the images of a folder to this many pixels a side."""
     images: int | None = None

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from noiserobust.data import Batch, Dataset, load
+from noiserobust.data import Batch, Labelled, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.ledger import SEMANTICS, Ledger
 from noiserobust.evaluation.statistics import paired, summarize
@@ -172,11 +172,11 @@ class _Chips:
     """One subject's current draw: programmed when first looked at, and kept over its times and reads."""
 
     def __init__(
-        self, subject: Subject, setup: Setup, calibration: Dataset | None, metrics: Mapping[str, Metric]
+        self, subject: Subject, setup: Setup, calibration: Labelled | None, metrics: Mapping[str, Metric]
     ) -> None:
         self.subject, self.setup, self.metrics = subject, setup, metrics
         self.noisy = NoisyWeights(subject.network, include=setup.include, exclude=setup.exclude)
-        self.calibration: list[Batch] = []
+        self.calibration: Sequence[Batch] = []
         if calibration is not None:
             seen = calibration.with_normalization(subject.dataset.mean, subject.dataset.std)
             last = subject.batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
@@ -232,7 +232,7 @@ def _looks(
     ]
 
 
-def _calibration(calibration: Any, data: Any, images: int) -> Dataset | None:
+def _calibration(calibration: Any, data: Any, images: int) -> Labelled | None:
     """The training images that batch norm learns from: a sample stratified by class, the same for every chip."""
     if not images:
         return None
