@@ -12,10 +12,11 @@ import noiserobust
 PACKAGE = Path(noiserobust.__file__).parent
 LAYERS = [
     {"errors"},
-    {"rng", "text"},
+    {"rng", "text", "vectors"},
     {"noise"},
     {"weights", "data", "models", "results"},
     {"noisy", "checkpoint", "inference"},
+    {"measures"},
     {"training", "evaluation", "report"},
     {"__init__", "cli"},
 ]
@@ -57,7 +58,7 @@ def test_importing_the_package_is_light() -> None:
     code = "import sys, noiserobust; print(*sorted({m.split('.')[0] for m in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "noiserobust" in loaded
-    assert not {"matplotlib", "tyro", "aihwkit", "sklearn", "torchvision"} & set(loaded)
+    assert not {"matplotlib", "tyro", "aihwkit", "sklearn", "torchvision", "curvlinops"} & set(loaded)
 
 
 def test_files_stay_readable() -> None:

@@ -16,7 +16,7 @@ from noiserobust.training.engine import Engine, Output
 from noiserobust.training.method import Method
 from noiserobust.training.sam import check_rho
 from noiserobust.training.schedules import Progress, Schedule, strength_at
-from noiserobust.training.vectors import TINY, norm, scale
+from noiserobust.vectors import TINY, norm, scale
 
 
 @dataclass(frozen=True)

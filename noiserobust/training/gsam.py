@@ -10,7 +10,7 @@ from noiserobust.errors import UserError
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.sam import Climbing, ascent, unit_scaled
 from noiserobust.training.schedules import Progress
-from noiserobust.training.vectors import Gradients, add, along, clones, scale
+from noiserobust.vectors import Gradients, add, along, clones, scale
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from noiserobust.errors import UserError
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.sam import Climbing, ascent
 from noiserobust.training.schedules import Progress
-from noiserobust.training.vectors import TINY, Gradients, add, along, clones, norm
+from noiserobust.vectors import TINY, Gradients, add, along, clones, norm
 
 
 @dataclass(frozen=True)

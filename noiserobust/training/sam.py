@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.method import Method
 from noiserobust.training.schedules import Progress, Schedule, strength_at
-from noiserobust.training.vectors import TINY, Gradients, clones, norm, scale
+from noiserobust.vectors import Gradients, ascent, clones
 
 
 @dataclass(frozen=True)
@@ -96,17 +94,6 @@ class SAM(Climbing, name="sam"):
 
     def ascent(self, engine: Engine, gradients: Gradients, rho: float, progress: Progress) -> Gradients:
         return ascent(gradients, rho)
-
-
-@torch.no_grad()
-def ascent(gradients: Gradients, rho: float) -> Gradients:
-    """``rho g / (||g|| + 1e-12)``, made in the gradients' own memory.
-
-    It does not depend on the loss scale, so scaled gradients serve as they are.
-    """
-    if all(gradient is None for gradient in gradients):
-        raise UserError("sam: expected a trainable parameter to perturb, found none; use perturb=all or unfreeze some")
-    return scale(gradients, rho / (norm(gradients) + TINY))
 
 
 def unit_scaled(engine: Engine, gradients: Gradients) -> Gradients:
