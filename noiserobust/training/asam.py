@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from noiserobust.errors import UserError
+from noiserobust.measures import Ascent, Perturbation
 from noiserobust.training.engine import Engine
 from noiserobust.training.sam import Climbing
 from noiserobust.training.schedules import Progress, Schedule
@@ -31,6 +32,9 @@ class ASAM(Climbing, name="asam"):
         super().__post_init__()
         if not 0 <= self.eta < float("inf"):
             raise UserError(f"asam: expected a finite eta >= 0, got {self.eta}; 0.01 is usual")
+
+    def perturbation(self, progress: Progress, m: int) -> Perturbation:
+        return Ascent(self.strength(progress), self.perturb, m, self.eta)
 
     def ascent(self, engine: Engine, gradients: Gradients, rho: float, progress: Progress) -> Gradients:
         return adaptive_ascent(gradients, engine.parameters, engine.names, rho, self.eta)

@@ -9,6 +9,7 @@ from typing import Literal
 from noiserobust import noisy
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
+from noiserobust.measures import Filters, Perturbation
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.method import Method
 from noiserobust.training.parts import as_list
@@ -110,6 +111,9 @@ class MixedRWP(Method, name="rwp-mixed"):
 
     def strength(self, progress: Progress) -> float:
         return strength_at(self.gamma, progress)
+
+    def perturbation(self, progress: Progress, m: int) -> Perturbation:
+        return Filters(self.strength(progress), 1, m)
 
     def cost(self, progress: Progress) -> tuple[float, float]:
         return (2.0, 2.0) if self.strength(progress) and not self.parallel else (1.0, 1.0)
