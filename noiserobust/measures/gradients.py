@@ -22,6 +22,7 @@ class GradientNorm(AtMeasure, name="gradient_norm"):
 
     at: Perturbation = field(default_factory=Unperturbed)
     over: Over = "all"
+    names_over: ClassVar[bool] = True
     reads: ClassVar[str] = "gradient_norm"
 
     def __post_init__(self) -> None:
@@ -43,6 +44,7 @@ class GradientCosine(AtMeasure, name="gradient_cosine"):
 
     at: Perturbation = field(default_factory=Training)
     over: Over = "all"
+    names_over: ClassVar[bool] = True
     reads: ClassVar[str] = "cosine"
 
     def __post_init__(self) -> None:

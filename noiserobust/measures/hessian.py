@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ class HessianTop(Measure, name="hessian_top"):
     k: int = 1
     over: Over = "all"
     tolerance: float = 1e-3
+    names_over: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_over(self.name, self.over)
@@ -79,6 +81,7 @@ class HessianTrace(Measure, name="hessian_trace"):
 
     probes: int = 30
     over: Over = "all"
+    names_over: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_over(self.name, self.over)

@@ -26,6 +26,9 @@ class Measure(Described, family="measure"):
     needs_data: ClassVar[bool] = True
     """Whether a loss is looked at; if not, it is about the weights alone."""
 
+    names_over: ClassVar[bool] = False
+    """Whether ``over="analog"`` has to be said by the metric, since the perturbation does not."""
+
     @abstractmethod
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
         """What is found, one dictionary per draw."""
@@ -108,4 +111,5 @@ def column(one: Measure, part: str = "") -> str:
 
 def metric(one: Measure, part: str = "") -> str:
     """The name of a value in result rows, whose other columns say at which perturbation."""
-    return f"{one.name}/{part}" if part else one.name
+    analog = one.names_over and getattr(one, "over", "all") == "analog"
+    return "/".join(filter(None, [one.name, "analog" if analog else "", part]))

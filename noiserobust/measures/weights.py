@@ -18,7 +18,7 @@ from noiserobust.weights import filter_norms
 
 @dataclass(frozen=True)
 class MaxOverRms(Measure, name="max_over_rms"):
-    r""":math:`\max|w| / \mathrm{rms}(w)`: the mean over analog tensors, and ``/name`` for each of them.
+    r""":math:`\max|w| / \mathrm{rms}(w)`: the mean over analog tensors; parts: the ``largest``, and each by name.
 
     Noise is proportional to the largest weight: a small sharpness with a large ratio is flatness, with a small one it
     may be nothing but the want of outliers. It stands beside every sharpness on the command line. No pass.
@@ -31,7 +31,7 @@ class MaxOverRms(Measure, name="max_over_rms"):
         for weight in surface.noisy_weights.weights:
             w = weight.parameter.detach().float()
             ratios[weight.name] = (w.abs().amax() / w.square().mean().sqrt()).item()
-        return [{"": sum(ratios.values()) / len(ratios)} | ratios]
+        return [{"": sum(ratios.values()) / len(ratios), "largest": max(ratios.values())} | ratios]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class WeightNorm(Measure, name="weight_norm"):
     r""":math:`\lVert w \rVert_2` over ``all`` trainable parameters, or the ``analog`` weights. No pass."""
 
     over: Over = "all"
+    names_over: ClassVar[bool] = True
     needs_data: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
