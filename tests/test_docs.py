@@ -17,6 +17,7 @@ PRINTED = {
     "README.md": ["2,368 of 2,410 weights noisy", "noise: gaussian:reference=layer"],
     "docs/own_loop.md": ["epoch 1: loss", "saf: remembers 1 epochs x 96 samples x 3 classes"],
     "docs/noise.md": [],
+    "docs/devices.md": ["noise: pcm, global compensation", "t 1 d"],
 }
 """Pages with code, and what that must print."""
 

@@ -262,12 +262,44 @@ class TestData:
         assert set(rows["data"]) != set(evaluate(net(), data, "gaussian:0.1", draws=1).rows["data"])
 
 
+def share_of_zero(logits: Tensor, labels: Tensor) -> float:
+    return (logits.argmax(1) == 0).float().mean().item()
+
+
+class TestMetrics:
+    def test_functions_and_names(self, data: tuple[Tensor, Tensor]) -> None:
+        rows = evaluate(net(), data, "gaussian:0.3", draws=2, metrics={"zeros": share_of_zero}).rows
+        named = evaluate(
+            net(), data, "gaussian:0.3", draws=2, metrics=["perplexity", "test_evaluate:share_of_zero"]
+        ).rows
+        assert values(rows, "zeros") == values(named, "test_evaluate:share_of_zero")
+        assert values(named, "perplexity") == pytest.approx(np.exp(values(rows, "loss")), rel=1e-5)
+        model = net().eval()
+        with perturbed(model, "gaussian:0.3", draw=1), torch.no_grad():
+            assert values(rows, "zeros", draw=1) == [pytest.approx(share_of_zero(model(data[0]), data[1]))]
+
+    def test_a_file_without_the_metric_is_brought_up_to_date(
+        self, data: tuple[Tensor, Tensor], tmp_path: Path, counted: list[int]
+    ) -> None:
+        out = tmp_path / "rows.parquet"
+        evaluate(net(), data, "gaussian:0.3", draws=2, out=out)
+        evaluate(net(), data, "gaussian:0.3", draws=2, out=out, metrics=["perplexity"])
+        evaluate(net(), data, "gaussian:0.3", draws=2, out=out, metrics=["perplexity"])
+        assert counted[0] == 4
+        assert len(read_rows(out)) == 6
+
+    @pytest.mark.parametrize("name", ["f2", "no_such_module:f", "math:nothing", ":"])
+    def test_unknown_ones_are_refused(self, name: str, data: tuple[Tensor, Tensor]) -> None:
+        with pytest.raises(UserError, match=r"expected a metric \(perplexity, top5\) or package.module:function"):
+            evaluate(net(), data, "gaussian:0.3", metrics=[name])
+
+
 @pytest.mark.parametrize(
     ("models", "options", "fragment"),
     [
         ([], {}, "expected at least one model, got none"),
         ({"a": [net()], "b": []}, {"noises": []}, "expected at least one noise, got none"),
-        (net(), {"noises": "gauss:1"}, "expected a noise model (gaussian, laplace), got 'gauss:1'"),
+        (net(), {"noises": "gauss:1"}, "got 'gauss:1'"),
         (net(), {"noises": "gaussian:-1"}, "expected a finite sigma >= 0, got -1"),
         (net(), {"draws": 0}, "expected draws >= 1, got 0"),
         (net(), {"precision": "int8"}, "expected precision fp32, bf16 or fp16, got 'int8'"),

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 import torch
-from cases import DEVICES, NOISES, assert_distributed
+from cases import CHANGING, DEVICES, NOISES, STACKED, assert_distributed
 from torch import Tensor
 
 from noiserobust.errors import UserError
@@ -15,7 +15,7 @@ from noiserobust.noise.reference import even_split
 from noiserobust.rng import Stream
 
 STREAM = Stream(3, "test", "noise")
-each_noise = pytest.mark.parametrize("noise", NOISES, ids=str)
+each_noise = pytest.mark.parametrize("noise", [*NOISES, *CHANGING, *STACKED], ids=str)
 
 
 def weight(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -47,7 +47,11 @@ class TestContract:
     def test_scaled_multiplies_the_deviation(self, noise: NoiseModel) -> None:
         clean = weight(6, 5, dtype=torch.float64)
         deviation = noise.sample(clean, STREAM) - clean
-        torch.testing.assert_close(noise.scaled(2.5).sample(clean, STREAM) - clean, 2.5 * deviation, rtol=1e-9, atol=0)
+        if noise in STACKED:
+            assert noise.scaled(2.5) == Sum(tuple(part.scaled(2.5) for part in noise.parts))  # type: ignore[attr-defined]
+        else:
+            scaled = noise.scaled(2.5).sample(clean, STREAM) - clean
+            torch.testing.assert_close(scaled, 2.5 * deviation, rtol=1e-9, atol=0)
         assert noise.scaled(0).is_identity
         assert torch.equal(noise.scaled(0).sample(clean, STREAM), clean)
         assert not noise.is_identity
@@ -70,7 +74,7 @@ class TestContract:
         parts = noise.parts if isinstance(noise, Sum) else (noise,)
         clean = weight(6, 5)
         clean[3] = 0
-        silent = all(getattr(part, "reference", "") in ("filter", "tile-column") for part in parts)
+        silent = all(getattr(part, "reference", "filter") in ("filter", "tile-column") for part in parts)
         assert torch.equal(noise.sample(clean, STREAM)[3], clean[3]) == silent
         assert not torch.equal(noise.sample(clean, STREAM)[4], clean[4])
 
@@ -81,9 +85,23 @@ class TestContract:
         assert clean.grad is not None
         assert torch.equal(clean.grad, given)
 
-    def test_a_chip_keeps_its_error_over_reads(self, noise: NoiseModel) -> None:
-        chip = noise.program(weight(6, 5), STREAM)
-        assert torch.equal(chip.read(Stream(0)), chip.read(Stream(1), t=3600.0))
+    def test_the_global_generator_is_not_touched(self, noise: NoiseModel) -> None:
+        before = torch.get_rng_state()
+        noise.program(weight(6, 5), STREAM).read(STREAM, t=86400.0)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_a_chip_is_reproducible_from_its_name(self, noise: NoiseModel) -> None:
+        first, second = (noise.program(weight(6, 5), STREAM) for _ in range(2))
+        assert torch.equal(first.programmed(), second.programmed())
+        second.read(Stream(1), t=86400.0)  # having been read before, at another time, changes nothing
+        assert torch.equal(first.read(Stream(0), t=172800.0), second.read(Stream(0), t=172800.0))
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=str)
+def test_a_chip_keeps_its_error_over_reads(noise: NoiseModel) -> None:
+    chip = noise.program(weight(6, 5), STREAM)
+    assert torch.equal(chip.read(Stream(0)), chip.read(Stream(1), t=3600.0))
+    assert torch.equal(chip.read(Stream(0)), chip.programmed())
 
 
 def naive_scale(w: Tensor, reference: str, rows: int, columns: int) -> Tensor:

@@ -15,8 +15,9 @@ from PIL import Image
 
 from noiserobust import report
 from noiserobust.errors import UserError
-from noiserobust.report.plots import COLOURS, accuracy_against_strength, strength_figure
+from noiserobust.report.plots import COLOURS, accuracy_against_strength, strength_figure, time_figure
 from noiserobust.report.table import paired_table, reading, robustness_table, seconds
+from noiserobust.results import completed
 
 
 def line(method: str, noise: str, strength: float, mean: float, **extra: object) -> dict[str, object]:
@@ -196,6 +197,38 @@ def test_each_time_has_its_panel() -> None:
     figure = strength_figure(summary)
     assert [axis.get_title() for axis in figure.axes] == ["pcm+gaussian, t = 1 s", "pcm+gaussian, t = 1 h"]
     assert len(figure.axes[1].lines[-1].get_xdata()) == 3
+
+
+def test_against_time() -> None:
+    lines = [
+        line(method, "pcm", 1.0, mean, t=t, compensation=compensation)
+        for method in ("sgd", "rwp")
+        for compensation in ("none", "global")
+        for t, mean in ((0.0, 90), (3600.0, 80), (86400.0, 70))
+    ]
+    figure = time_figure(pd.DataFrame(lines))
+    panels = figure.axes
+    assert [axis.get_title() for axis in panels] == ["pcm", "pcm, global compensation"]
+    for axis in panels:
+        assert axis.get_xscale() == "log"
+        assert [text.get_text() for text in axis.get_xticklabels()] == ["0 s", "1 h", "1 d"]
+        means = [drawn for drawn in axis.lines if drawn.get_marker() not in (None, "None")]
+        assert len(means) == 2
+        assert list(means[0].get_xdata()) == [360.0, 3600.0, 86400.0]
+        assert list(means[0].get_ydata()) == [90, 80, 70]
+    with pytest.raises(UserError, match="expected lines at two or more times to plot, got 1"):
+        time_figure(pd.DataFrame(lines[:1]))
+
+
+def test_what_is_done_around_the_chip_has_its_own_block() -> None:
+    lines = [
+        line("sgd", "pcm", 1.0, 90.0, t=3600.0),
+        line("sgd", "pcm", 1.0, 91.0, t=3600.0, compensation="column", recalibration=500, backend="aihwkit"),
+    ]
+    text = robustness_table(completed(pd.DataFrame(lines[:1])))
+    assert text.startswith("noise: pcm\nmethod  t 1 h\n")
+    table = pd.concat([completed(pd.DataFrame([one])) for one in lines])
+    assert "noise: pcm, column compensation, batch norm from 500 images, backend aihwkit\n" in robustness_table(table)
 
 
 def test_png_is_written_and_long_labels_stay_inside(tmp_path: Path) -> None:

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import NOISES
+from cases import CHANGING, NOISES, STACKED
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from noiserobust import training
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
-from noiserobust.noise import Gaussian, Laplace, NoiseModel, Sum
-from noiserobust.text import Described
+from noiserobust.noise import PCM, Gaussian, Hermes, Laplace, NoiseModel, Sum
+from noiserobust.text import Described, Duration
 from noiserobust.training import RST, RWP, SAM, Constant, Linear, Method, OffToOn, Probability, Quadratic, Schedule
 
 FAMILIES: dict[str, type[Described]] = {
@@ -28,6 +28,7 @@ FAMILIES: dict[str, type[Described]] = {
     "probability": Probability,
     "model": ModelSpec,
 }
+KNOWN = ", ".join(sorted(NoiseModel.registry))
 MEMBERS = {f"{family}-{name}": member for family, root in FAMILIES.items() for name, member in root.registry.items()}
 
 
@@ -50,6 +51,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         float: st.floats(0, 1),
         bool: st.booleans(),
         types.NoneType: st.none(),
+        Duration: st.floats(0, 1e9).map(Duration) | st.sampled_from([0, 1, 25, 3600, 86400]).map(Duration),
     }
     return plain[kind]
 
@@ -89,7 +91,11 @@ def test_composed_noises_read_back_equal(noise: NoiseModel) -> None:
 
 
 def test_every_registered_noise_has_a_case() -> None:
-    parts = [part for noise in NOISES for part in (noise.parts if isinstance(noise, Sum) else (noise,))]
+    parts = [
+        part
+        for noise in [*NOISES, *CHANGING, *STACKED]
+        for part in (noise.parts if isinstance(noise, Sum) else (noise,))
+    ]
     assert {part.name for part in parts} == set(NoiseModel.registry)
 
 
@@ -101,6 +107,9 @@ def test_every_registered_noise_has_a_case() -> None:
         (Laplace(1e-5, rows=256), "laplace:1e-05,rows=256"),
         (Gaussian(0.02) + Laplace(0.01) + Gaussian(1.0), "gaussian:0.02+laplace:0.01+gaussian:1.0"),
         (Gaussian(1e20) + Laplace(0.01), "gaussian:1e+20+laplace:0.01"),
+        (PCM(), "pcm"),
+        (PCM(0.5, t=Duration("1d"), read=0.0), "pcm:0.5,t=1d,read=0.0"),
+        (RWP(Hermes(cells=1)), "rwp:hermes(cells=1)"),
         (Method.parse("plain"), "plain"),
         (SAM(0.2, perturb="analog"), "sam:0.2,perturb=analog"),
         (SAM(Linear(0.5, warmup=0.3)), "sam:linear(0.5,warmup=0.3)"),
@@ -122,6 +131,33 @@ def test_several_ways_to_write_the_same() -> None:
     assert NoiseModel.parse("gaussian:1e+2 + laplace:0.2") == Gaussian(100.0) + Laplace(0.2)
     assert Schedule.parse("constant(1)") == Constant(1.0)
     assert Method.parse("rwp(gaussian:0.2)") == RWP(Gaussian(0.2))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "written"),
+    [
+        ("25s", 25, "25s"),
+        ("25", 25, "25s"),
+        ("90 s", 90, "90s"),
+        ("2min", 120, "2min"),
+        ("1h", 3600, "1h"),
+        ("1.5h", 5400, "90min"),
+        ("30d", 30 * 86400, "30d"),
+        ("1y", 365 * 86400, "1y"),
+        ("1e3", 1000, "1000s"),
+        ("0", 0, "0s"),
+        ("0.1s", 0.1, "0.1s"),
+    ],
+)
+def test_times(text: str, seconds: float, written: str) -> None:
+    assert Duration(text) == Duration(seconds) == seconds
+    assert str(Duration(text)) == written
+
+
+@pytest.mark.parametrize("wrong", ["1w", "h", "", "-1s", "nan", "inf", "1h30", -1.0, float("inf")])
+def test_no_times(wrong: str | float) -> None:
+    with pytest.raises(UserError, match="expected a time such as 25s, 1h, 1d, 1y"):
+        Duration(wrong)
 
 
 def test_a_fraction_stays_a_fraction_and_steps_stay_steps() -> None:
@@ -147,7 +183,7 @@ def test_one_text_for_equal_numbers_whatever_their_type(value: Any, text: str) -
 MISTAKES = [
     (NoiseModel, "", "expected a noise model such as name:value"),
     (NoiseModel, "0.05", "expected a noise model such as name:value"),
-    (NoiseModel, "gauss:0.05", "expected a noise model (gaussian, laplace), got 'gauss:0.05'"),
+    (NoiseModel, "gauss:0.05", f"expected a noise model ({KNOWN}), got 'gauss:0.05'"),
     (NoiseModel, "gaussian", "gaussian needs sigma, for example gaussian:sigma=..."),
     (NoiseModel, "gaussian:", "gaussian needs sigma"),
     (NoiseModel, "gaussian:reference=layer", "gaussian needs sigma"),
@@ -167,7 +203,7 @@ MISTAKES = [
     (NoiseModel, "gaussian:0.1)", "expected balanced parentheses"),
     (NoiseModel, "gaussian:0.1+", "expected a number, got '0.1+'"),
     (NoiseModel, "gaussian:0.1+laplace", "laplace needs b"),
-    (NoiseModel, "gaussian:0.1+unknown:1", "expected a noise model (gaussian, laplace), got 'unknown:1'"),
+    (NoiseModel, "gaussian:0.1+unknown:1", f"expected a noise model ({KNOWN}), got 'unknown:1'"),
     (Gaussian, "laplace:0.1", "expected a gaussian, got 'laplace:0.1'"),
     (
         Method,

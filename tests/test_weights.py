@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import NOISES
+from cases import CHANGING, NOISES, STACKED
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -225,7 +225,7 @@ class TestTiedToAnEmbedding:
 
 
 class TestRestoring:
-    @pytest.mark.parametrize("noise", NOISES, ids=str)
+    @pytest.mark.parametrize("noise", [*NOISES, *CHANGING, *STACKED], ids=str)
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
     def test_every_bit_is_back(self, noise: NoiseModel, dtype: torch.dtype) -> None:
         net = small_net().to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -14,7 +14,7 @@ from noiserobust.errors import UserError
 from noiserobust.evaluation import evaluate
 from noiserobust.inference import Precision
 from noiserobust.models import ModelSpec
-from noiserobust.noise import Gaussian, NoiseModel
+from noiserobust.noise import Compensation, Gaussian, NoiseModel
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,14 @@ class Evaluate:
     """Noise draws per checkpoint."""
     seed: int = 0
     """Names the draws."""
+    times: tuple[str, ...] = ()
+    """Times since programming at which every chip is read, such as 25s 1h 1d 1y (default: the noise's own)."""
+    reads: int = 1
+    """Reads of every chip at each time."""
+    compensation: tuple[Compensation, ...] = ("none",)
+    """Drift compensation: none, global (per crossbar), column; several are compared on the same chips."""
+    recalibration: int = 0
+    """Training images from which each chip's batch norms learn their statistics anew (0: they do not)."""
     data: str | None = None
     """digits, cifar10, cifar100 or an image folder (default: what the first checkpoint was trained on)."""
     data_root: str = "data"
@@ -52,10 +60,12 @@ class Evaluate:
     """Patterns of further parameters that are noisy."""
     exclude: tuple[str, ...] = ()
     """Patterns of parameters that stay digital."""
+    metrics: tuple[str, ...] = ()
+    """Further metrics: perplexity, top5, or package.module:function of all logits and labels."""
     out: Path = Path("evaluation.parquet")
     """File for the rows; what it already holds is not computed again."""
     plot: Path | None = None
-    """Picture of accuracy against strength (PNG)."""
+    """Picture of accuracy against strength, or against time where there are several times (PNG)."""
     table: Path | None = None
     """The table as Markdown."""
 
@@ -72,12 +82,18 @@ class Evaluate:
         if self.strengths and not all(one.strength for one in self.noise):
             raise UserError("expected a noise with a strength to sweep, got one of 0; write its unit, as in gaussian:1")
         noises = [one.scaled(s / one.strength) for one in self.noise for s in self.strengths] or list(self.noise)
+        splits = load(data, self.data_root, size)
         result = evaluate(
             checkpoints,
-            load(data, self.data_root, size).test,
+            splits.test,
             noises,
             self.draws,
             self.seed,
+            times=self.times or (None,),
+            reads=self.reads,
+            compensation=self.compensation,
+            recalibration=self.recalibration,
+            calibration=splits.train,
             model=self.model,
             images=self.images,
             batch_size=self.batch_size,
@@ -85,6 +101,7 @@ class Evaluate:
             device=self.device,
             include=self.include,
             exclude=self.exclude,
+            metrics=self.metrics,
             out=self.out,
             progress=True,
         )

@@ -25,6 +25,7 @@ def present(rows: pd.DataFrame, plot: Path | None, table: Path | None, baseline:
     if table is not None:
         print(f"table: {write_atomically(table, lambda file: file.write_text(text))}")
     if plot is not None:
-        from noiserobust.report.plots import accuracy_against_strength
+        from noiserobust.report.plots import accuracy_against_strength, accuracy_against_time
 
-        print(f"picture: {accuracy_against_strength(summary, plot)}")
+        draw = accuracy_against_time if summary["t"].nunique() > 1 else accuracy_against_strength
+        print(f"picture: {draw(summary, plot)}")

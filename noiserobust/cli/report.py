@@ -25,7 +25,7 @@ class Report:
     baseline: str | None = None
     """Method that every other one is compared with, as a paired difference with its interval."""
     plot: Path | None = None
-    """Picture of accuracy against strength (PNG)."""
+    """Picture of accuracy against strength, or against time where there are several times (PNG)."""
     table: Path | None = None
     """The tables as Markdown."""
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation.statistics import VARIANT, completed
-from noiserobust.results import read_rows, write_rows
+from noiserobust.results import VARIANT, completed, read_rows, write_rows
 
 SEMANTICS = 1
 """Raise when a change makes the same evaluation give other values, so that no stale row is taken for a new one."""
@@ -58,8 +57,10 @@ class Ledger:
         self.rows: list[dict[str, Any]] = []
         self.saved = time.monotonic()
 
-    def find(self, unit: Mapping[str, Any]) -> dict[str, float] | None:
-        return self.known.get(self._key(unit))
+    def find(self, unit: Mapping[str, Any], metrics: Iterable[str] = ()) -> dict[str, float] | None:
+        """What is known of ``unit``; ``None`` when that lacks one of the further ``metrics``."""
+        values = self.known.get(self._key(unit))
+        return values if values is not None and all(metric in values for metric in metrics) else None
 
     def add(self, unit: Mapping[str, Any], values: Mapping[str, float]) -> None:
         self.known[self._key(unit)] = dict(values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
@@ -16,12 +16,13 @@ from tqdm import tqdm
 from noiserobust.data import Batch, Dataset, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.ledger import SEMANTICS, Ledger
-from noiserobust.evaluation.statistics import VARIANT, paired, summarize
+from noiserobust.evaluation.statistics import paired, summarize
 from noiserobust.evaluation.subjects import Models, Setup, Subject
-from noiserobust.inference import Precision, device_of, prepare, recalibrated, score
+from noiserobust.inference import Metric, Precision, device_of, known_metrics, prepare, recalibrated, score
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
 from noiserobust.noisy import NoisyWeights, Programmed, report_stream
+from noiserobust.results import VARIANT
 from noiserobust.rng import Stream
 from noiserobust.text import Duration
 from noiserobust.weights import Coverage
@@ -65,6 +66,7 @@ def evaluate(
     channels_last: bool | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    metrics: Mapping[str, Metric] | Sequence[str] = (),
     out: str | Path | None = None,
     progress: bool = False,
 ) -> Evaluation:
@@ -89,6 +91,8 @@ def evaluate(
     - ``channels_last``: memory format of the images; by default that of networks built here from checkpoints, while a
       module that is handed over gets contiguous ones (its ``view`` may need them).
     - ``include``, ``exclude``: which weights are noisy (:func:`noiserobust.analog_weights`).
+    - ``metrics``: further metrics: names such as ``"perplexity"`` or ``"package.module:function"``, or functions by
+      name, each from all logits (N, C) and labels (N) to a number. A row of a file is known by the metric's name.
     - ``out``: a parquet file for the rows; those it already holds are not computed again, and it is brought up to date
       while the work goes on, so that a killed evaluation loses seconds.
 
@@ -103,6 +107,7 @@ def evaluate(
     looks = _looks(times, reads, compensation)
     setup = Setup(model, images, batch_size, precision, device, channels_last, include, exclude)
     subjects = setup.subjects(models, data)
+    further = known_metrics(metrics)
     learnt_from = _calibration(calibration, data, recalibration)
     ledger = Ledger(None if out is None else Path(out))
     covered: dict[str, Coverage] = {}
@@ -113,7 +118,7 @@ def evaluate(
             for subject in subjects:
                 bar.set_description(subject.method, refresh=False)
                 covered[subject.name] = subject.coverage
-                chips = _Chips(subject, setup, learnt_from)
+                chips = _Chips(subject, setup, learnt_from, further)
                 for noise, draw in product(wanted, range(draws)):
                     about = {"noise": str(noise), "strength": noise.strength, "draw": draw}
                     chips.scrap()
@@ -121,7 +126,7 @@ def evaluate(
                         unit = subject.about | settings | about | look
                         # Every draw of no noise is the same, at any time.
                         known = unit | ({"draw": 0, **looks[0]} if noise.is_identity else {})
-                        values = ledger.find(known)
+                        values = ledger.find(known, further)
                         if values is None:
                             values = chips.score(noise, report_stream(seed, subject.replicate, draw), **look)
                         ledger.add(unit, values)
@@ -134,8 +139,10 @@ def evaluate(
 class _Chips:
     """One subject's current draw: programmed when first looked at, and kept over its times and reads."""
 
-    def __init__(self, subject: Subject, setup: Setup, calibration: Dataset | None) -> None:
-        self.subject, self.setup = subject, setup
+    def __init__(
+        self, subject: Subject, setup: Setup, calibration: Dataset | None, metrics: Mapping[str, Metric]
+    ) -> None:
+        self.subject, self.setup, self.metrics = subject, setup, metrics
         self.noisy = NoisyWeights(subject.network, include=setup.include, exclude=setup.exclude)
         self.calibration: list[Batch] = []
         if calibration is not None:
@@ -159,7 +166,7 @@ class _Chips:
                 stack.enter_context(self.programmed.read(None if t != t else t, read, compensation))
             if self.calibration:
                 stack.enter_context(recalibrated(subject.network, self.calibration, precision))
-            return score(subject.network, subject.batches, precision, subject.classes)
+            return score(subject.network, subject.batches, precision, subject.classes, self.metrics)
 
 
 def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:

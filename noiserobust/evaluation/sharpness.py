@@ -13,12 +13,12 @@ from noiserobust.data import load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.ledger import Ledger
 from noiserobust.evaluation.monte_carlo import Evaluation
-from noiserobust.evaluation.statistics import VARIANT
 from noiserobust.evaluation.subjects import Models, Setup, Subject
 from noiserobust.inference import Precision
 from noiserobust.measures import MaxOverRms, Measure, Surface, measure, metric
 from noiserobust.models import ModelSpec
 from noiserobust.noisy import report_stream
+from noiserobust.results import VARIANT
 from noiserobust.weights import Coverage
 
 SEMANTICS = 1

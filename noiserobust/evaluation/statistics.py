@@ -17,18 +17,10 @@ import pandas as pd
 from scipy import stats
 
 from noiserobust.errors import UserError
-
-VARIANT: dict[str, Any] = {"compensation": "none", "recalibration": 0, "converters": "none", "backend": "direct"}
-"""What is done around a chip, and what it is when rows do not say: drift compensation, training images that batch
-norm learns anew from, converters at the array's edge, and what computes."""
+from noiserobust.results import VARIANT, completed
 
 CELL = ["method", "noise", "strength", "t", *VARIANT, "metric"]
 MODEL = ["model", "replicate"]
-
-
-def completed(rows: pd.DataFrame) -> pd.DataFrame:
-    """``rows`` with every column of :data:`VARIANT`: files written before there were any lack them."""
-    return rows.assign(**{name: value for name, value in VARIANT.items() if name not in rows})
 
 
 def summarize(rows: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:

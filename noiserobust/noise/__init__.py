@@ -2,17 +2,26 @@
 
 from noiserobust.noise.additive import Gaussian, Laplace
 from noiserobust.noise.base import Chip, NoiseModel, Sum, read_stream
-from noiserobust.noise.compensation import Compensation, check_compensation, compensated
+from noiserobust.noise.compensation import Compensate, Compensation, check_compensation, compensated
+from noiserobust.noise.device import DeviceProfile
+from noiserobust.noise.profiles import PCM, Hermes, ReRamCMO, ReRamWan2022, StateIndependent
 from noiserobust.noise.reference import reference_scale
 
 parse = NoiseModel.parse
 
 __all__ = [
+    "PCM",
     "Chip",
+    "Compensate",
     "Compensation",
+    "DeviceProfile",
     "Gaussian",
+    "Hermes",
     "Laplace",
     "NoiseModel",
+    "ReRamCMO",
+    "ReRamWan2022",
+    "StateIndependent",
     "Sum",
     "check_compensation",
     "compensated",

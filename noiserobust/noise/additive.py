@@ -9,7 +9,7 @@ from torch import Tensor
 
 from noiserobust.errors import UserError
 from noiserobust.noise.base import Chip, NoiseModel, additive, check_strength
-from noiserobust.noise.reference import Reference, reference_scale
+from noiserobust.noise.reference import Reference, check_reference, reference_scale
 from noiserobust.rng import Stream
 
 
@@ -37,7 +37,7 @@ class Gaussian(NoiseModel, name="gaussian"):
 
     def __post_init__(self) -> None:
         check_strength(self.name, "sigma", self.sigma)
-        _check_reference(self.name, self.reference, self.rows, self.columns)
+        check_reference(self.name, self.reference, self.rows, self.columns)
         if self.reading not in ("std", "literal"):
             raise UserError(f"gaussian: expected reading std or literal, got {self.reading!r}")
 
@@ -71,7 +71,7 @@ class Laplace(NoiseModel, name="laplace"):
 
     def __post_init__(self) -> None:
         check_strength(self.name, "b", self.b)
-        _check_reference(self.name, self.reference, self.rows, self.columns)
+        check_reference(self.name, self.reference, self.rows, self.columns)
 
     def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
         if self.is_identity:
@@ -85,10 +85,3 @@ class Laplace(NoiseModel, name="laplace"):
 
     def scaled(self, factor: float) -> Laplace:
         return replace(self, b=self.b * factor)
-
-
-def _check_reference(name: str, reference: str, rows: int, columns: int) -> None:
-    if reference not in ("filter", "layer", "tile", "tile-column"):
-        raise UserError(f"{name}: expected reference filter, layer, tile or tile-column, got {reference!r}")
-    if rows < 1 or columns < 1:
-        raise UserError(f"{name}: expected a crossbar of at least 1 x 1, got rows={rows}, columns={columns}")

@@ -13,12 +13,13 @@ factor is folded into the weights, which is the same where biases are added digi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from torch import Tensor
 
 from noiserobust.errors import UserError
-from noiserobust.noise.base import Chip
+from noiserobust.noise.base import Chip, NoiseModel
 from noiserobust.noise.reference import over_tiles
 from noiserobust.rng import Stream
 
@@ -43,5 +44,46 @@ def compensated(chip: Chip, stream: Stream, t: float | None, kind: Compensation)
         return tile.abs().mean() if kind == "global" else tile.abs().mean(1, keepdim=True)
 
     then, current = (over_tiles(weight, rows, columns, mean) for weight in (chip.programmed(), now))
-    # A column of zeros has nothing to compensate.
-    return now * (then / current.where(current > 0, then)).where(then > 0, 1.0)
+    # A column of zeros has nothing to compensate. Gradients pass straight through, as they do through noise.
+    factor = (then / current.where(current > 0, then)).where(then > 0, 1.0)
+    return now + (now * factor - now).detach()
+
+
+@dataclass(frozen=True)
+class Compensate(NoiseModel, name="compensate"):
+    """Compensation as a stage: ``pcm:t=1d+compensate:global`` is what a network sees on a compensated chip, so that
+    it can be trained for one, ``rwp:pcm(t=1d)+compensate(global)``.
+
+    It has no strength of its own and leaves what does not drift as it is. (In evaluation the option ``compensation``
+    compares compensations on the same chips.)
+    """
+
+    kind: Literal["global", "column"] = "global"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("global", "column"):
+            raise UserError(f"compensate: expected global or column, got {self.kind!r}")
+
+    def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
+        return CompensatedChip(below, self.kind)
+
+    @property
+    def strength(self) -> float:
+        return 0.0
+
+    def scaled(self, factor: float) -> Compensate:
+        return self
+
+
+class CompensatedChip(Chip):
+    """The chip ``below``, whose read-outs are used at every read."""
+
+    def __init__(self, below: Chip, kind: Compensation) -> None:
+        super().__init__(below.weight)
+        self.below, self.kind, self.tile = below, kind, below.tile
+
+    def read(self, stream: Stream, t: float | None = None) -> Tensor:
+        return compensated(self.below, stream.child("below"), t, self.kind)
+
+    def programmed(self) -> Tensor:
+        return self.below.programmed()

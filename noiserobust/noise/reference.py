@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from noiserobust.errors import UserError
+
 Reference = Literal["filter", "layer", "tile", "tile-column"]
 
 
@@ -47,6 +49,14 @@ def over_tiles(weight: Tensor, rows: int, columns: int, reduce: Callable[[Tensor
         for outputs_of_tile in even_split(crossbars.shape[0], columns):
             spread[outputs_of_tile, inputs_of_tile] = reduce(crossbars[outputs_of_tile, inputs_of_tile])
     return spread.reshape(weight.shape)
+
+
+def check_reference(name: str, reference: str, rows: int, columns: int) -> None:
+    """Refuse a reference group that there is none of, and crossbars without rows or columns."""
+    if reference not in ("filter", "layer", "tile", "tile-column"):
+        raise UserError(f"{name}: expected reference filter, layer, tile or tile-column, got {reference!r}")
+    if rows < 1 or columns < 1:
+        raise UserError(f"{name}: expected a crossbar of at least 1 x 1, got rows={rows}, columns={columns}")
 
 
 def even_split(size: int, largest: int) -> Iterator[slice]:

@@ -36,7 +36,18 @@ def accuracy_against_strength(
     summary: pd.DataFrame, path: str | os.PathLike[str], title: str = "Accuracy under weight noise"
 ) -> Path:
     """Save :func:`strength_figure` as a PNG at 150 dpi, whole or not at all; returns the path written."""
-    figure = strength_figure(summary, title)
+    return save(strength_figure(summary, title), path)
+
+
+def accuracy_against_time(
+    summary: pd.DataFrame, path: str | os.PathLike[str], title: str = "Accuracy over time since programming"
+) -> Path:
+    """Save :func:`time_figure` as a PNG at 150 dpi, whole or not at all; returns the path written."""
+    return save(time_figure(summary, title), path)
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Save any figure as a PNG at 150 dpi, whole or not at all; returns the path written."""
     return write_atomically(path, lambda temporary: _save_png(figure, temporary))
 
 
@@ -52,17 +63,54 @@ def strength_figure(summary: pd.DataFrame, title: str = "Accuracy under weight n
     panels = _panels(chosen[chosen["strength"].notna()])
     if not panels:
         raise UserError("expected noises with a swept strength to plot, got none; print the summary as a table instead")
-    methods = list(dict.fromkeys(chosen["method"]))
+    figure, axes = _figure(panels, chosen, title, "strength")
+    for axis, (name, _) in zip(axes, panels, strict=True):
+        axis.set_xlabel(_strength_label(name), color=TEXT)
+    return figure
+
+
+def time_figure(summary: pd.DataFrame, title: str = "Accuracy over time since programming") -> Figure:
+    """Accuracy (%) against time since programming (log axis): a panel per noise and compensation, a line per method.
+
+    Bands as in :func:`strength_figure`. Time 0 is drawn a decade before the first later time. Raises
+    :class:`UserError` when the summary has fewer than two times.
+    """
+    chosen = lines_of(summary, "accuracy")
+    timed = chosen[chosen["t"].notna()]
+    times = sorted(timed["t"].unique())
+    if len(times) < 2:
+        raise UserError(f"expected lines at two or more times to plot, got {len(times)}; evaluate with times")
+    places = {t: t if t > 0 else times[1] / 10 for t in times}
+    panels = [
+        (f"{name}, strength {strength:g}" if block["strength"].nunique() > 1 else name, lines)
+        for name, block in readings(timed).items()
+        for strength, lines in block.groupby("strength", sort=True)
+    ]
+    placed = [(name, lines.assign(place=lines["t"].map(places))) for name, lines in panels]
+    figure, axes = _figure(placed, chosen, title, "place")
+    for axis in axes:
+        axis.set_xscale("log")
+        axis.set_xticks([places[t] for t in times], [seconds(t) for t in times], rotation=45, ha="right")
+        axis.set_xticks([], minor=True)
+        axis.set_xlabel("time since programming", color=TEXT)
+    return figure
+
+
+def _figure(
+    panels: Sequence[tuple[str, pd.DataFrame]], summary: pd.DataFrame, title: str, x: str
+) -> tuple[Figure, list[Axes]]:
+    """A figure with one panel each, of accuracy against the column ``x``, and the panels' axes."""
+    methods = list(dict.fromkeys(summary["method"]))
     columns = len(panels) if len(panels) <= 3 else 2 if len(panels) == 4 else 3
     rows = math.ceil(len(panels) / columns)
-    legend = _legend_entries(methods, chosen)
+    legend = _legend_entries(methods, summary)
     width = 1.2 + {1: 5.6, 2: 4.2, 3: 3.7}[columns] * columns
     legend_columns, legend_height = _legend_shape([label for _, label in legend], width)
     height = 0.6 + legend_height + (3.8 if rows == 1 else 3.1) * rows
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.07, hspace=0.03))
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for index, (axis, (name, panel)) in enumerate(zip(axes, panels, strict=False)):
-        _draw(axis, panel, methods)
+        _draw(axis, panel, methods, x)
         _dress(axis, name, first=index % columns == 0)
     for unused in axes[len(panels) :]:
         unused.remove()
@@ -71,7 +119,7 @@ def strength_figure(summary: pd.DataFrame, title: str = "Accuracy under weight n
     figure.legend(
         handles, labels, loc="outside lower center", ncols=legend_columns, frameon=False, fontsize=9, labelcolor=TEXT
     )
-    return figure
+    return figure, list(axes[: len(panels)])
 
 
 def _save_png(figure: Figure, path: Path) -> None:
@@ -94,11 +142,11 @@ def _panels(summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return panels
 
 
-def _draw(axis: Axes, panel: pd.DataFrame, methods: Sequence[str]) -> None:
+def _draw(axis: Axes, panel: pd.DataFrame, methods: Sequence[str], column: str) -> None:
     """Every method of a panel: noise bands at the back, then weight bands, then lines."""
     for index, method in enumerate(methods):
-        line = panel[panel["method"] == method].sort_values("strength")
-        x, mean = line["strength"].to_numpy(), line["mean"].to_numpy()
+        line = panel[panel["method"] == method].sort_values(column)
+        x, mean = line[column].to_numpy(), line["mean"].to_numpy()
         # A noise-free point has no spread over draws: its noise band closes there.
         noise = line["noise_std"].mask(noise_free(line) & line["noise_std"].isna(), 0.0).to_numpy()
         weight = line["weight_std"].to_numpy()
@@ -129,7 +177,6 @@ def _dress(axis: Axes, name: str, first: bool) -> None:
     """Labels, grid and spines of one panel."""
     if name:
         axis.set_title(_wrapped(name, 40), fontsize=10.5, color=TEXT)
-    axis.set_xlabel(_strength_label(name), color=TEXT)
     if first:
         axis.set_ylabel("test accuracy (%)", color=TEXT)
     axis.tick_params(labelbottom=True, left=first, labelleft=first, color=QUIET, labelcolor=TEXT)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from noiserobust.errors import UserError
+from noiserobust.results import VARIANT, completed
+from noiserobust.text import Duration
 
 # Metric -> its unit and the decimals that are worth reading.
 UNITS = {"accuracy": ("%", 2)}
@@ -71,14 +74,23 @@ def noise_free(summary: pd.DataFrame) -> pd.Series[bool]:
 
 
 def readings(summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The lines by reading of the noise: its text without the strength number.
+    """The lines by reading of the noise: its text without the strength number, and what is done around the chip.
 
     Noise-free lines that name no reading (``none``) belong to all of them; the name is "" if there is nothing else.
     """
     pairs = zip(summary["noise"], summary["strength"], strict=True)
     own = pd.Series([reading(noise, strength) for noise, strength in pairs], index=summary.index, dtype=object)
-    everywhere = noise_free(summary) & (own == summary["noise"])
-    return {name: summary[everywhere | (own == name)] for name in own[~everywhere].unique()} or {"": summary}
+    around = pd.Series(map(variant, completed(summary).to_dict("records")), index=summary.index, dtype=object)
+    everywhere = noise_free(summary) & (own == summary["noise"]) & (around == "")
+    names = own + around
+    return {name: summary[everywhere | (names == name)] for name in names[~everywhere].unique()} or {"": summary}
+
+
+def variant(line: Mapping[Any, Any]) -> str:
+    """What is done around the chip, in words: ``, global compensation, batch norm from 500 images``."""
+    words = {"compensation": "{} compensation", "recalibration": "batch norm from {} images"}
+    said = [words.get(key, key + " {}").format(line[key]) for key in VARIANT if line[key] != VARIANT[key]]
+    return "".join(f", {words}" for words in said)
 
 
 def reading(noise: str, strength: float) -> str:
@@ -104,9 +116,8 @@ def symbol(name: str) -> str:
 
 
 def seconds(t: float) -> str:
-    """A time in its largest whole unit: ``1 s``, ``1 h``, ``1 d``, ``1 y``."""
-    units = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    unit, size = next(((unit, size) for unit, size in units if t >= size), units[-1])
+    """A time in its largest unit: ``25 s``, ``1 h``, ``1 d``, ``1.16 d``, ``1 y``."""
+    unit, size = next(((unit, size) for unit, size in Duration.UNITS.items() if t >= size), ("s", 1.0))
     return f"{t / size:.3g} {unit}"
 
 
@@ -125,7 +136,8 @@ def _label(line: dict[Any, Any], name: str) -> str:
     """The column (or line) label of one noise within its reading."""
     if line["noise_free"]:
         strength = "noise-free"
-    elif math.isnan(line["strength"]):
+    elif math.isnan(line["strength"]) or reading(line["noise"], line["strength"]) == line["noise"]:
+        # Nothing is swept: a device profile as it is.
         strength = "" if not math.isnan(line["t"]) else line["noise"]
     else:
         strength = f"{symbol(name)} {line['strength']:g}"

@@ -1,0 +1,156 @@
+"""Plain, clipped, Gaussian RWP, PCM RWP and aihwkit's hardware-aware training on PCM chips, over time.
+
+Ten PCM chips per network (scale of an output channel), each read 25 s, 1 h, 1 d, 30 d and 1 y after programming, with
+no drift compensation, the global and the per-column one, and with batch norm recalibrated on 1,000 training images.
+Three seeds on digits, two on CIFAR-10 (ResNet-18 of width 16, 8 epochs). The epoch of a run is chosen on held-out
+training data under Gaussian noise of sigma 0.1, whatever the method.
+
+    python experiments/devices.py digits            # trains and evaluates, about ten minutes on one core
+    python experiments/devices.py FOLDER_OF_CIFAR_10 --images 2000 --seeds 0 1
+
+Everything is kept under --out: a stopped run goes on, a finished one only prints its tables again. Networks that
+aihwkit trained are made by experiments/hwa_aihwkit.py and join with --others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import tyro
+
+from noiserobust.checkpoint import find_checkpoints
+from noiserobust.data import load
+from noiserobust.evaluation import evaluate, paired, summarize
+from noiserobust.models import ModelSpec
+from noiserobust.report import robustness_table
+from noiserobust.report.plots import accuracy_against_time
+from noiserobust.results import write_atomically, write_rows
+from noiserobust.training import Method, TrainSettings, fit
+
+METHODS: dict[str, tuple[str, float | None]] = {
+    "plain": ("plain", None),
+    "plain, clipped": ("plain", 2.5),
+    "RWP Gaussian 0.05": ("rwp:gaussian(0.05)", None),
+    "RWP Gaussian 0.1": ("rwp:gaussian(0.1)", None),
+    "RWP PCM at 1 d": ("rwp:pcm(t=1d)", None),
+    "RWP compensated PCM at 1 d": ("rwp:pcm(t=1d)+compensate(global)", None),
+}
+"""Name -> method and weight clipping."""
+
+TIMES = ["25s", "1h", "1d", "30d", "1y"]
+
+
+@dataclass
+class Study:
+    """Flags of the program."""
+
+    data: tyro.conf.Positional[str] = "digits"
+    """digits, or an image folder of CIFAR-10."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Training seeds."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """What to train."""
+    draws: int = 10
+    """Chips per network."""
+    images: int | None = None
+    """Test images (a stratified sample; default: all)."""
+    recalibration: int = 1000
+    """Training images for batch norm."""
+    others: tuple[str, ...] = ()
+    """Further checkpoints, as LABEL=PATH."""
+    out: Path = Path("runs/devices")
+    """Folder of the trained networks, rows, tables and the picture."""
+
+    def settings(self, name: str, seed: int) -> TrainSettings:
+        """How one network is trained."""
+        method, clip = METHODS[name]
+        common = {"data": self.data, "method": Method.parse(method), "weight_clip": clip, "seed": seed}
+        if self.data == "digits":
+            return TrainSettings(**common, batch_size=64)  # type: ignore[arg-type]
+        model = ModelSpec.parse("resnet18:width=16")
+        return TrainSettings(**common, model=model, epochs=8, precision="bf16")  # type: ignore[arg-type]
+
+    def run(self) -> None:
+        splits = load(self.data)
+        models = {
+            name: [
+                fit(self.settings(name, seed), self.out, splits=splits, progress=True).checkpoint for seed in self.seeds
+            ]
+            for name in self.methods
+        }
+        others = [(checkpoint.about["label"], checkpoint) for checkpoint in find_checkpoints(self.others)]
+        groups: dict[str, list[object]] = {name: list(paths) for name, paths in models.items()}
+        for label, checkpoint in others:
+            groups.setdefault(label, []).append(checkpoint)
+        precision = "fp32" if self.data == "digits" else "bf16"
+        common = {"draws": self.draws, "images": self.images, "precision": precision, "progress": True}
+        rows = [
+            evaluate(groups, splits.test, "pcm", times=TIMES, **looks, **common, out=self.out / "rows.parquet").rows  # type: ignore[arg-type]
+            for looks in (
+                {"compensation": ["none", "global", "column"]},
+                {"compensation": "none", "recalibration": self.recalibration, "calibration": splits.train},
+                {"compensation": "global", "recalibration": self.recalibration, "calibration": splits.train},
+            )
+        ]
+        clean = evaluate(groups, splits.test, "gaussian:0.0", **(common | {"draws": 1}), out=self.out / "rows.parquet")  # type: ignore[arg-type]
+        self.report(pd.concat([clean.rows, *rows], ignore_index=True))
+
+    def report(self, rows: pd.DataFrame) -> None:
+        """Tables, paired differences and the picture."""
+        rows = rows.assign(model=rows["model"].map(lambda path: Path(path).parent.name))
+        write_rows(rows, self.out / "published.parquet")
+        summary = summarize(rows)
+        noisy = rows[rows["noise"] == "pcm"]
+        text = [
+            robustness_table(summary, markdown=True),
+            "Difference from plain on the same seeds and chips, points [95 %]:",
+            _against_plain(noisy),
+            "Gain of what is done to the chip over nothing, on the same chips, points [95 %]:",
+            _against_nothing(noisy),
+        ]
+        write_atomically(self.out / "tables.md", lambda file: file.write_text("\n\n".join(text) + "\n"))
+        shown = summary[(summary["recalibration"] == 0) & (summary["noise"] == "pcm")]
+        name = "digits" if self.data == "digits" else "CIFAR-10, ResNet-18 of width 16"
+        accuracy_against_time(shown, self.out / "time.png", f"PCM chips over time: {name}")
+        print("\n\n".join(text))
+
+
+def _handled(rows: pd.DataFrame) -> pd.Series:
+    """What is done to the chip, in words."""
+    norm = rows["recalibration"].map(lambda images: " + batch norm" if images else "")
+    return (rows["compensation"] + norm).str.removeprefix("none + ")
+
+
+def _against_plain(rows: pd.DataFrame) -> str:
+    """Markdown: every other method's difference from plain, by handling and time."""
+    lines = {}
+    for handling, part in rows.groupby(_handled(rows), sort=False):
+        for method in part["method"].unique():
+            if method != "plain":
+                lines[f"{method}; {handling}"] = paired(part, method, "plain")
+    return _markdown("method; done to the chip", lines)
+
+
+def _against_nothing(rows: pd.DataFrame) -> str:
+    """Markdown: each handling's difference from none, by method and time."""
+    lines = {}
+    for method, part in rows.groupby("method", sort=False):
+        named = part.assign(method=_handled(part), compensation="none", recalibration=0)
+        for handling in named["method"].unique():
+            if handling != "none":
+                lines[f"{method}; {handling}"] = paired(named, handling, "none")
+    return _markdown("method; done to the chip", lines)
+
+
+def _markdown(first: str, lines: dict[str, pd.DataFrame]) -> str:
+    table = [f"| {first} | " + " | ".join(TIMES) + " |", "| --- " * (len(TIMES) + 1) + "|"]
+    for name, line in lines.items():
+        cells = [f"{row.mean:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" for row in line.sort_values("t").itertuples()]
+        table.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(table)
+
+
+if __name__ == "__main__":
+    tyro.cli(Study).run()
