@@ -9,13 +9,25 @@ from typing import Any
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from noiserobust.cli.corrupted import Corrupted
+from noiserobust.cli.curves import Curves
 from noiserobust.cli.evaluate import Evaluate
+from noiserobust.cli.landscape import Landscape
 from noiserobust.cli.report import Report
+from noiserobust.cli.sharpness import Sharpness
 from noiserobust.cli.train import Train
 from noiserobust.errors import UserError
 from noiserobust.text import Described
 
-COMMANDS: dict[str, Any] = {"train": Train, "evaluate": Evaluate, "report": Report}
+COMMANDS: dict[str, Any] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "sharpness": Sharpness,
+    "landscape": Landscape,
+    "corrupted": Corrupted,
+    "curves": Curves,
+    "report": Report,
+}
 
 _registry = ConstructorRegistry()
 

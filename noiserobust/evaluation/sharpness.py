@@ -74,7 +74,8 @@ def sharpness(
     finally:
         ledger.save()
     rows, order = ledger.table(), {str(one): place for place, one in enumerate(wanted)}
-    return Evaluation(rows.sort_values("measure", key=lambda m: m.map(order), kind="stable", ignore_index=True), covered)
+    rows = rows.sort_values("measure", key=lambda texts: texts.map(order), kind="stable", ignore_index=True)
+    return Evaluation(rows, covered)
 
 
 def measures_of(measures: Measure | str | Sequence[Measure | str], strengths: Sequence[float] = ()) -> list[Measure]:

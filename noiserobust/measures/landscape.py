@@ -44,7 +44,7 @@ def height(surface: Surface, first: Gradients, second: Gradients, x: float, y: f
 def coordinates(half_width: float, points: int) -> list[float]:
     """``points`` equal steps from -half_width to half_width, the middle one being exactly 0."""
     if points < 3 or points % 2 == 0:
-        raise UserError(f"expected an odd number of points >= 3 a side, so that the middle is the network, got {points}")
+        raise UserError(f"expected an odd number of points >= 3 a side, the middle being the network, got {points}")
     if not 0 < half_width < float("inf"):
         raise UserError(f"expected a finite half width > 0, got {half_width}; 1 is as long as the filters themselves")
     return [half_width * (2 * index - (points - 1)) / (points - 1) for index in range(points)]
