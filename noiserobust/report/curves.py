@@ -29,7 +29,7 @@ from noiserobust.report.table import reading
 def curves_figure(
     lines: pd.DataFrame, xlabel: str, title: str, *, ylabel: str = "", band: str = "", directed: bool = False
 ) -> Figure:
-    """A panel per value of the column ``panel``, a line per ``method``: ``mean`` against ``x``, with a band of ± ``std``.
+    """A panel per value of the column ``panel``, a line per ``method``: ``mean`` against ``x``, a band of ± ``std``.
 
     - ``band``: what the band is, for the legend. ``directed``: points are joined in the order of the table, as epochs
       follow each other, and the last one is marked (else in order of x).
