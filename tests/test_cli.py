@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from noiserobust.cli import Evaluate, Report, Train, main
+from noiserobust.cli import COMMANDS, Train, main
 from noiserobust.results import read_rows
 
 TINY = ["--epochs", "1", "--batch-size", "400", "--model", "digits:4", "--select-draws", "1"]
@@ -116,14 +116,14 @@ def test_refusals(
     assert fragment in refused([*(places.get(word, word) for word in arguments), *out], capsys)
 
 
-@pytest.mark.parametrize("command", [Train, Evaluate, Report])
+@pytest.mark.parametrize("command", list(COMMANDS.values()))
 def test_help_names_every_flag(command: type[Any], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([command.__name__.lower(), "--help"])
     assert stopped.value.code == 0
     out = capsys.readouterr().out
     names = {field.name for field in dataclasses.fields(command)}
-    positional = {"checkpoints", "rows"} & names
+    positional = {"checkpoints", "rows", "runs"} & names
     hidden = {"seed"} if command is Train else set()  # its seeds are the flag
     assert ("positional arguments" in out) == bool(positional)
     flags = {f"--{name.replace('_', '-')}" for name in names - positional - hidden}

@@ -163,13 +163,13 @@ class _Trainer:
         for name in ("train_loss", "loss"):
             if not math.isfinite(losses.get(name, 0.0)):
                 raise UserError(f"training diverged in epoch {epoch}: {name} is {losses[name]}; lower lr or strength")
+        always = {"strength": settings.method.strength(at), "lr": rate, **self._extremes()}
         return {
             "epoch": epoch,
             **losses,
-            "strength": settings.method.strength(at),
-            "lr": rate,
-            **self._extremes(),
-            **self.measures.line(at),
+            **always,
+            # The column max_over_rms stays what it is without a log.
+            **{name: value for name, value in self.measures.line(at).items() if name not in always},
             "seconds": round(time.perf_counter() - started, 3),
         }
 
