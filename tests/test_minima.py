@@ -46,7 +46,8 @@ class TestSharpness:
         before = [state(model) for model in (*models["a"], models["b"])]
         result = sharpness(models, DATA, MEASURES, seed=3)
         rows = result.rows
-        assert [state(m) for m in (*models["a"], models["b"])] and all(
+        assert [state(m) for m in (*models["a"], models["b"])]
+        assert all(
             same_bits(state(m), old) for m, old in zip((*models["a"], models["b"]), before, strict=True)
         )
         own = rows[(rows["method"] == "a") & (rows["replicate"] == 1)]
@@ -139,7 +140,7 @@ class TestLandscape:
         "bad", [{"dimensions": 3}, {"points": 4}, {"pairs": 0}, {"half_width": 0.0}, {"over": "x"}]
     )
     def test_refusals(self, bad: dict[str, int]) -> None:
-        with pytest.raises(UserError, match="^(expected|landscape: expected)"):
+        with pytest.raises(UserError, match=r"^(expected|landscape: expected)"):
             landscape(normed_net(), DATA, **bad)  # type: ignore[arg-type]
 
 
@@ -201,7 +202,7 @@ class TestCorrupted:
     def test_refusals(self, files: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"expected gaussian_noise.npy, .*: unpack CIFAR-10-C.tar"):
             list(load_corrupted(files))
-        with pytest.raises(UserError, match="expected labels.npy"):
+        with pytest.raises(UserError, match=r"expected labels\.npy"):
             list(load_corrupted(tmp_path / "nowhere", ["fog"]))
         with pytest.raises(UserError, match="expected severities from 1 to 5, got 6"):
             list(load_corrupted(files, ["fog"], [6]))

@@ -59,7 +59,7 @@ def curves_figure(
         own = lines[lines["panel"] == panel]
         for index, method in enumerate(methods):
             _draw(axis, own[own["method"] == method], index, directed)
-        _dress(axis, panel if len(panels) > 1 else "", xlabel, ylabel or panel)
+        _dress(axis, panel if len(panels) > 1 else "", xlabel, ylabel or (panel if len(panels) == 1 else ""))
     for unused in axes[len(panels) :]:
         unused.remove()
     figure.suptitle(_wrapped(title, int(width * 9)), fontsize=12.5, color=TEXT)
@@ -70,14 +70,17 @@ def curves_figure(
 
 
 def measures_figure(summary: pd.DataFrame, title: str = "Measures against strength") -> Figure:
-    """Every measure that was taken at two or more strengths, against the strength; bands are ± std over draws."""
+    """Every measure that was taken at two or more strengths, against the strength.
+
+    Bands are ± std over draws, or over trained models where a measure has one draw.
+    """
     names = [reading(noise, strength) for noise, strength in zip(summary["noise"], summary["strength"], strict=True)]
     panels = [f"{m}, {name}" for m, name in zip(summary["metric"], names, strict=True)]
-    lines = summary.assign(panel=panels, x=summary["strength"], std=summary["noise_std"])
+    lines = summary.assign(panel=panels, x=summary["strength"], std=summary["noise_std"].fillna(summary["weight_std"]))
     swept = lines.groupby("panel")["strength"].transform("nunique") > 1
     if not swept.any():
         raise UserError("expected measures at two or more strengths to draw, got none; sweep with strengths")
-    return curves_figure(lines[swept], "strength", title, band="± std over draws")
+    return curves_figure(lines[swept], "strength", title, band="± std over draws (over trained models if there is one)")
 
 
 def landscape_figure(points: pd.DataFrame, title: str = "Loss landscape along filter-normalised directions") -> Figure:
