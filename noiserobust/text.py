@@ -23,6 +23,8 @@ from noiserobust.errors import UserError
 
 D = TypeVar("D", bound="Described")
 
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+
 
 class Described:
     """Base of every dataclass that has a text form.
@@ -111,6 +113,23 @@ class Duration(float):
     __repr__ = __str__
 
 
+def reading(noise: str, strength: float) -> str:
+    """The noise text without its swept number, which is the first one equal to ``strength``.
+
+    >>> reading("gaussian:0.05,reference=layer", 0.05)
+    'gaussian:reference=layer'
+    >>> reading("gaussian(0.02)+quantize:6", 0.02)
+    'gaussian+quantize:6'
+    """
+    for match in re.finditer(rf"([:(,])(?:\w+=)?({NUMBER})(?=([,)+]|$))", noise):
+        if float(match[2]) == strength:
+            before, after = noise[: match.start()], noise[match.end() :]
+            if match[3] == ",":
+                return before + match[1] + after[1:]
+            return (before + match[1] * (match[1] == "(") + after).replace("()", "")
+    return noise
+
+
 def split_call(text: str, what: str = "setting") -> tuple[str, list[str]]:
     """Name and raw arguments of ``name``, ``name:a,b=c`` or ``name(a,b=c)``."""
     text = text.strip()
@@ -188,7 +207,9 @@ def parse_value(text: str, kind: Any) -> Any:
 
 
 def _settings(cls: type) -> list[dataclasses.Field[Any]]:
-    return [field for field in dataclasses.fields(cls) if field.init]
+    """The fields in written order: what has no default comes first, also where an inherited field has one."""
+    fields = [field for field in dataclasses.fields(cls) if field.init]
+    return sorted(fields, key=lambda field: _default(field) is not dataclasses.MISSING)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -47,9 +47,7 @@ class TestSharpness:
         result = sharpness(models, DATA, MEASURES, seed=3)
         rows = result.rows
         assert [state(m) for m in (*models["a"], models["b"])]
-        assert all(
-            same_bits(state(m), old) for m, old in zip((*models["a"], models["b"]), before, strict=True)
-        )
+        assert all(same_bits(state(m), old) for m, old in zip((*models["a"], models["b"]), before, strict=True))
         own = rows[(rows["method"] == "a") & (rows["replicate"] == 1)]
         of = Surface(models["a"][1], [batch()])
         for text in MEASURES:

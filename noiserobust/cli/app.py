@@ -9,13 +9,19 @@ from typing import Any
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from noiserobust.cli.budget import Budget
 from noiserobust.cli.corrupted import Corrupted
 from noiserobust.cli.curves import Curves
 from noiserobust.cli.evaluate import Evaluate
+from noiserobust.cli.keep_digital import KeepDigital
 from noiserobust.cli.landscape import Landscape
+from noiserobust.cli.models import Models
 from noiserobust.cli.report import Report
+from noiserobust.cli.sensitivity import Sensitivity
 from noiserobust.cli.sharpness import Sharpness
+from noiserobust.cli.sweep import Sweep
 from noiserobust.cli.train import Train
+from noiserobust.cli.yields import Yield
 from noiserobust.errors import UserError
 from noiserobust.text import Described
 
@@ -27,6 +33,12 @@ COMMANDS: dict[str, Any] = {
     "corrupted": Corrupted,
     "curves": Curves,
     "report": Report,
+    "yield": Yield,
+    "sensitivity": Sensitivity,
+    "keep-digital": KeepDigital,
+    "budget": Budget,
+    "sweep": Sweep,
+    "models": Models,
 }
 
 _registry = ConstructorRegistry()

@@ -44,7 +44,7 @@ class Surface:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
     ) -> None:
-        self.model, self.batches = unwrap(model), list(batches)
+        self.model, self.batches = unwrap(model), batches
         self.loss_of: Loss = nn.CrossEntropyLoss(reduction="none") if loss is None else loss
         self.precision: Precision = precision
         self.include, self.exclude = include, exclude
@@ -92,8 +92,8 @@ class Surface:
         """``vectors``, one per parameter, without those that are not in ``over``."""
         return [v if mark else None for v, mark in zip(vectors, self.chosen(over), strict=True)]
 
-    def parts(self, m: int | None) -> list[list[Batch]]:
-        """The data in micro-batches of ``m`` samples (the last may be smaller); whole without ``m``."""
+    def parts(self, m: int | None) -> list[Sequence[Batch]]:
+        """The data in micro-batches of ``m`` samples (the last may be smaller), all in memory; whole without ``m``."""
         if m is None:
             return [self.batches]
         whole = Batch.join(self.batches)

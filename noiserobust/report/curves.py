@@ -19,9 +19,9 @@ from noiserobust.report.plots import (
     QUIET,
     TEXT,
     WEIGHT_ALPHA,
-    _legend_shape,
+    legend_shape,
     _line_style,
-    _wrapped,
+    wrapped,
 )
 from noiserobust.report.table import reading
 
@@ -43,7 +43,7 @@ def curves_figure(
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
     handles = [Line2D([], [], **_line_style(index)) for index in range(len(methods))]
-    labels = [_wrapped(method, LABEL_WIDTH) for method in methods]
+    labels = [wrapped(method, LABEL_WIDTH) for method in methods]
     if band and lines["std"].notna().any():
         handles.append(Line2D([], [], color="#555555", linewidth=7, alpha=WEIGHT_ALPHA))
         labels.append(band)
@@ -51,7 +51,7 @@ def curves_figure(
         handles.append(Line2D([], [], color="#555555", marker="o", linestyle="", markersize=9, fillstyle="none"))
         labels.append("last epoch")
     width = 1.2 + {1: 5.6, 2: 4.2, 3: 3.7}[columns] * columns
-    legend_columns, legend_height = _legend_shape(labels, width)
+    legend_columns, legend_height = legend_shape(labels, width)
     size = (width, 0.6 + legend_height + (3.8 if rows == 1 else 3.1) * rows)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.07, hspace=0.03))
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -62,7 +62,7 @@ def curves_figure(
         _dress(axis, panel if len(panels) > 1 else "", xlabel, ylabel or (panel if len(panels) == 1 else ""))
     for unused in axes[len(panels) :]:
         unused.remove()
-    figure.suptitle(_wrapped(title, int(width * 9)), fontsize=12.5, color=TEXT)
+    figure.suptitle(wrapped(title, int(width * 9)), fontsize=12.5, color=TEXT)
     figure.legend(
         handles, labels, loc="outside lower center", ncols=legend_columns, frameon=False, fontsize=9, labelcolor=TEXT
     )
@@ -109,7 +109,7 @@ def landscape_figure(points: pd.DataFrame, title: str = "Loss landscape along fi
         unused.remove()
     bar = figure.colorbar(filled, ax=list(axes[: len(methods)]), label="loss", shrink=0.9)
     bar.set_ticks([float(level) for level in levels[::3]], labels=[f"{level:.2g}" for level in levels[::3]])
-    figure.suptitle(_wrapped(title, int(9 * figure.get_size_inches()[0])), fontsize=12.5, color=TEXT)
+    figure.suptitle(wrapped(title, int(9 * figure.get_size_inches()[0])), fontsize=12.5, color=TEXT)
     return figure
 
 
@@ -126,9 +126,9 @@ def _draw(axis: Axes, line: pd.DataFrame, index: int, directed: bool) -> None:
 
 def _dress(axis: Axes, title: str, xlabel: str, ylabel: str) -> None:
     if title:
-        axis.set_title(_wrapped(title, 40), fontsize=10.5, color=TEXT)
-    axis.set_xlabel(_wrapped(xlabel, 44), color=TEXT)
-    axis.set_ylabel(_wrapped(ylabel, 44), color=TEXT)
+        axis.set_title(wrapped(title, 40), fontsize=10.5, color=TEXT)
+    axis.set_xlabel(wrapped(xlabel, 44), color=TEXT)
+    axis.set_ylabel(wrapped(ylabel, 44), color=TEXT)
     axis.tick_params(color=QUIET, labelcolor=TEXT)
     axis.grid(True, color="#e4e4e4", linewidth=0.8)
     axis.set_axisbelow(True)

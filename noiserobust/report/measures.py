@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from noiserobust.report.table import _aligned, _markdown, _sizes
+from noiserobust.report.table import _sizes, aligned, as_markdown
 
 
 def measure_table(summary: pd.DataFrame, markdown: bool = False) -> str:
@@ -28,7 +28,7 @@ def measure_table(summary: pd.DataFrame, markdown: bool = False) -> str:
         "over",
     ]
     body = [_line(line) for line in shown.to_dict("records")]
-    return (_markdown if markdown else _aligned)([header, *body])
+    return (as_markdown if markdown else aligned)([header, *body])
 
 
 def _line(line: dict[Any, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from noiserobust.data import Dataset
+from noiserobust.data import Labelled
 from noiserobust.errors import UserError
 from noiserobust.inference import prepare
 from noiserobust.measures import Loss, Measure, PathLength, Surface, column, measure
@@ -31,7 +31,7 @@ class EpochLog:
     cost: passes in units of one over those images of one set.
     """
 
-    def __init__(self, settings: TrainSettings, model: nn.Module, sets: Mapping[str, Dataset | None]) -> None:
+    def __init__(self, settings: TrainSettings, model: nn.Module, sets: Mapping[str, Labelled | None]) -> None:
         self.settings = settings
         about_data = [one for one in settings.log if one.needs_data]
         self.of_data: Sequence[Measure] = list(dict.fromkeys([Loss(), *about_data])) if about_data else []
@@ -108,7 +108,7 @@ def require_logged(settings: TrainSettings, folder: Path) -> None:
         )
 
 
-def _surface(settings: TrainSettings, model: nn.Module, name: str, data: Dataset | None) -> Surface:
+def _surface(settings: TrainSettings, model: nn.Module, name: str, data: Labelled | None) -> Surface:
     if data is None:
         raise UserError(f"expected held-out images to log on {name}, got none (validation 0); log on train or test")
     chosen = data.sample(min(settings.log_images, len(data)), Stream(0, "log"))
