@@ -18,6 +18,7 @@ LAYERS = [
     {"noisy", "checkpoint", "inference"},
     {"macs", "measures"},
     {"converters"},
+    {"backend"},
     {"training", "evaluation", "report"},
     {"sweep"},
     {"__init__", "cli"},

@@ -19,8 +19,8 @@ from noiserobust.report.plots import (
     QUIET,
     TEXT,
     WEIGHT_ALPHA,
-    legend_shape,
     _line_style,
+    legend_shape,
     wrapped,
 )
 from noiserobust.report.table import reading
