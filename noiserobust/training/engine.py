@@ -140,10 +140,11 @@ class Engine:
 
         ``batch`` may be a list of micro-batches: the mean is over all their samples. It weighs its
         :attr:`Batch.share`, so that ranks' parts of unequal size give the whole batch's gradient. With ``sync=False``
-        ranks do not average (forward *and* backward run under ``no_sync``); with ``norm_stats=False`` normalisation statistics and
-        counters stay as they were. ``wrt`` says which parameters the gradient is taken for (the rest of the backward
-        pass is skipped; needs ``sync=False``), ``rows`` which samples of the whole batch. ``penalty(logits, span)``
-        gives a value per sample that is added to the loss, ``span`` being the samples' place in the batch.
+        ranks do not average (forward *and* backward run under ``no_sync``); with ``norm_stats=False`` normalisation
+        statistics and counters stay as they were. ``wrt`` says which parameters the gradient is taken for (the rest of
+        the backward pass is skipped; needs ``sync=False``), ``rows`` which samples of the whole batch.
+        ``penalty(logits, span)`` gives a value per sample that is added to the loss, ``span`` being the samples' place
+        in the batch.
         """
         micro = as_list(batch) if rows is None else only_rows(as_list(batch), rows)
         inputs = None if wrt is None else [p for p, wanted in zip(self.parameters, wrt, strict=True) if wanted]

@@ -19,8 +19,8 @@ from noiserobust.errors import UserError
 T = TypeVar("T")
 PATIENCE = timedelta(hours=12)
 """How long a process waits for the others. torchrun ends them when one is lost; a slow one is waited for."""
-INTERRUPTED, REFUSED = 130, 2
-"""Exit codes, those of the command line."""
+EXIT_CODES: dict[type[BaseException], int] = {UserError: 2, KeyboardInterrupt: 130}
+"""Those of the command line; 1 for anything else."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class Processes:
 def torchrun(device: str) -> Iterator[Processes]:
     """Inside, the processes that torchrun started are joined, by NCCL for CUDA and gloo else; otherwise one is alone.
 
-    What ends one ends all: the first to raise :class:`~noiserobust.UserError` or KeyboardInterrupt raises it on, and
-    the others, which would wait for it or lose the connection to it, leave quietly with the same exit code.
+    What ends one ends all: the exception of the first goes on, and the others, which would wait for it or lose the
+    connection to it, leave quietly with the exit code that its means.
     """
     count = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
     if count == 1:
@@ -109,13 +109,18 @@ def torchrun(device: str) -> Iterator[Processes]:
         yield processes
         processes.gather(None)
         dist.destroy_process_group()
-    except (UserError, KeyboardInterrupt) as error:
-        if ends.add("count", 1) == 1:
-            ends.set("code", str(INTERRUPTED if isinstance(error, KeyboardInterrupt) else REFUSED))
+    except (Exception, KeyboardInterrupt) as error:
+        # Losing the connection to a process that has ended is that one's error, not ours.
+        code = _first_end(ends, rank, EXIT_CODES.get(type(error), 1))
+        if code is None:
             raise
-        raise SystemExit(int(ends.get("code"))) from None
-    except Exception:
-        # Losing the connection to a process that has ended is its error, not ours.
-        if ends.check(["code"]):
-            raise SystemExit(int(ends.get("code"))) from None
-        raise
+        raise SystemExit(code) from None
+
+
+def _first_end(store: dist.Store, rank: int, code: int) -> int | None:
+    """``None`` when this process is the first to end, which is then known; else the first one's exit code."""
+    try:
+        first, its_code = store.compare_set("end", "", f"{rank} {code}").decode().split()
+    except RuntimeError:  # not even the process that keeps the store is there any more
+        return EXIT_CODES[UserError]
+    return None if int(first) == rank else int(its_code)
