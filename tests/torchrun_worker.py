@@ -21,7 +21,6 @@ from noiserobust.models import DigitsNet, ModelSpec
 from noiserobust.rng import Stream
 from noiserobust.training import Engine, Method, Processes, TrainSettings, fit, torchrun
 
-OPTIONAL = {"bn": {"model": DigitsNet(4)}, "dropout": {"micro_batches": 3}}
 RULES = ["plain", "sam:0.1,sync=true", "rwp:gaussian(0.1)", "rwp-mixed:0.1", "saf:0.3,start=1,back=1"]
 """Of these two processes make what one makes, but for rounding."""
 

@@ -11,6 +11,7 @@ from noiserobust.errors import UserError
 from noiserobust.noise.base import Chip, NoiseModel, additive, check_strength
 from noiserobust.noise.reference import Reference, check_reference, reference_scale
 from noiserobust.rng import Stream
+from noiserobust.shards import field_like
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,11 @@ class Gaussian(NoiseModel, name="gaussian"):
         scale = reference_scale(clean, self.reference, self.rows, self.columns)
         if self.reading == "literal":
             scale = scale.sqrt()
-        return additive(below, stream.normal(clean.shape, device=clean.device), self.sigma * scale)
+        return additive(below, field_like(stream.normal, clean), self.sigma * scale)
+
+    @property
+    def shards(self) -> bool:
+        return self.reference in ("filter", "layer")
 
     @property
     def strength(self) -> float:
@@ -77,7 +82,11 @@ class Laplace(NoiseModel, name="laplace"):
         if self.is_identity:
             return below
         scale = reference_scale(clean, self.reference, self.rows, self.columns)
-        return additive(below, stream.laplace(clean.shape, device=clean.device), self.b * scale)
+        return additive(below, field_like(stream.laplace, clean), self.b * scale)
+
+    @property
+    def shards(self) -> bool:
+        return self.reference in ("filter", "layer")
 
     @property
     def strength(self) -> float:
