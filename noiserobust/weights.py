@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from noiserobust.errors import UserError
-from noiserobust.shards import is_sharded, local
+from noiserobust.shards import is_sharded, local, whole
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -145,7 +145,7 @@ def coverage(model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence
     rows = []
     for weight, reason in _classified(model, include, exclude):
         name, parameter = (weight.name, weight.parameter) if isinstance(weight, AnalogWeight) else weight
-        values = parameter.detach().float()
+        values = whole(parameter.detach()).float()
         rms = values.square().mean().sqrt()
         ratio = float(values.abs().amax() / rms) if rms > 0 else float("nan")  # NaN is not > 0: no weights, no ratio
         rows.append(CoverageRow(name, tuple(parameter.shape), isinstance(weight, AnalogWeight), reason, ratio))

@@ -132,9 +132,8 @@ def test_what_ends_one_ends_all(how: str, code: int, line: str, tmp_path: Path) 
     assert said[1].strip().splitlines()[-1].removeprefix("[rank1]: ") == line
     assert how == "broken" or len(said[1].strip().splitlines()) == 1
     # Nothing but the progress bar of rank 0.
-    assert all(text.startswith("plain seed 0:") for text in said[0].replace("\r", "\n").splitlines() if text.strip()), (
-        said[0]
-    )
+    shown = [text for text in said[0].replace("\r", "\n").splitlines() if text.strip()]
+    assert all(text.startswith("plain seed 0:") for text in shown), said[0]
 
 
 def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
