@@ -23,9 +23,10 @@ import tyro
 from noiserobust.checkpoint import find_checkpoints
 from noiserobust.data import load
 from noiserobust.evaluation import evaluate, paired, summarize
-from noiserobust.report import paired_table, robustness_table
+from noiserobust.models import ModelSpec
+from noiserobust.report import robustness_table
 from noiserobust.report.plots import accuracy_against_time
-from noiserobust.results import VARIANT, write_atomically, write_rows
+from noiserobust.results import write_atomically, write_rows
 from noiserobust.training import Method, TrainSettings, fit
 
 METHODS: dict[str, tuple[str, float | None]] = {
@@ -34,6 +35,7 @@ METHODS: dict[str, tuple[str, float | None]] = {
     "RWP Gaussian 0.05": ("rwp:gaussian(0.05)", None),
     "RWP Gaussian 0.1": ("rwp:gaussian(0.1)", None),
     "RWP PCM at 1 d": ("rwp:pcm(t=1d)", None),
+    "RWP compensated PCM at 1 d": ("rwp:pcm(t=1d)+compensate(global)", None),
 }
 """Name -> method and weight clipping."""
 
@@ -48,6 +50,8 @@ class Study:
     """digits, or an image folder of CIFAR-10."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """What to train."""
     draws: int = 10
     """Chips per network."""
     images: int | None = None
@@ -65,8 +69,6 @@ class Study:
         common = {"data": self.data, "method": Method.parse(method), "weight_clip": clip, "seed": seed}
         if self.data == "digits":
             return TrainSettings(**common, batch_size=64)  # type: ignore[arg-type]
-        from noiserobust.models import ModelSpec
-
         model = ModelSpec.parse("resnet18:width=16")
         return TrainSettings(**common, model=model, epochs=8, precision="bf16")  # type: ignore[arg-type]
 
@@ -76,7 +78,7 @@ class Study:
             name: [
                 fit(self.settings(name, seed), self.out, splits=splits, progress=True).checkpoint for seed in self.seeds
             ]
-            for name in METHODS
+            for name in self.methods
         }
         others = [(checkpoint.about["label"], checkpoint) for checkpoint in find_checkpoints(self.others)]
         groups: dict[str, list[object]] = {name: list(paths) for name, paths in models.items()}
@@ -100,31 +102,54 @@ class Study:
         rows = rows.assign(model=rows["model"].map(lambda path: Path(path).parent.name))
         write_rows(rows, self.out / "published.parquet")
         summary = summarize(rows)
-        text = [robustness_table(summary, markdown=True)]
-        for method in rows["method"].unique():
-            if method != "plain":
-                text.append(paired_table(paired(rows, method, "plain")))
-        text.append(paired_table(_of_handling(rows)))
+        noisy = rows[rows["noise"] == "pcm"]
+        text = [
+            robustness_table(summary, markdown=True),
+            "Difference from plain on the same seeds and chips, points [95 %]:",
+            _against_plain(noisy),
+            "Gain of what is done to the chip over nothing, on the same chips, points [95 %]:",
+            _against_nothing(noisy),
+        ]
         write_atomically(self.out / "tables.md", lambda file: file.write_text("\n\n".join(text) + "\n"))
         shown = summary[(summary["recalibration"] == 0) & (summary["noise"] == "pcm")]
         name = "digits" if self.data == "digits" else "CIFAR-10, ResNet-18 of width 16"
         accuracy_against_time(shown, self.out / "time.png", f"PCM chips over time: {name}")
-        print(robustness_table(summary))
+        print("\n\n".join(text))
 
 
-def _of_handling(rows: pd.DataFrame) -> pd.DataFrame:
-    """What compensation and recalibration gain on the same chips: each against nothing, per method."""
-    noisy = rows[rows["noise"] == "pcm"]
-    handled = noisy["compensation"] + noisy["recalibration"].map(lambda n: f", batch norm from {n}" if n else "")
-    plain = {name: value for name, value in VARIANT.items() if name != "metric"}
-    differences = []
-    for method in noisy["method"].unique():
-        own = noisy.assign(**plain, method=method + " | " + handled, kind=method)
-        own = own[own["kind"] == method][noisy["method"] == method]
-        for other in own["method"].unique():
-            if not other.endswith("| none"):
-                differences.append(paired(own, other, f"{method} | none"))
-    return pd.concat(differences, ignore_index=True)
+def _handled(rows: pd.DataFrame) -> pd.Series:
+    """What is done to the chip, in words."""
+    norm = rows["recalibration"].map(lambda images: " + batch norm" if images else "")
+    return (rows["compensation"] + norm).str.removeprefix("none + ")
+
+
+def _against_plain(rows: pd.DataFrame) -> str:
+    """Markdown: every other method's difference from plain, by handling and time."""
+    lines = {}
+    for handling, part in rows.groupby(_handled(rows), sort=False):
+        for method in part["method"].unique():
+            if method != "plain":
+                lines[f"{method}; {handling}"] = paired(part, method, "plain")
+    return _markdown("method; done to the chip", lines)
+
+
+def _against_nothing(rows: pd.DataFrame) -> str:
+    """Markdown: each handling's difference from none, by method and time."""
+    lines = {}
+    for method, part in rows.groupby("method", sort=False):
+        named = part.assign(method=_handled(part), compensation="none", recalibration=0)
+        for handling in named["method"].unique():
+            if handling != "none":
+                lines[f"{method}; {handling}"] = paired(named, handling, "none")
+    return _markdown("method; done to the chip", lines)
+
+
+def _markdown(first: str, lines: dict[str, pd.DataFrame]) -> str:
+    table = [f"| {first} | " + " | ".join(TIMES) + " |", "| --- " * (len(TIMES) + 1) + "|"]
+    for name, line in lines.items():
+        cells = [f"{row.mean:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" for row in line.sort_values("t").itertuples()]
+        table.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(table)
 
 
 if __name__ == "__main__":

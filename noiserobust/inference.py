@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from noiserobust.data.batches import Batch, Batches
-from noiserobust.data.dataset import Dataset
+from noiserobust.data import Batch, Labelled, held_batches
 from noiserobust.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -53,20 +53,40 @@ def known_device(device: torch.device | str) -> torch.device:
         raise UserError(f"expected a device that is there, such as cpu or cuda, got '{device}'") from None
 
 
-def prepare(data: Dataset, device: torch.device, batch_size: int = 500, channels_last: bool = False) -> list[Batch]:
-    """All of ``data``, normalised and moved once, in order, so that every draw reads the same tensors."""
-    return list(Batches(data.to(device), batch_size, channels_last=channels_last).epoch(0))
+def prepare(
+    data: Labelled, device: torch.device, batch_size: int = 500, channels_last: bool = False
+) -> Sequence[Batch]:
+    """All of ``data``, normalised and moved once, in order, so that every draw reads the same tensors.
+
+    Streamed data that would not fit are read again at every pass.
+    """
+    return held_batches(data, batch_size, device=device, channels_last=channels_last)
+
+
+Metric = Callable[[Tensor, Tensor], Tensor | float]
+"""From all logits (N, C), float32, and all labels (N) to one number."""
+
+METRICS: dict[str, Metric] = {
+    "perplexity": lambda logits, labels: functional.cross_entropy(logits, labels).exp(),
+    "top5": lambda logits, labels: 100 * (logits.topk(5).indices == labels[:, None]).any(1).float().mean(),
+}
+"""Further metrics by name; ``accuracy`` (percent) and ``loss`` (nats) are always there."""
 
 
 @torch.no_grad()
 def score(
-    model: nn.Module, batches: Sequence[Batch], precision: Precision = "fp32", classes: int = 0
+    model: nn.Module,
+    batches: Sequence[Batch],
+    precision: Precision = "fp32",
+    classes: int = 0,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> dict[str, float]:
-    """Accuracy in percent and mean cross-entropy (nats) of ``model`` as it stands, in eval mode.
+    """Accuracy in percent and mean cross-entropy (nats) of ``model`` as it stands, in eval mode, and the ``metrics``.
 
     Inputs are given in the precision of the model's parameters. Raises :class:`~noiserobust.UserError` when its output
     is no (B, C) tensor, or C is less than the ``classes`` of the data.
     """
+    kept: list[tuple[Tensor, Tensor]] = []
     device = device_of(model)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     correct, loss, count = torch.zeros((), device=device), torch.zeros((), device=device), 0
@@ -81,7 +101,31 @@ def score(
             correct += (logits.argmax(1) == batch.labels).sum()
             loss += functional.cross_entropy(logits, batch.labels, reduction="sum")
             count += len(batch)
-    return {"accuracy": 100 * correct.item() / count, "loss": loss.item() / count}
+            if metrics:
+                kept.append((logits, batch.labels))
+    values = {"accuracy": 100 * correct.item() / count, "loss": loss.item() / count}
+    if metrics:
+        seen = [torch.cat(parts) for parts in zip(*kept, strict=True)]
+        values |= {name: float(metric(*seen)) for name, metric in metrics.items()}
+    return values
+
+
+def known_metrics(names: Mapping[str, Metric] | Sequence[str]) -> dict[str, Metric]:
+    """Metrics by name: of :data:`METRICS`, or ``package.module:function``; a mapping is taken as it is."""
+    if isinstance(names, Mapping):
+        return dict(names)
+    return {name: METRICS[name] if name in METRICS else _imported(name) for name in names}
+
+
+def _imported(name: str) -> Metric:
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError):
+        raise UserError(
+            f"expected a metric ({', '.join(METRICS)}) or package.module:function, got '{name}': not to be imported"
+        ) from None
+    return cast(Metric, found)
 
 
 @contextmanager

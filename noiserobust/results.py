@@ -80,6 +80,11 @@ def completed(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**{name: value for name, value in VARIANT.items() if name not in rows})
 
 
+def noise_free(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows (or lines of a summary) are noise-free: strength 0, and no part of a composition (pcm+gaussian:0)."""
+    return (rows["strength"] == 0) & ~rows["noise"].str.contains("+", regex=False)
+
+
 def provenance() -> dict[str, str]:
     """What computed a row: versions of noiserobust, torch, numpy and python, and the package's git commit.
 

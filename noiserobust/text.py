@@ -23,6 +23,8 @@ from noiserobust.errors import UserError
 
 D = TypeVar("D", bound="Described")
 
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+
 
 class Described:
     """Base of every dataclass that has a text form.
@@ -109,6 +111,23 @@ class Duration(float):
         return f"{number:g}{unit}" if float(f"{number:g}") == number else f"{number!r}{unit}"
 
     __repr__ = __str__
+
+
+def reading(noise: str, strength: float) -> str:
+    """The noise text without its swept number, which is the first one equal to ``strength``.
+
+    >>> reading("gaussian:0.05,reference=layer", 0.05)
+    'gaussian:reference=layer'
+    >>> reading("gaussian(0.02)+quantize:6", 0.02)
+    'gaussian+quantize:6'
+    """
+    for match in re.finditer(rf"([:(,])(?:\w+=)?({NUMBER})(?=([,)+]|$))", noise):
+        if float(match[2]) == strength:
+            before, after = noise[: match.start()], noise[match.end() :]
+            if match[3] == ",":
+                return before + match[1] + after[1:]
+            return (before + match[1] * (match[1] == "(") + after).replace("()", "")
+    return noise
 
 
 def split_call(text: str, what: str = "setting") -> tuple[str, list[str]]:

@@ -12,12 +12,14 @@ import noiserobust
 PACKAGE = Path(noiserobust.__file__).parent
 LAYERS = [
     {"errors"},
-    {"rng", "text"},
+    {"rng", "text", "torch_file"},
     {"shards"},
     {"noise"},
     {"weights", "data", "models", "results"},
     {"noisy", "checkpoint", "inference"},
+    {"macs"},
     {"training", "evaluation", "report"},
+    {"sweep"},
     {"__init__", "cli"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -58,7 +60,7 @@ def test_importing_the_package_is_light() -> None:
     code = "import sys, noiserobust; print(*sorted({m.split('.')[0] for m in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "noiserobust" in loaded
-    assert not {"matplotlib", "tyro", "aihwkit", "sklearn", "torchvision"} & set(loaded)
+    assert not {"matplotlib", "tyro", "aihwkit", "sklearn", "torchvision", "ray", "curvlinops"} & set(loaded)
 
 
 def test_files_stay_readable() -> None:

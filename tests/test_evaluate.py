@@ -262,6 +262,38 @@ class TestData:
         assert set(rows["data"]) != set(evaluate(net(), data, "gaussian:0.1", draws=1).rows["data"])
 
 
+def share_of_zero(logits: Tensor, labels: Tensor) -> float:
+    return (logits.argmax(1) == 0).float().mean().item()
+
+
+class TestMetrics:
+    def test_functions_and_names(self, data: tuple[Tensor, Tensor]) -> None:
+        rows = evaluate(net(), data, "gaussian:0.3", draws=2, metrics={"zeros": share_of_zero}).rows
+        named = evaluate(
+            net(), data, "gaussian:0.3", draws=2, metrics=["perplexity", "test_evaluate:share_of_zero"]
+        ).rows
+        assert values(rows, "zeros") == values(named, "test_evaluate:share_of_zero")
+        assert values(named, "perplexity") == pytest.approx(np.exp(values(rows, "loss")), rel=1e-5)
+        model = net().eval()
+        with perturbed(model, "gaussian:0.3", draw=1), torch.no_grad():
+            assert values(rows, "zeros", draw=1) == [pytest.approx(share_of_zero(model(data[0]), data[1]))]
+
+    def test_a_file_without_the_metric_is_brought_up_to_date(
+        self, data: tuple[Tensor, Tensor], tmp_path: Path, counted: list[int]
+    ) -> None:
+        out = tmp_path / "rows.parquet"
+        evaluate(net(), data, "gaussian:0.3", draws=2, out=out)
+        evaluate(net(), data, "gaussian:0.3", draws=2, out=out, metrics=["perplexity"])
+        evaluate(net(), data, "gaussian:0.3", draws=2, out=out, metrics=["perplexity"])
+        assert counted[0] == 4
+        assert len(read_rows(out)) == 6
+
+    @pytest.mark.parametrize("name", ["f2", "no_such_module:f", "math:nothing", ":"])
+    def test_unknown_ones_are_refused(self, name: str, data: tuple[Tensor, Tensor]) -> None:
+        with pytest.raises(UserError, match=r"expected a metric \(perplexity, top5\) or package.module:function"):
+            evaluate(net(), data, "gaussian:0.3", metrics=[name])
+
+
 @pytest.mark.parametrize(
     ("models", "options", "fragment"),
     [
@@ -276,7 +308,11 @@ class TestData:
         (net(), {"batch_size": 0}, "expected a batch size of 1 or more, got 0"),
         (net(), {"data": (torch.zeros(0, 1, 2, 2), torch.zeros(0).long())}, "none of them 0"),
         (net(), {"data": 5}, "expected a Dataset, a tuple (x, y), a torch dataset or a DataLoader, got int"),
-        (net(), {"data": "no-such-folder"}, "expected digits, cifar10, cifar100 or the path of an image folder"),
+        (
+            net(),
+            {"data": "no-such-folder"},
+            "expected digits, cifar10, cifar100, fashion-mnist, svhn, sums, imagenet or the path of an image folder",
+        ),
         ("no-such.safetensors", {}, "there is none"),
     ],
 )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import tyro
 
-from noiserobust.checkpoint import find_checkpoints
+from noiserobust.checkpoint import Checkpoint, find_checkpoints
 from noiserobust.cli.present import present
-from noiserobust.data import load
+from noiserobust.data import Splits, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation import evaluate
 from noiserobust.inference import Precision
@@ -23,7 +23,8 @@ class Evaluate:
     summary."""
 
     checkpoints: tyro.conf.Positional[tuple[str, ...]]
-    """Checkpoints (.safetensors), runs' folders, folders of runs; LABEL=PATH gives the method another name."""
+    """Checkpoints (.safetensors, or a torch file of weights: .pt, .pth), runs' folders, folders of runs; LABEL=PATH
+    gives the method another name."""
     noise: tuple[NoiseModel, ...] = field(default_factory=lambda: (Gaussian(0.05),))
     """Noise models, such as gaussian:0.05 or gaussian:0.1,reference=layer."""
     strengths: tuple[float, ...] = ()
@@ -41,9 +42,10 @@ class Evaluate:
     recalibration: int = 0
     """Training images from which each chip's batch norms learn their statistics anew (0: they do not)."""
     data: str | None = None
-    """digits, cifar10, cifar100 or an image folder (default: what the first checkpoint was trained on)."""
+    """digits, cifar10, cifar100, fashion-mnist, svhn, imagenet, an image folder or stream:FOLDER (default: what the
+    first checkpoint was trained on)."""
     data_root: str = "data"
-    """Where CIFAR lies or is downloaded to."""
+    """Where named data lie or are downloaded to."""
     image_size: int | None = None
     """Resize the images of a folder to this many pixels a side."""
     images: int | None = None
@@ -60,6 +62,8 @@ class Evaluate:
     """Patterns of further parameters that are noisy."""
     exclude: tuple[str, ...] = ()
     """Patterns of parameters that stay digital."""
+    metrics: tuple[str, ...] = ()
+    """Further metrics: perplexity, top5, or package.module:function of all logits and labels."""
     out: Path = Path("evaluation.parquet")
     """File for the rows; what it already holds is not computed again."""
     plot: Path | None = None
@@ -67,7 +71,8 @@ class Evaluate:
     table: Path | None = None
     """The table as Markdown."""
 
-    def run(self) -> None:
+    def opened(self) -> tuple[list[Checkpoint], Splits]:
+        """The checkpoints, and the data: those named, or what the first checkpoint was trained on."""
         checkpoints = find_checkpoints(self.checkpoints)
         if not checkpoints:
             raise UserError("expected at least one checkpoint, got none; runs/* names all runs of a folder")
@@ -77,10 +82,13 @@ class Evaluate:
             if "data" not in stored:
                 raise UserError(f"expected --data: {checkpoints[0].path} does not say what it was trained on")
             data, size = stored["data"], size or stored.get("image_size")
+        return checkpoints, load(data, self.data_root, size)
+
+    def run(self) -> None:
+        checkpoints, splits = self.opened()
         if self.strengths and not all(one.strength for one in self.noise):
             raise UserError("expected a noise with a strength to sweep, got one of 0; write its unit, as in gaussian:1")
         noises = [one.scaled(s / one.strength) for one in self.noise for s in self.strengths] or list(self.noise)
-        splits = load(data, self.data_root, size)
         result = evaluate(
             checkpoints,
             splits.test,
@@ -99,6 +107,7 @@ class Evaluate:
             device=self.device,
             include=self.include,
             exclude=self.exclude,
+            metrics=self.metrics,
             out=self.out,
             progress=True,
         )

@@ -1,31 +1,68 @@
-"""What evaluate and report print and draw from rows."""
+"""What the commands read, print and draw of rows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from noiserobust.errors import UserError
 from noiserobust.evaluation import paired, summarize
+from noiserobust.evaluation.components import Design
+from noiserobust.evaluation.ledger import UNIT
 from noiserobust.report import paired_table, robustness_table
-from noiserobust.results import write_atomically
+from noiserobust.results import completed, read_rows, write_atomically
 
 
-def present(rows: pd.DataFrame, plot: Path | None, table: Path | None, baseline: str | None = None) -> None:
+def stored_rows(paths: Sequence[Path], where: str | None = None) -> pd.DataFrame:
+    """The rows of several files, each once, of which the condition ``where`` holds."""
+    if not paths:
+        raise UserError("expected files of rows, got none; evaluate writes them")
+    rows = pd.concat([completed(read_rows(path)) for path in paths], ignore_index=True)
+    unit = [*UNIT, "method", "metric"]
+    if set(unit) <= set(rows):  # tables of other tools do not name units of work: their rows are all kept
+        rows = rows[~rows.duplicated(unit) | rows["weights"].isna()].reset_index(drop=True)
+    if where is None:
+        return rows
+    try:
+        rows = rows.query(where)
+    except Exception as error:  # whatever the expression does wrong
+        columns = ", ".join(map(str, rows.columns))
+        raise UserError(f"expected a condition on {columns}, got '{where}': {error}") from None
+    if rows.empty:
+        raise UserError(f"expected rows of which '{where}' holds, got none")
+    return rows
+
+
+def present(
+    rows: pd.DataFrame,
+    plot: Path | None,
+    table: Path | None,
+    baseline: str | None = None,
+    design: Design = "nested",
+    intervals: bool = False,
+    metric: str = "accuracy",
+) -> None:
     """Print the table (and differences from the baseline); write it and the picture where asked."""
-    summary = summarize(rows)
-    print(robustness_table(summary) + "\n")
-    text = robustness_table(summary, markdown=True) + "\n"
+    summary = summarize(rows, design=design)
+    print(robustness_table(summary, metric, intervals=intervals) + "\n")
+    text = robustness_table(summary, metric, markdown=True, intervals=intervals) + "\n"
     if baseline is not None:
         for method in rows["method"].unique():
             if method != baseline:
-                differences = paired_table(paired(rows, method, baseline))
+                differences = paired_table(paired(rows, method, baseline, metric=metric, design=design))
                 print(differences + "\n")
                 text += f"\n```\n{differences}\n```\n"
     if table is not None:
         print(f"table: {write_atomically(table, lambda file: file.write_text(text))}")
     if plot is not None:
-        from noiserobust.report.plots import accuracy_against_strength, accuracy_against_time
+        from noiserobust.report import plots
 
-        draw = accuracy_against_time if summary["t"].nunique() > 1 else accuracy_against_strength
+        if metric == "area":
+            from noiserobust.report.area_plot import area_by_method as draw
+        elif summary["t"].nunique() > 1:
+            draw = plots.accuracy_against_time
+        else:
+            draw = plots.accuracy_against_strength
         print(f"picture: {draw(summary, plot)}")

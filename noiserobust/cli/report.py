@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import tyro
 
-from noiserobust.cli.present import present
-from noiserobust.errors import UserError
-from noiserobust.evaluation.ledger import UNIT
-from noiserobust.results import read_rows
+from noiserobust.cli.present import present, stored_rows
+from noiserobust.evaluation import area
+from noiserobust.evaluation.components import Design
 
 
 @dataclass(frozen=True)
@@ -24,23 +22,20 @@ class Report:
     """Only rows of which this holds, such as "seed == 0 and images == 500" (columns: docs/evaluation.md)."""
     baseline: str | None = None
     """Method that every other one is compared with, as a paired difference with its interval."""
+    design: Design = "nested"
+    """nested: every trained copy has noise draws of its own, as evaluate makes them; crossed: copies share their
+    draws (docs/statistics.md)."""
+    area: bool = False
+    """The area under the accuracy-noise curve instead of accuracies: one number per method and swept noise."""
+    intervals: bool = False
+    """Means with their 95 % intervals instead of the two standard deviations."""
     plot: Path | None = None
-    """Picture of accuracy against strength, or against time where there are several times (PNG)."""
+    """Picture of accuracy against strength, or against time where there are several times; with --area of the areas
+    (PNG)."""
     table: Path | None = None
     """The tables as Markdown."""
 
     def run(self) -> None:
-        if not self.rows:
-            raise UserError("expected files of rows, got none; evaluate writes them")
-        rows = pd.concat([read_rows(path) for path in self.rows], ignore_index=True).drop_duplicates(
-            [*UNIT, "method", "metric"], ignore_index=True
-        )
-        if self.where is not None:
-            try:
-                rows = rows.query(self.where)
-            except Exception as error:  # whatever the expression does wrong
-                columns = ", ".join(map(str, rows.columns))
-                raise UserError(f"expected a condition on {columns}, got '{self.where}': {error}") from None
-            if rows.empty:
-                raise UserError(f"expected rows of which '{self.where}' holds, got none")
-        present(rows, self.plot, self.table, self.baseline)
+        rows = stored_rows(self.rows, self.where)
+        rows, metric = (area(rows), "area") if self.area else (rows, "accuracy")
+        present(rows, self.plot, self.table, self.baseline, self.design, self.intervals, metric)

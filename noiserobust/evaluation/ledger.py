@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,10 @@ class Ledger:
         self.rows: list[dict[str, Any]] = []
         self.saved = time.monotonic()
 
-    def find(self, unit: Mapping[str, Any]) -> dict[str, float] | None:
-        return self.known.get(_key(unit))
+    def find(self, unit: Mapping[str, Any], metrics: Iterable[str] = ()) -> dict[str, float] | None:
+        """What is known of ``unit``; ``None`` when that lacks one of the further ``metrics``."""
+        values = self.known.get(_key(unit))
+        return values if values is not None and all(metric in values for metric in metrics) else None
 
     def add(self, unit: Mapping[str, Any], values: Mapping[str, float]) -> None:
         self.known[_key(unit)] = dict(values)

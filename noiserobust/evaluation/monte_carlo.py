@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
@@ -13,12 +13,12 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from noiserobust.data import Batch, Dataset, load
+from noiserobust.data import Batch, Labelled, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.ledger import SEMANTICS, Ledger
 from noiserobust.evaluation.statistics import paired, summarize
 from noiserobust.evaluation.subjects import Models, Setup, Subject
-from noiserobust.inference import Precision, device_of, prepare, recalibrated, score
+from noiserobust.inference import Metric, Precision, device_of, known_metrics, prepare, recalibrated, score
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
 from noiserobust.noisy import NoisyWeights, Programmed, report_stream
@@ -53,6 +53,7 @@ def evaluate(
     draws: int = 10,
     seed: int = 0,
     *,
+    first_draw: int = 0,
     times: Sequence[float | str | None] = (None,),
     reads: int = 1,
     compensation: Compensation | Sequence[Compensation] = "none",
@@ -66,6 +67,7 @@ def evaluate(
     channels_last: bool | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    metrics: Mapping[str, Metric] | Sequence[str] = (),
     out: str | Path | None = None,
     progress: bool = False,
 ) -> Evaluation:
@@ -79,6 +81,7 @@ def evaluate(
       tensors, a
       torch dataset or a DataLoader. ``images`` takes a random sample of it, stratified by class.
     - ``noises``: noise models or their texts. A strength sweep scales one and the same draw.
+    - ``first_draw``: the number of the first draw, so that the draws of one evaluation can be made in several places.
     - ``times``: seconds since programming, or texts such as ``"1h"``; ``None`` is the noise model's own time. A draw is
       one chip: it keeps its programming error and drift exponents over its times and its ``reads``.
     - ``compensation``: ``"none"``, ``"global"``, ``"column"``, or several, on the same chips
@@ -90,6 +93,8 @@ def evaluate(
     - ``channels_last``: memory format of the images; by default that of networks built here from checkpoints, while a
       module that is handed over gets contiguous ones (its ``view`` may need them).
     - ``include``, ``exclude``: which weights are noisy (:func:`noiserobust.analog_weights`).
+    - ``metrics``: further metrics: names such as ``"perplexity"`` or ``"package.module:function"``, or functions by
+      name, each from all logits (N, C) and labels (N) to a number. A row of a file is known by the metric's name.
     - ``out``: a parquet file for the rows; those it already holds are not computed again, and it is brought up to date
       while the work goes on, so that a killed evaluation loses seconds.
 
@@ -98,12 +103,19 @@ def evaluate(
     evaluated.
     """
     wanted = noise_models(noises)
-    for name, value, least in (("draws", draws, 1), ("reads", reads, 1), ("recalibration", recalibration, 0)):
+    counts = {
+        "draws": (draws, 1),
+        "first_draw": (first_draw, 0),
+        "reads": (reads, 1),
+        "recalibration": (recalibration, 0),
+    }
+    for name, (value, least) in counts.items():
         if value < least:
             raise UserError(f"expected {name} >= {least}, got {value}")
     looks = _looks(times, reads, compensation)
     setup = Setup(model, images, batch_size, precision, device, channels_last, include, exclude)
     subjects = setup.subjects(models, data)
+    further = known_metrics(metrics)
     learnt_from = _calibration(calibration, data, recalibration)
     ledger = Ledger(None if out is None else Path(out))
     covered: dict[str, Coverage] = {}
@@ -114,15 +126,15 @@ def evaluate(
             for subject in subjects:
                 bar.set_description(subject.method, refresh=False)
                 covered[subject.name] = subject.coverage
-                chips = _Chips(subject, setup, learnt_from)
-                for noise, draw in product(wanted, range(draws)):
+                chips = _Chips(subject, setup, learnt_from, further)
+                for noise, draw in product(wanted, range(first_draw, first_draw + draws)):
                     about = {"noise": str(noise), "strength": noise.strength, "draw": draw}
                     chips.scrap()
                     for look in looks:
                         unit = subject.about | settings | about | look
                         # Every draw of no noise is the same, at any time.
-                        known = unit | ({"draw": 0, **looks[0]} if noise.is_identity else {})
-                        values = ledger.find(known)
+                        known = unit | ({"draw": first_draw, **looks[0]} if noise.is_identity else {})
+                        values = ledger.find(known, further)
                         if values is None:
                             values = chips.score(noise, report_stream(seed, subject.replicate, draw), **look)
                         ledger.add(unit, values)
@@ -135,10 +147,12 @@ def evaluate(
 class _Chips:
     """One subject's current draw: programmed when first looked at, and kept over its times and reads."""
 
-    def __init__(self, subject: Subject, setup: Setup, calibration: Dataset | None) -> None:
-        self.subject, self.setup = subject, setup
+    def __init__(
+        self, subject: Subject, setup: Setup, calibration: Labelled | None, metrics: Mapping[str, Metric]
+    ) -> None:
+        self.subject, self.setup, self.metrics = subject, setup, metrics
         self.noisy = NoisyWeights(subject.network, include=setup.include, exclude=setup.exclude)
-        self.calibration: list[Batch] = []
+        self.calibration: Sequence[Batch] = []
         if calibration is not None:
             seen = calibration.with_normalization(subject.dataset.mean, subject.dataset.std)
             last = subject.batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
@@ -160,7 +174,7 @@ class _Chips:
                 stack.enter_context(self.programmed.read(None if t != t else t, read, compensation))
             if self.calibration:
                 stack.enter_context(recalibrated(subject.network, self.calibration, precision))
-            return score(subject.network, subject.batches, precision, subject.classes)
+            return score(subject.network, subject.batches, precision, subject.classes, self.metrics)
 
 
 def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:
@@ -188,7 +202,7 @@ def _looks(
     ]
 
 
-def _calibration(calibration: Any, data: Any, images: int) -> Dataset | None:
+def _calibration(calibration: Any, data: Any, images: int) -> Labelled | None:
     """The training images that batch norm learns from: a sample stratified by class, the same for every chip."""
     if not images:
         return None

@@ -20,8 +20,8 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from noiserobust.errors import UserError
-from noiserobust.report.table import lines_of, noise_free, readings, seconds, symbol
-from noiserobust.results import write_atomically
+from noiserobust.report.table import lines_of, readings, seconds, symbol
+from noiserobust.results import noise_free, write_atomically
 
 # Okabe and Ito's palette without its yellow, which is lost on white.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -105,7 +105,7 @@ def _figure(
     rows = math.ceil(len(panels) / columns)
     legend = _legend_entries(methods, summary)
     width = 1.2 + {1: 5.6, 2: 4.2, 3: 3.7}[columns] * columns
-    legend_columns, legend_height = _legend_shape([label for _, label in legend], width)
+    legend_columns, legend_height = legend_shape([label for _, label in legend], width)
     height = 0.6 + legend_height + (3.8 if rows == 1 else 3.1) * rows
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.07, hspace=0.03))
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
@@ -114,7 +114,7 @@ def _figure(
         _dress(axis, name, first=index % columns == 0)
     for unused in axes[len(panels) :]:
         unused.remove()
-    figure.suptitle(_wrapped(title, int(width * 9)), fontsize=12.5, color=TEXT)
+    figure.suptitle(wrapped(title, int(width * 9)), fontsize=12.5, color=TEXT)
     handles, labels = zip(*legend, strict=True)
     figure.legend(
         handles, labels, loc="outside lower center", ncols=legend_columns, frameon=False, fontsize=9, labelcolor=TEXT
@@ -176,7 +176,7 @@ def _line_style(index: int) -> dict[str, Any]:
 def _dress(axis: Axes, name: str, first: bool) -> None:
     """Labels, grid and spines of one panel."""
     if name:
-        axis.set_title(_wrapped(name, 40), fontsize=10.5, color=TEXT)
+        axis.set_title(wrapped(name, 40), fontsize=10.5, color=TEXT)
     if first:
         axis.set_ylabel("test accuracy (%)", color=TEXT)
     axis.tick_params(labelbottom=True, left=first, labelleft=first, color=QUIET, labelcolor=TEXT)
@@ -198,7 +198,7 @@ def _strength_label(name: str) -> str:
 def _legend_entries(methods: Sequence[str], summary: pd.DataFrame) -> list[tuple[Artist, str]]:
     """Methods, then what the two bands mean, each with its label wrapped."""
     entries: list[tuple[Artist, str]] = [
-        (Line2D([], [], **_line_style(index)), _wrapped(method, LABEL_WIDTH)) for index, method in enumerate(methods)
+        (Line2D([], [], **_line_style(index)), wrapped(method, LABEL_WIDTH)) for index, method in enumerate(methods)
     ]
     if summary["noise_std"].notna().any():
         light = Patch(facecolor="#55555522", edgecolor="#555555", linestyle=(0, (1, 1.6)), linewidth=0.9)
@@ -208,7 +208,7 @@ def _legend_entries(methods: Sequence[str], summary: pd.DataFrame) -> list[tuple
     return entries
 
 
-def _legend_shape(labels: Sequence[str], width: float) -> tuple[int, float]:
+def legend_shape(labels: Sequence[str], width: float) -> tuple[int, float]:
     """As many columns as fit the figure's width, and the height (inches) of the legend that results."""
     longest = max(len(line) for label in labels for line in label.split("\n"))
     columns = max(1, min(len(labels), int(width / (0.068 * (longest + 8)))))
@@ -218,7 +218,7 @@ def _legend_shape(labels: Sequence[str], width: float) -> tuple[int, float]:
     return columns, 0.19 * rows * tallest + 0.15
 
 
-def _wrapped(text: str, width: int) -> str:
+def wrapped(text: str, width: int) -> str:
     """``text`` in lines of ``width``, broken after commas where it can be, and shown literally."""
     if len(text) > width:
         text = text.replace(",", ", ")

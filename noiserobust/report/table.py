@@ -10,39 +10,44 @@ from typing import Any
 import pandas as pd
 
 from noiserobust.errors import UserError
-from noiserobust.results import VARIANT, completed
-from noiserobust.text import Duration
+from noiserobust.results import VARIANT, completed, noise_free
+from noiserobust.text import Duration, reading
 
 # Metric -> its unit and the decimals that are worth reading.
-UNITS = {"accuracy": ("%", 2)}
+UNITS = {"accuracy": ("%", 2), "area": ("%", 2)}
 SYMBOLS = {"gaussian": "sigma", "laplace": "b"}
-NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 GAP = "–"
 WIDTH = 140  # characters of a terminal before a table continues below
 
 
-def robustness_table(summary: pd.DataFrame, metric: str = "accuracy", markdown: bool = False) -> str:
+def robustness_table(
+    summary: pd.DataFrame, metric: str = "accuracy", markdown: bool = False, intervals: bool = False
+) -> str:
     """The summary as a text (or Markdown) table: methods down, noises across, one block per reading of the noise.
 
     A cell is ``mean ± noise_std ± weight_std``, noise first as in the papers; a noise-free one ``mean ± weight_std``.
     A spread that no cell has (one model, one draw) is left out; one that a single cell lacks shows as a dash.
-    The last line says the units, how many models and draws, and what the two ± are.
+    With ``intervals`` a cell is ``mean [low, high]``, the interval for the mean.
+    The last line says the units, how many models and draws, and what the two ± or the interval are.
 
     Raises :class:`UserError` when the summary has no line of ``metric``.
     """
     chosen = lines_of(summary, metric)
     unit, decimals = UNITS.get(metric, ("", 3))
-    spreads = [name for name in ("noise_std", "weight_std") if chosen[name].notna().any()]
-    render = _markdown if markdown else _aligned
+    spreads = [name for name in ("noise_std", "weight_std") if chosen[name].notna().any() and not intervals]
+    render = as_markdown if markdown else aligned
     blocks = []
     for name, block in readings(chosen).items():
-        grid = _grid(block, name, spreads, decimals)
+        grid = _grid(block, name, spreads, decimals, intervals)
         title = f"noise: {name}" if name else "without noise"
         blocks.append((f"**{title}**\n\n" if markdown else f"{title}\n") + render(grid))
     words = {"noise_std": "std over noise draws", "weight_std": "std over trained models"}
     meaning = " ± ".join(["mean", *(words[name] for name in spreads)])
     noisy = chosen[~noise_free(chosen)]
-    caption = f"{metric}{f' in {unit}' if unit else ''}: {meaning}; {_sizes(noisy if len(noisy) else chosen)}"
+    told = noisy if len(noisy) else chosen
+    if intervals:
+        meaning = f"mean [its {100 * told['confidence'].iloc[0]:g} % interval{_over(told)}]"
+    caption = f"{metric}{f' in {unit}' if unit else ''}: {meaning}; {_sizes(told)}{_design(told)}"
     return "\n\n".join([*blocks, caption])
 
 
@@ -68,11 +73,6 @@ def lines_of(summary: pd.DataFrame, metric: str) -> pd.DataFrame:
     return chosen
 
 
-def noise_free(summary: pd.DataFrame) -> pd.Series[bool]:
-    """Which lines were evaluated without noise: strength 0, and not a part of a composition (pcm+gaussian:0)."""
-    return (summary["strength"] == 0) & ~summary["noise"].str.contains("+", regex=False)
-
-
 def readings(summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The lines by reading of the noise: its text without the strength number, and what is done around the chip.
 
@@ -91,23 +91,6 @@ def variant(line: Mapping[Any, Any]) -> str:
     words = {"compensation": "{} compensation", "recalibration": "batch norm from {} images"}
     said = [words.get(key, key + " {}").format(line[key]) for key in VARIANT if line[key] != VARIANT[key]]
     return "".join(f", {words}" for words in said)
-
-
-def reading(noise: str, strength: float) -> str:
-    """The noise text without its swept number, which is the first one equal to ``strength``.
-
-    >>> reading("gaussian:0.05,reference=layer", 0.05)
-    'gaussian:reference=layer'
-    >>> reading("gaussian(0.02)+quantize:6", 0.02)
-    'gaussian+quantize:6'
-    """
-    for match in re.finditer(rf"([:(,])(?:\w+=)?({NUMBER})(?=([,)+]|$))", noise):
-        if float(match[2]) == strength:
-            before, after = noise[: match.start()], noise[match.end() :]
-            if match[3] == ",":
-                return before + match[1] + after[1:]
-            return (before + match[1] * (match[1] == "(") + after).replace("()", "")
-    return noise
 
 
 def symbol(name: str) -> str:
@@ -134,7 +117,9 @@ def _number(value: float) -> float:
 
 def _label(line: dict[Any, Any], name: str) -> str:
     """The column (or line) label of one noise within its reading."""
-    if line["noise_free"]:
+    if line["metric"] == "area":
+        strength = "area"
+    elif line["noise_free"]:
         strength = "noise-free"
     elif math.isnan(line["strength"]) or reading(line["noise"], line["strength"]) == line["noise"]:
         # Nothing is swept: a device profile as it is.
@@ -145,14 +130,16 @@ def _label(line: dict[Any, Any], name: str) -> str:
     return ", ".join(filter(None, [strength, time]))
 
 
-def _grid(block: pd.DataFrame, name: str, spreads: list[str], decimals: int) -> list[list[str]]:
+def _grid(
+    block: pd.DataFrame, name: str, spreads: list[str], decimals: int, intervals: bool = False
+) -> list[list[str]]:
     """Header and rows of one block."""
     records = _records(block)
     columns = {_column(line): _label(line, name) for line in records}
     cells = {(line["method"], _column(line)): line for line in records}
     header = ["method", *columns.values()]
     body = [
-        [method, *(_cell(cells.get((method, column)), spreads, decimals) for column in columns)]
+        [method, *(_cell(cells.get((method, column)), spreads, decimals, intervals) for column in columns)]
         for method in block["method"].unique()
     ]
     return [header, *body]
@@ -162,15 +149,18 @@ def _column(line: dict[Any, Any]) -> tuple[str, float]:
     return line["noise"], _number(line["t"])
 
 
-def _cell(line: dict[Any, Any] | None, spreads: list[str], decimals: int) -> str:
+def _cell(line: dict[Any, Any] | None, spreads: list[str], decimals: int, intervals: bool) -> str:
     if line is None:
         return GAP
     shown = [name for name in spreads if not (name == "noise_std" and line["noise_free"])]
-    values = [line["mean"], *(line[name] for name in shown)]
-    return " ± ".join(GAP if math.isnan(value) else f"{value:.{decimals}f}" for value in values)
+    mean, *others = (
+        GAP if math.isnan(line[name]) else f"{line[name]:.{decimals}f}"
+        for name in ["mean", *(["low", "high"] if intervals else shown)]
+    )
+    return f"{mean} [{', '.join(others)}]" if intervals else " ± ".join([mean, *others])
 
 
-def _aligned(grid: list[list[str]]) -> str:
+def aligned(grid: list[list[str]]) -> str:
     """Aligned columns; those beyond ``WIDTH`` characters continue below, beside the methods again."""
     columns = [list(column) for column in zip(*grid, strict=True)]
     parts = [[columns[0]]]
@@ -188,26 +178,41 @@ def _part(columns: list[list[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def _markdown(grid: list[list[str]]) -> str:
+def as_markdown(grid: list[list[str]]) -> str:
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in grid]
     lines = [escaped[0], ["---"] * len(grid[0]), *escaped[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _difference(line: dict[Any, Any], name: str) -> str:
-    unit, decimals = (" points", 1) if line["metric"] == "accuracy" else ("", 3)
-    interval = f"{100 * line['confidence']:g} %: {line['low']:+.{decimals}f}, {line['high']:+.{decimals}f}"
+    unit, decimals = (" points", 1) if line["metric"] in UNITS else ("", 3)
+    table = pd.DataFrame([line])
+    interval = (
+        f"{100 * line['confidence']:g} %: {line['low']:+.{decimals}f}, {line['high']:+.{decimals}f}{_over(table)}"
+    )
     if math.isnan(line["low"]):
         interval = "no interval from a single draw"
-    elif line["interval_over"] == "draws":
-        interval += " over draws only"
-    sizes = _sizes(pd.DataFrame([line]))
-    return f"{_label(line, name)}: {line['mean']:+.{decimals}f}{unit} [{interval}], {sizes}"
+    mean = f"{_label(line, name)}: {line['mean']:+.{decimals}f}{unit}"
+    return f"{mean} [{interval}], {_sizes(table)}{_design(table)}"
+
+
+def _over(summary: pd.DataFrame) -> str:
+    """What an interval leaves out, in words: one over draws is for these models only, and the other way round."""
+    kinds = summary["interval_over"].unique()
+    if len(kinds) > 1 and "draws" in kinds:
+        return " over draws only where there is one model"
+    over = kinds[0]
+    return f" over {over} only" if over == "draws" or (over == "models" and _design(summary)) else ""
 
 
 def _sizes(summary: pd.DataFrame) -> str:
     """``3 models x 10 draws``, or the range where lines differ."""
     return " x ".join(_count(summary[column], word) for column, word in (("models", "model"), ("draws", "draw")))
+
+
+def _design(summary: pd.DataFrame) -> str:
+    crossed = "design" in summary and (summary["design"] == "crossed").any()
+    return ", crossed: the models share their draws" if crossed else ""
 
 
 def _count(numbers: pd.Series[int], word: str) -> str:

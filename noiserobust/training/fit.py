@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from noiserobust.checkpoint import save_checkpoint
-from noiserobust.data import Batch, Batches, Dataset, Splits, load
+from noiserobust.data import Batch, Labelled, Splits, load, training_batches
 from noiserobust.errors import UserError
-from noiserobust.inference import prepare, score
+from noiserobust.inference import evaluating, prepare, score
+from noiserobust.models import checked_forward
 from noiserobust.noisy import NoisyWeights
 from noiserobust.results import provenance, write_atomically
 from noiserobust.rng import Stream, seeded
@@ -51,6 +52,12 @@ class Run:
         return pd.read_csv(self.folder / "log.csv")
 
 
+def run_of(settings: TrainSettings, out: str | Path, splits: Splits) -> Run:
+    """The run that ``settings`` name, finished or not."""
+    slug = re.sub(r"[^a-z0-9.]+", "-", settings.label.lower()).strip("-")
+    return Run(Path(out) / f"{slug}-seed{settings.seed}-{settings.identity(splits)}", settings)
+
+
 def fit(
     settings: TrainSettings,
     out: str | Path = "runs",
@@ -71,8 +78,7 @@ def fit(
     """
     processes = processes or Processes()
     splits = splits if splits is not None else load(settings.data, settings.data_root, settings.image_size)
-    slug = re.sub(r"[^a-z0-9.]+", "-", settings.label.lower()).strip("-")
-    run = Run(Path(out) / f"{slug}-seed{settings.seed}-{settings.identity(splits)}", settings)
+    run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
     if not processes.first(run.checkpoint.is_file):
         _Trainer(run, splits, processes).train(on_epoch, progress)
@@ -89,16 +95,20 @@ class _Trainer:
         train, self.held_out = _training_data(settings, splits)
         self.data = splits.train
         crop, flip = settings.augmentation(splits)
-        self.batches = Batches(
-            train.to(device),
+        self.batches = training_batches(
+            train,
             settings.batch_size,
+            device=device,
             stream=stream.child("train"),
             crop=crop,
             flip=flip,
+            cutout=settings.cutout,
             channels_last=settings.channels_last,
         )
         with seeded(stream.child("init")):
             model = settings.model.build(train.channels, len(train.classes))
+        with evaluating(model), torch.no_grad():
+            checked_forward(model, train.example().cpu(), str(settings.model))
         self.model = model.to(device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -288,7 +298,7 @@ def _require_samples(samples: int, batch_size: int, ranks: int) -> None:
         )
 
 
-def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Dataset, Dataset | None]:
+def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Labelled, Labelled | None]:
     """What is trained on, and what is watched: the held-out part, or the test data when the epoch is chosen on them."""
     if settings.select_on == "test":
         return splits.train, splits.test

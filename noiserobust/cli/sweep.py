@@ -1,0 +1,104 @@
+"""``noiserobust sweep``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from tqdm import tqdm
+
+from noiserobust.cli.present import present
+from noiserobust.errors import UserError
+from noiserobust.inference import Precision
+from noiserobust.noise import Gaussian, NoiseModel
+from noiserobust.sweep import Local, OnRay, evaluations, runs_of, sweep
+from noiserobust.training import TrainSettings
+
+
+@dataclass(frozen=True)
+class Sweep(TrainSettings):
+    """Train a grid of runs and evaluate them all, in this process or on a Ray cluster; only what is missing is
+    computed."""
+
+    vary: tuple[str, ...] = ()
+    """Settings that take several values: "method=plain|sam:0.2|rwp:gaussian(0.1)" "lr=0.05|0.1"."""
+    seed: tyro.conf.Suppress[int] = 0
+    seeds: tuple[int, ...] = (0,)
+    """Training seeds: one trained copy (replicate) each."""
+    noise: tuple[NoiseModel, ...] = field(default_factory=lambda: (Gaussian(0.05),))
+    """Noise models of the evaluation."""
+    strengths: tuple[float, ...] = ()
+    """Every noise, scaled to each of these strengths."""
+    draws: int = 10
+    """Noise draws per run and noise."""
+    images: int | None = None
+    """Evaluate on a random sample of this many test images, stratified by class."""
+    evaluation_precision: Precision = "fp32"
+    """Precision of the evaluation."""
+    executor: Literal["local", "ray"] = "local"
+    """local: one piece after the other in this process; ray: as tasks of a Ray cluster."""
+    address: str | None = None
+    """Address of the Ray cluster (auto: the one around this process; default: one on this machine)."""
+    cpus: float = 1
+    """CPU cores that one piece occupies on Ray."""
+    gpus: float = 0
+    """GPUs that one piece occupies on Ray, such as 0.25."""
+    retries: int = 3
+    """How often a piece whose machine dies is run again."""
+    dry_run: bool = False
+    """Only list what is missing."""
+    out: Path = Path("sweep")
+    """Folder of the sweep, shared by all machines."""
+    plot: Path | None = None
+    """Picture of accuracy against strength (PNG)."""
+    table: Path | None = None
+    """The table as Markdown."""
+
+    def run(self) -> None:
+        base = TrainSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainSettings)})
+        vary: dict[str, list[object]] = dict(_varied(text) for text in self.vary) | {"seed": list(self.seeds)}
+        if self.strengths and not all(one.strength for one in self.noise):
+            raise UserError("expected a noise with a strength to sweep, got one of 0; write its unit, as in gaussian:1")
+        noises = [one.scaled(s / one.strength) for one in self.noise for s in self.strengths] or list(self.noise)
+        options: dict[str, object] = {
+            "images": self.images,
+            "precision": self.evaluation_precision,
+            "device": self.device,
+        }
+        if self.dry_run:
+            self._list(base, vary, noises, options)
+            return
+        executor = OnRay(self.address, self.cpus, self.gpus, self.retries) if self.executor == "ray" else Local()
+        with tqdm(unit="piece") as bar:
+
+            def tell(piece: object, done: int, of: int) -> None:
+                bar.total, bar.n = of, done
+                bar.set_description(getattr(piece, "name", ""))
+
+            rows = sweep(base, vary, noises, self.draws, self.out, options=options, executor=executor, on_piece=tell)
+        present(rows, self.plot, self.table)
+        print(f"rows: {self.out / 'rows.parquet'}")
+
+    def _list(
+        self,
+        base: TrainSettings,
+        vary: dict[str, list[object]],
+        noises: list[NoiseModel],
+        options: dict[str, object],
+    ) -> None:
+        runs = runs_of(base, vary, self.out / "runs")
+        for pieces in (runs, evaluations(runs, noises, self.draws, self.out / "pieces", options)):
+            missing = [piece for piece in pieces if not piece.result.is_file()]
+            print(f"{len(missing)} of {len(pieces)} missing")
+            for piece in missing:
+                print(f"  {piece.name}")
+
+
+def _varied(text: str) -> tuple[str, list[object]]:
+    name, equals, values = text.partition("=")
+    if not equals or not values:
+        raise UserError(f"expected --vary setting=value|value, got '{text}'")
+    return name.strip().replace("-", "_"), [value.strip() for value in values.split("|")]

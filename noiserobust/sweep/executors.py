@@ -1,0 +1,82 @@
+"""Who runs the pieces: this process, or a Ray cluster. Both leave the same files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from noiserobust.errors import UserError
+from noiserobust.sweep.pieces import Piece
+
+
+class Executor(Protocol):
+    """Runs pieces and yields each when it is done, in any order; a piece that cannot be done raises its error."""
+
+    def run(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
+        """Do all of ``pieces``."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """One piece after the other, in this process."""
+
+    def run(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
+        for piece in pieces:
+            piece.run()
+            yield piece
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """Pieces as tasks of a Ray cluster whose machines share the sweep's folder.
+
+    ``address``: the cluster's (``auto`` for the one around this process), or ``None`` to start one on this machine.
+    ``cpus`` and ``gpus`` are what one piece occupies. A piece whose machine dies or whose process is killed is run
+    again elsewhere, up to ``retries`` times; what it had begun is resumed or done anew, never half-written.
+    """
+
+    address: str | None = None
+    cpus: float = 1
+    gpus: float = 0
+    retries: int = 3
+
+    def run(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
+        ray = _ray()
+        started = not ray.is_initialized()
+        if started:
+            ray.init(address=self.address, log_to_driver=False, logging_level="error")
+        try:
+            task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries)(_run)
+            waiting = {task.remote(piece): piece for piece in pieces}
+            while waiting:
+                (ready,), _ = ray.wait(list(waiting), num_returns=1)
+                piece = waiting.pop(ready)
+                try:
+                    ray.get(ready)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause if isinstance(error.cause, UserError) else error from None
+                except ray.exceptions.RayError as error:
+                    raise UserError(
+                        f"expected '{piece.name}' to finish within {self.retries} retries, got {type(error).__name__}; "
+                        "the same command goes on from what is done"
+                    ) from None
+                yield piece
+        finally:
+            if started:
+                ray.shutdown()
+
+
+def _run(piece: Piece) -> None:
+    piece.run()
+
+
+def _ray() -> Any:
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise UserError(
+            "expected Ray for executor ray, got a Python without it; pip install 'noiserobust[ray]', or use local"
+        ) from None
+    return ray

@@ -1,0 +1,102 @@
+"""From varied settings to runs, from runs to evaluations, from evaluations to one table of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from noiserobust.errors import UserError
+from noiserobust.noise import NoiseModel
+from noiserobust.results import read_rows, write_rows
+from noiserobust.sweep.executors import Executor, Local
+from noiserobust.sweep.pieces import Evaluating, Piece, Training
+from noiserobust.text import parse_value
+from noiserobust.training import TrainSettings
+
+SHARD = 10
+"""Draws of one evaluation piece."""
+
+ORDER = ["method", "model", "noise", "t", "compensation", "draw", "read", "metric"]
+"""Rows lie in this order, whoever computed them and when."""
+
+
+def runs_of(base: TrainSettings, vary: Mapping[str, Sequence[Any]], out: str | Path = "runs") -> list[Training]:
+    """Every combination of the varied fields, the last one fastest; values may be texts, read by the field's type.
+
+    >>> [piece.name for piece in runs_of(TrainSettings(), {"method": ["plain", "sam:0.2"], "seed": [0, 1]})][1:3]
+    ['train plain seed 1', 'train sam:0.2 seed 0']
+    """
+    kinds = typing.get_type_hints(TrainSettings)
+    for field, values in vary.items():
+        if field not in kinds:
+            raise UserError(f"expected a training setting to vary ({', '.join(kinds)}), got '{field}'")
+        if not values:
+            raise UserError(f"expected at least one value of {field} to vary, got none")
+    read = {
+        field: [parse_value(value, kinds[field]) if isinstance(value, str) else value for value in values]
+        for field, values in vary.items()
+    }
+    combinations = (dict(zip(read, values, strict=True)) for values in product(*read.values()))
+    pieces = [Training(dataclasses.replace(base, **changes), Path(out)) for changes in combinations]
+    return list(dict.fromkeys(pieces))
+
+
+def evaluations(
+    runs: Sequence[Training],
+    noises: Sequence[NoiseModel],
+    draws: int,
+    out: str | Path,
+    options: Mapping[str, Any] | None = None,
+    shard: int = SHARD,
+) -> list[Evaluating]:
+    """The draws of every run under every noise, cut into pieces of ``shard`` draws; draws are named, so any cut gives
+    the same rows."""
+    given = tuple(sorted((options or {}).items()))
+    firsts = range(0, draws, shard)
+    return [
+        Evaluating(run, noise, first, min(shard, draws - first), Path(out), given)
+        for run, noise, first in product(runs, noises, firsts)
+    ]
+
+
+def sweep(
+    base: TrainSettings,
+    vary: Mapping[str, Sequence[Any]],
+    noises: Sequence[NoiseModel],
+    draws: int = 10,
+    out: str | Path = "sweep",
+    *,
+    options: Mapping[str, Any] | None = None,
+    executor: Executor | None = None,
+    shard: int = SHARD,
+    on_piece: Callable[[Piece, int, int], object] | None = None,
+) -> pd.DataFrame:
+    """Train every run of the grid, evaluate it, and put all rows together as ``out/rows.parquet``.
+
+    Runs lie in ``out/runs``, evaluated pieces in ``out/pieces``: what is there is not computed again, so the same call
+    goes on where another one stopped, on whatever executor. ``on_piece(piece, done, of)`` hears of every finished one.
+    """
+    folder, executor = Path(out), executor or Local()
+    runs = runs_of(base, vary, folder / "runs")
+    wanted = evaluations(runs, noises, draws, folder / "pieces", options, shard)
+    for pieces in (runs, wanted):
+        missing = _missing(pieces)
+        for done, piece in enumerate(executor.run(missing), 1):
+            if on_piece is not None:
+                on_piece(piece, done, len(missing))
+    rows = pd.concat([read_rows(piece.result) for piece in wanted], ignore_index=True)
+    # A path is a matter of the machine; the run's own name is not.
+    rows["model"] = rows["model"].map(lambda path: Path(path).parent.name)
+    rows = rows.sort_values(ORDER, ignore_index=True)
+    write_rows(rows, folder / "rows.parquet")
+    return rows
+
+
+def _missing(pieces: Sequence[Piece]) -> list[Piece]:
+    return [piece for piece in pieces if not piece.result.is_file()]

@@ -1,0 +1,101 @@
+"""The pieces of a sweep: each is a small value that any process can run, and leaves one file, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from noiserobust.data import Splits, load
+from noiserobust.evaluation import evaluate
+from noiserobust.evaluation.ledger import SEMANTICS
+from noiserobust.noise import NoiseModel
+from noiserobust.results import write_rows
+from noiserobust.training import TrainSettings, fit
+from noiserobust.training.fit import run_of
+
+
+class Piece(Protocol):
+    """One unit of work. Running it twice is harmless, and the second time costs nothing."""
+
+    @property
+    def name(self) -> str:
+        """What it does, in a few words."""
+
+    @property
+    def result(self) -> Path:
+        """The file that is there when, and only when, it is done."""
+
+    def run(self) -> None:
+        """Do it."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run, in its own folder of ``out``."""
+
+    settings: TrainSettings
+    out: Path
+
+    @property
+    def name(self) -> str:
+        return f"train {self.settings.label} seed {self.settings.seed}"
+
+    @property
+    def result(self) -> Path:
+        return run_of(self.settings, self.out, data_of(self.settings)).checkpoint
+
+    def run(self) -> None:
+        fit(self.settings, self.out, splits=data_of(self.settings))
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """``draws`` draws from ``first_draw`` on of one checkpoint under one noise, as a file of rows in ``out``."""
+
+    trained: Training
+    noise: NoiseModel
+    first_draw: int
+    draws: int
+    out: Path
+    options: tuple[tuple[str, Any], ...] = ()
+    """Keyword arguments of :func:`noiserobust.evaluate`."""
+
+    @property
+    def name(self) -> str:
+        run, last = self.trained.settings, self.first_draw + self.draws - 1
+        return f"evaluate {run.label} seed {run.seed}, {self.noise}, draws {self.first_draw} to {last}"
+
+    @property
+    def result(self) -> Path:
+        # The run's own name says everything about its weights.
+        about = [SEMANTICS, self.trained.result.parent.name, str(self.noise), self.first_draw, self.draws, self.options]
+        digest = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()[:16]
+        return self.out / f"{digest}.parquet"
+
+    def run(self) -> None:
+        if self.result.is_file():
+            return
+        settings = self.trained.settings
+        found = evaluate(
+            self.trained.result,
+            data_of(settings).test,
+            self.noise,
+            self.draws,
+            first_draw=self.first_draw,
+            **dict(self.options),
+        )
+        write_rows(found.rows, self.result)
+
+
+def data_of(settings: TrainSettings) -> Splits:
+    """The data of a run, loaded once per process."""
+    return _load(settings.data, settings.data_root, settings.image_size)
+
+
+@lru_cache(maxsize=4)
+def _load(data: str, root: str, size: int | None) -> Splits:
+    return load(data, root, size)

@@ -1,0 +1,260 @@
+"""Grids: typed, resumable, the same rows whoever computes them, and nothing lost when a machine dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from noiserobust import UserError, evaluate
+from noiserobust.cli import main
+from noiserobust.models import DigitsNet
+from noiserobust.noise import Gaussian, NoiseModel
+from noiserobust.results import read_rows
+from noiserobust.sweep import Evaluating, Local, OnRay, Piece, Training, evaluations, runs_of, sweep
+from noiserobust.training import SAM, Plain, TrainSettings
+
+BASE = TrainSettings(model=DigitsNet(4), epochs=1, batch_size=400, select_draws=1)
+VARY = {"method": ["plain", "rwp:gaussian(0.2)"], "seed": [0, 1]}
+NOISES: list[NoiseModel] = [Gaussian(0.1), Gaussian(0.2)]
+OPTIONS = {"images": 60}
+
+
+@dataclass
+class Counting:
+    """The local executor, which counts what it was given."""
+
+    pieces: list[str]
+
+    def run(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
+        self.pieces += [piece.name for piece in pieces]
+        return Local().run(pieces)
+
+
+class TestGrid:
+    def test_values_are_typed_and_the_last_varies_fastest(self) -> None:
+        runs = runs_of(BASE, {"method": ["sam:0.1", Plain()], "lr": ["0.1", 0.2], "weight_clip": ["none", "2.5"]})
+        assert len(runs) == 8
+        assert runs[0].settings.method == SAM(0.1)
+        assert [run.settings.weight_clip for run in runs[:2]] == [None, 2.5]
+        assert [run.settings.lr for run in runs[::2]] == [0.1, 0.2, 0.1, 0.2]
+
+    def test_one_combination_twice_is_one_run(self) -> None:
+        assert len(runs_of(BASE, {"method": ["plain", "plain"], "lr": ["0.1", "1e-1"]})) == 1
+
+    def test_any_cut_covers_every_draw_once(self) -> None:
+        runs = runs_of(BASE, {"seed": [0, 1]})
+        pieces = evaluations(runs, NOISES, 7, "out", shard=3)
+        assert len(pieces) == 2 * 2 * 3
+        drawn = [(piece.first_draw + k) for piece in pieces[:3] for k in range(piece.draws)]
+        assert drawn == list(range(7))
+        assert len({piece.result for piece in pieces}) == len(pieces)
+
+    @pytest.mark.parametrize(
+        ("vary", "fragment"),
+        [
+            ({"metod": ["plain"]}, "expected a training setting to vary (data, data_root,"),
+            ({"method": []}, "expected at least one value of method to vary, got none"),
+            ({"method": ["sgd"]}, "expected a method"),
+            ({"lr": ["fast"]}, "expected a number, got 'fast'"),
+            ({"epochs": [0]}, "expected epochs >= 1, got 0"),
+        ],
+    )
+    def test_refusals(self, vary: dict[str, list[object]], fragment: str) -> None:
+        with pytest.raises(UserError) as caught:
+            runs_of(BASE, vary)
+        assert fragment in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    folder = tmp_path_factory.mktemp("sweep")
+    return folder, sweep(BASE, VARY, NOISES, draws=5, out=folder, options=OPTIONS, shard=2)
+
+
+def same(a: pd.DataFrame, b: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(a.drop(columns="commit"), b.drop(columns="commit"))
+
+
+class TestSweep:
+    def test_rows_are_those_of_one_evaluation(self, local: tuple[Path, pd.DataFrame]) -> None:
+        folder, rows = local
+        runs = [run.result for run in runs_of(BASE, VARY, folder / "runs")]
+        whole = evaluate(runs, "digits", NOISES, draws=5, images=60).rows
+        whole["model"] = whole["model"].map(lambda path: Path(path).parent.name)
+        order = ["method", "model", "noise", "draw", "metric"]
+        same(rows.sort_values(order, ignore_index=True), whole.sort_values(order, ignore_index=True))
+        same(rows, read_rows(folder / "rows.parquet"))
+
+    def test_a_finished_sweep_computes_nothing(self, local: tuple[Path, pd.DataFrame]) -> None:
+        folder, rows = local
+        counting = Counting([])
+        again = sweep(BASE, VARY, NOISES, draws=5, out=folder, options=OPTIONS, shard=2, executor=counting)
+        assert counting.pieces == []
+        same(rows, again)
+
+    def test_only_what_is_missing_is_computed(self, local: tuple[Path, pd.DataFrame]) -> None:
+        folder, rows = local
+        pieces = evaluations(runs_of(BASE, VARY, folder / "runs"), NOISES, 5, folder / "pieces", OPTIONS, shard=2)
+        pieces[4].result.unlink()
+        counting = Counting([])
+        same(rows, sweep(BASE, VARY, NOISES, draws=5, out=folder, options=OPTIONS, shard=2, executor=counting))
+        assert counting.pieces == [pieces[4].name]
+
+    def test_another_setting_is_another_piece(self, local: tuple[Path, pd.DataFrame]) -> None:
+        run = runs_of(BASE, {"seed": [0]}, local[0] / "runs")[0]
+        other = runs_of(BASE, {"seed": [0], "lr": [0.1]}, local[0] / "runs")[0]
+        piece = Evaluating(run, NOISES[0], 0, 2, local[0])
+        others = [
+            Evaluating(other, NOISES[0], 0, 2, local[0]),
+            Evaluating(run, NOISES[1], 0, 2, local[0]),
+            Evaluating(run, NOISES[0], 2, 2, local[0]),
+            Evaluating(run, NOISES[0], 0, 2, local[0], (("images", 60),)),
+        ]
+        assert piece.result not in {one.result for one in others}
+
+    def test_no_noise_is_evaluated_once_per_piece(self, local: tuple[Path, pd.DataFrame]) -> None:
+        rows = sweep(BASE, VARY, [Gaussian(0.0)], draws=4, out=local[0], options=OPTIONS, shard=2)
+        assert (rows[rows["metric"] == "accuracy"].groupby("model")["value"].nunique() == 1).all()
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = ["--epochs", "1", "--batch-size", "400", "--model", "digits:4", "--select-draws", "1"]
+    command = ["sweep", *tiny, "--vary", "method=plain|sam:0.1", "--draws", "2", "--images", "60"]
+    command += ["--out", str(tmp_path / "sweep")]
+    main([*command, "--dry-run"])
+    assert "2 of 2 missing\n  train plain seed 0\n  train sam:0.1 seed 0\n" in capsys.readouterr().out
+    assert not (tmp_path / "sweep").exists()
+    main([*command, "--plot", str(tmp_path / "a.png")])
+    assert "sam:0.1" in capsys.readouterr().out
+    main([*command, "--dry-run"])
+    assert "0 of 2 missing\n0 of 2 missing\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--vary", "method"])
+    assert stopped.value.code == 2
+    assert "expected --vary setting=value|value, got 'method'" in capsys.readouterr().err
+
+
+def test_without_ray_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install 'noiserobust\[ray\]', or use local"):
+        list(OnRay().run([Training(BASE, tmp_path)]))
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A piece that says on which node it starts, and ends when it is told to."""
+
+    number: int
+    out: Path
+
+    @property
+    def name(self) -> str:
+        return f"slow {self.number}"
+
+    @property
+    def result(self) -> Path:
+        return self.out / f"{self.number}.done"
+
+    def run(self) -> None:
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        (self.out / f"{self.number}.{os.getpid()}.started").write_text(node)
+        assert _comes(lambda: (self.out / "go").exists())
+        with self.result.open("x") as file:  # a second completion would fail
+            file.write(node)
+
+
+@dataclass(frozen=True)
+class Wrong(Slow):
+    def run(self) -> None:
+        raise UserError("expected something else")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[object]:
+    """A real cluster on this machine, whose workers find this module."""
+    ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
+    from ray.cluster_utils import Cluster
+
+    tests = str(Path(__file__).parent)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(tests).parent), tests, before]))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+class TestOnRay:
+    def test_it_gives_the_same_rows(self, cluster: object, local: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+        told: list[str] = []
+        rows = sweep(
+            *(BASE, VARY, NOISES, 5, tmp_path),
+            options=OPTIONS,
+            shard=5,
+            executor=OnRay(),
+            on_piece=lambda piece, done, of: told.append(f"{piece.name} {done}/{of}"),
+        )
+        same(rows, local[1])
+        assert len(told) == 4 + 8
+
+    def test_a_node_that_dies_loses_nothing(self, cluster: object, tmp_path: Path) -> None:
+        node = cluster.add_node(num_cpus=1)  # type: ignore[attr-defined]
+        pieces = [Slow(number, tmp_path) for number in range(6)]
+
+        def begun() -> dict[str, list[int]]:
+            """Node -> processes that began a piece there."""
+            found: dict[str, list[int]] = {}
+            for path in tmp_path.glob("*.started"):
+                found.setdefault(path.read_text(), []).append(int(path.name.split(".")[1]))
+            found.pop("", None)  # just being written
+            return found
+
+        def kill_when_both_are_at_work() -> bool:
+            try:
+                both = _comes(lambda: len(begun()) == 2)
+                for process in begun().get(node.node_id, []):
+                    os.kill(process, signal.SIGKILL)
+                cluster.remove_node(node, allow_graceful=False)  # type: ignore[attr-defined]
+            finally:
+                (tmp_path / "go").touch()
+            return both
+
+        with ThreadPoolExecutor(1) as background:
+            killed = background.submit(kill_when_both_are_at_work)
+            finished = sorted(piece.name for piece in OnRay().run(pieces))
+            assert killed.result()
+        assert finished == [piece.name for piece in pieces]
+        assert all(piece.result.is_file() for piece in pieces)
+        # What the dead node was at was begun again elsewhere, and finished once.
+        assert len(list(tmp_path.glob("*.started"))) > len(pieces)
+
+    def test_bad_input_on_a_worker_is_one_line_here(self, cluster: object, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="expected something else"):
+            list(OnRay().run([Wrong(0, tmp_path)]))
+
+
+def _comes(condition: Callable[[], bool], within: float = 120.0) -> bool:
+    """Whether ``condition`` comes true in time."""
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
