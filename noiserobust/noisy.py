@@ -12,6 +12,7 @@ from torch.nn import functional
 from noiserobust.errors import UserError
 from noiserobust.noise import Chip, Compensation, NoiseModel, compensated, read_stream
 from noiserobust.rng import Stream
+from noiserobust.shards import forget_gathered
 from noiserobust.vectors import Gradients
 from noiserobust.weights import AnalogWeight, Backup, analog_weights, filter_norms, unwrap
 
@@ -23,6 +24,8 @@ class NoisyWeights:
     """
 
     def __init__(self, model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+        self.model = model
+        forget_gathered(model)
         self.weights = analog_weights(model, include=include, exclude=exclude)
         if not self.weights:
             raise UserError(
@@ -65,12 +68,14 @@ class NoisyWeights:
     def replaced(self, value: Callable[[AnalogWeight], Tensor]) -> Iterator[None]:
         """Inside, every analog weight holds ``value(weight)`` (shaped like its parameter); restored bit for bit."""
         with ExitStack() as stack:
+            stack.callback(forget_gathered, self.model)
             with torch.no_grad():
                 for weight in self._tied:
                     stack.enter_context(_tied(weight, value(weight).to(weight.parameter.dtype)))
                 stack.enter_context(self._backup.moved())
                 for weight in self._in_place:
                     weight.parameter.copy_(value(weight))
+            forget_gathered(self.model)
             yield
 
 

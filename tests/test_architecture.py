@@ -13,6 +13,7 @@ PACKAGE = Path(noiserobust.__file__).parent
 LAYERS = [
     {"errors"},
     {"rng", "text", "torch_file", "vectors"},
+    {"shards"},
     {"noise"},
     {"weights", "data", "models", "results"},
     {"noisy", "checkpoint", "inference"},

@@ -70,14 +70,13 @@ class MixedRWP(Method, name="rwp-mixed"):
             engine.gradient(other, weight=1 - self.alpha, norm_stats=False)
         engine.commit()
         if self.batches == "different":
-            engine.memory[self.name] = [
-                {"inputs": part.inputs, "labels": part.labels, "indices": part.indices} for part in as_list(batch)
-            ]
+            # A rank's own samples: each remembers its own.
+            engine.own_memory[self.name] = [dict(vars(part)) for part in as_list(batch)]
         return out
 
     def _other(self, engine: Engine, batch: Batch | Sequence[Batch]) -> Batch | Sequence[Batch]:
         """The batch of the noisy gradient."""
-        kept = engine.memory.get(self.name) if self.batches == "different" else None
+        kept = engine.own_memory.get(self.name) if self.batches == "different" else None
         return batch if kept is None else [Batch(**part) for part in kept]
 
     def _half(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, gamma: float) -> Output:
@@ -99,7 +98,7 @@ class MixedRWP(Method, name="rwp-mixed"):
         is_clean = ranks.rank < clean
         share, half = (self.alpha, sizes[:clean]) if is_clean else (1 - self.alpha, sizes[clean:])
         # DDP divides by the number of ranks; what is left is share * (this rank's samples / its half's samples).
-        weight = ranks.count * share * size / sum(half)
+        weight = ranks.count * share * size / sum(half) / as_list(batch)[0].share
         if is_clean:
             out = engine.gradient(batch, weight=weight)
         else:
