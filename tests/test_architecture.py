@@ -16,6 +16,8 @@ LAYERS = [
     {"noise"},
     {"weights", "data", "models", "results"},
     {"noisy", "checkpoint", "inference"},
+    {"macs"},
+    {"converters"},
     {"training", "evaluation", "report"},
     {"sweep"},
     {"__init__", "cli"},

@@ -23,6 +23,7 @@ PRINTED = {
     "docs/sweep.md": ["rwp:gaussian(0.1)    2"],
     "docs/statistics.md": ["shared_variance", "gaussian, strength 0.1 to 0.4", "299"],
     "docs/data.md": ["(16, 3, 16, 16) ["],
+    "docs/arrays.md": ["measured:", ",digest=", "+gaussian:0.005,per=read", "{}"],
     "docs/devices.md": ["noise: pcm, global compensation", "t 1 d"],
 }
 """Pages with code, and what that must print."""

@@ -137,20 +137,12 @@ class Candidate:
 
 
 def candidates(models: Models, spec: ModelSpec | None, data: Any) -> list[Candidate]:
-    groups = models.items() if isinstance(models, Mapping) else [(None, models)]
     # Tensors and loaders that a person hands over are taken as they are; data sets are normalised as in training.
     normalize = isinstance(data, (str, Path, Labelled))
     found: list[Candidate] = []
-    for label, group in groups:
-        members = [group] if isinstance(group, (nn.Module, str, Path, Checkpoint)) else list(group)
-        for member in members:
-            if not isinstance(member, (nn.Module, Checkpoint)):
-                member = read_checkpoint(member)
-            method = label or _method(member)
-            # A copy that does not say its training seed is the next one of its method.
-            found.append(_candidate(member, method, sum(other.method == method for other in found), spec, normalize))
-    if not found:
-        raise UserError("expected at least one model, got none")
+    for method, member in labelled(models):
+        # A copy that does not say its training seed is the next one of its method.
+        found.append(_candidate(member, method, sum(other.method == method for other in found), spec, normalize))
     places: dict[tuple[str, int], str] = {}
     for candidate in found:
         place = (candidate.method, candidate.replicate)
@@ -161,6 +153,19 @@ def candidates(models: Models, spec: ModelSpec | None, data: Any) -> list[Candid
                 "LABEL=PATH on the command line"
             )
         places[place] = candidate.name
+    return found
+
+
+def labelled(models: Models) -> list[tuple[str, nn.Module | Checkpoint]]:
+    """Every trained copy with its method's name, in order; checkpoints named by their path are read."""
+    groups = models.items() if isinstance(models, Mapping) else [(None, models)]
+    found: list[tuple[str, nn.Module | Checkpoint]] = []
+    for label, group in groups:
+        for member in [group] if isinstance(group, (nn.Module, str, Path, Checkpoint)) else list(group):
+            opened = member if isinstance(member, (nn.Module, Checkpoint)) else read_checkpoint(member)
+            found.append((label or _method(opened), opened))
+    if not found:
+        raise UserError("expected at least one model, got none")
     return found
 
 

@@ -77,6 +77,11 @@ class Chips(Protocol):
 
     def scrap(self) -> None: ...
 
+    def always_same(self, noise: NoiseModel, look: Mapping[str, Any]) -> bool: ...
+
+    @property
+    def uncovered(self) -> dict[str, str]: ...
+
     @property
     def seen(self) -> Callable[..., AbstractContextManager[nn.Module]]: ...
 
@@ -118,10 +123,10 @@ def measure_to_precision(
     settings: Mapping[str, Any],
     ledger: Ledger,
     progress: bool = False,
-) -> Iterator[Subject]:
+) -> Iterator[Measurement]:
     """Rows into ``ledger`` until every (model, noise, look) is precise enough, or given up; known ones are taken.
 
-    Gives every subject when it is done.
+    Gives every measurement when it is done.
     """
     with tqdm(unit="draw", disable=not progress, delay=1) as bar:
         for one in measurements:
@@ -130,7 +135,7 @@ def measure_to_precision(
             for noise, look in product(noises, looks):
                 unit = about | {"noise": str(noise), "strength": noise.strength} | dict(look)
                 _measure(target, one, noise, look, _Known(ledger, unit, bar))
-            yield one.subject
+            yield one
 
 
 def until_precise(target: Target, values: Callable[[int], dict[str, float]]) -> list[dict[str, float]]:
@@ -157,7 +162,7 @@ def until_precise(target: Target, values: Callable[[int], dict[str, float]]) -> 
 
 def _measure(target: Target, one: Measurement, noise: NoiseModel, look: Mapping[str, Any], known: _Known) -> None:
     subsets = one.subsets(noise, look)
-    if noise.is_identity:  # every draw is the same
+    if one.chips.always_same(noise, look):
         known.values("stopped", 0, subsets.everything)
         return
     until_precise(target, lambda draw: known.values("stopped", draw, subsets.until_precise))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from noiserobust.errors import UserError
-from noiserobust.noise.device import DeviceProfile, Devices, DifferentialPair, check_scale
+from noiserobust.noise.device import DeviceProfile, Devices, DifferentialPair, check_scale, normal_like
 from noiserobust.rng import Stream
 
 
@@ -200,10 +200,10 @@ class CMODevices:
 
     def program(self, target: Tensor, stream: Stream) -> Tensor:
         constant, slope = self.model.coeff_dict[self.model.acceptance_range]
-        return target + self.programming * (constant + slope * target) * _normal(target, stream)
+        return target + self.programming * (constant + slope * target) * normal_like(target, stream)
 
     def fate(self, target: Tensor, stream: Stream) -> Tensor | None:
-        return _normal(target, stream)
+        return normal_like(target, stream)
 
     def read(self, target: Tensor, programmed: Tensor, fate: Tensor | None, t: float, stream: Stream) -> Tensor:
         if fate is None:
@@ -213,7 +213,7 @@ class CMODevices:
         relaxed = programmed + self.drift * (decay["mean"][0] * math.log(t) + (slope * math.log(t) + constant) * fate)
         spread = noise["K"] * math.sqrt(math.log((t + noise["t_read"]) / (2 * noise["t_read"])))
         std = spread * relaxed.clamp(min=self.g_min).log10()
-        return (relaxed + self.noise * std * _normal(target, stream)).clamp(self.g_min, self.g_max)
+        return (relaxed + self.noise * std * normal_like(target, stream)).clamp(self.g_min, self.g_max)
 
 
 class DrawnFrom(TorchFunctionMode):
@@ -229,14 +229,10 @@ class DrawnFrom(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         if func is torch.randn_like:
             self.calls += 1
-            return _normal(args[0], self.stream.child(self.calls))
+            return normal_like(args[0], self.stream.child(self.calls))
         if func is Tensor.__getitem__ and isinstance(args[1], list):
             args = (args[0], tuple(args[1]))
         return func(*args, **(kwargs or {}))
-
-
-def _normal(like: Tensor, stream: Stream) -> Tensor:
-    return stream.normal(like.shape, device=like.device).to(like.dtype)
 
 
 @cache
