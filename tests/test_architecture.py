@@ -18,6 +18,7 @@ LAYERS = [
     {"noisy", "checkpoint", "inference"},
     {"macs"},
     {"converters"},
+    {"backend"},
     {"training", "evaluation", "report"},
     {"sweep"},
     {"__init__", "cli"},

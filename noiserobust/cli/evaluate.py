@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from noiserobust.backend import Backend, Direct
 from noiserobust.checkpoint import Checkpoint, find_checkpoints
 from noiserobust.cli.present import present
 from noiserobust.converters import Converters
@@ -57,6 +58,8 @@ class Evaluate:
     """Where named data lie or are downloaded to."""
     image_size: int | None = None
     """Resize the images of a folder to this many pixels a side."""
+    backend: Backend = field(default_factory=Direct)
+    """What computes: direct (the network itself), or aihwkit, a full chip: converters, output noise, tiles."""
     images: int | None = None
     """Evaluate on a random sample of this many test images, stratified by class."""
     model: ModelSpec | None = None
@@ -115,6 +118,7 @@ class Evaluate:
             converters=self.converters,
             recalibration=self.recalibration,
             calibration=splits.train,
+            backend=self.backend,
             model=self.model,
             images=self.images,
             batch_size=self.batch_size,
@@ -135,4 +139,6 @@ class Evaluate:
             left.setdefault(reason, []).append(name)
         for reason, names in left.items():
             print(f"without converters: {', '.join(sorted(names))}: {reason}")
+        for line in filter(None, dict.fromkeys(result.conversion.values())):
+            print(f"backend: {line}")
         print(f"rows: {self.out}")

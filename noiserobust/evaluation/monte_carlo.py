@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -11,26 +10,25 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from noiserobust.converters import Converters, Converting, output_stream
-from noiserobust.data import Batch, Labelled, load
+from noiserobust.backend import Backend
+from noiserobust.converters import Converters
+from noiserobust.data import Labelled, load
 from noiserobust.errors import UserError
+from noiserobust.evaluation.chips import Chips
 from noiserobust.evaluation.ledger import SEMANTICS, Ledger
 from noiserobust.evaluation.statistics import paired, summarize
-from noiserobust.evaluation.subjects import Models, Setup, Subject
+from noiserobust.evaluation.subjects import Models, Setup
 from noiserobust.evaluation.to_precision import Measurement, Target, measure_to_precision, summarize_to_precision
-from noiserobust.inference import Metric, Precision, autocast, device_of, known_metrics, prepare, recalibrated, score
+from noiserobust.inference import Metric, Precision, known_metrics
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
-from noiserobust.noisy import NoisyWeights, Programmed, report_stream
+from noiserobust.noisy import report_stream
 from noiserobust.results import VARIANT
 from noiserobust.rng import Stream
 from noiserobust.text import Duration
 from noiserobust.weights import Coverage
-
-CALIBRATION_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,8 @@ class Evaluation:
     rows: pd.DataFrame
     coverage: dict[str, Coverage] = field(default_factory=dict)
     uncovered: dict[str, dict[str, str]] = field(default_factory=dict)
+    conversion: dict[str, str] = field(default_factory=dict)
+    """Per model, one line: what the backend computes, and what it leaves to the direct path and why."""
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """Mean, noise_std, weight_std, variance components and interval (:func:`statistics.summarize`); of what was
@@ -68,6 +68,7 @@ def evaluate(
     converters: Converters | str | Sequence[Converters | str] = "none",
     recalibration: int = 0,
     calibration: Any = None,
+    backend: Backend | str = "direct",
     model: ModelSpec | str | None = None,
     images: int | None = None,
     batch_size: int = 500,
@@ -102,6 +103,8 @@ def evaluate(
       each time before it is scored (0: they keep the digital network's). ``calibration`` are those images, as ``data``
       are given; by default the training part of ``data`` where that has a name. Converters with a percentile learn
       their ranges from them, too.
+    - ``backend``: what computes: ``"direct"``, the network itself, or ``"aihwkit"``, the full chip with its converters,
+      output noise and tiles, written with the same chips' weights (:class:`noiserobust.backend.Aihwkit`).
     - ``model``: how to build the network of a checkpoint that does not say it.
     - ``channels_last``: memory format of the images; by default that of networks built here from checkpoints, while a
       module that is handed over gets contiguous ones (its ``view`` may need them).
@@ -132,6 +135,9 @@ def evaluate(
             raise UserError(f"expected {name} >= {least}, got {value}")
     edges = _converters(converters)
     looks = _looks(times, reads, compensation, edges)
+    backend = Backend.parse(backend) if isinstance(backend, str) else backend
+    if str(backend) != "direct" and set(edges) != {"none"}:
+        raise UserError(f"expected converters none with backend {backend}, which has its own, got {', '.join(edges)}")
     setup = Setup(model, images, batch_size, precision, device, channels_last, include, exclude)
     subjects = setup.subjects(models, data)
     further = known_metrics(metrics)
@@ -143,7 +149,9 @@ def evaluate(
     ledger = Ledger(None if out is None else Path(out))
     covered: dict[str, Coverage] = {}
     uncovered: dict[str, dict[str, str]] = {}
+    conversion: dict[str, str] = {}
     settings = VARIANT | {"seed": seed, "recalibration": recalibration, "semantics": SEMANTICS}
+    settings |= {"backend": str(backend)}
     if precision_target is not None:
         target = precision_target if isinstance(precision_target, Target) else Target(precision_target)
         if reads > 1 or first_draw:
@@ -153,110 +161,41 @@ def evaluate(
             )
         if further:
             raise UserError(f"expected no further metrics with a precision target, got {', '.join(further)}")
-        measurements = (Measurement(s, _Chips(s, setup, learnt_from, {}, edges), precision, seed) for s in subjects)
+        measurements = (
+            Measurement(subject, Chips(subject, setup, learnt_from, {}, edges, backend), precision, seed)
+            for subject in subjects
+        )
         try:
             for one in measure_to_precision(target, measurements, wanted, looks, settings, ledger, progress):
                 covered[one.subject.name] = one.subject.coverage
-                uncovered[one.subject.name] = one.chips.uncovered
+                uncovered[one.subject.name], conversion[one.subject.name] = one.chips.uncovered, one.chips.opened.report
         finally:
             ledger.save()
-        return Evaluation(ledger.table(), covered, uncovered)
+        return Evaluation(ledger.table(), covered, uncovered, conversion)
     total = len(subjects) * len(wanted) * draws * len(looks)
     try:
         with tqdm(total=total, unit="read", disable=not progress, delay=1) as bar:
             for subject in subjects:
                 bar.set_description(subject.method, refresh=False)
                 covered[subject.name] = subject.coverage
-                chips = _Chips(subject, setup, learnt_from, further, edges)
+                chips = Chips(subject, setup, learnt_from, further, edges, backend)
                 for noise, draw in product(wanted, range(first_draw, first_draw + draws)):
                     about = {"noise": str(noise), "strength": noise.strength, "draw": draw}
                     chips.scrap()
                     for look in looks:
                         unit = subject.about | settings | about | look
                         edge = {"converters": look["converters"]}
-                        same = chips.always_same(noise, look)
+                        same = chips.always_same(noise, look["converters"])
                         known = unit | ({"draw": first_draw, **looks[0], **edge} if same else {})
                         values = ledger.find(known, further)
                         if values is None:
                             values = chips.score(noise, report_stream(seed, subject.replicate, draw), **look)
                         ledger.add(unit, values)
                         bar.update()
-                uncovered[subject.name] = chips.uncovered
+                uncovered[subject.name], conversion[subject.name] = chips.uncovered, chips.opened.report
     finally:
         ledger.save()
-    return Evaluation(ledger.table(), covered, uncovered)
-
-
-class _Chips:
-    """One subject's current draw: programmed when first looked at, and kept over its times and reads."""
-
-    def __init__(
-        self,
-        subject: Subject,
-        setup: Setup,
-        calibration: Mapping[str, Labelled | None],
-        metrics: Mapping[str, Metric],
-        converters: Mapping[str, Converters],
-    ) -> None:
-        self.subject, self.setup, self.metrics = subject, setup, metrics
-        patterns = {"include": setup.include, "exclude": setup.exclude}
-        self.noisy = NoisyWeights(subject.network, **patterns)
-        self.calibration: Sequence[Batch] = self._prepared(calibration[""])
-        with autocast(device_of(subject.network), setup.precision):
-            self.converting = {
-                text: Converting(
-                    subject.network,
-                    edge,
-                    **patterns,
-                    calibration=[batch.inputs for batch in self._prepared(calibration[text])],
-                )
-                for text, edge in converters.items()
-            }
-        self.converters = converters
-        self.scrap()
-
-    def always_same(self, noise: NoiseModel, look: Mapping[str, Any]) -> bool:
-        """Every draw of no noise is the same, at any time, unless the outputs are noisy."""
-        return noise.is_identity and not self.converters[look["converters"]].noise
-
-    @property
-    def uncovered(self) -> dict[str, str]:
-        """Analog weights without converters, and why."""
-        return {name: reason for one in self.converting.values() for name, reason in one.uncovered.items()}
-
-    def _prepared(self, data: Labelled | None) -> Sequence[Batch]:
-        """Training images as the network wants to see them."""
-        if data is None:
-            return []
-        seen = data.with_normalization(self.subject.dataset.mean, self.subject.dataset.std)
-        last = self.subject.batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
-        return prepare(seen, device_of(self.subject.network), CALIBRATION_BATCH, last)
-
-    def scrap(self) -> None:
-        """Forget the chip: the next look is at another draw."""
-        self.programmed: Programmed | None = None
-
-    @contextmanager
-    def seen(
-        self, noise: NoiseModel, stream: Stream, t: float, read: int, compensation: Compensation, converters: str
-    ) -> Iterator[nn.Module]:
-        """Inside, what computes with the chip as it is at that look; the network comes back bit for bit."""
-        subject, precision = self.subject, self.setup.precision
-        time = None if t != t else t
-        with ExitStack() as stack:
-            if not noise.is_identity:
-                if self.programmed is None:
-                    self.programmed = self.noisy.program(noise, stream)
-                stack.enter_context(self.programmed.read(time, read, compensation))
-            stack.enter_context(self.converting[converters].applied(output_stream(stream, time, read)))
-            if self.calibration:
-                stack.enter_context(recalibrated(subject.network, self.calibration, precision))
-            yield subject.network
-        self.converting[converters].check_called()
-
-    def score(self, noise: NoiseModel, stream: Stream, **look: Any) -> dict[str, float]:
-        with self.seen(noise, stream, **look) as network:
-            return score(network, self.subject.batches, self.setup.precision, self.subject.classes, self.metrics)
+    return Evaluation(ledger.table(), covered, uncovered, conversion)
 
 
 def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:

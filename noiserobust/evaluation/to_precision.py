@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
-from torch import nn
 from tqdm import tqdm
 
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
+from noiserobust.evaluation.chips import Chips
 from noiserobust.evaluation.ledger import Ledger
 from noiserobust.evaluation.subjects import Subject
 from noiserobust.evaluation.subsets import PILOT, Subsets
@@ -70,20 +69,6 @@ class Target:
         ):
             if value < least:
                 raise UserError(f"expected {name} >= {least}, got {value}")
-
-
-class Chips(Protocol):
-    """One subject's chips: ``seen(noise, stream, **look)`` gives what computes with the one drawn from ``stream``."""
-
-    def scrap(self) -> None: ...
-
-    def always_same(self, noise: NoiseModel, look: Mapping[str, Any]) -> bool: ...
-
-    @property
-    def uncovered(self) -> dict[str, str]: ...
-
-    @property
-    def seen(self) -> Callable[..., AbstractContextManager[nn.Module]]: ...
 
 
 @dataclass
@@ -162,7 +147,7 @@ def until_precise(target: Target, values: Callable[[int], dict[str, float]]) -> 
 
 def _measure(target: Target, one: Measurement, noise: NoiseModel, look: Mapping[str, Any], known: _Known) -> None:
     subsets = one.subsets(noise, look)
-    if one.chips.always_same(noise, look):
+    if one.chips.always_same(noise, look["converters"]):
         known.values("stopped", 0, subsets.everything)
         return
     until_precise(target, lambda draw: known.values("stopped", draw, subsets.until_precise))

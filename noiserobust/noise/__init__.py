@@ -2,7 +2,13 @@
 
 from noiserobust.noise.additive import Gaussian, Laplace
 from noiserobust.noise.base import Chip, NoiseModel, Sum, read_stream
-from noiserobust.noise.compensation import Compensate, Compensation, check_compensation, compensated
+from noiserobust.noise.compensation import (
+    Compensate,
+    Compensation,
+    check_compensation,
+    compensated,
+    compensation_factor,
+)
 from noiserobust.noise.device import DeviceProfile
 from noiserobust.noise.faults import Stuck
 from noiserobust.noise.levels import Quantize
@@ -33,6 +39,7 @@ __all__ = [
     "Sum",
     "check_compensation",
     "compensated",
+    "compensation_factor",
     "parse",
     "read_stream",
     "reference_scale",
