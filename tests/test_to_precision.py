@@ -21,6 +21,7 @@ from noiserobust.data import Batch, Dataset, load
 from noiserobust.evaluation import Target
 from noiserobust.evaluation.subsets import PILOT, Subsets
 from noiserobust.evaluation.to_precision import half_width, noise_std, pick, summarize_to_precision, until_precise
+from noiserobust.report import precision_table
 from noiserobust.results import read_rows
 from noiserobust.rng import seeded
 
@@ -268,6 +269,7 @@ class TestEvaluate:
         exact = full[full["metric"] == "accuracy"]["mean"].tolist()
         assert summary["mean"].tolist()[:2] == pytest.approx(exact[:2])
         assert exact[0] != exact[1]
+        assert precision_table(summary).count(", converters io:") == 2
 
     def test_batch_norm_learns_anew_here_too(self, digits: tuple[nn.Module, Dataset]) -> None:
         model, data = digits

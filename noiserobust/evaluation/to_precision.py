@@ -254,7 +254,7 @@ def over_models(precise: pd.DataFrame) -> pd.DataFrame:
         models=("mean", "size"),
         draws=("draws", "max"),
     )
-    return table.reset_index().assign(metric="accuracy")
+    return table.reset_index().assign(metric="accuracy", subset=VARIANT["subset"])
 
 
 def _by_draw(rows: pd.DataFrame) -> dict[str, np.ndarray]:
