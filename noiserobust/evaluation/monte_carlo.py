@@ -113,10 +113,6 @@ def evaluate(
       name, each from all logits (N, C) and labels (N) to a number. A row of a file is known by the metric's name.
     - ``out``: a parquet file for the rows; those it already holds are not computed again, and it is brought up to date
       while the work goes on, so that a killed evaluation loses seconds.
-<<<<<<< HEAD
-=======
-
->>>>>>> main
     - ``precision_target``: accuracy to ± that many points at 95 % instead of a number of draws (``draws`` is not used);
       draws and images are decided on the way (:mod:`noiserobust.evaluation.to_precision`, whose ``Target`` has further
       settings). Its rows are subsets' and lie apart from those of full passes; ``summary()`` is mean ± half_width per
@@ -166,12 +162,8 @@ def evaluate(
         if further:
             raise UserError(f"expected no further metrics with a precision target, got {', '.join(further)}")
         measurements = (
-<<<<<<< HEAD
             Measurement(subject, Chips(subject, setup, learnt_from, {}, edges, backend), precision, seed)
             for subject in subjects
-=======
-            Measurement(s, Chips(s, setup, learnt_from, {}, edges, backend), precision, seed) for s in subjects
->>>>>>> main
         )
         try:
             for one in measure_to_precision(target, measurements, wanted, looks, settings, ledger, progress):
@@ -179,11 +171,7 @@ def evaluate(
                 uncovered[one.subject.name], conversion[one.subject.name] = one.chips.uncovered, one.chips.opened.report
         finally:
             ledger.save()
-<<<<<<< HEAD
         return Evaluation(ledger.table(), covered, uncovered, conversion)
-=======
-        return Evaluation(ledger.table(), covered)
->>>>>>> main
     total = len(subjects) * len(wanted) * draws * len(looks)
     try:
         with tqdm(total=total, unit="read", disable=not progress, delay=1) as bar:

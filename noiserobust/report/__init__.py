@@ -7,7 +7,6 @@ from noiserobust.report.design_tables import budget_table, digital_table, sensit
 from noiserobust.report.precision import precision_table
 from noiserobust.report.table import paired_table, robustness_table
 
-<<<<<<< HEAD
 __all__ = [
     "budget_table",
     "digital_table",
@@ -16,6 +15,3 @@ __all__ = [
     "robustness_table",
     "sensitivity_table",
 ]
-=======
-__all__ = ["budget_table", "digital_table", "paired_table", "precision_table", "robustness_table", "sensitivity_table"]
->>>>>>> main
