@@ -26,6 +26,7 @@ from noiserobust.noisy import NoisyWeights
 from noiserobust.results import provenance, write_atomically
 from noiserobust.rng import Stream, seeded
 from noiserobust.training.engine import Engine
+from noiserobust.training.epoch_log import EpochLog, require_logged
 from noiserobust.training.optimizers import build_optimizer, learning_rate
 from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import TrainSettings
@@ -45,7 +46,8 @@ class Run:
 
     @property
     def log(self) -> pd.DataFrame:
-        """Per epoch: training loss, clean and perturbed accuracy and loss, strength, rate, largest weights, seconds."""
+        """Per epoch: training loss, clean and perturbed accuracy and loss, strength, rate, largest weights, seconds,
+        and what ``settings.log`` asked for."""
         return pd.read_csv(self.folder / "log.csv")
 
 
@@ -67,11 +69,14 @@ def fit(
 
     An interrupted run goes on from its last finished epoch and ends with the same weights, bit for bit (on the same
     device and number of threads). ``splits`` stands in for loading ``settings.data``; ``on_epoch`` gets each line of
-    the log.
+    the log. What ``settings.log`` asks for is measured after every epoch and changes no weights, so the run's folder
+    is the same with and without; a finished run that did not log it is refused.
     """
     splits = splits if splits is not None else load(settings.data, settings.data_root, settings.image_size)
     run = run_of(settings, out, splits)
-    if not run.checkpoint.is_file():
+    if run.checkpoint.is_file():
+        require_logged(settings, run.folder)
+    else:
         _Trainer(run, splits).train(on_epoch, progress)
     return run
 
@@ -121,6 +126,8 @@ class _Trainer:
         self.watched = (
             [] if self.held_out is None else prepare(self.held_out, device, channels_last=settings.channels_last)
         )
+        sets = {"train": train, "validation": self.held_out, "test": splits.test}
+        self.measures = EpochLog(settings, self.model, sets)
         self.log: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
 
@@ -166,12 +173,13 @@ class _Trainer:
         for name in ("train_loss", "loss"):
             if not math.isfinite(losses.get(name, 0.0)):
                 raise UserError(f"training diverged in epoch {epoch}: {name} is {losses[name]}; lower lr or strength")
+        always = {"strength": settings.method.strength(at), "lr": rate, **self._extremes()}
         return {
             "epoch": epoch,
             **losses,
-            "strength": settings.method.strength(at),
-            "lr": rate,
-            **self._extremes(),
+            **always,
+            # The column max_over_rms stays what it is without a log.
+            **{name: value for name, value in self.measures.line(at).items() if name not in always},
             "seconds": round(time.perf_counter() - started, 3),
         }
 
@@ -205,6 +213,7 @@ class _Trainer:
             "engine": self.engine.state_dict(),
             "best": self.best,
             "log": self.log,
+            "measures": self.measures.described,
         }
         write_atomically(self._resume_file, partial(torch.save, state))
         write_atomically(self.run.folder / "log.csv", lambda file: pd.DataFrame(self.log).to_csv(file, index=False))
@@ -223,6 +232,7 @@ class _Trainer:
         self.engine.optimizer.load_state_dict(state["optimizer"])
         self.engine.load_state_dict(state["engine"])
         self.best, self.log = state["best"], state["log"]
+        self.measures.resume(self.log, state.get("measures", []))
 
     def _finish(self) -> None:
         kept = (
