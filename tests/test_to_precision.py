@@ -21,6 +21,7 @@ from noiserobust.data import Batch, Dataset, load
 from noiserobust.evaluation import Target
 from noiserobust.evaluation.subsets import PILOT, Subsets
 from noiserobust.evaluation.to_precision import half_width, noise_std, pick, summarize_to_precision, until_precise
+from noiserobust.report import precision_table
 from noiserobust.results import read_rows
 from noiserobust.rng import seeded
 
@@ -257,6 +258,19 @@ class TestEvaluate:
         assert sure["draws"] > usual["draws"]
         assert sure["confidence"] == 0.99
 
+    def test_converters_and_their_own_noise(self, digits: tuple[nn.Module, Dataset]) -> None:
+        """Coarse converters change what is computed; where outputs are noisy, draws differ without noise in weights."""
+        edges = ["none", "io:dac=2,adc=2", "io:noise=0.2"]
+        summary = evaluate(*digits, "gaussian:0", converters=edges, precision_target=3.0).summary()
+        assert summary["converters"].nunique() == 3
+        assert summary["draws"].tolist()[:2] == [1, 1]
+        assert summary["draws"].tolist()[2] >= PILOT
+        full = evaluate(*digits, "gaussian:0", converters=edges, draws=1).summary()
+        exact = full[full["metric"] == "accuracy"]["mean"].tolist()
+        assert summary["mean"].tolist()[:2] == pytest.approx(exact[:2])
+        assert exact[0] != exact[1]
+        assert precision_table(summary).count(", converters io:") == 2
+
     def test_batch_norm_learns_anew_here_too(self, digits: tuple[nn.Module, Dataset]) -> None:
         model, data = digits
         norm = nn.BatchNorm1d(10)
@@ -344,7 +358,8 @@ def test_picked_images_are_those_at_the_positions() -> None:
         ({"precision_target": -1.0}, "got -1.0"),
         ({"precision_target": 50.0}, "got 50.0"),
         ({"precision_target": math.nan}, "got nan"),
-        ({"precision_target": 1.0, "reads": 2}, "one read per draw"),
+        ({"precision_target": 1.0, "reads": 2}, "one read of draws from 0"),
+        ({"precision_target": 1.0, "first_draw": 3}, "first_draw=3"),
         ({"precision_target": 1.0, "metrics": ["top5"]}, "no further metrics"),
     ],
 )

@@ -38,6 +38,7 @@ class Chips:
         backend: Backend,
     ) -> None:
         self.subject, self.setup, self.metrics = subject, setup, metrics
+        self.converters, self.backend = converters, backend
         patterns = {"include": setup.include, "exclude": setup.exclude}
         self.noisy = NoisyWeights(subject.network, **patterns)
         self.opened = backend.open(subject.network, self.noisy, subject.batches[0].inputs[:2], setup.precision)
@@ -63,12 +64,15 @@ class Chips:
         """Forget the chip: the next look is at another draw."""
         self.programmed: Programmed | None = None
 
+    def always_same(self, noise: NoiseModel, converters: str) -> bool:
+        """Whether every draw is the same, at any time: without noise, unless the outputs are noisy."""
+        return noise.is_identity and self.backend.exact and not self.converters[converters].noise
+
     @contextmanager
     def seen(
         self, noise: NoiseModel, stream: Stream, t: float, read: int, compensation: Compensation, converters: str
     ) -> Iterator[nn.Module]:
-        """Inside, what computes with the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own); the
-        network comes back bit for bit."""
+        """Inside, what computes with the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own)."""
         time = None if t != t else t
         if self.programmed is None and not noise.is_identity:
             self.programmed = self.noisy.program(noise, stream)
@@ -82,7 +86,7 @@ class Chips:
         self.converting[converters].check_called()
 
     def score(self, noise: NoiseModel, stream: Stream, **look: Any) -> dict[str, float]:
-        """The metrics of that chip."""
+        """The metrics of the chip on all images; ``look`` is that of :meth:`seen`."""
         with self.seen(noise, stream, **look) as network:
             return score(network, self.subject.batches, self.setup.precision, self.subject.classes, self.metrics)
 

@@ -113,7 +113,6 @@ def evaluate(
       name, each from all logits (N, C) and labels (N) to a number. A row of a file is known by the metric's name.
     - ``out``: a parquet file for the rows; those it already holds are not computed again, and it is brought up to date
       while the work goes on, so that a killed evaluation loses seconds.
-
     - ``precision_target``: accuracy to ± that many points at 95 % instead of a number of draws (``draws`` is not used);
       draws and images are decided on the way (:mod:`noiserobust.evaluation.to_precision`, whose ``Target`` has further
       settings). Its rows are subsets' and lie apart from those of full passes; ``summary()`` is mean ± half_width per
@@ -155,19 +154,24 @@ def evaluate(
     settings |= {"backend": str(backend)}
     if precision_target is not None:
         target = precision_target if isinstance(precision_target, Target) else Target(precision_target)
-        if reads > 1:
-            raise UserError(f"expected one read per draw with a precision target, got {reads}; leave reads=1")
+        if reads > 1 or first_draw:
+            raise UserError(
+                f"expected one read of draws from 0 with a precision target, got reads={reads} and "
+                f"first_draw={first_draw}; leave them out"
+            )
         if further:
             raise UserError(f"expected no further metrics with a precision target, got {', '.join(further)}")
         measurements = (
-            Measurement(s, Chips(s, setup, learnt_from, {}, edges, backend), precision, seed) for s in subjects
+            Measurement(subject, Chips(subject, setup, learnt_from, {}, edges, backend), precision, seed)
+            for subject in subjects
         )
         try:
             for one in measure_to_precision(target, measurements, wanted, looks, settings, ledger, progress):
-                covered[one.name] = one.coverage
+                covered[one.subject.name] = one.subject.coverage
+                uncovered[one.subject.name], conversion[one.subject.name] = one.chips.uncovered, one.chips.opened.report
         finally:
             ledger.save()
-        return Evaluation(ledger.table(), covered)
+        return Evaluation(ledger.table(), covered, uncovered, conversion)
     total = len(subjects) * len(wanted) * draws * len(looks)
     try:
         with tqdm(total=total, unit="read", disable=not progress, delay=1) as bar:
@@ -180,9 +184,8 @@ def evaluate(
                     chips.scrap()
                     for look in looks:
                         unit = subject.about | settings | about | look
-                        # Every draw of no noise is the same, at any time, unless the outputs are noisy.
                         edge = {"converters": look["converters"]}
-                        same = noise.is_identity and backend.exact and not edges[look["converters"]].noise
+                        same = chips.always_same(noise, look["converters"])
                         known = unit | ({"draw": first_draw, **looks[0], **edge} if same else {})
                         values = ledger.find(known, further)
                         if values is None:

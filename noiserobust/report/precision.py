@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from noiserobust.report.table import aligned, as_markdown, seconds
+from noiserobust.report.table import aligned, as_markdown, seconds, variant
 
 
 def precision_table(summary: pd.DataFrame, markdown: bool = False) -> str:
@@ -20,7 +20,7 @@ def precision_table(summary: pd.DataFrame, markdown: bool = False) -> str:
     grid = [[*header, *(["noise std"] if std else [])]]
     for _, line in summary.iterrows():
         noise = line["noise"] if math.isnan(line["t"]) else f"{line['noise']}, t {seconds(line['t'])}"
-        noise += "" if line["compensation"] == "none" else f", {line['compensation']} compensation"
+        noise += variant({**line, "subset": "all"})
         accuracy = f"{line['mean']:.2f} ± {line['half_width']:.2f}"
         if not line["reached"]:
             accuracy += f" (not ± {line['target']:g}: gave up)"
