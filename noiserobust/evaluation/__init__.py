@@ -9,6 +9,7 @@ from noiserobust.evaluation.monte_carlo import Evaluation, evaluate
 from noiserobust.evaluation.sensitivity import Sensitivity, sensitivity
 from noiserobust.evaluation.sharpness import sharpness
 from noiserobust.evaluation.statistics import paired, summarize
+from noiserobust.evaluation.to_precision import Target
 from noiserobust.evaluation.trajectory import trajectories
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Evaluation",
     "KeptDigital",
     "Sensitivity",
+    "Target",
     "area",
     "budget",
     "corrupted",
