@@ -28,17 +28,17 @@ from noiserobust.text import Described
 COMMANDS: dict[str, Any] = {
     "train": Train,
     "evaluate": Evaluate,
+    "report": Report,
+    "yield": Yield,
     "sharpness": Sharpness,
     "landscape": Landscape,
     "corrupted": Corrupted,
-    "curves": Curves,
-    "report": Report,
-    "yield": Yield,
     "sensitivity": Sensitivity,
     "keep-digital": KeepDigital,
     "budget": Budget,
     "sweep": Sweep,
     "models": Models,
+    "curves": Curves,
 }
 
 _registry = ConstructorRegistry()
