@@ -190,7 +190,7 @@ class TestCorrupted:
             rows[columns].sort_values(columns, ignore_index=True),
             check_dtype=False,
         )
-        with patch("noiserobust.evaluation.monte_carlo.score", side_effect=AssertionError):
+        with patch("noiserobust.evaluation.chips.score", side_effect=AssertionError):
             again = corrupted(str(trained), files, corruptions=["fog", "snow"], out=out)
         assert list(again["value"]) == list(rows["value"])
         summary = by_severity(rows)
