@@ -12,7 +12,9 @@ from torch.nn import functional
 from noiserobust.errors import UserError
 from noiserobust.noise import Chip, Compensation, NoiseModel, compensated, read_stream
 from noiserobust.rng import Stream
-from noiserobust.weights import AnalogWeight, Backup, analog_weights, unwrap
+from noiserobust.shards import forget_gathered
+from noiserobust.vectors import Gradients
+from noiserobust.weights import AnalogWeight, Backup, analog_weights, filter_norms, unwrap
 
 
 class NoisyWeights:
@@ -22,6 +24,8 @@ class NoisyWeights:
     """
 
     def __init__(self, model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+        self.model = model
+        forget_gathered(model)
         self.weights = analog_weights(model, include=include, exclude=exclude)
         if not self.weights:
             raise UserError(
@@ -64,12 +68,14 @@ class NoisyWeights:
     def replaced(self, value: Callable[[AnalogWeight], Tensor]) -> Iterator[None]:
         """Inside, every analog weight holds ``value(weight)`` (shaped like its parameter); restored bit for bit."""
         with ExitStack() as stack:
+            stack.callback(forget_gathered, self.model)
             with torch.no_grad():
                 for weight in self._tied:
                     stack.enter_context(_tied(weight, value(weight).to(weight.parameter.dtype)))
                 stack.enter_context(self._backup.moved())
                 for weight in self._in_place:
                     weight.parameter.copy_(value(weight))
+            forget_gathered(self.model)
             yield
 
 
@@ -116,6 +122,26 @@ def perturbed(
 def report_stream(seed: int, replicate: int, draw: int) -> Stream:
     """The name of the draws that are reported; draws that select an epoch or train have another purpose."""
     return Stream(seed, "report", replicate, draw)
+
+
+@torch.no_grad()
+def filter_noise(
+    parameters: Sequence[Tensor], names: Sequence[str], analog: Sequence[AnalogWeight], gamma: float, stream: Stream
+) -> Gradients:
+    """e for every parameter: standard normal times gamma times the norm of its filter (output channel).
+
+    Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization", section 3.2.
+    """
+    known = {id(weight.parameter): weight for weight in analog}
+    noise: Gradients = []
+    for index, (parameter, name) in enumerate(zip(parameters, names, strict=True)):
+        weight = known.get(id(parameter))
+        rows = parameter if weight is None else weight.as_rows(parameter)
+        # float32 whatever the weights are, so that a network in bfloat16 sees the draw that it sees in float32.
+        field = stream.child(name or index).normal(rows.shape, device=rows.device)
+        field = field.to(torch.promote_types(field.dtype, rows.dtype)).mul_(gamma * filter_norms(rows))
+        noise.append((field if weight is None else weight.from_rows(field)).to(parameter.dtype))
+    return noise
 
 
 @contextmanager

@@ -134,13 +134,18 @@ class Stream:
 
 
 @contextmanager
-def seeded(stream: Stream) -> Iterator[None]:
-    """torch's global generators follow ``stream`` inside and are as before outside.
+def seeded(stream: Stream, device: torch.device | str = "cpu") -> Iterator[None]:
+    """torch's global generators of the CPU and of ``device`` follow ``stream`` inside and are as before outside.
 
     Only for code that takes no generator: parameter initialisation and dropout. It is process-wide.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(stream.integer())
+    seed, gpu = stream.integer(), torch.device(device)
+    # Other GPUs are left alone: they are other processes'.
+    with torch.random.fork_rng([gpu] if gpu.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if gpu.type == "cuda":
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
         yield
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from noiserobust.errors import UserError
+from noiserobust.shards import is_sharded, local, whole
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -40,6 +41,8 @@ class AnalogWeight:
         """``tensor``, shaped like the parameter, with the output channel first: (outputs, inputs...)."""
         if self.groups is None:
             return tensor
+        if is_sharded(tensor):
+            raise UserError(f"{self.name}: expected a whole transposed convolution, got one sharded over processes")
         inputs, outputs, *kernel = tensor.shape
         grouped = tensor.reshape(self.groups, inputs // self.groups, outputs, *kernel).transpose(1, 2)
         return grouped.reshape(self.groups * outputs, inputs // self.groups, *kernel)
@@ -142,11 +145,18 @@ def coverage(model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence
     rows = []
     for weight, reason in _classified(model, include, exclude):
         name, parameter = (weight.name, weight.parameter) if isinstance(weight, AnalogWeight) else weight
-        values = parameter.detach().float()
+        values = whole(parameter.detach()).float()
         rms = values.square().mean().sqrt()
         ratio = float(values.abs().amax() / rms) if rms > 0 else float("nan")  # NaN is not > 0: no weights, no ratio
         rows.append(CoverageRow(name, tuple(parameter.shape), isinstance(weight, AnalogWeight), reason, ratio))
     return Coverage(tuple(rows))
+
+
+def filter_norms(rows: Tensor) -> Tensor:
+    """The norm of every filter, (outputs, 1, ...); of the whole tensor when it has one dimension or none."""
+    if rows.dim() < 2:
+        return torch.linalg.vector_norm(rows)
+    return torch.linalg.vector_norm(rows, dim=tuple(range(1, rows.dim())), keepdim=True)
 
 
 class Backup:
@@ -166,7 +176,7 @@ class Backup:
             yield
             return
         # Looked up now: model.to(...) gives parameters other memory.
-        live = [tensor.detach() for tensor in self.tensors]
+        live = [local(tensor.detach()) for tensor in self.tensors]
         # Taken away meanwhile, so that a nested use saves somewhere else.
         saved, self._saved = self._saved, None
         if saved is None or any(s.dtype != t.dtype or s.device != t.device for s, t in zip(saved, live, strict=True)):

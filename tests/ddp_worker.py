@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from methods import METHODS, Passes, close, normed_net, same_bits, smooth_net, state
+from shard_checks import SHARD_CHECKS
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -231,6 +232,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "gsam sync": lambda: climbs("gsam:0.1,sync=true", gsam, sync=True),
     "saf memory": saf_memory,
     "refusals": refusals,
+    **SHARD_CHECKS,
 }
 
 

@@ -264,3 +264,15 @@ def test_imagenet_says_what_to_put_where(folder: Path, tmp_path: Path) -> None:
     data = load("imagenet", tmp_path).train
     assert isinstance(data, Streamed)
     assert (len(data), data.size) == (12, 224)
+
+
+def test_ranks_share_every_batch(folder: Path) -> None:
+    """Together the parts are the batch to the bit, cut, mirrored and blanked as one process would."""
+    data = load(f"stream:{folder}", image_size=24).train
+    batches = StreamedBatches(data, 5, stream=STREAM, flip=True, cutout=6)
+    parts = zip(*(batches.epoch(2, rank, 2) for rank in range(2)), strict=True)
+    for whole, pieces in zip(batches.epoch(2), parts, strict=True):
+        joined = Batch.join(pieces)
+        assert torch.equal(joined.inputs, whole.inputs)
+        assert torch.equal(joined.indices, whole.indices)
+        assert [piece.share for piece in pieces] == [2 * len(piece) / len(whole) for piece in pieces]

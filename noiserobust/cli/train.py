@@ -10,7 +10,7 @@ import tyro
 
 from noiserobust.checkpoint import read_checkpoint
 from noiserobust.data import load
-from noiserobust.training import TrainSettings, fit
+from noiserobust.training import Run, TrainSettings, fit, torchrun
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,19 @@ class Train(TrainSettings):
     def run(self) -> None:
         names = [f.name for f in dataclasses.fields(TrainSettings)]
         settings = TrainSettings(**{name: getattr(self, name) for name in names})
-        splits = load(settings.data, settings.data_root, settings.image_size)
-        for seed in self.seeds:
-            run = fit(dataclasses.replace(settings, seed=seed), self.out, splits=splits, progress=True)
-            kept = read_checkpoint(run.checkpoint).about["log"]
-            watched = "test" if settings.select_on == "test" else "validation"
-            scores = [f"{n.replace('_', ' ')} {kept[n]:.2f} %" for n in ("accuracy", "perturbed_accuracy") if n in kept]
-            print(f"kept epoch {kept['epoch']} ({', '.join([watched, *scores]) if scores else 'the last'})")
-            print(f"weights: {run.checkpoint}")
+        with torchrun(settings.device) as processes:
+            splits = processes.in_turn(lambda: load(settings.data, settings.data_root, settings.image_size))
+            for seed in self.seeds:
+                of = dataclasses.replace(settings, seed=seed)
+                run = fit(of, self.out, splits=splits, progress=True, processes=processes)
+                if processes.writes:
+                    self._tell(run)
+
+    @staticmethod
+    def _tell(run: Run) -> None:
+        settings = run.settings
+        kept = read_checkpoint(run.checkpoint).about["log"]
+        watched = "test" if settings.select_on == "test" else "validation"
+        scores = [f"{n.replace('_', ' ')} {kept[n]:.2f} %" for n in ("accuracy", "perturbed_accuracy") if n in kept]
+        print(f"kept epoch {kept['epoch']} ({', '.join([watched, *scores]) if scores else 'the last'})")
+        print(f"weights: {run.checkpoint}")

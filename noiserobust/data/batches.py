@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -21,17 +21,22 @@ class Batch:
     """inputs: B x C x H x W float32, normalised; labels: B; indices: B positions in the dataset.
 
     ``indices`` may be left out in a loop of one's own; only rules that remember single samples need them.
+
+    ``share``: what the mean over this part of a batch weighs beside the other ranks' when ranks take the mean of their
+    gradients: its samples times the ranks, over the samples of all. Unequal parts then give the exact gradient.
     """
 
     inputs: Tensor
     labels: Tensor
     indices: Tensor | None = None
+    share: float = 1.0
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: slice | Tensor) -> Batch:
-        return Batch(self.inputs[rows], self.labels[rows], None if self.indices is None else self.indices[rows])
+        indices = None if self.indices is None else self.indices[rows]
+        return replace(self, inputs=self.inputs[rows], labels=self.labels[rows], indices=indices)
 
     @staticmethod
     def join(parts: Sequence[Batch]) -> Batch:
@@ -41,6 +46,7 @@ class Batch:
             torch.cat([part.inputs for part in parts]),
             torch.cat([part.labels for part in parts]),
             torch.cat(indices) if len(indices) == len(parts) else None,
+            parts[0].share,
         )
 
     def split(self, parts: int) -> list[Batch]:
@@ -99,8 +105,8 @@ class Batches:
         n = len(self.dataset) / self.batch_size
         return math.floor(n) if self.drop_last else math.ceil(n)
 
-    def epoch(self, n: int) -> Iterator[Batch]:
-        """The batches of epoch ``n``."""
+    def epoch(self, n: int, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
+        """The batches of epoch ``n``; of each, the part of ``rank`` when ``ranks`` processes share them."""
         data, size = self.dataset, self.batch_size
         order = self._order(n)
         moves = self._moves(n)
@@ -108,7 +114,7 @@ class Batches:
         if self.stream is not None and self.cutout:
             holes = hole_centres(self.stream, n, len(data), data.images.shape[2:], data.images.device)
         for start in range(0, len(self) * size, size):
-            span = slice(start, start + size)
+            span, share = part_of(start, min(start + size, len(data)), rank, ranks)
             indices = order[span]
             # Data in order is cut out, not gathered.
             pixels = data.images[span if self.stream is None else indices]
@@ -117,7 +123,7 @@ class Batches:
             inputs = data.normalize(pixels).contiguous(memory_format=self.memory_format)
             if holes is not None:
                 inputs = cut_out(inputs, self.cutout, holes[span])
-            yield Batch(inputs, data.labels[indices], indices)
+            yield Batch(inputs, data.labels[indices], indices, share)
 
     def _order(self, n: int) -> Tensor:
         count, device = len(self.dataset), self.dataset.images.device
@@ -137,6 +143,19 @@ class Batches:
         mirror = torch.randint(2, shape, generator=generator) * self.flip
         device = self.dataset.images.device
         return top.to(device), left.to(device), mirror.to(device)
+
+
+def part_of(start: int, stop: int, rank: int, ranks: int) -> tuple[slice, float]:
+    """The contiguous part of the batch start:stop that ``rank`` of ``ranks`` takes, and its :attr:`Batch.share`.
+
+    Parts differ by one sample at most, and lower ranks have the larger ones.
+
+    >>> part_of(10, 15, 0, 2), part_of(10, 15, 1, 2)
+    ((slice(10, 13, None), 1.2), (slice(13, 15, None), 0.8))
+    """
+    size = stop - start
+    low, high = (-(-size * edge // ranks) for edge in (rank, rank + 1))
+    return slice(start + low, start + high), (high - low) * ranks / size
 
 
 def crop_and_flip(pixels: Tensor, crop: int, top: Tensor, left: Tensor, mirror: Tensor) -> Tensor:

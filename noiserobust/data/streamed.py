@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-from noiserobust.data.batches import Batch, check_numbers, cut_out, hole_centres
+from noiserobust.data.batches import Batch, check_numbers, cut_out, hole_centres, part_of
 from noiserobust.data.dataset import Splits
 from noiserobust.data.folder import list_folder, read_image
 from noiserobust.data.labelled import Labelled, affine, positions
@@ -144,35 +144,35 @@ class StreamedBatches(Sequence[Batch]):
             return [self[one] for one in chosen]
         return next(self._read(0, [chosen], workers=0))
 
-    def epoch(self, n: int) -> Iterator[Batch]:
-        """The batches of epoch ``n``."""
-        return self._read(n, range(len(self)), self.dataset.workers)
+    def epoch(self, n: int, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
+        """The batches of epoch ``n``; of each, the part of ``rank`` when ``ranks`` processes share them."""
+        return self._read(n, range(len(self)), self.dataset.workers, rank, ranks)
 
-    def _read(self, n: int, wanted: Sequence[int], workers: int) -> Iterator[Batch]:
+    def _read(self, n: int, wanted: Sequence[int], workers: int, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
         data, size = self.dataset, self.batch_size
         order, seeds = self._order(n)
+        parts = [part_of(at * size, min((at + 1) * size, len(data)), rank, ranks) for at in wanted]
         holes = None
         if self.stream is not None and self.cutout:
             holes = hole_centres(self.stream, n, len(data), (data.size, data.size), self.device)
         loader = DataLoader(
             _Images(data, self.flip),
-            batch_sampler=_Positions(order, seeds, size, wanted),
+            batch_sampler=_Positions(order, seeds, [span for span, _ in parts]),
             num_workers=min(workers, len(wanted)),
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else it takes a number from the global one
         )
-        for at, (failure, pixels) in zip(wanted, loader, strict=True):
+        for (span, share), (failure, pixels) in zip(parts, loader, strict=True):
             if failure:
                 raise UserError(failure)
-            span = slice(at * size, (at + 1) * size)
             rows = order[span]
             inputs = data.normalize(pixels.to(self.device, non_blocking=True)).contiguous(
                 memory_format=self.memory_format
             )
             if holes is not None:
                 inputs = cut_out(inputs, self.cutout, holes[span])
-            yield Batch(inputs, data.labels[rows].to(self.device), rows.to(self.device))
+            yield Batch(inputs, data.labels[rows].to(self.device), rows.to(self.device), share)
 
     def _order(self, n: int) -> tuple[Tensor, Tensor | None]:
         """The positions of epoch ``n`` in their order, and a seed for each place in it."""
@@ -200,15 +200,14 @@ class _Images(TorchDataset[tuple[str, Tensor]]):
 class _Positions:
     """The items of each batch, made when its turn comes."""
 
-    def __init__(self, order: Tensor, seeds: Tensor | None, size: int, wanted: Sequence[int]) -> None:
-        self.order, self.seeds, self.size, self.wanted = order, seeds, size, wanted
+    def __init__(self, order: Tensor, seeds: Tensor | None, spans: Sequence[slice]) -> None:
+        self.order, self.seeds, self.spans = order, seeds, spans
 
     def __len__(self) -> int:
-        return len(self.wanted)
+        return len(self.spans)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        for at in self.wanted:
-            span = slice(at * self.size, (at + 1) * self.size)
+        for span in self.spans:
             rows = self.order[span].tolist()
             yield list(zip(rows, [None] * len(rows) if self.seeds is None else self.seeds[span].tolist(), strict=True))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
+from torch import nn
 
 from noiserobust.backend import Backend
 from noiserobust.converters import Converters, Converting, output_stream
@@ -36,6 +38,7 @@ class Chips:
         backend: Backend,
     ) -> None:
         self.subject, self.setup, self.metrics = subject, setup, metrics
+        self.converters, self.backend = converters, backend
         patterns = {"include": setup.include, "exclude": setup.exclude}
         self.noisy = NoisyWeights(subject.network, **patterns)
         self.opened = backend.open(subject.network, self.noisy, subject.batches[0].inputs[:2], setup.precision)
@@ -61,11 +64,15 @@ class Chips:
         """Forget the chip: the next look is at another draw."""
         self.programmed: Programmed | None = None
 
-    def score(
+    def always_same(self, noise: NoiseModel, converters: str) -> bool:
+        """Whether every draw is the same, at any time: without noise, unless the outputs are noisy."""
+        return noise.is_identity and self.backend.exact and not self.converters[converters].noise
+
+    @contextmanager
+    def seen(
         self, noise: NoiseModel, stream: Stream, t: float, read: int, compensation: Compensation, converters: str
-    ) -> dict[str, float]:
-        """The metrics of the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own)."""
-        subject, precision = self.subject, self.setup.precision
+    ) -> Iterator[nn.Module]:
+        """Inside, what computes with the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own)."""
         time = None if t != t else t
         if self.programmed is None and not noise.is_identity:
             self.programmed = self.noisy.program(noise, stream)
@@ -74,10 +81,14 @@ class Chips:
             network = stack.enter_context(reading)
             stack.enter_context(self.converting[converters].applied(output_stream(stream, time, read)))
             if self.calibration:
-                stack.enter_context(recalibrated(network, self.calibration, precision))
-            values = score(network, subject.batches, precision, subject.classes, self.metrics)
+                stack.enter_context(recalibrated(network, self.calibration, self.setup.precision))
+            yield network
         self.converting[converters].check_called()
-        return values
+
+    def score(self, noise: NoiseModel, stream: Stream, **look: Any) -> dict[str, float]:
+        """The metrics of the chip on all images; ``look`` is that of :meth:`seen`."""
+        with self.seen(noise, stream, **look) as network:
+            return score(network, self.subject.batches, self.setup.precision, self.subject.classes, self.metrics)
 
     def _prepared(self, data: Labelled | None) -> Sequence[Batch]:
         """Training images as the network wants to see them."""

@@ -20,6 +20,7 @@ from noiserobust.evaluation.chips import Chips
 from noiserobust.evaluation.ledger import SEMANTICS, Ledger
 from noiserobust.evaluation.statistics import paired, summarize
 from noiserobust.evaluation.subjects import Models, Setup
+from noiserobust.evaluation.to_precision import Measurement, Target, measure_to_precision, summarize_to_precision
 from noiserobust.inference import Metric, Precision, known_metrics
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
@@ -42,7 +43,10 @@ class Evaluation:
     """Per model, one line: what the backend computes, and what it leaves to the direct path and why."""
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
-        """Mean, noise_std, weight_std, variance components and interval (:func:`statistics.summarize`)."""
+        """Mean, noise_std, weight_std, variance components and interval (:func:`statistics.summarize`); of what was
+        evaluated to a precision :func:`to_precision.summarize_to_precision`, with the confidence asked for there."""
+        if (self.rows["subset"] != "all").all():
+            return summarize_to_precision(self.rows)
         return summarize(self.rows, confidence)
 
     def paired(self, method_a: str, method_b: str, confidence: float = 0.95, metric: str = "accuracy") -> pd.DataFrame:
@@ -76,6 +80,7 @@ def evaluate(
     metrics: Mapping[str, Metric] | Sequence[str] = (),
     out: str | Path | None = None,
     progress: bool = False,
+    precision_target: float | Target | None = None,
 ) -> Evaluation:
     """Accuracy (percent) and loss (nats) of every model under every draw of every noise.
 
@@ -108,6 +113,10 @@ def evaluate(
       name, each from all logits (N, C) and labels (N) to a number. A row of a file is known by the metric's name.
     - ``out``: a parquet file for the rows; those it already holds are not computed again, and it is brought up to date
       while the work goes on, so that a killed evaluation loses seconds.
+    - ``precision_target``: accuracy to ± that many points at 95 % instead of a number of draws (``draws`` is not used);
+      draws and images are decided on the way (:mod:`noiserobust.evaluation.to_precision`, whose ``Target`` has further
+      settings). Its rows are subsets' and lie apart from those of full passes; ``summary()`` is mean ± half_width per
+      model.
 
     Draw k of replicate r is ``noiserobust.perturbed(model, noise, seed=seed, replicate=r, draw=k)``, inside
     ``noiserobust.converters.converted`` of the same names where there are converters. The models'
@@ -143,6 +152,26 @@ def evaluate(
     conversion: dict[str, str] = {}
     settings = VARIANT | {"seed": seed, "recalibration": recalibration, "semantics": SEMANTICS}
     settings |= {"backend": str(backend)}
+    if precision_target is not None:
+        target = precision_target if isinstance(precision_target, Target) else Target(precision_target)
+        if reads > 1 or first_draw:
+            raise UserError(
+                f"expected one read of draws from 0 with a precision target, got reads={reads} and "
+                f"first_draw={first_draw}; leave them out"
+            )
+        if further:
+            raise UserError(f"expected no further metrics with a precision target, got {', '.join(further)}")
+        measurements = (
+            Measurement(subject, Chips(subject, setup, learnt_from, {}, edges, backend), precision, seed)
+            for subject in subjects
+        )
+        try:
+            for one in measure_to_precision(target, measurements, wanted, looks, settings, ledger, progress):
+                covered[one.subject.name] = one.subject.coverage
+                uncovered[one.subject.name], conversion[one.subject.name] = one.chips.uncovered, one.chips.opened.report
+        finally:
+            ledger.save()
+        return Evaluation(ledger.table(), covered, uncovered, conversion)
     total = len(subjects) * len(wanted) * draws * len(looks)
     try:
         with tqdm(total=total, unit="read", disable=not progress, delay=1) as bar:
@@ -155,9 +184,8 @@ def evaluate(
                     chips.scrap()
                     for look in looks:
                         unit = subject.about | settings | about | look
-                        # Every draw of no noise is the same, at any time, unless the outputs are noisy.
                         edge = {"converters": look["converters"]}
-                        same = noise.is_identity and backend.exact and not edges[look["converters"]].noise
+                        same = chips.always_same(noise, look["converters"])
                         known = unit | ({"draw": first_draw, **looks[0], **edge} if same else {})
                         values = ledger.find(known, further)
                         if values is None:

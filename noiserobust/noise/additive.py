@@ -11,6 +11,7 @@ from noiserobust.errors import UserError
 from noiserobust.noise.base import AlteredChip, Chip, NoiseModel, Per, additive, check_per, check_strength
 from noiserobust.noise.reference import Reference, check_reference, reference_scale
 from noiserobust.rng import Stream
+from noiserobust.shards import field_like
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,12 @@ class Gaussian(NoiseModel, name="gaussian"):
             scale = scale.sqrt()
         std = self.sigma * scale
         if self.per == "read":
-            return AlteredChip(
-                below, lambda w, read: w if read is None else w + std * read.normal(w.shape, device=w.device)
-            )
-        return additive(below, stream.normal(clean.shape, device=clean.device), std)
+            return AlteredChip(below, lambda w, read: w if read is None else w + std * field_like(read.normal, w))
+        return additive(below, field_like(stream.normal, clean), std)
+
+    @property
+    def shards(self) -> bool:
+        return self.reference in ("filter", "layer")
 
     @property
     def strength(self) -> float:
@@ -87,7 +90,11 @@ class Laplace(NoiseModel, name="laplace"):
         if self.is_identity:
             return below
         scale = reference_scale(clean, self.reference, self.rows, self.columns)
-        return additive(below, stream.laplace(clean.shape, device=clean.device), self.b * scale)
+        return additive(below, field_like(stream.laplace, clean), self.b * scale)
+
+    @property
+    def shards(self) -> bool:
+        return self.reference in ("filter", "layer")
 
     @property
     def strength(self) -> float:

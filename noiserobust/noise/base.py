@@ -12,6 +12,7 @@ from torch import Tensor
 
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream
+from noiserobust.shards import is_sharded
 from noiserobust.text import Described, split_top
 
 Per = Literal["chip", "read"]
@@ -52,6 +53,11 @@ class NoiseModel(Described, family="noise model"):
 
         The chip computes and reads in float32 or better, so that a low-precision weight is rounded once, at the end.
         """
+        if is_sharded(weight) and not self.shards:
+            raise UserError(
+                f"{self}: expected a whole weight, got one that is sharded over processes; gaussian and laplace with "
+                "reference filter or layer take those"
+            )
         clean = weight.to(torch.promote_types(weight.dtype, torch.float32))
         return self.write(Chip(clean), clean, stream)
 
@@ -66,6 +72,11 @@ class NoiseModel(Described, family="noise model"):
         The scale is taken from ``clean``, the untouched weight, so that stages do not inflate each other's scale (the
         maximum of noisy weights is larger: by 8 % at sigma .1 and 26 % at .2 for filters of 4,608 inputs).
         """
+
+    @property
+    def shards(self) -> bool:
+        """Whether weights that are sharded over processes (DTensor) are taken: they get the noise of the whole."""
+        return False
 
     @property
     @abstractmethod
@@ -106,6 +117,10 @@ class Sum(NoiseModel):
         for index, part in enumerate(self.parts):
             below = part.write(below, clean, stream.child(index))
         return below
+
+    @property
+    def shards(self) -> bool:
+        return all(part.shards for part in self.parts)
 
     @property
     def strength(self) -> float:

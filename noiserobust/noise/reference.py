@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from noiserobust.errors import UserError
+from noiserobust.shards import is_sharded, max_abs
 
 Reference = Literal["filter", "layer", "tile", "tile-column"]
 
@@ -31,6 +32,8 @@ def reference_scale(weight: Tensor, reference: Reference = "filter", rows: int =
     clean = weight.detach()
     clean = clean.to(torch.promote_types(clean.dtype, torch.float32))
     inputs = tuple(range(1, clean.dim()))
+    if is_sharded(clean):
+        return max_abs(clean, inputs if reference == "filter" and inputs else tuple(range(clean.dim())))
     if reference == "layer" or (reference == "filter" and not inputs):
         # A vector has no column of its own: it is one group.
         return vector_norm(clean, torch.inf).reshape([1] * clean.dim())

@@ -8,6 +8,7 @@ from noiserobust.training.gsam import GSAM
 from noiserobust.training.looksam import LookSAM
 from noiserobust.training.method import Method, Plain
 from noiserobust.training.probability import Probability
+from noiserobust.training.processes import Processes, torchrun
 from noiserobust.training.rst import GRST, RST
 from noiserobust.training.rwp import RWP
 from noiserobust.training.rwp_mixed import MixedRWP
@@ -39,10 +40,12 @@ __all__ = [
     "Output",
     "Plain",
     "Probability",
+    "Processes",
     "Progress",
     "Quadratic",
     "Run",
     "Schedule",
     "TrainSettings",
     "fit",
+    "torchrun",
 ]

@@ -20,7 +20,7 @@ from noiserobust.noisy import NoisyWeights
 from noiserobust.rng import Stream
 from noiserobust.training.parts import as_list, kept_norm_stats, moved_to, only_rows, require_supported
 from noiserobust.training.ranks import Ranks
-from noiserobust.training.vectors import Gradients
+from noiserobust.vectors import Gradients
 from noiserobust.weights import AnalogWeight, Backup, analog_weights, canonical, unwrap
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -55,6 +55,7 @@ class Engine:
     - ``samples``, ``classes``: size of the training data, for the rules that remember single samples.
 
     ``memory`` is what the rules keep from step to step (:meth:`state_dict` saves it): a method itself is settings only.
+    It is the same on every rank; what a rank alone remembers, such as its last batch, lies in ``own_memory``.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Engine:
         self._first_lr = float(optimizer.param_groups[0]["lr"])
         self.passes = {"forward": 0, "backward": 0}
         self.memory: dict[str, Any] = {}
+        self.own_memory: dict[str, Any] = {}
         self.ranks = Ranks(model)
         self.ranks.require_same_seed(seed)
         self._backup = Backup(self.parameters)
@@ -136,15 +138,18 @@ class Engine:
     ) -> Output:
         """Add ``weight`` times the gradient of the mean loss at the present weights to the gradients held.
 
-        ``batch`` may be a list of micro-batches: the mean is over all their samples. With ``sync=False`` ranks do not
-        average (forward *and* backward run under ``no_sync``); with ``norm_stats=False`` normalisation statistics and
-        counters stay as they were. ``wrt`` says which parameters the gradient is taken for (the rest of the backward
-        pass is skipped; needs ``sync=False``), ``rows`` which samples of the whole batch. ``penalty(logits, span)``
-        gives a value per sample that is added to the loss, ``span`` being the samples' place in the batch.
+        ``batch`` may be a list of micro-batches: the mean is over all their samples. It weighs its
+        :attr:`Batch.share`, so that ranks' parts of unequal size give the whole batch's gradient. With ``sync=False``
+        ranks do not average (forward *and* backward run under ``no_sync``); with ``norm_stats=False`` normalisation
+        statistics and counters stay as they were. ``wrt`` says which parameters the gradient is taken for (the rest of
+        the backward pass is skipped; needs ``sync=False``), ``rows`` which samples of the whole batch.
+        ``penalty(logits, span)`` gives a value per sample that is added to the loss, ``span`` being the samples' place
+        in the batch.
         """
         micro = as_list(batch) if rows is None else only_rows(as_list(batch), rows)
         inputs = None if wrt is None else [p for p, wanted in zip(self.parameters, wrt, strict=True) if wanted]
         total = sum(len(part) for part in micro)
+        weight *= micro[0].share
         losses, logits, start = [], [], 0
         try:
             with nullcontext() if norm_stats else kept_norm_stats(self.model):
@@ -271,11 +276,12 @@ class Engine:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beyond the states of model, optimizer and schedule (no copy, as torch's are)."""
-        return {"memory": self.memory, "scaler": {} if self.scaler is None else self.scaler.state_dict()}
+        scaler = {} if self.scaler is None else self.scaler.state_dict()
+        return {"memory": self.memory, "own_memory": self.own_memory, "scaler": scaler}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a copy of a state that :meth:`state_dict` gave."""
-        self.memory = moved_to(self.device, state["memory"])
+        self.memory, self.own_memory = (moved_to(self.device, state[name]) for name in ("memory", "own_memory"))
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
 

@@ -1,0 +1,171 @@
+"""Whole runs by two processes under torchrun, gloo on CPUs: torchrun_worker.py is what they do."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from methods import close, same_bits
+from torch import Tensor
+from torchrun_worker import RESUMED, RUNS, splits, stopped
+
+from noiserobust.checkpoint import read_checkpoint
+from noiserobust.data import Batches, Splits
+from noiserobust.errors import UserError
+from noiserobust.rng import Stream
+from noiserobust.training import Processes, TrainSettings, fit, torchrun
+
+HERE = Path(__file__).parent
+
+
+def environment(**more: str) -> dict[str, str]:
+    paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))} | more
+
+
+@pytest.fixture(scope="module")
+def data() -> Splits:
+    return splits()
+
+
+@pytest.fixture(scope="module")
+def runs(data: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything that two processes train, in one start."""
+    folder = tmp_path_factory.mktemp("runs")
+    stopped(RUNS["plain"], folder / "one-two", data)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, str(HERE / "torchrun_worker.py"), "train", str(folder)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+def weights(folder: Path) -> list[Tensor]:
+    return [tensor for _, tensor in sorted(read_checkpoint(folder).weights.items())]
+
+
+def of(settings: TrainSettings, out: Path) -> Path:
+    """The folder of that run in ``out``: number of processes or not, it has one name."""
+    (folder,) = (found for found in out.iterdir() if found.name.endswith(settings.identity(splits())))
+    return folder
+
+
+def agree(one: Path, two: Path) -> None:
+    """The same course and weights to the rounding of sums."""
+    close(weights(two), weights(one), rtol=1e-4, atol=1e-6)
+    logs = [pd.read_csv(folder / "log.csv").drop(columns="seconds") for folder in (two, one)]
+    pd.testing.assert_frame_equal(*logs, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_train_what_one_trains(name: str, runs: Path, data: Splits, tmp_path: Path) -> None:
+    alone = fit(RUNS[name], tmp_path, splits=data)
+    together = of(RUNS[name], runs / "two")
+    agree(alone.folder, together)
+    assert read_checkpoint(alone.folder).about["ranks"] == [1, 1, 1]
+    assert read_checkpoint(together).about["ranks"] == [2, 2, 2]
+
+
+def test_only_rank_0_writes(runs: Path) -> None:
+    assert not (runs / "nowhere").exists()
+    for folder in (runs / "two").iterdir():
+        assert sorted(file.name for file in folder.iterdir()) == ["log.csv", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_two_processes_resume_bit_for_bit(name: str, runs: Path) -> None:
+    parts, whole = (of(RESUMED[name], runs / out) for out in ("parts", "whole"))
+    assert same_bits(weights(parts), weights(whole))
+    logs = [pd.read_csv(folder / "log.csv").drop(columns="seconds") for folder in (parts, whole)]
+    pd.testing.assert_frame_equal(*logs, check_exact=True)
+
+
+def test_another_number_of_processes_goes_on(runs: Path, data: Splits, tmp_path: Path) -> None:
+    whole = fit(RUNS["plain"], tmp_path, splits=data)
+    lines: list[int] = []
+    fit(RUNS["plain"], runs / "two-one", splits=data, on_epoch=lambda line: lines.append(line["epoch"]))
+    assert lines == [2]
+    for out, ranks in (("two-one", [2, 2, 1]), ("one-two", [1, 1, 2])):
+        agree(whole.folder, of(RUNS["plain"], runs / out))
+        assert read_checkpoint(of(RUNS["plain"], runs / out)).about["ranks"] == ranks
+    # What was done before the change is untouched: to the bit the first two epochs of one process.
+    logs = [pd.read_csv(folder / "log.csv") for folder in (whole.folder, of(RUNS["plain"], runs / "one-two"))]
+    pd.testing.assert_frame_equal(*(log.drop(columns="seconds")[:2] for log in logs), check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "line"),
+    [
+        ("refused", 2, "noiserobust: error: expected luck, got none"),
+        ("interrupted", 130, "noiserobust: interrupted; the same command goes on from here"),
+        ("broken", 1, "ZeroDivisionError"),
+    ],
+)
+def test_what_ends_one_ends_all(how: str, code: int, line: str, tmp_path: Path) -> None:
+    """Started by hand, without an agent that would end the other: rank 1 fails, rank 0 waits for it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "torchrun_worker.py"), how, str(tmp_path)],
+            env=environment(RANK=rank, LOCAL_RANK=rank, **common),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [code, code], said
+    assert said[1].strip().splitlines()[-1].removeprefix("[rank1]: ") == line
+    assert how == "broken" or len(said[1].strip().splitlines()) == 1
+    # Nothing but the progress bar of rank 0.
+    shown = [text for text in said[0].replace("\r", "\n").splitlines() if text.strip()]
+    assert all(text.startswith("plain seed 0:") for text in shown), said[0]
+
+
+def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with torchrun("cpu") as processes:
+        assert processes == Processes()
+        assert processes.writes
+        assert processes.device("cuda:1") == torch.device("cuda:1")
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_ranks_share_every_batch(ranks: int, data: Splits) -> None:
+    """Together the parts are the batch to the bit, augmentation included; their weighted mean is its mean."""
+    batches = Batches(data.train.subset(range(160)), 33, stream=Stream(0, "test"), crop=2, flip=True)
+    whole = list(batches.epoch(1))
+    parts = zip(*(batches.epoch(1, rank, ranks) for rank in range(ranks)), strict=True)
+    for one, pieces in zip(whole, parts, strict=True):
+        for field in ("inputs", "labels", "indices"):
+            assert torch.equal(torch.cat([getattr(piece, field) for piece in pieces]), getattr(one, field))
+        assert len(pieces[0]) - len(pieces[-1]) in (0, 1)
+        mean = sum(piece.share * piece.inputs.double().mean() for piece in pieces) / ranks
+        torch.testing.assert_close(mean, one.inputs.double().mean())
+
+
+def test_a_batch_too_small_for_all_ranks_is_refused(data: Splits, tmp_path: Path) -> None:
+    from noiserobust.training.fit import _require_samples
+
+    _require_samples(160, 33, 28)
+    with pytest.raises(UserError, match="got a batch of 28 for 29 ranks; change batch_size"):
+        _require_samples(160, 33, 29)
+    _require_samples(20, 33, 20)
+    with pytest.raises(UserError, match="got a batch of 20 for 21 ranks"):
+        _require_samples(20, 33, 21)
