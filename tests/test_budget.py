@@ -11,9 +11,10 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from experiments import budget_coverage
 from noiserobust import UserError
 from noiserobust.evaluation import budget, monte_carlo
-from noiserobust.evaluation.crossing import Axis, Crossing, Point, first_crossing
+from noiserobust.evaluation.crossing import Axis, Point, first_crossing
 from noiserobust.report import budget_table
 from noiserobust.report.design_plots import budget_figure
 
@@ -240,27 +241,8 @@ class TestSearch:
         assert (found.state, found.hard, found.value) == ("always", 2, -math.inf)
 
 
-def covered(models: int, draws: int, repetitions: int, seed: int) -> float:
-    """How often the interval holds the true root sqrt(2 / 100) of 100 x^2 E[g] = 2, with slopes g of mean 1 that vary
-    between models (std 0.15) and between draws (0.3)."""
-    generator = np.random.default_rng(seed)
-    hits = 0
-    for _ in range(repetitions):
-        slopes = (
-            1 + 0.15 * generator.normal(size=(models, 1)) * (models > 1) + 0.3 * generator.normal(size=(models, draws))
-        )
-        units = slopes.mean(1) if models > 1 else slopes[0]
-        half = stats.t.ppf(0.975, len(units) - 1) * units.std(ddof=1) / math.sqrt(len(units))
-
-        def measure(x: float, mean: float = units.mean(), half: float = half) -> Point:
-            return Point(x, 100 * x * x * mean, 100 * x * x * (mean - half), 100 * x * x * (mean + half))
-
-        found: Crossing = first_crossing(measure, Axis(0, 1), 2.0)
-        hits += found.low <= math.sqrt(0.02) <= found.high
-    return hits / repetitions
-
-
 @pytest.mark.parametrize(("models", "draws"), [(1, 10), (5, 4)])
 def test_the_interval_covers_as_often_as_it_says(models: int, draws: int) -> None:
     """Nominal 0.95; 5 standard errors of 400 repetitions are 0.054 (false alarm 6e-7)."""
-    assert abs(covered(models, draws, 400, seed=0) - 0.95) < 0.054
+    covered, _ = budget_coverage.coverage(models, draws, "normal", 400, seed=0)
+    assert abs(covered - 0.95) < 0.054

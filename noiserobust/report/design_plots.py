@@ -31,7 +31,7 @@ def sensitive_layers(effects: pd.DataFrame, path: str | os.PathLike[str], by: st
 
 
 def sensitivity_figure(effects: pd.DataFrame, by: str = "alone") -> Figure:
-    """Bars with intervals, a panel per method, its most sensitive layer on top; beside them each layer's share of
+    """Bars with intervals, a panel per method on one scale, its most sensitive layer on top; beside them each layer's share of
     weights and multiply-accumulates. Takes the ``effects`` of ``evaluation.sensitivity``."""
     methods = list(dict.fromkeys(effects["method"]))
     tables = [effects[effects["method"] == method] for method in methods]
@@ -50,6 +50,9 @@ def sensitivity_figure(effects: pd.DataFrame, by: str = "alone") -> Figure:
         _share_bars(shares, own, names[:MOST])
         if len(names) > MOST:
             bars.set_xlabel(bars.get_xlabel() + f"\n({len(names) - MOST} less sensitive layers not shown)", color=TEXT)
+    reach = [axis.get_xlim() for axis in axes[::2]]
+    for axis in axes[::2]:
+        axis.set_xlim(min(low for low, _ in reach), max(high for _, high in reach))
     first = records(effects)[0]
     time = "" if math.isnan(first["t"]) else f" at {seconds(first['t'])}"
     figure.suptitle(wrapped(f"Layer sensitivity under {first['noise']}{time}", 90), fontsize=12.5, color=TEXT)
