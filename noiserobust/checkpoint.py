@@ -1,4 +1,4 @@
-"""Weights as safetensors with everything needed to use them; resumable state that runs no stranger's code."""
+"""Weights as safetensors with everything needed to use them; others' checkpoints, without running their code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,9 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
-from noiserobust.models import ModelSpec
+from noiserobust.models import Factory, ModelSpec
 from noiserobust.results import write_atomically
 from noiserobust.rng import Stream, seeded
+from noiserobust.torch_file import is_torch_file, read_torch_file
 from noiserobust.weights import canonical, unwrap
 
 KEY = "noiserobust"
@@ -43,6 +45,10 @@ class Checkpoint:
     ) -> nn.Module:
         """The network with these weights, in eval mode; the arguments stand in for what a foreign file does not say."""
         model = spec or (ModelSpec.parse(self.about["model"]) if "model" in self.about else None)
+        if spec is None and isinstance(model, Factory):
+            raise UserError(
+                f"expected --model {model}: {self.path} names code as its network, which only you may start by name"
+            )
         channels = channels or self.about.get("channels")
         classes = classes or (len(self.about["classes"]) if "classes" in self.about else None)
         if model is None or channels is None or classes is None:
@@ -50,8 +56,8 @@ class Checkpoint:
                 f"expected a checkpoint that names its model, got {self.path}; name it, such as --model resnet18"
             )
         with seeded(Stream(0, "build")):  # initial weights, soon replaced, come from torch's global generator
-            network = model.build(channels, classes)
-        load_weights(network, self.weights, self.path)
+            network = model.without_weights().build(channels, classes)
+        load_weights(network, self.weights, self.path, model.aliases)
         return network.eval()
 
 
@@ -64,16 +70,22 @@ def save_checkpoint(path: Path, weights: Mapping[str, Tensor], about: Mapping[st
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """The checkpoint at ``path`` (a safetensors file, or a run's folder that holds ``model.safetensors``)."""
+    """The checkpoint at ``path``: a safetensors file, a run's folder that holds ``model.safetensors``, or a torch file.
+
+    A torch file (.pt, .pth, ...) may hold the weights by name, or a dictionary with them under ``state_dict``,
+    ``model``, ``model_state_dict`` or ``net``, at any depth; read with ``weights_only=True``, it runs no code.
+    """
     file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise UserError(f"expected a checkpoint (a .safetensors file or a run's folder), got {path}: there is none")
+        raise UserError(f"expected a checkpoint (.safetensors, .pt, .pth or a run's folder), got {path}: there is none")
+    if is_torch_file(file):
+        return Checkpoint(file, read_torch_file(file))
     try:
         with safe_open(file, framework="pt") as opened:
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
             about = json.loads((opened.metadata() or {}).get(KEY, "{}"))
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"expected a safetensors file, got {file}: {error}") from None
+        raise UserError(f"expected a safetensors or torch file, got {file}: {error}") from None
     return Checkpoint(file, weights, about)
 
 
@@ -99,32 +111,38 @@ def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:
     return found
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copy ``weights`` into ``model``; prefixes left by DDP and torch.compile are dropped from their names.
+def load_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], source: str | Path, aliases: Sequence[tuple[str, str]] = ()
+) -> None:
+    """Copy ``weights`` into ``model``.
 
-    Raises :class:`~noiserobust.UserError` that names missing, unexpected and misshapen entries.
+    Marks that DDP, DataParallel and torch.compile leave in names (``module``, ``_orig_mod``) do not count, on either
+    side and at any depth; where names still differ, ``aliases`` (:class:`~noiserobust.models.ModelSpec`) translate
+    those of well-known implementations. Counters of batches that an old file lacks stay at 0. Raises
+    :class:`~noiserobust.UserError` that names missing, unexpected and misshapen entries.
     """
     model = unwrap(model)
-    given = {_plain_name(name): tensor for name, tensor in weights.items()}
-    own = {_plain_name(name): name for name in model.state_dict()}
-    wanted = {_plain_name(name): tensor for name, tensor in model.state_dict().items()}
+    wanted = model.state_dict()
+    own, given = _by_plain_name(wanted), _by_plain_name(weights)
+    translated = {_translated(name, aliases): original for name, original in given.items()}
+    if len(own.keys() & translated.keys()) > len(own.keys() & given.keys()):
+        given = translated
+    missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
+    misshapen = [
+        f"{name} {tuple(weights[given[name]].shape)} instead of {tuple(wanted[own[name]].shape)}"
+        for name in own
+        if name in given and weights[given[name]].shape != wanted[own[name]].shape
+    ]
     wrong = [
-        *_listed("missing", [name for name in wanted if name not in given]),
-        *_listed("unexpected", [name for name in given if name not in wanted]),
-        *_listed(
-            "of another shape",
-            [
-                f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}"
-                for name in wanted
-                if name in given and given[name].shape != wanted[name].shape
-            ],
-        ),
+        *_listed("missing", missing),
+        *_listed("unexpected", [name for name in given if name not in own]),
+        *_listed("of another shape", misshapen),
     ]
     if wrong:
         raise UserError(
             f"{source} does not fit {type(model).__name__}: {'; '.join(wrong)}; check --model and its width"
         )
-    model.load_state_dict({own[name]: tensor for name, tensor in given.items()})
+    model.load_state_dict(wanted | {own[name]: weights[original] for name, original in given.items()})
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -161,8 +179,17 @@ def _anatomy(module: nn.Module) -> str:
     return " ".join(parts)
 
 
-def _plain_name(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part != "_orig_mod").removeprefix("module.")
+def _by_plain_name(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names without the marks of wrappers -> names as they are."""
+    plain = {".".join(p for p in name.split(".") if p not in ("module", "_orig_mod")): name for name in weights}
+    # Two names that only such a part tells apart: it is the network's own.
+    return plain if len(plain) == len(weights) else {name: name for name in weights}
+
+
+def _translated(name: str, aliases: Sequence[tuple[str, str]]) -> str:
+    for pattern, replacement in aliases:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def _listed(what: str, names: list[str]) -> list[str]:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from noiserobust.data.batches import Batch, Batches
-from noiserobust.data.dataset import Dataset
+from noiserobust.data import Batch, Labelled, held_batches
 from noiserobust.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -54,9 +53,14 @@ def known_device(device: torch.device | str) -> torch.device:
         raise UserError(f"expected a device that is there, such as cpu or cuda, got '{device}'") from None
 
 
-def prepare(data: Dataset, device: torch.device, batch_size: int = 500, channels_last: bool = False) -> list[Batch]:
-    """All of ``data``, normalised and moved once, in order, so that every draw reads the same tensors."""
-    return list(Batches(data.to(device), batch_size, channels_last=channels_last).epoch(0))
+def prepare(
+    data: Labelled, device: torch.device, batch_size: int = 500, channels_last: bool = False
+) -> Sequence[Batch]:
+    """All of ``data``, normalised and moved once, in order, so that every draw reads the same tensors.
+
+    Streamed data that would not fit are read again at every pass.
+    """
+    return held_batches(data, batch_size, device=device, channels_last=channels_last)
 
 
 Metric = Callable[[Tensor, Tensor], Tensor | float]
@@ -82,7 +86,7 @@ def score(
     Inputs are given in the precision of the model's parameters. Raises :class:`~noiserobust.UserError` when its output
     is no (B, C) tensor, or C is less than the ``classes`` of the data.
     """
-    kept: list[Tensor] = []
+    kept: list[tuple[Tensor, Tensor]] = []
     device = device_of(model)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     correct, loss, count = torch.zeros((), device=device), torch.zeros((), device=device), 0
@@ -98,10 +102,10 @@ def score(
             loss += functional.cross_entropy(logits, batch.labels, reduction="sum")
             count += len(batch)
             if metrics:
-                kept.append(logits)
+                kept.append((logits, batch.labels))
     values = {"accuracy": 100 * correct.item() / count, "loss": loss.item() / count}
     if metrics:
-        seen = torch.cat(kept), torch.cat([batch.labels for batch in batches])
+        seen = [torch.cat(parts) for parts in zip(*kept, strict=True)]
         values |= {name: float(metric(*seen)) for name, metric in metrics.items()}
     return values
 

@@ -12,10 +12,12 @@ import noiserobust
 PACKAGE = Path(noiserobust.__file__).parent
 LAYERS = [
     {"errors"},
-    {"rng", "text"},
+    {"rng", "text", "torch_file"},
     {"noise"},
     {"weights", "data", "models", "results"},
     {"noisy", "checkpoint", "inference"},
+    {"macs"},
+    {"converters"},
     {"backend"},
     {"training", "evaluation", "report"},
     {"sweep"},

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import get_type_hints
 
 import pytest
+import torch
 from evaluation_rows import table
 
-from noiserobust.cli import Evaluate, Report, Train, Yield, main
+from noiserobust.checkpoint import read_checkpoint
+from noiserobust.cli import COMMANDS, main
 from noiserobust.results import read_rows, write_rows
 
 CIFAR = str(Path(__file__).parent.parent / "docs" / "results" / "cifar10.parquet")
@@ -95,12 +98,22 @@ def test_report_and_yield_of_stored_rows(runs: Path, tmp_path: Path, capsys: pyt
 
 def test_a_table_of_another_tool_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other, old = tmp_path / "other.parquet", tmp_path / "old.parquet"
-    write_rows(table({0: [1.0, 2.0], 1: [3.0, 5.0]}, method="other"), other)
-    write_rows(table({0: [1.0, 2.0]}, method="old").assign(compensation="none"), old)
+    write_rows(table({0: [1.0, 2.0], 1: [3.0, 5.0]}, method="other").assign(noise=0.1), other)
+    write_rows(table({0: [1.0, 2.0]}, method="old", noise="0.1").assign(compensation="none"), old)
     main(["report", str(other), str(old), "--baseline", "old"])
     out = capsys.readouterr().out
     assert "other - old, accuracy" in out
     assert "over draws only" in out
+
+
+def test_converters_are_compared_on_the_same_chips(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "rows.parquet")
+    one = str(next(runs.glob("plain-*")))
+    main(["evaluate", one, "--draws", "2", "--converters", "none", "io:adc=3,percentile=99.0", "--out", out])
+    assert "converters io:adc=3,percentile=99.0" in capsys.readouterr().out
+    assert set(read_rows(Path(out))["converters"]) == {"none", "io:adc=3,percentile=99.0"}
 
 
 def test_labels_tell_networks_apart(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,19 +126,50 @@ def test_labels_tell_networks_apart(runs: Path, tmp_path: Path, capsys: pytest.C
         assert all(re.search(rf"^{label} +\d", out, re.MULTILINE) for label in ("first", "second", "again"))
 
 
+def test_a_torch_file_of_a_persons_own_is_evaluated(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = runs.glob("plain-seed0-*")
+    weights = {f"module.{name}": value for name, value in read_checkpoint(run).weights.items()}
+    torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "mynet.pth")
+    options = ["--model", "digits:4", "--data", "digits", "--draws", "1"]
+    values = []
+    for place in (f"mine={tmp_path / 'mynet.pth'}", f"mine={run}"):
+        rows = tmp_path / f"{len(values)}.parquet"
+        main(["evaluate", place, *options, "--out", str(rows)])
+        values.append(read_rows(rows)[["method", "metric", "value"]])
+    assert values[0].equals(values[1])
+    assert set(values[0]["method"]) == {"mine"}
+
+
+def test_models_are_listed_with_their_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["models", "digits:4", "resnet18:width=4", "--classes", "7"])
+    head, digits, resnet, note = capsys.readouterr().out.splitlines()
+    assert head.split() == ["model", "input", "classes", "parameters", "forward", "+", "backward"]
+    assert digits.split()[:4] == ["digits:4", "1x8x8", "7", "1,651"]
+    assert resnet.split()[:4] == ["resnet18:4", "3x32x32", "7", "44,523"]
+    assert "GFLOPs" in note
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
         (["train", "--method", "rwp:gauss(0.1)"], "got 'gauss(0.1)'"),
         (["train", "--method", "sam:-0.1"], "sam: expected a finite rho >= 0, got -0.1"),
         (["train", "--epochs", "0"], "expected epochs >= 1, got 0"),
-        (["train", "--data", "nowhere"], "expected digits, cifar10, cifar100 or the path of an image folder"),
+        (
+            ["train", "--data", "nowhere"],
+            "expected digits, cifar10, cifar100, fashion-mnist, svhn, sums, imagenet or the path of an image folder",
+        ),
         (["train", "--optimizer", "sgdm"], "expected an optimizer of torch.optim"),
         (["train", "--device", "cuda:99"], "cuda"),
         (["evaluate"], "expected at least one checkpoint, got none"),
         (["evaluate", "nowhere.safetensors"], "nowhere.safetensors: there is none"),
         (["evaluate", "RUNS", "--noise", "gaussian:-0.1"], "gaussian: expected a finite sigma >= 0, got -0.1"),
         (["evaluate", "RUNS", "--noise", "pink:0.1"], "got 'pink:0.1'"),
+        (["evaluate", "RUNS", "--noise", "measured:nowhere.csv"], "measured: expected a table (CSV), got nowhere.csv"),
+        (["evaluate", "RUNS", "--converters", "io:dac=1"], "io: expected 2 to 24 bits, got 1"),
+        (["evaluate", "RUNS", "--converters", "adc:8"], "got 'adc:8'"),
         (["evaluate", "RUNS", "--exclude", "*"], "expected at least one analog weight"),
         (["evaluate", "RUNS", "--exclude", "layer9"], "expected a pattern that matches a parameter, got 'layer9'"),
         (["evaluate", "RUNS", "--model", "resnet18:4"], "missing (stem.conv.weight"),
@@ -145,6 +189,13 @@ def test_labels_tell_networks_apart(runs: Path, tmp_path: Path, capsys: pytest.C
         (["yield", CIFAR, "--percentiles", "0"], "expected percentiles between 0 and 100, got 0"),
         (["yield", CIFAR, "--where", "strength == 0"], "expected rows with noise"),
         (["report", CIFAR, "--area", "--where", "strength == 0.1"], "expected a noise at two or more strengths"),
+        (["evaluate", "RUNS", "--model", "factory:no_nets:net"], "ModuleNotFoundError: No module named 'no_nets'"),
+        (["evaluate", "TRAP", "--model", "digits"], "PurePosixPath: loading that runs code"),
+        (["train", "--cutout", "-1"], "expected a cutout of 0 pixels or more, got -1"),
+        (["train", "--model", "vit-cifar"], "takes inputs of shape (1, 8, 8), got vit-cifar:512: Wrong image height!"),
+        (["models", "resnet19"], "expected a model (deit-s, digits, factory"),
+        (["models", "torchvision:resnet19"], "expected a network of torchvision.models (resnet"),
+        (["models", "digits", "--size", "0"], "expected channels, size and classes >= 1, got 1, 0 and 10"),
         (["report", "nowhere.parquet"], "expected a file of result rows (parquet), got nowhere.parquet"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -154,21 +205,25 @@ def test_refusals(
 ) -> None:
     (tmp_path / "EMPTY" / "train" / "a").mkdir(parents=True)
     (tmp_path / "EMPTY" / "test" / "a").mkdir(parents=True)
-    places = {"RUNS": str(runs), "EMPTY": str(tmp_path / "EMPTY")}
-    out = [] if arguments[0] in ("report", "yield") or "--out" in arguments else ["--out", str(tmp_path / "out")]
+    torch.save({"model": pathlib.PurePosixPath("x")}, tmp_path / "trap.pt")
+    places = {"RUNS": str(runs), "EMPTY": str(tmp_path / "EMPTY"), "TRAP": str(tmp_path / "trap.pt")}
+    writes = arguments[0] in ("train", "evaluate") and "--out" not in arguments
+    out = ["--out", str(tmp_path / "out")] if writes else []
     assert fragment in refused([*(places.get(word, word) for word in arguments), *out], capsys)
 
 
-@pytest.mark.parametrize("command", [Train, Evaluate, Report, Yield])
-def test_help_names_every_flag(command: type[Any], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main([command.__name__.lower(), "--help"])
+        main([command, "--help"])
     assert stopped.value.code == 0
     out = capsys.readouterr().out
-    names = {field.name for field in dataclasses.fields(command)}
-    positional = {"checkpoints", "rows"} & names
-    hidden = {"seed"} if command is Train else set()  # its seeds are the flag
+    # How tyro marks positional arguments, and those that have no flag.
+    marks = {name: str(kind) for name, kind in get_type_hints(COMMANDS[command], include_extras=True).items()}
+    fields = {field.name for field in dataclasses.fields(COMMANDS[command])}
+    positional = {name for name in fields if "Positional" in marks[name]}
+    hidden = {name for name in fields if "Suppress" in marks[name]}
     assert ("positional arguments" in out) == bool(positional)
-    flags = {f"--{name.replace('_', '-')}" for name in names - positional - hidden}
+    flags = {f"--{name.replace('_', '-')}" for name in fields - positional - hidden}
     assert {flag for flag in flags if not re.search(rf"(?<![\w-]){flag}(?![\w-])", out)} == set()
-    assert not re.search(r"--seed(?![\w-])", out) or not hidden
+    assert not [name for name in hidden if re.search(rf"--{name}(?![\w-])", out)]

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.io import write_jpeg, write_png
 
 from noiserobust.data import Batch, Batches, Dataset, as_dataset, load
-from noiserobust.data.batches import crop_and_flip
+from noiserobust.data.batches import crop_and_flip, cut_out
 from noiserobust.data.dataset import channel_statistics
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream
@@ -223,6 +223,48 @@ class TestBatches:
         assert (where - n / 25).abs().max() < 5 * (n * 0.04 * 0.96) ** 0.5
         assert abs(int(mirrored.sum()) - n / 2) < 5 * (n / 4) ** 0.5
 
+    @pytest.mark.parametrize("side", [1, 2, 3, 4, 20])
+    def test_cutout_equals_one_image_at_a_time(self, side: int) -> None:
+        inputs = noise_images(30).float()
+        generator = STREAM.generator()
+        centres = torch.stack([torch.randint(n, (30,), generator=generator) for n in (6, 5)], 1)
+        found = cut_out(inputs.clone(), side, centres)
+        for i, (y, x) in enumerate(centres.tolist()):
+            expected = inputs[i].clone()
+            top, left = y - side // 2, x - side // 2
+            expected[:, max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)] = 0
+            assert torch.equal(found[i], expected)
+        for form in (torch.channels_last, torch.contiguous_format):
+            assert cut_out(inputs.clone(memory_format=form), side, centres).is_contiguous(memory_format=form)
+
+    def test_cutout_is_drawn_per_image_and_uniform(self) -> None:
+        n = 4000
+        data = Dataset(torch.full((n, 1, 7, 5), 200, dtype=torch.uint8), torch.arange(n) % 2)
+        options: dict[str, Any] = {"stream": STREAM, "cutout": 1}
+        (batch,) = Batches(data, n, **options).epoch(0)
+        holes = (batch.inputs[:, 0] == 0).flatten(1)
+        assert torch.equal(holes.sum(1), torch.ones(n).long())
+        # A pixel's count is n p ± 5 sd: 35 of them, false alarm below 3e-5.
+        assert (holes.sum(0) - n / 35).abs().max() < 5 * (n / 35 * 34 / 35) ** 0.5
+        (other,) = Batches(data, n, **options).epoch(1)
+        assert not torch.equal(other.inputs, batch.inputs)
+        portions = torch.cat([part.inputs for part in Batches(data, 700, **options).epoch(0)])
+        assert torch.equal(portions, batch.inputs), "the batch size does not matter"
+
+    def test_cutout_changes_nothing_else(self) -> None:
+        data = dataset()
+        plain, cut = (
+            Batch.join(list(Batches(data, 40, stream=STREAM, crop=2, flip=True, cutout=side).epoch(0)))
+            for side in (0, 3)
+        )
+        assert torch.equal(plain.indices, cut.indices)
+        same = plain.inputs == cut.inputs
+        assert torch.equal(cut.inputs[~same], torch.zeros(int((~same).sum())))
+        blanked = (~same).any(1).flatten(1).sum(1)
+        assert 4 <= int(blanked.max()) <= 9
+        (untouched,) = Batches(data, 40, cutout=3).epoch(0)
+        assert torch.equal(untouched.inputs, data.normalized()), "nothing is cut out without a stream"
+
     @pytest.mark.parametrize("options", [{"crop": 2, "flip": True}, {"crop": 1}, {"flip": True}, {}])
     def test_indices_travel_with_their_images(self, options: dict[str, Any]) -> None:
         images = torch.arange(1, 41, dtype=torch.uint8).view(40, 1, 1, 1).expand(40, 1, 6, 6)
@@ -282,7 +324,7 @@ class TestBatches:
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
     def test_a_gpu_sees_the_same_epoch(self) -> None:
         data = dataset()
-        for options in ({"stream": STREAM, "crop": 2, "flip": True}, {}):
+        for options in ({"stream": STREAM, "crop": 2, "flip": True, "cutout": 3}, {}):
             here = Batches(data, 7, **options).epoch(1)
             there = Batches(data.to("cuda"), 7, **options).epoch(1)
             for cpu, gpu in zip(here, there, strict=True):
@@ -309,6 +351,7 @@ class TestBatches:
             (lambda d: Batches(d, 0), "expected a batch size of 1 or more, got 0"),
             (lambda d: Batches(d, 41, drop_last=True), "at most 40 (all images) with drop_last, got 41"),
             (lambda d: Batches(d, 4, crop=-1), "expected a crop padding of 0 pixels or more, got -1"),
+            (lambda d: Batches(d, 4, cutout=-1), "expected a cutout of 0 pixels or more, got -1"),
             (lambda d: next(Batches(d, 4).epoch(0)).split(0), "expected 1 micro-batch or more, got 0"),
             (
                 lambda d: Batches(as_dataset((d.images[:, :, 0, 0] / 255, d.labels)), 4, flip=True),
@@ -339,7 +382,11 @@ class TestLoad:
     @pytest.mark.parametrize(
         ("name", "size", "message"),
         [
-            ("mnits", None, "expected digits, cifar10, cifar100 or the path of an image folder, got 'mnits'"),
+            (
+                "mnits",
+                None,
+                "cifar100, fashion-mnist, svhn, sums, imagenet or the path of an image folder, got 'mnits'",
+            ),
             ("digits", 16, "expected image_size only with an image folder, got 16 for digits: leave it out"),
         ],
     )

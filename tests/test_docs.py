@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from noiserobust.models import cost
 from noiserobust.noise import NoiseModel
 from noiserobust.results import read_rows
 
@@ -19,6 +20,8 @@ PRINTED = {
     "docs/noise.md": [],
     "docs/sweep.md": ["rwp:gaussian(0.1)    2"],
     "docs/statistics.md": ["shared_variance", "gaussian, strength 0.1 to 0.4", "299"],
+    "docs/data.md": ["(16, 3, 16, 16) ["],
+    "docs/arrays.md": ["measured:", ",digest=", "+gaussian:0.005,per=read", "{}"],
     "docs/devices.md": ["noise: pcm, global compensation", "t 1 d"],
     "docs/full_chip.md": ["2 of 2 noisy weights on 2 tiles", "noise: pcm, backend aihwkit:inp_bits=6"],
 }
@@ -60,3 +63,11 @@ def test_the_measured_rows_are_those_that_the_page_describes() -> None:
     mean = accuracy[(accuracy["method"] == "plain") & (accuracy["noise"] == "gaussian:0.1")]["value"].mean()
     assert f"{mean:.2f} ±" in (ROOT / "docs" / "cifar10.md").read_text()
     assert not accuracy["model"].str.contains("/").any()
+
+
+@pytest.mark.parametrize("spec", ["resnet18:64", "wrn:28-10", "vit-s16:384", "transformer:64"])
+def test_the_table_of_models_is_what_they_cost(spec: str) -> None:
+    found = cost(spec)
+    figures = f"{found.parameters:,} | {found.forward / 1e9:.4g} | {found.forward_backward / 1e9:.4g} |"
+    (row,) = [line for line in (ROOT / "docs/models.md").read_text().splitlines() if line.startswith(f"| `{spec}` |")]
+    assert row.endswith(figures)

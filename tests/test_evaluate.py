@@ -308,7 +308,11 @@ class TestMetrics:
         (net(), {"batch_size": 0}, "expected a batch size of 1 or more, got 0"),
         (net(), {"data": (torch.zeros(0, 1, 2, 2), torch.zeros(0).long())}, "none of them 0"),
         (net(), {"data": 5}, "expected a Dataset, a tuple (x, y), a torch dataset or a DataLoader, got int"),
-        (net(), {"data": "no-such-folder"}, "expected digits, cifar10, cifar100 or the path of an image folder"),
+        (
+            net(),
+            {"data": "no-such-folder"},
+            "expected digits, cifar10, cifar100, fashion-mnist, svhn, sums, imagenet or the path of an image folder",
+        ),
         ("no-such.safetensors", {}, "there is none"),
     ],
 )

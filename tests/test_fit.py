@@ -481,5 +481,7 @@ class TestBadSettings:
         assert not list(tmp_path.iterdir())
 
     def test_data_that_are_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="expected digits, cifar10, cifar100 or the path"):
+        with pytest.raises(
+            UserError, match="expected digits, cifar10, cifar100, fashion-mnist, svhn, sums, imagenet or the path"
+        ):
             fit(settings(data="no-such-data"), tmp_path)

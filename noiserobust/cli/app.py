@@ -9,8 +9,12 @@ from typing import Any
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from noiserobust.cli.budget import Budget
 from noiserobust.cli.evaluate import Evaluate
+from noiserobust.cli.keep_digital import KeepDigital
+from noiserobust.cli.models import Models
 from noiserobust.cli.report import Report
+from noiserobust.cli.sensitivity import Sensitivity
 from noiserobust.cli.sweep import Sweep
 from noiserobust.cli.train import Train
 from noiserobust.cli.yields import Yield
@@ -22,7 +26,11 @@ COMMANDS: dict[str, Any] = {
     "evaluate": Evaluate,
     "report": Report,
     "yield": Yield,
+    "sensitivity": Sensitivity,
+    "keep-digital": KeepDigital,
+    "budget": Budget,
     "sweep": Sweep,
+    "models": Models,
 }
 
 _registry = ConstructorRegistry()

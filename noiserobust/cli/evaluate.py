@@ -8,9 +8,10 @@ from pathlib import Path
 import tyro
 
 from noiserobust.backend import Backend, Direct
-from noiserobust.checkpoint import find_checkpoints
+from noiserobust.checkpoint import Checkpoint, find_checkpoints
 from noiserobust.cli.present import present
-from noiserobust.data import load
+from noiserobust.converters import Converters
+from noiserobust.data import Splits, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation import evaluate
 from noiserobust.inference import Precision
@@ -24,7 +25,8 @@ class Evaluate:
     summary."""
 
     checkpoints: tyro.conf.Positional[tuple[str, ...]]
-    """Checkpoints (.safetensors), runs' folders, folders of runs; LABEL=PATH gives the method another name."""
+    """Checkpoints (.safetensors, or a torch file of weights: .pt, .pth), runs' folders, folders of runs; LABEL=PATH
+    gives the method another name."""
     noise: tuple[NoiseModel, ...] = field(default_factory=lambda: (Gaussian(0.05),))
     """Noise models, such as gaussian:0.05 or gaussian:0.1,reference=layer."""
     strengths: tuple[float, ...] = ()
@@ -39,12 +41,15 @@ class Evaluate:
     """Reads of every chip at each time."""
     compensation: tuple[Compensation, ...] = ("none",)
     """Drift compensation: none, global (per crossbar), column; several are compared on the same chips."""
+    converters: tuple[Converters, ...] = (Converters(),)
+    """Converters at the arrays' edges: none, or such as io:dac=8,adc=8,noise=0.06; several on the same chips."""
     recalibration: int = 0
     """Training images from which each chip's batch norms learn their statistics anew (0: they do not)."""
     data: str | None = None
-    """digits, cifar10, cifar100 or an image folder (default: what the first checkpoint was trained on)."""
+    """digits, cifar10, cifar100, fashion-mnist, svhn, imagenet, an image folder or stream:FOLDER (default: what the
+    first checkpoint was trained on)."""
     data_root: str = "data"
-    """Where CIFAR lies or is downloaded to."""
+    """Where named data lie or are downloaded to."""
     image_size: int | None = None
     """Resize the images of a folder to this many pixels a side."""
     backend: Backend = field(default_factory=Direct)
@@ -72,7 +77,8 @@ class Evaluate:
     table: Path | None = None
     """The table as Markdown."""
 
-    def run(self) -> None:
+    def opened(self) -> tuple[list[Checkpoint], Splits]:
+        """The checkpoints, and the data: those named, or what the first checkpoint was trained on."""
         checkpoints = find_checkpoints(self.checkpoints)
         if not checkpoints:
             raise UserError("expected at least one checkpoint, got none; runs/* names all runs of a folder")
@@ -82,10 +88,13 @@ class Evaluate:
             if "data" not in stored:
                 raise UserError(f"expected --data: {checkpoints[0].path} does not say what it was trained on")
             data, size = stored["data"], size or stored.get("image_size")
+        return checkpoints, load(data, self.data_root, size)
+
+    def run(self) -> None:
+        checkpoints, splits = self.opened()
         if self.strengths and not all(one.strength for one in self.noise):
             raise UserError("expected a noise with a strength to sweep, got one of 0; write its unit, as in gaussian:1")
         noises = [one.scaled(s / one.strength) for one in self.noise for s in self.strengths] or list(self.noise)
-        splits = load(data, self.data_root, size)
         result = evaluate(
             checkpoints,
             splits.test,
@@ -95,6 +104,7 @@ class Evaluate:
             times=self.times or (None,),
             reads=self.reads,
             compensation=self.compensation,
+            converters=self.converters,
             recalibration=self.recalibration,
             calibration=splits.train,
             backend=self.backend,
@@ -112,6 +122,11 @@ class Evaluate:
         present(result.rows, self.plot, self.table)
         for line in dict.fromkeys(found.summary for found in result.coverage.values()):
             print(f"coverage: {line}")
+        left: dict[str, list[str]] = {}
+        for name, reason in {pair for missing in result.uncovered.values() for pair in missing.items()}:
+            left.setdefault(reason, []).append(name)
+        for reason, names in left.items():
+            print(f"without converters: {', '.join(sorted(names))}: {reason}")
         for line in filter(None, dict.fromkeys(result.conversion.values())):
             print(f"backend: {line}")
         print(f"rows: {self.out}")

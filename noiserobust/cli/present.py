@@ -20,8 +20,10 @@ def stored_rows(paths: Sequence[Path], where: str | None = None) -> pd.DataFrame
     if not paths:
         raise UserError("expected files of rows, got none; evaluate writes them")
     rows = pd.concat([completed(read_rows(path)) for path in paths], ignore_index=True)
+    if "noise" in rows:  # other tools may write a bare number
+        rows["noise"] = rows["noise"].astype(str)
     unit = [*UNIT, "method", "metric"]
-    if set(unit) <= set(rows):  # tables of other tools do not name units of work: their rows are all kept
+    if set(unit) <= set(rows):  # nor do they name units of work: their rows are all kept
         rows = rows[~rows.duplicated(unit) | rows["weights"].isna()].reset_index(drop=True)
     if where is None:
         return rows

@@ -57,9 +57,10 @@ class Batches:
 
     With a ``stream``, epoch n is shuffled by ``stream.child("shuffle", n)`` and augmented by
     ``stream.child("augment", n)``: images are zero-padded by ``crop`` pixels and cropped back at a random place, and
-    with ``flip`` mirrored with probability 1/2, each image on its own. What happens to the image at a position of
-    an epoch depends on nothing else: not on the batch size, the device or the epochs before, so a resumed run sees
-    the same. Without a stream the batches come in order and are not augmented.
+    with ``flip`` mirrored with probability 1/2, each image on its own; ``cutout`` blanks a square of so many pixels
+    (:func:`cut_out`). What happens to the image at a position of an epoch depends on nothing else: not on the batch
+    size, the device or the epochs before, so a resumed run sees the same. Without a stream the batches come in order
+    and are not augmented.
 
     ``channels_last`` gives 4-d inputs that memory format, and leaves others alone.
     """
@@ -72,22 +73,24 @@ class Batches:
         stream: Stream | None = None,
         crop: int = 0,
         flip: bool = False,
+        cutout: int = 0,
         drop_last: bool = False,
         channels_last: bool = False,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"expected a batch size of 1 or more, got {batch_size}")
+        check_numbers(batch_size, cutout)
         if drop_last and batch_size > len(dataset):
             raise UserError(
                 f"expected a batch size of at most {len(dataset)} (all images) with drop_last, got {batch_size}"
             )
         if crop < 0:
             raise UserError(f"expected a crop padding of 0 pixels or more, got {crop}")
-        if (crop or flip) and dataset.images.dim() != 4:
+        if (crop or flip or cutout) and dataset.images.dim() != 4:
             shape = tuple(dataset.images.shape)
-            raise UserError(f"expected images N x C x H x W to crop or flip, got shape {shape}: use crop=0, flip=False")
+            raise UserError(
+                f"expected images N x C x H x W to crop, flip or cut out, got shape {shape}: use crop=0, flip=False"
+            )
         self.dataset, self.batch_size, self.stream = dataset, batch_size, stream
-        self.crop, self.flip = crop, flip
+        self.crop, self.flip, self.cutout = crop, flip, cutout
         self.drop_last = drop_last
         four = dataset.images.dim() == 4
         self.memory_format = torch.channels_last if channels_last and four else torch.contiguous_format
@@ -101,6 +104,9 @@ class Batches:
         data, size = self.dataset, self.batch_size
         order = self._order(n)
         moves = self._moves(n)
+        holes = None
+        if self.stream is not None and self.cutout:
+            holes = hole_centres(self.stream, n, len(data), data.images.shape[2:], data.images.device)
         for start in range(0, len(self) * size, size):
             span = slice(start, start + size)
             indices = order[span]
@@ -109,6 +115,8 @@ class Batches:
             if moves is not None:
                 pixels = crop_and_flip(pixels, self.crop, *(move[span] for move in moves))
             inputs = data.normalize(pixels).contiguous(memory_format=self.memory_format)
+            if holes is not None:
+                inputs = cut_out(inputs, self.cutout, holes[span])
             yield Batch(inputs, data.labels[indices], indices)
 
     def _order(self, n: int) -> Tensor:
@@ -143,3 +151,31 @@ def crop_and_flip(pixels: Tensor, crop: int, top: Tensor, left: Tensor, mirror: 
     image = torch.arange(batch, device=pixels.device)[:, None, None]
     # Index tensors on both sides of a slice put the channels last.
     return F.pad(pixels, (crop,) * 4)[image, :, y, x].permute(0, 3, 1, 2)
+
+
+def hole_centres(stream: Stream, epoch: int, count: int, size: Sequence[int], device: torch.device) -> Tensor:
+    """A random pixel (row, column) of images of ``size`` for each of an epoch's ``count`` positions, on ``device``."""
+    generator = stream.child("cutout", epoch).generator()
+    return torch.stack([torch.randint(side, (count,), generator=generator) for side in size], 1).to(device)
+
+
+def cut_out(inputs: Tensor, side: int, centres: Tensor) -> Tensor:
+    """Set a square of ``side`` pixels around each image's centre (B x 2) of B x C x H x W ``inputs`` to 0, in place.
+
+    Normalised inputs have their mean there. A square reaches over the image's edge where its centre is close to it
+    (DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017).
+    """
+    down, across = (
+        torch.arange(pixels, device=inputs.device) - centres[:, axis, None] + side // 2
+        for axis, pixels in enumerate(inputs.shape[2:])
+    )
+    hole = ((down >= 0) & (down < side))[:, :, None] & ((across >= 0) & (across < side))[:, None, :]
+    return inputs.masked_fill_(hole[:, None], 0)  # in place: a copy would not keep the memory format
+
+
+def check_numbers(batch_size: int, cutout: int) -> None:
+    """Raises :class:`UserError` for what cannot be a batch size or the side of a square."""
+    if batch_size < 1:
+        raise UserError(f"expected a batch size of 1 or more, got {batch_size}")
+    if cutout < 0:
+        raise UserError(f"expected a cutout of 0 pixels or more, got {cutout}")

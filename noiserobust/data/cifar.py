@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from noiserobust.data.dataset import Dataset, Splits
-from noiserobust.errors import UserError
+from noiserobust.data.download import fetched
 
 # The channel means and deviations of the 50,000 training images, as the field rounds them.
 NORMALIZATION = {
@@ -29,13 +29,11 @@ def _part(name: str, root: str | Path, train: bool) -> Dataset:
     from torchvision import datasets
 
     source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    try:
-        found = source(str(root), train=train, download=True)
-    except (OSError, RuntimeError) as error:
-        # torchvision raises RuntimeError for a broken archive and OSError (URLError) without a network.
-        raise UserError(
-            f"expected {name} under {root}, got none, and no download ({error}): "
-            f"put {source.filename} from {source.url} there, or pass the path of an image folder"
-        ) from None
+    found = fetched(
+        lambda: source(str(root), train=train, download=True),
+        name,
+        root,
+        lambda: f"put {source.filename} from {source.url} there",
+    )
     images = torch.from_numpy(np.ascontiguousarray(found.data.transpose(0, 3, 1, 2)))
     return Dataset(images, torch.tensor(found.targets), *NORMALIZATION[name], tuple(found.classes), name)

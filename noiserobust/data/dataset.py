@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
+from noiserobust.data.labelled import Labelled, affine, as_tensor, positions
 from noiserobust.errors import UserError
-from noiserobust.rng import Stream
 
 
 @dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(Labelled):
     """Images and labels on one device.
 
     images: N x C x H x W, uint8 (0..255), or floating point of shape N x C x ... (already scaled; N x F will do); other
@@ -52,9 +52,6 @@ class Dataset:
         if not all(map(math.isfinite, self.mean)) or not all(0 < value < math.inf for value in self.std):
             raise UserError(f"expected a finite mean and a finite std above 0, got mean {self.mean} and std {self.std}")
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     @property
     def channels(self) -> int:
         """Size of dimension 1: image channels, or features of flat data."""
@@ -74,32 +71,11 @@ class Dataset:
 
     def subset(self, indices: Tensor | np.ndarray | Sequence[int]) -> Dataset:
         """The samples at ``indices`` (positions from 0), in that order."""
-        rows = _tensor(indices, "positions").cpu()
-        if rows.dtype == torch.bool or rows.is_floating_point() or rows.dim() != 1 or len(rows) == 0:
-            raise UserError(f"expected a non-empty list of positions, got {rows.dtype} of shape {tuple(rows.shape)}")
-        # Looked at here because on a GPU an index out of range ends the whole process.
-        if int(rows.min()) < 0 or int(rows.max()) >= len(self):
-            raise UserError(f"expected positions 0 to {len(self) - 1}, got {int(rows.min())} to {int(rows.max())}")
-        rows = rows.long().to(self.images.device)
+        rows = positions(indices, len(self)).to(self.images.device)
         return replace(self, images=self.images[rows], labels=self.labels[rows])
 
-    def sample(self, n: int, stream: Stream) -> Dataset:
-        """``n`` random samples, every class with its share (to within a sample or so).
-
-        The order is such that every prefix has the shares too; so a smaller sample of the same stream is the
-        beginning of a larger one.
-        """
-        if not 1 <= n <= len(self):
-            raise UserError(f"expected a sample of 1 to {len(self)} images of {self.name}, got {n}")
-        return self.subset(self._stratified_order(stream)[:n])
-
-    def split(self, fraction: float, stream: Stream) -> tuple[Dataset, Dataset]:
-        """``(rest, held_out)``: held_out is a random ``fraction`` of every class; both keep the order they had."""
-        held = round(fraction * len(self)) if 0 < fraction < 1 else 0
-        if not 0 < held < len(self):
-            raise UserError(f"expected a fraction that leaves both parts some of {len(self)} images, got {fraction}")
-        order = self._stratified_order(stream)
-        return self.subset(order[held:].sort().values), self.subset(order[:held].sort().values)
+    def example(self) -> Tensor:
+        return self.normalized(slice(0, 1))
 
     def normalized(self, index: Tensor | slice | None = None) -> Tensor:
         """float32 network inputs for the samples at ``index`` (for all, without one)."""
@@ -112,60 +88,53 @@ class Dataset:
         scale, shift = self._affine
         return (pixels * scale).sub_(shift).float()
 
-    def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> Dataset:
-        """The same data seen through another normalisation: a checkpoint is evaluated with its own."""
-        return replace(self, mean=tuple(mean), std=tuple(std))
-
     @cached_property
     def _affine(self) -> tuple[Tensor, Tensor]:
-        # (x / unit - mean) / std as x * scale - shift, on the device once rather than sent there for every batch.
+        # On the device once, rather than sent there for every batch.
         unit = 255 if self.images.dtype == torch.uint8 else 1
-        shape = (-1, *[1] * (self.images.dim() - 2))
-        mean, std = (torch.tensor(values, dtype=torch.float64).view(shape) for values in (self.mean, self.std))
-        scale, shift = 1 / (unit * std), mean / std
-        return scale.float().to(self.images.device), shift.float().to(self.images.device)
-
-    def _stratified_order(self, stream: Stream) -> Tensor:
-        """A random order (CPU) whose every prefix holds each class in proportion.
-
-        A class of m samples puts them, shuffled, at (rank + offset) / m with one random offset in [0, 1): evenly
-        over [0, 1), so that the part below any threshold has the right share of each class.
-        """
-        generator = stream.generator()
-        labels = self.labels.cpu()
-        counts = torch.bincount(labels, minlength=len(self.classes))
-        shuffled = torch.randperm(len(labels), generator=generator)
-        grouped = shuffled[labels[shuffled].argsort(stable=True)]
-        label = labels[grouped]
-        rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[label]
-        offset = torch.rand(len(counts), dtype=torch.float64, generator=generator)
-        return grouped[((rank + offset[label]) / counts[label]).argsort(stable=True)]
+        return affine(self.mean, self.std, unit, self.images.dim(), self.images.device)
 
 
 @dataclass(frozen=True)
 class Splits:
     """Training and test data, with the augmentation that suits them.
 
-    crop: default padding of the random crop, in pixels; flip: whether a mirrored image is still of its class.
+    train, test: anything that :func:`as_dataset` takes; crop: default padding of the random crop, in pixels; flip:
+    whether a mirrored image is still of its class. Both parts get the same classes: those of the one that knows more,
+    where only their number is known.
+
+    Raises :class:`UserError` when the parts differ in classes or channels.
     """
 
-    train: Dataset
-    test: Dataset
-    crop: int
-    flip: bool
+    train: Labelled
+    test: Labelled
+    crop: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        train, test = as_dataset(self.train), as_dataset(self.test)
+        classes = max(train.classes, test.classes, key=len)
+        for what, part in (("train", train), ("test", test)):
+            if part.classes != classes[: len(part.classes)]:
+                odd = ", ".join(sorted(set(train.classes) ^ set(test.classes))[:6]) or "another order"
+                raise UserError(f"expected the same classes in train and test, got {odd} in only one of them")
+            if part.channels != train.channels:
+                raise UserError(f"expected {train.channels} channels in train and test, got {part.channels}")
+            named = part if part.classes == classes else replace(part, classes=classes)  # type: ignore[type-var]
+            object.__setattr__(self, what, named)
 
 
-def as_dataset(data: Any) -> Dataset:
-    """``data`` as a :class:`Dataset`.
+def as_dataset(data: Any) -> Labelled:
+    """``data`` as a :class:`Dataset`, in memory; what is one already, or is :class:`Streamed`, is returned.
 
-    Takes a Dataset; a tuple ``(x, y)`` of tensors or arrays; a map-style torch dataset of ``(tensor, int)``; or a
-    DataLoader, whose batches are collected (a shuffled one is read unshuffled, so that the same data always has the
-    same order and fingerprint). Floats are taken as they are. Raises :class:`UserError` for anything else.
+    Takes a tuple ``(x, y)`` of tensors or arrays; a map-style torch dataset of ``(tensor, int)``; or a DataLoader,
+    whose batches are collected (a shuffled one is read unshuffled, so that the same data always has the same order
+    and fingerprint). Floats are taken as they are. Raises :class:`UserError` for anything else.
     """
-    if isinstance(data, Dataset):
+    if isinstance(data, Labelled):
         return data
     if isinstance(data, tuple) and len(data) == 2:
-        return Dataset(_tensor(data[0], "images"), _tensor(data[1], "labels"))
+        return Dataset(as_tensor(data[0], "images"), as_tensor(data[1], "labels"))
     if isinstance(data, DataLoader):
         if isinstance(data.sampler, RandomSampler):
             workers, collate = data.num_workers, data.collate_fn
@@ -223,17 +192,6 @@ def _checked_labels(labels: Tensor, n: int, classes: Sequence[str]) -> Tensor:
         known = f"0 to {len(classes) - 1}" if classes else "0 or more"
         raise UserError(f"expected labels of {known}, got {lowest} to {highest}: number the classes from 0")
     return labels.long()
-
-
-def _tensor(value: Any, what: str) -> Tensor:
-    """``value`` (tensor, array or nested list) as a tensor; a tensor keeps its device."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    try:
-        # torch warns about read-only arrays and refuses negative strides; both become copies here.
-        return torch.from_numpy(np.require(value, requirements=["C", "W"]))
-    except (TypeError, ValueError):
-        raise UserError(f"expected {what} as a tensor or an array of numbers, got {type(value).__name__}") from None
 
 
 def _collected(pairs: Iterable[Any], join: Any) -> Dataset:

@@ -26,19 +26,24 @@ def load_folder(folder: str | Path, image_size: int | None = None) -> Splits:
     folder = Path(folder)
     if image_size is not None and image_size < 1:
         raise UserError(f"expected an image size of 1 pixel or more, got {image_size}")
+    files, classes = list_folder(folder)
+    images = _decode([path for part in files for path, _ in part], image_size, f"reading {folder}")
+    mean, std = channel_statistics(images[: len(files[0])])
+    train, test = (
+        Dataset(pixels, torch.tensor([label for _, label in part]), mean, std, classes, folder.resolve().name)
+        for pixels, part in zip(images.split([len(part) for part in files]), files, strict=True)
+    )
+    return Splits(train, test, crop=min(images.shape[2:]) // 8, flip=True)
+
+
+def list_folder(folder: Path) -> tuple[list[list[tuple[str, int]]], tuple[str, ...]]:
+    """(path, class number) of all training and all test images, and the class names."""
     parts = [folder / "train", next((folder / p for p in ("test", "val") if (folder / p).is_dir()), folder / "test")]
     classes = [_classes(part) for part in parts]
     if classes[0] != classes[1]:
         odd = ", ".join(sorted(set(classes[0]) ^ set(classes[1])))
         raise UserError(f"expected the same classes in {parts[0]} and {parts[1]}, got {odd} in only one of them")
-    files = [_files(part, classes[0]) for part in parts]
-    images = _decode([path for part in files for path, _ in part], image_size, f"reading {folder}")
-    mean, std = channel_statistics(images[: len(files[0])])
-    train, test = (
-        Dataset(pixels, torch.tensor([label for _, label in part]), mean, std, classes[0], folder.resolve().name)
-        for pixels, part in zip(images.split([len(part) for part in files]), files, strict=True)
-    )
-    return Splits(train, test, crop=min(images.shape[2:]) // 8, flip=True)
+    return [_files(part, classes[0]) for part in parts], classes[0]
 
 
 def _classes(part: Path) -> tuple[str, ...]:
@@ -65,16 +70,16 @@ def _decode(paths: list[str], size: int | None, title: str) -> Tensor:
     """All images in one tensor, N x 3 x H x W."""
     from tqdm import tqdm
 
-    first = _read(paths[0], size)
+    first = read_image(paths[0], size)
     images = torch.empty((len(paths), *first.shape), dtype=torch.uint8)
-    large = _read(paths[0], None)[0].numel() >= THREADED_PIXELS
+    large = read_image(paths[0], None)[0].numel() >= THREADED_PIXELS
     # disable=None: no bar where stderr is a file.
     with ThreadPoolExecutor() as pool, tqdm(desc=title, total=len(paths), leave=False, disable=None) as bar:
         # In chunks, so that an error or Ctrl-C waits for few images and few wait for the loop.
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]
             sizes = [size] * len(chunk)
-            decoded = pool.map(_read, chunk, sizes) if large else map(_read, chunk, sizes)
+            decoded = pool.map(read_image, chunk, sizes) if large else map(read_image, chunk, sizes)
             for index, (path, image) in enumerate(zip(chunk, decoded, strict=True), start):
                 if image.shape != first.shape:
                     raise UserError(
@@ -90,8 +95,8 @@ def _size(image: Tensor) -> str:
     return f"{image.shape[1]} x {image.shape[2]}"
 
 
-def _read(path: str, size: int | None) -> Tensor:
-    """One image as uint8 3 x H x W."""
+def read_image(path: str, size: int | None = None) -> Tensor:
+    """One image as uint8 3 x H x W; with ``size``, its middle square, scaled to so many pixels a side."""
     from torchvision.datasets.folder import pil_loader
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms.v2 import functional

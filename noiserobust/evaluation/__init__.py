@@ -1,7 +1,22 @@
 """Evaluating networks under weight noise."""
 
 from noiserobust.evaluation.area import area
+from noiserobust.evaluation.budget import Budget, budget
+from noiserobust.evaluation.digital import KeptDigital, keep_digital
 from noiserobust.evaluation.monte_carlo import Evaluation, evaluate
+from noiserobust.evaluation.sensitivity import Sensitivity, sensitivity
 from noiserobust.evaluation.statistics import paired, summarize
 
-__all__ = ["Evaluation", "area", "evaluate", "paired", "summarize"]
+__all__ = [
+    "Budget",
+    "Evaluation",
+    "KeptDigital",
+    "Sensitivity",
+    "area",
+    "budget",
+    "evaluate",
+    "keep_digital",
+    "paired",
+    "sensitivity",
+    "summarize",
+]

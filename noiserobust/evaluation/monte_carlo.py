@@ -13,13 +13,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from noiserobust.backend import Backend
-from noiserobust.data import Batch, Dataset, load
+from noiserobust.backend import Backend, Direct
+from noiserobust.converters import Converters, Converting, output_stream
+from noiserobust.data import Batch, Labelled, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.ledger import SEMANTICS, Ledger
 from noiserobust.evaluation.statistics import paired, summarize
 from noiserobust.evaluation.subjects import Models, Setup, Subject
-from noiserobust.inference import Metric, Precision, device_of, known_metrics, prepare, recalibrated, score
+from noiserobust.inference import Metric, Precision, autocast, device_of, known_metrics, prepare, recalibrated, score
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
 from noiserobust.noisy import NoisyWeights, Programmed, report_stream
@@ -33,10 +34,12 @@ CALIBRATION_BATCH = 128
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What :func:`evaluate` found: tidy ``rows`` and, per model, which weights were noisy."""
+    """What :func:`evaluate` found: tidy ``rows`` and, per model, which weights were noisy, and which of those had no
+    converters at their layer's edge though converters were asked for, with the reason."""
 
     rows: pd.DataFrame
     coverage: dict[str, Coverage] = field(default_factory=dict)
+    uncovered: dict[str, dict[str, str]] = field(default_factory=dict)
     conversion: dict[str, str] = field(default_factory=dict)
     """Per model, one line: what the backend computes, and what it leaves to the direct path and why."""
 
@@ -60,6 +63,7 @@ def evaluate(
     times: Sequence[float | str | None] = (None,),
     reads: int = 1,
     compensation: Compensation | Sequence[Compensation] = "none",
+    converters: Converters | str | Sequence[Converters | str] = "none",
     recalibration: int = 0,
     calibration: Any = None,
     backend: Backend | str = "direct",
@@ -90,9 +94,12 @@ def evaluate(
       one chip: it keeps its programming error and drift exponents over its times and its ``reads``.
     - ``compensation``: ``"none"``, ``"global"``, ``"column"``, or several, on the same chips
       (:mod:`noiserobust.noise.compensation`).
+    - ``converters``: ADC, DAC and output noise at the arrays' edges, such as ``"io:dac=8,adc=8,noise=0.06"``
+      (:class:`noiserobust.converters.Converters`), or several, on the same chips.
     - ``recalibration``: that many training images, through which each chip's batch norms learn their statistics anew at
       each time before it is scored (0: they keep the digital network's). ``calibration`` are those images, as ``data``
-      are given; by default the training part of ``data`` where that has a name.
+      are given; by default the training part of ``data`` where that has a name. Converters with a percentile learn
+      their ranges from them, too.
     - ``backend``: what computes: ``"direct"``, the network itself, or ``"aihwkit"``, the full chip with its converters,
       output noise and tiles, written with the same chips' weights (:class:`noiserobust.backend.Aihwkit`).
     - ``model``: how to build the network of a checkpoint that does not say it.
@@ -104,7 +111,8 @@ def evaluate(
     - ``out``: a parquet file for the rows; those it already holds are not computed again, and it is brought up to date
       while the work goes on, so that a killed evaluation loses seconds.
 
-    Draw k of replicate r is ``noiserobust.perturbed(model, noise, seed=seed, replicate=r, draw=k)``. The models'
+    Draw k of replicate r is ``noiserobust.perturbed(model, noise, seed=seed, replicate=r, draw=k)``, inside
+    ``noiserobust.converters.converted`` of the same names where there are converters. The models'
     weights and modes are as before afterwards. Raises :class:`~noiserobust.UserError` for input that cannot be
     evaluated.
     """
@@ -118,14 +126,22 @@ def evaluate(
     for name, (value, least) in counts.items():
         if value < least:
             raise UserError(f"expected {name} >= {least}, got {value}")
-    looks = _looks(times, reads, compensation)
+    edges = _converters(converters)
+    looks = _looks(times, reads, compensation, edges)
     backend = Backend.parse(backend) if isinstance(backend, str) else backend
+    if not isinstance(backend, Direct) and not all(edge.is_identity for edge in edges.values()):
+        raise UserError(f"expected converters none with backend {backend}, which has its own, got {', '.join(edges)}")
     setup = Setup(model, images, batch_size, precision, device, channels_last, include, exclude)
     subjects = setup.subjects(models, data)
     further = known_metrics(metrics)
-    learnt_from = _calibration(calibration, data, recalibration)
+    # Batch norm's images, and those of each converter's ranges.
+    learnt_from = {
+        text: _calibration(calibration, data, count)
+        for text, count in [("", recalibration), *((text, edge.calibration) for text, edge in edges.items())]
+    }
     ledger = Ledger(None if out is None else Path(out))
     covered: dict[str, Coverage] = {}
+    uncovered: dict[str, dict[str, str]] = {}
     conversion: dict[str, str] = {}
     settings = VARIANT | {"seed": seed, "recalibration": recalibration, "semantics": SEMANTICS}
     settings |= {"backend": str(backend)}
@@ -135,24 +151,26 @@ def evaluate(
             for subject in subjects:
                 bar.set_description(subject.method, refresh=False)
                 covered[subject.name] = subject.coverage
-                chips = _Chips(subject, setup, learnt_from, backend, further)
+                chips = _Chips(subject, setup, learnt_from, further, edges, backend)
                 conversion[subject.name] = chips.opened.report
                 for noise, draw in product(wanted, range(first_draw, first_draw + draws)):
                     about = {"noise": str(noise), "strength": noise.strength, "draw": draw}
                     chips.scrap()
                     for look in looks:
                         unit = subject.about | settings | about | look
-                        # Every draw of no noise is the same, at any time.
-                        same = noise.is_identity and backend.exact
-                        known = unit | ({"draw": first_draw, **looks[0]} if same else {})
+                        # Every draw of no noise is the same, at any time, unless the outputs are noisy.
+                        edge = {"converters": look["converters"]}
+                        same = noise.is_identity and backend.exact and not edges[look["converters"]].noise
+                        known = unit | ({"draw": first_draw, **looks[0], **edge} if same else {})
                         values = ledger.find(known, further)
                         if values is None:
                             values = chips.score(noise, report_stream(seed, subject.replicate, draw), **look)
                         ledger.add(unit, values)
                         bar.update()
+                uncovered[subject.name] = chips.uncovered
     finally:
         ledger.save()
-    return Evaluation(ledger.table(), covered, conversion)
+    return Evaluation(ledger.table(), covered, uncovered, conversion)
 
 
 class _Chips:
@@ -162,37 +180,60 @@ class _Chips:
         self,
         subject: Subject,
         setup: Setup,
-        calibration: Dataset | None,
-        backend: Backend,
+        calibration: Mapping[str, Labelled | None],
         metrics: Mapping[str, Metric],
+        converters: Mapping[str, Converters],
+        backend: Backend,
     ) -> None:
         self.subject, self.setup, self.metrics = subject, setup, metrics
-        self.noisy = NoisyWeights(subject.network, include=setup.include, exclude=setup.exclude)
-        images = subject.batches[0].inputs[:2]
-        self.opened = backend.open(subject.network, self.noisy, images, setup.precision)
-        self.calibration: list[Batch] = []
-        if calibration is not None:
-            seen = calibration.with_normalization(subject.dataset.mean, subject.dataset.std)
-            last = subject.batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
-            self.calibration = prepare(seen, device_of(subject.network), CALIBRATION_BATCH, last)
+        patterns = {"include": setup.include, "exclude": setup.exclude}
+        self.noisy = NoisyWeights(subject.network, **patterns)
+        self.opened = backend.open(subject.network, self.noisy, subject.batches[0].inputs[:2], setup.precision)
+        self.calibration: Sequence[Batch] = self._prepared(calibration[""])
+        with autocast(device_of(subject.network), setup.precision):
+            self.converting = {
+                text: Converting(
+                    subject.network,
+                    edge,
+                    **patterns,
+                    calibration=[batch.inputs for batch in self._prepared(calibration[text])],
+                )
+                for text, edge in converters.items()
+            }
         self.scrap()
+
+    @property
+    def uncovered(self) -> dict[str, str]:
+        """Analog weights without converters, and why."""
+        return {name: reason for one in self.converting.values() for name, reason in one.uncovered.items()}
+
+    def _prepared(self, data: Labelled | None) -> Sequence[Batch]:
+        """Training images as the network wants to see them."""
+        if data is None:
+            return []
+        seen = data.with_normalization(self.subject.dataset.mean, self.subject.dataset.std)
+        last = self.subject.batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
+        return prepare(seen, device_of(self.subject.network), CALIBRATION_BATCH, last)
 
     def scrap(self) -> None:
         """Forget the chip: the next look is at another draw."""
         self.programmed: Programmed | None = None
 
     def score(
-        self, noise: NoiseModel, stream: Stream, t: float, read: int, compensation: Compensation
+        self, noise: NoiseModel, stream: Stream, t: float, read: int, compensation: Compensation, converters: str
     ) -> dict[str, float]:
         subject, precision = self.subject, self.setup.precision
+        time = None if t != t else t
         if self.programmed is None and not noise.is_identity:
             self.programmed = self.noisy.program(noise, stream)
         with ExitStack() as stack:
-            reading = self.opened.reading(self.programmed, stream, None if t != t else t, read, compensation)
-            network = stack.enter_context(reading)
+            network = stack.enter_context(self.opened.reading(self.programmed, stream, time, read, compensation))
+            stack.enter_context(self.converting[converters].applied(output_stream(stream, time, read)))
             if self.calibration:
                 stack.enter_context(recalibrated(network, self.calibration, precision))
-            return score(network, subject.batches, precision, subject.classes, self.metrics)
+            values = score(network, subject.batches, precision, subject.classes, self.metrics)
+        self.converting[converters].check_called()
+        return values
 
 
 def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:
@@ -205,9 +246,12 @@ def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[
 
 
 def _looks(
-    times: Sequence[float | str | None], reads: int, compensation: Compensation | Sequence[Compensation]
+    times: Sequence[float | str | None],
+    reads: int,
+    compensation: Compensation | Sequence[Compensation],
+    converters: Mapping[str, Converters],
 ) -> list[dict[str, Any]]:
-    """Every (t, read, compensation) at which a chip is scored, as columns of its rows; no time is NaN."""
+    """Every way in which a chip is looked at, as columns of its rows; no time is NaN."""
     kinds = [compensation] if isinstance(compensation, str) else list(compensation)
     for kind in kinds:
         check_compensation(kind)
@@ -215,17 +259,26 @@ def _looks(
         raise UserError(f'expected a list of times and compensations, got {times!r} and {kinds}; ["1h"] is one time')
     seconds = [float("nan") if t is None else float(Duration(t)) for t in times]
     return [
-        {"t": t, "read": read, "compensation": kind}
-        for t, read, kind in product(dict.fromkeys(seconds), range(reads), dict.fromkeys(kinds))
+        {"t": t, "read": read, "compensation": kind, "converters": edge}
+        for t, read, kind, edge in product(dict.fromkeys(seconds), range(reads), dict.fromkeys(kinds), converters)
     ]
 
 
-def _calibration(calibration: Any, data: Any, images: int) -> Dataset | None:
-    """The training images that batch norm learns from: a sample stratified by class, the same for every chip."""
+def _converters(converters: Converters | str | Sequence[Converters | str]) -> dict[str, Converters]:
+    """The converters that a person named, by their text."""
+    given = [converters] if isinstance(converters, (Converters, str)) else list(converters)
+    wanted = [Converters.parse(edge) if isinstance(edge, str) else edge for edge in given]
+    if not wanted:
+        raise UserError('expected converters, got none; "none" are ideal ones')
+    return {str(edge): edge for edge in wanted}
+
+
+def _calibration(calibration: Any, data: Any, images: int) -> Labelled | None:
+    """The training images to calibrate from: a sample stratified by class, the same for every chip."""
     if not images:
         return None
     if calibration is None and not isinstance(data, (str, Path)):
-        raise UserError("expected calibration=... (training images) with recalibration, since data have no name")
+        raise UserError("expected calibration=... (training images) to calibrate from, since data have no name")
     source = data if calibration is None else calibration
     whole = load(str(source)).train if isinstance(source, (str, Path)) else Setup().dataset(source)
     return whole.sample(images, Stream(0, "calibration"))

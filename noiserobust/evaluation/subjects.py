@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from noiserobust.checkpoint import Checkpoint, read_checkpoint, weights_hash
-from noiserobust.data import Batch, Dataset, as_dataset, load
+from noiserobust.data import Batch, Labelled, as_dataset, load
 from noiserobust.errors import UserError
 from noiserobust.inference import Precision, device_of, known_device, prepare
-from noiserobust.models import ModelSpec
+from noiserobust.models import ModelSpec, checked_forward
 from noiserobust.results import provenance
 from noiserobust.rng import Stream
 from noiserobust.weights import Coverage, coverage
@@ -33,9 +33,9 @@ class Subject:
     method: str
     replicate: int
     network: nn.Module
-    dataset: Dataset
+    dataset: Labelled
     """The data, with the normalisation that this network wants."""
-    batches: list[Batch]
+    batches: Sequence[Batch]
     """The same, normalised and moved once."""
     classes: int
     coverage: Coverage
@@ -56,7 +56,7 @@ class Setup:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
 
-    def dataset(self, data: Any) -> Dataset:
+    def dataset(self, data: Any) -> Labelled:
         """The data to evaluate on: the test part of what has a name, a stratified sample where ``images`` asks."""
         whole = load(str(data)).test if isinstance(data, (str, Path)) else as_dataset(data)
         return whole if self.images is None else whole.sample(self.images, Stream(0, "images"))
@@ -74,9 +74,9 @@ class Subjects:
 
     setup: Setup
     candidates: list[Candidate]
-    dataset: Dataset
+    dataset: Labelled
     device: torch.device | None
-    _prepared: dict[Any, list[Batch]] = field(default_factory=dict)
+    _prepared: dict[Any, Sequence[Batch]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.candidates)
@@ -128,7 +128,7 @@ class Candidate:
     replicate: int
     built: bool
     """Whether the network is built here from a checkpoint."""
-    open: Callable[[Dataset, bool], tuple[nn.Module, Dataset]]
+    open: Callable[[Labelled, bool], tuple[nn.Module, Labelled]]
     """(data, channels_last) -> the network and the data as it wants to see them."""
 
     @property
@@ -137,20 +137,12 @@ class Candidate:
 
 
 def candidates(models: Models, spec: ModelSpec | None, data: Any) -> list[Candidate]:
-    groups = models.items() if isinstance(models, Mapping) else [(None, models)]
     # Tensors and loaders that a person hands over are taken as they are; data sets are normalised as in training.
-    normalize = isinstance(data, (str, Path, Dataset))
+    normalize = isinstance(data, (str, Path, Labelled))
     found: list[Candidate] = []
-    for label, group in groups:
-        members = [group] if isinstance(group, (nn.Module, str, Path, Checkpoint)) else list(group)
-        for member in members:
-            if not isinstance(member, (nn.Module, Checkpoint)):
-                member = read_checkpoint(member)
-            method = label or _method(member)
-            # A copy that does not say its training seed is the next one of its method.
-            found.append(_candidate(member, method, sum(other.method == method for other in found), spec, normalize))
-    if not found:
-        raise UserError("expected at least one model, got none")
+    for method, member in labelled(models):
+        # A copy that does not say its training seed is the next one of its method.
+        found.append(_candidate(member, method, sum(other.method == method for other in found), spec, normalize))
     places: dict[tuple[str, int], str] = {}
     for candidate in found:
         place = (candidate.method, candidate.replicate)
@@ -161,6 +153,19 @@ def candidates(models: Models, spec: ModelSpec | None, data: Any) -> list[Candid
                 "LABEL=PATH on the command line"
             )
         places[place] = candidate.name
+    return found
+
+
+def labelled(models: Models) -> list[tuple[str, nn.Module | Checkpoint]]:
+    """Every trained copy with its method's name, in order; checkpoints named by their path are read."""
+    groups = models.items() if isinstance(models, Mapping) else [(None, models)]
+    found: list[tuple[str, nn.Module | Checkpoint]] = []
+    for label, group in groups:
+        for member in [group] if isinstance(group, (nn.Module, str, Path, Checkpoint)) else list(group):
+            opened = member if isinstance(member, (nn.Module, Checkpoint)) else read_checkpoint(member)
+            found.append((label or _method(opened), opened))
+    if not found:
+        raise UserError("expected at least one model, got none")
     return found
 
 
@@ -175,7 +180,7 @@ def _candidate(
         return Candidate(f"{method}[{index}]", method, index, False, lambda dataset, channels_last: (member, dataset))
     checkpoint, about = member, member.about
 
-    def open_checkpoint(dataset: Dataset, channels_last: bool) -> tuple[nn.Module, Dataset]:
+    def open_checkpoint(dataset: Labelled, channels_last: bool) -> tuple[nn.Module, Labelled]:
         channels = about.get("channels", dataset.channels)
         if channels != dataset.channels:
             raise UserError(f"{checkpoint.path} takes {channels} channels, the data have {dataset.channels}")
@@ -184,6 +189,8 @@ def _candidate(
         if len(classes) < len(dataset.classes) or (normalize and len(classes) > len(dataset.classes)):
             raise UserError(f"{checkpoint.path} knows {len(classes)} classes, the data have {len(dataset.classes)}")
         network = checkpoint.build(spec, channels, len(classes))
+        with torch.no_grad():
+            checked_forward(network, dataset.example().cpu(), str(checkpoint.path))
         if channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         own = normalize and "mean" in about
@@ -192,6 +199,6 @@ def _candidate(
     return Candidate(str(checkpoint.path), method, about.get("seed", index), True, open_checkpoint)
 
 
-def _as_seen(fingerprint: str, data: Dataset) -> str:
+def _as_seen(fingerprint: str, data: Labelled) -> str:
     """16 hex digits that name what the network sees: the data's content and their normalisation."""
     return hashlib.sha256(json.dumps([fingerprint, data.mean, data.std]).encode()).hexdigest()[:16]

@@ -5,11 +5,44 @@ from __future__ import annotations
 from torch import nn
 
 from noiserobust.errors import UserError
-from noiserobust.models.base import ModelSpec
+from noiserobust.models.base import ModelSpec, Native
+from noiserobust.models.check import checked_forward
+from noiserobust.models.cost import Cost, cost
 from noiserobust.models.digits import DigitsNet
-from noiserobust.models.resnet import ResNet18
+from noiserobust.models.factory import Factory
+from noiserobust.models.pyramidnet import PyramidNet
+from noiserobust.models.resnet import ResNet18, ResNet34, ResNet50, ResNet101
+from noiserobust.models.resnet9 import ResNet9
+from noiserobust.models.torchvision import Torchvision
+from noiserobust.models.transformer import Transformer
+from noiserobust.models.vgg import VGG16BN
+from noiserobust.models.vit import DeiTSmall, ViTCifar, ViTSmall16, ViTSmall32
+from noiserobust.models.wide_resnet import WideResNet
 
-__all__ = ["DigitsNet", "ModelSpec", "ResNet18", "build"]
+__all__ = [
+    "VGG16BN",
+    "Cost",
+    "DeiTSmall",
+    "DigitsNet",
+    "Factory",
+    "ModelSpec",
+    "Native",
+    "PyramidNet",
+    "ResNet9",
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "ResNet101",
+    "Torchvision",
+    "Transformer",
+    "ViTCifar",
+    "ViTSmall16",
+    "ViTSmall32",
+    "WideResNet",
+    "build",
+    "checked_forward",
+    "cost",
+]
 
 
 def build(spec: ModelSpec | str, channels: int, classes: int) -> nn.Module:

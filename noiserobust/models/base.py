@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from noiserobust.errors import UserError
 from noiserobust.text import Described
 
 
+class Native(NamedTuple):
+    """The problem that a definition was made for: what its published sizes and costs refer to."""
+
+    channels: int
+    size: int
+    """Pixels a side."""
+    classes: int
+
+
+CIFAR = Native(3, 32, 10)
+IMAGENET = Native(3, 224, 1000)
+
+
 class ModelSpec(Described, ABC, family="model"):
-    """Base of the model definitions: frozen dataclasses with a text form, such as ``resnet18:32``."""
+    """Base of the model definitions: frozen dataclasses with a text form, such as ``resnet18:32``.
+
+    A definition says what is computed and nothing about training. ``aliases`` are pairs (regular expression,
+    replacement) that turn the parameter names of well-known implementations into ours, so that their checkpoints load.
+    """
+
+    native: ClassVar[Native] = CIFAR
+    aliases: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     @abstractmethod
     def build(self, channels: int, classes: int) -> nn.Module:
@@ -20,8 +42,22 @@ class ModelSpec(Described, ABC, family="model"):
         Its initial weights come from PyTorch's global generator, as all modules' do: seed that around the call.
         """
 
+    def inputs(self, batch: int, channels: int, size: int) -> Tensor:
+        """Inputs of the right shape and type, without memory (on the meta device)."""
+        return torch.empty(batch, channels, size, size, device="meta")
+
+    def without_weights(self) -> ModelSpec:
+        """The same network with random weights: what a checkpoint is loaded into."""
+        return self
+
 
 def check_width(spec: Described, width: int) -> None:
     """Raises :class:`UserError` unless ``width`` can be a number of channels."""
     if width < 1:
         raise UserError(f"{spec.name}: expected a width of 1 channel or more, got {width}")
+
+
+def check_dropout(spec: Described, dropout: float) -> None:
+    """Raises :class:`UserError` unless ``dropout`` is a probability below 1."""
+    if not 0 <= dropout < 1:
+        raise UserError(f"{spec.name}: expected dropout in [0, 1), got {dropout}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from noiserobust.models.base import ModelSpec, check_width
+from noiserobust.models.base import ModelSpec, Native, check_width
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class DigitsNet(ModelSpec, name="digits"):
     """
 
     width: int = 16
+    native = Native(1, 8, 10)
 
     def __post_init__(self) -> None:
         check_width(self, self.width)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
-from noiserobust.models.base import ModelSpec, check_width
+from noiserobust.models.base import ModelSpec, Native, check_dropout, check_width
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,12 @@ class Transformer(ModelSpec, name="transformer"):
                 f"transformer: expected a width divisible by the heads, got width {self.width}, {self.heads} heads, "
                 f"{self.layers} layers"
             )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"transformer: expected a dropout in [0, 1), got {self.dropout}")
+        check_dropout(self, self.dropout)
+
+    native = Native(32, 1, 20)
+
+    def inputs(self, batch: int, channels: int, size: int) -> Tensor:
+        return torch.zeros(batch, channels, dtype=torch.long, device="meta")
 
     def build(self, channels: int, classes: int) -> nn.Module:
         return TransformerNet(self, channels, classes)

@@ -10,6 +10,10 @@ from noiserobust.noise.compensation import (
     compensation_factor,
 )
 from noiserobust.noise.device import DeviceProfile
+from noiserobust.noise.faults import Stuck
+from noiserobust.noise.levels import Quantize
+from noiserobust.noise.measured import Measured
+from noiserobust.noise.multiplicative import LogNormal
 from noiserobust.noise.profiles import PCM, Hermes, ReRamCMO, ReRamWan2022, StateIndependent
 from noiserobust.noise.reference import reference_scale
 
@@ -24,10 +28,14 @@ __all__ = [
     "Gaussian",
     "Hermes",
     "Laplace",
+    "LogNormal",
+    "Measured",
     "NoiseModel",
+    "Quantize",
     "ReRamCMO",
     "ReRamWan2022",
     "StateIndependent",
+    "Stuck",
     "Sum",
     "check_compensation",
     "compensated",

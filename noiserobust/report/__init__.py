@@ -3,6 +3,7 @@
 Only the tables are imported here: matplotlib loads with :mod:`noiserobust.report.plots`.
 """
 
+from noiserobust.report.design_tables import budget_table, digital_table, sensitivity_table
 from noiserobust.report.table import paired_table, robustness_table
 
-__all__ = ["paired_table", "robustness_table"]
+__all__ = ["budget_table", "digital_table", "paired_table", "robustness_table", "sensitivity_table"]

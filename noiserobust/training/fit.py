@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from noiserobust.checkpoint import save_checkpoint
-from noiserobust.data import Batch, Batches, Dataset, Splits, load
+from noiserobust.data import Batch, Labelled, Splits, load, training_batches
 from noiserobust.errors import UserError
-from noiserobust.inference import prepare, score
+from noiserobust.inference import evaluating, prepare, score
+from noiserobust.models import checked_forward
 from noiserobust.noisy import NoisyWeights
 from noiserobust.results import provenance, write_atomically
 from noiserobust.rng import Stream, seeded
@@ -85,16 +86,20 @@ class _Trainer:
         train, self.held_out = _training_data(settings, splits)
         self.data = splits.train
         crop, flip = settings.augmentation(splits)
-        self.batches = Batches(
-            train.to(device),
+        self.batches = training_batches(
+            train,
             settings.batch_size,
+            device=device,
             stream=stream.child("train"),
             crop=crop,
             flip=flip,
+            cutout=settings.cutout,
             channels_last=settings.channels_last,
         )
         with seeded(stream.child("init")):
             model = settings.model.build(train.channels, len(train.classes))
+        with evaluating(model), torch.no_grad():
+            checked_forward(model, train.example().cpu(), str(settings.model))
         self.model = model.to(device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -244,7 +249,7 @@ class _Trainer:
         return self.run.folder / "resume.pt"
 
 
-def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Dataset, Dataset | None]:
+def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Labelled, Labelled | None]:
     """What is trained on, and what is watched: the held-out part, or the test data when the epoch is chosen on them."""
     if settings.select_on == "test":
         return splits.train, splits.test

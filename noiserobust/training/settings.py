@@ -23,15 +23,19 @@ from noiserobust.training.schedules import check_warmup
 SEMANTICS = 1
 """Raise when a change makes the same settings train different weights, so that no stale run is taken for a new one."""
 
+ADDED = {"cutout": 0}
+"""Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
+
 
 @dataclass(frozen=True)
 class TrainSettings:
     """Everything that determines a run's weights."""
 
     data: str = "digits"
-    """digits, cifar10, cifar100, or the path of an image folder (FOLDER/train/CLASS/*, FOLDER/test/CLASS/*)."""
+    """digits, cifar10, cifar100, fashion-mnist, svhn, imagenet, or the path of an image folder (FOLDER/train/CLASS/*,
+    FOLDER/test/CLASS/*; stream:FOLDER leaves it on disk)."""
     data_root: str = "data"
-    """Where CIFAR lies or is downloaded to."""
+    """Where named data lie or are downloaded to."""
     image_size: int | None = None
     """Resize the images of a folder to this many pixels a side."""
     model: ModelSpec = field(default_factory=DigitsNet)
@@ -62,6 +66,9 @@ class TrainSettings:
     """Zero padding of the random crop in pixels (default: what suits the data)."""
     flip: bool | None = None
     """Random horizontal flips (default: what suits the data)."""
+    cutout: int = 0
+    """Pixels a side of a random square that is blanked in each training image (16 is usual for CIFAR-10, 8 for
+    CIFAR-100)."""
     select_on: Literal["validation", "test", "none"] = "validation"
     """Data whose perturbed accuracy chooses the epoch kept; test leaks (for reproducing papers); none: the last."""
     select_noise: NoiseModel = field(default_factory=lambda: Gaussian(0.1))
@@ -89,6 +96,8 @@ class TrainSettings:
             raise UserError(f"expected label_smoothing in [0, 1), got {self.label_smoothing}")
         if self.select_on not in ("validation", "test", "none"):
             raise UserError(f"expected select_on validation, test or none, got {self.select_on!r}")
+        if self.cutout < 0:
+            raise UserError(f"expected a cutout of 0 pixels or more, got {self.cutout}")
         for name in ("lr", "weight_decay", "label_smoothing", "validation"):
             # 1 and 1.0 are the same setting, so they must give the run the same name.
             object.__setattr__(self, name, float(getattr(self, name)))
@@ -123,7 +132,8 @@ class TrainSettings:
 
     def identity(self, splits: Splits) -> str:
         """8 hex digits that name the run: its settings, its data's content and the version of what training means."""
-        settings = {k: v for k, v in self.described().items() if k not in ("data", "data_root")}
+        values = self.described()
+        settings = {k: v for k, v in values.items() if k not in ("data", "data_root") and ADDED.get(k, ...) != v}
         crop, flip = self.augmentation(splits)
         content = [splits.train.fingerprint, splits.test.fingerprint, splits.train.mean, splits.train.std]
         named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content]

@@ -1,0 +1,73 @@
+"""``noiserobust budget``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from noiserobust.cli.design import Design
+from noiserobust.errors import UserError
+from noiserobust.evaluation import budget
+from noiserobust.noise import NoiseModel
+from noiserobust.report import budget_table
+
+
+@dataclass(frozen=True)
+class Budget(Design):
+    """How much noise a network may meet: the value of one number at which it loses the stated points, with its
+    interval."""
+
+    noise: tyro.conf.Suppress[tuple[NoiseModel, ...]] = ()
+    vary: str | None = None
+    """Noise with one free number, such as gaussian:{x} or gaussian:0.05,reference=tile,rows={x},columns={x}."""
+    vary_time: str | None = None
+    """Noise whose time since programming is the free number, such as pcm."""
+    between: tuple[str, str] | None = None
+    """Range of the number, such as 0 0.5; of times such as 1min 1y."""
+    within: float = 1.0
+    """Points of mean accuracy that may be lost against clean."""
+    log: bool | None = None
+    """Search in the logarithm (default: for times, and for wide ranges of whole numbers)."""
+    points: int = 5
+    """Values on the first grid, which shows whether the loss is monotone."""
+    tolerance: float = 0.02
+    """How finely the answer is searched, as a fraction of it."""
+    out: Path = Path("budget.parquet")
+    """File for the rows; what it already holds is not computed again."""
+    plot: Path | None = None
+    """Picture of the points lost against the number (PNG)."""
+
+    def run(self) -> None:
+        vary = self.vary_time if self.vary is None else self.vary
+        if vary is None or (self.vary is not None and self.vary_time is not None):
+            raise UserError("expected either --vary with {x} in a noise, such as gaussian:{x}, or --vary-time with one")
+        if self.between is None:
+            raise UserError("expected --between LOW HIGH, the range to search, such as 0 0.5, or 1min 1y for times")
+        t = self.one("times", self.times)
+        checkpoints, splits = self.opened()
+        found = budget(
+            checkpoints,
+            splits.test,
+            vary,
+            self.between,
+            self.within,
+            self.draws,
+            self.seed,
+            vary_time=self.vary_time is not None,
+            log=self.log,
+            points=self.points,
+            tolerance=self.tolerance,
+            confidence=self.confidence,
+            t=t,
+            out=self.out,
+            progress=True,
+            **{"include": self.include, "exclude": self.exclude} | self.options(splits),
+        )
+        print(budget_table(found.answers) + "\n")
+        if self.plot is not None:
+            from noiserobust.report.design_plots import noise_budget
+
+            print(f"picture: {noise_budget(found.answers, found.curve, self.plot)}")
+        self.written(budget_table(found.answers, markdown=True))

@@ -1,0 +1,49 @@
+"""What ``sensitivity``, ``keep-digital`` and ``budget`` share: the flags of ``evaluate`` under one condition."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from noiserobust.cli.evaluate import Evaluate
+from noiserobust.data import Splits
+from noiserobust.errors import UserError
+from noiserobust.evaluation import evaluate
+from noiserobust.results import write_atomically
+
+OWN = {"draws", "seed", "times", "compensation", "include", "exclude", "out"}
+"""Parameters of evaluate that a command hands on by itself."""
+
+
+@dataclass(frozen=True)
+class Design(Evaluate):
+    """Flags of evaluate, of which some may be given once only."""
+
+    strengths: tyro.conf.Suppress[tuple[float, ...]] = ()
+    confidence: float = 0.95
+    """Confidence of the intervals."""
+
+    def options(self, splits: Splits) -> dict[str, Any]:
+        """What :func:`evaluate` is told beside the models, the data and the noise."""
+        fields = {field.name for field in dataclasses.fields(Evaluate)} & set(inspect.signature(evaluate).parameters)
+        handed = {name: getattr(self, name) for name in fields - OWN}
+        compensation = self.one("compensation", self.compensation) or "none"
+        return handed | {"calibration": splits.train, "compensation": compensation}
+
+    @staticmethod
+    def one(name: str, values: Sequence[Any]) -> Any:
+        """The only value of a flag that evaluate takes several of; None where there is none."""
+        if len(values) > 1:
+            raise UserError(f"expected one --{name}, got {len(values)}; call the command once for each")
+        return values[0] if values else None
+
+    def written(self, table: str) -> None:
+        """The table as Markdown, where it was asked for, and where the rows are."""
+        if self.table is not None:
+            print(f"table: {write_atomically(self.table, lambda file: file.write_text(table + chr(10)))}")
+        print(f"rows: {self.out}")

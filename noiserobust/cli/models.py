@@ -1,0 +1,50 @@
+"""``noiserobust models``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from noiserobust.models import ModelSpec, cost
+from noiserobust.models.base import Native
+
+PAPERS = (
+    *("digits", "resnet9", "resnet18", "resnet34", "resnet50", "resnet101"),
+    *("wrn:16-5", "wrn:16-8", "wrn:16-10", "wrn:16-15", "wrn:28-10", "vgg16-bn", "pyramidnet"),
+    *("vit-cifar", "vit-s16", "vit-s32", "deit-s"),
+    *("torchvision:resnet50", "torchvision:resnet101", "torchvision:resnet152"),
+)
+"""Every network of the papers; those of torchvision are the ImageNet ResNets."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """List networks with their parameters and what a pass costs: FLOPs per image, forward and forward + backward."""
+
+    models: tyro.conf.Positional[tuple[ModelSpec, ...]] = ()
+    """Networks, such as resnet18:width=16, torchvision:convnext_tiny or factory:package.module:function (default:
+    those of the papers)."""
+    channels: int | None = None
+    """Image channels (default: of the problem that each network was made for; so are the next two)."""
+    size: int | None = None
+    """Pixels a side."""
+    classes: int | None = None
+    """Classes."""
+
+    def run(self) -> None:
+        specs = self.models or tuple(map(ModelSpec.parse, PAPERS))
+        width = max(len(str(spec)) for spec in specs)
+        print(
+            f"{'model':{width}}  {'input':>11}  {'classes':>7}  {'parameters':>11}  {'forward':>8}  {'+ backward':>10}"
+        )
+        for spec in specs:
+            wanted = (self.channels, self.size, self.classes)
+            native = Native(*(own if given is None else given for given, own in zip(wanted, spec.native, strict=True)))
+            found = cost(spec, *native)
+            shape = f"{native.channels}x{native.size}x{native.size}"
+            print(
+                f"{spec!s:{width}}  {shape:>11}  {native.classes:>7,}  {found.parameters:>11,}  "
+                f"{found.forward / 1e9:>8.4g}  {found.forward_backward / 1e9:>10.4g}"
+            )
+        print("forward, + backward: GFLOPs per image, a multiplication and an addition counted as two")

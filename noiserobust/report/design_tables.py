@@ -1,0 +1,176 @@
+"""What a designer asks, as text: sensitive layers, layers to keep digital, noise budgets."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from noiserobust.report.table import GAP, aligned, as_markdown, seconds
+
+ALL = "all layers"
+Line = dict[Any, Any]
+
+
+def sensitivity_table(effects: pd.DataFrame, by: str = "alone", markdown: bool = False) -> str:
+    """Layers ranked by the accuracy that their noise ``alone`` costs (or that is gained where they are ``spared``).
+
+    Takes the ``effects`` of ``evaluation.sensitivity``. The last lines hold what the single effects add up to, and what
+    noise on all layers costs together.
+    """
+    paragraphs = []
+    for _, own in effects.groupby(["method", "noise", "t"], sort=False, dropna=False):
+        header = ["layer", "costs alone", "gains when digital", "loss alone", "weights", "MACs"]
+        grid = [header]
+        ranked = ranking(own, by)
+        for name in ranked:
+            found = effect(own, name, "alone"), effect(own, name, "spared"), effect(own, name, "alone", "loss")
+            shares = [share(found[0][column]) for column in ("weights_share", "macs_share")]
+            grid.append([name, *map(interval, found[:2]), f"{found[2]['mean']:+.3f}", *shares])
+        sums = [sum(effect(own, name, kind)["mean"] for name in ranked) for kind in ("alone", "spared")]
+        grid.append(["single effects, added up", *(f"{total:+.2f}" for total in sums), "", "", ""])
+        whole = effect(own, ALL, "alone")
+        shares = [share(whole[column]) for column in ("weights_share", "macs_share")]
+        loss = effect(own, ALL, "alone", "loss")["mean"]
+        grid.append([ALL, interval(whole), interval(whole), f"{loss:+.3f}", *shares])
+        paragraphs.append(_titled(place(whole), grid, markdown))
+    caption = f"points of accuracy: mean {meaning(effects)}; loss in nats; weights and MACs as shares of the network's"
+    return "\n\n".join([*paragraphs, caption])
+
+
+def digital_table(steps: pd.DataFrame, within: float | None = None, markdown: bool = False) -> str:
+    """Step by step, which layer is kept digital next and what that gives. Takes the ``steps`` of ``keep_digital``."""
+    paragraphs = []
+    for _, own in steps.groupby(["method", "noise", "t"], sort=False, dropna=False):
+        grid = [
+            [
+                "step",
+                "digital, too",
+                "MACs",
+                "weights",
+                "accuracy",
+                "below clean",
+                "gain",
+                "singles add up to",
+                "in search",
+            ]
+        ]
+        for line in records(own):
+            cells = [
+                str(line["step"]),
+                line["layer"] or "none",
+                share(line["macs_share"]),
+                share(line["weights_share"]),
+            ]
+            cells += [f"{line['accuracy']:.2f}", interval(line, "lost"), f"{line['gain']:+.2f}"]
+            grid.append([*cells, f"{line['sum_of_singles']:+.2f}", f"{line['search_gain']:+.2f}"])
+        last = records(own)[-1]
+        text = _titled(f"{place(last)}; clean {last['clean']:.2f} %", grid, markdown)
+        paragraphs.append(text if within is None else f"{text}\n\n{verdict(last, within)}")
+    caption = (
+        "accuracy in %, the rest in points of it, on fresh draws: mean "
+        f"{meaning(steps)}; gain over noise on all layers; singles: the gains of the set's layers, each digital alone; "
+        "in search: the gain that the search saw on the draws that chose the set"
+    )
+    return "\n\n".join([*paragraphs, caption])
+
+
+def budget_table(answers: pd.DataFrame, markdown: bool = False) -> str:
+    """One line per method: the answer, its interval, and in words what stands in its way (``budget`` gives them)."""
+    grid = [["method", "clean", "budget", "interval", "remark"]]
+    for line in records(answers):
+        grid.append([line["method"], f"{line['clean']:.2f}", *_budget(line), _remark(line)])
+    first = records(answers)[0]
+    what = f"time of {first['vary']}" if first["vary_time"] else f"x of {first['vary']}"
+    kind = "least" if first["easy"] > first["hard"] else "largest"
+    title = f"{kind} {what} that loses at most {first['within']:g} points"
+    caption = (
+        f"clean accuracy in %; interval: {100 * first['confidence']:g} % over {over(answers)}; searched from "
+        f"{_x(first, first['easy'])} (easy) to {_x(first, first['hard'])}"
+    )
+    return _titled(title, grid, markdown) + f"\n\n{caption}"
+
+
+def verdict(line: Line, within: float) -> str:
+    """Whether a set found by search keeps what it promised on fresh draws, in one sentence."""
+    lost = f"{line['lost']:.2f} points below clean"
+    told = f"{len(line['layers'])} layers digital: {lost} on fresh draws, {within:g} allowed"
+    if not math.isnan(line["lost_low"]):
+        told += f" (interval {line['lost_low']:.2f} to {line['lost_high']:.2f}: "
+        told += "kept)" if line["lost_high"] <= within else "missed)" if line["lost_low"] > within else "open)"
+    return told
+
+
+def ranking(effects: pd.DataFrame, by: str) -> list[str]:
+    """The layers of one method, most harmful (``by`` "alone") or most worth sparing ("spared") first."""
+    chosen = effects[(effects["effect"] == by) & (effects["metric"] == "accuracy") & (effects["layer"] != ALL)]
+    return list(chosen.sort_values("mean", ascending=False, kind="stable")["layer"])
+
+
+def effect(effects: pd.DataFrame, layer: str, kind: str, metric: str = "accuracy") -> Line:
+    """One line of one method's effects."""
+    chosen = (effects["layer"] == layer) & (effects["effect"] == kind) & (effects["metric"] == metric)
+    return records(effects[chosen])[0]
+
+
+def records(table: pd.DataFrame) -> list[Line]:
+    return table.to_dict("records")
+
+
+def interval(line: Line, name: str = "") -> str:
+    """``+1.23 [+0.80, +1.66]``; the mean alone where there is no interval."""
+    mean, low, high = (
+        line[key] for key in ((name, f"{name}_low", f"{name}_high") if name else ("mean", "low", "high"))
+    )
+    return f"{mean:+.2f}" if math.isnan(low) else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def share(percent: float) -> str:
+    """``12.3 %``; a dash where it cannot be told."""
+    return GAP if math.isnan(percent) else f"{percent:.1f} %"
+
+
+def place(line: Line) -> str:
+    """Method, noise and time in words."""
+    return f"{line['method']}, noise: {line['noise']}" + ("" if math.isnan(line["t"]) else f", t {seconds(line['t'])}")
+
+
+def meaning(table: pd.DataFrame) -> str:
+    """What the brackets hold, and over how much."""
+    first = records(table)[0]
+    models, draws = (f"{first[name]} {name if first[name] > 1 else name[:-1]}" for name in ("models", "draws"))
+    return f"[{100 * first['confidence']:g} % over {over(table)}]; {models} x {draws}"
+
+
+def over(table: pd.DataFrame) -> str:
+    """What the intervals are over: models, or draws only."""
+    kinds = table["interval_over"].unique()
+    return " or ".join(f"{kind} only" if kind == "draws" else kind for kind in kinds)
+
+
+def _budget(line: Line) -> tuple[str, str]:
+    ends = [_x(line, line[name]) for name in ("low", "high")]
+    return _x(line, line["value"]), GAP if math.isnan(line["low"]) else f"{ends[0]} to {ends[1]}"
+
+
+def _x(line: Line, x: float) -> str:
+    """A value of what is varied: a time in its units, or a number; what lies outside the range says so."""
+    if math.isinf(x):
+        end = max(line["easy"], line["hard"]) if x > 0 else min(line["easy"], line["hard"])
+        return f"{'above' if x > 0 else 'below'} {_x(line, end)}"
+    return seconds(x) if line["vary_time"] else f"{x:.4g}"
+
+
+def _remark(line: Line) -> str:
+    if line["state"] == "never":
+        return f"never within range: even {_x(line, line['easy'])} loses more than {line['within']:g} points"
+    if line["state"] == "always":
+        return f"always within range: even {_x(line, line['hard'])} loses no more than {line['within']:g} points"
+    if line["crossings"] > 1:
+        return "the loss is not monotone: this is the first place, from the easy end, where it exceeds the limit"
+    return ""
+
+
+def _titled(title: str, grid: list[list[str]], markdown: bool) -> str:
+    return f"**{title}**\n\n{as_markdown(grid)}" if markdown else f"{title}\n{aligned(grid)}"
