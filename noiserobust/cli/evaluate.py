@@ -13,7 +13,7 @@ from noiserobust.cli.present import present
 from noiserobust.converters import Converters
 from noiserobust.data import Splits, load
 from noiserobust.errors import UserError
-from noiserobust.evaluation import evaluate
+from noiserobust.evaluation import Target, evaluate
 from noiserobust.inference import Precision
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation, Gaussian, NoiseModel
@@ -33,6 +33,12 @@ class Evaluate:
     """Sweep: every noise, scaled to each of these strengths (its own number is then its unit: gaussian:1)."""
     draws: int = 10
     """Noise draws per checkpoint."""
+    precision_target: float | None = None
+    """Accuracy to ± this many points at 95 %, per checkpoint and noise, instead of a number of draws."""
+    max_images: int = 1_000_000
+    """To a precision: images' forward passes after which a checkpoint and noise is given up."""
+    noise_std_draws: int = 0
+    """To a precision: draws of a fixed design that measures the noise's standard deviation too, such as 150."""
     seed: int = 0
     """Names the draws."""
     times: tuple[str, ...] = ()
@@ -95,6 +101,11 @@ class Evaluate:
         if self.strengths and not all(one.strength for one in self.noise):
             raise UserError("expected a noise with a strength to sweep, got one of 0; write its unit, as in gaussian:1")
         noises = [one.scaled(s / one.strength) for one in self.noise for s in self.strengths] or list(self.noise)
+        target = None
+        if self.precision_target is not None:
+            target = Target(self.precision_target, max_images=self.max_images, noise_std_draws=self.noise_std_draws)
+        elif self.noise_std_draws:
+            raise UserError("expected --precision-target beside --noise-std-draws; whole passes give it anyway")
         result = evaluate(
             checkpoints,
             splits.test,
@@ -118,6 +129,7 @@ class Evaluate:
             metrics=self.metrics,
             out=self.out,
             progress=True,
+            precision_target=target,
         )
         present(result.rows, self.plot, self.table)
         for line in dict.fromkeys(found.summary for found in result.coverage.values()):

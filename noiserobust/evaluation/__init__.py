@@ -6,12 +6,14 @@ from noiserobust.evaluation.digital import KeptDigital, keep_digital
 from noiserobust.evaluation.monte_carlo import Evaluation, evaluate
 from noiserobust.evaluation.sensitivity import Sensitivity, sensitivity
 from noiserobust.evaluation.statistics import paired, summarize
+from noiserobust.evaluation.to_precision import Target
 
 __all__ = [
     "Budget",
     "Evaluation",
     "KeptDigital",
     "Sensitivity",
+    "Target",
     "area",
     "budget",
     "evaluate",

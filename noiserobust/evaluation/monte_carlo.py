@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -13,23 +12,23 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from noiserobust.backend import Backend, Direct
-from noiserobust.converters import Converters, Converting, output_stream
-from noiserobust.data import Batch, Labelled, load
+from noiserobust.backend import Backend
+from noiserobust.converters import Converters
+from noiserobust.data import Labelled, load
 from noiserobust.errors import UserError
+from noiserobust.evaluation.chips import Chips
 from noiserobust.evaluation.ledger import SEMANTICS, Ledger
 from noiserobust.evaluation.statistics import paired, summarize
-from noiserobust.evaluation.subjects import Models, Setup, Subject
-from noiserobust.inference import Metric, Precision, autocast, device_of, known_metrics, prepare, recalibrated, score
+from noiserobust.evaluation.subjects import Models, Setup
+from noiserobust.evaluation.to_precision import Measurement, Target, measure_to_precision, summarize_to_precision
+from noiserobust.inference import Metric, Precision, known_metrics
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
-from noiserobust.noisy import NoisyWeights, Programmed, report_stream
+from noiserobust.noisy import report_stream
 from noiserobust.results import VARIANT
 from noiserobust.rng import Stream
 from noiserobust.text import Duration
 from noiserobust.weights import Coverage
-
-CALIBRATION_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,10 @@ class Evaluation:
     """Per model, one line: what the backend computes, and what it leaves to the direct path and why."""
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
-        """Mean, noise_std, weight_std, variance components and interval (:func:`statistics.summarize`)."""
+        """Mean, noise_std, weight_std, variance components and interval (:func:`statistics.summarize`); of what was
+        evaluated to a precision :func:`to_precision.summarize_to_precision`, with the confidence asked for there."""
+        if (self.rows["subset"] != "all").all():
+            return summarize_to_precision(self.rows)
         return summarize(self.rows, confidence)
 
     def paired(self, method_a: str, method_b: str, confidence: float = 0.95, metric: str = "accuracy") -> pd.DataFrame:
@@ -78,6 +80,7 @@ def evaluate(
     metrics: Mapping[str, Metric] | Sequence[str] = (),
     out: str | Path | None = None,
     progress: bool = False,
+    precision_target: float | Target | None = None,
 ) -> Evaluation:
     """Accuracy (percent) and loss (nats) of every model under every draw of every noise.
 
@@ -111,6 +114,11 @@ def evaluate(
     - ``out``: a parquet file for the rows; those it already holds are not computed again, and it is brought up to date
       while the work goes on, so that a killed evaluation loses seconds.
 
+    - ``precision_target``: accuracy to ± that many points at 95 % instead of a number of draws (``draws`` is not used);
+      draws and images are decided on the way (:mod:`noiserobust.evaluation.to_precision`, whose ``Target`` has further
+      settings). Its rows are subsets' and lie apart from those of full passes; ``summary()`` is mean ± half_width per
+      model.
+
     Draw k of replicate r is ``noiserobust.perturbed(model, noise, seed=seed, replicate=r, draw=k)``, inside
     ``noiserobust.converters.converted`` of the same names where there are converters. The models'
     weights and modes are as before afterwards. Raises :class:`~noiserobust.UserError` for input that cannot be
@@ -129,7 +137,7 @@ def evaluate(
     edges = _converters(converters)
     looks = _looks(times, reads, compensation, edges)
     backend = Backend.parse(backend) if isinstance(backend, str) else backend
-    if not isinstance(backend, Direct) and not all(edge.is_identity for edge in edges.values()):
+    if str(backend) != "direct" and set(edges) != {"none"}:
         raise UserError(f"expected converters none with backend {backend}, which has its own, got {', '.join(edges)}")
     setup = Setup(model, images, batch_size, precision, device, channels_last, include, exclude)
     subjects = setup.subjects(models, data)
@@ -145,14 +153,28 @@ def evaluate(
     conversion: dict[str, str] = {}
     settings = VARIANT | {"seed": seed, "recalibration": recalibration, "semantics": SEMANTICS}
     settings |= {"backend": str(backend)}
+    if precision_target is not None:
+        target = precision_target if isinstance(precision_target, Target) else Target(precision_target)
+        if reads > 1:
+            raise UserError(f"expected one read per draw with a precision target, got {reads}; leave reads=1")
+        if further:
+            raise UserError(f"expected no further metrics with a precision target, got {', '.join(further)}")
+        measurements = (
+            Measurement(s, Chips(s, setup, learnt_from, {}, edges, backend), precision, seed) for s in subjects
+        )
+        try:
+            for one in measure_to_precision(target, measurements, wanted, looks, settings, ledger, progress):
+                covered[one.name] = one.coverage
+        finally:
+            ledger.save()
+        return Evaluation(ledger.table(), covered)
     total = len(subjects) * len(wanted) * draws * len(looks)
     try:
         with tqdm(total=total, unit="read", disable=not progress, delay=1) as bar:
             for subject in subjects:
                 bar.set_description(subject.method, refresh=False)
                 covered[subject.name] = subject.coverage
-                chips = _Chips(subject, setup, learnt_from, further, edges, backend)
-                conversion[subject.name] = chips.opened.report
+                chips = Chips(subject, setup, learnt_from, further, edges, backend)
                 for noise, draw in product(wanted, range(first_draw, first_draw + draws)):
                     about = {"noise": str(noise), "strength": noise.strength, "draw": draw}
                     chips.scrap()
@@ -167,73 +189,10 @@ def evaluate(
                             values = chips.score(noise, report_stream(seed, subject.replicate, draw), **look)
                         ledger.add(unit, values)
                         bar.update()
-                uncovered[subject.name] = chips.uncovered
+                uncovered[subject.name], conversion[subject.name] = chips.uncovered, chips.opened.report
     finally:
         ledger.save()
     return Evaluation(ledger.table(), covered, uncovered, conversion)
-
-
-class _Chips:
-    """One subject's current draw: programmed when first looked at, and kept over its times and reads."""
-
-    def __init__(
-        self,
-        subject: Subject,
-        setup: Setup,
-        calibration: Mapping[str, Labelled | None],
-        metrics: Mapping[str, Metric],
-        converters: Mapping[str, Converters],
-        backend: Backend,
-    ) -> None:
-        self.subject, self.setup, self.metrics = subject, setup, metrics
-        patterns = {"include": setup.include, "exclude": setup.exclude}
-        self.noisy = NoisyWeights(subject.network, **patterns)
-        self.opened = backend.open(subject.network, self.noisy, subject.batches[0].inputs[:2], setup.precision)
-        self.calibration: Sequence[Batch] = self._prepared(calibration[""])
-        with autocast(device_of(subject.network), setup.precision):
-            self.converting = {
-                text: Converting(
-                    subject.network,
-                    edge,
-                    **patterns,
-                    calibration=[batch.inputs for batch in self._prepared(calibration[text])],
-                )
-                for text, edge in converters.items()
-            }
-        self.scrap()
-
-    @property
-    def uncovered(self) -> dict[str, str]:
-        """Analog weights without converters, and why."""
-        return {name: reason for one in self.converting.values() for name, reason in one.uncovered.items()}
-
-    def _prepared(self, data: Labelled | None) -> Sequence[Batch]:
-        """Training images as the network wants to see them."""
-        if data is None:
-            return []
-        seen = data.with_normalization(self.subject.dataset.mean, self.subject.dataset.std)
-        last = self.subject.batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
-        return prepare(seen, device_of(self.subject.network), CALIBRATION_BATCH, last)
-
-    def scrap(self) -> None:
-        """Forget the chip: the next look is at another draw."""
-        self.programmed: Programmed | None = None
-
-    def score(
-        self, noise: NoiseModel, stream: Stream, t: float, read: int, compensation: Compensation, converters: str
-    ) -> dict[str, float]:
-        subject, precision = self.subject, self.setup.precision
-        time = None if t != t else t
-        if self.programmed is None and not noise.is_identity:
-            self.programmed = self.noisy.program(noise, stream)
-        with ExitStack() as stack:
-            network = stack.enter_context(self.opened.reading(self.programmed, stream, time, read, compensation))
-            stack.enter_context(self.converting[converters].applied(output_stream(stream, time, read)))
-            if self.calibration:
-                stack.enter_context(recalibrated(network, self.calibration, precision))
-            values = score(network, subject.batches, precision, subject.classes, self.metrics)
-        self.converting[converters].check_called()
-        return values
 
 
 def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:
