@@ -207,6 +207,15 @@ class TestConverters:
             assert np.array(values(rows[text], "accuracy")).mean() < direct.mean() - 0.5, text
         assert values(rows["aihwkit"]) != pytest.approx(values(rows["direct"]), abs=1e-4)
 
+    def test_a_precision_target_sees_them_too(self, digits: tuple[nn.Module, Tensor, Tensor]) -> None:
+        """Without weight noise, chips still differ by output noise."""
+        model, x, y = digits
+        options = {"noises": "gaussian:0", "precision_target": 2.0, "backend": "aihwkit:out_noise=0.3"}
+        result = evaluate(model, (x, y), **options)
+        assert "4 of 4 noisy weights" in next(iter(result.conversion.values()))
+        assert result.rows["draw"].nunique() > 4
+        assert evaluate(model, (x, y), **(options | {"backend": "direct"})).rows["draw"].nunique() == 1
+
     def test_no_weight_noise_still_has_output_noise(self, data: tuple[Tensor, Tensor]) -> None:
         model = made(Network)
         assert len(set(values(evaluate(model, data, "gaussian:0", draws=4, backend="aihwkit").rows))) == 4

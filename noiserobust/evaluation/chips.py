@@ -40,6 +40,7 @@ class Chips:
         self.subject, self.setup, self.metrics = subject, setup, metrics
         patterns = {"include": setup.include, "exclude": setup.exclude}
         self.noisy = NoisyWeights(subject.network, **patterns)
+        self.backend = backend
         self.opened = backend.open(subject.network, self.noisy, subject.batches[0].inputs[:2], setup.precision)
         self.calibration: Sequence[Batch] = self._prepared(calibration[""])
         with autocast(device_of(subject.network), setup.precision):
@@ -58,6 +59,10 @@ class Chips:
     def uncovered(self) -> dict[str, str]:
         """Analog weights without converters, and why."""
         return {name: reason for one in self.converting.values() for name, reason in one.uncovered.items()}
+
+    def all_alike(self, noise: NoiseModel, converters: str) -> bool:
+        """Whether every draw and look computes the same: neither the weights are noisy nor the outputs."""
+        return noise.is_identity and self.backend.exact and not self.converting[converters].converters.noise
 
     def scrap(self) -> None:
         """Forget the chip: the next look is at another draw."""

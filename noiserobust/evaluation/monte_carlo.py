@@ -164,10 +164,11 @@ def evaluate(
         )
         try:
             for one in measure_to_precision(target, measurements, wanted, looks, settings, ledger, progress):
-                covered[one.name] = one.coverage
+                covered[one.subject.name] = one.subject.coverage
+                uncovered[one.subject.name], conversion[one.subject.name] = one.chips.uncovered, one.chips.opened.report
         finally:
             ledger.save()
-        return Evaluation(ledger.table(), covered)
+        return Evaluation(ledger.table(), covered, uncovered, conversion)
     total = len(subjects) * len(wanted) * draws * len(looks)
     try:
         with tqdm(total=total, unit="read", disable=not progress, delay=1) as bar:
@@ -182,8 +183,8 @@ def evaluate(
                         unit = subject.about | settings | about | look
                         # Every draw of no noise is the same, at any time, unless the outputs are noisy.
                         edge = {"converters": look["converters"]}
-                        same = noise.is_identity and backend.exact and not edges[look["converters"]].noise
-                        known = unit | ({"draw": first_draw, **looks[0], **edge} if same else {})
+                        alike = chips.all_alike(noise, look["converters"])
+                        known = unit | ({"draw": first_draw, **looks[0], **edge} if alike else {})
                         values = ledger.find(known, further)
                         if values is None:
                             values = chips.score(noise, report_stream(seed, subject.replicate, draw), **look)

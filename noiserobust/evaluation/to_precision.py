@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
-from torch import nn
 from tqdm import tqdm
 
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
+from noiserobust.evaluation.chips import Chips
 from noiserobust.evaluation.ledger import Ledger
 from noiserobust.evaluation.subjects import Subject
 from noiserobust.evaluation.subsets import PILOT, Subsets
@@ -72,15 +71,6 @@ class Target:
                 raise UserError(f"expected {name} >= {least}, got {value}")
 
 
-class Chips(Protocol):
-    """One subject's chips: ``seen(noise, stream, **look)`` gives what computes with the one drawn from ``stream``."""
-
-    def scrap(self) -> None: ...
-
-    @property
-    def seen(self) -> Callable[..., AbstractContextManager[nn.Module]]: ...
-
-
 @dataclass
 class Measurement:
     """One subject's subsets: clean margins once, answers under any draw."""
@@ -118,10 +108,10 @@ def measure_to_precision(
     settings: Mapping[str, Any],
     ledger: Ledger,
     progress: bool = False,
-) -> Iterator[Subject]:
+) -> Iterator[Measurement]:
     """Rows into ``ledger`` until every (model, noise, look) is precise enough, or given up; known ones are taken.
 
-    Gives every subject when it is done.
+    Gives every measurement when it is done.
     """
     with tqdm(unit="draw", disable=not progress, delay=1) as bar:
         for one in measurements:
@@ -130,7 +120,7 @@ def measure_to_precision(
             for noise, look in product(noises, looks):
                 unit = about | {"noise": str(noise), "strength": noise.strength} | dict(look)
                 _measure(target, one, noise, look, _Known(ledger, unit, bar))
-            yield one.subject
+            yield one
 
 
 def until_precise(target: Target, values: Callable[[int], dict[str, float]]) -> list[dict[str, float]]:
@@ -157,7 +147,7 @@ def until_precise(target: Target, values: Callable[[int], dict[str, float]]) -> 
 
 def _measure(target: Target, one: Measurement, noise: NoiseModel, look: Mapping[str, Any], known: _Known) -> None:
     subsets = one.subsets(noise, look)
-    if noise.is_identity:  # every draw is the same
+    if one.chips.all_alike(noise, look["converters"]):
         known.values("stopped", 0, subsets.everything)
         return
     until_precise(target, lambda draw: known.values("stopped", draw, subsets.until_precise))
