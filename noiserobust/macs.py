@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -103,10 +104,11 @@ def _parts(weights: Sequence[AnalogWeight]) -> list[tuple[AnalogWeight, Tensor]]
 
 @contextmanager
 def _open_attention() -> Iterator[None]:
-    """Attention computed by operations that can be counted, not by its fused inference kernel."""
+    """Attention computed by operations that can be counted, not by fused kernels (some are unknown to the counter)."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

@@ -24,9 +24,12 @@ ONCE = ("compensation", "converters")
 
 @dataclass(frozen=True)
 class Design(Evaluate):
-    """Flags of evaluate, of which some may be given once only."""
+    """Flags of evaluate, of which some may be given once only; draws are counted, so that differences are paired."""
 
     strengths: tyro.conf.Suppress[tuple[float, ...]] = ()
+    precision_target: tyro.conf.Suppress[float | None] = None
+    max_images: tyro.conf.Suppress[int] = 0
+    noise_std_draws: tyro.conf.Suppress[int] = 0
     confidence: float = 0.95
     """Confidence of the intervals."""
 

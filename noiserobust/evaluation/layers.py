@@ -123,7 +123,7 @@ class Bench:
         images: int | None,
         around: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
-        key = (noise, tuple(include), tuple(exclude), draws, seed, images)
+        key = (noise, tuple(include), tuple(exclude), draws, seed, images, around is None)
         if key not in self.measured:
             options = {**self.options, **(around or {})} | ({} if images is None else {"images": images})
             options |= {"include": include, "exclude": exclude, "out": self.out}

@@ -116,13 +116,9 @@ def budget_figure(answers: pd.DataFrame, curve: pd.DataFrame) -> Figure:
         own = curve[curve["method"] == line["method"]].sort_values("x")
         colour, x, lost = COLOURS[index % len(COLOURS)], own["x"].to_numpy(), own["lost"].to_numpy()
         axis.fill_between(x, own["low"].to_numpy(), own["high"].to_numpy(), color=colour, alpha=0.15, linewidth=0)
-        style: dict[str, Any] = {
-            "color": colour,
-            "marker": MARKERS[index % len(MARKERS)],
-            "markersize": 4,
-            "linewidth": 1.6,
-        }
-        axis.plot(x, lost, label=wrapped(f"{line['method']} (clean {line['clean']:.1f} %)", 44), linewidth=1.6, **style)
+        style: dict[str, Any] = {"color": colour, "marker": MARKERS[index % len(MARKERS)], "markersize": 4}
+        label = wrapped(f"{line['method']} (clean {line['clean']:.1f} %)", 44)
+        axis.plot(x, lost, label=label, linewidth=1.6, **style)
         if not math.isnan(line["low"]):
             # Beside each other around the limit, so that every method's interval is in sight.
             height = limit + (index - (len(lines) - 1) / 2) * 0.1 * limit

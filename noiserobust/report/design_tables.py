@@ -166,9 +166,7 @@ def _remark(line: Line) -> str:
     if line["state"] == "never":
         return f"never within range: even {_x(line, line['easy'])} loses more than {line['within']:g} points"
     if line["state"] == "always":
-        return (
-            f"always within range: {_x(line, line['hard'])}, the hard end, loses no more than {line['within']:g} points"
-        )
+        return f"always within range: even {_x(line, line['hard'])} loses no more than {line['within']:g} points"
     if line["crossings"] > 1:
         return "the loss is not monotone: this is the first place, from the easy end, where it exceeds the limit"
     return ""
