@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from noiserobust.errors import UserError
 from noiserobust.models import Factory, ModelSpec
 from noiserobust.results import write_atomically
+from noiserobust.rng import Stream, seeded
 from noiserobust.torch_file import is_torch_file, read_torch_file
 from noiserobust.weights import canonical, unwrap
 
@@ -54,7 +55,8 @@ class Checkpoint:
             raise UserError(
                 f"expected a checkpoint that names its model, got {self.path}; name it, such as --model resnet18"
             )
-        network = model.without_weights().build(channels, classes)
+        with seeded(Stream(0, "build")):  # initial weights, soon replaced, come from torch's global generator
+            network = model.without_weights().build(channels, classes)
         load_weights(network, self.weights, self.path, model.aliases)
         return network.eval()
 

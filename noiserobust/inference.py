@@ -88,16 +88,10 @@ def score(
     """
     kept: list[tuple[Tensor, Tensor]] = []
     device = device_of(model)
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     correct, loss, count = torch.zeros((), device=device), torch.zeros((), device=device), 0
     with evaluating(model), autocast(device, precision):
         for batch in batches:
-            inputs = batch.inputs.to(dtype) if batch.inputs.is_floating_point() else batch.inputs
-            logits = model(inputs)
-            if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < classes:
-                got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-                raise UserError(f"expected a model that gives logits of shape (B, {classes} or more), got {got}")
-            logits = logits.float()
+            logits = _logits(model, batch, classes)
             correct += (logits.argmax(1) == batch.labels).sum()
             loss += functional.cross_entropy(logits, batch.labels, reduction="sum")
             count += len(batch)
@@ -126,6 +120,32 @@ def _imported(name: str) -> Metric:
             f"expected a metric ({', '.join(METRICS)}) or package.module:function, got '{name}': not to be imported"
         ) from None
     return cast(Metric, found)
+
+
+@torch.no_grad()
+def answers(
+    model: nn.Module, batches: Sequence[Batch], precision: Precision = "fp32", classes: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Image by image, in order: whether it is classified rightly (bool), as :func:`score` counts it, and its signed
+    margin, the logit of its class minus the largest other one (infinite where there is no other)."""
+    found = []
+    with evaluating(model), autocast(device_of(model), precision):
+        for batch in batches:
+            logits, labels = _logits(model, batch, classes), batch.labels[:, None]
+            others = logits.scatter(1, labels, -torch.inf).amax(1)
+            found.append((logits.argmax(1) == batch.labels, logits.gather(1, labels)[:, 0] - others))
+    correct, margin = zip(*found, strict=True)
+    return torch.cat(correct), torch.cat(margin)
+
+
+def _logits(model: nn.Module, batch: Batch, classes: int) -> Tensor:
+    """float32 (B, C); the inputs are given in the precision of the model's parameters."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    logits = model(batch.inputs.to(dtype) if batch.inputs.is_floating_point() else batch.inputs)
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < classes:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"expected a model that gives logits of shape (B, {classes} or more), got {got}")
+    return logits.float()
 
 
 @contextmanager

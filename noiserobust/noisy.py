@@ -13,7 +13,8 @@ from noiserobust.errors import UserError
 from noiserobust.noise import Chip, Compensation, NoiseModel, compensated, read_stream
 from noiserobust.rng import Stream
 from noiserobust.shards import forget_gathered
-from noiserobust.weights import AnalogWeight, Backup, analog_weights, unwrap
+from noiserobust.vectors import Gradients
+from noiserobust.weights import AnalogWeight, Backup, analog_weights, filter_norms, unwrap
 
 
 class NoisyWeights:
@@ -121,6 +122,26 @@ def perturbed(
 def report_stream(seed: int, replicate: int, draw: int) -> Stream:
     """The name of the draws that are reported; draws that select an epoch or train have another purpose."""
     return Stream(seed, "report", replicate, draw)
+
+
+@torch.no_grad()
+def filter_noise(
+    parameters: Sequence[Tensor], names: Sequence[str], analog: Sequence[AnalogWeight], gamma: float, stream: Stream
+) -> Gradients:
+    """e for every parameter: standard normal times gamma times the norm of its filter (output channel).
+
+    Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization", section 3.2.
+    """
+    known = {id(weight.parameter): weight for weight in analog}
+    noise: Gradients = []
+    for index, (parameter, name) in enumerate(zip(parameters, names, strict=True)):
+        weight = known.get(id(parameter))
+        rows = parameter if weight is None else weight.as_rows(parameter)
+        # float32 whatever the weights are, so that a network in bfloat16 sees the draw that it sees in float32.
+        field = stream.child(name or index).normal(rows.shape, device=rows.device)
+        field = field.to(torch.promote_types(field.dtype, rows.dtype)).mul_(gamma * filter_norms(rows))
+        noise.append((field if weight is None else weight.from_rows(field)).to(parameter.dtype))
+    return noise
 
 
 @contextmanager

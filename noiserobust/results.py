@@ -21,8 +21,10 @@ import torch
 from noiserobust.errors import UserError
 
 VARIANT: dict[str, Any] = {"compensation": "none", "recalibration": 0, "converters": "none", "backend": "direct"}
+VARIANT |= {"subset": "all"}
 """What is done around a chip, and what it is when rows do not say: drift compensation, training images that batch
-norm learns anew from, converters at the array's edge, and what computes."""
+norm learns anew from, converters at the array's edge, what computes, and which images are looked at (``stopped`` and
+``fixed``: a subset of them, see :mod:`noiserobust.evaluation.to_precision`)."""
 
 
 def write_atomically(path: str | os.PathLike[str], writer: Callable[[Path], object]) -> Path:

@@ -207,7 +207,9 @@ def parse_value(text: str, kind: Any) -> Any:
 
 
 def _settings(cls: type) -> list[dataclasses.Field[Any]]:
-    return [field for field in dataclasses.fields(cls) if field.init]
+    """The fields in written order: what has no default comes first, also where an inherited field has one."""
+    fields = [field for field in dataclasses.fields(cls) if field.init]
+    return sorted(fields, key=lambda field: _default(field) is not dataclasses.MISSING)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

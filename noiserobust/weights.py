@@ -152,6 +152,13 @@ def coverage(model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence
     return Coverage(tuple(rows))
 
 
+def filter_norms(rows: Tensor) -> Tensor:
+    """The norm of every filter, (outputs, 1, ...); of the whole tensor when it has one dimension or none."""
+    if rows.dim() < 2:
+        return torch.linalg.vector_norm(rows)
+    return torch.linalg.vector_norm(rows, dim=tuple(range(1, rows.dim())), keepdim=True)
+
+
 class Backup:
     """Exact copies of tensors while they are moved, in one flat buffer per dtype and device that is kept for re-use."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,12 +16,19 @@ from noiserobust.noise import (
     Gaussian,
     Hermes,
     Laplace,
+    LogNormal,
+    Measured,
     NoiseModel,
+    Quantize,
     ReRamCMO,
     ReRamWan2022,
     StateIndependent,
+    Stuck,
+    Sum,
 )
 from noiserobust.text import Duration
+
+TABLE = str(Path(__file__).parent.parent / "experiments" / "data" / "example_device.csv")
 
 # Every noise model keeps the contract of test_noise.py, of test_weights.py and of the text form: add new ones here.
 NOISES: list[NoiseModel] = [
@@ -36,10 +44,20 @@ NOISES: list[NoiseModel] = [
     Laplace(0.1, reference="tile-column", rows=7, columns=5),
     Gaussian(0.1) + Laplace(0.05, reference="layer"),
     Gaussian(0.1) + Gaussian(0.1) + Laplace(0.0),
+    LogNormal(0.3),
+    LogNormal(0.3, strength=0.5),
+    Quantize(3),
+    Quantize(3, reference="layer", strength=0.5),
+    Quantize(4, reference="tile", rows=7, columns=5),
+    Stuck(0.3, at_max=0.3),
+    Stuck(0.0, at_max=0.4, reference="tile-column", rows=7, columns=5),
 ]
 
 # Those whose chips drift, or read differently each time.
 CHANGING: list[NoiseModel] = [
+    Gaussian(0.1, per="read"),
+    Gaussian(0.1, reference="tile", rows=7, columns=5, reading="literal", per="read"),
+    LogNormal(0.3, per="read"),
     PCM(),
     PCM(0.5, reference="tile", rows=7, columns=5, t=Duration("1d")),
     PCM(reference="tile-column", rows=7, columns=5, drift=0.0, read=0.0),
@@ -49,6 +67,8 @@ CHANGING: list[NoiseModel] = [
     ReRamCMO(),
     ReRamCMO(acceptance=2.0, t=Duration("1h")),
     StateIndependent(),
+    Measured(table=TABLE),
+    Measured(0.5, table=TABLE, reference="tile", rows=7, columns=5, t=Duration("1d")),
 ]
 
 # Those whose parts depend on what lies below them: scaling multiplies the parts' deviations, not their sum's.
@@ -56,7 +76,27 @@ STACKED: list[NoiseModel] = [
     Gaussian(0.1) + PCM(),
     PCM(t=Duration("1d")) + Compensate(),
     PCM(t=Duration("1y"), reference="tile", rows=7, columns=5) + Compensate("column") + Gaussian(0.05),
+    Quantize(4) + PCM(reference="layer"),
+    Quantize(4) + Gaussian(0.1) + Stuck(0.2, at_max=0.1),
+    Gaussian(0.1) + LogNormal(0.1, per="read") + Quantize(6),
 ]
+
+
+def parts_of(noise: NoiseModel) -> tuple[NoiseModel, ...]:
+    return noise.parts if isinstance(noise, Sum) else (noise,)
+
+
+def is_random(noise: NoiseModel) -> bool:
+    return not all(isinstance(part, Quantize) for part in parts_of(noise))
+
+
+def spares_groups_of_zeros(noise: NoiseModel) -> bool:
+    """Whether weights of 0 stay 0 when all others of their filter are 0, whatever lies beside it."""
+    return all(
+        isinstance(part, Quantize) or getattr(part, "reference", "filter") in ("filter", "tile-column")
+        for part in parts_of(noise)
+    )
+
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

@@ -12,12 +12,14 @@ import noiserobust
 PACKAGE = Path(noiserobust.__file__).parent
 LAYERS = [
     {"errors"},
-    {"rng", "text", "torch_file"},
+    {"rng", "text", "torch_file", "vectors"},
     {"shards"},
     {"noise"},
     {"weights", "data", "models", "results"},
     {"noisy", "checkpoint", "inference"},
-    {"macs"},
+    {"macs", "measures"},
+    {"converters"},
+    {"backend"},
     {"training", "evaluation", "report"},
     {"sweep"},
     {"__init__", "cli"},

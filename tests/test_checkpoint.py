@@ -26,8 +26,9 @@ def saved(path: Path, about: dict[str, object] = ABOUT) -> tuple[Path, torch.nn.
 
 def test_round_trip(tmp_path: Path) -> None:
     path, net = saved(tmp_path / "a.safetensors")
-    found = read_checkpoint(path)
+    found, state = read_checkpoint(path), torch.random.get_rng_state()
     again = found.build()
+    assert torch.equal(torch.random.get_rng_state(), state)
     assert found.about == ABOUT
     assert not again.training
     assert weights_hash(again) == weights_hash(net)

@@ -98,12 +98,22 @@ def test_report_and_yield_of_stored_rows(runs: Path, tmp_path: Path, capsys: pyt
 
 def test_a_table_of_another_tool_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other, old = tmp_path / "other.parquet", tmp_path / "old.parquet"
-    write_rows(table({0: [1.0, 2.0], 1: [3.0, 5.0]}, method="other"), other)
-    write_rows(table({0: [1.0, 2.0]}, method="old").assign(compensation="none"), old)
+    write_rows(table({0: [1.0, 2.0], 1: [3.0, 5.0]}, method="other").assign(noise=0.1), other)
+    write_rows(table({0: [1.0, 2.0]}, method="old", noise="0.1").assign(compensation="none"), old)
     main(["report", str(other), str(old), "--baseline", "old"])
     out = capsys.readouterr().out
     assert "other - old, accuracy" in out
     assert "over draws only" in out
+
+
+def test_converters_are_compared_on_the_same_chips(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "rows.parquet")
+    one = str(next(runs.glob("plain-*")))
+    main(["evaluate", one, "--draws", "2", "--converters", "none", "io:adc=3,percentile=99.0", "--out", out])
+    assert "converters io:adc=3,percentile=99.0" in capsys.readouterr().out
+    assert set(read_rows(Path(out))["converters"]) == {"none", "io:adc=3,percentile=99.0"}
 
 
 def test_labels_tell_networks_apart(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,6 +167,9 @@ def test_models_are_listed_with_their_cost(capsys: pytest.CaptureFixture[str]) -
         (["evaluate", "nowhere.safetensors"], "nowhere.safetensors: there is none"),
         (["evaluate", "RUNS", "--noise", "gaussian:-0.1"], "gaussian: expected a finite sigma >= 0, got -0.1"),
         (["evaluate", "RUNS", "--noise", "pink:0.1"], "got 'pink:0.1'"),
+        (["evaluate", "RUNS", "--noise", "measured:nowhere.csv"], "measured: expected a table (CSV), got nowhere.csv"),
+        (["evaluate", "RUNS", "--converters", "io:dac=1"], "io: expected 2 to 24 bits, got 1"),
+        (["evaluate", "RUNS", "--converters", "adc:8"], "got 'adc:8'"),
         (["evaluate", "RUNS", "--exclude", "*"], "expected at least one analog weight"),
         (["evaluate", "RUNS", "--exclude", "layer9"], "expected a pattern that matches a parameter, got 'layer9'"),
         (["evaluate", "RUNS", "--model", "resnet18:4"], "missing (stem.conv.weight"),
@@ -194,11 +207,8 @@ def test_refusals(
     (tmp_path / "EMPTY" / "test" / "a").mkdir(parents=True)
     torch.save({"model": pathlib.PurePosixPath("x")}, tmp_path / "trap.pt")
     places = {"RUNS": str(runs), "EMPTY": str(tmp_path / "EMPTY"), "TRAP": str(tmp_path / "trap.pt")}
-    out = (
-        []
-        if arguments[0] in ("report", "yield", "models") or "--out" in arguments
-        else ["--out", str(tmp_path / "out")]
-    )
+    writes = arguments[0] in ("train", "evaluate") and "--out" not in arguments
+    out = ["--out", str(tmp_path / "out")] if writes else []
     assert fragment in refused([*(places.get(word, word) for word in arguments), *out], capsys)
 
 

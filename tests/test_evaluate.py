@@ -43,13 +43,13 @@ def values(rows: pd.DataFrame, metric: str = "accuracy", **where: object) -> lis
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Counts the evaluations of a model on the whole data, whatever the model."""
     counts = [0]
-    score = noiserobust.evaluation.monte_carlo.score
+    score = noiserobust.evaluation.chips.score
 
     def counting(*arguments: object, **options: object) -> object:
         counts[0] += 1
         return score(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(noiserobust.evaluation.monte_carlo, "score", counting)
+    monkeypatch.setattr(noiserobust.evaluation.chips, "score", counting)
     return counts
 
 
@@ -206,7 +206,7 @@ class TestNothingTwice:
         self, data: tuple[Tensor, Tensor], counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         out, whole = tmp_path / "rows.parquet", evaluate(net(), data, NOISES, draws=4).rows
-        counting = noiserobust.evaluation.monte_carlo.score
+        counting = noiserobust.evaluation.chips.score
 
         def interrupted(*arguments: object, **options: object) -> object:
             if counted[0] == 8 + 5:
@@ -214,7 +214,7 @@ class TestNothingTwice:
             return counting(*arguments, **options)  # type: ignore[arg-type]
 
         with monkeypatch.context() as patch:
-            patch.setattr(noiserobust.evaluation.monte_carlo, "score", interrupted)
+            patch.setattr(noiserobust.evaluation.chips, "score", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 evaluate(net(), data, NOISES, draws=4, out=out)
         assert len(read_rows(out)) == 2 * 5

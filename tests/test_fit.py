@@ -258,10 +258,10 @@ class TestResume:
         """A ``fit`` that fails at its step ``number``, counted from where it takes up."""
         commit, count = Engine.commit, iter(range(10**6))
 
-        def failing(self: Engine) -> None:
+        def failing(self: Engine) -> bool:
             if next(count) == number:
                 raise Failure
-            commit(self)
+            return commit(self)
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(Engine, "commit", failing)

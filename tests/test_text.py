@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CHANGING, NOISES, STACKED
+from cases import CHANGING, NOISES, STACKED, TABLE
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from noiserobust import training
+from noiserobust.converters import Converters
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
 from noiserobust.noise import PCM, Gaussian, Hermes, Laplace, NoiseModel, Sum
@@ -27,6 +28,7 @@ FAMILIES: dict[str, type[Described]] = {
     "schedule": Schedule,
     "probability": Probability,
     "model": ModelSpec,
+    "converters": Converters,
 }
 KNOWN = ", ".join(sorted(NoiseModel.registry))
 MEMBERS = {f"{family}-{name}": member for family, root in FAMILIES.items() for name, member in root.registry.items()}
@@ -47,19 +49,41 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         members = [m for m in kind.registry.values() if issubclass(m, kind) and not issubclass(m, RST)]
         return st.one_of([settings_of(member) for member in members])
     plain: dict[Any, st.SearchStrategy[Any]] = {
-        int: st.integers(1, 10**7),
+        int: st.integers(1, 24) | st.integers(1, 10**7),
         float: st.floats(0, 1),
         bool: st.booleans(),
+        str: st.just(TABLE),  # text is the name of a file
         types.NoneType: st.none(),
         Duration: st.floats(0, 1e9).map(Duration) | st.sampled_from([0, 1, 25, 3600, 86400]).map(Duration),
     }
     return plain[kind]
 
 
+NARROW: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "factory": {"target": st.from_regex(r"[a-z_]{1,8}(\.[a-z_]{1,8})?:[a-z_]{1,8}", fullmatch=True)},
+    "torchvision": {
+        "network": st.sampled_from(["resnet50", "vit_b_16"]),
+        "weights": st.sampled_from([None, "DEFAULT"]),
+    },
+    "wrn": {"shape": st.sampled_from(["10-1", "16-8", "28-10"])},
+    "pyramidnet": {"depth": st.sampled_from([8, 110, 272])},
+    **{
+        name: {"heads": st.sampled_from([1, 2, 3]), "width": st.integers(1, 99).map(lambda n: 24 * n)}
+        | {"patch": st.sampled_from([4, 8, 16, 32]), "image_size": st.integers(1, 99).map(lambda n: 32 * n)}
+        for name in ("vit-cifar", "vit-s16", "vit-s32", "deit-s")
+    },
+}
+"""Values of fields of which a class allows few."""
+
+
 def settings_of(member: type[Any]) -> st.SearchStrategy[Any]:
     """Objects of a registered class, over all its fields."""
-    kinds = typing.get_type_hints(member)
-    fields = {field.name: values(kinds[field.name]) for field in dataclasses.fields(member) if field.init}
+    kinds, narrow = typing.get_type_hints(member), NARROW.get(member.name, {})
+    fields = {
+        field.name: narrow[field.name] if field.name in narrow else values(kinds[field.name])
+        for field in dataclasses.fields(member)
+        if field.init
+    }
     required = {f.name for f in dataclasses.fields(member) if f.default is f.default_factory is dataclasses.MISSING}
 
     def make(given: dict[str, Any]) -> Any:
@@ -197,7 +221,7 @@ MISTAKES = [
     (NoiseModel, "gaussian:0.1,rows=0", "expected a crossbar of at least 1 x 1, got rows=0"),
     (NoiseModel, "gaussian:0.1,colour=red", "gaussian has no setting 'colour' (it has sigma, reference"),
     (NoiseModel, "gaussian:0.1,sigma=0.2", "gaussian: 'sigma' is given twice"),
-    (NoiseModel, "gaussian:reference=layer,0.1", "expected at most 5 values in order, then key=value"),
+    (NoiseModel, "gaussian:reference=layer,0.1", "expected at most 6 values in order, then key=value"),
     (NoiseModel, "laplace:0.1,layer,1,1,1", "expected at most 4 values in order"),
     (NoiseModel, "gaussian(0.1", "expected balanced parentheses"),
     (NoiseModel, "gaussian:0.1)", "expected balanced parentheses"),
@@ -257,7 +281,7 @@ MISTAKES = [
     (Method, "rwp-mixed:0.1,clean_ranks=1", "rwp-mixed: expected clean_ranks >= 1 with parallel=true, got 1"),
     (Schedule, "linear:-1", "linear: expected a finite maximum >= 0, got -1.0"),
     (Schedule, "off-to-on:1,warmup=soon", "off-to-on: warmup: expected a number, got 'soon'"),
-    (ModelSpec, "vgg", "expected a model (digits, resnet18"),
+    (ModelSpec, "vgg", "expected a model (deit-s, digits, factory"),
     (ModelSpec, "resnet18:0", "resnet18: expected a width of 1 channel or more, got 0"),
 ]
 

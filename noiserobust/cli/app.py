@@ -10,11 +10,15 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from noiserobust.cli.budget import Budget
+from noiserobust.cli.corrupted import Corrupted
+from noiserobust.cli.curves import Curves
 from noiserobust.cli.evaluate import Evaluate
 from noiserobust.cli.keep_digital import KeepDigital
+from noiserobust.cli.landscape import Landscape
 from noiserobust.cli.models import Models
 from noiserobust.cli.report import Report
 from noiserobust.cli.sensitivity import Sensitivity
+from noiserobust.cli.sharpness import Sharpness
 from noiserobust.cli.sweep import Sweep
 from noiserobust.cli.train import Train
 from noiserobust.cli.yields import Yield
@@ -26,11 +30,15 @@ COMMANDS: dict[str, Any] = {
     "evaluate": Evaluate,
     "report": Report,
     "yield": Yield,
+    "sharpness": Sharpness,
+    "landscape": Landscape,
+    "corrupted": Corrupted,
     "sensitivity": Sensitivity,
     "keep-digital": KeepDigital,
     "budget": Budget,
     "sweep": Sweep,
     "models": Models,
+    "curves": Curves,
 }
 
 _registry = ConstructorRegistry()

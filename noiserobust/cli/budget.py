@@ -33,7 +33,7 @@ class Budget(Design):
     points: int = 5
     """Values on the first grid, which shows whether the loss is monotone."""
     tolerance: float = 0.02
-    """How finely the answer is searched, as a fraction of it."""
+    """How finely the answer is searched, as a fraction of it (of the range, on a logarithmic axis)."""
     out: Path = Path("budget.parquet")
     """File for the rows; what it already holds is not computed again."""
     plot: Path | None = None

@@ -16,8 +16,10 @@ from noiserobust.errors import UserError
 from noiserobust.evaluation import evaluate
 from noiserobust.results import write_atomically
 
-OWN = {"draws", "seed", "times", "compensation", "include", "exclude", "out"}
+OWN = {"data", "draws", "seed", "times", "include", "exclude", "out"}
 """Parameters of evaluate that a command hands on by itself."""
+ONCE = ("compensation", "converters")
+"""Those of which evaluate takes several, to compare them."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Design(Evaluate):
         """What :func:`evaluate` is told beside the models, the data and the noise."""
         fields = {field.name for field in dataclasses.fields(Evaluate)} & set(inspect.signature(evaluate).parameters)
         handed = {name: getattr(self, name) for name in fields - OWN}
-        compensation = self.one("compensation", self.compensation) or "none"
-        return handed | {"calibration": splits.train, "compensation": compensation}
+        once = {name: self.one(name, getattr(self, name)) or "none" for name in ONCE}
+        return handed | {"calibration": splits.train} | once
 
     @staticmethod
     def one(name: str, values: Sequence[Any]) -> Any:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import tyro
 
+from noiserobust.backend import Backend, Direct
 from noiserobust.checkpoint import Checkpoint, find_checkpoints
 from noiserobust.cli.present import present
+from noiserobust.converters import Converters
 from noiserobust.data import Splits, load
 from noiserobust.errors import UserError
-from noiserobust.evaluation import evaluate
+from noiserobust.evaluation import Target, evaluate
 from noiserobust.inference import Precision
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation, Gaussian, NoiseModel
@@ -31,6 +33,12 @@ class Evaluate:
     """Sweep: every noise, scaled to each of these strengths (its own number is then its unit: gaussian:1)."""
     draws: int = 10
     """Noise draws per checkpoint."""
+    precision_target: float | None = None
+    """Accuracy to ± this many points at 95 %, per checkpoint and noise, instead of a number of draws."""
+    max_images: int = 1_000_000
+    """To a precision: images' forward passes after which a checkpoint and noise is given up."""
+    noise_std_draws: int = 0
+    """To a precision: draws of a fixed design that measures the noise's standard deviation too, such as 150."""
     seed: int = 0
     """Names the draws."""
     times: tuple[str, ...] = ()
@@ -39,6 +47,8 @@ class Evaluate:
     """Reads of every chip at each time."""
     compensation: tuple[Compensation, ...] = ("none",)
     """Drift compensation: none, global (per crossbar), column; several are compared on the same chips."""
+    converters: tuple[Converters, ...] = (Converters(),)
+    """Converters at the arrays' edges: none, or such as io:dac=8,adc=8,noise=0.06; several on the same chips."""
     recalibration: int = 0
     """Training images from which each chip's batch norms learn their statistics anew (0: they do not)."""
     data: str | None = None
@@ -48,6 +58,8 @@ class Evaluate:
     """Where named data lie or are downloaded to."""
     image_size: int | None = None
     """Resize the images of a folder to this many pixels a side."""
+    backend: Backend = field(default_factory=Direct)
+    """What computes: direct (the network itself), or aihwkit, a full chip: converters, output noise, tiles."""
     images: int | None = None
     """Evaluate on a random sample of this many test images, stratified by class."""
     model: ModelSpec | None = None
@@ -89,6 +101,11 @@ class Evaluate:
         if self.strengths and not all(one.strength for one in self.noise):
             raise UserError("expected a noise with a strength to sweep, got one of 0; write its unit, as in gaussian:1")
         noises = [one.scaled(s / one.strength) for one in self.noise for s in self.strengths] or list(self.noise)
+        target = None
+        if self.precision_target is not None:
+            target = Target(self.precision_target, max_images=self.max_images, noise_std_draws=self.noise_std_draws)
+        elif self.noise_std_draws:
+            raise UserError("expected --precision-target beside --noise-std-draws; whole passes give it anyway")
         result = evaluate(
             checkpoints,
             splits.test,
@@ -98,8 +115,10 @@ class Evaluate:
             times=self.times or (None,),
             reads=self.reads,
             compensation=self.compensation,
+            converters=self.converters,
             recalibration=self.recalibration,
             calibration=splits.train,
+            backend=self.backend,
             model=self.model,
             images=self.images,
             batch_size=self.batch_size,
@@ -110,8 +129,16 @@ class Evaluate:
             metrics=self.metrics,
             out=self.out,
             progress=True,
+            precision_target=target,
         )
         present(result.rows, self.plot, self.table)
         for line in dict.fromkeys(found.summary for found in result.coverage.values()):
             print(f"coverage: {line}")
+        left: dict[str, list[str]] = {}
+        for name, reason in {pair for missing in result.uncovered.values() for pair in missing.items()}:
+            left.setdefault(reason, []).append(name)
+        for reason, names in left.items():
+            print(f"without converters: {', '.join(sorted(names))}: {reason}")
+        for line in filter(None, dict.fromkeys(result.conversion.values())):
+            print(f"backend: {line}")
         print(f"rows: {self.out}")

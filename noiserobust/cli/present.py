@@ -11,7 +11,8 @@ from noiserobust.errors import UserError
 from noiserobust.evaluation import paired, summarize
 from noiserobust.evaluation.components import Design
 from noiserobust.evaluation.ledger import UNIT
-from noiserobust.report import paired_table, robustness_table
+from noiserobust.evaluation.to_precision import over_models, summarize_to_precision
+from noiserobust.report import paired_table, precision_table, robustness_table
 from noiserobust.results import completed, read_rows, write_atomically
 
 
@@ -20,8 +21,10 @@ def stored_rows(paths: Sequence[Path], where: str | None = None) -> pd.DataFrame
     if not paths:
         raise UserError("expected files of rows, got none; evaluate writes them")
     rows = pd.concat([completed(read_rows(path)) for path in paths], ignore_index=True)
+    if "noise" in rows:  # other tools may write a bare number
+        rows["noise"] = rows["noise"].astype(str)
     unit = [*UNIT, "method", "metric"]
-    if set(unit) <= set(rows):  # tables of other tools do not name units of work: their rows are all kept
+    if set(unit) <= set(rows):  # nor do they name units of work: their rows are all kept
         rows = rows[~rows.duplicated(unit) | rows["weights"].isna()].reset_index(drop=True)
     if where is None:
         return rows
@@ -45,6 +48,14 @@ def present(
     metric: str = "accuracy",
 ) -> None:
     """Print the table (and differences from the baseline); write it and the picture where asked."""
+    subsets = completed(rows)["subset"] != "all"
+    if subsets.any():
+        if not subsets.all():
+            raise UserError(
+                "expected rows of whole passes or rows evaluated to a precision, got both; "
+                "choose with --where \"subset == 'all'\" or \"subset != 'all'\""
+            )
+        return _present_precise(rows, plot, table, baseline)
     summary = summarize(rows, design=design)
     print(robustness_table(summary, metric, intervals=intervals) + "\n")
     text = robustness_table(summary, metric, markdown=True, intervals=intervals) + "\n"
@@ -54,6 +65,19 @@ def present(
                 differences = paired_table(paired(rows, method, baseline, metric=metric, design=design))
                 print(differences + "\n")
                 text += f"\n```\n{differences}\n```\n"
+    _write(text, summary, plot, table, metric)
+    return None
+
+
+def _present_precise(rows: pd.DataFrame, plot: Path | None, table: Path | None, baseline: str | None) -> None:
+    if baseline is not None:
+        raise UserError("expected rows of whole passes to compare with a baseline, got some to a precision")
+    summary = summarize_to_precision(rows)
+    print(precision_table(summary) + "\n")
+    _write(precision_table(summary, markdown=True) + "\n", over_models(summary), plot, table)
+
+
+def _write(text: str, summary: pd.DataFrame, plot: Path | None, table: Path | None, metric: str = "accuracy") -> None:
     if table is not None:
         print(f"table: {write_atomically(table, lambda file: file.write_text(text))}")
     if plot is not None:

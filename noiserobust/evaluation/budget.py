@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from noiserobust.errors import UserError
 from noiserobust.evaluation.crossing import Axis, Crossing, Point, first_crossing
-from noiserobust.evaluation.layers import at_once, by_method, contrast, level
+from noiserobust.evaluation.layers import DIGITAL, at_once, by_method, check_single, contrast, level
 from noiserobust.evaluation.monte_carlo import evaluate
 from noiserobust.evaluation.subjects import Models
 from noiserobust.noise import NoiseModel
@@ -122,6 +122,7 @@ def budget(
     varied = Varied(vary, vary_time)
     if not within >= 0:
         raise UserError(f"expected within >= 0 points of accuracy, got {within}")
+    check_single(options)
     axis = varied.axis(between, log, tolerance)
     shared = {"data": at_once(data), "draws": draws, "seed": seed, "out": out} | options
     lines: list[dict[str, Any]] = []
@@ -129,7 +130,7 @@ def budget(
     tables: list[pd.DataFrame] = []
     with tqdm(unit="value", disable=not progress, delay=1) as bar:
         for method, members in by_method(models).items():
-            bar.set_description(method, refresh=False)
+            bar.set_description_str(f"{method} ", refresh=False)
             loss = _Loss(varied, axis, t, shared | {"models": {method: members}}, confidence, bar)
             found = first_crossing(loss, axis, within, points)
             clean = level(loss.tables[0], confidence)["mean"]
@@ -156,7 +157,7 @@ class _Loss:
         bar: tqdm[Any],
     ) -> None:
         self.varied, self.t, self.shared, self.confidence, self.bar = varied, t, shared, confidence, bar
-        self.tables = [evaluate(noises=varied.at(axis.low)[0].scaled(0), **shared).rows]
+        self.tables = [evaluate(noises=varied.at(axis.low)[0].scaled(0), **{**shared, **DIGITAL}).rows]
         self.about: dict[str, Any] = {}
         """What the intervals are over, and of how many."""
 
@@ -166,7 +167,8 @@ class _Loss:
         self.about = contrast(self.tables[0], self.tables[-1], self.confidence)
         mean, low, high = (self.about.pop(name) for name in ("mean", "low", "high"))
         self.bar.update()
-        return Point(x, mean, low, high)
+        rows = self.tables[-1]
+        return Point(x, mean, low, high, rows.loc[rows["metric"] == "loss", "value"].mean())
 
 
 def _answer(found: Crossing) -> dict[str, Any]:

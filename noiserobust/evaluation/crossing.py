@@ -26,7 +26,8 @@ class Axis:
     log: bool = False
     whole: bool = False
     tolerance: float = 0.02
-    """A bracket this narrow, as a fraction of its larger end (or 50 times less, of the range), is narrow enough."""
+    """A bracket this narrow is narrow enough: as a fraction of its larger end (or 50 times less, of the range); on a
+    logarithmic axis as a fraction of the range's logarithm. Within it the answer is interpolated."""
 
     def __post_init__(self) -> None:
         if not -math.inf < self.low < self.high < math.inf:
@@ -56,8 +57,11 @@ class Axis:
             if abs(b - a) <= 1:
                 return None
             return min(max(self.at(a, b, fraction), min(a, b) + 1), max(a, b) - 1)
-        floor = 0.0 if self.log else self.tolerance * (self.high - self.low) / 50
-        if abs(b - a) <= max(self.tolerance * max(abs(a), abs(b)), floor):
+        if self.log:
+            near = abs(math.log(b / a)) <= self.tolerance * math.log(self.high / self.low)
+        else:
+            near = abs(b - a) <= self.tolerance * max(abs(a), abs(b), (self.high - self.low) / 50)
+        if near:
             return None
         value = self.at(a, b, fraction)
         return value if min(a, b) < value < max(a, b) else None
@@ -71,6 +75,8 @@ class Point:
     mean: float
     low: float
     high: float
+    harm: float = 0.0
+    """Tells which end of the range is the easy one where both have the same mean."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,8 @@ def first_crossing(measure: Callable[[float], Point], axis: Axis, limit: float, 
     grid = axis.grid(points)
     ends = at(grid[0]), at(grid[-1])
     # NaN (a network that gives no numbers there) is as hard as can be.
-    if _height(ends[0].mean, limit) > _height(ends[1].mean, limit):
+    first, last = ((_height(end.mean, limit), end.harm) for end in ends)
+    if first > last:
         grid.reverse()
     for x in grid:
         at(x)

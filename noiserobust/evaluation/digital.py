@@ -179,7 +179,7 @@ def _verified(
         line = {
             "method": bench.method,
             "noise": str(bench.noise),
-            "t": rows["t"].iloc[0],
+            "t": noisy["t"].iloc[0],
             "step": step,
             "layer": digital[-1] if digital else "",
             "layers": digital,

@@ -29,6 +29,16 @@ from noiserobust.noise import NoiseModel
 from noiserobust.results import VARIANT
 from noiserobust.weights import analog_weights, coverage
 
+DIGITAL: dict[str, Any] = {
+    "times": (None,),
+    "reads": 1,
+    "compensation": "none",
+    "converters": "none",
+    "recalibration": 0,
+    "backend": "direct",
+}
+"""What :func:`evaluate` is told of the clean network: nothing is done around a chip where there is none."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -84,8 +94,8 @@ class Bench:
         return self._measure(self.noise, *self._patterns(noisy), draws, seed, images)
 
     def clean(self, draws: int, seed: int, images: int | None = None) -> pd.DataFrame:
-        """Rows without noise: as many as there are draws, to be compared with."""
-        return self._measure(self.noise.scaled(0), self.include, self.exclude, draws, seed, images)
+        """Rows of the digital network, as many as there are draws, to be compared with."""
+        return self._measure(self.noise.scaled(0), self.include, self.exclude, draws, seed, images, DIGITAL)
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -111,10 +121,11 @@ class Bench:
         draws: int,
         seed: int,
         images: int | None,
+        around: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
         key = (noise, tuple(include), tuple(exclude), draws, seed, images)
         if key not in self.measured:
-            options = dict(self.options) | ({} if images is None else {"images": images})
+            options = {**self.options, **(around or {})} | ({} if images is None else {"images": images})
             options |= {"include": include, "exclude": exclude, "out": self.out}
             models = {self.method: self.members}
             self.measured[key] = evaluate(models, self.data, noise, draws, seed, **options).rows
@@ -136,7 +147,9 @@ def benches(
 ) -> list[Bench]:
     """One bench per method; bad input is refused here, before any work."""
     noise = NoiseModel.parse(noise) if isinstance(noise, str) else noise
-    if noise.is_identity:
+    check_single(options)
+    plain = str(options.get("converters", "none")) == "none" and str(options.get("backend", "direct")) == "direct"
+    if noise.is_identity and plain:
         raise UserError(f"expected a noise with a strength, got {noise}: it disturbs no layer")
     names = ("model", "images", "batch_size", "precision", "device", "channels_last")
     setup = Setup(**{name: options[name] for name in names if name in options}, include=include, exclude=exclude)
@@ -152,6 +165,13 @@ def benches(
             layers, shared = own, digital_share
         found.append(Bench(method, members, data, noise, layers, include, exclude, shared, path, options, bar))
     return found
+
+
+def check_single(options: Mapping[str, Any]) -> None:
+    """Refuse several ways around a chip, where :func:`evaluate` would compare them."""
+    for name in ("compensation", "converters"):
+        if isinstance(options.get(name), (list, tuple)):
+            raise UserError(f"expected one {name}, got {len(options[name])} in a list; call once for each")
 
 
 def by_method(models: Models) -> dict[str, list[nn.Module | Checkpoint]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -13,32 +12,41 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from noiserobust.data import Batch, Labelled, load
+from noiserobust.backend import Backend
+from noiserobust.converters import Converters
+from noiserobust.data import Labelled, load
 from noiserobust.errors import UserError
+from noiserobust.evaluation.chips import Chips
 from noiserobust.evaluation.ledger import SEMANTICS, Ledger
 from noiserobust.evaluation.statistics import paired, summarize
-from noiserobust.evaluation.subjects import Models, Setup, Subject
-from noiserobust.inference import Metric, Precision, device_of, known_metrics, prepare, recalibrated, score
+from noiserobust.evaluation.subjects import Models, Setup
+from noiserobust.evaluation.to_precision import Measurement, Target, measure_to_precision, summarize_to_precision
+from noiserobust.inference import Metric, Precision, known_metrics
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
-from noiserobust.noisy import NoisyWeights, Programmed, report_stream
+from noiserobust.noisy import report_stream
 from noiserobust.results import VARIANT
 from noiserobust.rng import Stream
 from noiserobust.text import Duration
 from noiserobust.weights import Coverage
 
-CALIBRATION_BATCH = 128
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What :func:`evaluate` found: tidy ``rows`` and, per model, which weights were noisy."""
+    """What :func:`evaluate` found: tidy ``rows`` and, per model, which weights were noisy, and which of those had no
+    converters at their layer's edge though converters were asked for, with the reason."""
 
     rows: pd.DataFrame
     coverage: dict[str, Coverage] = field(default_factory=dict)
+    uncovered: dict[str, dict[str, str]] = field(default_factory=dict)
+    conversion: dict[str, str] = field(default_factory=dict)
+    """Per model, one line: what the backend computes, and what it leaves to the direct path and why."""
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
-        """Mean, noise_std, weight_std, variance components and interval (:func:`statistics.summarize`)."""
+        """Mean, noise_std, weight_std, variance components and interval (:func:`statistics.summarize`); of what was
+        evaluated to a precision :func:`to_precision.summarize_to_precision`, with the confidence asked for there."""
+        if (self.rows["subset"] != "all").all():
+            return summarize_to_precision(self.rows)
         return summarize(self.rows, confidence)
 
     def paired(self, method_a: str, method_b: str, confidence: float = 0.95, metric: str = "accuracy") -> pd.DataFrame:
@@ -57,8 +65,10 @@ def evaluate(
     times: Sequence[float | str | None] = (None,),
     reads: int = 1,
     compensation: Compensation | Sequence[Compensation] = "none",
+    converters: Converters | str | Sequence[Converters | str] = "none",
     recalibration: int = 0,
     calibration: Any = None,
+    backend: Backend | str = "direct",
     model: ModelSpec | str | None = None,
     images: int | None = None,
     batch_size: int = 500,
@@ -70,6 +80,7 @@ def evaluate(
     metrics: Mapping[str, Metric] | Sequence[str] = (),
     out: str | Path | None = None,
     progress: bool = False,
+    precision_target: float | Target | None = None,
 ) -> Evaluation:
     """Accuracy (percent) and loss (nats) of every model under every draw of every noise.
 
@@ -86,9 +97,14 @@ def evaluate(
       one chip: it keeps its programming error and drift exponents over its times and its ``reads``.
     - ``compensation``: ``"none"``, ``"global"``, ``"column"``, or several, on the same chips
       (:mod:`noiserobust.noise.compensation`).
+    - ``converters``: ADC, DAC and output noise at the arrays' edges, such as ``"io:dac=8,adc=8,noise=0.06"``
+      (:class:`noiserobust.converters.Converters`), or several, on the same chips.
     - ``recalibration``: that many training images, through which each chip's batch norms learn their statistics anew at
       each time before it is scored (0: they keep the digital network's). ``calibration`` are those images, as ``data``
-      are given; by default the training part of ``data`` where that has a name.
+      are given; by default the training part of ``data`` where that has a name. Converters with a percentile learn
+      their ranges from them, too.
+    - ``backend``: what computes: ``"direct"``, the network itself, or ``"aihwkit"``, the full chip with its converters,
+      output noise and tiles, written with the same chips' weights (:class:`noiserobust.backend.Aihwkit`).
     - ``model``: how to build the network of a checkpoint that does not say it.
     - ``channels_last``: memory format of the images; by default that of networks built here from checkpoints, while a
       module that is handed over gets contiguous ones (its ``view`` may need them).
@@ -97,8 +113,13 @@ def evaluate(
       name, each from all logits (N, C) and labels (N) to a number. A row of a file is known by the metric's name.
     - ``out``: a parquet file for the rows; those it already holds are not computed again, and it is brought up to date
       while the work goes on, so that a killed evaluation loses seconds.
+    - ``precision_target``: accuracy to ± that many points at 95 % instead of a number of draws (``draws`` is not used);
+      draws and images are decided on the way (:mod:`noiserobust.evaluation.to_precision`, whose ``Target`` has further
+      settings). Its rows are subsets' and lie apart from those of full passes; ``summary()`` is mean ± half_width per
+      model.
 
-    Draw k of replicate r is ``noiserobust.perturbed(model, noise, seed=seed, replicate=r, draw=k)``. The models'
+    Draw k of replicate r is ``noiserobust.perturbed(model, noise, seed=seed, replicate=r, draw=k)``, inside
+    ``noiserobust.converters.converted`` of the same names where there are converters. The models'
     weights and modes are as before afterwards. Raises :class:`~noiserobust.UserError` for input that cannot be
     evaluated.
     """
@@ -112,69 +133,69 @@ def evaluate(
     for name, (value, least) in counts.items():
         if value < least:
             raise UserError(f"expected {name} >= {least}, got {value}")
-    looks = _looks(times, reads, compensation)
+    edges = _converters(converters)
+    looks = _looks(times, reads, compensation, edges)
+    backend = Backend.parse(backend) if isinstance(backend, str) else backend
+    if str(backend) != "direct" and set(edges) != {"none"}:
+        raise UserError(f"expected converters none with backend {backend}, which has its own, got {', '.join(edges)}")
     setup = Setup(model, images, batch_size, precision, device, channels_last, include, exclude)
     subjects = setup.subjects(models, data)
     further = known_metrics(metrics)
-    learnt_from = _calibration(calibration, data, recalibration)
+    # Batch norm's images, and those of each converter's ranges.
+    learnt_from = {
+        text: _calibration(calibration, data, count)
+        for text, count in [("", recalibration), *((text, edge.calibration) for text, edge in edges.items())]
+    }
     ledger = Ledger(None if out is None else Path(out))
     covered: dict[str, Coverage] = {}
+    uncovered: dict[str, dict[str, str]] = {}
+    conversion: dict[str, str] = {}
     settings = VARIANT | {"seed": seed, "recalibration": recalibration, "semantics": SEMANTICS}
+    settings |= {"backend": str(backend)}
+    if precision_target is not None:
+        target = precision_target if isinstance(precision_target, Target) else Target(precision_target)
+        if reads > 1 or first_draw:
+            raise UserError(
+                f"expected one read of draws from 0 with a precision target, got reads={reads} and "
+                f"first_draw={first_draw}; leave them out"
+            )
+        if further:
+            raise UserError(f"expected no further metrics with a precision target, got {', '.join(further)}")
+        measurements = (
+            Measurement(subject, Chips(subject, setup, learnt_from, {}, edges, backend), precision, seed)
+            for subject in subjects
+        )
+        try:
+            for one in measure_to_precision(target, measurements, wanted, looks, settings, ledger, progress):
+                covered[one.subject.name] = one.subject.coverage
+                uncovered[one.subject.name], conversion[one.subject.name] = one.chips.uncovered, one.chips.opened.report
+        finally:
+            ledger.save()
+        return Evaluation(ledger.table(), covered, uncovered, conversion)
     total = len(subjects) * len(wanted) * draws * len(looks)
     try:
         with tqdm(total=total, unit="read", disable=not progress, delay=1) as bar:
             for subject in subjects:
                 bar.set_description(subject.method, refresh=False)
                 covered[subject.name] = subject.coverage
-                chips = _Chips(subject, setup, learnt_from, further)
+                chips = Chips(subject, setup, learnt_from, further, edges, backend)
                 for noise, draw in product(wanted, range(first_draw, first_draw + draws)):
                     about = {"noise": str(noise), "strength": noise.strength, "draw": draw}
                     chips.scrap()
                     for look in looks:
                         unit = subject.about | settings | about | look
-                        # Every draw of no noise is the same, at any time.
-                        known = unit | ({"draw": first_draw, **looks[0]} if noise.is_identity else {})
+                        edge = {"converters": look["converters"]}
+                        same = chips.always_same(noise, look["converters"])
+                        known = unit | ({"draw": first_draw, **looks[0], **edge} if same else {})
                         values = ledger.find(known, further)
                         if values is None:
                             values = chips.score(noise, report_stream(seed, subject.replicate, draw), **look)
                         ledger.add(unit, values)
                         bar.update()
+                uncovered[subject.name], conversion[subject.name] = chips.uncovered, chips.opened.report
     finally:
         ledger.save()
-    return Evaluation(ledger.table(), covered)
-
-
-class _Chips:
-    """One subject's current draw: programmed when first looked at, and kept over its times and reads."""
-
-    def __init__(
-        self, subject: Subject, setup: Setup, calibration: Labelled | None, metrics: Mapping[str, Metric]
-    ) -> None:
-        self.subject, self.setup, self.metrics = subject, setup, metrics
-        self.noisy = NoisyWeights(subject.network, include=setup.include, exclude=setup.exclude)
-        self.calibration: Sequence[Batch] = []
-        if calibration is not None:
-            seen = calibration.with_normalization(subject.dataset.mean, subject.dataset.std)
-            last = subject.batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
-            self.calibration = prepare(seen, device_of(subject.network), CALIBRATION_BATCH, last)
-        self.scrap()
-
-    def scrap(self) -> None:
-        """Forget the chip: the next look is at another draw."""
-        self.programmed: Programmed | None = None
-
-    def score(
-        self, noise: NoiseModel, stream: Stream, t: float, read: int, compensation: Compensation
-    ) -> dict[str, float]:
-        subject, precision = self.subject, self.setup.precision
-        with ExitStack() as stack:
-            if not noise.is_identity:
-                if self.programmed is None:
-                    self.programmed = self.noisy.program(noise, stream)
-                stack.enter_context(self.programmed.read(None if t != t else t, read, compensation))
-            if self.calibration:
-                stack.enter_context(recalibrated(subject.network, self.calibration, precision))
-            return score(subject.network, subject.batches, precision, subject.classes, self.metrics)
+    return Evaluation(ledger.table(), covered, uncovered, conversion)
 
 
 def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:
@@ -187,9 +208,12 @@ def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[
 
 
 def _looks(
-    times: Sequence[float | str | None], reads: int, compensation: Compensation | Sequence[Compensation]
+    times: Sequence[float | str | None],
+    reads: int,
+    compensation: Compensation | Sequence[Compensation],
+    converters: Mapping[str, Converters],
 ) -> list[dict[str, Any]]:
-    """Every (t, read, compensation) at which a chip is scored, as columns of its rows; no time is NaN."""
+    """Every way in which a chip is looked at, as columns of its rows; no time is NaN."""
     kinds = [compensation] if isinstance(compensation, str) else list(compensation)
     for kind in kinds:
         check_compensation(kind)
@@ -197,17 +221,26 @@ def _looks(
         raise UserError(f'expected a list of times and compensations, got {times!r} and {kinds}; ["1h"] is one time')
     seconds = [float("nan") if t is None else float(Duration(t)) for t in times]
     return [
-        {"t": t, "read": read, "compensation": kind}
-        for t, read, kind in product(dict.fromkeys(seconds), range(reads), dict.fromkeys(kinds))
+        {"t": t, "read": read, "compensation": kind, "converters": edge}
+        for t, read, kind, edge in product(dict.fromkeys(seconds), range(reads), dict.fromkeys(kinds), converters)
     ]
 
 
+def _converters(converters: Converters | str | Sequence[Converters | str]) -> dict[str, Converters]:
+    """The converters that a person named, by their text."""
+    given = [converters] if isinstance(converters, (Converters, str)) else list(converters)
+    wanted = [Converters.parse(edge) if isinstance(edge, str) else edge for edge in given]
+    if not wanted:
+        raise UserError('expected converters, got none; "none" are ideal ones')
+    return {str(edge): edge for edge in wanted}
+
+
 def _calibration(calibration: Any, data: Any, images: int) -> Labelled | None:
-    """The training images that batch norm learns from: a sample stratified by class, the same for every chip."""
+    """The training images to calibrate from: a sample stratified by class, the same for every chip."""
     if not images:
         return None
     if calibration is None and not isinstance(data, (str, Path)):
-        raise UserError("expected calibration=... (training images) with recalibration, since data have no name")
+        raise UserError("expected calibration=... (training images) to calibrate from, since data have no name")
     source = data if calibration is None else calibration
     whole = load(str(source)).train if isinstance(source, (str, Path)) else Setup().dataset(source)
     return whole.sample(images, Stream(0, "calibration"))

@@ -2,8 +2,18 @@
 
 from noiserobust.noise.additive import Gaussian, Laplace
 from noiserobust.noise.base import Chip, NoiseModel, Sum, read_stream
-from noiserobust.noise.compensation import Compensate, Compensation, check_compensation, compensated
+from noiserobust.noise.compensation import (
+    Compensate,
+    Compensation,
+    check_compensation,
+    compensated,
+    compensation_factor,
+)
 from noiserobust.noise.device import DeviceProfile
+from noiserobust.noise.faults import Stuck
+from noiserobust.noise.levels import Quantize
+from noiserobust.noise.measured import Measured
+from noiserobust.noise.multiplicative import LogNormal
 from noiserobust.noise.profiles import PCM, Hermes, ReRamCMO, ReRamWan2022, StateIndependent
 from noiserobust.noise.reference import reference_scale
 
@@ -18,13 +28,18 @@ __all__ = [
     "Gaussian",
     "Hermes",
     "Laplace",
+    "LogNormal",
+    "Measured",
     "NoiseModel",
+    "Quantize",
     "ReRamCMO",
     "ReRamWan2022",
     "StateIndependent",
+    "Stuck",
     "Sum",
     "check_compensation",
     "compensated",
+    "compensation_factor",
     "parse",
     "read_stream",
     "reference_scale",

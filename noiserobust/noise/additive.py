@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from noiserobust.errors import UserError
-from noiserobust.noise.base import Chip, NoiseModel, additive, check_strength
+from noiserobust.noise.base import AlteredChip, Chip, NoiseModel, Per, additive, check_per, check_strength
 from noiserobust.noise.reference import Reference, check_reference, reference_scale
 from noiserobust.rng import Stream
 from noiserobust.shards import field_like
@@ -23,6 +23,9 @@ class Gaussian(NoiseModel, name="gaussian"):
     :math:`\sigma \sqrt{s_i}`, as "Incorruptible Neural Networks" literally writes it, N(0, max|w| sigma^2 I) (section
     3); that one is not scale-invariant, so a network with batch norm can cut it just by growing its weights.
 
+    ``per="chip"`` is device-to-device variation: z is drawn when the chip is programmed and stays. ``per="read"`` is
+    cycle-to-cycle variation: every read draws its own.
+
     ``rows`` and ``columns`` are the size of a crossbar, for the tile references. Raises
     :class:`~noiserobust.UserError` for a negative or non-finite ``sigma``.
 
@@ -35,9 +38,11 @@ class Gaussian(NoiseModel, name="gaussian"):
     reading: Literal["std", "literal"] = "std"
     rows: int = 512
     columns: int = 512
+    per: Per = "chip"
 
     def __post_init__(self) -> None:
         check_strength(self.name, "sigma", self.sigma)
+        check_per(self.name, self.per)
         check_reference(self.name, self.reference, self.rows, self.columns)
         if self.reading not in ("std", "literal"):
             raise UserError(f"gaussian: expected reading std or literal, got {self.reading!r}")
@@ -48,7 +53,10 @@ class Gaussian(NoiseModel, name="gaussian"):
         scale = reference_scale(clean, self.reference, self.rows, self.columns)
         if self.reading == "literal":
             scale = scale.sqrt()
-        return additive(below, field_like(stream.normal, clean), self.sigma * scale)
+        std = self.sigma * scale
+        if self.per == "read":
+            return AlteredChip(below, lambda w, read: w if read is None else w + std * field_like(read.normal, w))
+        return additive(below, field_like(stream.normal, clean), std)
 
     @property
     def shards(self) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +14,9 @@ from noiserobust.errors import UserError
 from noiserobust.rng import Stream
 from noiserobust.shards import is_sharded
 from noiserobust.text import Described, split_top
+
+Per = Literal["chip", "read"]
+"""When an error is drawn: once per chip (device to device), or anew for each read (cycle to cycle)."""
 
 
 class Chip:
@@ -80,7 +85,7 @@ class NoiseModel(Described, family="noise model"):
 
     @abstractmethod
     def scaled(self, factor: float) -> NoiseModel:
-        """The same model with every random deviation multiplied by ``factor``."""
+        """The same model with every deviation from what lies below it multiplied by ``factor``."""
 
     @property
     def is_identity(self) -> bool:
@@ -100,7 +105,11 @@ class NoiseModel(Described, family="noise model"):
 
 @dataclass(frozen=True)
 class Sum(NoiseModel):
-    """Noise models one after the other, left to right."""
+    """Noise models one after the other, left to right: each acts on what the one before it holds.
+
+    :meth:`scaled` multiplies each stage's own deviation. The whole is multiplied by the same factor when what each
+    stage adds does not depend on the stages below it (Gaussian, Laplace).
+    """
 
     parts: tuple[NoiseModel, ...]
 
@@ -146,6 +155,28 @@ class AdditiveChip(Chip):
         return self.below.programmed() + self.deviation
 
 
+class AlteredChip(Chip):
+    """A chip that gives back something else than the chip below it holds.
+
+    ``alter(w, stream)`` maps what is read below to what is seen. ``stream`` is the read's own; it is ``None`` right
+    after programming, where there is no read noise yet. Gradients pass straight through.
+    """
+
+    def __init__(self, below: Chip, alter: Callable[[Tensor, Stream | None], Tensor]) -> None:
+        super().__init__(below.weight)
+        self.below, self.alter, self.tile = below, alter, below.tile
+
+    def read(self, stream: Stream, t: float | None = None) -> Tensor:
+        return self._seen(self.below.read(stream.child("below"), t), stream.child("own"))
+
+    def programmed(self) -> Tensor:
+        return self._seen(self.below.programmed(), None)
+
+    def _seen(self, below: Tensor, stream: Stream | None) -> Tensor:
+        seen = self.alter(below.detach(), stream)
+        return seen + (below - below.detach()) if below.requires_grad else seen
+
+
 def read_stream(stream: Stream, t: float | None = None, read: int = 0) -> Stream:
     """The name of one read's own noise, below that of its weight: reads at other times and repeats are independent."""
     return stream.child("read", read, "" if t is None else repr(float(t)))
@@ -156,12 +187,18 @@ def additive(below: Chip, field: Tensor, scale: Tensor) -> Chip:
     return AdditiveChip(below, field.mul_(scale) if scale.dtype == field.dtype else field * scale)
 
 
-def check_strength(name: str, symbol: str, value: float) -> None:
+def check_strength(
+    name: str, symbol: str, value: float, hint: str = "it is a fraction of max|w|, such as 0.05"
+) -> None:
     """Refuse a noise strength that is negative or not finite."""
     if not 0 <= value < float("inf"):
-        raise UserError(
-            f"{name}: expected a finite {symbol} >= 0, got {value}; it is a fraction of max|w|, such as 0.05"
-        )
+        raise UserError(f"{name}: expected a finite {symbol} >= 0, got {value}; {hint}")
+
+
+def check_per(name: str, per: str) -> None:
+    """Refuse what is neither device to device nor cycle to cycle."""
+    if per not in get_args(Per):
+        raise UserError(f"{name}: expected per chip or read, got {per!r}")
 
 
 def _parts(model: NoiseModel) -> tuple[NoiseModel, ...]:

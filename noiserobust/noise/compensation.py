@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from noiserobust.errors import UserError
@@ -38,15 +39,22 @@ def compensated(chip: Chip, stream: Stream, t: float | None, kind: Compensation)
     now = chip.read(stream, t)
     if kind == "none":
         return now
+    # Gradients pass straight through, as they do through noise.
+    return now + (now * compensation_factor(chip, now, kind) - now).detach()
+
+
+def compensation_factor(chip: Chip, now: Tensor, kind: Compensation) -> Tensor:
+    """What the outputs of the crossbars (or columns) that give ``now`` are multiplied by, spread over the weight."""
+    if kind == "none":
+        return torch.ones_like(now)
     rows, columns = chip.tile or (now.numel(), now.numel())
 
     def mean(tile: Tensor) -> Tensor:
         return tile.abs().mean() if kind == "global" else tile.abs().mean(1, keepdim=True)
 
     then, current = (over_tiles(weight, rows, columns, mean) for weight in (chip.programmed(), now))
-    # A column of zeros has nothing to compensate. Gradients pass straight through, as they do through noise.
-    factor = (then / current.where(current > 0, then)).where(then > 0, 1.0)
-    return now + (now * factor - now).detach()
+    # A column of zeros has nothing to compensate.
+    return (then / current.where(current > 0, then)).where(then > 0, 1.0)
 
 
 @dataclass(frozen=True)

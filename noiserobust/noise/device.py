@@ -149,3 +149,8 @@ def check_scale(name: str, part: str, value: float) -> None:
     """Refuse the scale of a noise source that is negative or not finite."""
     if not 0 <= value < float("inf"):
         raise UserError(f"{name}: expected a finite {part} >= 0 (1: as measured, 0: off), got {value}")
+
+
+def normal_like(conductances: Tensor, stream: Stream) -> Tensor:
+    """Standard normal numbers from ``stream``, one per conductance."""
+    return stream.normal(conductances.shape, device=conductances.device).to(conductances.dtype)

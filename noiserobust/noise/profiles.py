@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from noiserobust.errors import UserError
-from noiserobust.noise.device import DeviceProfile, Devices, DifferentialPair, check_scale
-from noiserobust.rng import Stream
+from noiserobust.noise.device import DeviceProfile, Devices, DifferentialPair, check_scale, normal_like
+from noiserobust.rng import DrawnFrom, Stream
 
 
 @dataclass(frozen=True)
@@ -155,15 +154,15 @@ class PublishedDevices(DifferentialPair):
         self.model, self.g_max = model, float(model.g_max)
 
     def program(self, target: Tensor, stream: Stream) -> Tensor:
-        with DrawnFrom(stream):
+        with _Drawn(stream):
             return self.model.apply_programming_noise_to_conductance(target)
 
     def fate(self, target: Tensor, stream: Stream) -> Tensor | None:
-        with DrawnFrom(stream):
+        with _Drawn(stream):
             return self.model.generate_drift_coefficients(target)
 
     def read(self, target: Tensor, programmed: Tensor, fate: Tensor | None, t: float, stream: Stream) -> Tensor:
-        with DrawnFrom(stream):
+        with _Drawn(stream):
             # Without exponents (time 0) any will do: nothing is raised to them.
             return self.model.apply_drift_noise_to_conductance(programmed, programmed if fate is None else fate, t)
 
@@ -176,7 +175,7 @@ class WanDevices(PublishedDevices):
     def fate(self, target: Tensor, stream: Stream) -> Tensor | None:
         later = []
         for index, t in enumerate(self.TIMES):
-            with DrawnFrom(stream.child(index)):
+            with _Drawn(stream.child(index)):
                 later.append(self.model.apply_drift_noise_to_conductance(target, target, t))
         return torch.stack(later)
 
@@ -200,10 +199,10 @@ class CMODevices:
 
     def program(self, target: Tensor, stream: Stream) -> Tensor:
         constant, slope = self.model.coeff_dict[self.model.acceptance_range]
-        return target + self.programming * (constant + slope * target) * _normal(target, stream)
+        return target + self.programming * (constant + slope * target) * normal_like(target, stream)
 
     def fate(self, target: Tensor, stream: Stream) -> Tensor | None:
-        return _normal(target, stream)
+        return normal_like(target, stream)
 
     def read(self, target: Tensor, programmed: Tensor, fate: Tensor | None, t: float, stream: Stream) -> Tensor:
         if fate is None:
@@ -213,30 +212,16 @@ class CMODevices:
         relaxed = programmed + self.drift * (decay["mean"][0] * math.log(t) + (slope * math.log(t) + constant) * fate)
         spread = noise["K"] * math.sqrt(math.log((t + noise["t_read"]) / (2 * noise["t_read"])))
         std = spread * relaxed.clamp(min=self.g_min).log10()
-        return (relaxed + self.noise * std * _normal(target, stream)).clamp(self.g_min, self.g_max)
+        return (relaxed + self.noise * std * normal_like(target, stream)).clamp(self.g_min, self.g_max)
 
 
-class DrawnFrom(TorchFunctionMode):
-    """Inside, ``torch.randn_like`` takes its numbers from a named stream, one child per call; this thread only.
-
-    A list of masks as an index, which Hermes uses and torch deprecates, means what it always meant: a tuple.
-    """
-
-    def __init__(self, stream: Stream) -> None:
-        super().__init__()
-        self.stream, self.calls = stream, 0
+class _Drawn(DrawnFrom):
+    """A list of masks as an index, which Hermes uses and torch deprecates, means what it always meant: a tuple."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        if func is torch.randn_like:
-            self.calls += 1
-            return _normal(args[0], self.stream.child(self.calls))
         if func is Tensor.__getitem__ and isinstance(args[1], list):
             args = (args[0], tuple(args[1]))
-        return func(*args, **(kwargs or {}))
-
-
-def _normal(like: Tensor, stream: Stream) -> Tensor:
-    return stream.normal(like.shape, device=like.device).to(like.dtype)
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 @cache

@@ -4,6 +4,16 @@ Only the tables are imported here: matplotlib loads with :mod:`noiserobust.repor
 """
 
 from noiserobust.report.design_tables import budget_table, digital_table, sensitivity_table
+from noiserobust.report.measures import measure_table
+from noiserobust.report.precision import precision_table
 from noiserobust.report.table import paired_table, robustness_table
 
-__all__ = ["budget_table", "digital_table", "paired_table", "robustness_table", "sensitivity_table"]
+__all__ = [
+    "budget_table",
+    "digital_table",
+    "measure_table",
+    "paired_table",
+    "precision_table",
+    "robustness_table",
+    "sensitivity_table",
+]

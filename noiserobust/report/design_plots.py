@@ -6,13 +6,14 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from noiserobust.report.design_tables import ALL, effect, over, ranking, records
 from noiserobust.report.plots import COLOURS, MARKERS, QUIET, TEXT, save, wrapped
@@ -20,6 +21,7 @@ from noiserobust.report.table import seconds
 
 MOST = 30  # layers that a picture shows; the table has them all
 EFFECTS = {"alone": "noise on this layer only", "spared": "gain when this layer alone is digital"}
+TIMES = [1, 10, 60, 600, 3600, 6 * 3600, 86400, 10 * 86400, 100 * 86400, 365 * 86400, 10 * 365 * 86400]  # s, axis marks
 SHARES = {"weights_share": "weights", "macs_share": "multiply-accumulates"}
 
 
@@ -105,60 +107,64 @@ def budget_figure(answers: pd.DataFrame, curve: pd.DataFrame) -> Figure:
 
     Takes the ``answers`` and ``curve`` of ``evaluation.budget``. Losses far above the limit are left out of sight.
     """
-    figure = Figure(figsize=(7.6, 4.9), layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08))
+    figure = Figure(figsize=(7.6, 5.2), layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08))
     axis = figure.subplots()
-    first = records(answers)[0]
-    limit, time = first["within"], bool(first["vary_time"])
-    for index, line in enumerate(records(answers)):
+    lines = records(answers)
+    limit = lines[0]["within"]
+    axis.axhline(limit, color=TEXT, linewidth=1.1, linestyle="--", label=f"limit: {limit:g} points")
+    for index, line in enumerate(lines):
         own = curve[curve["method"] == line["method"]].sort_values("x")
-        colour, x = COLOURS[index % len(COLOURS)], own["x"].to_numpy()
-        axis.fill_between(x, own["low"].to_numpy(), own["high"].to_numpy(), color=colour, alpha=0.18, linewidth=0)
-        label = f"{line['method']} (clean {line['clean']:.1f} %)"
-        marker = MARKERS[index % len(MARKERS)]
-        axis.plot(
-            x,
-            own["lost"].to_numpy(),
-            color=colour,
-            marker=marker,
-            markersize=4,
-            linewidth=1.6,
-            label=wrapped(label, 44),
-        )
-        if math.isfinite(line["value"]):
+        colour, x, lost = COLOURS[index % len(COLOURS)], own["x"].to_numpy(), own["lost"].to_numpy()
+        axis.fill_between(x, own["low"].to_numpy(), own["high"].to_numpy(), color=colour, alpha=0.15, linewidth=0)
+        style: dict[str, Any] = {
+            "color": colour,
+            "marker": MARKERS[index % len(MARKERS)],
+            "markersize": 4,
+            "linewidth": 1.6,
+        }
+        axis.plot(x, lost, label=wrapped(f"{line['method']} (clean {line['clean']:.1f} %)", 44), linewidth=1.6, **style)
+        if not math.isnan(line["low"]):
+            # Beside each other around the limit, so that every method's interval is in sight.
+            height = limit + (index - (len(lines) - 1) / 2) * 0.1 * limit
             ends = [min(max(line[name], x.min()), x.max()) for name in ("low", "high")]
-            if not math.isnan(line["low"]):
-                axis.plot(ends, [limit, limit], color=colour, linewidth=6, alpha=0.55, solid_capstyle="butt", zorder=4)
+            axis.plot(ends, [height, height], color=colour, linewidth=5, alpha=0.6, solid_capstyle="butt", zorder=4)
+        if math.isfinite(line["value"]):
             axis.plot([line["value"]] * 2, [0, limit], color=colour, linewidth=1.2, linestyle=(0, (3, 2)), zorder=3)
-    axis.axhline(limit, color=TEXT, linewidth=1.1, linestyle="--")
-    note = (
-        f"limit: {limit:g} points; thick: {100 * first['confidence']:g} % interval of the budget over {over(answers)}"
+    axis.plot([], [], color=QUIET, linewidth=5, alpha=0.6, label=f"{_confidence(answers)} interval of the budget")
+    axis.fill_between(
+        [], [], color=QUIET, alpha=0.25, linewidth=0, label=f"{_confidence(answers)} interval of the loss"
     )
-    axis.annotate(
-        note,
-        (0.01, limit),
-        xycoords=("axes fraction", "data"),
-        xytext=(2, 3),
-        textcoords="offset points",
-        fontsize=8.5,
-        color=TEXT,
-    )
-    x = curve["x"].to_numpy()
+    _budget_axes(axis, answers, curve)
+    axis.set_title("Noise budget", fontsize=12.5, color=TEXT)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9, labelcolor=TEXT)
+    return figure
+
+
+def _confidence(table: pd.DataFrame) -> str:
+    return f"{100 * table['confidence'].iloc[0]:g} %"
+
+
+def _budget_axes(axis: Axes, answers: pd.DataFrame, curve: pd.DataFrame) -> None:
+    """Scales, and the part of the range in which the limit is met."""
+    first = records(answers)[0]
+    limit, time, x = first["within"], bool(first["vary_time"]), curve["x"]
+    top = max(3 * limit, 1e-3)
     if x.min() > 0 and (time or x.max() >= 8 * x.min()):
         axis.set_xscale("log")
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_locator(FixedLocator(TIMES) if time else LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value) if time else f"{value:g}"))
-    if first["easy"] > first["hard"]:
-        axis.invert_xaxis()
-    lowest = min(0.0, float(np.nanmin(curve["low"].fillna(curve["lost"]))))
-    axis.set_ylim(max(lowest, -limit) - 0.05 * limit, max(3 * limit, 1e-3))
-    axis.set_xlabel(
-        wrapped(f"time since programming, {first['vary']}" if time else f"x in {first['vary']}", 80), color=TEXT
-    )
-    axis.set_ylabel("points of accuracy lost against clean", color=TEXT)
+    # To the first value, from the easy end, from which on every method's mean is out of sight.
+    sign = -1 if first["easy"] > first["hard"] else 1
+    edges = pd.concat([answers[name][np.isfinite(answers[name])] for name in ("low", "high", "value")])
+    inside = pd.concat([x[curve["lost"] <= top], edges])
+    beyond = x[sign * x > (sign * inside).max()]
+    axis.set_xlim(first["easy"], sign * (sign * beyond).min() if len(beyond) else first["hard"])
+    axis.set_ylim(-0.4 * limit, top)
+    what = f"time since programming, {first['vary']}" if time else f"x in {first['vary']}"
+    axis.set_xlabel(wrapped(what, 80), color=TEXT)
+    axis.set_ylabel(f"points of accuracy lost against clean\n(intervals over {over(answers)})", color=TEXT)
     _dress(axis)
-    axis.set_title("Noise budget", fontsize=12.5, color=TEXT)
-    figure.legend(loc="outside lower center", ncols=min(3, len(answers)), frameon=False, fontsize=9, labelcolor=TEXT)
-    return figure
 
 
 def _effect_bars(axis: Axes, own: pd.DataFrame, names: Sequence[str]) -> None:

@@ -77,7 +77,7 @@ def digital_table(steps: pd.DataFrame, within: float | None = None, markdown: bo
 
 
 def budget_table(answers: pd.DataFrame, markdown: bool = False) -> str:
-    """One line per method: the answer, its interval, and in words what stands in its way. Takes ``budget``'s answers."""
+    """One line per method: the answer, its interval, and in words what stands in its way (``budget`` gives them)."""
     grid = [["method", "clean", "budget", "interval", "remark"]]
     for line in records(answers):
         grid.append([line["method"], f"{line['clean']:.2f}", *_budget(line), _remark(line)])
@@ -166,7 +166,9 @@ def _remark(line: Line) -> str:
     if line["state"] == "never":
         return f"never within range: even {_x(line, line['easy'])} loses more than {line['within']:g} points"
     if line["state"] == "always":
-        return f"always within range: even {_x(line, line['hard'])} loses no more than {line['within']:g} points"
+        return (
+            f"always within range: {_x(line, line['hard'])}, the hard end, loses no more than {line['within']:g} points"
+        )
     if line["crossings"] > 1:
         return "the loss is not monotone: this is the first place, from the easy end, where it exceeds the limit"
     return ""

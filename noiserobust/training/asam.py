@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from noiserobust.errors import UserError
+from noiserobust.measures import Ascent, Perturbation
 from noiserobust.training.engine import Engine
 from noiserobust.training.sam import Climbing
 from noiserobust.training.schedules import Progress, Schedule
-from noiserobust.training.vectors import TINY, Gradients, norm, scale
+from noiserobust.vectors import Gradients, adaptive_ascent
 
 
 @dataclass(frozen=True)
@@ -34,19 +33,8 @@ class ASAM(Climbing, name="asam"):
         if not 0 <= self.eta < float("inf"):
             raise UserError(f"asam: expected a finite eta >= 0, got {self.eta}; 0.01 is usual")
 
-    @torch.no_grad()
+    def perturbation(self, progress: Progress, m: int) -> Perturbation:
+        return Ascent(self.strength(progress), self.perturb, m, self.eta)
+
     def ascent(self, engine: Engine, gradients: Gradients, rho: float, progress: Progress) -> Gradients:
-        scales = [
-            None if gradient is None or "bias" in name.rpartition(".")[2] else parameter.abs().add_(self.eta)
-            for gradient, parameter, name in zip(gradients, engine.parameters, engine.names, strict=True)
-        ]
-        _times(gradients, scales)
-        length = norm(gradients)
-        _times(gradients, scales)
-        return scale(gradients, rho / (length + TINY))
-
-
-def _times(gradients: Gradients, scales: Gradients) -> None:
-    for gradient, factor in zip(gradients, scales, strict=True):
-        if gradient is not None and factor is not None:
-            gradient.mul_(factor)
+        return adaptive_ascent(gradients, engine.parameters, engine.names, rho, self.eta)

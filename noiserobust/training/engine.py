@@ -20,7 +20,7 @@ from noiserobust.noisy import NoisyWeights
 from noiserobust.rng import Stream
 from noiserobust.training.parts import as_list, kept_norm_stats, moved_to, only_rows, require_supported
 from noiserobust.training.ranks import Ranks
-from noiserobust.training.vectors import Gradients
+from noiserobust.vectors import Gradients
 from noiserobust.weights import AnalogWeight, Backup, analog_weights, canonical, unwrap
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
+from noiserobust.measures import Ascent, Perturbation
+from noiserobust.measures.subset import most_risen
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.method import Method
 from noiserobust.training.sam import check_rho
 from noiserobust.training.schedules import Progress, Schedule, strength_at
-from noiserobust.training.vectors import TINY, norm, scale
+from noiserobust.vectors import TINY, norm, scale
 
 
 @dataclass(frozen=True)
@@ -93,18 +91,12 @@ class ESAM(Method, name="esam"):
     def strength(self, progress: Progress) -> float:
         return strength_at(self.rho, progress)
 
+    def perturbation(self, progress: Progress, m: int) -> Perturbation:
+        if self.beta < 1:  # which tensors move is another choice at every step
+            return super().perturbation(progress, m)
+        return Ascent(self.strength(progress), m=m)
+
     def cost(self, progress: Progress) -> tuple[float, float]:
         if self.strength(progress) == 0:
             return (1.0, 1.0)
         return (1 + self.gamma + (self.gamma < 1), 1 + self.gamma)
-
-
-def most_risen(rises: Tensor, gamma: float) -> Tensor:
-    """The rows of the max(1, floor(gamma B)) largest of B ``rises``, in order; the first ones among equals.
-
-    >>> most_risen(torch.tensor([0.0, 2.0, 2.0, 1.0, 2.0]), 0.4)
-    tensor([1, 2])
-    """
-    # The small number makes 0.29 of 100 what a person means by it: 29, not floor(28.999...).
-    count = max(1, math.floor(gamma * len(rises) + 1e-9))
-    return torch.sort(torch.sort(rises, descending=True, stable=True).indices[:count]).values

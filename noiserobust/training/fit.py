@@ -27,6 +27,7 @@ from noiserobust.noisy import NoisyWeights
 from noiserobust.results import provenance, write_atomically
 from noiserobust.rng import Stream, seeded
 from noiserobust.training.engine import Engine
+from noiserobust.training.epoch_log import EpochLog, require_logged
 from noiserobust.training.optimizers import build_optimizer, learning_rate
 from noiserobust.training.parts import moved_to
 from noiserobust.training.processes import Processes
@@ -48,7 +49,8 @@ class Run:
 
     @property
     def log(self) -> pd.DataFrame:
-        """Per epoch: training loss, clean and perturbed accuracy and loss, strength, rate, largest weights, seconds."""
+        """Per epoch: training loss, clean and perturbed accuracy and loss, strength, rate, largest weights, seconds,
+        and what ``settings.log`` asked for."""
         return pd.read_csv(self.folder / "log.csv")
 
 
@@ -71,7 +73,8 @@ def fit(
 
     An interrupted run goes on from its last finished epoch and ends with the same weights, bit for bit (on the same
     device and number of threads). ``splits`` stands in for loading ``settings.data``; ``on_epoch`` gets each line of
-    the log.
+    the log. What ``settings.log`` asks for is measured after every epoch and changes no weights, so the run's folder
+    is the same with and without; a finished run that did not log it is refused.
 
     ``processes`` (:func:`~noiserobust.training.torchrun`) train one run together, each on its part of every batch:
     all must call this alike. Rank 0 alone reads and writes the folder.
@@ -80,7 +83,9 @@ def fit(
     splits = splits if splits is not None else load(settings.data, settings.data_root, settings.image_size)
     run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
-    if not processes.first(run.checkpoint.is_file):
+    if processes.first(run.checkpoint.is_file):
+        processes.first(lambda: require_logged(settings, run.folder))
+    else:
         _Trainer(run, splits, processes).train(on_epoch, progress)
     return run
 
@@ -131,6 +136,8 @@ class _Trainer:
         self.watched = (
             [] if self.held_out is None else prepare(self.held_out, device, channels_last=settings.channels_last)
         )
+        sets = {"train": train, "validation": self.held_out, "test": splits.test}
+        self.measures = EpochLog(settings, self.model, sets)
         self.log: list[dict[str, Any]] = []
         self.ranks: list[int] = []
         self.best: dict[str, Tensor] = {}
@@ -186,13 +193,14 @@ class _Trainer:
         for name in ("train_loss", "loss"):
             if not math.isfinite(losses.get(name, 0.0)):
                 raise UserError(f"training diverged in epoch {epoch}: {name} is {losses[name]}; lower lr or strength")
+        always = {"strength": settings.method.strength(at), "lr": rate, **self._extremes()}
         return self.processes.first(
             lambda: {
                 "epoch": epoch,
                 **losses,
-                "strength": settings.method.strength(at),
-                "lr": rate,
-                **self._extremes(),
+                **always,
+                # The column max_over_rms stays what it is without a log.
+                **{name: value for name, value in self.measures.line(at).items() if name not in always},
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
@@ -233,6 +241,7 @@ class _Trainer:
             "own_memory": own,
             "best": self.best,
             "log": self.log,
+            "measures": self.measures.described,
             "ranks": self.ranks,
         }
         write_atomically(self._resume_file, partial(torch.save, state))
@@ -248,6 +257,7 @@ class _Trainer:
         self.engine.load_state_dict(state["engine"] | {"own_memory": own[self.processes.rank % len(own)]})
         self.best, self.log = state["best"], state["log"]
         self.ranks = state.get("ranks", [1] * len(self.log))
+        self.measures.resume(self.log, state.get("measures", []))
 
     def _read_state(self) -> dict[str, Any] | None:
         if not self._resume_file.is_file():

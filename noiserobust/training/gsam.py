@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.training.engine import Engine, Output
-from noiserobust.training.sam import Climbing, ascent, unit_scaled
+from noiserobust.training.sam import Climbing, unit_scaled
 from noiserobust.training.schedules import Progress
-from noiserobust.training.vectors import Gradients, add, along, clones, scale
+from noiserobust.vectors import add, along, clones, scale
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,3 @@ class GSAM(Climbing, name="gsam"):
         engine.put(combined if self.sync else engine.average(combined))
         engine.commit()
         return out
-
-    def ascent(self, engine: Engine, gradients: Gradients, rho: float, progress: Progress) -> Gradients:
-        return ascent(gradients, rho)

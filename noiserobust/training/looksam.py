@@ -11,9 +11,9 @@ from torch import Tensor
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.training.engine import Engine, Output
-from noiserobust.training.sam import Climbing, ascent
+from noiserobust.training.sam import Climbing
 from noiserobust.training.schedules import Progress
-from noiserobust.training.vectors import TINY, Gradients, add, along, clones, norm
+from noiserobust.vectors import TINY, Gradients, add, along, clones, norm
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,6 @@ class LookSAM(Climbing, name="looksam"):
         if self.layerwise:
             return [([g], [o]) for g, o in pairs]
         return [([g for g, _ in pairs], [o for _, o in pairs])]
-
-    def ascent(self, engine: Engine, gradients: Gradients, rho: float, progress: Progress) -> Gradients:
-        return ascent(gradients, rho)
 
     def cost(self, progress: Progress) -> tuple[float, float]:
         # Climbs are counted by the steps the rule itself took: exact when its strength is never 0 and no coin skips it.

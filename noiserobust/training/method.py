@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from noiserobust.data.batches import Batch
+from noiserobust.errors import UserError
+from noiserobust.measures import Perturbation, Unperturbed
 from noiserobust.text import Described
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.schedules import Progress
@@ -34,6 +36,18 @@ class Method(Described, family="method"):
     def strength(self, progress: Progress) -> float:
         """The size of this step's perturbation, for the log; 0 costs a plain step."""
         return 0.0
+
+    def perturbation(self, progress: Progress, m: int) -> Perturbation:
+        """Where this step's update gradient is taken, batches being of ``m`` samples: what a log calls ``training``.
+
+        Raises :class:`~noiserobust.UserError` for a rule whose point cannot be found apart from its step.
+        """
+        if type(self).step is not Method.step:
+            raise UserError(
+                f"expected a rule whose update gradient's point is known to measures, got {self.name}; "
+                "name a perturbation in place of training, such as ascent(0.05)"
+            )
+        return Unperturbed(m)
 
     def cost(self, progress: Progress) -> tuple[float, float]:
         """Expected forward and backward passes of this step, in units of one over the whole batch."""

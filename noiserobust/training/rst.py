@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
+from noiserobust.measures import Perturbation
 from noiserobust.training.asam import ASAM
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.gsam import GSAM
@@ -62,6 +63,10 @@ class RST(Method, name="rst"):
 
     def strength(self, progress: Progress) -> float:
         return self.inner.strength(progress)
+
+    def perturbation(self, progress: Progress, m: int) -> Perturbation:
+        """That of the steps on heads."""
+        return self.inner.perturbation(progress, m)
 
     def cost(self, progress: Progress) -> tuple[float, float]:
         forward, backward = self.inner.cost(progress)

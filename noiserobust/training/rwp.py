@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
+from noiserobust.measures import Perturbation, Random
 from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.method import Method
@@ -50,6 +51,9 @@ class RWP(Method, name="rwp"):
 
     def strength(self, progress: Progress) -> float:
         return self.noise.strength * strength_at(self.schedule, progress)
+
+    def perturbation(self, progress: Progress, m: int) -> Perturbation:
+        return Random(self.noise.scaled(strength_at(self.schedule, progress)), self.draws, m=m)
 
     def cost(self, progress: Progress) -> tuple[float, float]:
         passes = float(self.draws) if self.strength(progress) else 1.0

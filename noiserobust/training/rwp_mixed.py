@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
-
+from noiserobust import noisy
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
+from noiserobust.measures import Filters, Perturbation
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.method import Method
 from noiserobust.training.parts import as_list
 from noiserobust.training.ranks import has_sync_batch_norm
 from noiserobust.training.schedules import Progress, Schedule, strength_at
-from noiserobust.training.vectors import Gradients
-from noiserobust.weights import AnalogWeight
+from noiserobust.vectors import Gradients
 
 
 @dataclass(frozen=True)
@@ -113,31 +111,13 @@ class MixedRWP(Method, name="rwp-mixed"):
     def strength(self, progress: Progress) -> float:
         return strength_at(self.gamma, progress)
 
+    def perturbation(self, progress: Progress, m: int) -> Perturbation:
+        return Filters(self.strength(progress), 1, m)
+
     def cost(self, progress: Progress) -> tuple[float, float]:
         return (2.0, 2.0) if self.strength(progress) and not self.parallel else (1.0, 1.0)
 
 
-@torch.no_grad()
 def filter_noise(engine: Engine, gamma: float, step: int) -> Gradients:
-    """e for every parameter: standard normal times gamma times the norm of its filter (output channel)."""
-    analog = {id(weight.parameter): weight for weight in engine.filters}
-    stream = engine.stream("filters", step)
-    noise: Gradients = []
-    for index, (parameter, name) in enumerate(zip(engine.parameters, engine.names, strict=True)):
-        rows = analog[id(parameter)].as_rows(parameter) if id(parameter) in analog else parameter
-        # float32 whatever the weights are, so that a network in bfloat16 sees the draw that it sees in float32.
-        field = stream.child(name or index).normal(rows.shape, device=rows.device)
-        field = field.to(torch.promote_types(field.dtype, rows.dtype)).mul_(gamma * filter_norms(rows))
-        noise.append(_from_rows(field, analog.get(id(parameter))).to(parameter.dtype))
-    return noise
-
-
-def filter_norms(rows: Tensor) -> Tensor:
-    """The norm of every filter, (outputs, 1, ...); of the whole tensor when it has one dimension or none."""
-    if rows.dim() < 2:
-        return torch.linalg.vector_norm(rows)
-    return torch.linalg.vector_norm(rows, dim=tuple(range(1, rows.dim())), keepdim=True)
-
-
-def _from_rows(field: Tensor, weight: AnalogWeight | None) -> Tensor:
-    return field if weight is None else weight.from_rows(field)
+    """e for every parameter, named by the seed and the step (:func:`noiserobust.noisy.filter_noise`)."""
+    return noisy.filter_noise(engine.parameters, engine.names, engine.filters, gamma, engine.stream("filters", step))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
+from noiserobust.measures import Ascent, Perturbation
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.method import Method
 from noiserobust.training.schedules import Progress, Schedule, strength_at
-from noiserobust.training.vectors import TINY, Gradients, clones, norm, scale
+from noiserobust.vectors import Gradients, ascent, clones
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Climbing(Method):
     - ``perturb``: ``all`` trainable parameters, or only the ``analog`` weights.
     - ``sync``: under DDP, whether ranks average g before they climb; by default each climbs its own (m-sharpness).
 
-    A rule states its e in :meth:`ascent`. Normalisation statistics learn from the clean pass only.
+    A rule with another e than SAM's states it in :meth:`ascent`. Normalisation statistics learn from the clean pass.
     """
 
     rho: float | Schedule = 0.05
@@ -37,9 +35,9 @@ class Climbing(Method):
         if self.perturb not in ("all", "analog"):
             raise UserError(f"{self.name}: expected perturb all or analog, got {self.perturb!r}")
 
-    @abstractmethod
     def ascent(self, engine: Engine, gradients: Gradients, rho: float, progress: Progress) -> Gradients:
-        """The step e for a clean gradient; made in its memory. Must not depend on the gradients' common scale."""
+        """The step e for a clean gradient, here SAM's; made in its memory. Must not depend on the gradients' scale."""
+        return ascent(gradients, rho)
 
     def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
         return self.mixed_step(engine, batch, progress, 0.0)
@@ -69,6 +67,11 @@ class Climbing(Method):
     def strength(self, progress: Progress) -> float:
         return strength_at(self.rho, progress)
 
+    def perturbation(self, progress: Progress, m: int) -> Perturbation:
+        if type(self).ascent is not Climbing.ascent:
+            return super().perturbation(progress, m)
+        return Ascent(self.strength(progress), self.perturb, m)
+
     def cost(self, progress: Progress) -> tuple[float, float]:
         return (2.0, 2.0) if self.strength(progress) else (1.0, 1.0)
 
@@ -93,20 +96,6 @@ class SAM(Climbing, name="sam"):
 
     def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
         return self.mixed_step(engine, batch, progress, self.alpha)
-
-    def ascent(self, engine: Engine, gradients: Gradients, rho: float, progress: Progress) -> Gradients:
-        return ascent(gradients, rho)
-
-
-@torch.no_grad()
-def ascent(gradients: Gradients, rho: float) -> Gradients:
-    """``rho g / (||g|| + 1e-12)``, made in the gradients' own memory.
-
-    It does not depend on the loss scale, so scaled gradients serve as they are.
-    """
-    if all(gradient is None for gradient in gradients):
-        raise UserError("sam: expected a trainable parameter to perturb, found none; use perturb=all or unfreeze some")
-    return scale(gradients, rho / (norm(gradients) + TINY))
 
 
 def unit_scaled(engine: Engine, gradients: Gradients) -> Gradients:

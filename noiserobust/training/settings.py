@@ -14,6 +14,7 @@ import torch
 from noiserobust.data import Splits
 from noiserobust.errors import UserError
 from noiserobust.inference import Precision
+from noiserobust.measures import Measure
 from noiserobust.models import DigitsNet, ModelSpec
 from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.text import Described
@@ -23,6 +24,8 @@ from noiserobust.training.schedules import check_warmup
 SEMANTICS = 1
 """Raise when a change makes the same settings train different weights, so that no stale run is taken for a new one."""
 
+WITHOUT_EFFECT = ("data", "data_root", "log", "log_on", "log_images")
+"""Settings that the weights do not depend on (data count by their content)."""
 ADDED = {"cutout": 0}
 """Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
 
@@ -77,6 +80,13 @@ class TrainSettings:
     """Noise draws of that choice."""
     validation: float = 0.1
     """Fraction of the training data held out for the log and the choice (unused with select_on test)."""
+    log: tuple[Measure, ...] = ()
+    """Measures of every epoch's weights as further columns of the log, such as ascent_sharpness:0.05 or path_length
+    (docs/measures.md); they change no weights and no run's name."""
+    log_on: tuple[Literal["train", "validation", "test"], ...] = ("train",)
+    """Images that they look at."""
+    log_images: int = 1000
+    """How many of each (a fixed sample, stratified by class; all if there are fewer)."""
     seed: int = 0
     """Names initial weights, order, augmentation and training noise; also the replicate of the trained copy."""
     precision: Precision = "fp32"
@@ -104,6 +114,15 @@ class TrainSettings:
         for name in ("lr", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"expected a finite {name} >= 0, got {getattr(self, name)}")
+        texts = self.log if isinstance(self.log, (list, tuple)) else (self.log,)
+        measures = [one if isinstance(one, Measure) else Measure.parse(str(one)) for one in texts]
+        object.__setattr__(self, "log", tuple(dict.fromkeys(measures)))
+        object.__setattr__(self, "log_on", tuple(dict.fromkeys(self.log_on)))
+        if self.log_images < 1 or (self.log and not self.log_on):
+            where = ", ".join(self.log_on) or "none"
+            raise UserError(f"expected log_images >= 1 on train, validation or test, got {self.log_images} on {where}")
+        if unknown := set(self.log_on) - {"train", "validation", "test"}:
+            raise UserError(f"expected log_on train, validation or test, got {', '.join(sorted(unknown))}")
         check_warmup("expected lr_warmup", self.lr_warmup)
         if self.weight_clip is not None and not self.weight_clip > 0:
             raise UserError(
@@ -121,7 +140,7 @@ class TrainSettings:
     def described(self) -> dict[str, Any]:
         """The settings as plain values, in their text forms."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: str(value) if isinstance(value, Described) else value for name, value in values.items()}
+        return {name: _plain(value) for name, value in values.items()}
 
     def augmentation(self, splits: Splits) -> tuple[int, bool]:
         """Crop padding and flips: the settings' own, or what suits the data."""
@@ -133,11 +152,18 @@ class TrainSettings:
     def identity(self, splits: Splits) -> str:
         """8 hex digits that name the run: its settings, its data's content and the version of what training means."""
         values = self.described()
-        settings = {k: v for k, v in values.items() if k not in ("data", "data_root") and ADDED.get(k, ...) != v}
+        settings = {k: v for k, v in values.items() if k not in WITHOUT_EFFECT and ADDED.get(k, ...) != v}
         crop, flip = self.augmentation(splits)
         content = [splits.train.fingerprint, splits.test.fingerprint, splits.train.mean, splits.train.std]
         named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content]
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as it can stand in JSON."""
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, Described) else value
 
 
 def _check_device(device: str) -> None:

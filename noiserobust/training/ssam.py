@@ -13,7 +13,7 @@ from noiserobust.errors import UserError
 from noiserobust.training.engine import Engine
 from noiserobust.training.sam import Climbing, ascent
 from noiserobust.training.schedules import Progress
-from noiserobust.training.vectors import Gradients
+from noiserobust.vectors import Gradients
 
 
 @dataclass(frozen=True)

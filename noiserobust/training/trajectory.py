@@ -12,6 +12,7 @@ from torch.nn.functional import log_softmax
 
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
+from noiserobust.measures import Perturbation, Unperturbed
 from noiserobust.training.engine import Engine, Output, Penalty
 from noiserobust.training.method import Method
 from noiserobust.training.parts import as_list
@@ -51,6 +52,9 @@ class Trajectory(Method):
 
     def strength(self, progress: Progress) -> float:
         return strength_at(self.lam, progress) if progress.epoch >= self.start else 0.0
+
+    def perturbation(self, progress: Progress, m: int) -> Perturbation:
+        return Unperturbed(m)
 
     def require_epochs(self, progress: Progress) -> None:
         """Refuse a run in which the term would never be active: it would be plain training under another name."""

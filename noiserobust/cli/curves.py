@@ -1,0 +1,41 @@
+"""``noiserobust curves``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from noiserobust.checkpoint import find_checkpoints
+from noiserobust.errors import UserError
+from noiserobust.evaluation.trajectory import curves, trajectories
+from noiserobust.results import write_rows
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Draw what runs logged: against epochs, or one column against another (train --log measures further ones)."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Runs' folders, or folders of runs; LABEL=PATH gives the method another name."""
+    x: str = "epoch"
+    """epoch, or a column of the logs such as train/loss: the curve is then a trajectory."""
+    y: tuple[str, ...] = ("loss", "perturbed_accuracy")
+    """Columns of the logs, a panel each, such as train/ascent_sharpness:0.05."""
+    plot: Path = Path("curves.png")
+    """Picture (PNG)."""
+    out: Path | None = None
+    """File for the logs as tidy rows: model, method, replicate, epoch, metric, value."""
+
+    def run(self) -> None:
+        from noiserobust.report.curves import epochs_figure
+        from noiserobust.report.plots import save
+
+        if not self.y:
+            raise UserError("expected columns to draw, got none; --y loss is one")
+        rows = trajectories(find_checkpoints(self.runs))
+        figure = epochs_figure(curves(rows, self.x, self.y), self.x, f"Training, against {self.x}")
+        print(f"picture: {save(figure, self.plot)}")
+        if self.out is not None:
+            print(f"rows: {write_rows(rows, self.out)}")

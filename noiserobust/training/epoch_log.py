@@ -1,0 +1,131 @@
+"""Measures of every epoch's weights in the training log; they change nothing that is trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from noiserobust.data import Labelled
+from noiserobust.errors import UserError
+from noiserobust.inference import prepare
+from noiserobust.measures import Loss, Measure, PathLength, Surface, column, measure
+from noiserobust.measures import Path as WeightPath
+from noiserobust.rng import Stream
+from noiserobust.training.schedules import Progress
+from noiserobust.training.settings import TrainSettings
+
+
+class EpochLog:
+    """What ``settings.log`` asks for, as columns of a line of the log.
+
+    A measure of the weights alone is a column by its text; one of a loss is a column per set of images,
+    ``train/ascent_sharpness:0.05``, beside ``train/loss``. Measured are ``settings.log_images`` images of each set
+    (all, if it has fewer), the same in every epoch, without augmentation, in eval mode and in fp32, under the same
+    draws in every epoch. ``log_images``, ``log_forward``, ``log_backward`` and ``log_seconds`` say what it
+    cost: passes in units of one over those images of one set.
+    """
+
+    def __init__(self, settings: TrainSettings, model: nn.Module, sets: Mapping[str, Labelled | None]) -> None:
+        self.settings = settings
+        about_data = [one for one in settings.log if one.needs_data]
+        self.of_data: Sequence[Measure] = list(dict.fromkeys([Loss(), *about_data])) if about_data else []
+        self.of_weights = [one for one in settings.log if not one.needs_data and not isinstance(one, PathLength)]
+        self.weights = Surface(model, [])
+        self.surfaces = {name: _surface(settings, model, name, sets[name]) for name in settings.log_on if about_data}
+        self.path = WeightPath(self.weights) if PathLength() in settings.log else None
+        # What cannot be measured is said now, not after an epoch.
+        self._bound(Progress(0, 1, 0, settings.epochs))
+
+    def line(self, progress: Progress) -> dict[str, float]:
+        """The columns of the epoch whose last step was at ``progress``."""
+        if not self.settings.log:
+            return {}
+        started, found = time.perf_counter(), dict[str, float]()
+        streams = Stream(self.settings.seed, "measure").child
+        found |= _columns(self.weights, self.of_weights, self.of_weights, streams, "")
+        if self.path is not None:
+            found[column(PathLength())] = self.path.step()
+        bound = self._bound(progress)
+        for name, surface in self.surfaces.items():
+            surface.forget()
+            found |= _columns(surface, self.of_data, bound, streams, f"{name}/")
+            surface.forget()
+        cost = {f"log_{kind}": sum(s.passes[kind] for s in self.surfaces.values()) for kind in ("forward", "backward")}
+        for surface in self.surfaces.values():
+            surface.passes = dict.fromkeys(surface.passes, 0.0)
+        return {
+            **found,
+            "log_images": self.settings.log_images,
+            **{name: round(passes, 6) for name, passes in cost.items()},
+            "log_seconds": round(time.perf_counter() - started, 3),
+        }
+
+    def resume(self, log: Sequence[Mapping[str, Any]], described: Sequence[Any]) -> None:
+        """Go on from the lines of an interrupted run, which logged what is ``described``."""
+        if list(described) != self.described:
+            raise UserError(
+                f"expected the log of the interrupted run ({_words(described)}), got {_words(self.described)}; "
+                "go on with the same log, or train into another folder"
+            )
+        if self.path is not None:
+            self.path = WeightPath(self.weights, log[-1][column(PathLength())] if log else 0.0)
+
+    @property
+    def described(self) -> list[Any]:
+        """What is logged, as plain values."""
+        settings = self.settings
+        return [*map(str, settings.log), *settings.log_on, settings.log_images] if settings.log else []
+
+    def _bound(self, progress: Progress) -> list[Measure]:
+        """The measures of data, ``training`` being the rule's perturbation at ``progress``."""
+        settings = self.settings
+        if not any("training" in str(one) for one in self.of_data):
+            return list(self.of_data)
+        at = settings.method.perturbation(progress, settings.batch_size)
+        return [one.at_training(at) for one in self.of_data]
+
+
+def require_logged(settings: TrainSettings, folder: Path) -> None:
+    """Refuse a finished run whose log lacks what ``settings`` ask for: weights say nothing of earlier epochs."""
+    if not settings.log:
+        return
+    log = pd.read_csv(folder / "log.csv")
+    wanted = [f"{on}/{one}" for one in settings.log if one.needs_data for on in settings.log_on]
+    wanted += [str(one) for one in settings.log if not one.needs_data]
+    missing = [name for name in wanted if name not in log]
+    images = int(log["log_images"].iloc[0]) if "log_images" in log else settings.log_images
+    if missing or images != settings.log_images:
+        what = f"without {', '.join(missing)}" if missing else f"logged on {images} images"
+        raise UserError(
+            f"expected a run that logged what is asked for, got {folder}, finished {what}; a log changes no weights: "
+            "train into another folder to have it"
+        )
+
+
+def _surface(settings: TrainSettings, model: nn.Module, name: str, data: Labelled | None) -> Surface:
+    if data is None:
+        raise UserError(f"expected held-out images to log on {name}, got none (validation 0); log on train or test")
+    chosen = data.sample(min(settings.log_images, len(data)), Stream(0, "log"))
+    return Surface(model, prepare(chosen, torch.device(settings.device), channels_last=settings.channels_last))
+
+
+def _columns(
+    surface: Surface, asked: Sequence[Measure], bound: Sequence[Measure], streams: Any, prefix: str
+) -> dict[str, float]:
+    """Means over draws, under the names that were asked for."""
+    found, columns = measure(surface, bound, streams), {}
+    for one, now in zip(asked, bound, strict=True):
+        draws = found[now]
+        for part in draws[0]:
+            columns[prefix + column(one, part)] = sum(values[part] for values in draws) / len(draws)
+    return columns
+
+
+def _words(described: Sequence[Any]) -> str:
+    return " ".join(map(str, described)) or "nothing"

@@ -1,0 +1,73 @@
+"""Backends by their text form, what they refuse, and what happens without aihwkit: none of it needs aihwkit."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from noiserobust import UserError, evaluate
+from noiserobust.backend import Backend
+
+
+class TestWithoutAihwkit:
+    @pytest.mark.parametrize("missing", ["aihwkit", "aihwkit.simulator.rpu_base"])
+    def test_the_message_says_how_to_install_it(self, missing: str) -> None:
+        """Not installed, or compiled for another torch; the direct path works on."""
+        if importlib.util.find_spec("aihwkit") is None and missing != "aihwkit":
+            pytest.skip("aihwkit is not installed")
+        code = f"""
+import importlib.abc, sys
+class Broken(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {missing!r}:
+            raise ImportError("undefined symbol: _ZN3c10\\nand more")
+sys.meta_path.insert(0, Broken())
+import torch, noiserobust
+data = torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
+model = torch.nn.Linear(3, 2)
+assert len(noiserobust.evaluate(model, data, "gaussian:0.1", draws=1).rows) == 2
+try:
+    noiserobust.evaluate(model, data, "gaussian:0.1", draws=1, backend="aihwkit")
+except noiserobust.UserError as error:
+    print(error)
+"""
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        (line,) = ran.stdout.splitlines()
+        assert line.startswith(
+            "expected aihwkit 1.1.0 and its compiled part for backend aihwkit, got: undefined symbol"
+        )
+        assert "pip install aihwkit==1.1.0" in line
+
+
+@pytest.mark.parametrize(
+    "text", ["direct", "aihwkit", "aihwkit:tile=0,perfect=true", "aihwkit:inp_bits=8,out_noise=0.1"]
+)
+def test_text_form(text: str) -> None:
+    assert str(Backend.parse(text)) == text
+    assert Backend.parse(str(Backend.parse(text))) == Backend.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        ({"backend": "tpu"}, "expected a backend (aihwkit, direct), got 'tpu'"),
+        ({"backend": "aihwkit:bits=8"}, "aihwkit has no setting 'bits'"),
+        ({"backend": "aihwkit:inp_bits=1"}, "aihwkit: expected inp_bits of 2 to 24, or 0 for no rounding, got 1"),
+        ({"backend": "aihwkit:out_noise=-1"}, "aihwkit: expected a finite out_noise >= 0, got -1.0"),
+        ({"backend": "aihwkit:out_bound=0"}, "expected an out_bound > 0 to round outputs within"),
+        ({"backend": "aihwkit:tile=-1"}, "expected tile >= 1, or 0 for tiles as large as their layer, got -1"),
+        ({"backend": "aihwkit", "precision": "bf16"}, "expected fp32 with backend aihwkit, whose converters need it"),
+        ({"backend": "aihwkit", "models": nn.Linear(3, 3).double()}, "got a network in torch.float64"),
+    ],
+)
+def test_refusals(options: dict[str, object], fragment: str) -> None:
+    data = torch.ones(6, 3), torch.arange(6) % 3
+    with pytest.raises(UserError) as caught:
+        evaluate(**({"models": nn.Linear(3, 3), "data": data, "noises": "gaussian:0.1"} | options))  # type: ignore[arg-type]
+    assert fragment in str(caught.value)
+    assert "\n" not in str(caught.value)

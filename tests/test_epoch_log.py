@@ -1,0 +1,170 @@
+"""Measures in a training log: they change no weight and no name, survive a stop, and are refused when too late."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import test_fit
+import torch
+from methods import METHODS, Failure, same_bits
+from test_fit import stored, timeless
+
+from noiserobust.checkpoint import read_checkpoint
+from noiserobust.data import Splits, load
+from noiserobust.errors import UserError
+from noiserobust.inference import prepare
+from noiserobust.measures import Ascent, Filters, Measure, Random, Surface, Unperturbed, measure
+from noiserobust.models import DigitsNet
+from noiserobust.rng import Stream
+from noiserobust.training import Method, TrainSettings, fit
+from noiserobust.training.schedules import Progress
+
+LOG = (
+    "average_sharpness:gaussian(0.1),draws=2",
+    "gradient_sharpness",
+    "gradient_cosine",
+    "path_length",
+    "max_over_rms",
+)
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    digits = load("digits")
+    return dataclasses.replace(
+        digits, train=digits.train.sample(120, Stream(0, "test")), test=digits.test.sample(60, Stream(0, "test"))
+    )
+
+
+def settings(**changes: Any) -> TrainSettings:
+    few = {"model": DigitsNet(2), "epochs": 3, "batch_size": 32, "validation": 0.2, "select_draws": 1}
+    return TrainSettings(**(few | {"log": LOG, "log_on": ("train", "test"), "log_images": 40} | changes))
+
+
+@pytest.mark.parametrize("text", ["plain", "sam:linear(0.2,warmup=0.5)", "rwp:gaussian(0.2)", "mesa:start=1,beta=0.9"])
+def test_the_weights_are_the_same_with_and_without(text: str, splits: Splits, tmp_path: Path) -> None:
+    method = Method.parse(text)
+    silent = fit(settings(method=method, log=()), tmp_path / "silent", splits=splits)
+    logged = fit(settings(method=method), tmp_path / "logged", splits=splits)
+    assert same_bits(stored(logged), stored(silent))
+    assert logged.folder.name == silent.folder.name
+    assert set(silent.log) < set(logged.log)
+    both = [name for name in silent.log if name != "seconds"]
+    pd.testing.assert_frame_equal(logged.log[both], silent.log[both], check_exact=True)
+    assert logged.log.notna().all(axis=None)
+
+
+def test_numbers_are_those_of_the_weights(splits: Splits, tmp_path: Path) -> None:
+    """The last line, measured again from the stored weights, with the rule's perturbation at its last step."""
+    of = settings(method=Method.parse("sam:linear(0.2,warmup=12)"), select_on="none", seed=4)
+    run = fit(of, tmp_path, splits=splits)
+    model, last = read_checkpoint(run.checkpoint).build(), run.log.iloc[-1]
+    rho = 0.2 * 8 / 12  # step 8 of 9
+    assert last["strength"] == pytest.approx(rho)
+    trained = splits.train.split(0.2, Stream(0, "validation"))[0]
+    for name, images in (("train", trained), ("test", splits.test)):
+        data = prepare(images.sample(40, Stream(0, "log")), torch.device("cpu"))
+        wanted = {
+            "loss": Measure.parse("loss"),
+            "average_sharpness:gaussian(0.1),draws=2": Measure.parse("average_sharpness:gaussian(0.1),draws=2"),
+            "gradient_sharpness:training": Measure.parse(f"gradient_sharpness:ascent({rho!r},m=32)"),
+            "gradient_cosine:training": Measure.parse(f"gradient_cosine:ascent({rho!r},m=32)"),
+        }
+        found = measure(Surface(model, data), list(wanted.values()), Stream(4, "measure").child)
+        for column, one in wanted.items():
+            values = [draw[""] for draw in found[one]]
+            assert last[f"{name}/{column}"] == pytest.approx(sum(values) / len(values), rel=1e-3, abs=1e-6)
+
+
+def test_what_it_cost_is_in_the_log(splits: Splits, tmp_path: Path) -> None:
+    """One pass at w and one per draw, on each of two sets of images; the ascent's own, by micro-batches, on top."""
+    log = fit(settings(epochs=1, method=Method.parse("sam:0.1")), tmp_path, splits=splits).log.iloc[0]
+    assert (log["log_images"], log["log_forward"], log["log_backward"]) == (40, 2 * (3 + 2), 2 * 2)
+    assert 0 < log["log_seconds"] < log["seconds"]
+
+
+def test_a_stopped_run_logs_the_same(splits: Splits, tmp_path: Path) -> None:
+    of = settings(method=Method.parse("sam:0.1"), select_on="none")
+    whole = fit(of, tmp_path / "whole", splits=splits)
+    with pytest.raises(KeyboardInterrupt):
+        fit(of, tmp_path / "parts", splits=splits, on_epoch=test_fit.TestResume.stop_after(0))
+    with pytest.raises(Failure):
+        test_fit.TestResume.stopped_at_step(2, of, tmp_path / "parts", splits=splits)
+    with pytest.raises(UserError, match=r"expected the log of the interrupted run \(average_.*\), got nothing; go on"):
+        fit(dataclasses.replace(of, log=()), tmp_path / "parts", splits=splits)
+    parts = fit(of, tmp_path / "parts", splits=splits)
+    assert same_bits(stored(parts), stored(whole))
+    drop = ["log_seconds"]
+    pd.testing.assert_frame_equal(timeless(parts.log).drop(columns=drop), timeless(whole.log).drop(columns=drop))
+    assert (whole.log["path_length"].diff().dropna() > 0).all()
+
+
+def test_a_finished_run_that_did_not_log_is_said(splits: Splits, tmp_path: Path) -> None:
+    fit(settings(log=("path_length",)), tmp_path, splits=splits)
+    fit(settings(log=()), tmp_path, splits=splits)  # asks for nothing: found
+    fit(settings(log=("path_length",)), tmp_path, splits=splits)
+    with pytest.raises(UserError, match=r"finished without train/ascent_sharpness:0.05, test/ascent_sharpness:0.05;"):
+        fit(settings(log=("path_length", "ascent_sharpness:0.05")), tmp_path, splits=splits)
+    with pytest.raises(UserError, match="logged on 40 images"):
+        fit(settings(log=("path_length",), log_images=50), tmp_path, splits=splits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"log": ("flatness",)}, "expected a measure"),
+        ({"log_images": 0}, "expected log_images >= 1"),
+        ({"log_on": ("moon",)}, "expected log_on train, validation or test, got moon"),
+        ({"log_on": ()}, "expected log_images >= 1 on train, validation or test, got 40 on none"),
+    ],
+)
+def test_bad_settings(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        settings(**changes)
+
+
+def test_what_cannot_be_logged_is_said_before_training(splits: Splits, tmp_path: Path) -> None:
+    lines: list[Any] = []
+    blind = settings(log_on=("validation",), validation=0.0, select_on="none")
+    with pytest.raises(UserError, match="expected held-out images to log on validation"):
+        fit(blind, tmp_path, splits=splits, on_epoch=lines.append)
+    with pytest.raises(UserError, match="whose update gradient's point is known to measures, got ssam"):
+        fit(settings(method=Method.parse("ssam:0.1")), tmp_path, splits=splits, on_epoch=lines.append)
+    assert not lines
+
+
+AT = Progress(step=6, steps=10, epoch=6, epochs=10)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain", Unperturbed(8)),
+        ("sam:linear(0.4,warmup=12)", Ascent(0.2, m=8)),
+        ("sam:0.1,perturb=analog", Ascent(0.1, "analog", 8)),
+        ("gsam:0.1", Ascent(0.1, m=8)),
+        ("looksam:0.1", Ascent(0.1, m=8)),
+        ("asam:0.3,eta=0.02", Ascent(0.3, m=8, eta=0.02)),
+        ("esam:0.1,beta=1.0", Ascent(0.1, m=8)),
+        ("rst:sam(0.1)", Ascent(0.1, m=8)),
+        ("saf:start=1", Unperturbed(8)),
+        ("rwp-mixed:0.02", Filters(0.02, 1, 8)),
+        ("rwp:gaussian(0.2),schedule=0.5,draws=2", Random(Method.parse("rwp").noise.scaled(1.0), 2, m=8)),  # type: ignore[attr-defined]
+    ],
+)
+def test_the_perturbation_of_every_rule(text: str, expected: Any) -> None:
+    assert Method.parse(text).perturbation(AT, 8) == expected
+
+
+@pytest.mark.parametrize("text", METHODS)
+def test_every_rule_has_one_or_says_that_it_has_none(text: str) -> None:
+    method = Method.parse(text)
+    if "ssam" in text or ("esam" in text and "beta=1.0" not in text):
+        with pytest.raises(UserError, match="name a perturbation in place of training"):
+            method.perturbation(AT, 8)
+    else:
+        assert method.perturbation(AT, 8).m == 8
