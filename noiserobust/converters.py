@@ -227,7 +227,7 @@ class Edge:
             if self.converters.noise:
                 # A single input vector without a batch dimension is a batch of one.
                 rows = value if value.dim() > self.spatial + 1 else value.unsqueeze(0)
-                field = _rows(stream, seen, rows.shape, rows.device).view(value.shape)
+                field = endless_rows(stream, seen, rows.shape, rows.device).view(value.shape)
                 seen += len(rows)
                 value = value + self.converters.noise * unit * field
             if self.converters.adc is not None:
@@ -313,7 +313,7 @@ def _percentile(values: Tensor, percentile: float) -> Tensor:
     return values.kthvalue(rank).values
 
 
-def _rows(stream: Stream, first: int, shape: Sequence[int], device: torch.device) -> Tensor:
+def endless_rows(stream: Stream, first: int, shape: Sequence[int], device: torch.device) -> Tensor:
     """Rows ``first``, ``first + 1``, ... of an endless standard normal field, as many as ``shape`` has."""
     last = first + shape[0]
     pieces = []

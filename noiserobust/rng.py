@@ -9,17 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 BLOCK = 1 << 20
 """Elements of a block, about: a field is filled in blocks of whole rows, each from its own generator."""
@@ -147,24 +145,6 @@ def seeded(stream: Stream, device: torch.device | str = "cpu") -> Iterator[None]
             with torch.cuda.device(gpu):
                 torch.cuda.manual_seed(seed)
         yield
-
-
-class DrawnFrom(TorchFunctionMode):
-    """Inside, ``torch.randn_like`` takes its numbers from a named stream, one child per call; this thread only.
-
-    For code that draws so and takes no generator. torch's global generators are neither used nor changed.
-    """
-
-    def __init__(self, stream: Stream) -> None:
-        super().__init__()
-        self.stream, self.calls = stream, 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        if func is torch.randn_like:
-            self.calls += 1
-            like = args[0]
-            return self.stream.child(self.calls).normal(like.shape, device=like.device).to(like.dtype)
-        return func(*args, **(kwargs or {}))
 
 
 def _blocks(height: int, width: int) -> Iterator[tuple[int, int, int]]:

@@ -52,7 +52,8 @@ def shards_are_slices() -> None:
                 clean = weight.to(dtype)
                 sharded = distribute_tensor(clean, mesh(), [placement])
                 assert torch.equal(sharded.to_local(), part(clean, placement))
-                for text in NOISES if dtype == torch.float32 else NOISES[:2]:
+                few = dtype != torch.float32 or weight.numel() > BLOCK
+                for text in NOISES[:1] + NOISES[4:5] if few else NOISES:
                     stream, noise = Stream(3, "report", 0, 1, "layer"), NoiseModel.parse(text)
                     found, expected = noise.sample(sharded, stream), noise.sample(clean, stream)
                     about = f"{text} {shape} {placement} {dtype}"

@@ -172,7 +172,7 @@ class TestConverters:
             largest = x[:, columns].abs().amax(1, keepdim=True)
             levels = (2**4 - 2) / 2
             dac = torch.round(x[:, columns] / largest * levels) / levels
-            noise = stream.child("converters", "read", 0, repr(25.0), tile + 1).normal((5, 3))
+            noise = stream.child("converters", "read", 0, repr(25.0), "weight", 0, tile, 0).normal((64, 3))[:5]
             step = 3.0 / ((2**6 - 2) / 2)
             adc = (torch.round((dac @ conductances.T + 0.2 * noise) / step) * step).clamp(-3, 3)
             expected += largest * scale * adc
@@ -207,6 +207,15 @@ class TestConverters:
             assert np.array(values(rows[text], "accuracy")).mean() < direct.mean() - 0.5, text
         assert values(rows["aihwkit"]) != pytest.approx(values(rows["direct"]), abs=1e-4)
 
+    def test_a_precision_target_sees_them_too(self, digits: tuple[nn.Module, Tensor, Tensor]) -> None:
+        """Without weight noise, chips still differ by output noise."""
+        model, x, y = digits
+        options = {"noises": "gaussian:0", "precision_target": 2.0, "backend": "aihwkit:out_noise=0.3"}
+        result = evaluate(model, (x, y), **options)
+        assert "4 of 4 noisy weights" in next(iter(result.conversion.values()))
+        assert result.rows["draw"].nunique() > 4
+        assert evaluate(model, (x, y), **(options | {"backend": "direct"})).rows["draw"].nunique() == 1
+
     def test_no_weight_noise_still_has_output_noise(self, data: tuple[Tensor, Tensor]) -> None:
         model = made(Network)
         assert len(set(values(evaluate(model, data, "gaussian:0", draws=4, backend="aihwkit").rows))) == 4
@@ -240,6 +249,15 @@ class TestNames:
         chosen = many[(many["noise"] == "pcm") & (many["draw"] < 2)]
         assert values(alone) == values(chosen)
         assert len(set(values(alone))) == 2 * 2 * 2  # every read has noise of its own
+
+    def test_the_batch_size_does_not_matter(self, data: tuple[Tensor, Tensor]) -> None:
+        """Each image has output noise of its own, also where chunks of 64 end."""
+        x, y = data[0].repeat(2, 1, 1, 1), data[1].repeat(2)
+        options = {"backend": Aihwkit(tile=9, inp_bits=0, out_bits=0), "draws": 2}
+        large, small = (
+            values(evaluate(made(Network), (x, y), "pcm", batch_size=size, **options).rows) for size in (500, 7)
+        )
+        assert small == pytest.approx(large, abs=1e-5)
 
     @pytest.mark.parametrize("backend", ["aihwkit", "aihwkit:perfect=true"])
     def test_the_global_generator_and_the_model_are_untouched(self, backend: str, data: tuple[Tensor, Tensor]) -> None:

@@ -62,6 +62,7 @@ def test_text_form(text: str) -> None:
         ({"backend": "aihwkit:out_bound=0"}, "expected an out_bound > 0 to round outputs within"),
         ({"backend": "aihwkit:tile=-1"}, "expected tile >= 1, or 0 for tiles as large as their layer, got -1"),
         ({"backend": "aihwkit", "precision": "bf16"}, "expected fp32 with backend aihwkit, whose converters need it"),
+        ({"backend": "aihwkit", "converters": "io:dac=8"}, "expected converters none with backend aihwkit, which has"),
         ({"backend": "aihwkit", "models": nn.Linear(3, 3).double()}, "got a network in torch.float64"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from noiserobust.backend.base import Backend, Opened
+from noiserobust.converters import endless_rows, output_stream
 from noiserobust.errors import UserError
 from noiserobust.inference import Precision, evaluating
-from noiserobust.noise import Compensation, compensation_factor, read_stream
+from noiserobust.noise import Compensation, compensation_factor
 from noiserobust.noisy import NoisyWeights, Programmed
-from noiserobust.rng import DrawnFrom, Stream, seeded
+from noiserobust.rng import Stream, seeded
 from noiserobust.weights import AnalogWeight, unwrap
 
 ROUNDING = 1e-4
@@ -150,7 +152,7 @@ class Tiles(Opened):
             for layer in layers:
                 stack.enter_context(layer.swapped_in())
             if not self.backend.exact:
-                stack.enter_context(DrawnFrom(read_stream(stream.child("converters"), t, read)))
+                stack.enter_context(_OutputNoise(self.layers, output_stream(stream, t, read)))
             yield next((layer.analog for layer in layers if layer.module is self.network), self.network)
 
     def _report(self, left: dict[str, str]) -> str:
@@ -226,6 +228,41 @@ class Layer:
         finally:
             for parent, key in self._places:
                 parent._modules[key] = self.module
+
+
+class _OutputNoise(TorchFunctionMode):
+    """Inside, tiles' ``randn_like`` is the named noise of that tile, sample by sample, whatever the batch size."""
+
+    def __init__(self, layers: Mapping[str, Sequence[Layer]], stream: Stream) -> None:
+        super().__init__()
+        self.at: tuple[Stream, int] | None = None
+        """The noise of the tile that computes, and how many samples it has seen before."""
+        self._streams = {
+            tile: stream.child(name, user, place)
+            for name, users in layers.items()
+            for user, layer in enumerate(users)
+            for place, (tile, _, _) in enumerate(layer.tiles)
+        }
+        self._seen = dict.fromkeys(self._streams, 0)
+
+    def __enter__(self) -> _OutputNoise:
+        self._handles = [tile.register_forward_pre_hook(self._computing) for tile in self._streams]
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+        super().__exit__(*raised)
+
+    def _computing(self, tile: Any, args: tuple[Any, ...]) -> None:
+        self.at = self._streams[tile], self._seen[tile]
+        self._seen[tile] += len(args[0])
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        if func is torch.randn_like and self.at is not None:
+            (stream, seen), like, self.at = self.at, args[0], None
+            return endless_rows(stream, seen, like.shape, like.device)
+        return func(*args, **(kwargs or {}))
 
 
 class _Refused(Exception):

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from noiserobust.errors import UserError
 from noiserobust.noise.device import DeviceProfile, Devices, DifferentialPair, check_scale, normal_like
-from noiserobust.rng import DrawnFrom, Stream
+from noiserobust.rng import Stream
 
 
 @dataclass(frozen=True)
@@ -154,15 +155,15 @@ class PublishedDevices(DifferentialPair):
         self.model, self.g_max = model, float(model.g_max)
 
     def program(self, target: Tensor, stream: Stream) -> Tensor:
-        with _Drawn(stream):
+        with DrawnFrom(stream):
             return self.model.apply_programming_noise_to_conductance(target)
 
     def fate(self, target: Tensor, stream: Stream) -> Tensor | None:
-        with _Drawn(stream):
+        with DrawnFrom(stream):
             return self.model.generate_drift_coefficients(target)
 
     def read(self, target: Tensor, programmed: Tensor, fate: Tensor | None, t: float, stream: Stream) -> Tensor:
-        with _Drawn(stream):
+        with DrawnFrom(stream):
             # Without exponents (time 0) any will do: nothing is raised to them.
             return self.model.apply_drift_noise_to_conductance(programmed, programmed if fate is None else fate, t)
 
@@ -175,7 +176,7 @@ class WanDevices(PublishedDevices):
     def fate(self, target: Tensor, stream: Stream) -> Tensor | None:
         later = []
         for index, t in enumerate(self.TIMES):
-            with _Drawn(stream.child(index)):
+            with DrawnFrom(stream.child(index)):
                 later.append(self.model.apply_drift_noise_to_conductance(target, target, t))
         return torch.stack(later)
 
@@ -215,13 +216,23 @@ class CMODevices:
         return (relaxed + self.noise * std * normal_like(target, stream)).clamp(self.g_min, self.g_max)
 
 
-class _Drawn(DrawnFrom):
-    """A list of masks as an index, which Hermes uses and torch deprecates, means what it always meant: a tuple."""
+class DrawnFrom(TorchFunctionMode):
+    """Inside, ``torch.randn_like`` takes its numbers from a named stream, one child per call; this thread only.
+
+    A list of masks as an index, which Hermes uses and torch deprecates, means what it always meant: a tuple.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self.stream, self.calls = stream, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        if func is torch.randn_like:
+            self.calls += 1
+            return normal_like(args[0], self.stream.child(self.calls))
         if func is Tensor.__getitem__ and isinstance(args[1], list):
             args = (args[0], tuple(args[1]))
-        return super().__torch_function__(func, types, args, kwargs)
+        return func(*args, **(kwargs or {}))
 
 
 @cache

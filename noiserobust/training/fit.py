@@ -253,9 +253,10 @@ class _Trainer:
             return
         self.model.load_state_dict(state["model"])
         self.engine.optimizer.load_state_dict(state["optimizer"])
-        own = state["own_memory"]
+        own = state.get("own_memory") or [{}]  # older states know of one process only
         self.engine.load_state_dict(state["engine"] | {"own_memory": own[self.processes.rank % len(own)]})
-        self.best, self.log, self.ranks = state["best"], state["log"], state["ranks"]
+        self.best, self.log = state["best"], state["log"]
+        self.ranks = state.get("ranks", [1] * len(self.log))
         self.measures.resume(self.log, state.get("measures", []))
 
     def _read_state(self) -> dict[str, Any] | None:
