@@ -130,6 +130,14 @@ class TestRecalibration:
             model[1].running_var = activations.var((0, 2, 3)).detach()
             assert value(rows) == pytest.approx(loss(model, data), rel=1e-5)
 
+    def test_other_images_are_another_piece_of_work(self, data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+        out, other = tmp_path / "rows.parquet", (Stream(1, "x").normal((90, 1, 4, 4)), data[1])
+        options = {"draws": 1, "times": ["1y"], "recalibration": 60, "out": out}
+        first = evaluate(net(), data, "pcm", calibration=data, **options).rows  # type: ignore[arg-type]
+        second = evaluate(net(), data, "pcm", calibration=other, **options).rows  # type: ignore[arg-type]
+        assert value(first) != value(second)
+        assert len(read_rows(out)) == 4
+
     def test_everything_comes_back_after_an_exception(self) -> None:
         model = net().train()
         norm = model[1]

@@ -139,13 +139,15 @@ def evaluate(
     if str(backend) != "direct" and set(edges) != {"none"}:
         raise UserError(f"expected converters none with backend {backend}, which has its own, got {', '.join(edges)}")
     setup = Setup(model, images, batch_size, precision, device, channels_last, include, exclude)
-    subjects = setup.subjects(models, data)
     further = known_metrics(metrics)
     # Batch norm's images, and those of each converter's ranges.
     learnt_from = {
         text: _calibration(calibration, data, count)
         for text, count in [("", recalibration), *((text, edge.calibration) for text, edge in edges.items())]
     }
+    # The same images serve several purposes, or none.
+    calibrated_on = dict.fromkeys(images for images in learnt_from.values() if images is not None)
+    subjects = setup.subjects(models, data, list(calibrated_on))
     ledger = Ledger(None if out is None else Path(out))
     covered: dict[str, Coverage] = {}
     uncovered: dict[str, dict[str, str]] = {}

@@ -61,11 +61,14 @@ class Setup:
         whole = load(str(data)).test if isinstance(data, (str, Path)) else as_dataset(data)
         return whole if self.images is None else whole.sample(self.images, Stream(0, "images"))
 
-    def subjects(self, models: Models, data: Any) -> Subjects:
-        """Every model of ``models``, in order; bad input is refused here, before any work."""
+    def subjects(self, models: Models, data: Any, calibration: Sequence[Labelled] = ()) -> Subjects:
+        """Every model of ``models``, in order; bad input is refused here, before any work.
+
+        ``calibration``: further data that values depend on; they are named by the rows' ``data``, too.
+        """
         device = None if self.device is None else known_device(self.device)
         spec = ModelSpec.parse(self.model) if isinstance(self.model, str) else self.model
-        return Subjects(self, candidates(models, spec, data), self.dataset(data), device)
+        return Subjects(self, candidates(models, spec, data), self.dataset(data), device, calibration)
 
 
 @dataclass
@@ -76,6 +79,7 @@ class Subjects:
     candidates: list[Candidate]
     dataset: Labelled
     device: torch.device | None
+    calibration: Sequence[Labelled] = ()
     _prepared: dict[Any, Sequence[Batch]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -101,7 +105,7 @@ class Subjects:
             "analog": " ".join(patterns),
             "precision": setup.precision,
             "weights": weights_hash(network),
-            "data": _as_seen(self.dataset.fingerprint, seen),
+            "data": _as_seen([self.dataset.fingerprint, *(data.fingerprint for data in self.calibration)], seen),
             "device": place.type,
             "noisy_weights": covered.noisy,
             "all_weights": covered.total,
@@ -199,6 +203,6 @@ def _candidate(
     return Candidate(str(checkpoint.path), method, about.get("seed", index), True, open_checkpoint)
 
 
-def _as_seen(fingerprint: str, data: Labelled) -> str:
+def _as_seen(fingerprints: Sequence[str], data: Labelled) -> str:
     """16 hex digits that name what the network sees: the data's content and their normalisation."""
-    return hashlib.sha256(json.dumps([fingerprint, data.mean, data.std]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([*fingerprints, data.mean, data.std]).encode()).hexdigest()[:16]
