@@ -6,7 +6,7 @@ Three seeds on digits, two on CIFAR-10 (ResNet-18 of width 16, 8 epochs). The ep
 training data under Gaussian noise of sigma 0.1, whatever the method.
 
     python experiments/devices.py digits            # trains and evaluates, about ten minutes on one core
-    python experiments/devices.py FOLDER_OF_CIFAR_10 --images 2000 --seeds 0 1
+    python experiments/devices.py FOLDER_OF_CIFAR_10 --images 500 --seeds 0 1 --recalibration 0
 
 Everything is kept under --out: a stopped run goes on, a finished one only prints its tables again. Networks that
 aihwkit trained are made by experiments/hwa_aihwkit.py and join with --others.
@@ -24,6 +24,7 @@ from noiserobust.checkpoint import find_checkpoints
 from noiserobust.data import load
 from noiserobust.evaluation import evaluate, paired, summarize
 from noiserobust.models import ModelSpec
+from noiserobust.noise import Compensation
 from noiserobust.report import robustness_table
 from noiserobust.report.plots import accuracy_against_time
 from noiserobust.results import write_atomically, write_rows
@@ -56,8 +57,10 @@ class Study:
     """Chips per network."""
     images: int | None = None
     """Test images (a stratified sample; default: all)."""
+    compensations: tuple[Compensation, ...] = ("none", "global", "column")
+    """Drift compensations."""
     recalibration: int = 1000
-    """Training images for batch norm."""
+    """Training images for batch norm (0: batch norm is left as it is)."""
     others: tuple[str, ...] = ()
     """Further checkpoints, as LABEL=PATH."""
     out: Path = Path("runs/devices")
@@ -86,15 +89,16 @@ class Study:
             groups.setdefault(label, []).append(checkpoint)
         precision = "fp32" if self.data == "digits" else "bf16"
         common = {"draws": self.draws, "images": self.images, "precision": precision, "progress": True}
+        looks: list[dict[str, object]] = [{"compensation": self.compensations}]
+        if self.recalibration:
+            recalibrated = {"recalibration": self.recalibration, "calibration": splits.train}
+            looks += [{"compensation": kind} | recalibrated for kind in ("none", "global")]
+        out = self.out / "rows.parquet"
         rows = [
-            evaluate(groups, splits.test, "pcm", times=TIMES, **looks, **common, out=self.out / "rows.parquet").rows  # type: ignore[arg-type]
-            for looks in (
-                {"compensation": ["none", "global", "column"]},
-                {"compensation": "none", "recalibration": self.recalibration, "calibration": splits.train},
-                {"compensation": "global", "recalibration": self.recalibration, "calibration": splits.train},
-            )
+            evaluate(groups, splits.test, "pcm", times=TIMES, **look, **common, out=out).rows  # type: ignore[arg-type]
+            for look in looks
         ]
-        clean = evaluate(groups, splits.test, "gaussian:0.0", **(common | {"draws": 1}), out=self.out / "rows.parquet")  # type: ignore[arg-type]
+        clean = evaluate(groups, splits.test, "gaussian:0.0", **(common | {"draws": 1}), out=out)  # type: ignore[arg-type]
         self.report(pd.concat([clean.rows, *rows], ignore_index=True))
 
     def report(self, rows: pd.DataFrame) -> None:
