@@ -31,8 +31,8 @@ def sensitive_layers(effects: pd.DataFrame, path: str | os.PathLike[str], by: st
 
 
 def sensitivity_figure(effects: pd.DataFrame, by: str = "alone") -> Figure:
-    """Bars with intervals, a panel per method on one scale, its most sensitive layer on top; beside them each layer's share of
-    weights and multiply-accumulates. Takes the ``effects`` of ``evaluation.sensitivity``."""
+    """Bars with intervals, a panel per method on one scale, its most sensitive layer on top; beside them each layer's
+    share of weights and multiply-accumulates. Takes the ``effects`` of ``evaluation.sensitivity``."""
     methods = list(dict.fromkeys(effects["method"]))
     tables = [effects[effects["method"] == method] for method in methods]
     ranks = [ranking(own, by) for own in tables]
