@@ -150,6 +150,8 @@ def test_reads_and_times(data: tuple[Tensor, Tensor]) -> None:
         ({"groups": ["none*"]}, "a group that matches"),
         ({"groups": ["f*", "fr*"]}, "each weight in one group"),
         ({"compensation": ["none", "global"]}, "one compensation"),
+        ({"times": ["1h"]}, "one time since programming"),
+        ({"precision_target": 0.5}, "a number of draws"),
         ({"exclude": ["*"]}, "at least one analog weight"),
         ({"draws": 0}, "draws >= 1"),
     ],

@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation.layers import Bench, Layer, at_once, benches, contrast, level
+from noiserobust.evaluation.layers import Bench, Layer, at_once, benches, check_single, contrast, level
 from noiserobust.evaluation.subjects import Models
 from noiserobust.noise import NoiseModel
 
@@ -98,6 +98,7 @@ def keep_digital(
     stop = Stop(within, max_share, max_layers)
     if candidates is not None and candidates < 1:
         raise UserError(f"expected candidates >= 1, got {candidates}")
+    check_single(options)
     with tqdm(unit="set", disable=not progress, delay=1) as bar:
         options |= {"times": (t,)}
         data = at_once(data)

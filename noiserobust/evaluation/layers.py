@@ -147,7 +147,6 @@ def benches(
 ) -> list[Bench]:
     """One bench per method; bad input is refused here, before any work."""
     noise = NoiseModel.parse(noise) if isinstance(noise, str) else noise
-    check_single(options)
     plain = str(options.get("converters", "none")) == "none" and str(options.get("backend", "direct")) == "direct"
     if noise.is_identity and plain:
         raise UserError(f"expected a noise with a strength, got {noise}: it disturbs no layer")
@@ -168,10 +167,14 @@ def benches(
 
 
 def check_single(options: Mapping[str, Any]) -> None:
-    """Refuse several ways around a chip, where :func:`evaluate` would compare them."""
+    """Refuse what :func:`evaluate` would compare, or draw by draw differences cannot be taken with."""
     for name in ("compensation", "converters"):
         if isinstance(options.get(name), (list, tuple)):
             raise UserError(f"expected one {name}, got {len(options[name])} in a list; call once for each")
+    if "times" in options:
+        raise UserError("expected t=..., one time since programming, got times")
+    if options.get("precision_target") is not None:
+        raise UserError("expected a number of draws, got a precision_target: differences are taken draw by draw")
 
 
 def by_method(models: Models) -> dict[str, list[nn.Module | Checkpoint]]:

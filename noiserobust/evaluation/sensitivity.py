@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from noiserobust.evaluation.layers import Bench, at_once, benches, contrast
+from noiserobust.evaluation.layers import Bench, at_once, benches, check_single, contrast
 from noiserobust.evaluation.subjects import Models
 from noiserobust.noise import NoiseModel
 
@@ -64,6 +64,7 @@ def sensitivity(
     Raises :class:`~noiserobust.UserError` for input that cannot be evaluated, a noise without strength, and groups
     that match nothing or overlap.
     """
+    check_single(options)
     with tqdm(unit="set", disable=not progress, delay=1) as bar:
         options |= {"times": (t,)}
         found = benches(
