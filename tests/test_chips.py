@@ -216,7 +216,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     tiny = ["--epochs", "1", "--batch-size", "400", "--model", "digits:4", "--select-draws", "1"]
     main(["train", *tiny, "--out", str(tmp_path / "runs")])
     capsys.readouterr()
-    command = ["evaluate", str(tmp_path / "runs"), "--noise", "pcm", "--times", "25s", "1h", "1y", "--draws", "2"]
+    command = ["evaluate", str(tmp_path / "runs"), "--noise", "pcm", "--times", "25s,1h", "1y", "--draws", "2"]
     command += ["--compensation", "none", "global", "--images", "60", "--out", str(tmp_path / "rows.parquet")]
     main([*command, "--recalibration", "40", "--plot", str(tmp_path / "time.png")])
     printed = capsys.readouterr().out
