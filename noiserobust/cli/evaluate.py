@@ -42,7 +42,7 @@ class Evaluate:
     seed: int = 0
     """Names the draws."""
     times: tuple[str, ...] = ()
-    """Times since programming at which every chip is read, such as 25s,1h,1d,1y or 25s 1h 1d 1y (default: the noise's own)."""
+    """Times since programming at which every chip is read: 25s,1h,1y or 25s 1h 1y (default: the noise's own)."""
     reads: int = 1
     """Reads of every chip at each time."""
     compensation: tuple[Compensation, ...] = ("none",)
