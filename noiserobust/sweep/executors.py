@@ -45,7 +45,8 @@ class OnRay:
         ray = _ray()
         started = not ray.is_initialized()
         if started:
-            ray.init(address=self.address, log_to_driver=False, logging_level="error")
+            # Without an address Ray would join whatever cluster it finds on this machine.
+            ray.init(address=self.address or "local", log_to_driver=False, logging_level="error")
         try:
             task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries)(_run)
             waiting = {task.remote(piece): piece for piece in pieces}
