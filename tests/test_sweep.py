@@ -100,6 +100,22 @@ class TestSweep:
         assert counting.pieces == []
         same(rows, again)
 
+    def test_the_folder_is_the_same_wherever_a_piece_runs(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        @dataclass
+        class Elsewhere:
+            def run(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
+                for piece in pieces:
+                    with monkeypatch.context() as there:
+                        there.chdir(tmp_path.parent)
+                        piece.run()
+                    yield piece
+
+        monkeypatch.chdir(tmp_path)
+        sweep(BASE, {"seed": [0]}, NOISES[:1], 1, "relative", options=OPTIONS, executor=Elsewhere())
+        assert (tmp_path / "relative" / "rows.parquet").is_file()
+
     def test_only_what_is_missing_is_computed(self, local: tuple[Path, pd.DataFrame]) -> None:
         folder, rows = local
         pieces = evaluations(runs_of(BASE, VARY, folder / "runs"), NOISES, 5, folder / "pieces", OPTIONS, shard=2)

@@ -82,7 +82,8 @@ def sweep(
     Runs lie in ``out/runs``, evaluated pieces in ``out/pieces``: what is there is not computed again, so the same call
     goes on where another one stopped, on whatever executor. ``on_piece(piece, done, of)`` hears of every finished one.
     """
-    folder, executor = Path(out), executor or Local()
+    # Absolute, since a worker of a cluster may stand in another folder.
+    folder, executor = Path(out).resolve(), executor or Local()
     runs = runs_of(base, vary, folder / "runs")
     wanted = evaluations(runs, noises, draws, folder / "pieces", options, shard)
     for pieces in (runs, wanted):
