@@ -12,8 +12,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +24,9 @@ from torch import Tensor
 BLOCK = 1 << 20
 """Elements of a block, about: a field is filled in blocks of whole rows, each from its own generator."""
 
+Kind = Literal["normal", "uniform", "laplace"]
 Fill = Callable[[Tensor, torch.Generator], object]
+_kept: ContextVar[dict[tuple[object, ...], tuple[Tensor, int]] | None] = ContextVar("kept fields", default=None)
 
 
 @dataclass(frozen=True)
@@ -79,28 +83,49 @@ class Stream:
         out: Tensor | None = None,
     ) -> Tensor:
         """Standard normal field of logical ``shape`` (or its ``rows``), contiguous float32, into ``out`` if given."""
-        return self._field(lambda block, g: block.normal_(generator=g), shape, rows, device, out)
+        return self._field("normal", shape, rows, device, out)
 
     def uniform(
         self, shape: Sequence[int], *, rows: tuple[int, int] | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
         """Uniform field on [0, 1)."""
-        return self._field(lambda block, g: block.uniform_(generator=g), shape, rows, device, None)
+        return self._field("uniform", shape, rows, device, None)
 
     def laplace(
         self, shape: Sequence[int], *, rows: tuple[int, int] | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
         """Laplace(0, 1) field (variance 2): the difference of two exponentials, which has no log(0) to meet."""
-        return self._field(_fill_laplace, shape, rows, device, None)
+        return self._field("laplace", shape, rows, device, None)
 
     def _field(
         self,
-        fill: Fill,
+        kind: Kind,
         shape: Sequence[int],
         rows: tuple[int, int] | None,
         device: torch.device | str,
         out: Tensor | None,
     ) -> Tensor:
+        kept = _kept.get()
+        if kept is None or out is not None:
+            return self._made(kind, shape, rows, device, out)
+        key = (self, kind, tuple(shape), rows, torch.device(device))
+        if key not in kept:
+            field = self._made(kind, shape, rows, device, None)
+            kept[key] = field, _version(field)
+        field, version = kept[key]
+        if _version(field) != version:
+            raise RuntimeError(f"expected a kept field as it was made, got one changed in place: {self}")
+        return field
+
+    def _made(
+        self,
+        kind: Kind,
+        shape: Sequence[int],
+        rows: tuple[int, int] | None,
+        device: torch.device | str,
+        out: Tensor | None,
+    ) -> Tensor:
+        fill = _FILLS[kind]
         shape = tuple(shape)
         first, last = rows if rows is not None else (0, shape[0] if shape else 1)
         height, width = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
@@ -132,6 +157,23 @@ class Stream:
 
 
 @contextmanager
+def kept_fields() -> Iterator[None]:
+    """Inside, a field that is asked for again, by the same name, kind, shape, rows and device, is not made again.
+
+    For several strengths or times of one draw: enter it once per draw, since all that is made inside is kept until it
+    ends (of Gaussian or Laplace noise one copy of the analog weights). Bit for bit what would be made anew. A kept
+    field is shared, so nobody may change it in place; the next one to ask for it would get a ``RuntimeError``. It holds
+    for this thread; inside another one it keeps what that one keeps.
+    """
+    outer = _kept.get()
+    token = _kept.set({} if outer is None else outer)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+@contextmanager
 def seeded(stream: Stream, device: torch.device | str = "cpu") -> Iterator[None]:
     """torch's global generators of the CPU and of ``device`` follow ``stream`` inside and are as before outside.
 
@@ -154,9 +196,24 @@ def _blocks(height: int, width: int) -> Iterator[tuple[int, int, int]]:
         yield index, start, min(start + step, height)
 
 
+def _version(field: Tensor) -> int:
+    return 0 if field.is_inference() else field._version  # torch does not count changes under inference_mode
+
+
+def _fill_normal(block: Tensor, generator: torch.Generator) -> None:
+    block.normal_(generator=generator)
+
+
+def _fill_uniform(block: Tensor, generator: torch.Generator) -> None:
+    block.uniform_(generator=generator)
+
+
 def _fill_laplace(block: Tensor, generator: torch.Generator) -> None:
     block.exponential_(generator=generator)
     block.sub_(torch.empty_like(block).exponential_(generator=generator))
+
+
+_FILLS: dict[Kind, Fill] = {"normal": _fill_normal, "uniform": _fill_uniform, "laplace": _fill_laplace}
 
 
 @cache

@@ -183,8 +183,8 @@ def read_stream(stream: Stream, t: float | None = None, read: int = 0) -> Stream
 
 
 def additive(below: Chip, field: Tensor, scale: Tensor) -> Chip:
-    """The chip ``below`` plus ``scale * field``; the float32 ``field`` is used up."""
-    return AdditiveChip(below, field.mul_(scale) if scale.dtype == field.dtype else field * scale)
+    """The chip ``below`` plus ``scale * field``."""
+    return AdditiveChip(below, field * scale)
 
 
 def check_strength(
