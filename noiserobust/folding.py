@@ -1,4 +1,4 @@
-"""Batch norm folded into the noisy layer before it: one multiplication of the weights instead of a pass over the images.
+"""Batch norm folded into the noisy layer before it: the weights are multiplied instead of every image.
 
 In eval mode batch norm is affine, so that after a layer it can be taken into the layer's weight and bias.
 """
@@ -134,13 +134,13 @@ def _pairs(noisy: NoisyWeights, images: Tensor) -> list[_Pair]:
     )  # parameters of one module under two names are no matter: it is called twice then
     analog = {id(weight.parameter) for weight in noisy.weights if not weight.tied}
     calls: dict[nn.Module, list[Tensor]] = {}  # kept alive, so that no memory is used twice
-    watched: list[nn.Module] = []
-    for module in model.modules():
-        if type(module) in _LAYERS and id(module.weight) in analog and owners[id(module.weight)] == 1:
-            watched.append(module)
-        elif type(module) in _NORMS and module.running_var is not None:
-            watched.append(module)
-    watched = [module for module in watched if _is_plain(module)]
+
+    def is_watched(module: Any) -> bool:
+        if type(module) in _LAYERS:
+            return id(module.weight) in analog and owners[id(module.weight)] == 1 and _is_plain(module)
+        return type(module) in _NORMS and module.running_var is not None and _is_plain(module)
+
+    watched = list(filter(is_watched, model.modules()))
     with ExitStack() as stack:
         for module in watched:
             seen = calls.setdefault(module, [])
@@ -151,7 +151,7 @@ def _pairs(noisy: NoisyWeights, images: Tensor) -> list[_Pair]:
             stack.callback(hook.remove)
         uses = stack.enter_context(_Uses())
         noisy.model(images)
-    once = {module: tensors[0] for module, tensors in calls.items() if len(tensors) == 1}
+    once: dict[Any, Tensor] = {module: tensors[0] for module, tensors in calls.items() if len(tensors) == 1}
     made_by = {id(tensor): module for module, tensor in once.items() if type(module) in _LAYERS}
     pairs = []
     for norm, tensor in once.items():
@@ -168,5 +168,3 @@ def _is_plain(module: nn.Module) -> bool:
     """Whether a call of ``module`` is its class's own forward method and nothing else."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return "forward" not in vars(module) and not any(hooks)
-
-

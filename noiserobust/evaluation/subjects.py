@@ -15,6 +15,7 @@ from torch import nn
 from noiserobust.checkpoint import Checkpoint, read_checkpoint, weights_hash
 from noiserobust.data import Batch, Labelled, as_dataset, load
 from noiserobust.errors import UserError
+from noiserobust.evaluation.together import Draws
 from noiserobust.inference import Precision, device_of, known_device, prepare
 from noiserobust.models import ModelSpec, checked_forward
 from noiserobust.results import provenance
@@ -49,12 +50,15 @@ class Setup:
 
     model: ModelSpec | str | None = None
     images: int | None = None
-    batch_size: int = 500
+    batch_size: int | None = None
     precision: Precision = "fp32"
     device: str | torch.device | None = None
     channels_last: bool | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    fold: bool = True
+    compile: bool = False
+    together: Draws = "auto"
 
     def dataset(self, data: Any) -> Labelled:
         """The data to evaluate on: the test part of what has a name, a stratified sample where ``images`` asks."""
