@@ -208,6 +208,8 @@ def test_what_it_does_not_take() -> None:
     ]:
         assert not adds_in_place(noise, refused)
     add_in_place(Gaussian(0.1), [])
+    with pytest.raises(ValueError, match="in place"):
+        add_in_place(Gaussian(0.1, per="read"), [])
 
 
 def test_weights_made_in_inference_mode() -> None:

@@ -28,8 +28,8 @@ def add_in_place(noise: NoiseModel, weights: Sequence[tuple[Tensor, Stream]]) ->
     On the CPU the blocks of all weights are shared out over the cores, large ones first. A core fills a piece with
     normals, scales it and adds it while all of it is in its cache: no field lies in memory.
     """
-    of_weight = noise.row_std
-    assert of_weight is not None or not weights
+    if (of_weight := noise.row_std) is None:
+        raise ValueError(f"expected a noise that can be added in place, got {noise}")
     work: list[tuple[int, Callable[[], None]]] = []
     for weight, stream in weights:
         std, named = of_weight(weight), stream.child("program")
