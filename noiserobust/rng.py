@@ -10,11 +10,11 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
@@ -26,6 +26,9 @@ BLOCK = 1 << 20
 
 Kind = Literal["normal", "uniform", "laplace"]
 Fill = Callable[[Tensor, torch.Generator], object]
+GRAIN = 1 << 15
+"""Elements from which on torch spreads a CPU operation over its own threads; a thread of ours works on fewer."""
+
 _kept: ContextVar[dict[tuple[object, ...], tuple[Tensor, int]] | None] = ContextVar("kept fields", default=None)
 
 
@@ -147,12 +150,9 @@ class Stream:
             if not inside:
                 target.copy_(block[low - start : high - start])
 
-        blocks = [b for b in _blocks(height, width) if b[1] < last and b[2] > first]
-        if len(blocks) > 1 and field.device.type == "cpu":
-            list(_pool().map(lambda block: fill_block(*block), blocks))
-        else:
-            for block in blocks:
-                fill_block(*block)
+        wanted_blocks = [b for b in blocks(height, width) if b[1] < last and b[2] > first]
+        work = [partial(fill_block, *block) for block in wanted_blocks]
+        side_by_side(work, field.device)
         return field
 
 
@@ -189,11 +189,50 @@ def seeded(stream: Stream, device: torch.device | str = "cpu") -> Iterator[None]
         yield
 
 
-def _blocks(height: int, width: int) -> Iterator[tuple[int, int, int]]:
+def blocks(height: int, width: int) -> Iterator[tuple[int, int, int]]:
     """(index, first row, last row) of every block; it depends on the logical shape alone."""
     step = max(1, BLOCK // max(1, width))
     for index, start in enumerate(range(0, height, step)):
         yield index, start, min(start + step, height)
+
+
+def pieces(rows: int, width: int) -> list[int]:
+    """The numbers of rows of the pieces in which a block of a normal field can be made on the CPU, in order and from
+    one generator: small enough for a cache and for one thread (less than ``GRAIN``, unless 16 rows are more).
+
+    torch makes normal numbers in groups of 16, and the last 16 once more where they are no whole group. So pieces of
+    whole groups, none shorter than one, get the bits that the block gets at once.
+    """
+    step = 16 // math.gcd(width, 16)  # rows that are whole groups
+    step *= max(1, (GRAIN - 1) // (step * width))
+    whole, rest = divmod(rows, step)
+    if whole and rest * width < 16:
+        return [step] * (whole - 1) + [step + rest]
+    return [step] * whole + [rest]
+
+
+def side_by_side(work: Sequence[Callable[[], object]], device: torch.device) -> None:
+    """Do all parts of ``work``, on the CPU with as many threads as torch uses; raises what one of them raises.
+
+    None is still at work when it returns or raises, so that a caller may undo what they did.
+    """
+    if len(work) < 2 or device.type != "cpu" or torch.get_num_threads() < 2:
+        for part in work:
+            part()
+        return
+    futures = [_pool().submit(part) for part in work]
+    try:
+        for future in futures:
+            future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+        wait(futures)
+
+
+def keeps_fields() -> bool:
+    """Whether this thread is inside :func:`kept_fields`."""
+    return _kept.get() is not None
 
 
 def _version(field: Tensor) -> int:

@@ -74,6 +74,12 @@ class NoiseModel(Described, family="noise model"):
         """
 
     @property
+    def row_std(self) -> Callable[[Tensor], Tensor] | None:
+        """Where all that the chip does is to add std times a standard normal field drawn from its stream: what gives a
+        weight's stds, one a row or one for all. Such noise can be added in place."""
+        return None
+
+    @property
     def shards(self) -> bool:
         """Whether weights that are sharded over processes (DTensor) are taken: they get the noise of the whole."""
         return False
