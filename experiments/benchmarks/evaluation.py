@@ -1,4 +1,4 @@
-"""Claim: accuracy under noise costs its forward passes and at most 5 % more; what people use costs up to ten times that.
+"""Claim: accuracy under noise costs its forward passes and at most 5 % more; what people use costs up to ten times it.
 
 Every case evaluates one CIFAR network on the same images under ``--draws`` noise draws, in turn, in one process, from
 image files to accuracies. ``floor`` is what none can undercut with the plain network: its forward passes alone, on
@@ -7,7 +7,8 @@ tensors that are there, in the fastest memory format and batch size. Rows go to 
     python -m experiments.benchmarks.evaluation --cases floor ours "ours unfolded" loop
     python -m experiments.benchmarks.evaluation --noise pcm --cases floor ours "aihwkit tiles" --draws 1
 
-``--data`` is a folder with test/CLASS/*.png (or .jpg); without one, synthetic images are written. aihwkit and
+``--checkpoint`` evaluates a trained network, which "ours to a precision" needs; ``--accuracy CHECKPOINT...`` compares
+the accuracies of float32, bfloat16 and folded batch norm on the same draws; ``--memory`` measures memory. ``--data`` is a folder with test/CLASS/*.png (or .jpg); without one, synthetic images are written. aihwkit and
 aihwkit-lightning are compared where they are installed.
 """
 
@@ -34,6 +35,7 @@ from torchvision.transforms import ToTensor
 
 from experiments.benchmarks.common import RESULTS, add_rows, in_turn, machine, markdown, ratios, timed
 from noiserobust import evaluate
+from noiserobust.checkpoint import read_checkpoint
 from noiserobust.data import load
 from noiserobust.inference import autocast
 from noiserobust.models import ModelSpec
@@ -51,6 +53,8 @@ class Bench:
         self.args, self.folder, self.device = args, folder, torch.device(args.device)
         with seeded(Stream(0, "net")):
             self.network = ModelSpec.parse(args.model).build(3, 10).eval().to(self.device)
+        if args.checkpoint:
+            self.network = read_checkpoint(args.checkpoint).build(None, 3, 10).eval().to(self.device)
         self.cases: dict[str, Callable[[], object]] = {
             "floor": lambda: self.floor("fp32"),
             "floor bf16": lambda: self.floor("bf16"),
@@ -60,6 +64,7 @@ class Bench:
             "ours bf16": lambda: self.ours(precision="bf16"),
             "ours bf16 unfolded": lambda: self.ours(precision="bf16", fold=False),
             "ours bf16 compiled": lambda: self.ours(precision="bf16", compile=True),
+            "ours to a precision": lambda: self.ours(precision_target=0.5),
             "loop": self.loop,
             "aihwkit tiles": self.tiles,
             "aihwkit to digital": lambda: self.tiles(digital=True),
@@ -95,7 +100,7 @@ class Bench:
                     self.channels_last(batch)
 
     def ours(self, **options: Any) -> None:
-        network = copy.deepcopy(self.network).to(memory_format=torch.channels_last)
+        network = self.args.checkpoint or copy.deepcopy(self.network).to(memory_format=torch.channels_last)
         evaluate(
             network, str(self.folder), NOISE[self.args.noise], draws=self.args.draws, channels_last=True, **options
         )
@@ -223,6 +228,25 @@ def memory() -> list[dict[str, object]]:
     return rows
 
 
+def accuracies(checkpoints: list[str], folder: Path, draws: int) -> list[dict[str, object]]:
+    """Points of accuracy by which the others differ from plain float32, draw by draw, on the same draws."""
+    rows: list[dict[str, object]] = []
+    ways: dict[str, dict[str, Any]] = {"bf16": {"precision": "bf16"}, "folded": {"fold": True}}
+    for checkpoint in checkpoints:
+        for noise in ("gaussian:0.05", "gaussian:0.1", "gaussian:0.2"):
+            found = {}
+            for name, options in {"plain": {}, **ways}.items():
+                made = evaluate(checkpoint, str(folder), noise, draws=draws, **{"fold": False, **options}).rows
+                found[name] = made[made["metric"] == "accuracy"]["value"].to_numpy()
+            for name in ways:
+                difference = found[name] - found["plain"]
+                about = {"checkpoint": Path(checkpoint).parent.name, "noise": noise, "draws": draws, "compared": name}
+                about |= {"accuracy": found["plain"].mean(), "mean": difference.mean(), "std": difference.std(ddof=1)}
+                rows.append(about | {"largest": np.abs(difference).max()})
+                print(rows[-1], flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18")
@@ -235,6 +259,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--cases", nargs="+", default=["floor", "ours", "loop"])
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--accuracy", nargs="+", metavar="CHECKPOINT", help="compare accuracies instead of times")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
     args = parser.parse_args()
     if args.memory:
@@ -247,10 +273,21 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         image_folder(Path(folder), args.data, args.images)
+        if args.accuracy:
+            found = [
+                {**machine(), "images": args.images, **r} for r in accuracies(args.accuracy, Path(folder), args.draws)
+            ]
+            add_rows(args.out.with_name("speed_evaluation_accuracy.csv"), found)
+            return
         bench = Bench(args, Path(folder))
         bench.floor("fp32")
         about = machine(args.device, ["aihwkit", "aihwkit_lightning"])
-        about |= {"model": args.model, "noise": args.noise, "images": args.images, "draws": args.draws}
+        about |= {
+            "model": Path(args.checkpoint).parent.name if args.checkpoint else args.model,
+            "noise": args.noise,
+            "images": args.images,
+            "draws": args.draws,
+        }
         about |= {"real_images": args.data is not None, "floor_batch": bench.batch}
         cases = {name: bench.cases[name] for name in args.cases}
         rows = []
