@@ -8,7 +8,9 @@ tensors that are there, in the fastest memory format and batch size. Rows go to 
     python -m experiments.benchmarks.evaluation --noise pcm --cases floor ours "aihwkit tiles" --draws 1
 
 ``--checkpoint`` evaluates a trained network, which "ours to a precision" needs; ``--accuracy CHECKPOINT...`` compares
-the accuracies of float32, bfloat16 and folded batch norm on the same draws; ``--memory`` measures memory. ``--data`` is a folder with test/CLASS/*.png (or .jpg); without one, synthetic images are written. aihwkit and
+the accuracies of float32, bfloat16 and folded batch norm on the same draws; ``--memory`` measures memory.
+
+``--data`` is a folder with train and test/CLASS/*.png (or .jpg); without one, synthetic images are written. aihwkit and
 aihwkit-lightning are compared where they are installed.
 """
 
