@@ -15,6 +15,7 @@ from torch._dynamo.testing import CompileCounter
 from noiserobust import Stream, UserError, evaluate, perturbed
 from noiserobust.evaluation.monte_carlo import sharing
 from noiserobust.evaluation.together import Together
+from noiserobust.inference import forward_batch
 from noiserobust.models import DigitsNet
 from noiserobust.noise import NoiseModel
 from noiserobust.noisy import LookedAtOnce, NoisyWeights, report_stream
@@ -197,3 +198,9 @@ def test_draws_are_those_of_perturbed() -> None:
                 right = (model(X).argmax(1) == Y).float().mean().item()
             found = rows.query("noise == @noise and draw == @draw and metric == 'accuracy'")["value"].item()
             assert found == pytest.approx(100 * right)
+
+
+def test_batches_are_as_large_as_the_caches_hold() -> None:
+    sizes = {width: forward_batch(DigitsNet(width=width).build(1, 3), X[:2]) for width in (1, 512, 4096)}
+    assert sizes == {1: 500, 512: (6 << 20) // (4 * 512 * 64), 4096: 8}
+    assert forward_batch(nn.Linear(3, 3), X[:2]) == 50  # it does not fit: evaluating will say so

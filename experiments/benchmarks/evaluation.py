@@ -1,11 +1,12 @@
 """Claim: accuracy under noise costs its forward passes and at most 5 % more; what people use costs up to ten times it.
 
-Every case evaluates one CIFAR network on the same images under ``--draws`` noise draws, in turn, in one process, from
-image files to accuracies. ``floor`` is what none can undercut with the plain network: its forward passes alone, on
-tensors that are there, in the fastest memory format and batch size. Rows go to docs/results/speed_evaluation.csv.
+Every case evaluates one CIFAR network on the same images under noise draws, in turn, in one process, from image files
+to accuracies; "ours:10" is ten draws. ``floor`` is what none can undercut with the plain network: its forward passes
+alone, on tensors that are there, in the fastest memory format and batch size. Rows go to
+docs/results/speed_evaluation.csv.
 
-    python -m experiments.benchmarks.evaluation --cases floor ours "ours unfolded" loop
-    python -m experiments.benchmarks.evaluation --noise pcm --cases floor ours "aihwkit tiles" --draws 1
+    python -m experiments.benchmarks.evaluation --cases floor:3 ours:10 "ours unfolded:10" loop:3
+    python -m experiments.benchmarks.evaluation --noise pcm --cases floor:3 ours:10 "aihwkit tiles:1"
 
 ``--checkpoint`` evaluates a trained network, which "ours to a precision" needs; ``--accuracy CHECKPOINT...`` compares
 the accuracies of float32, bfloat16 and folded batch norm on the same draws; ``--memory`` measures memory.
@@ -23,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +59,7 @@ class Bench:
             self.network = ModelSpec.parse(args.model).build(3, 10).eval().to(self.device)
         if args.checkpoint:
             self.network = read_checkpoint(args.checkpoint).build(None, 3, 10).eval().to(self.device)
+        self.draws = args.draws
         self.cases: dict[str, Callable[[], object]] = {
             "floor": lambda: self.floor("fp32"),
             "floor bf16": lambda: self.floor("bf16"),
@@ -72,6 +75,17 @@ class Bench:
             "aihwkit to digital": lambda: self.tiles(digital=True),
             "aihwkit-lightning": self.lightning,
         }
+
+    def case(self, name: str, draws: str) -> Callable[[], None]:
+        """The case ``name`` with so many draws (none: ``--draws``)."""
+
+        def run() -> None:
+            self.draws = int(draws or self.args.draws)
+            start = time.process_time()
+            self.cases[name]()
+            self.cpu_seconds = time.process_time() - start
+
+        return run
 
     @cached_property
     def inputs(self) -> list[Tensor]:
@@ -96,22 +110,20 @@ class Bench:
 
     @torch.no_grad()
     def floor(self, precision: Any) -> None:
-        for _ in range(self.args.draws):
+        for _ in range(self.draws):
             with autocast(self.device, precision):
                 for batch in self.inputs:
                     self.channels_last(batch)
 
     def ours(self, **options: Any) -> None:
         network = self.args.checkpoint or copy.deepcopy(self.network).to(memory_format=torch.channels_last)
-        evaluate(
-            network, str(self.folder), NOISE[self.args.noise], draws=self.args.draws, channels_last=True, **options
-        )
+        evaluate(network, str(self.folder), NOISE[self.args.noise], draws=self.draws, channels_last=True, **options)
 
     @torch.no_grad()
     def loop(self) -> None:
         """As it is usually written: copy the network, add noise, go through a DataLoader."""
         loader = torch.utils.data.DataLoader(ImageFolder(self.folder / "test", ToTensor()), batch_size=128)
-        for draw in range(self.args.draws):
+        for draw in range(self.draws):
             torch.manual_seed(draw)
             noisy, right = copy.deepcopy(self.network), 0
             for module in noisy.modules():
@@ -153,7 +165,7 @@ class Bench:
         config = InferenceRPUConfig()
         config.forward.is_perfect, config.noise_model, config.drift_compensation = True, self.noise_model(), None
         analog = convert_to_analog(self.network, config).eval()
-        for draw in range(self.args.draws):
+        for draw in range(self.draws):
             torch.manual_seed(draw)
             analog.program_analog_weights()
             if self.args.noise == "pcm":
@@ -176,7 +188,7 @@ class Bench:
         for module in analog.modules():
             if isinstance(module, AnalogLayerBase):
                 module.training = True
-        for _ in range(self.args.draws):
+        for _ in range(self.draws):
             for batch in self.inputs:
                 analog(batch)
 
@@ -282,7 +294,7 @@ def main() -> None:
             add_rows(args.out.with_name("speed_evaluation_accuracy.csv"), found)
             return
         bench = Bench(args, Path(folder))
-        bench.floor("fp32")
+        bench.case("floor", "1")()
         about = machine(args.device, ["aihwkit", "aihwkit_lightning"])
         about |= {
             "model": Path(args.checkpoint).parent.name if args.checkpoint else args.model,
@@ -291,11 +303,16 @@ def main() -> None:
             "draws": args.draws,
         }
         about |= {"real_images": args.data is not None, "floor_batch": bench.batch}
-        cases = {name: bench.cases[name] for name in args.cases}
-        rows = []
+        rows: list[dict[str, object]] = []
+        cases = {text: bench.case(*text.partition(":")[::2]) for text in args.cases}
         for number, case, seconds in in_turn(cases, args.rounds, args.device, warm_up=0):
-            rows.append({**about, "round": number, "case": case, "seconds": round(seconds, 4)})
-            print(f"{case}: {seconds / args.draws:.3f} s a draw", flush=True)
+            name, draws = case.partition(":")[0], bench.draws
+            rows.append({**about, "round": number, "case": name, "draws": draws, "seconds": round(seconds / draws, 4)})
+            rows[-1]["cpu_seconds"] = round(bench.cpu_seconds / draws, 4)
+            print(
+                f"{name}: {seconds / draws:.3f} s a draw, {bench.cpu_seconds / draws:.3f} s of processor time",
+                flush=True,
+            )
     table = add_rows(args.out, rows)
     print(markdown(ratios(table[table["run"] == table["run"].max()], "floor").round(3)))
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")

@@ -16,7 +16,7 @@ from noiserobust.checkpoint import Checkpoint, read_checkpoint, weights_hash
 from noiserobust.data import Batch, Labelled, as_dataset, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.together import Draws
-from noiserobust.inference import Precision, device_of, known_device, prepare
+from noiserobust.inference import Precision, device_of, forward_batch, known_device, prepare
 from noiserobust.models import ModelSpec, checked_forward
 from noiserobust.results import provenance
 from noiserobust.rng import Stream
@@ -99,9 +99,12 @@ class Subjects:
         network, seen = candidate.open(self.dataset, last)
         network = network if self.device is None else network.to(self.device)
         place = device_of(network)
-        view = (seen.mean, seen.std, place, last)
+        size = setup.batch_size
+        if size is None:
+            size = forward_batch(network, seen.example().to(place))
+        view = (seen.mean, seen.std, place, last, size)
         if view not in self._prepared:
-            self._prepared[view] = prepare(seen, place, setup.batch_size, last)
+            self._prepared[view] = prepare(seen, place, size, last)
         covered = coverage(network, include=setup.include, exclude=setup.exclude)
         patterns = [*(f"+{pattern}" for pattern in setup.include), *(f"-{pattern}" for pattern in setup.exclude)]
         about = candidate.about | {
