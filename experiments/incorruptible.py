@@ -1,7 +1,7 @@
 """Incorruptible Neural Networks: tables 1 to 9, figures 1 to 12, as grids. Diagrams that show no data are left out.
 
-The noise is the literal reading of the paper's N(0, max|w| sigma^2): std = sigma sqrt(max|w|) per filter, which fits what
-the paper reports best (docs/reading_of_the_noise.md).
+The noise is the literal reading of the paper's N(0, max|w| sigma^2), std = sigma sqrt(max|w|) per filter, which fits
+what the paper reports best (docs/reading_of_the_noise.md).
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ def architectures(at: Grid, networks: Sequence[str]) -> Iterator[Cell]:
 
 
 NETWORK_NOTE = (
-    "The paper does not say at which strengths these networks were trained: here at those that are best for ResNet-18 in its "
-    "tables 1 and 2 (rho 0.3, sigma 0.05 under sigma 0.02; rho 0.2, sigma 0.08 under sigma 0.07)."
+    "The paper does not say at which strengths these networks were trained: here at those that are best for ResNet-18 "
+    "in its tables 1 and 2 (rho 0.3, sigma 0.05 under sigma 0.02; rho 0.2, sigma 0.08 under sigma 0.07)."
 )
 
 
@@ -207,8 +207,8 @@ def table9(at: Grid) -> Iterator[Cell]:
 
 
 @artefact(PAPER, "Comparators: weight clipping and aihwkit's additive hardware-aware training", note=(
-    "Not in the paper. Clipping holds every weight within 2.5 rms of its layer after each step; aihwkit's additive modifier is "
-    "Gaussian noise of 0.06 times the largest weight of a 512 x 512 tile."
+    "Not in the paper. Clipping holds every weight within 2.5 rms of its layer after each step; aihwkit's additive "
+    "modifier is Gaussian noise of 0.06 times the largest weight of a 512 x 512 tile."
 ))  # fmt: skip
 def comparators(at: Grid) -> Iterator[Cell]:
     rows = {
@@ -228,7 +228,7 @@ def comparators(at: Grid) -> Iterator[Cell]:
 
 
 @artefact(PAPER, "Accuracy during training, with and without noise", kind="epochs", x="epoch", y="accuracy (%)",
-          note="Accuracy on the images that the epoch is chosen on, under the noise of that choice (sigma 0.05).")  # fmt: skip
+          note="Accuracy on the images that the epoch is chosen on, under its noise (sigma 0.05).")  # fmt: skip
 def figure1(at: Grid) -> Iterator[Cell]:
     yield Cell("no noise", "SGD", Logged(plain(at), "accuracy"))
     yield Cell("sigma 0.05", "SGD", Logged(plain(at), "perturbed_accuracy"))
@@ -240,8 +240,8 @@ def figure1(at: Grid) -> Iterator[Cell]:
 
 @artefact(PAPER, "Accuracy under sigma 0.07 against clean accuracy; the best of SAM and RWP", kind="scatter",
           x="clean accuracy (%)", y="accuracy under sigma 0.07 (%)",
-          note="The published right panel, the best of SAM and RWP at every noise, is the rows Constant RWP and Constant "
-          "SAM of table 3.")  # fmt: skip
+          note="The published right panel, the best of SAM and RWP at every noise, is the rows Constant RWP and "
+          "Constant SAM of table 3.")  # fmt: skip
 def figure2(at: Grid) -> Iterator[Cell]:
     for row, run in trained(at).items():
         yield Cell(row, "sigma 0.07", Accuracy(run, noise(at, 0.07)), x=Accuracy(run))

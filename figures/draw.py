@@ -56,7 +56,7 @@ def landscape(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
     """Contours (or lines) of the loss around each network."""
     several = rows["column"].nunique() > 1
     names = rows["row"] + (", " + rows["column"] if several else "")
-    points = rows.assign(method=names, y=rows["y"] if "y" in rows else 0.0)
+    points = rows.assign(method=names, y=rows.get("y", 0.0))
     mean = points.groupby(["method", "x", "y"], sort=False)["value"].agg(mean="mean", std="std").reset_index()
     return landscape_figure(mean, title)
 

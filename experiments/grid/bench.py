@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -13,6 +14,8 @@ from experiments.grid.scale import Scale
 from noiserobust.measures import Measure
 from noiserobust.sweep import Training
 from noiserobust.training import TrainSettings
+
+Part = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def with_logs(runs: Iterable[TrainSettings], images: int) -> dict[TrainSettings,
     A log changes no weights, but a finished run cannot be logged afterwards: so runs that artefacts share are trained
     with the logs of all.
     """
-    wanted: dict[TrainSettings, tuple[dict[Measure, None], dict[str, None]]] = {}
+    wanted: dict[TrainSettings, tuple[dict[Measure, None], dict[Part, None]]] = {}
     for run in runs:
         measures, on = wanted.setdefault(unlogged(run), ({}, {}))
         measures |= dict.fromkeys(run.log)

@@ -61,7 +61,8 @@ class Clock:
         if settings.data in KNOWN:
             return KNOWN[settings.data]
         data = data_of(settings)
-        return len(data.train), len(data.test), data.channels, data.train.example().shape[-1], len(data.train.classes)
+        train = data.train
+        return len(train), len(data.test), train.channels, train.example().shape[-1], len(train.classes)
 
     def _image(self, settings: TrainSettings) -> float:
         return _timed(settings.model, self._size(settings)[2:], settings.precision, settings.device)

@@ -7,6 +7,7 @@ import json
 import statistics
 import time
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -84,8 +85,10 @@ class Sharpness(Measuring):
         data = data_of(settings)
         seen = data.train if self.part == "train" else data.test
         images = None if self.images is None else min(self.images, len(seen))
-        options = {"images": images, "device": settings.device, "part": self.part}
-        return sharpness(self.trained.result, seen, self.measure_text, **options).rows
+        found = sharpness(
+            self.trained.result, seen, self.measure_text, part=self.part, images=images, device=settings.device
+        )
+        return found.rows
 
 
 @dataclass(frozen=True)
@@ -147,22 +150,22 @@ class StepTime(Measuring):
         steps = {name: _stepper(settings, method) for name, method in (("own", settings.method), ("plain", Plain()))}
         for step in steps.values():
             step(), step()
-        lines = []
-        for pair in range(self.steps):
+        taken: dict[str, list[float]] = {"own": [], "plain": []}
+        for _ in range(self.steps):
             for name, step in steps.items():
                 started = time.perf_counter()
                 step()
                 if settings.device.startswith("cuda"):
                     torch.cuda.synchronize()
-                lines.append({"step": name, "pair": pair, "value": time.perf_counter() - started})
-        seconds = pd.DataFrame(lines).groupby("step")["value"].median()
+                taken[name].append(time.perf_counter() - started)
+        own, plain = (statistics.median(taken[name]) for name in ("own", "plain"))
         return pd.DataFrame(
             [
                 {
-                    "seconds": seconds["own"],
-                    "plain_seconds": seconds["plain"],
-                    "value": seconds["own"] / seconds["plain"],
-                    "spread": statistics.pstdev([line["value"] for line in lines if line["step"] == "own"]),
+                    "seconds": own,
+                    "plain_seconds": plain,
+                    "value": own / plain,
+                    "spread": statistics.stdev(taken["own"]),
                     "batch_size": settings.batch_size,
                     **provenance(),
                 }
@@ -170,7 +173,7 @@ class StepTime(Measuring):
         )
 
 
-def _stepper(settings: TrainSettings, method: Method):  # type: ignore[no-untyped-def]
+def _stepper(settings: TrainSettings, method: Method) -> Callable[[], None]:
     """A function that takes one more training step with ``method``, late enough that all its parts are at work."""
     data = data_of(settings).train
     batches = training_batches(
@@ -187,7 +190,7 @@ def _stepper(settings: TrainSettings, method: Method):  # type: ignore[no-untype
     with seeded(Stream(0, "init")):
         model = settings.model.build(data.channels, len(data.classes)).to(settings.device)
     if settings.channels_last:
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     engine = Engine(
         model,
         build_optimizer(settings.optimizer, model.parameters(), settings.lr, settings.weight_decay),
@@ -214,7 +217,8 @@ def seconds_per_image(spec: ModelSpec, channels: int, size: int, classes: int, p
     """Seconds of a plain forward and backward pass per image, measured on a few images: what estimates start from."""
     images = 8 if size > 64 else 32
     with seeded(Stream(0, "estimate")):
-        network = spec.without_weights().build(channels, classes).to(device).to(memory_format=torch.channels_last)
+        network = spec.without_weights().build(channels, classes).to(device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         x = torch.rand(images, channels, size, size, device=device).to(memory_format=torch.channels_last)
     y = torch.zeros(images, dtype=torch.long, device=device)
     engine = Engine(network, torch.optim.SGD(network.parameters(), lr=0.0), precision=precision)  # type: ignore[arg-type]

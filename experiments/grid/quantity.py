@@ -125,7 +125,8 @@ class OfRun:
         found = []
         for piece in self.pieces(bench):
             own = self.read(read_rows(piece.result))
-            found.append(own.assign(replicate=piece.trained.settings.seed, **_missing(own)))
+            own = own.assign(replicate=piece.trained.settings.seed)
+            found.append(own.assign(draw=own.get("draw", 0), x=own.get("x", np.nan)))
         return pd.concat(found, ignore_index=True)
 
 
@@ -271,10 +272,6 @@ def _table(replicate: object, draw: object, x: object, value: object) -> pd.Data
     plain = {name: np.asarray(column) for name, column in columns.items()}
     length = max(column.size for column in plain.values())
     return pd.DataFrame({name: np.broadcast_to(column, (length,)) for name, column in plain.items()})
-
-
-def _missing(own: pd.DataFrame) -> dict[str, object]:
-    return {name: value for name, value in {"draw": 0, "x": np.nan}.items() if name not in own}
 
 
 def units(quantities: Iterable[Quantity]) -> list[str]:

@@ -81,8 +81,8 @@ MINI = Scale(
         "networks: small convolutional nets (where architectures are compared: those, 4 to 8 channels wide)",
         "training: 20 epochs of batch 64, one recipe for all papers, 3 seeds; the epoch kept is the best on held-out "
         "training images under noise, not on the test images",
-        "strengths: published sigma and b times 1.5, where this net falls as the published one does; rho, gamma and all "
-        "other settings as published",
+        "strengths: published sigma and b times 1.5, where this net falls as the published one does; rho, gamma and "
+        "all other settings as published",
     ),
 )
 
@@ -127,7 +127,8 @@ SMALL = Scale(
         "data: CIFAR-10 stands for every data set",
         "networks: a quarter as wide as the published ones",
         "training: 4 epochs of batch 128, bf16 autocast, one recipe for all papers (lr 0.05, weight decay 5e-4, label "
-        "smoothing 0.1), 3 seeds; the epoch kept is the best on held-out training images under noise, not on the test images",
+        "smoothing 0.1), 3 seeds; the epoch kept is the best on held-out training images under noise, not on the test "
+        "images",
         "strengths: published sigma; a quarter of the published rho, since so short a training is over-regularised by "
         "the whole; twice the published gamma, which holds noise and weight in proportion at a quarter of the width",
         "evaluation: 2,000 test images (stratified), bf16",
@@ -145,7 +146,8 @@ SMALL_GPU = replace(
         "data: CIFAR-10 stands for every data set",
         "networks: ResNet-18 as published, all others a quarter as wide",
         "training: 30 epochs of batch 128, bf16 autocast, one recipe for all papers (lr 0.05, weight decay 5e-4, label "
-        "smoothing 0.1), 3 seeds; the epoch kept is the best on held-out training images under noise, not on the test images",
+        "smoothing 0.1), 3 seeds; the epoch kept is the best on held-out training images under noise, not on the test "
+        "images",
         "strengths: as published",
         "evaluation: bf16",
     ),

@@ -15,7 +15,7 @@ PERCENT = ("accuracy", "error", "top5_accuracy", "speed")
 
 
 def text_of(artefact: Artefact, rows: pd.DataFrame, grid: Grid) -> str:
-    """The artefact as Markdown: a title, its table (a figure's numbers, where they are few), and what the scale changed.
+    """The artefact as Markdown: a title, its table, and what the scale changed.
 
     A cell is ``mean ± std over draws ± std over copies [published]``; a spread that does not exist is left out.
     """
@@ -25,8 +25,8 @@ def text_of(artefact: Artefact, rows: pd.DataFrame, grid: Grid) -> str:
         copies = rows.groupby(["row", "column", "quantity"])["replicate"].nunique().max()
         draws = rows.groupby(["row", "column", "quantity", "replicate"])["draw"].nunique().max()
         meaning = f"mean ± std over {draws} noise draws" if draws > 1 else "mean"
-        parts.append(f"{', '.join(map(_unit, dict.fromkeys(rows['quantity'])))}: {meaning} ± std over {copies} trained copies "
-                     "[published]")  # fmt: skip
+        shown = ", ".join(map(_unit, dict.fromkeys(rows["quantity"])))
+        parts.append(f"{shown}: {meaning} ± std over {copies} trained copies [published]")
         if "choice" in rows:
             chosen = rows.dropna(subset="choice").drop_duplicates(["row", "column"])
             listed = "; ".join(f"{r.row}, {r.column}: {r.choice}" for r in chosen.itertuples())

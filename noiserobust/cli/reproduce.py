@@ -25,7 +25,7 @@ class Reproduce:
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """Tables and figures, such as table1 figure3 (default: all of the paper)."""
     scale: Literal["mini", "small", "paper"] = "mini"
-    """mini: digits, minutes; small: CIFAR-10's images, narrow nets (full-width on a GPU), hours; paper: as published."""
+    """mini: digits, minutes; small: CIFAR-10's images, narrow nets (full-width on a GPU); paper: as published."""
     out: Path = Path("reproduced")
     """Folder for runs, pieces, rows, tables and pictures; a scale has a folder of its own in it."""
     data: str | None = None
