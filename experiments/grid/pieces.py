@@ -127,7 +127,8 @@ class Heights(Measuring):
 
 @dataclass(frozen=True)
 class StepTime(Measuring):
-    """Seconds per training step of the run's method and of plain training, in turn, on the first batches of its data.
+    """Seconds per training step of the run's method and of plain training, in turn, on the first batch of its data: the
+    medians, their ratio ``value``, and the quartiles ``low`` and ``high`` of the ratios of neighbours.
 
     Needs no finished run. Steps are taken where the method does all that it will do (SAF and MESA past their start).
     """
@@ -159,13 +160,15 @@ class StepTime(Measuring):
                     torch.cuda.synchronize()
                 taken[name].append(time.perf_counter() - started)
         own, plain = (statistics.median(taken[name]) for name in ("own", "plain"))
+        low, _, high = statistics.quantiles([a / b for a, b in zip(taken["own"], taken["plain"], strict=True)], n=4)
         return pd.DataFrame(
             [
                 {
                     "seconds": own,
                     "plain_seconds": plain,
                     "value": own / plain,
-                    "spread": statistics.stdev(taken["own"]),
+                    "low": low,
+                    "high": high,
                     "batch_size": settings.batch_size,
                     **provenance(),
                 }

@@ -217,11 +217,15 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Best:
-    """The best of several accuracies: what a paper prints as "the best strength". Which one it is follows from the very
-    test values that are shown, as in the papers, so it flatters; ``labels`` name the choices."""
+    """The best of several accuracies: what a paper prints as "the best strength"; ``labels`` name the choices.
+
+    Which one it is follows from the very test values that are shown, as in the papers, so it flatters. ``crossed``
+    chooses for each trained copy by the other copies alone, which does not: for comparisons.
+    """
 
     choices: tuple[Accuracy, ...]
     labels: tuple[str, ...] = ()
+    crossed: bool = False
 
     @property
     def unit(self) -> str:
@@ -237,8 +241,14 @@ class Best:
     def values(self, bench: Bench) -> pd.DataFrame:
         found = [choice.values(bench) for choice in self.choices]
         sign = -1 if self.unit in ("error", "loss") else 1
-        best = int(np.argmax([sign * values["value"].mean() for values in found]))
-        return found[best].assign(choice=self.labels[best] if self.labels else str(self.choices[best].run.method))
+        if self.crossed:
+            copies = pd.concat([values.groupby("replicate")["value"].mean() for values in found], axis=1)
+            others = {copy: copies.drop(index=copy) if len(copies) > 1 else copies for copy in copies.index}
+            best = {copy: int(np.argmax(sign * rest.mean().to_numpy())) for copy, rest in others.items()}
+            parts = [found[choice][found[choice]["replicate"] == copy] for copy, choice in best.items()]
+            return pd.concat(parts, ignore_index=True)
+        chosen = int(np.argmax([sign * values["value"].mean() for values in found]))
+        return found[chosen].assign(choice=self.labels[chosen] if self.labels else str(self.choices[chosen].run.method))
 
 
 @dataclass(frozen=True)
