@@ -266,7 +266,8 @@ def followed(at: Grid) -> dict[str, TrainSettings]:
     return rows | {f"RWP sigma {sigma:g}": rwp(at, sigma) for sigma in at.few((0.02, 0.05, 0.08), SMALL_TRAIN)}
 
 
-GRADIENT, SHARPNESS, COSINE = "gradient_norm:training", "gradient_sharpness", "gradient_cosine"
+GRADIENT, SHARPNESS = "gradient_norm:training", "gradient_sharpness:training"
+COSINE = "gradient_cosine:training"
 PERTURBED = "perturbed_loss:training"
 
 
