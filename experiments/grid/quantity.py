@@ -5,20 +5,30 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 import pandas as pd
 
 from experiments.grid.bench import Bench
-from experiments.grid.pieces import Heights, Measuring, Sharpness, StepTime
-from noiserobust.noise import Gaussian, NoiseModel
+from experiments.grid.pieces import (
+    CLEAN,
+    Corrupted,
+    FilterNorms,
+    FineTuned,
+    Heights,
+    InitialRadius,
+    Measuring,
+    Sharpness,
+    StepTime,
+)
+from experiments.grid.scale import Scale
+from noiserobust.noise import NoiseModel
 from noiserobust.results import read_rows
-from noiserobust.sweep import Evaluating, Piece
+from noiserobust.sweep import Evaluating, Piece, Training
 from noiserobust.training import TrainSettings
 from noiserobust.training.schedules import Progress
-
-CLEAN = Gaussian(0.0)
 
 
 class Quantity(Protocol):
@@ -110,12 +120,12 @@ class OfRun:
     piece: Callable[..., Measuring]
     read: Callable[[pd.DataFrame], pd.DataFrame]
     unit: str
-    trained: bool = True
-    """Whether the run must have been trained."""
+    trained: bool | Literal["copies"] = True
+    """Whether the run must have been trained; ``copies``: not, but the piece wants every seed."""
 
     @property
     def runs(self) -> Sequence[TrainSettings]:
-        return [self.run] if self.trained else []
+        return [self.run] if self.trained is True else []
 
     def pieces(self, bench: Bench) -> Sequence[Measuring]:
         seeds = bench.seeds if self.trained else range(1)
@@ -156,9 +166,11 @@ def heights(
     )
 
 
-def step_time(run: TrainSettings, unit: Literal["time", "seconds_per_step", "images_per_second", "speed"]) -> OfRun:
+def step_time(
+    run: TrainSettings, unit: Literal["time", "seconds_per_step", "images_per_second", "speed"], halves: bool = False
+) -> OfRun:
     """What a step costs, timed beside plain training's: as a multiple, in seconds, as images per second, or as speed in
-    percent of plain training's."""
+    percent of plain training's. ``halves``: of a mixed RWP whose two gradients have a processor each."""
 
     def read(rows: pd.DataFrame) -> pd.DataFrame:
         found = {
@@ -169,7 +181,45 @@ def step_time(run: TrainSettings, unit: Literal["time", "seconds_per_step", "ima
         }
         return pd.DataFrame({"value": found[unit]})
 
-    return OfRun(run, lambda t, out: StepTime(t, out), read, unit, trained=False)
+    return OfRun(run, lambda t, out: StepTime(t, out, halves=halves), read, unit, trained=False)
+
+
+def initial_radius(run: TrainSettings, gamma: float, draws: int = 1000) -> OfRun:
+    """Mean length of filter-wise noise of size ``gamma`` at initial weights."""
+
+    def read(rows: pd.DataFrame) -> pd.DataFrame:
+        return rows[["draw", "value"]]
+
+    return OfRun(run, lambda t, out: InitialRadius(t, out, gamma, draws), read, "radius", trained=False)
+
+
+def norms_of_filters(run: TrainSettings) -> OfRun:
+    """The norm of every filter of the finished network."""
+    return OfRun(run, FilterNorms, lambda rows: rows[["value"]], "filter_norm")
+
+
+def on_corrupted(run: TrainSettings, folder: str | None, severity: int | None, scale: Scale) -> OfRun:
+    """Accuracy on corrupted images, the mean over corruptions, at one severity or (``None``) against it. ``folder``: of
+    CIFAR-10-C or its like; without one images are corrupted here."""
+
+    def read(rows: pd.DataFrame) -> pd.DataFrame:
+        means = rows.groupby("severity")["value"].mean()
+        chosen = means if severity is None else means.loc[[severity]]
+        return pd.DataFrame({"x": chosen.index.astype(float), "value": chosen.to_numpy()})
+
+    def piece(trained: Training, out: Path) -> Corrupted:
+        return Corrupted(trained, out, folder, scale.images, scale.evaluation_precision)
+
+    return OfRun(run, piece, read, "accuracy")
+
+
+def fine_tuned(run: TrainSettings, initial: str | None) -> OfRun:
+    """Accuracy of ``run`` started from the checkpoint ``initial``, or from one trained here on half of the classes."""
+
+    def read(rows: pd.DataFrame) -> pd.DataFrame:
+        return rows[rows["metric"] == "accuracy"][["value"]]
+
+    return OfRun(run, lambda t, out: FineTuned(t, out, initial), read, "accuracy", "copies")
 
 
 @dataclass(frozen=True)
@@ -270,6 +320,50 @@ class Gain:
         a, b = (one.values(bench).set_index(["replicate", "draw"])["value"] for one in (self.a, self.b))
         difference = (a - b).reset_index()
         return _table(difference["replicate"], difference["draw"], np.nan, difference["value"])
+
+
+@dataclass(frozen=True)
+class Times:
+    """A quantity times a number."""
+
+    of: Quantity
+    factor: float
+
+    @property
+    def unit(self) -> str:
+        return self.of.unit
+
+    @property
+    def runs(self) -> Sequence[TrainSettings]:
+        return self.of.runs
+
+    def pieces(self, bench: Bench) -> Sequence[Piece]:
+        return self.of.pieces(bench)
+
+    def values(self, bench: Bench) -> pd.DataFrame:
+        found = self.of.values(bench)
+        return found.assign(value=self.factor * found["value"])
+
+
+@dataclass(frozen=True)
+class Percent:
+    """A in percent of B, copy by copy: speed relative to SAM's."""
+
+    a: Quantity
+    b: Quantity
+    unit: str = "speed"
+
+    @property
+    def runs(self) -> Sequence[TrainSettings]:
+        return [*self.a.runs, *self.b.runs]
+
+    def pieces(self, bench: Bench) -> Sequence[Piece]:
+        return [*self.a.pieces(bench), *self.b.pieces(bench)]
+
+    def values(self, bench: Bench) -> pd.DataFrame:
+        a, b = (one.values(bench).set_index(["replicate", "draw"])["value"] for one in (self.a, self.b))
+        share = (100 * a / b).reset_index()
+        return _table(share["replicate"], share["draw"], np.nan, share["value"])
 
 
 def logging(run: TrainSettings, *measures: str, on: Sequence[Literal["train", "test"]] = ("train",)) -> TrainSettings:
