@@ -10,9 +10,11 @@ from typing import Literal
 from experiments.grid.quantity import Quantity
 from experiments.grid.scale import Grid
 
-Kind = Literal["table", "epochs", "trajectory", "strengths", "scatter", "landscape", "image", "histogram"]
+Kind = Literal["table", "epochs", "trajectory", "strengths", "scatter", "landscape", "image", "histogram",
+               "families"]  # fmt: skip
 """How an artefact is drawn. Figures: lines against epochs; a path of epochs, one logged quantity against another; lines
-against a number; points of two measured quantities; contours of a loss; a coloured grid; distributions."""
+against a number; points of two measured quantities; contours of a loss; a coloured grid; distributions; points of one
+family joined in their order."""
 
 
 @dataclass(frozen=True)
