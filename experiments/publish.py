@@ -1,4 +1,4 @@
-"""Puts what ``noiserobust reproduce`` made into the documentation: a page per paper and scale, its pictures and its rows.
+"""Puts what ``noiserobust reproduce`` made into the documentation: a page per paper and scale, pictures and rows.
 
     python experiments/publish.py reproduced/mini
 
@@ -20,13 +20,12 @@ from noiserobust.results import read_rows, write_rows
 
 ROOT = Path(__file__).parent.parent
 TITLES = {
-    "incorruptible": "Incorruptible Neural Networks: training models that can generalize to large internal perturbations",
+    "incorruptible": "Incorruptible neural networks",
     "rwp": "Efficient generalization improvement guided by random weight perturbation",
     "saf": "Sharpness-aware training for free",
     "rst": "Randomized sharpness-aware training for boosting computational efficiency in deep learning",
     "esam": "Efficient sharpness-aware minimization for improved training of neural networks",
 }
-COMMON = ("paper", "scale", "noiserobust", "torch", "numpy", "python", "commit")
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,9 @@ def page(paper: str, folder: Path) -> str | None:
     write_rows(rows, ROOT / "docs" / "results" / f"{paper}-{scale}.parquet")
     head = [
         f"# {TITLES[paper]}: scale {scale}",
-        f"Made by `noiserobust reproduce {paper} --scale {scale.removesuffix('-gpu')}` and `experiments/publish.py`; rows: "
-        f"[{paper}-{scale}.parquet](../results/{paper}-{scale}.parquet). In brackets: what the paper prints. What this scale "
-        "changes:",
+        f"Made by `noiserobust reproduce {paper} --scale {scale.removesuffix('-gpu')}` and `experiments/publish.py`; "
+        f"rows: [{paper}-{scale}.parquet](../results/{paper}-{scale}.parquet). In brackets: what the paper prints. What "
+        "this scale changes:",
         says,
     ]
     return "\n\n".join([*head, *parts]) + "\n"
