@@ -167,7 +167,7 @@ class Change(Logged):
     def values(self, bench: Bench) -> pd.DataFrame:
         lines = []
         for seed in bench.seeds:
-            values = bench.log(self.run, seed)[self.y].to_numpy()
+            values = bench.log(self.run, seed, (self.y,))[self.y].to_numpy()
             lines.append((seed, values[-1] - values[round(self.since * (len(values) - 1))]))
         replicate, value = zip(*lines, strict=True)
         return pd.DataFrame({"replicate": replicate, "draw": 0, "x": np.nan, "value": value})
