@@ -173,6 +173,26 @@ class Change(Logged):
         return pd.DataFrame({"replicate": replicate, "draw": 0, "x": np.nan, "value": value})
 
 
+@dataclass(frozen=True)
+class Variation:
+    """Standard deviation over mean of a copy's values: how unequal the norms of its filters are."""
+
+    of: Quantity
+    unit: str = "variation"
+
+    @property
+    def runs(self) -> Sequence[TrainSettings]:
+        return self.of.runs
+
+    def pieces(self, bench: Bench) -> Sequence[Piece]:
+        return self.of.pieces(bench)
+
+    def values(self, bench: Bench) -> pd.DataFrame:
+        copies = self.of.values(bench).groupby("replicate")["value"]
+        found = (copies.std(ddof=0) / copies.mean()).reset_index()
+        return found.assign(draw=0, x=np.nan)
+
+
 def claims_text(judged: Sequence[Judgement], open_claims: Sequence[Claim], grid: Grid) -> str:
     """The judgements at one scale as Markdown: a summary, then every claim with its differences."""
     lines = [f"## Scale {grid.scale.name}", "\n".join(f"- {line}" for line in grid.scale.says)]
