@@ -1,4 +1,4 @@
 """What was measured, and how to measure it again: the papers' grids, studies, benchmarks."""
 
-PAPERS = ("incorruptible", "saf")
+PAPERS = ("incorruptible", "saf", "rst")
 """The papers whose tables and figures are regenerated, a module each."""
