@@ -29,6 +29,14 @@ def epochs(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
     return curves_figure(_lines(rows), x or "epoch", title, ylabel=y, band=SPREAD)
 
 
+def magnitudes(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
+    """The same against the logarithm of x."""
+    figure = epochs(rows, title, x, y)
+    for axis in figure.axes:
+        axis.set_xscale("log")
+    return figure
+
+
 def trajectory(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
     """The path of training: one logged quantity against another, the last epoch marked."""
     lines = _lines(rows, by="epoch")
@@ -163,6 +171,7 @@ def _style(index: int) -> dict[str, Any]:
 KINDS: dict[str, Callable[[pd.DataFrame, str, str, str], Figure]] = {
     "epochs": epochs,
     "strengths": epochs,
+    "magnitudes": magnitudes,
     "trajectory": trajectory,
     "scatter": scatter,
     "landscape": landscape,

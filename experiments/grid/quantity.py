@@ -7,6 +7,7 @@ import dataclasses
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -15,16 +16,27 @@ import torch
 
 from experiments.grid.bench import Bench
 from experiments.grid.estimate import KNOWN
-from experiments.grid.pieces import Heights, Measuring, MixedStepTime, Sharpness, StepTime, engine_of
-from noiserobust.noise import Gaussian, NoiseModel
+from experiments.grid.pieces import (
+    CLEAN,
+    Corrupted,
+    FilterNorms,
+    FineTuned,
+    Heights,
+    InitialRadius,
+    Measuring,
+    MixedStepTime,
+    Sharpness,
+    StepTime,
+    engine_of,
+)
+from experiments.grid.scale import Scale
+from noiserobust.noise import NoiseModel
 from noiserobust.results import read_rows
-from noiserobust.sweep import Evaluating, Piece
+from noiserobust.sweep import Evaluating, Piece, Training
 from noiserobust.training import TrainSettings
 from noiserobust.training.looksam import LookSAM
 from noiserobust.training.rst import RST
 from noiserobust.training.schedules import Progress
-
-CLEAN = Gaussian(0.0)
 
 
 class Quantity(Protocol):
@@ -116,12 +128,12 @@ class OfRun:
     piece: Callable[..., Measuring]
     read: Callable[[pd.DataFrame], pd.DataFrame]
     unit: str
-    trained: bool = True
-    """Whether the run must have been trained."""
+    trained: bool | Literal["copies"] = True
+    """Whether the run must have been trained; ``copies``: not, but the piece wants every seed."""
 
     @property
     def runs(self) -> Sequence[TrainSettings]:
-        return [self.run] if self.trained else []
+        return [self.run] if self.trained is True else []
 
     def pieces(self, bench: Bench) -> Sequence[Measuring]:
         seeds = bench.seeds if self.trained else range(1)
@@ -164,15 +176,14 @@ def heights(
 
 def step_time(
     run: TrainSettings,
-    unit: Literal[
-        "time", "extra_time", "seconds_per_step", "images_per_second", "speed", "minutes", "extra_minutes"
-    ],
-) -> OfRun:  # fmt: skip
+    unit: Literal["time", "extra_time", "seconds_per_step", "images_per_second", "speed", "minutes", "extra_minutes"],
+    halves: bool = False,
+) -> OfRun:
     """What a step costs, timed beside plain training's.
 
     As a multiple (or what it is above 1), in seconds, as images per second, as speed in percent of plain training's, or
     as minutes of all steps of the run (or those beyond plain training's): the steps' own, without loading of data and
-    evaluation.
+    evaluation. ``halves``: of a mixed RWP whose two gradients have a processor each.
     """
 
     def read(rows: pd.DataFrame) -> pd.DataFrame:
@@ -188,7 +199,45 @@ def step_time(
         return pd.DataFrame({"value": found[unit]})
 
     timed = MixedStepTime if isinstance(run.method, (RST, LookSAM)) else StepTime
-    return OfRun(run, lambda t, out: timed(t, out), read, unit, trained=False)
+    return OfRun(run, lambda t, out: timed(t, out, halves=halves), read, unit, trained=False)
+
+
+def initial_radius(run: TrainSettings, gamma: float, draws: int = 1000) -> OfRun:
+    """Mean length of filter-wise noise of size ``gamma`` at initial weights."""
+
+    def read(rows: pd.DataFrame) -> pd.DataFrame:
+        return rows[["draw", "value"]]
+
+    return OfRun(run, lambda t, out: InitialRadius(t, out, gamma, draws), read, "radius", trained=False)
+
+
+def norms_of_filters(run: TrainSettings) -> OfRun:
+    """The norm of every filter of the finished network."""
+    return OfRun(run, FilterNorms, lambda rows: rows[["value"]], "filter_norm")
+
+
+def on_corrupted(run: TrainSettings, folder: str | None, severity: int | None, scale: Scale) -> OfRun:
+    """Accuracy on corrupted images, the mean over corruptions, at one severity or (``None``) against it. ``folder``: of
+    CIFAR-10-C or its like; without one images are corrupted here."""
+
+    def read(rows: pd.DataFrame) -> pd.DataFrame:
+        means = rows.groupby("severity")["value"].mean()
+        chosen = means if severity is None else means.loc[[severity]]
+        return pd.DataFrame({"x": chosen.index.astype(float), "value": chosen.to_numpy()})
+
+    def piece(trained: Training, out: Path) -> Corrupted:
+        return Corrupted(trained, out, folder, scale.images, scale.evaluation_precision)
+
+    return OfRun(run, piece, read, "accuracy")
+
+
+def fine_tuned(run: TrainSettings, initial: str | None) -> OfRun:
+    """Accuracy of ``run`` started from the checkpoint ``initial``, or from one trained here on half of the classes."""
+
+    def read(rows: pd.DataFrame) -> pd.DataFrame:
+        return rows[rows["metric"] == "accuracy"][["value"]]
+
+    return OfRun(run, lambda t, out: FineTuned(t, out, initial), read, "accuracy", "copies")
 
 
 @dataclass(frozen=True)
@@ -236,11 +285,15 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Best:
-    """The best of several accuracies: what a paper prints as "the best strength". Which one it is follows from the very
-    test values that are shown, as in the papers, so it flatters; ``labels`` name the choices."""
+    """The best of several accuracies: what a paper prints as "the best strength"; ``labels`` name the choices.
+
+    Which one it is follows from the very test values that are shown, as in the papers, so it flatters. ``crossed``
+    chooses for each trained copy by the other copies alone, which does not: for comparisons.
+    """
 
     choices: tuple[Accuracy, ...]
     labels: tuple[str, ...] = ()
+    crossed: bool = False
 
     @property
     def unit(self) -> str:
@@ -256,8 +309,14 @@ class Best:
     def values(self, bench: Bench) -> pd.DataFrame:
         found = [choice.values(bench) for choice in self.choices]
         sign = -1 if self.unit in ("error", "loss") else 1
-        best = int(np.argmax([sign * values["value"].mean() for values in found]))
-        return found[best].assign(choice=self.labels[best] if self.labels else str(self.choices[best].run.method))
+        if self.crossed:
+            copies = pd.concat([values.groupby("replicate")["value"].mean() for values in found], axis=1)
+            others = {copy: copies.drop(index=copy) if len(copies) > 1 else copies for copy in copies.index}
+            best = {copy: int(np.argmax(sign * rest.mean().to_numpy())) for copy, rest in others.items()}
+            parts = [found[choice][found[choice]["replicate"] == copy] for copy, choice in best.items()]
+            return pd.concat(parts, ignore_index=True)
+        chosen = int(np.argmax([sign * values["value"].mean() for values in found]))
+        return found[chosen].assign(choice=self.labels[chosen] if self.labels else str(self.choices[chosen].run.method))
 
 
 @dataclass(frozen=True)
@@ -279,6 +338,50 @@ class Gain:
         a, b = (one.values(bench).set_index(["replicate", "draw"])["value"] for one in (self.a, self.b))
         difference = (a - b).reset_index()
         return _table(difference["replicate"], difference["draw"], np.nan, difference["value"])
+
+
+@dataclass(frozen=True)
+class Times:
+    """A quantity times a number."""
+
+    of: Quantity
+    factor: float
+
+    @property
+    def unit(self) -> str:
+        return self.of.unit
+
+    @property
+    def runs(self) -> Sequence[TrainSettings]:
+        return self.of.runs
+
+    def pieces(self, bench: Bench) -> Sequence[Piece]:
+        return self.of.pieces(bench)
+
+    def values(self, bench: Bench) -> pd.DataFrame:
+        found = self.of.values(bench)
+        return found.assign(value=self.factor * found["value"])
+
+
+@dataclass(frozen=True)
+class Percent:
+    """A in percent of B, copy by copy: speed relative to SAM's."""
+
+    a: Quantity
+    b: Quantity
+    unit: str = "speed"
+
+    @property
+    def runs(self) -> Sequence[TrainSettings]:
+        return [*self.a.runs, *self.b.runs]
+
+    def pieces(self, bench: Bench) -> Sequence[Piece]:
+        return [*self.a.pieces(bench), *self.b.pieces(bench)]
+
+    def values(self, bench: Bench) -> pd.DataFrame:
+        a, b = (one.values(bench).set_index(["replicate", "draw"])["value"] for one in (self.a, self.b))
+        share = (100 * a / b).reset_index()
+        return _table(share["replicate"], share["draw"], np.nan, share["value"])
 
 
 def logging(run: TrainSettings, *measures: str, on: Sequence[Literal["train", "test"]] = ("train",)) -> TrainSettings:

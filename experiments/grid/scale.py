@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from noiserobust.errors import UserError
@@ -58,6 +59,8 @@ MINI = Scale(
         "PyramidNet-110": "digits:24",
         "WRN-16-8": "digits:32",
         "WRN-28-10": "digits:32",
+        "ImageNet ResNet-18": "digits:16",
+        "ImageNet VGG16-BN": "digits:8",
         "ResNet-50": "digits:24",
         "ResNet-101": "digits:32",
         "ResNet-152": "digits:40",
@@ -105,6 +108,8 @@ SMALL = Scale(
         "PyramidNet-110": "pyramidnet:110,alpha=48",
         "WRN-16-8": "wrn:16-2",
         "WRN-28-10": "wrn:28-2",
+        "ImageNet ResNet-18": "resnet18:width=16",
+        "ImageNet VGG16-BN": "vgg16-bn:width=16",
         "ResNet-50": "resnet50:width=16",
         "ResNet-101": "resnet101:width=16",
         "ResNet-152": "resnet101:width=16",
@@ -167,13 +172,15 @@ PAPER = Scale(
         "PyramidNet-110": "pyramidnet:110",
         "WRN-16-8": "wrn:16-8",
         "WRN-28-10": "wrn:28-10",
+        "ImageNet ResNet-18": "torchvision:resnet18",
+        "ImageNet VGG16-BN": "torchvision:vgg16_bn",
         "ResNet-50": "torchvision:resnet50",
         "ResNet-101": "torchvision:resnet101",
         "ResNet-152": "torchvision:resnet152",
         "ViT": "vit-cifar",
         "ViT-S/16": "vit-s16",
         "ViT-S/32": "vit-s32",
-        "DeiT-S": "deit-s",
+        "DeiT-S": "deit-s:resize=true",
         "ResNet-101 for CIFAR": "resnet101",
         "ViT-S/16 for CIFAR": "vit-s16:resize=true",
         "narrow ResNet-9": "resnet9",
@@ -223,6 +230,15 @@ class Grid:
         model = ModelSpec.parse(_known(scale.networks, network, "network"))
         settings = replace(base, data=_known(scale.data, data, "data set"), model=model, method=chosen, **kept)
         return replace(settings, epochs=max(1, round(length * settings.epochs)), **self._where(settings.data))
+
+    @property
+    def as_published(self) -> bool:
+        """Whether this is the papers' own size."""
+        return self.scale.recipe is None
+
+    def lying(self, name: str) -> str:
+        """Where in the folder of data a file or folder lies that only a user can put there."""
+        return str(Path(str(self.place.get("data_root", self.recipe.data_root))) / name)
 
     def sigma(self, published: float) -> float:
         """A published noise strength (sigma, b) at this scale."""
