@@ -59,8 +59,8 @@ SCALED = (
 )
 QUOTED = (
     "The paper quotes ESAM, GSAM and LookSAM from their own papers; here they are trained with this paper's recipe "
-    "(rho 0.05; ESAM's beta 0.6, gamma 0.7; GSAM's alpha 0.4; LookSAM's k 5, alpha 0.7). Lambda is lost for ResNet-152 and "
-    "ViT-S/32: 0.3, as for the other ResNets. Speeds are of training steps alone, without the loading of data."
+    "(rho 0.05; ESAM's beta 0.6, gamma 0.7; GSAM's alpha 0.4; LookSAM's k 5, alpha 0.7). Lambda is lost for ResNet-152 "
+    "and ViT-S/32: 0.3, as for the other ResNets. Speeds are of training steps alone, without the loading of data."
 )
 
 
