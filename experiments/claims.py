@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from experiments import esam, rwp, saf
+from experiments import esam, rst, rwp, saf
 from experiments import incorruptible as inc
 from experiments.grid.artefact import artefacts_of
 from experiments.grid.claim import Change, Claim, Contrast, Cost, Variation
+from experiments.grid.pieces import MixedStepTime
 from experiments.grid.published import published
 from experiments.grid.quantity import Accuracy, Best, Gain, Logged, logging, norms_of_filters
 from experiments.grid.scale import Grid
@@ -247,6 +248,42 @@ def representative(at: Grid) -> Sequence[Contrast]:
     return [Contrast(says, selected, rest, unit="(cosine)")]
 
 
+# --- RST --------------------------------------------------------------------------------------------------------------
+
+
+def of_rst(at: Grid, rule: rst.Rule) -> Accuracy:
+    return Accuracy(rst.run(at, "ResNet-18", "CIFAR-10", rule))
+
+
+def constant_matches(at: Grid) -> Sequence[Contrast | Cost]:
+    rule = rst.rst(at, 0.8)
+    return [
+        Contrast("accuracy: RST with p 0.8 minus SAM", of_rst(at, rule), of_rst(at, rst.sam(at)), within=1.0),
+        Cost("a step of RST with p 0.8", rst.run(at, "ResNet-18", "CIFAR-10", rule), at_most=1.9, timed=MixedStepTime),
+    ]
+
+
+def plain_at_the_end(at: Grid) -> Sequence[Contrast]:
+    late, early = (of_rst(at, rst.rst(at, rst.FAMILIES[family](0.4))) for family in ("piecewise1", "piecewise2"))
+    later, earlier = (of_rst(at, rst.rst(at, rst.TRIGONOMETRIC[name])) for name in ("cos2", "cos1"))
+    return [
+        Contrast("accuracy: SAM in the last 60 % of steps alone minus SAM in the first 40 % alone", late, early),
+        Contrast(
+            "accuracy at equal cost: p rising from 0 to 1 (cos2) minus p falling from 1 to 0 (cos1)", later, earlier
+        ),
+    ]
+
+
+def g_rst(at: Grid) -> Sequence[Contrast | Cost]:
+    rule = rst.g_rst(at)
+    return [
+        Contrast("accuracy: G-RST with p 0.5 minus SAM", of_rst(at, rule), of_rst(at, rst.sam(at))),
+        Cost(
+            "a step of G-RST with p 0.5", rst.run(at, "ResNet-18", "CIFAR-10", rule), at_most=1.55, timed=MixedStepTime
+        ),
+    ]
+
+
 # --- SAF --------------------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +322,9 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("rwp", "SAM's gain dies with different batches, RWP's does not", "appendix C, tables 7, 8", batches),
     Claim("rwp", "RWP balances the filters' norms", "section 3.4, figure 4", balanced),
     Claim("saf", "SAF and MESA flatten the loss for almost nothing", "section 4.3, figure 4, table 3", flatten),
+    Claim("rst", "Constant p 0.8 matches SAM", "section 3.2, figure 1", constant_matches),
+    Claim("rst", "Plain steps near the end of training harm", "section 3.2, appendix B.1", plain_at_the_end),
+    Claim("rst", "G-RST beats SAM at half the extra cost", "section 4, table 3", g_rst),
     Claim("esam", "ESAM matches SAM at lower cost", "table 1", esam_matches),
     Claim("esam", "The samples that SDS selects represent the batch", "appendix A.2, figure 6", representative),
 )  # fmt: skip

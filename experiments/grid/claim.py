@@ -65,9 +65,10 @@ class Cost:
     at_most: float
     published: float | None = None
     unit: str = "plain steps"
+    timed: type[StepTime] = StepTime
 
     def _piece(self, bench: Bench) -> StepTime:
-        return StepTime(bench.training(self.run, 0), bench.pieces)
+        return self.timed(bench.training(self.run, 0), bench.pieces)
 
     def pieces(self, bench: Bench) -> list[Piece]:
         return [self._piece(bench)]
