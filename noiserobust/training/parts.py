@@ -51,6 +51,14 @@ def only_rows(micro: list[Batch], rows: Tensor) -> list[Batch]:
     return whole[rows].split(math.ceil(len(rows) / max(len(part) for part in micro)))
 
 
+def before(own_memory: dict[str, Any], name: str, batch: Batch | Sequence[Batch]) -> list[Batch]:
+    """The batch of the step before, ``batch`` itself in the first one; ``batch`` is remembered for the next."""
+    kept = own_memory.get(name)
+    # A rank's own samples: each remembers its own.
+    own_memory[name] = [dict(vars(part)) for part in as_list(batch)]
+    return as_list(batch) if kept is None else [Batch(**part) for part in kept]
+
+
 def moved_to(device: torch.device, value: Any) -> Any:
     """A copy of nested dictionaries and lists, with their tensors on ``device``."""
     if isinstance(value, Tensor):
