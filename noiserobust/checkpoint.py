@@ -40,6 +40,14 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def digest(self) -> str:
+        """16 hex digits that name the weights, wherever the file lies."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.weights.items()):
+            _digest_tensor(digest, name, tensor)
+        return digest.hexdigest()[:16]
+
     def build(
         self, spec: ModelSpec | None = None, channels: int | None = None, classes: int | None = None
     ) -> nn.Module:
@@ -112,9 +120,16 @@ def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:
 
 
 def load_weights(
-    model: nn.Module, weights: Mapping[str, Tensor], source: str | Path, aliases: Sequence[tuple[str, str]] = ()
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    source: str | Path,
+    aliases: Sequence[tuple[str, str]] = (),
+    classes: int | None = None,
 ) -> None:
     """Copy ``weights`` into ``model``.
+
+    With ``classes``, the network's own number, what it has of it where ``weights`` have another number (the layers
+    that give the logits) stays as it is.
 
     Marks that DDP, DataParallel and torch.compile leave in names (``module``, ``_orig_mod``) do not count, on either
     side and at any depth; where names still differ, ``aliases`` (:class:`~noiserobust.models.ModelSpec`) translate
@@ -127,6 +142,10 @@ def load_weights(
     translated = {_translated(name, aliases): original for name, original in given.items()}
     if len(own.keys() & translated.keys()) > len(own.keys() & given.keys()):
         given = translated
+    if classes is not None:
+        heads = {n for n in own.keys() & given.keys() if _of_other_classes(wanted[own[n]], weights[given[n]], classes)}
+        own = {name: original for name, original in own.items() if name not in heads}
+        given = {name: original for name, original in given.items() if name not in heads}
     missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
     misshapen = [
         f"{name} {tuple(weights[given[name]].shape)} instead of {tuple(wanted[own[name]].shape)}"
@@ -155,9 +174,19 @@ def weights_hash(model: nn.Module) -> str:
     for path, module in unwrap(model).named_modules():
         digest.update(f"{canonical(path)} {_anatomy(module)}\n".encode())
     for name, tensor in sorted(unwrap(model).state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        _digest_tensor(digest, name, tensor)
     return digest.hexdigest()[:16]
+
+
+def _digest_tensor(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def _of_other_classes(own: Tensor, given: Tensor, classes: int) -> bool:
+    """Whether ``own`` and ``given`` differ in the number of classes, their first dimension, and in nothing else."""
+    same = own.dim() > 0 and own.shape[1:] == given.shape[1:]
+    return same and len(own) == classes != len(given)
 
 
 def _anatomy(module: nn.Module) -> str:

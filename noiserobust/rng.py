@@ -235,6 +235,12 @@ def keeps_fields() -> bool:
     return _kept.get() is not None
 
 
+def times(field: Tensor, factor: Tensor | float) -> Tensor:
+    """``field * factor``, in the field's own memory unless it is kept or the product is more precise or larger."""
+    like = isinstance(factor, (int, float)) or (factor.dtype == field.dtype and factor.dim() <= field.dim())
+    return field.mul_(factor) if like and not keeps_fields() else field * factor
+
+
 def _version(field: Tensor) -> int:
     return 0 if field.is_inference() else field._version  # torch does not count changes under inference_mode
 

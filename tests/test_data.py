@@ -74,6 +74,19 @@ class TestDataset:
             np.testing.assert_allclose(std, expected.std((0, 2, 3), correction=0), rtol=1e-12)
         assert channel_statistics(torch.full((2, 1, 3, 3), 9, dtype=torch.uint8))[1] == (1.0,)
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+    def test_do_not_depend_on_the_number_of_threads_since_runs_are_named_by_them(self, dtype: torch.dtype) -> None:
+        images = Stream(0, "images").uniform((3000, 3, 8, 8)).mul(255).to(dtype)
+        threads = torch.get_num_threads()
+        try:
+            found = set()
+            for count in (1, 2, 3):
+                torch.set_num_threads(count)
+                found.add(channel_statistics(images))
+        finally:
+            torch.set_num_threads(threads)
+        assert len(found) == 1
+
     def test_fingerprint_names_images_and_labels(self) -> None:
         data = dataset()
         same = Dataset(data.images.clone(memory_format=torch.channels_last), data.labels.int())

@@ -17,6 +17,7 @@ from noiserobust.cli.keep_digital import KeepDigital
 from noiserobust.cli.landscape import Landscape
 from noiserobust.cli.models import Models
 from noiserobust.cli.report import Report
+from noiserobust.cli.reproduce import Reproduce
 from noiserobust.cli.sensitivity import Sensitivity
 from noiserobust.cli.sharpness import Sharpness
 from noiserobust.cli.sweep import Sweep
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Any] = {
     "keep-digital": KeepDigital,
     "budget": Budget,
     "sweep": Sweep,
+    "reproduce": Reproduce,
     "models": Models,
     "curves": Curves,
 }

@@ -160,7 +160,9 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
             average = (count * value).sum() / count.sum()
             variance = (count * (value - average) ** 2).sum() / count.sum()
         else:
-            variance, average = torch.var_mean(channel.double(), correction=0)
+            # By numpy, whose sums do not depend on the number of threads as torch's do: runs are named by them.
+            values = channel.detach().cpu().double().numpy()
+            average, variance = values.mean(), values.var()
         mean.append(float(average))
         std.append(math.sqrt(float(variance)) or 1.0)
     return tuple(mean), tuple(std)

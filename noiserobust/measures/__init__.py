@@ -5,6 +5,7 @@ from noiserobust.measures.hessian import HessianTop, HessianTrace
 from noiserobust.measures.measure import Measure, column, measure, metric
 from noiserobust.measures.perturbation import Ascent, Filters, Perturbation, Random, Training, Unperturbed
 from noiserobust.measures.sharpness import (
+    Accuracy,
     AscentSharpness,
     AverageSharpness,
     FirstOrderSharpness,
@@ -18,6 +19,7 @@ from noiserobust.measures.surface import Surface
 from noiserobust.measures.weights import FilterNorms, MaxOverRms, Path, PathLength, WeightNorm, filter_norms_of
 
 __all__ = [
+    "Accuracy",
     "Ascent",
     "AscentSharpness",
     "AverageSharpness",

@@ -27,6 +27,19 @@ class Loss(PointMeasure, name="loss"):
 
 
 @dataclass(frozen=True)
+class Accuracy(Measure, name="accuracy"):
+    """Percent of the images whose largest logit is their label's. One forward pass of its own."""
+
+    def values(self, surface: Surface, streams: Streams) -> list[Values]:
+        usual = surface.loss_of
+        surface.loss_of = lambda logits, labels: 100.0 * (logits.argmax(1) == labels)
+        try:
+            return [{"": surface.loss()}]
+        finally:
+            surface.loss_of = usual
+
+
+@dataclass(frozen=True)
 class AverageSharpness(PointMeasure, name="average_sharpness"):
     r"""Average-direction sharpness: :math:`E_e[L(w + e)] - L(w)`, e drawn from ``noise``; one value per draw.
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,12 +23,37 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Local:
-    """One piece after the other, in this process."""
+    """One piece after the other, in this process; or ``workers`` of them at once, in as many processes that share the
+    machine's cores (small networks gain: two single-threaded trainings are faster than one on two threads)."""
+
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"expected workers >= 1, got {self.workers}")
 
     def run(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
-        for piece in pieces:
-            piece.run()
-            yield piece
+        if self.workers == 1 or len(pieces) < 2:
+            for piece in pieces:
+                piece.run()
+                yield piece
+            return
+        threads = max(1, (os.cpu_count() or 1) // self.workers)
+        # Spawned: a fork would inherit torch's thread pools, which do not survive it.
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.workers, spawn, _use_threads, (threads,)) as pool:
+            waiting = {pool.submit(_run, piece): piece for piece in pieces}
+            try:
+                for done in as_completed(waiting):
+                    done.result()
+                    yield waiting[done]
+            except BrokenProcessPool:
+                raise UserError(
+                    "expected every worker to live, got one that was killed (out of memory?); the same command goes on "
+                    "from what is done, with fewer workers if need be"
+                ) from None
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -70,6 +99,12 @@ class OnRay:
 
 def _run(piece: Piece) -> None:
     piece.run()
+
+
+def _use_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
 
 
 def _ray() -> Any:

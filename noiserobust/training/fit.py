@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from noiserobust.checkpoint import save_checkpoint
+from noiserobust.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from noiserobust.data import Batch, Labelled, Splits, load, training_batches
 from noiserobust.errors import UserError
 from noiserobust.inference import evaluating, prepare, score
@@ -112,6 +112,9 @@ class _Trainer:
         )
         with seeded(stream.child("init")):
             model = settings.model.build(train.channels, len(train.classes))
+        if settings.initial is not None:
+            start = read_checkpoint(settings.initial)
+            load_weights(model, start.weights, start.path, settings.model.aliases, len(train.classes))
         with evaluating(model), torch.no_grad():
             checked_forward(model, train.example().cpu(), str(settings.model))
         self.model = model.to(device)

@@ -12,7 +12,7 @@ from noiserobust.errors import UserError
 from noiserobust.measures import Filters, Perturbation
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.method import Method
-from noiserobust.training.parts import as_list
+from noiserobust.training.parts import as_list, before
 from noiserobust.training.ranks import has_sync_batch_norm
 from noiserobust.training.schedules import Progress, Schedule, strength_at
 from noiserobust.vectors import Gradients
@@ -64,20 +64,12 @@ class MixedRWP(Method, name="rwp-mixed"):
             return super().step(engine, batch, progress)
         if self.parallel:
             return self._half(engine, batch, progress, gamma)
-        other = self._other(engine, batch)
+        other = before(engine.own_memory, self.name, batch) if self.batches == "different" else batch
         out = engine.gradient(batch, weight=self.alpha, sync=False)
         with engine.moved(filter_noise(engine, gamma, progress.step)):
             engine.gradient(other, weight=1 - self.alpha, norm_stats=False)
         engine.commit()
-        if self.batches == "different":
-            # A rank's own samples: each remembers its own.
-            engine.own_memory[self.name] = [dict(vars(part)) for part in as_list(batch)]
         return out
-
-    def _other(self, engine: Engine, batch: Batch | Sequence[Batch]) -> Batch | Sequence[Batch]:
-        """The batch of the noisy gradient."""
-        kept = engine.own_memory.get(self.name) if self.batches == "different" else None
-        return batch if kept is None else [Batch(**part) for part in kept]
 
     def _half(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, gamma: float) -> Output:
         """This rank's share of the step: clean or noisy."""

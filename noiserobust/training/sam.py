@@ -11,6 +11,7 @@ from noiserobust.errors import UserError
 from noiserobust.measures import Ascent, Perturbation
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.method import Method
+from noiserobust.training.parts import before
 from noiserobust.training.schedules import Progress, Schedule, strength_at
 from noiserobust.vectors import Gradients, ascent, clones
 
@@ -49,7 +50,7 @@ class Climbing(Method):
         rho = self.strength(progress)
         if rho == 0:
             return super().step(engine, batch, progress)
-        out = engine.gradient(batch, sync=self.sync)
+        out = engine.gradient(self.first(engine, batch), sync=self.sync)
         gradients = engine.take()
         if clean:
             # Put back before the second pass: ranks then average both parts at once.
@@ -58,6 +59,10 @@ class Climbing(Method):
             engine.gradient(batch, norm_stats=False, weight=1 - clean)
         engine.commit()
         return out
+
+    def first(self, engine: Engine, batch: Batch | Sequence[Batch]) -> Batch | Sequence[Batch]:
+        """The samples whose gradient is climbed, here the step's own."""
+        return batch
 
     def climb(self, engine: Engine, gradients: Gradients, rho: float, progress: Progress) -> Gradients:
         """:meth:`ascent` on the parameters that are perturbed; uses the gradients up."""
@@ -82,20 +87,33 @@ class SAM(Climbing, name="sam"):
 
     - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`.
     - ``alpha``: weight of the clean gradient in the step, ``alpha g + (1 - alpha) g_p``.
+    - ``batches``: g and g_p are of the ``same`` batch, or g of a ``different`` one, that of the step before (the first
+      step uses its own twice), which undoes SAM: "Efficient Generalization Improvement Guided by Random Weight
+      Perturbation", appendix C.
 
     Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization", Eq. 2 and 3;
     "Incorruptible Neural Networks", Eq. 1; mixing: "Revisiting Random Weight Perturbation", section 4.7.
     """
 
     alpha: float = 0.0
+    batches: Literal["same", "different"] = "same"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.batches not in ("same", "different"):
+            raise UserError(f"sam: expected batches same or different, got {self.batches!r}")
         if not 0 <= self.alpha <= 1:
             raise UserError(f"sam: expected alpha in [0, 1], got {self.alpha}")
 
     def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
         return self.mixed_step(engine, batch, progress, self.alpha)
+
+    def first(self, engine: Engine, batch: Batch | Sequence[Batch]) -> Batch | Sequence[Batch]:
+        return batch if self.batches == "same" else before(engine.own_memory, self.name, batch)
+
+    def perturbation(self, progress: Progress, m: int) -> Perturbation:
+        # The samples climbed are not those that a measure looks at.
+        return super().perturbation(progress, m) if self.batches == "same" else Method.perturbation(self, progress, m)
 
 
 def unit_scaled(engine: Engine, gradients: Gradients) -> Gradients:

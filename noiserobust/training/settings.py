@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from noiserobust.checkpoint import read_checkpoint
 from noiserobust.data import Splits
 from noiserobust.errors import UserError
 from noiserobust.inference import Precision
@@ -26,7 +27,7 @@ SEMANTICS = 1
 
 WITHOUT_EFFECT = ("data", "data_root", "log", "log_on", "log_images")
 """Settings that the weights do not depend on (data count by their content)."""
-ADDED = {"cutout": 0}
+ADDED = {"cutout": 0, "initial": None}
 """Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
 
 
@@ -43,6 +44,8 @@ class TrainSettings:
     """Resize the images of a folder to this many pixels a side."""
     model: ModelSpec = field(default_factory=DigitsNet)
     """Network, such as digits or resnet18:width=16."""
+    initial: str | None = None
+    """Checkpoint to start from (fine-tuning); layers that give the logits of another number of classes start anew."""
     method: Method = field(default_factory=Plain)
     """plain, sam:0.2, rwp:gaussian(0.1), or with a schedule: sam:linear(0.5,warmup=0.3)."""
     weight_clip: float | None = None
@@ -153,6 +156,8 @@ class TrainSettings:
         """8 hex digits that name the run: its settings, its data's content and the version of what training means."""
         values = self.described()
         settings = {k: v for k, v in values.items() if k not in WITHOUT_EFFECT and ADDED.get(k, ...) != v}
+        if self.initial is not None:
+            settings["initial"] = read_checkpoint(self.initial).digest  # what it holds counts, not where it lies
         crop, flip = self.augmentation(splits)
         content = [splits.train.fingerprint, splits.test.fingerprint, splits.train.mean, splits.train.std]
         named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content]

@@ -1,0 +1,415 @@
+"""What is measured of finished runs: pieces beside those of :mod:`noiserobust.sweep`, each leaving one file of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from experiments.grid.corruptions import CORRUPTIONS, corrupted_copy
+from noiserobust import noisy
+from noiserobust.checkpoint import read_checkpoint
+from noiserobust.data import Batch, Splits, training_batches
+from noiserobust.evaluation import corrupted, evaluate, landscape, sharpness
+from noiserobust.evaluation.landscape import SEMANTICS as LANDSCAPE
+from noiserobust.evaluation.sharpness import SEMANTICS as SHARPNESS
+from noiserobust.evaluation.sharpness import Part
+from noiserobust.inference import Precision
+from noiserobust.measures import Surface, filter_norms_of
+from noiserobust.models import ModelSpec
+from noiserobust.noise import Gaussian
+from noiserobust.results import provenance, write_rows
+from noiserobust.rng import Stream, seeded
+from noiserobust.sweep import Training
+from noiserobust.sweep.pieces import data_of
+from noiserobust.training import Engine, Progress, TrainSettings, fit
+from noiserobust.training.engine import Output
+from noiserobust.training.method import Method, Plain
+from noiserobust.training.optimizers import build_optimizer
+from noiserobust.training.rwp_mixed import filter_noise
+from noiserobust.vectors import norm
+from noiserobust.weights import analog_weights
+
+CLEAN = Gaussian(0.0)
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Rows about one finished run, in a file of ``out`` that everything which determines them names."""
+
+    trained: Training
+    out: Path
+    semantics: ClassVar[int] = 1
+
+    @property
+    @abstractmethod
+    def what(self) -> str:
+        """What is measured, in words that tell it from everything else that is."""
+
+    @abstractmethod
+    def measure(self) -> pd.DataFrame:
+        """The rows; at least a column ``value``."""
+
+    @property
+    def about(self) -> str:
+        """What it is measured of: the run's own name says everything about its weights."""
+        return self.trained.result.parent.name
+
+    @property
+    def name(self) -> str:
+        return f"{self.what} of {self.trained.settings.label} seed {self.trained.settings.seed}"
+
+    @property
+    def result(self) -> Path:
+        about = [type(self).__name__, self.semantics, self.about, self.what]
+        return self.out / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.parquet"
+
+    def run(self) -> None:
+        if not self.result.is_file():
+            write_rows(self.measure(), self.result)
+
+
+@dataclass(frozen=True)
+class Sharpness(Measuring):
+    """A measure of :mod:`noiserobust.measures` on a sample of the data."""
+
+    measure_text: str = "loss"
+    part: Part = "test"
+    images: int | None = None
+    semantics: ClassVar[int] = SHARPNESS
+
+    @property
+    def what(self) -> str:
+        return f"{self.measure_text} on {self.images or 'all'} {self.part} images"
+
+    def measure(self) -> pd.DataFrame:
+        settings = self.trained.settings
+        data = data_of(settings)
+        seen = data.train if self.part == "train" else data.test
+        images = None if self.images is None else min(self.images, len(seen))
+        found = sharpness(
+            self.trained.result, seen, self.measure_text, part=self.part, images=images, device=settings.device
+        )
+        return found.rows
+
+
+@dataclass(frozen=True)
+class Heights(Measuring):
+    """The loss along filter-normalised directions."""
+
+    dimensions: int = 2
+    points: int = 21
+    pairs: int = 1
+    half_width: float = 1.0
+    part: Part = "test"
+    images: int | None = None
+    semantics: ClassVar[int] = LANDSCAPE
+
+    @property
+    def what(self) -> str:
+        grid = f"{self.points}^{self.dimensions} points to {self.half_width:g}, {self.pairs} pairs"
+        return f"landscape ({grid}) on {self.images or 'all'} {self.part} images"
+
+    def measure(self) -> pd.DataFrame:
+        settings = self.trained.settings
+        data = data_of(settings)
+        seen = data.train if self.part == "train" else data.test
+        return landscape(
+            self.trained.result,
+            seen,
+            self.dimensions,
+            half_width=self.half_width,
+            points=self.points,
+            pairs=self.pairs,
+            part=self.part,
+            images=None if self.images is None else min(self.images, len(seen)),
+            device=settings.device,
+        )
+
+
+@dataclass(frozen=True)
+class StepTime(Measuring):
+    """Seconds per training step of the run's method and of plain training, in turn, on the first batch of its data: the
+    medians, their ratio ``value``, and the quartiles ``low`` and ``high`` of its
+    own times over the other median.
+
+    Needs no finished run. Steps are taken where the method does all that it will do (SAF and MESA past their start).
+    """
+
+    steps: int = 7
+    halves: bool = False
+    """Time the noisy one of the method's two halves instead, the longer: with one processor for each, a step."""
+    semantics: ClassVar[int] = 3
+
+    @property
+    def about(self) -> str:
+        s = self.trained.settings
+        return (
+            f"{s.method} {s.model} {s.data if '/' not in s.data else 'folder'} {s.batch_size} {s.precision} {s.device}"
+        )
+
+    @property
+    def what(self) -> str:
+        return f"seconds per step{', noisy half' if self.halves else ''}, {self.steps} pairs"
+
+    def measure(self) -> pd.DataFrame:
+        settings = self.trained.settings
+        length = steps_of(settings, len(data_of(settings).train))
+        own_method = NoisyHalf(settings.method) if self.halves else settings.method
+        steps = {name: _stepper(settings, method) for name, method in (("own", own_method), ("plain", Plain()))}
+        for step in steps.values():
+            for _ in range(4):
+                step(self.place(0, length))
+        taken: dict[str, dict[Taken, list[float]]] = {"own": {}, "plain": {}}
+        for at in range(self.steps):
+            for name, step in steps.items():
+                started = time.perf_counter()
+                passes = step(self.place(at, length))
+                if settings.device.startswith("cuda"):
+                    torch.cuda.synchronize()
+                taken[name].setdefault(passes, []).append(time.perf_counter() - started)
+        own, plain = (_typical(taken[name]) for name in ("own", "plain"))
+        low, high = (_typical(taken["own"], share) / plain for share in (0.25, 0.75))
+        return pd.DataFrame(
+            [
+                {
+                    "seconds": own,
+                    "plain_seconds": plain,
+                    "value": own / plain,
+                    "low": low,
+                    "high": high,
+                    "batch_size": settings.batch_size,
+                    "run_steps": length,
+                    **provenance(),
+                }
+            ]
+        )
+
+    def place(self, at: int, length: int) -> Progress:
+        """Where step ``at`` stands in training: late, and in an epoch of its own, so that rules which remember single
+        samples have seen them."""
+        late = 10 * self.trained.settings.epochs + 10
+        return Progress(at + late, 2 * late, at + late, 2 * late)
+
+
+@dataclass(frozen=True)
+class NoisyHalf(Method):
+    """What the noisy ranks of a parallel mixed RWP do in a step, apart from waiting for the others."""
+
+    of: Method
+
+    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+        with engine.moved(filter_noise(engine, self.of.strength(progress), progress.step)):
+            out = engine.gradient(batch, norm_stats=False)
+        engine.commit()
+        return out
+
+
+@dataclass(frozen=True)
+class MixedStepTime(StepTime):
+    """For rules whose steps differ in cost, as a coin or every k-th step does: steps that lie evenly over the run, each
+    as the run itself takes it. Each kind of step, by the passes it takes, counts with its share of them."""
+
+    steps: int = 60
+
+    @property
+    def about(self) -> str:
+        return f"{super().about} {self.trained.settings.epochs} epochs"
+
+    def place(self, at: int, length: int) -> Progress:
+        epochs, step = self.trained.settings.epochs, at * length // self.steps
+        return Progress(step, length, step * epochs // length, epochs)
+
+
+Taken = tuple[int, int]
+"""Forward and backward passes of a step."""
+
+
+def _typical(seconds: Mapping[Taken, list[float]], share: float = 0.5) -> float:
+    """Mean seconds per step, every kind of step standing for its median (or another quantile): what else ran meanwhile
+    leaves no trace."""
+    count = sum(map(len, seconds.values()))
+    return sum(len(own) * float(np.quantile(own, share)) for own in seconds.values()) / count
+
+
+def steps_of(settings: TrainSettings, images: int) -> int:
+    """Training steps of a whole run on so many training images, of which a part may be held out."""
+    held_out = 0.0 if settings.select_on == "test" else settings.validation
+    return settings.epochs * math.ceil((images - round(held_out * images)) / settings.batch_size)
+
+
+def _stepper(settings: TrainSettings, method: Method) -> Callable[[Progress], Taken]:
+    """A function that takes a training step with ``method`` at a place and tells how many passes it took."""
+    data = data_of(settings).train
+    batches = training_batches(
+        data,
+        settings.batch_size,
+        device=torch.device(settings.device),
+        stream=Stream(0, "steps"),
+        crop=0,
+        flip=False,
+        cutout=0,
+        channels_last=settings.channels_last,
+    )
+    first: Batch = next(iter(batches.epoch(0)))
+    engine = engine_of(settings, data.channels, len(data), len(data.classes), settings.device)
+    method.prepare(engine)
+
+    def step(place: Progress) -> Taken:
+        before = dict(engine.passes)
+        method.step(engine, first, place)
+        return (engine.passes["forward"] - before["forward"], engine.passes["backward"] - before["backward"])
+
+    return step
+
+
+def engine_of(settings: TrainSettings, channels: int, samples: int, classes: int, device: str) -> Engine:
+    """An engine with an untrained network as ``settings`` say, for so many samples."""
+    with seeded(Stream(0, "init")):
+        model = settings.model.without_weights().build(channels, classes).to(device)
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Engine(
+        model,
+        build_optimizer(settings.optimizer, model.parameters(), settings.lr, settings.weight_decay),
+        nn.CrossEntropyLoss(reduction="none", label_smoothing=settings.label_smoothing),
+        precision=settings.precision,
+        samples=samples,
+        classes=classes,
+    )
+
+
+@dataclass(frozen=True)
+class InitialRadius(Measuring):
+    """The length of filter-wise noise of size ``gamma`` at the run's initial weights, a row per draw."""
+
+    gamma: float = 0.01
+    draws: int = 1000
+
+    @property
+    def about(self) -> str:
+        s = self.trained.settings
+        return f"{s.model} {s.data if '/' not in s.data else 'folder'} {s.seed}"
+
+    @property
+    def what(self) -> str:
+        return f"radius of filter noise {self.gamma:g} at initialization, {self.draws} draws"
+
+    def measure(self) -> pd.DataFrame:
+        settings = self.trained.settings
+        data = data_of(settings).train
+        with seeded(Stream(settings.seed, "init")):
+            model = settings.model.build(data.channels, len(data.classes))
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        analog, streams = analog_weights(model), Stream(settings.seed, "radius")
+        drawn = (
+            norm(noisy.filter_noise(parameters, names, analog, self.gamma, streams.child(draw))).item()
+            for draw in range(self.draws)
+        )
+        return pd.DataFrame({"draw": range(self.draws), "value": drawn, **provenance()})
+
+
+@dataclass(frozen=True)
+class FilterNorms(Measuring):
+    """The norm of every filter of the finished network, a row each."""
+
+    @property
+    def what(self) -> str:
+        return "filter norms"
+
+    def measure(self) -> pd.DataFrame:
+        surface = Surface(read_checkpoint(self.trained.result).build(), [])
+        return pd.DataFrame({"value": filter_norms_of(surface).tolist(), **provenance()})
+
+
+@dataclass(frozen=True)
+class Corrupted(Measuring):
+    """Accuracy on corrupted test images, a row per corruption and severity.
+
+    ``folder``: where CIFAR-10-C or its like lies, or ``None`` for images corrupted here
+    (:mod:`experiments.grid.corruptions`), once, beside the pieces.
+    """
+
+    folder: str | None = None
+    images: int | None = None
+    precision: Precision = "fp32"
+
+    @property
+    def what(self) -> str:
+        whose = "corrupted here" if self.folder is None else Path(self.folder).name
+        return f"accuracy on {self.images or 'all'} images, {whose}, {self.precision}"
+
+    def measure(self) -> pd.DataFrame:
+        settings = self.trained.settings
+        options = {"precision": self.precision, "device": settings.device}
+        if self.folder is not None:
+            rows = corrupted(self.trained.result, self.folder, images=self.images, **options)
+        else:
+            test = data_of(settings).test
+            chosen = test if self.images is None else test.sample(self.images, Stream(0, "images"))
+            folder = corrupted_copy(chosen, self.out.parent / "corrupted")
+            rows = corrupted(self.trained.result, folder, corruptions=list(CORRUPTIONS), **options)
+        return rows[rows["metric"] == "accuracy"]
+
+
+@dataclass(frozen=True)
+class FineTuned(Measuring):
+    """Accuracy of the run ``trained`` when it starts from a checkpoint.
+
+    ``initial``: that checkpoint, or ``None`` for one trained here, plainly and with the same settings, on the first
+    half of the classes alone.
+    """
+
+    initial: str | None = None
+
+    @property
+    def what(self) -> str:
+        start = "half of the classes" if self.initial is None else Path(self.initial).name
+        return f"accuracy, fine-tuned from {start}"
+
+    def measure(self) -> pd.DataFrame:
+        settings, runs = self.trained.settings, self.trained.out
+        data, start = data_of(settings), self.initial
+        if start is None:
+            before = dataclasses.replace(settings, method=Plain(), seed=0)
+            start = str(fit(before, runs, splits=half_of_classes(data)).checkpoint)
+        run = fit(dataclasses.replace(settings, initial=start), runs, splits=data)
+        return evaluate(run.checkpoint, data.test, CLEAN, 1, device=settings.device).rows
+
+
+def half_of_classes(data: Splits) -> Splits:
+    """Training and test images of the first half of the classes."""
+    count = len(data.train.classes) // 2
+    parts = [part.subset((part.labels < count).nonzero().flatten()) for part in (data.train, data.test)]
+    train, test = (dataclasses.replace(part, classes=part.classes[:count]) for part in parts)  # type: ignore[type-var]
+    return dataclasses.replace(data, train=train, test=test)
+
+
+def seconds_per_image(spec: ModelSpec, channels: int, size: int, classes: int, precision: str, device: str) -> float:
+    """Seconds of a plain forward and backward pass per image, measured on a few images: what estimates start from."""
+    images = 8 if size > 64 else 32
+    with seeded(Stream(0, "estimate")):
+        network = spec.without_weights().build(channels, classes).to(device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        x = torch.rand(images, channels, size, size, device=device).to(memory_format=torch.channels_last)
+    y = torch.zeros(images, dtype=torch.long, device=device)
+    engine = Engine(network, torch.optim.SGD(network.parameters(), lr=0.0), precision=precision)  # type: ignore[arg-type]
+    taken = []
+    for _ in range(3):
+        started = time.perf_counter()
+        engine.gradient(Batch(x, y))
+        engine.take()
+        taken.append(time.perf_counter() - started)
+    return min(taken) / images

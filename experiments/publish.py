@@ -1,0 +1,82 @@
+"""Puts what ``noiserobust reproduce`` made into the documentation: a page per paper and scale, pictures and rows.
+
+    python experiments/publish.py reproduced/mini
+
+Pages go to docs/reproduced/, pictures to figures/<paper>/<scale>/, rows to docs/results/.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import tyro
+
+from experiments import PAPERS
+from experiments.grid import artefacts_of
+from noiserobust.results import read_rows, write_rows
+
+ROOT = Path(__file__).parent.parent
+TITLES = {
+    "incorruptible": "Incorruptible neural networks",
+    "rwp": "Efficient generalization improvement guided by random weight perturbation",
+    "saf": "Sharpness-aware training for free",
+    "rst": "Randomized sharpness-aware training for boosting computational efficiency in deep learning",
+    "esam": "Efficient sharpness-aware minimization for improved training of neural networks",
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    scale: tyro.conf.Positional[Path]
+    """Folder of a scale that ``noiserobust reproduce`` wrote."""
+
+
+def page(paper: str, folder: Path) -> str | None:
+    """The page of one paper at one scale; ``None`` where nothing of it is there."""
+    scale, parts, tables = folder.name, list[str](), []
+    says = ""
+    for artefact in artefacts_of(paper).values():
+        text = folder / paper / f"{artefact.name}.md"
+        if not text.is_file():
+            continue
+        *body, says = text.read_text().strip().split("\n\n")
+        parts.append(f"## {artefact.says.removeprefix(paper).strip().capitalize()}")
+        parts += [body[0].split(": ", 1)[1].split("**")[0] + ".", *body[1:]]
+        picture = text.with_suffix(".png")
+        if picture.is_file():
+            kept = ROOT / "figures" / paper / scale / picture.name
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(picture, kept)
+            parts.append(f"![{artefact.says}](../../figures/{paper}/{scale}/{picture.name})")
+        tables.append(read_rows(text.with_suffix(".parquet")))
+    if not tables:
+        return None
+    rows = pd.concat(tables, ignore_index=True).drop(columns=["noiserobust", "numpy", "python"])
+    for name in rows.select_dtypes(object):
+        rows[name] = rows[name].astype("category")
+    write_rows(rows, ROOT / "docs" / "results" / f"{paper}-{scale}.parquet")
+    head = [
+        f"# {TITLES[paper]}: scale {scale}",
+        f"Made by `noiserobust reproduce {paper} --scale {scale.removesuffix('-gpu')}` and `experiments/publish.py`; "
+        f"rows: [{paper}-{scale}.parquet](../results/{paper}-{scale}.parquet). In brackets: what the paper prints. "
+        "What this scale changes:",
+        says,
+    ]
+    return "\n\n".join([*head, *parts]) + "\n"
+
+
+def main(arguments: Arguments) -> None:
+    for paper in PAPERS:
+        text = page(paper, arguments.scale)
+        if text is not None:
+            path = ROOT / "docs" / "reproduced" / f"{paper}-{arguments.scale.name}.md"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            print(path)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))

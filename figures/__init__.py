@@ -1,0 +1,1 @@
+"""Pictures: what draws them from rows, and those that the documentation shows."""

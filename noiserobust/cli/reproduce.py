@@ -1,0 +1,182 @@
+"""``noiserobust reproduce``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+from tqdm import tqdm
+
+from noiserobust.errors import UserError
+from noiserobust.results import write_atomically
+from noiserobust.sweep import Executor, Local, OnRay, Piece
+
+if TYPE_CHECKING:
+    from experiments.grid import Artefact, Bench, Grid, Plan
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Regenerate tables and figures of five papers, measured beside published; only what is missing is computed."""
+
+    paper: tyro.conf.Positional[str]
+    """incorruptible, rwp, saf, rst, esam, or all; claims judges what the papers claim by what is computed."""
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Tables and figures, such as table1 figure3 (default: all of the paper)."""
+    scale: Literal["mini", "small", "paper"] = "mini"
+    """mini: digits, minutes; small: CIFAR-10's images, narrow nets (full-width on a GPU); paper: as published."""
+    out: Path = Path("reproduced")
+    """Folder for runs, pieces, rows, tables and pictures; a scale has a folder of its own in it."""
+    data: str | None = None
+    """Where CIFAR-10 lies as an image folder (default: torchvision's copy, downloaded into data_root)."""
+    data_root: str = "data"
+    """Where named data lie or are downloaded to."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ...; small on a GPU trains the full-width ResNet-18 for 30 epochs."""
+    workers: int = 1
+    """Pieces computed at once in this machine (executor local)."""
+    executor: Literal["local", "ray"] = "local"
+    """local: on this machine; ray: as tasks of a Ray cluster."""
+    address: str | None = None
+    """Address of the Ray cluster (auto: the one around this process; default: one on this machine)."""
+    cpus: float = 1
+    """CPU cores that one piece occupies on Ray."""
+    gpus: float = 0
+    """GPUs that one piece occupies on Ray, such as 0.25."""
+    dry_run: bool = False
+    """List what is missing, with an estimate of the time on this machine."""
+    only_done: bool = False
+    """Compute nothing: write every artefact whose pieces are all there."""
+
+    def run(self) -> None:
+        if self.paper == "claims":
+            self._judge()
+            return
+        wanted = self._wanted()
+        plan = self._plan(wanted)
+        if self.dry_run:
+            self._list(plan)
+            return
+        executor: Executor = (
+            OnRay(self.address, self.cpus, self.gpus) if self.executor == "ray" else Local(self.workers)
+        )
+        if not self.only_done:
+            with tqdm(unit="piece") as bar:
+
+                def tell(piece: Piece, done: int, of: int) -> None:
+                    bar.total, bar.n = of, done
+                    bar.set_description(piece.name[:60])
+
+                plan.run(executor, tell)
+        failed = []
+        for artefact, grid in plan.wanted:
+            if not plan.ready(artefact, grid):
+                print(f"{artefact.says}: not all of it is computed yet")
+                continue
+            try:
+                written = plan.write(artefact, grid, plan.bench.folder / artefact.paper)
+            except UserError as error:  # the others are written all the same
+                failed.append(f"{artefact.says}: {error}")
+                continue
+            if artefact.kind == "table" and len(wanted) <= 4:
+                print(written[1].read_text())
+            print("  ".join(str(path) for path in written) + "\n")
+        if failed:
+            raise UserError("; ".join(failed))
+
+    def _judge(self) -> None:
+        """Print and write the verdicts on all claims whose runs are there."""
+        from experiments.claims import CLAIMS
+        from experiments.grid.claim import claims_text
+
+        grids, bench = self._bench()
+        ready = [claim for claim in CLAIMS if claim.ready(grids[claim.paper], bench)]
+        judged = [claim.judged(grids[claim.paper], bench) for claim in ready]
+        text = claims_text(judged, [claim for claim in CLAIMS if claim not in ready], next(iter(grids.values())))
+        path = write_atomically(bench.folder / "claims.md", lambda temporary: temporary.write_text(text + "\n"))
+        print(f"{text}\n\n{path}")
+
+    def _wanted(self) -> list[Artefact]:
+        """What was asked for, in the papers' order."""
+        papers = _papers()
+        from experiments.grid import artefacts_of
+
+        chosen = papers if self.paper == "all" else [self.paper]
+        if not set(chosen) <= set(papers):
+            raise UserError(f"expected a paper ({', '.join(papers)}, all), got '{self.paper}'")
+        found = [artefact for paper in chosen for artefact in artefacts_of(paper).values()]
+        known = [artefact.name for artefact in found]
+        for name in self.names:
+            if name not in known:
+                raise UserError(f"expected a table or figure of {self.paper} ({', '.join(known)}), got '{name}'")
+        return [artefact for artefact in found if not self.names or artefact.name in self.names]
+
+    def _plan(self, wanted: list[Artefact]) -> Plan:
+        from experiments.grid import Plan
+
+        grids, bench = self._bench()
+        return Plan([(artefact, grids[artefact.paper]) for artefact in wanted], bench)
+
+    def _bench(self) -> tuple[dict[str, Grid], Bench]:
+        """Every paper at the scale asked for, and where its runs lie."""
+        from experiments.grid import Bench, artefacts_of
+        from experiments.grid.bench import with_logs
+        from experiments.grid.plan import quantities
+
+        grids = self._grids()
+        scale = next(iter(grids.values())).scale
+        # What is logged follows from every artefact, also those not asked for now: runs are shared.
+        every = [
+            run
+            for paper, grid in grids.items()
+            for artefact in artefacts_of(paper).values()
+            for cell in artefact.cells(grid)
+            for quantity in quantities(cell)
+            for run in quantity.runs
+        ]
+        # Absolute, since a worker of a cluster may stand in another folder.
+        folder = self.out.resolve() / (scale.name + ("-gpu" if scale.name == "small" and self.device != "cpu" else ""))
+        return grids, Bench(scale, folder, with_logs(every, scale.log_images))
+
+    def _grids(self) -> dict[str, Grid]:
+        """Every paper at the scale asked for, on this machine."""
+        from importlib import import_module
+
+        from experiments.grid import SCALES, Grid
+        from experiments.grid.scale import SMALL_GPU
+
+        scale = SMALL_GPU if self.scale == "small" and self.device != "cpu" else SCALES[self.scale]
+        place: dict[str, str] = {"data_root": self.data_root, "device": self.device}
+        if self.data is not None:
+            place["cifar10"] = self.data
+        return {
+            paper: Grid(scale, import_module(f"experiments.{paper}").RECIPE, place) for paper in _papers()
+        }  # fmt: skip
+
+    def _list(self, plan: Plan) -> None:
+        from experiments.grid.estimate import Clock, in_words
+
+        clock, total = Clock(), 0.0
+        for title, pieces, missing in zip(
+            ("trainings", "measurements"), (plan.runs, plan.measurements), plan.missing(), strict=True
+        ):
+            print(f"{len(missing)} of {len(pieces)} {title} missing")
+            for piece in missing:
+                seconds = clock.seconds(piece)
+                total += seconds
+                print(f"  {in_words(seconds):>8}  {piece.name}")
+        each = f", {in_words(total / self.workers)} with {self.workers} workers" if self.workers > 1 else ""
+        print(f"about {in_words(total)} on this machine ({self.device}) one after the other{each}")
+
+
+def _papers() -> list[str]:
+    try:
+        from experiments import PAPERS
+    except ImportError:
+        raise UserError(
+            "expected the folder experiments/ of a checkout, got an installation without it; install noiserobust from "
+            "its repository"
+        ) from None
+    return list(PAPERS)
