@@ -61,7 +61,7 @@ CACHE = 6 << 20
 
 
 @torch.no_grad()
-def forward_batch(network: nn.Module, images: Tensor) -> int:
+def forward_batch(network: nn.Module, images: Tensor, precision: Precision = "fp32") -> int:
     """Images per forward pass that suit ``network`` and its device, 8 to 500; ``images`` are a few of its inputs."""
     sizes = [1]
     if images.device.type != "cpu":
@@ -72,7 +72,7 @@ def forward_batch(network: nn.Module, images: Tensor) -> int:
 
     hooks = [module.register_forward_hook(note) for module in network.modules()]
     try:
-        with evaluating(network):
+        with evaluating(network), autocast(images.device, precision):
             network(_as_weights(network, images))
     except Exception:  # it will say so when it is evaluated
         return FORWARD_BATCH["cpu"]

@@ -233,7 +233,7 @@ def memory() -> list[dict[str, object]]:
     """Peak memory beside the network, in copies of its analog weights (60 layers of a million)."""
     rows = []
     for noise, draws, levels in (
-        ("gaussian:0.1", 1, 1), ("gaussian:0.1", 10, 1), ("gaussian", 3, 10), ("pcm:t=1d", 1, 1), ("pcm:t=1d", 3, 1)
+        ("gaussian:0.1", 1, 1), ("gaussian:0.1", 10, 1), ("gaussian:0.1", 3, 10), ("pcm:t=1d", 1, 1), ("pcm:t=1d", 3, 1)
     ):  # fmt: skip
         command = [sys.executable, "-c", MEMORY, noise, str(draws), str(levels)]
         copies = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -21,7 +21,7 @@ import pandas as pd
 from experiments.benchmarks.common import FIGURES, RESULTS, add_rows, machine
 
 OUT = RESULTS / "speed_evaluation_scaling.csv"
-STANDARD: dict[str, Any] = {"width": 16, "draws": 8, "levels": 1, "threads": 2, "images": 500, "ranks": 1}
+STANDARD: dict[str, Any] = {"width": 16, "draws": 8, "levels": 1, "threads": 1, "images": 500, "ranks": 1}
 AXES: dict[str, dict[str, list[Any]]] = {
     "draws": {"draws": [1, 2, 4, 8, 16, 32]},
     "width": {"width": [4, 8, 16, 32, 64], "draws": [4]},

@@ -101,7 +101,7 @@ class Subjects:
         place = device_of(network)
         size = setup.batch_size
         if size is None:
-            size = forward_batch(network, seen.example().to(place))
+            size = forward_batch(network, seen.example().to(place), setup.precision)
         view = (seen.mean, seen.std, place, last, size)
         if view not in self._prepared:
             self._prepared[view] = prepare(seen, place, size, last)
