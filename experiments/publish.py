@@ -72,18 +72,19 @@ def page(paper: str, folder: Path) -> str | None:
 
 CLAIMS = """# What the papers claim, judged
 
-Each claim is written as differences that must be positive if it holds (or lie within a margin, where it says that two things are
-equal), in [experiments/claims.py](../experiments/claims.py). Two methods are compared copy by copy: the same training seed, the
-same noise draws. Intervals are two-sided t intervals over trained copies, widened so that all of one claim's hold together with
-95 % (Bonferroni). A "best" strength is chosen for each copy by the other copies, so that the choice does not flatter.
+Each claim is written as differences that must be positive if it holds (or lie within a margin, where it says that
+two things are equal), in [experiments/claims.py](../experiments/claims.py). Two methods are compared copy by copy:
+the same training seed, the same noise draws. Intervals are two-sided t intervals over trained copies, widened so
+that all of one claim's hold together with 95 % (Bonferroni). A "best" strength is chosen for each copy by the other
+copies, so that the choice does not flatter.
 
 - **holds**: every interval lies on the claimed side;
 - **does not hold here**: some interval lies on the other side;
-- **cannot tell**: otherwise; then the line says which difference so many copies would have shown with a power of 80 %, and how
-  many copies would show the published difference (or the measured one, where none is printed).
+- **cannot tell**: otherwise; then the line says which difference so many copies would have shown with a power of 80
+  %, and how many copies would show the published difference (or the measured one, where none is printed).
 
-Costs are medians of steps timed in turn with plain ones on this machine, with quartiles. A verdict is about the scale it was
-measured at: digits and short trainings can show that an effect exists, hardly that it does not.
+Costs are medians of steps timed in turn with plain ones on this machine, with quartiles. A verdict is about the
+scale it was measured at: digits and short trainings can show that an effect exists, hardly that it does not.
 """
 
 
