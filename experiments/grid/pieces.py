@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -304,7 +304,7 @@ class Corrupted(Measuring):
 
     def measure(self) -> pd.DataFrame:
         settings = self.trained.settings
-        options = {"precision": self.precision, "device": settings.device}
+        options: dict[str, Any] = {"precision": self.precision, "device": settings.device}
         if self.folder is not None:
             rows = corrupted(self.trained.result, self.folder, images=self.images, **options)
         else:
