@@ -281,7 +281,7 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("arguments", "fragment"),
         [
-            (["sharpness", "RUNS", "--measures", "flatness"], "expected a measure (ascent_sharpness, "),
+            (["sharpness", "RUNS", "--measures", "flatness"], "expected a measure (accuracy, ascent_sharpness, "),
             (["sharpness", "RUNS", "--measures", "path_length"], "which only a training log knows"),
             (["sharpness", "RUNS", "--precision", "fp16"], "expected precision fp32 or bf16"),
             (["sharpness"], "expected at least one checkpoint"),
@@ -289,7 +289,7 @@ class TestCommands:
             (["corrupted", "RUNS"], "expected --folder"),
             (["corrupted", "RUNS", "--folder", "nowhere"], "expected labels.npy, gaussian_noise.npy"),
             (["curves", "RUNS", "--y", "flatness"], "expected a column that plain logged"),
-            (["train", "--log", "flatness"], "expected a measure (ascent_sharpness, "),
+            (["train", "--log", "flatness"], "expected a measure (accuracy, ascent_sharpness, "),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )
