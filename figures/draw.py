@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from noiserobust.report.curves import curves_figure, landscape_figure
 from noiserobust.report.plots import COLOURS, MARKERS, QUIET, TEXT, wrapped
@@ -101,6 +105,69 @@ def histogram(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
     return figure
 
 
+AXES = {"function": ("share of training", "p"), "coin": ("share of training", "p"), "error": ("", "test error (%)")}
+"""Axes of panels that show another quantity than the figure's, by what they show."""
+
+
+def families(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
+    """Points of one family joined in their order: a row's name is its family's and, as the last word, the point's.
+
+    A panel per column. Functions are lines of one colour scale, coins dots. What has no place on the x axis is left
+    out.
+    """
+    rows = rows[rows["x"].notna()]
+    figure, axes = _panels(rows, title)
+    names = rows["row"].str.rsplit(" ", n=1)
+    # Points of one network (or of one method) have one colour in all panels.
+    rows = rows.assign(family=names.str[0], point=names.str[-1], owner=names.str[0].str.split(", ").str[0])
+    measured = rows[~rows["quantity"].isin(("function", "coin"))]
+    owners = list(dict.fromkeys(measured["owner"]))
+    for axis, (panel, own) in zip(axes, rows.groupby("column", sort=False), strict=True):
+        _functions(axis, own)
+        for (_, owner), family in own[own["quantity"].isin(measured["quantity"])].groupby(
+            ["family", "owner"], sort=False
+        ):
+            _family_line(axis, family, owners.index(owner))
+        quantity = str(own["quantity"].iloc[0])
+        if quantity == "extra_time":
+            axis.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle="--", zorder=1)
+        across, up = AXES.get(quantity, ("", ""))
+        _dress(axis, str(panel), across or x, up or y, several=rows["column"].nunique() > 1)
+    if len(owners) > 1:
+        handles = [Line2D([], [], **_style(index)) for index in range(len(owners))]
+        figure.legend(handles, owners, loc="outside lower center", ncols=min(len(owners), 6), frameon=False,
+                      fontsize=9, labelcolor=TEXT)  # fmt: skip
+    return figure
+
+
+def _functions(axis: Axes, own: pd.DataFrame) -> None:
+    """Functions of a panel as lines from dark to light, coins as dots on them."""
+    functions = list(own[own["quantity"] == "function"].groupby("row", sort=False))
+    for index, (_, line) in enumerate(functions):
+        shade = colormaps["viridis"](0.9 * index / max(len(functions) - 1, 1))
+        axis.plot(line["x"], line["value"], color=shade, linewidth=1.6, label=line["point"].iloc[0])
+    if len(functions) > 1:
+        axis.legend(frameon=False, fontsize=7, labelcolor=TEXT, ncols=2)
+    coins = own[own["quantity"] == "coin"]
+    axis.scatter(coins["x"], coins["value"], s=7, color=COLOURS[0], linewidths=0, zorder=3)
+
+
+def _family_line(axis: Axes, family: pd.DataFrame, index: int) -> None:
+    """Means over copies with bars of one standard deviation; points that are not numbers are named."""
+    copies = family.groupby(["point", "replicate"], sort=False)[["x", "value"]].mean().reset_index()
+    points = copies.groupby("point", sort=False).agg(x=("x", "mean"), mean=("value", "mean"), std=("value", "std"))
+    axis.errorbar(points["x"], points["mean"], points["std"].fillna(0.0), capsize=2, elinewidth=1, **_style(index))
+    for name, point in points.iterrows():
+        if not str(name).replace(".", "").isdigit():
+            axis.annotate(str(name), (point["x"], point["mean"]), fontsize=7.5, color=QUIET, xytext=(5, 4),
+                          textcoords="offset points")  # fmt: skip
+
+
+def _style(index: int) -> dict[str, Any]:
+    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "markersize": 5,
+            "linewidth": 1.4, "markeredgecolor": "white", "markeredgewidth": 0.6}  # fmt: skip
+
+
 KINDS: dict[str, Callable[[pd.DataFrame, str, str, str], Figure]] = {
     "epochs": epochs,
     "strengths": epochs,
@@ -110,6 +177,7 @@ KINDS: dict[str, Callable[[pd.DataFrame, str, str, str], Figure]] = {
     "landscape": landscape,
     "image": image,
     "histogram": histogram,
+    "families": families,
 }
 
 
@@ -125,7 +193,7 @@ def _lines(rows: pd.DataFrame, by: str = "x") -> pd.DataFrame:
 
 def _panels(rows: pd.DataFrame, title: str):  # type: ignore[no-untyped-def]
     count = rows["column"].nunique()
-    columns = min(count, 3)
+    columns = 2 if count == 4 else min(count, 3)
     lines = math.ceil(count / columns)
     figure = Figure(figsize=(1.0 + 4.6 * columns, 0.6 + 3.9 * lines), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).ravel()

@@ -10,10 +10,12 @@ from typing import Literal
 from experiments.grid.quantity import Quantity
 from experiments.grid.scale import Grid
 
-Kind = Literal["table", "epochs", "trajectory", "strengths", "magnitudes", "scatter", "landscape", "image", "histogram"]
+Kind = Literal[
+    "table", "epochs", "trajectory", "strengths", "magnitudes", "scatter", "families", "landscape", "image", "histogram"
+]
 """How an artefact is drawn. Figures: lines against epochs; a path of epochs, one logged quantity against another; lines
-against a number, or against its logarithm; points of two measured quantities; contours of a loss; a coloured grid;
-distributions."""
+against a number, or against its logarithm; points of two measured quantities; points of one family joined in their
+order; contours of a loss; a coloured grid; distributions."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pandas as pd
 from experiments.grid.artefact import Artefact, Cell
 from experiments.grid.bench import Bench
 from experiments.grid.estimate import here
+from experiments.grid.pieces import StepTime
 from experiments.grid.published import published
 from experiments.grid.quantity import Quantity
 from experiments.grid.scale import Grid
@@ -52,7 +53,7 @@ class Plan:
         for pieces in (self.runs, self.measurements):
             missing = [piece for piece in pieces if not piece.result.is_file()]
             # What is timed shares the machine with nothing.
-            timed = [piece for piece in missing if type(piece).__name__ == "StepTime"]
+            timed = [piece for piece in missing if isinstance(piece, StepTime)]
             for group, who in (([p for p in missing if p not in timed], executor or Local()), (timed, Local())):
                 for done, piece in enumerate(who.run(group), 1):
                     if on_piece is not None:

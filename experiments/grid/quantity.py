@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 import pandas as pd
+import torch
 
 from experiments.grid.bench import Bench
+from experiments.grid.estimate import KNOWN
 from experiments.grid.pieces import (
     CLEAN,
     Corrupted,
@@ -20,14 +24,18 @@ from experiments.grid.pieces import (
     Heights,
     InitialRadius,
     Measuring,
+    MixedStepTime,
     Sharpness,
     StepTime,
+    engine_of,
 )
 from experiments.grid.scale import Scale
 from noiserobust.noise import NoiseModel
 from noiserobust.results import read_rows
 from noiserobust.sweep import Evaluating, Piece, Training
 from noiserobust.training import TrainSettings
+from noiserobust.training.looksam import LookSAM
+from noiserobust.training.rst import RST
 from noiserobust.training.schedules import Progress
 
 
@@ -105,7 +113,7 @@ class Logged:
     def values(self, bench: Bench) -> pd.DataFrame:
         parts = []
         for seed in bench.seeds:
-            log = bench.log(self.run, seed)
+            log = bench.log(self.run, seed, (self.y, *([] if self.x == "epoch" else [self.x])))
             log = log.tail(1) if self.last else log
             x = log["epoch"] + 1 if self.x == "epoch" else log[self.x]
             parts.append(_table(seed, 0, x, log[self.y]).assign(epoch=log["epoch"].to_numpy()))
@@ -167,21 +175,31 @@ def heights(
 
 
 def step_time(
-    run: TrainSettings, unit: Literal["time", "seconds_per_step", "images_per_second", "speed"], halves: bool = False
+    run: TrainSettings,
+    unit: Literal["time", "extra_time", "seconds_per_step", "images_per_second", "speed", "minutes", "extra_minutes"],
+    halves: bool = False,
 ) -> OfRun:
-    """What a step costs, timed beside plain training's: as a multiple, in seconds, as images per second, or as speed in
-    percent of plain training's. ``halves``: of a mixed RWP whose two gradients have a processor each."""
+    """What a step costs, timed beside plain training's.
+
+    As a multiple (or what it is above 1), in seconds, as images per second, as speed in percent of plain training's, or
+    as minutes of all steps of the run (or those beyond plain training's): the steps' own, without loading of data and
+    evaluation. ``halves``: of a mixed RWP whose two gradients have a processor each.
+    """
 
     def read(rows: pd.DataFrame) -> pd.DataFrame:
         found = {
             "time": rows["value"],
+            "extra_time": rows["value"] - 1,
             "seconds_per_step": rows["seconds"],
             "images_per_second": rows["batch_size"] / rows["seconds"],
             "speed": 100 / rows["value"],
+            "minutes": rows["seconds"] * rows["run_steps"] / 60,
+            "extra_minutes": (rows["seconds"] - rows["plain_seconds"]) * rows["run_steps"] / 60,
         }
         return pd.DataFrame({"value": found[unit]})
 
-    return OfRun(run, lambda t, out: StepTime(t, out, halves=halves), read, unit, trained=False)
+    timed = MixedStepTime if isinstance(run.method, (RST, LookSAM)) else StepTime
+    return OfRun(run, lambda t, out: timed(t, out, halves=halves), read, unit, trained=False)
 
 
 def initial_radius(run: TrainSettings, gamma: float, draws: int = 1000) -> OfRun:
@@ -267,11 +285,15 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Best:
-    """The best of several accuracies: what a paper prints as "the best strength". Which one it is follows from the very
-    test values that are shown, as in the papers, so it flatters; ``labels`` name the choices."""
+    """The best of several accuracies: what a paper prints as "the best strength"; ``labels`` name the choices.
+
+    Which one it is follows from the very test values that are shown, as in the papers, so it flatters. ``crossed``
+    chooses for each trained copy by the other copies alone, which does not: for comparisons.
+    """
 
     choices: tuple[Accuracy, ...]
     labels: tuple[str, ...] = ()
+    crossed: bool = False
 
     @property
     def unit(self) -> str:
@@ -287,8 +309,14 @@ class Best:
     def values(self, bench: Bench) -> pd.DataFrame:
         found = [choice.values(bench) for choice in self.choices]
         sign = -1 if self.unit in ("error", "loss") else 1
-        best = int(np.argmax([sign * values["value"].mean() for values in found]))
-        return found[best].assign(choice=self.labels[best] if self.labels else str(self.choices[best].run.method))
+        if self.crossed:
+            copies = pd.concat([values.groupby("replicate")["value"].mean() for values in found], axis=1)
+            others = {copy: copies.drop(index=copy) if len(copies) > 1 else copies for copy in copies.index}
+            best = {copy: int(np.argmax(sign * rest.mean().to_numpy())) for copy, rest in others.items()}
+            parts = [found[choice][found[choice]["replicate"] == copy] for copy, choice in best.items()]
+            return pd.concat(parts, ignore_index=True)
+        chosen = int(np.argmax([sign * values["value"].mean() for values in found]))
+        return found[chosen].assign(choice=self.labels[chosen] if self.labels else str(self.choices[chosen].run.method))
 
 
 @dataclass(frozen=True)
@@ -371,3 +399,40 @@ def _table(replicate: object, draw: object, x: object, value: object) -> pd.Data
 def units(quantities: Iterable[Quantity]) -> list[str]:
     """The different units, in order."""
     return list(dict.fromkeys(one.unit for one in quantities))
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """MiB that the rule keeps from step to step beyond plain training, as it lays them out before the first step.
+
+    Laid out as tensors without storage: 14 GB need not be there to be counted, and data and samples need not either.
+    """
+
+    run: TrainSettings
+    data: str
+    unit: str = "memory"
+
+    @property
+    def runs(self) -> Sequence[TrainSettings]:
+        return []
+
+    def pieces(self, bench: Bench) -> Sequence[Piece]:
+        return []
+
+    def values(self, bench: Bench) -> pd.DataFrame:
+        images, _, channels, _, classes = KNOWN[bench.scale.data[self.data]]
+        held_out = 0.0 if self.run.select_on == "test" else self.run.validation
+        engine = engine_of(self.run, channels, images - round(held_out * images), classes, "meta")
+        # It says on the way how large its memory is.
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.run.method.prepare(engine)
+        return _table(0, 0, np.nan, [sum(tensor.nbytes for tensor in tensors_in(engine.memory)) / 2**20])
+
+
+def tensors_in(kept: object) -> Iterator[torch.Tensor]:
+    """All tensors in nested dictionaries and lists."""
+    if isinstance(kept, torch.Tensor):
+        yield kept
+    elif isinstance(kept, (dict, list)):
+        for part in kept.values() if isinstance(kept, dict) else kept:
+            yield from tensors_in(part)

@@ -10,7 +10,7 @@ from experiments.grid.artefact import Artefact
 from experiments.grid.scale import Grid
 from noiserobust.report.table import as_markdown
 
-DECIMALS = {"accuracy": 2, "error": 2, "top5_accuracy": 2, "gain": 2, "images_per_second": 0, "speed": 1, "memory": 1}
+DECIMALS = {"accuracy": 2, "error": 2, "top5_accuracy": 2, "gain": 2, "images_per_second": 0, "speed": 1, "memory": 2}
 PERCENT = ("accuracy", "error", "top5_accuracy", "speed")
 
 
@@ -31,6 +31,9 @@ def text_of(artefact: Artefact, rows: pd.DataFrame, grid: Grid) -> str:
             chosen = rows.dropna(subset="choice").drop_duplicates(["row", "column"])
             listed = "; ".join(f"{r.row}, {r.column}: {r.choice}" for r in chosen.itertuples())
             parts.append(f"best choices, made on the values shown: {listed}")
+    elif rows["published"].notna().any():
+        parts.append(as_markdown(_grid(rows[rows["published"].notna()])))
+        parts.append("mean ± std over trained copies [published], where the paper prints numbers of this figure")
     if artefact.note:
         parts.append(artefact.note)
     parts.append("\n".join(f"- {line}" for line in grid.scale.says))

@@ -10,10 +10,11 @@ import tyro
 from tqdm import tqdm
 
 from noiserobust.errors import UserError
+from noiserobust.results import write_atomically
 from noiserobust.sweep import Executor, Local, OnRay, Piece
 
 if TYPE_CHECKING:
-    from experiments.grid import Artefact, Grid, Plan
+    from experiments.grid import Artefact, Bench, Grid, Plan
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Reproduce:
     """Regenerate tables and figures of five papers, measured beside published; only what is missing is computed."""
 
     paper: tyro.conf.Positional[str]
-    """incorruptible, rwp, saf, rst, esam, or all."""
+    """incorruptible, rwp, saf, rst, esam, or all; claims judges what the papers claim by what is computed."""
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """Tables and figures, such as table1 figure3 (default: all of the paper)."""
     scale: Literal["mini", "small", "paper"] = "mini"
@@ -50,6 +51,9 @@ class Reproduce:
     """Compute nothing: write every artefact whose pieces are all there."""
 
     def run(self) -> None:
+        if self.paper == "claims":
+            self._judge()
+            return
         wanted = self._wanted()
         plan = self._plan(wanted)
         if self.dry_run:
@@ -66,14 +70,33 @@ class Reproduce:
                     bar.set_description(piece.name[:60])
 
                 plan.run(executor, tell)
+        failed = []
         for artefact, grid in plan.wanted:
             if not plan.ready(artefact, grid):
                 print(f"{artefact.says}: not all of it is computed yet")
                 continue
-            written = plan.write(artefact, grid, plan.bench.folder / artefact.paper)
+            try:
+                written = plan.write(artefact, grid, plan.bench.folder / artefact.paper)
+            except UserError as error:  # the others are written all the same
+                failed.append(f"{artefact.says}: {error}")
+                continue
             if artefact.kind == "table" and len(wanted) <= 4:
                 print(written[1].read_text())
             print("  ".join(str(path) for path in written) + "\n")
+        if failed:
+            raise UserError("; ".join(failed))
+
+    def _judge(self) -> None:
+        """Print and write the verdicts on all claims whose runs are there."""
+        from experiments.claims import CLAIMS
+        from experiments.grid.claim import claims_text
+
+        grids, bench = self._bench()
+        ready = [claim for claim in CLAIMS if claim.ready(grids[claim.paper], bench)]
+        judged = [claim.judged(grids[claim.paper], bench) for claim in ready]
+        text = claims_text(judged, [claim for claim in CLAIMS if claim not in ready], next(iter(grids.values())))
+        path = write_atomically(bench.folder / "claims.md", lambda temporary: temporary.write_text(text + "\n"))
+        print(f"{text}\n\n{path}")
 
     def _wanted(self) -> list[Artefact]:
         """What was asked for, in the papers' order."""
@@ -91,7 +114,14 @@ class Reproduce:
         return [artefact for artefact in found if not self.names or artefact.name in self.names]
 
     def _plan(self, wanted: list[Artefact]) -> Plan:
-        from experiments.grid import Bench, Plan, artefacts_of
+        from experiments.grid import Plan
+
+        grids, bench = self._bench()
+        return Plan([(artefact, grids[artefact.paper]) for artefact in wanted], bench)
+
+    def _bench(self) -> tuple[dict[str, Grid], Bench]:
+        """Every paper at the scale asked for, and where its runs lie."""
+        from experiments.grid import Bench, artefacts_of
         from experiments.grid.bench import with_logs
         from experiments.grid.plan import quantities
 
@@ -108,8 +138,7 @@ class Reproduce:
         ]
         # Absolute, since a worker of a cluster may stand in another folder.
         folder = self.out.resolve() / (scale.name + ("-gpu" if scale.name == "small" and self.device != "cpu" else ""))
-        bench = Bench(scale, folder, with_logs(every, scale.log_images))
-        return Plan([(artefact, grids[artefact.paper]) for artefact in wanted], bench)
+        return grids, Bench(scale, folder, with_logs(every, scale.log_images))
 
     def _grids(self) -> dict[str, Grid]:
         """Every paper at the scale asked for, on this machine."""

@@ -1,0 +1,107 @@
+"""Puts what ``noiserobust reproduce`` made into the documentation: a page per paper and scale, pictures and rows.
+
+    noiserobust reproduce claims --scale mini
+    python experiments/publish.py reproduced/mini reproduced/small
+
+Pages go to docs/reproduced/, pictures to figures/<paper>/<scale>/, rows to docs/results/, the verdicts on the papers'
+claims to docs/claims.md.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import tyro
+
+from experiments import PAPERS
+from experiments.grid import artefacts_of
+from noiserobust.results import read_rows, write_rows
+
+ROOT = Path(__file__).parent.parent
+TITLES = {
+    "incorruptible": "Incorruptible neural networks",
+    "rwp": "Efficient generalization improvement guided by random weight perturbation",
+    "saf": "Sharpness-aware training for free",
+    "rst": "Randomized sharpness-aware training for boosting computational efficiency in deep learning",
+    "esam": "Efficient sharpness-aware minimization for improved training of neural networks",
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    scales: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of scales that ``noiserobust reproduce`` wrote."""
+
+
+def page(paper: str, folder: Path) -> str | None:
+    """The page of one paper at one scale; ``None`` where nothing of it is there."""
+    scale, parts, tables = folder.name, list[str](), []
+    says = ""
+    for artefact in artefacts_of(paper).values():
+        text = folder / paper / f"{artefact.name}.md"
+        if not text.is_file():
+            continue
+        *body, says = text.read_text().strip().split("\n\n")
+        parts.append(f"## {artefact.says.removeprefix(paper).strip().capitalize()}")
+        parts += [body[0].split(": ", 1)[1].split("**")[0] + ".", *body[1:]]
+        picture = text.with_suffix(".png")
+        if picture.is_file():
+            kept = ROOT / "figures" / paper / scale / picture.name
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(picture, kept)
+            parts.append(f"![{artefact.says}](../../figures/{paper}/{scale}/{picture.name})")
+        tables.append(read_rows(text.with_suffix(".parquet")))
+    if not tables:
+        return None
+    rows = pd.concat(tables, ignore_index=True).drop(columns=["noiserobust", "numpy", "python"])
+    for name in rows.select_dtypes(object):
+        rows[name] = rows[name].astype("category")
+    write_rows(rows, ROOT / "docs" / "results" / f"{paper}-{scale}.parquet")
+    head = [
+        f"# {TITLES[paper]}: scale {scale}",
+        f"Made by `noiserobust reproduce {paper} --scale {scale.removesuffix('-gpu')}` and `experiments/publish.py`; "
+        f"rows: [{paper}-{scale}.parquet](../results/{paper}-{scale}.parquet). In brackets: what the paper prints. "
+        "What this scale changes:",
+        says,
+    ]
+    return "\n\n".join([*head, *parts]) + "\n"
+
+
+CLAIMS = """# What the papers claim, judged
+
+Each claim is written as differences that must be positive if it holds (or lie within a margin, where it says that two things are
+equal), in [experiments/claims.py](../experiments/claims.py). Two methods are compared copy by copy: the same training seed, the
+same noise draws. Intervals are two-sided t intervals over trained copies, widened so that all of one claim's hold together with
+95 % (Bonferroni). A "best" strength is chosen for each copy by the other copies, so that the choice does not flatter.
+
+- **holds**: every interval lies on the claimed side;
+- **does not hold here**: some interval lies on the other side;
+- **cannot tell**: otherwise; then the line says which difference so many copies would have shown with a power of 80 %, and how
+  many copies would show the published difference (or the measured one, where none is printed).
+
+Costs are medians of steps timed in turn with plain ones on this machine, with quartiles. A verdict is about the scale it was
+measured at: digits and short trainings can show that an effect exists, hardly that it does not.
+"""
+
+
+def main(arguments: Arguments) -> None:
+    verdicts = []
+    for folder in arguments.scales:
+        for paper in PAPERS:
+            text = page(paper, folder)
+            if text is not None:
+                path = ROOT / "docs" / "reproduced" / f"{paper}-{folder.name}.md"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+                print(path)
+        if (folder / "claims.md").is_file():
+            verdicts.append((folder / "claims.md").read_text())
+    if verdicts:
+        (ROOT / "docs" / "claims.md").write_text("\n".join([CLAIMS, *verdicts]))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments, description=__doc__))
