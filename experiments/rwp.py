@@ -41,8 +41,7 @@ RECIPE = TrainSettings(
     select_on="none",
     validation=0.0,
 )
-"""Section 4.1. The last epoch is kept. The size of Cutout's square is not stated: 16 pixels on CIFAR-10, 8 on CIFAR-100,
-as usual."""
+"""Section 4.1. The last epoch is kept. Cutout is not said to be of any size: 16 pixels on CIFAR-10, 8 on CIFAR-100."""
 
 NETWORKS = ("VGG16-BN", "ResNet-18", "WRN-16-8", "WRN-28-10")
 CIFAR = ("CIFAR-10", "CIFAR-100")
@@ -84,8 +83,8 @@ def sam(at: Grid, data: str, network: str, length: float = 1.0, rho: float | Non
 RULES: dict[str, Callable[..., TrainSettings]] = {"SGD": plain, "RWP": rwp, "SAM": sam}
 
 TIME_NOTE = (
-    "FLOPs: forward and backward passes of the whole run, counted. Time: a step timed on this machine, times the number "
-    "of epochs; RWP's is that of the longer (noisy) of its two halves, which is what a step takes if each has a "
+    "FLOPs: forward and backward passes of the whole run, counted. Time: a step timed on this machine, times the "
+    "number of epochs; RWP's is that of the longer (noisy) of its two halves, which is what a step takes if each has a "
     "processor and the two need not wait for each other's gradients. On one processor RWP takes SAM's two passes."
 )
 
@@ -147,8 +146,8 @@ def with_adam(at: Grid, data: str, network: str, **changes: Any) -> dict[str, Tr
 
 
 FINE_TUNED_NOTE = (
-    "At the scales mini and small the network was trained here on the first half of the classes before it is fine-tuned "
-    "on all of them. At the scale paper it is DeiT-small as published for ImageNet (its file, "
+    "At the scales mini and small the network was trained here on the first half of the classes before it is "
+    "fine-tuned on all of them. At the scale paper it is DeiT-small as published for ImageNet (its file, "
     "deit_small_patch16_224-cd65a155.pth, in the folder of data). The weight decay is not stated: none here."
 )
 

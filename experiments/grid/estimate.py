@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 
-from experiments.grid.pieces import Heights, Measuring, Sharpness, StepTime
+from experiments.grid.corruptions import CORRUPTIONS
+from experiments.grid.pieces import Corrupted, FilterNorms, FineTuned, Heights, InitialRadius, Measuring, StepTime
+from noiserobust.data.corrupted import CORRUPTIONS as PUBLISHED_CORRUPTIONS
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
 from noiserobust.sweep import Evaluating, Piece, Training
@@ -39,9 +41,17 @@ class Clock:
         settings = piece.trained.settings
         if isinstance(piece, StepTime):
             return 2 * (piece.steps + 4) * settings.batch_size * self._image(settings)
+        if isinstance(piece, FineTuned):
+            before = 0.5 * self._training(settings) if piece.initial is None else 0.0  # trained on half of the classes
+            return OVERHEAD + before + self._training(settings)
         images = getattr(piece, "images", None) or self._size(settings)[1]
-        passes = piece.points**piece.dimensions * piece.pairs if isinstance(piece, Heights) else 6
-        assert isinstance(piece, (Heights, Sharpness)) or passes
+        passes = 6
+        if isinstance(piece, Heights):
+            passes = piece.points**piece.dimensions * piece.pairs
+        elif isinstance(piece, Corrupted):
+            passes = 5 * len(CORRUPTIONS if piece.folder is None else PUBLISHED_CORRUPTIONS)
+        elif isinstance(piece, (InitialRadius, FilterNorms)):
+            passes = 0
         return OVERHEAD + passes * images * self._image(settings) / 3
 
     def total(self, pieces: Iterable[Piece]) -> float:
