@@ -5,14 +5,18 @@ A claim is judged at one scale, from the very pieces that its paper's tables and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from experiments import esam, rst, rwp, saf
 from experiments import incorruptible as inc
-from experiments.grid.claim import Change, Claim, Contrast
+from experiments.grid.artefact import artefacts_of
+from experiments.grid.claim import Change, Claim, Contrast, Cost, Variation
+from experiments.grid.pieces import MixedStepTime
 from experiments.grid.published import published
-from experiments.grid.quantity import Accuracy, Best, Gain, Logged, logging
+from experiments.grid.quantity import Accuracy, Best, Gain, Logged, logging, norms_of_filters
 from experiments.grid.scale import Grid
+from noiserobust.training import TrainSettings
 
 
 def printed(paper: str, table: str, a: tuple[str, str], b: tuple[str, str], unit: str = "accuracy") -> float | None:
@@ -103,7 +107,7 @@ def quadratic_most(at: Grid) -> Sequence[Contrast]:
 
 
 def gradients_collapse(at: Grid) -> Sequence[Contrast]:
-    def last(run) -> Logged:  # type: ignore[no-untyped-def]
+    def last(run: TrainSettings) -> Logged:
         return Logged(logging(run, inc.GRADIENT), f"train/{inc.GRADIENT}", last=True)
 
     sam, rwp, sgd = last(inc.sam(at, 0.3)), last(inc.rwp(at, 0.08)), last(inc.plain(at))
@@ -180,6 +184,123 @@ def comparators(at: Grid) -> Sequence[Contrast]:
     ]  # fmt: skip
 
 
+# --- Random weight perturbation ---------------------------------------------------------------------------------------
+
+
+def mixed(at: Grid) -> Sequence[Contrast]:
+    def of(alpha: float) -> Accuracy:
+        return Accuracy(rwp.rwp(at, "CIFAR-100", "ResNet-18", alpha=alpha))
+
+    return [
+        Contrast("RWP, accuracy: alpha 0.5 minus alpha 0 (noisy gradient alone)", of(0.5), of(0.0)),
+        Contrast("alpha 0.5 minus alpha 1 (SGD)", of(0.5), of(1.0), published=80.75 - 78.10),
+        Contrast("alpha 0.5 minus alpha 0.2", of(0.5), of(0.2)),
+        Contrast("alpha 0.5 minus alpha 0.8", of(0.5), of(0.8), within=1.0),
+    ]
+
+
+def batches(at: Grid) -> Sequence[Contrast]:
+    def of(rule: Callable[..., TrainSettings], **options: str) -> Accuracy:
+        return Accuracy(rule(at, "CIFAR-100", "ResNet-18", **options))
+
+    return [
+        Contrast("SAM: same batch minus different batches", of(rwp.sam), of(rwp.sam, batches="different"),
+                 published=80.16 - 78.30),
+        Contrast("RWP: same batch minus different batches", of(rwp.rwp, batches="same"), of(rwp.rwp), within=1.0,
+                 published=80.60 - 80.75),
+    ]  # fmt: skip
+
+
+def balanced(at: Grid) -> Sequence[Contrast]:
+    def spread(rule: Callable[..., TrainSettings]) -> Variation:
+        return Variation(norms_of_filters(rule(at, "CIFAR-100", "ResNet-18")))
+
+    return [
+        Contrast(
+            "std over mean of the filters' norms: SGD minus RWP", spread(rwp.plain), spread(rwp.rwp), unit="(ratio)"
+        ),
+        Contrast("the same: SAM minus RWP", spread(rwp.sam), spread(rwp.rwp), unit="(ratio)"),
+    ]
+
+
+# --- Efficient SAM ----------------------------------------------------------------------------------------------------
+
+
+def esam_matches(at: Grid) -> Sequence[Contrast | Cost]:
+    sam, own = esam.sam(at, "CIFAR-100", "ResNet-18"), esam.esam(at, "CIFAR-100", "ResNet-18")
+    return [
+        Contrast(
+            "accuracy, ResNet-18: ESAM minus SAM", Accuracy(own), Accuracy(sam), within=1.0, published=80.41 - 80.17
+        ),
+        Cost("a step of ESAM", own, at_most=1.75, published=3483 / 2423),
+    ]
+
+
+def representative(at: Grid) -> Sequence[Contrast]:
+    chosen, others = (
+        next(cell.quantity for cell in artefacts_of("esam")["figure6"].cells(at) if cell.row == row)
+        for row in ("B+ at w", "B- at w")
+    )
+    assert isinstance(chosen, Logged)
+    assert isinstance(others, Logged)
+    selected, rest = replace(chosen, last=True), replace(others, last=True)
+    says = "cosine with the batch's gradient, last epoch: selected samples minus the others"
+    return [Contrast(says, selected, rest, unit="(cosine)")]
+
+
+# --- RST --------------------------------------------------------------------------------------------------------------
+
+
+def of_rst(at: Grid, rule: rst.Rule) -> Accuracy:
+    return Accuracy(rst.run(at, "ResNet-18", "CIFAR-10", rule))
+
+
+def constant_matches(at: Grid) -> Sequence[Contrast | Cost]:
+    rule = rst.rst(at, 0.8)
+    return [
+        Contrast("accuracy: RST with p 0.8 minus SAM", of_rst(at, rule), of_rst(at, rst.sam(at)), within=1.0),
+        Cost("a step of RST with p 0.8", rst.run(at, "ResNet-18", "CIFAR-10", rule), at_most=1.9, timed=MixedStepTime),
+    ]
+
+
+def plain_at_the_end(at: Grid) -> Sequence[Contrast]:
+    late, early = (of_rst(at, rst.rst(at, rst.FAMILIES[family](0.4))) for family in ("piecewise1", "piecewise2"))
+    later, earlier = (of_rst(at, rst.rst(at, rst.TRIGONOMETRIC[name])) for name in ("cos2", "cos1"))
+    return [
+        Contrast("accuracy: SAM in the last 60 % of steps alone minus SAM in the first 40 % alone", late, early),
+        Contrast(
+            "accuracy at equal cost: p rising from 0 to 1 (cos2) minus p falling from 1 to 0 (cos1)", later, earlier
+        ),
+    ]
+
+
+def g_rst(at: Grid) -> Sequence[Contrast | Cost]:
+    rule = rst.g_rst(at)
+    return [
+        Contrast("accuracy: G-RST with p 0.5 minus SAM", of_rst(at, rule), of_rst(at, rst.sam(at))),
+        Cost(
+            "a step of G-RST with p 0.5", rst.run(at, "ResNet-18", "CIFAR-10", rule), at_most=1.55, timed=MixedStepTime
+        ),
+    ]
+
+
+# --- SAF --------------------------------------------------------------------------------------------------------------
+
+
+def flatten(at: Grid) -> Sequence[Contrast | Cost]:
+    runs = {method: saf.trained(at, "ResNet-18", "CIFAR-100", method) for method in ("SGD", "SAF", "MESA")}
+    measure = f"ascent_sharpness:0.05,m={runs['SGD'].batch_size}"
+    sharp = {method: Logged(logging(run, measure), f"train/{measure}", last=True) for method, run in runs.items()}
+    return [
+        Contrast("sharpness (rho 0.05) in the last epoch: SGD minus SAF", sharp["SGD"], sharp["SAF"], unit="nats"),
+        Contrast("the same: SGD minus MESA", sharp["SGD"], sharp["MESA"], unit="nats"),
+        Contrast("accuracy: SAF minus SGD", Accuracy(runs["SAF"]), Accuracy(runs["SGD"]), published=80.06 - 78.32),
+        Contrast("accuracy: MESA minus SGD", Accuracy(runs["MESA"]), Accuracy(runs["SGD"]), published=79.79 - 78.32),
+        Cost("a step of SAF", runs["SAF"], at_most=1.05, published=100 / 98.0),
+        Cost("a step of MESA", runs["MESA"], at_most=1.4, published=100 / 84.3),
+    ]
+
+
 CLAIMS: tuple[Claim, ...] = (
     Claim("incorruptible", "RWP trained harder than the test noise is best", "section 4.3, table 1", over_regularised),
     Claim("incorruptible", "SAM is best under small noise, RWP under large", "section 4.3, figure 2", small_and_large),
@@ -197,4 +318,13 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("incorruptible", "Laplace noise tells the same story", "appendix C, table 4", under_laplace),
     Claim("incorruptible", "Training under noise also beats clipping and aihwkit's additive training (ours, not the "
           "paper's)", "our comparators", comparators),
+    Claim("rwp", "Mixing both gradients beats either alone, best near alpha 0.5", "section 4.7, figure 7", mixed),
+    Claim("rwp", "SAM's gain dies with different batches, RWP's does not", "appendix C, tables 7, 8", batches),
+    Claim("rwp", "RWP balances the filters' norms", "section 3.4, figure 4", balanced),
+    Claim("saf", "SAF and MESA flatten the loss for almost nothing", "section 4.3, figure 4, table 3", flatten),
+    Claim("rst", "Constant p 0.8 matches SAM", "section 3.2, figure 1", constant_matches),
+    Claim("rst", "Plain steps near the end of training harm", "section 3.2, appendix B.1", plain_at_the_end),
+    Claim("rst", "G-RST beats SAM at half the extra cost", "section 4, table 3", g_rst),
+    Claim("esam", "ESAM matches SAM at lower cost", "table 1", esam_matches),
+    Claim("esam", "The samples that SDS selects represent the batch", "appendix A.2, figure 6", representative),
 )  # fmt: skip

@@ -41,7 +41,7 @@ TEST = (0.0, 0.02, 0.03, 0.05, 0.07)
 SMALL_TRAIN, SMALL_RHOS = (0.03, 0.05, 0.08), (0.2, 0.3, 0.5)
 
 ITERATIONS = 78_200
-"""Steps of the published training: 200 epochs of 50,000 images in batches of (an assumed) 128."""
+"""Steps of the published training: 200 epochs of 391 batches of (an assumed) 128, the last of them smaller."""
 RWP_MAX, RWP_RAMP = 0.10, 45_000
 SAM_MAX, SAM_RAMP = 1.0, 20_000
 """The best ramps of tables 8 and 9; table 3 says that its schedules were chosen by such a search."""

@@ -61,8 +61,8 @@ def page(paper: str, folder: Path) -> str | None:
     head = [
         f"# {TITLES[paper]}: scale {scale}",
         f"Made by `noiserobust reproduce {paper} --scale {scale.removesuffix('-gpu')}` and `experiments/publish.py`; "
-        f"rows: [{paper}-{scale}.parquet](../results/{paper}-{scale}.parquet). In brackets: what the paper prints. What "
-        "this scale changes:",
+        f"rows: [{paper}-{scale}.parquet](../results/{paper}-{scale}.parquet). In brackets: what the paper prints. "
+        "What this scale changes:",
         says,
     ]
     return "\n\n".join([*head, *parts]) + "\n"

@@ -58,6 +58,28 @@ def test_imports_point_one_way() -> None:
     assert not wrong
 
 
+def outside(file: Path) -> set[str]:
+    """The top-level packages of this repository that ``file`` imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        found |= {name.split(".")[0] for name in names}
+    return found & {"noiserobust", "experiments", "figures"}
+
+
+def test_only_the_command_that_reproduces_papers_knows_of_the_experiments() -> None:
+    knowing = [file for file in PACKAGE.rglob("*.py") if outside(file) & {"experiments", "figures"}]
+    assert [str(file.relative_to(PACKAGE)) for file in knowing] == ["cli/reproduce.py"]
+
+
+def test_figures_read_results_only() -> None:
+    root = PACKAGE.parent
+    for file in (root / "figures").rglob("*.py"):
+        assert "experiments" not in outside(file)
+        assert imported_parts(file) <= {"report", "results", "errors"}
+
+
 def test_importing_the_package_is_light() -> None:
     code = "import sys, noiserobust; print(*sorted({m.split('.')[0] for m in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

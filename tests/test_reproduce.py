@@ -21,6 +21,7 @@ from experiments.grid.quantity import Accuracy, Best, Drawn, Gain, Logged, Passe
 from experiments.grid.scale import SMALL_GPU
 from noiserobust.cli import main
 from noiserobust.data import load
+from noiserobust.errors import UserError
 from noiserobust.models import DigitsNet
 from noiserobust.noise import Gaussian
 from noiserobust.results import read_rows
@@ -378,3 +379,9 @@ def finished_nothing() -> Bench:
 
 def test_gaussian_of_a_published_sigma_has_a_short_text() -> None:
     assert grid(MINI).gaussian(0.07, reading="literal") == Gaussian(0.105, reading="literal")
+
+
+def test_a_run_that_did_not_log_what_is_asked_for_is_named(finished: Plan) -> None:
+    run = incorruptible.plain(grid())
+    with pytest.raises(UserError, match=r"expected train/loss_of_time in the log of .*remove the folder"):
+        Logged(run, "train/loss_of_time").values(finished.bench)

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +36,40 @@ class Counting:
     def run(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
         self.pieces += [piece.name for piece in pieces]
         return Local().run(pieces)
+
+
+class TestWorkers:
+    def test_several_processes_leave_the_same_files(self, tmp_path: Path) -> None:
+        alone, together = (
+            sweep(BASE, VARY, NOISES, 2, tmp_path / str(count), options=OPTIONS, executor=Local(count), shard=1)
+            for count in (1, 2)
+        )
+        same = [name for name in alone if name != "model"]
+        pd.testing.assert_frame_equal(alone[same], together[same])
+
+    def test_bad_input_of_a_piece_is_one_line_here(self, tmp_path: Path) -> None:
+        runs = runs_of(replace(BASE, data=str(tmp_path / "nowhere")), {"seed": [0, 1]}, tmp_path)
+        with pytest.raises(UserError, match="nowhere"):
+            list(Local(2).run(runs))
+
+    def test_a_worker_that_is_killed_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="expected every worker to live"):
+            list(Local(2).run([Killed(tmp_path / "a"), Killed(tmp_path / "b")]))
+
+    def test_none_is_refused(self) -> None:
+        with pytest.raises(UserError, match="expected workers >= 1, got 0"):
+            Local(0)
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A piece whose process dies."""
+
+    result: Path
+    name: str = "killed"
+
+    def run(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class TestGrid:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ from typing import Literal
 import pandas as pd
 
 from experiments.grid.scale import Scale
+from noiserobust.errors import UserError
 from noiserobust.measures import Measure
 from noiserobust.sweep import Training
 from noiserobust.training import TrainSettings
@@ -38,9 +39,16 @@ class Bench:
         bare = unlogged(run)
         return Training(dataclasses.replace(self.logged.get(bare, run), seed=seed), self.folder / "runs")
 
-    def log(self, run: TrainSettings, seed: int) -> pd.DataFrame:
-        """What the finished copy logged, a line per epoch."""
-        return pd.read_csv(self.training(run, seed).result.parent / "log.csv")
+    def log(self, run: TrainSettings, seed: int, columns: Sequence[str]) -> pd.DataFrame:
+        """What the finished copy logged, a line per epoch; refused where it lacks one of ``columns``."""
+        folder = self.training(run, seed).result.parent
+        log = pd.read_csv(folder / "log.csv")
+        if missing := [column for column in columns if column not in log]:
+            raise UserError(
+                f"expected {', '.join(missing)} in the log of {folder}, which was trained before that was asked for; "
+                "remove the folder to train it again"
+            )
+        return log
 
     @property
     def pieces(self) -> Path:

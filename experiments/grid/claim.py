@@ -65,9 +65,10 @@ class Cost:
     at_most: float
     published: float | None = None
     unit: str = "plain steps"
+    timed: type[StepTime] = StepTime
 
     def _piece(self, bench: Bench) -> StepTime:
-        return StepTime(bench.training(self.run, 0), bench.pieces)
+        return self.timed(bench.training(self.run, 0), bench.pieces)
 
     def pieces(self, bench: Bench) -> list[Piece]:
         return [self._piece(bench)]
@@ -167,10 +168,30 @@ class Change(Logged):
     def values(self, bench: Bench) -> pd.DataFrame:
         lines = []
         for seed in bench.seeds:
-            values = bench.log(self.run, seed)[self.y].to_numpy()
+            values = bench.log(self.run, seed, (self.y,))[self.y].to_numpy()
             lines.append((seed, values[-1] - values[round(self.since * (len(values) - 1))]))
         replicate, value = zip(*lines, strict=True)
         return pd.DataFrame({"replicate": replicate, "draw": 0, "x": np.nan, "value": value})
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Standard deviation over mean of a copy's values: how unequal the norms of its filters are."""
+
+    of: Quantity
+    unit: str = "variation"
+
+    @property
+    def runs(self) -> Sequence[TrainSettings]:
+        return self.of.runs
+
+    def pieces(self, bench: Bench) -> Sequence[Piece]:
+        return self.of.pieces(bench)
+
+    def values(self, bench: Bench) -> pd.DataFrame:
+        copies = self.of.values(bench).groupby("replicate")["value"]
+        found = (copies.std(ddof=0) / copies.mean()).reset_index()
+        return found.assign(draw=0, x=np.nan)
 
 
 def claims_text(judged: Sequence[Judgement], open_claims: Sequence[Claim], grid: Grid) -> str:

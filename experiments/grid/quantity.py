@@ -113,7 +113,7 @@ class Logged:
     def values(self, bench: Bench) -> pd.DataFrame:
         parts = []
         for seed in bench.seeds:
-            log = bench.log(self.run, seed)
+            log = bench.log(self.run, seed, (self.y, *([] if self.x == "epoch" else [self.x])))
             log = log.tail(1) if self.last else log
             x = log["epoch"] + 1 if self.x == "epoch" else log[self.x]
             parts.append(_table(seed, 0, x, log[self.y]).assign(epoch=log["epoch"].to_numpy()))

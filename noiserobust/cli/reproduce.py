@@ -70,14 +70,21 @@ class Reproduce:
                     bar.set_description(piece.name[:60])
 
                 plan.run(executor, tell)
+        failed = []
         for artefact, grid in plan.wanted:
             if not plan.ready(artefact, grid):
                 print(f"{artefact.says}: not all of it is computed yet")
                 continue
-            written = plan.write(artefact, grid, plan.bench.folder / artefact.paper)
+            try:
+                written = plan.write(artefact, grid, plan.bench.folder / artefact.paper)
+            except UserError as error:  # the others are written all the same
+                failed.append(f"{artefact.says}: {error}")
+                continue
             if artefact.kind == "table" and len(wanted) <= 4:
                 print(written[1].read_text())
             print("  ".join(str(path) for path in written) + "\n")
+        if failed:
+            raise UserError("; ".join(failed))
 
     def _judge(self) -> None:
         """Print and write the verdicts on all claims whose runs are there."""

@@ -39,7 +39,9 @@ class Sweep(TrainSettings):
     evaluation_precision: Precision = "fp32"
     """Precision of the evaluation."""
     executor: Literal["local", "ray"] = "local"
-    """local: one piece after the other in this process; ray: as tasks of a Ray cluster."""
+    """local: on this machine; ray: as tasks of a Ray cluster."""
+    workers: int = 1
+    """Pieces computed at once on this machine (executor local), in as many processes."""
     address: str | None = None
     """Address of the Ray cluster (auto: the one around this process; default: one on this machine)."""
     cpus: float = 1
@@ -71,7 +73,8 @@ class Sweep(TrainSettings):
         if self.dry_run:
             self._list(base, vary, noises, options)
             return
-        executor = OnRay(self.address, self.cpus, self.gpus, self.retries) if self.executor == "ray" else Local()
+        ray = OnRay(self.address, self.cpus, self.gpus, self.retries)
+        executor = ray if self.executor == "ray" else Local(self.workers)
         with tqdm(unit="piece") as bar:
 
             def tell(piece: object, done: int, of: int) -> None:
