@@ -166,7 +166,7 @@ class TestStepTimes:
         bench = Bench(MINI, tmp_path)
         found = {}
         for unit in ("minutes", "extra_minutes", "seconds_per_step", "time"):
-            quantity = step_time(settings, unit)  # type: ignore[arg-type]
+            quantity = step_time(settings, unit)
             for piece in quantity.pieces(bench):
                 piece.run()
             found[unit] = float(quantity.values(bench)["value"].iloc[0])
