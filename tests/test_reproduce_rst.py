@@ -81,7 +81,7 @@ class TestSettings:
     def test_sam_and_its_usual_settings(self) -> None:
         at = grid()
         run = rst.run(at, "WRN-28-10", "CIFAR-100", rst.rst(at, 0.8))
-        assert str(run.method) == "rst:sam:0.1,p=0.8"
+        assert str(run.method) == "rst:sam(0.1),p=0.8"
         assert (run.data, str(run.model), run.epochs, run.batch_size) == ("cifar100", "wrn:28-10", 200, 256)
         assert (run.lr, run.weight_decay, run.select_on, run.validation) == (0.1, 5e-4, "none", 0)
 
@@ -198,7 +198,7 @@ class TestPicture:
             *(("f 0.4", "p(t)", "function", x, 0, 1 - x) for x in (0.0, 0.5, 1.0)),
             *((f"N, RST f {p:g}", "CIFAR-10", "error", p, copy, 5 - p + copy) for p in (0.2, 0.4) for copy in (0, 1)),
             ("N, RST f SAM", "CIFAR-10", "error", 1.0, 0, 4.0),
-            ("M, RST f 0.2", "time", "extra_time", 0.2, 0, 0.25),
+            ("M, RST f 0.2", "time, against a", "extra_time", 0.2, 0, 0.25),
             ("N, RST f best", "CIFAR-100", "error", np.nan, 0, 4.0),
         ]
         return pd.DataFrame(lines, columns=["row", "column", "quantity", "x", "replicate", "value"])
@@ -206,7 +206,7 @@ class TestPicture:
     def test_panels_lines_and_bars(self) -> None:
         figure = draw(self.rows(), "families", "title", "extra", "y")
         titles = [axis.get_title() for axis in figure.axes]
-        assert titles == ["p(t)", "CIFAR-10", "time"]
+        assert titles == ["p(t)", "CIFAR-10", "time, against a"]
         functions, errors, times = figure.axes
         assert [line.get_label() for line in functions.lines] == ["0.2", "0.4"]
         assert list(errors.lines[0].get_xdata()) == [0.2, 0.4, 1.0]
@@ -214,5 +214,6 @@ class TestPicture:
         assert [text.get_text() for text in errors.texts] == ["SAM"]
         assert (errors.get_xlabel(), errors.get_ylabel()) == ("extra", "test error (%)")
         assert (functions.get_xlabel(), functions.get_ylabel()) == ("share of training", "p")
+        assert times.get_xlabel() == "a"
         assert len(times.lines) >= 2  # the points, and where time would be as counted
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["N", "M"]

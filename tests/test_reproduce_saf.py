@@ -10,9 +10,11 @@ import torch
 
 from experiments import saf
 from experiments.grid import MINI, PAPER, SMALL, Bench, Cell, Grid, Scale, artefacts_of
+from experiments.grid.estimate import KNOWN
 from experiments.grid.pieces import MixedStepTime, StepTime, engine_of, steps_of
 from experiments.grid.published import FOLDER
 from experiments.grid.quantity import Remembered, step_time, tensors_in
+from noiserobust.data import load
 from noiserobust.training import SAM, Plain, TrainSettings
 from noiserobust.training.looksam import LookSAM
 from noiserobust.training.method import Method
@@ -96,7 +98,7 @@ class TestSettings:
             assert max(run.method.start, run.method.back) < 0.6 * run.epochs
             averaged = saf.trained(grid(scale), network, data, "MESA").method
             assert isinstance(averaged, MESA)
-            images = {"digits": 1437, "cifar10": 50_000, "imagenet": 1_281_167}[scale.data[data]]
+            images = {"digits": 1297, "cifar10": 50_000, "imagenet": 1_281_167}[scale.data[data]]
             horizon = 1 / (1 - averaged.beta) / steps_of(run, images)
             assert 0.02 < horizon < 0.19
 
@@ -124,12 +126,16 @@ class TestMemory:
     @pytest.mark.parametrize("method", [SAF(back=2), MESA(), Plain()])
     def test_without_storage_it_is_what_a_run_holds(self, method: Method) -> None:
         run = TrainSettings(method=method, select_on="test")
-        engine = engine_of(run, 1, 1437, 10, "cpu")
+        engine = engine_of(run, 1, 1297, 10, "cpu")
         method.prepare(engine)
         held = sum(tensor.nbytes for tensor in tensors_in(engine.memory))
         counted = Remembered(run, "CIFAR-10").values(Bench(MINI, Path("nowhere")))["value"].iloc[0]
         assert counted * 2**20 == pytest.approx(held, rel=1e-12)
         assert (held > 0) is not isinstance(method, Plain)
+
+    def test_the_sizes_that_are_counted_with_are_the_datas(self) -> None:
+        splits = load("digits")
+        assert KNOWN["digits"] == (len(splits.train), len(splits.test), 1, 8, len(splits.train.classes))
 
     def test_tensors_are_found_wherever_they_lie(self) -> None:
         one, two = torch.zeros(2), torch.zeros(3)
@@ -161,7 +167,7 @@ class TestStepTimes:
         assert [place.epoch - places[0].epoch for place in places] == [0, 1, 2, 3]
 
     def test_minutes_are_those_of_all_steps(self, tmp_path: Path) -> None:
-        """1,437 digits of which 144 are held out, in batches of 400: four steps an epoch."""
+        """1,297 digits of which 130 are held out, in batches of 400: three steps an epoch."""
         settings = TrainSettings(method=SAM(0.05), epochs=2, batch_size=400)
         bench = Bench(MINI, tmp_path)
         found = {}
@@ -170,5 +176,5 @@ class TestStepTimes:
             for piece in quantity.pieces(bench):
                 piece.run()
             found[unit] = float(quantity.values(bench)["value"].iloc[0])
-        assert found["minutes"] == pytest.approx(found["seconds_per_step"] * 8 / 60)
+        assert found["minutes"] == pytest.approx(found["seconds_per_step"] * 6 / 60)
         assert found["extra_minutes"] == pytest.approx(found["minutes"] * (1 - 1 / found["time"]))
