@@ -16,7 +16,7 @@ from noiserobust.training import TrainSettings
 from noiserobust.training.schedules import Progress
 
 KNOWN = {
-    "digits": (1437, 360, 1, 8, 10),
+    "digits": (1297, 500, 1, 8, 10),
     "cifar10": (50_000, 10_000, 3, 32, 10),
     "cifar100": (50_000, 10_000, 3, 32, 100),
     "imagenet": (1_281_167, 50_000, 3, 224, 1000),
