@@ -137,7 +137,7 @@ def table3(at: Grid) -> Iterator[Cell]:
 
 def with_adam(at: Grid, data: str, network: str, **changes: Any) -> dict[str, TrainSettings]:
     """Adam, and SAM and RWP on top of it, at the strengths of appendices D and E."""
-    common = {"optimizer": "Adam", "lr": 1e-4, "weight_decay": 0.0} | changes
+    common: dict[str, Any] = {"optimizer": "Adam", "lr": 1e-4, "weight_decay": 0.0} | changes
     return {
         "Adam": trained(at, data, network, Plain(), **common),
         "Adam-SAM": trained(at, data, network, SAM(at.rho(0.001)), **common),
@@ -232,7 +232,7 @@ def figure2(at: Grid) -> Iterator[Cell]:
     for part in ("train", "test"):
         for method in ("SAM", "RWP"):
             run = RULES[method](at, "CIFAR-10", "ResNet-18")
-            lines = heights(run, part, 2000 if at.as_published else 300, dimensions=1, pairs=5)  # type: ignore[arg-type]
+            lines = heights(run, part, 2000 if at.as_published else 300, dimensions=1, pairs=5)
             yield Cell(method, part, lines)
 
 
