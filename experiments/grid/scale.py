@@ -80,6 +80,7 @@ MINI = Scale(
         "narrow WRN-16-15": "wrn:16-6,width=4",
     },
     sigma=1.5,
+    adam_lr=1e-2,
     log_images=300,
     says=(
         "data: the 8 x 8 digits (1,297 training, 500 test images) stand for every data set",
