@@ -65,10 +65,15 @@ def scatter(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
 
 
 def landscape(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
-    """Contours (or lines) of the loss around each network."""
+    """Contours of the loss around each network; of one direction lines, a panel per column."""
+    if "y" not in rows or rows["y"].nunique() == 1:
+        band = "± std over directions and trained copies"
+        places = rows.groupby(["row", "column", "x"], sort=False)["value"].agg(mean="mean", std="std").reset_index()
+        lines = places.rename(columns={"row": "method", "column": "panel"})
+        return curves_figure(lines, "distance, in filter norms", title, ylabel="loss", band=band)
     several = rows["column"].nunique() > 1
     names = rows["row"] + (", " + rows["column"] if several else "")
-    points = rows.assign(method=names, y=rows.get("y", 0.0))
+    points = rows.assign(method=names)
     mean = points.groupby(["method", "x", "y"], sort=False)["value"].agg(mean="mean", std="std").reset_index()
     return landscape_figure(mean, title)
 
