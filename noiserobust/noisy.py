@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import compress
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from torch.nn import functional
 
 from noiserobust.errors import UserError
 from noiserobust.noise import Chip, Compensation, NoiseModel, compensated, read_stream
-from noiserobust.rng import Stream
+from noiserobust.noise.in_place import add_in_place, adds_in_place
+from noiserobust.rng import Stream, times
 from noiserobust.shards import forget_gathered
 from noiserobust.vectors import Gradients
 from noiserobust.weights import AnalogWeight, Backup, analog_weights, filter_norms, unwrap
@@ -50,7 +52,16 @@ class NoisyWeights:
             clean = weight.parameter.detach()
             return weight.from_rows(noise.sample(weight.as_rows(clean), stream.child(weight.name), t))
 
-        with self.replaced(sample):
+        def write() -> None:
+            lying = [(weight, weight.parameter.detach()) for weight in self._in_place]
+            direct = [weight.groups is None and adds_in_place(noise, live) for weight, live in lying]
+            if any(direct):
+                add_in_place(noise, [(live, stream.child(weight.name)) for weight, live in compress(lying, direct)])
+            for (weight, live), done in zip(lying, direct, strict=True):
+                if not done:
+                    live.copy_(sample(weight))
+
+        with self._moved(sample, write):
             yield
 
     def program(self, noise: NoiseModel, stream: Stream) -> Programmed:
@@ -67,14 +78,24 @@ class NoisyWeights:
     @contextmanager
     def replaced(self, value: Callable[[AnalogWeight], Tensor]) -> Iterator[None]:
         """Inside, every analog weight holds ``value(weight)`` (shaped like its parameter); restored bit for bit."""
+
+        def write() -> None:
+            for weight in self._in_place:
+                weight.parameter.copy_(value(weight))
+
+        with self._moved(value, write):
+            yield
+
+    @contextmanager
+    def _moved(self, value: Callable[[AnalogWeight], Tensor], write: Callable[[], None]) -> Iterator[None]:
+        """Inside, tied layers compute with ``value(weight)``, and the other weights are what ``write`` made of them."""
         with ExitStack() as stack:
             stack.callback(forget_gathered, self.model)
             with torch.no_grad():
                 for weight in self._tied:
                     stack.enter_context(_tied(weight, value(weight).to(weight.parameter.dtype)))
                 stack.enter_context(self._backup.moved())
-                for weight in self._in_place:
-                    weight.parameter.copy_(value(weight))
+                write()
             forget_gathered(self.model)
             yield
 
@@ -139,7 +160,7 @@ def filter_noise(
         rows = parameter if weight is None else weight.as_rows(parameter)
         # float32 whatever the weights are, so that a network in bfloat16 sees the draw that it sees in float32.
         field = stream.child(name or index).normal(rows.shape, device=rows.device)
-        field = field.to(torch.promote_types(field.dtype, rows.dtype)).mul_(gamma * filter_norms(rows))
+        field = times(field.to(torch.promote_types(field.dtype, rows.dtype)), gamma * filter_norms(rows))
         noise.append((field if weight is None else weight.from_rows(field)).to(parameter.dtype))
     return noise
 

@@ -10,10 +10,12 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +24,12 @@ from torch import Tensor
 BLOCK = 1 << 20
 """Elements of a block, about: a field is filled in blocks of whole rows, each from its own generator."""
 
+Kind = Literal["normal", "uniform", "laplace"]
 Fill = Callable[[Tensor, torch.Generator], object]
+GRAIN = 1 << 15
+"""Elements from which on torch spreads a CPU operation over its own threads; a thread of ours works on fewer."""
+
+_kept: ContextVar[dict[tuple[object, ...], tuple[Tensor, int]] | None] = ContextVar("kept fields", default=None)
 
 
 @dataclass(frozen=True)
@@ -79,28 +86,49 @@ class Stream:
         out: Tensor | None = None,
     ) -> Tensor:
         """Standard normal field of logical ``shape`` (or its ``rows``), contiguous float32, into ``out`` if given."""
-        return self._field(lambda block, g: block.normal_(generator=g), shape, rows, device, out)
+        return self._field("normal", shape, rows, device, out)
 
     def uniform(
         self, shape: Sequence[int], *, rows: tuple[int, int] | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
         """Uniform field on [0, 1)."""
-        return self._field(lambda block, g: block.uniform_(generator=g), shape, rows, device, None)
+        return self._field("uniform", shape, rows, device, None)
 
     def laplace(
         self, shape: Sequence[int], *, rows: tuple[int, int] | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
         """Laplace(0, 1) field (variance 2): the difference of two exponentials, which has no log(0) to meet."""
-        return self._field(_fill_laplace, shape, rows, device, None)
+        return self._field("laplace", shape, rows, device, None)
 
     def _field(
         self,
-        fill: Fill,
+        kind: Kind,
         shape: Sequence[int],
         rows: tuple[int, int] | None,
         device: torch.device | str,
         out: Tensor | None,
     ) -> Tensor:
+        kept = _kept.get()
+        if kept is None or out is not None:
+            return self._made(kind, shape, rows, device, out)
+        key = (self, kind, tuple(shape), rows, torch.device(device))
+        if key not in kept:
+            field = self._made(kind, shape, rows, device, None)
+            kept[key] = field, _version(field)
+        field, version = kept[key]
+        if _version(field) != version:
+            raise RuntimeError(f"expected a kept field as it was made, got one changed in place: {self}")
+        return field
+
+    def _made(
+        self,
+        kind: Kind,
+        shape: Sequence[int],
+        rows: tuple[int, int] | None,
+        device: torch.device | str,
+        out: Tensor | None,
+    ) -> Tensor:
+        fill = _FILLS[kind]
         shape = tuple(shape)
         first, last = rows if rows is not None else (0, shape[0] if shape else 1)
         height, width = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
@@ -122,13 +150,27 @@ class Stream:
             if not inside:
                 target.copy_(block[low - start : high - start])
 
-        blocks = [b for b in _blocks(height, width) if b[1] < last and b[2] > first]
-        if len(blocks) > 1 and field.device.type == "cpu":
-            list(_pool().map(lambda block: fill_block(*block), blocks))
-        else:
-            for block in blocks:
-                fill_block(*block)
+        wanted_blocks = [b for b in blocks(height, width) if b[1] < last and b[2] > first]
+        work = [partial(fill_block, *block) for block in wanted_blocks]
+        side_by_side(work, field.device)
         return field
+
+
+@contextmanager
+def kept_fields() -> Iterator[None]:
+    """Inside, a field that is asked for again, by the same name, kind, shape, rows and device, is not made again.
+
+    For several strengths or times of one draw: enter it once per draw, since all that is made inside is kept until it
+    ends (of Gaussian or Laplace noise one copy of the analog weights). Bit for bit what would be made anew. A kept
+    field is shared, so nobody may change it in place; the next one to ask for it would get a ``RuntimeError``. It holds
+    for this thread; inside another one it keeps what that one keeps.
+    """
+    outer = _kept.get()
+    token = _kept.set({} if outer is None else outer)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
 
 
 @contextmanager
@@ -147,16 +189,76 @@ def seeded(stream: Stream, device: torch.device | str = "cpu") -> Iterator[None]
         yield
 
 
-def _blocks(height: int, width: int) -> Iterator[tuple[int, int, int]]:
+def blocks(height: int, width: int) -> Iterator[tuple[int, int, int]]:
     """(index, first row, last row) of every block; it depends on the logical shape alone."""
     step = max(1, BLOCK // max(1, width))
     for index, start in enumerate(range(0, height, step)):
         yield index, start, min(start + step, height)
 
 
+def pieces(rows: int, width: int) -> list[int]:
+    """The numbers of rows of the pieces in which a block of a normal field can be made on the CPU, in order and from
+    one generator: small enough for a cache and for one thread (less than ``GRAIN``, unless 16 rows are more).
+
+    torch makes normal numbers in groups of 16, and the last 16 once more where they are no whole group. So pieces of
+    whole groups, none shorter than one, get the bits that the block gets at once.
+    """
+    step = 16 // math.gcd(width, 16)  # rows that are whole groups
+    step *= max(1, (GRAIN - 1) // (step * width))
+    whole, rest = divmod(rows, step)
+    if whole and rest * width < 16:
+        return [step] * (whole - 1) + [step + rest]
+    return [step] * whole + [rest]
+
+
+def side_by_side(work: Sequence[Callable[[], object]], device: torch.device) -> None:
+    """Do all parts of ``work``, on the CPU with as many threads as torch uses; raises what one of them raises.
+
+    None is still at work when it returns or raises, so that a caller may undo what they did.
+    """
+    if len(work) < 2 or device.type != "cpu" or torch.get_num_threads() < 2:
+        for part in work:
+            part()
+        return
+    futures = [_pool().submit(part) for part in work]
+    try:
+        for future in futures:
+            future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+        wait(futures)
+
+
+def keeps_fields() -> bool:
+    """Whether this thread is inside :func:`kept_fields`."""
+    return _kept.get() is not None
+
+
+def times(field: Tensor, factor: Tensor | float) -> Tensor:
+    """``field * factor``, in the field's own memory unless it is kept or the product is more precise or larger."""
+    like = isinstance(factor, (int, float)) or (factor.dtype == field.dtype and factor.dim() <= field.dim())
+    return field.mul_(factor) if like and not keeps_fields() else field * factor
+
+
+def _version(field: Tensor) -> int:
+    return 0 if field.is_inference() else field._version  # torch does not count changes under inference_mode
+
+
+def _fill_normal(block: Tensor, generator: torch.Generator) -> None:
+    block.normal_(generator=generator)
+
+
+def _fill_uniform(block: Tensor, generator: torch.Generator) -> None:
+    block.uniform_(generator=generator)
+
+
 def _fill_laplace(block: Tensor, generator: torch.Generator) -> None:
     block.exponential_(generator=generator)
     block.sub_(torch.empty_like(block).exponential_(generator=generator))
+
+
+_FILLS: dict[Kind, Fill] = {"normal": _fill_normal, "uniform": _fill_uniform, "laplace": _fill_laplace}
 
 
 @cache

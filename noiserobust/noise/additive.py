@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -50,13 +51,18 @@ class Gaussian(NoiseModel, name="gaussian"):
     def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
         if self.is_identity:
             return below
-        scale = reference_scale(clean, self.reference, self.rows, self.columns)
-        if self.reading == "literal":
-            scale = scale.sqrt()
-        std = self.sigma * scale
+        std = self._std(clean)
         if self.per == "read":
             return AlteredChip(below, lambda w, read: w if read is None else w + std * field_like(read.normal, w))
         return additive(below, field_like(stream.normal, clean), std)
+
+    @property
+    def row_std(self) -> Callable[[Tensor], Tensor] | None:
+        return self._std if self.per == "chip" and self.reference in ("filter", "layer") else None
+
+    def _std(self, clean: Tensor) -> Tensor:
+        scale = reference_scale(clean, self.reference, self.rows, self.columns)
+        return self.sigma * (scale.sqrt() if self.reading == "literal" else scale)
 
     @property
     def shards(self) -> bool:

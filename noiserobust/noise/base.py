@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from noiserobust.errors import UserError
-from noiserobust.rng import Stream
+from noiserobust.rng import Stream, times
 from noiserobust.shards import is_sharded
 from noiserobust.text import Described, split_top
 
@@ -72,6 +72,12 @@ class NoiseModel(Described, family="noise model"):
         The scale is taken from ``clean``, the untouched weight, so that stages do not inflate each other's scale (the
         maximum of noisy weights is larger: by 8 % at sigma .1 and 26 % at .2 for filters of 4,608 inputs).
         """
+
+    @property
+    def row_std(self) -> Callable[[Tensor], Tensor] | None:
+        """Where all that the chip does is to add std times a standard normal field drawn from its stream: what gives a
+        weight's stds, one a row or one for all. Such noise can be added in place."""
+        return None
 
     @property
     def shards(self) -> bool:
@@ -183,8 +189,8 @@ def read_stream(stream: Stream, t: float | None = None, read: int = 0) -> Stream
 
 
 def additive(below: Chip, field: Tensor, scale: Tensor) -> Chip:
-    """The chip ``below`` plus ``scale * field``; the float32 ``field`` is used up."""
-    return AdditiveChip(below, field.mul_(scale) if scale.dtype == field.dtype else field * scale)
+    """The chip ``below`` plus ``scale * field``; the field is used up."""
+    return AdditiveChip(below, times(field, scale))
 
 
 def check_strength(

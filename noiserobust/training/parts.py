@@ -25,28 +25,30 @@ def kept_norm_stats(model: nn.Module) -> Iterator[None]:
 
     The usual trick of momentum 0 still advances ``num_batches_tracked``, so the buffers themselves are kept.
     """
-    kept = [
-        (buffer, buffer.clone())
+    buffers = [
+        buffer
         for module in model.modules()
         if isinstance(module, (nn.modules.batchnorm._NormBase, nn.utils.parametrizations._SpectralNorm))
         for buffer in module.buffers(recurse=False)
     ]
+    # One call per dtype: on a GPU one or two kernels instead of one per buffer.
+    kinds = [[buffer for buffer in buffers if buffer.dtype == dtype] for dtype in {b.dtype for b in buffers}]
+    kept = [[buffer.clone() for buffer in kind] for kind in kinds]
     try:
         yield
     finally:
-        for buffer, value in kept:
-            buffer.copy_(value)
+        with torch.no_grad():
+            for kind, values in zip(kinds, kept, strict=True):
+                torch._foreach_copy_(kind, values)
 
 
 def only_rows(micro: list[Batch], rows: Tensor) -> list[Batch]:
-    """The samples at ``rows`` of the whole batch, in as few micro-batches as are no larger than the given ones."""
-    largest, start, kept = max(len(part) for part in micro), 0, []
-    for part in micro:
-        own = rows[(rows >= start) & (rows < start + len(part))] - start
-        start += len(part)
-        if len(own):
-            kept.append(part[own])
-    return Batch.join(kept).split(math.ceil(len(rows) / largest))
+    """The samples at ``rows`` of the whole batch, in as few micro-batches as are no larger than the given ones.
+
+    Put together first: to ask each part which of the rows are its own would wait for the device.
+    """
+    whole = micro[0] if len(micro) == 1 else Batch.join(micro)
+    return whole[rows].split(math.ceil(len(rows) / max(len(part) for part in micro)))
 
 
 def before(own_memory: dict[str, Any], name: str, batch: Batch | Sequence[Batch]) -> list[Batch]:

@@ -37,7 +37,9 @@ class Ranks:
             dist.all_reduce(flat, group=self.group)
             flat /= self.count
             pieces = flat.split([*(tensor.numel() for tensor in filled), len(places)])
-            anywhere = (pieces[-1] > 0).tolist()
+            # What is there on this rank is there somewhere; only for the rest must the device be waited for.
+            here = [tensors[index] is not None for index in places]
+            anywhere = here if all(here) else (pieces[-1] > 0).tolist()
             for index, target, piece, used in zip(places, filled, pieces[:-1], anywhere, strict=True):
                 result[index] = target.copy_(piece.view_as(target)) if used else None
         return result

@@ -171,7 +171,10 @@ class MESA(Trajectory, name="mesa"):
         self.require_epochs(progress)
         average, lam = self.average(engine), self.strength(progress)
         if self.update == "before":
-            average = self._updated(average, dict(unwrap(engine.model).named_parameters()))
+            # In copies, so that a step that fails leaves no trace.
+            parameters = dict(unwrap(engine.model).named_parameters())
+            average = average | {name: average[name].clone() for name in parameters}
+            self._follow(average, parameters)
         term = None
         if lam:
             targets = engine.forward(batch, twin=average).logits
@@ -181,19 +184,21 @@ class MESA(Trajectory, name="mesa"):
         out = engine.gradient(batch, penalty=term)
         engine.commit()
         # Buffers follow after the step in either case: before the next one they are the same.
-        moved = _tensors(engine) if self.update == "after" else dict(unwrap(engine.model).named_buffers())
-        engine.memory[self.name] = self._updated(average, moved)
+        if self.update == "after":
+            self._follow(average, _tensors(engine))
+        else:
+            self._follow(average, dict(unwrap(engine.model).named_buffers()))
+            engine.memory[self.name] = average
         return out
 
     @torch.no_grad()
-    def _updated(self, average: dict[str, Tensor], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``average`` a step further towards ``values``; new tensors, so that a step that fails leaves no trace."""
-        steps = {
-            # Counters are taken as they are.
-            name: average[name].lerp(_precise(value), 1 - self.beta) if value.is_floating_point() else value.clone()
-            for name, value in values.items()
-        }
-        return average | steps
+    def _follow(self, average: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+        """Move ``average`` a step towards ``values``."""
+        for name, value in values.items():
+            if value.is_floating_point():
+                average[name].lerp_(_precise(value.detach()), 1 - self.beta)
+            else:
+                average[name].copy_(value)  # counters are taken as they are
 
     def cost(self, progress: Progress) -> tuple[float, float]:
         return (2.0, 1.0) if self.strength(progress) else (1.0, 1.0)

@@ -1,0 +1,106 @@
+"""What the benchmarks share: cases timed in turn in one process, ratios within a round, rows that name the machine."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from noiserobust.results import write_atomically
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+FIGURES = Path(__file__).parents[2] / "figures"
+
+
+def machine(device: torch.device | str = "cpu", packages: Sequence[str] = ()) -> dict[str, object]:
+    """What a figure holds for: date, processor or GPU, threads, versions of Python, torch and ``packages``."""
+    device = torch.device(device)
+    found: dict[str, object] = {
+        "date": date.today().isoformat(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+def timed(action: Callable[[], object], device: torch.device | str = "cpu") -> float:
+    """Seconds of one call, until the device has done it."""
+    _wait(device)
+    start = time.perf_counter()
+    action()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def in_turn(
+    cases: Mapping[str, Callable[[], object]], rounds: int, device: torch.device | str = "cpu", warm_up: int = 1
+) -> Iterator[tuple[int, str, float]]:
+    """(round, case, seconds): every case once a round, each round beginning with another one.
+
+    So a machine that slows down for a while slows all cases of a round, and ratios within the round hold.
+    """
+    names = list(cases)
+    for name in names:
+        for _ in range(warm_up):
+            cases[name]()
+    for number in range(rounds):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            yield number, name, timed(cases[name], device)
+
+
+def ratios(rows: pd.DataFrame, baseline: str, by: Sequence[str] = ("run", "round")) -> pd.DataFrame:
+    """Of every case: median seconds, and the median and quartiles of its ratio to ``baseline`` of the same round.
+
+    ``rows`` have the columns case, seconds and ``by``, which together say what a round is.
+    """
+    base = rows[rows["case"] == baseline].set_index(list(by))["seconds"]
+    found = []
+    for case, group in rows.groupby("case", sort=False):
+        own = group.set_index(list(by))["seconds"]
+        ratio = (own / base.reindex(own.index)).dropna()
+        low, median, high = ratio.quantile([0.25, 0.5, 0.75]) if len(ratio) else [float("nan")] * 3
+        found.append(
+            {"case": case, "seconds": own.median(), "ratio": median, "q1": low, "q3": high, "rounds": len(ratio)}
+        )
+    return pd.DataFrame(found)
+
+
+def add_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+    """Append ``rows`` to a CSV file as its next ``run``; all rows that it then has."""
+    old = pd.read_csv(path) if path.exists() else pd.DataFrame({"run": []})
+    new = pd.DataFrame(rows)
+    new.insert(0, "run", int(old["run"].max()) + 1 if len(old) else 0)
+    table = pd.concat([old, new], ignore_index=True) if len(old) else new
+    write_atomically(path, lambda file: table.to_csv(file, index=False))
+    return table
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """``table`` as a page shows it."""
+    lines = [list(map(str, table.columns)), ["---"] * len(table.columns), *(map(str, row) for row in table.to_numpy())]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return f"{names[0]} x {len(names)}" if names else platform.processor() or platform.machine()
+
+
+def _wait(device: torch.device | str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,401 @@
+"""What a training step of every rule costs beside a plain one, beside what people write, and beside pytorch_optimizer.
+
+    python -m experiments.benchmarks.training rules          # time of every rule in turn, one process
+    python -m experiments.benchmarks.training memory         # peak memory of every rule, a process each
+    python -m experiments.benchmarks.training widths         # plain, RWP and SAM at several widths
+    python -m experiments.benchmarks.training ranks          # on one process and on two (DDP, gloo)
+    python -m experiments.benchmarks.training report         # tables and the picture of all rows so far
+
+Every call adds rows to docs/results/speed_training*.csv, so that long measurements can be made in pieces: --rounds 2,
+again and again. The network is ResNet-18 on random 32 x 32 images, channels_last, bf16 autocast, SGD with momentum
+0.9. With ``--device cuda`` the same flags measure a GPU. pytorch_optimizer's rules join where it is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import tyro
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from experiments.benchmarks.common import FIGURES, RESULTS, add_rows, in_turn, machine, markdown, ratios
+from noiserobust.data import Batch
+from noiserobust.models import ModelSpec
+from noiserobust.results import write_atomically
+from noiserobust.rng import Stream, seeded
+from noiserobust.training import RST, Engine, Method, Progress
+
+CLASSES = 10
+EPOCH = 10
+"""The epoch that all steps lie in: past the start of SAF and MESA."""
+TIMES, MEMORY, SCALING = (RESULTS / f"speed_training{part}.csv" for part in ("", "_memory", "_scaling"))
+TABLE = RESULTS / "speed_training_table.csv"
+SHOWN = ("kind", "ranks", "threads", "width")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule, the ratio it is meant to stay below, and what bounds it from below by counting passes.
+
+    A plain step is a forward pass of 1/3 and a backward pass of 2/3 of its time.
+    """
+
+    text: str
+    target: float | None
+    bound: float
+    why: str
+    steps: int = 1
+    """Steps that are timed together: a period of the rule, or one step for each side of its coin."""
+
+
+RULES = {
+    "RWP": Rule("rwp:gaussian(0.1)", 1.12, 1.0, "one pass; normals, a copy of the weights, its return"),
+    "RWP, 2 draws": Rule("rwp:gaussian(0.1),draws=2", None, 2.0, "two passes"),
+    "RWP Laplace": Rule("rwp:laplace(0.05)", None, 1.0, "one pass; two exponentials a weight"),
+    "mixed RWP": Rule("rwp-mixed:0.01", None, 2.0, "two passes"),
+    "SAM": Rule("sam:0.05", 2.05, 2.0, "two passes"),
+    "ASAM": Rule("asam:0.5", None, 2.0, "two passes"),
+    "GSAM": Rule("gsam:0.05", None, 2.0, "two passes"),
+    "SSAM": Rule("ssam:0.05", None, 2.0, "two passes; a mask every 100 steps, not in these"),
+    "LookSAM-5": Rule("looksam:0.05,k=5", 1.25, 1.2, "(2 + 4) / 5 passes", steps=5),
+    "ESAM(.6, .5)": Rule("esam:0.05", 1.75, 1.7, "1/3 + 2/3 (1 + .6) / 2 + 1/3 + .5 passes", steps=2),
+    "SAF": Rule("saf:0.3", 1.03, 1.0, "one pass"),
+    "MESA": Rule("mesa:0.8", 1.40, 1.33, "one pass and a forward pass in eval mode"),
+    "RST(.5)": Rule("rst:sam(0.05),p=0.5", 1.55, 1.5, "(2 + 1) / 2 passes", steps=2),
+    "G-RST(.5)": Rule("g-rst:sam(0.05),p=0.5", 1.55, 1.5, "(2 + 1) / 2 passes", steps=2),
+}
+OTHERS = {
+    "loop: plain": "plain training as people write it",
+    "loop: RWP, subtracted": "randn_like, add; subtract after the backward pass (91 % of weights change a little)",
+    "loop: RWP, copied": "clone; randn_like, add; copy back after the backward pass",
+    "pytorch_optimizer: SAM": "SAM of pytorch_optimizer",
+    "pytorch_optimizer: ASAM": "its SAM with adaptive=True",
+    "pytorch_optimizer: LookSAM-5": "its LookSAM with k=5",
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Network, data and machine of all cases."""
+
+    width: int = 64
+    """Channels of the first stage of ResNet-18."""
+    batch: int = 128
+    """Images a step (of all processes together)."""
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    threads: int = torch.get_num_threads()
+    """CPU threads of a process."""
+
+    def model(self) -> nn.Module:
+        with seeded(Stream(0, "benchmark", "weights")):
+            model = ModelSpec.parse(f"resnet18:{self.width}").build(3, CLASSES)
+        return model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def data(self, size: int) -> Batch:
+        inputs = Stream(0, "benchmark", "inputs").normal((size, 3, 32, 32))
+        labels = (Stream(0, "benchmark", "labels").uniform((size,)) * CLASSES).long()
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return Batch(inputs.to(self.device), labels.to(self.device), torch.arange(size).to(self.device))
+
+    def sgd(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), **SGD)
+
+    def loss(self, model: nn.Module, data: Batch) -> Tensor:
+        kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        with torch.autocast(torch.device(self.device).type, kind, enabled=self.precision != "fp32"):
+            return cross_entropy(model(data.inputs), data.labels)
+
+    def describe(self) -> dict[str, object]:
+        fields = {"width": self.width, "batch": self.batch, "precision": self.precision}
+        return {**fields, **machine(self.device, ("pytorch_optimizer",))}
+
+
+SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
+
+
+def of_rule(
+    text: str, steps: int, setup: Setup, wrap: Callable[[nn.Module], nn.Module] = lambda model: model, ranks: int = 1
+) -> Callable[[], object]:
+    """So many steps of one of our rules; of a coin's as many heads as tails."""
+    method, model, data = Method.parse(text), wrap(setup.model()), setup.data(setup.batch // ranks)
+    engine = Engine(
+        model,
+        setup.sgd(model),
+        precision=setup.precision,
+        samples=setup.batch,
+        classes=CLASSES,
+        scaler=torch.amp.GradScaler(setup.device) if setup.precision == "fp16" else None,
+    )
+    numbers, first = iter(range(10**9)), 0
+    method.prepare(engine)
+    if "saf" in engine.memory:
+        engine.memory["saf"]["epochs"].fill_(EPOCH - 3)  # as if every sample had been seen three epochs ago
+    if isinstance(method, RST):
+        # Coins are named by the step, so that a pair of steps of which one is heads can be looked for.
+        while method.coin(engine, _at(first)) == method.coin(engine, _at(first + 1)):
+            first += 1
+        numbers = iter([first, first + 1] * 10**4)
+
+    def run() -> None:
+        for _ in range(steps):
+            method.step(engine, data, _at(next(numbers)))
+
+    return run
+
+
+def _at(step: int) -> Progress:
+    return Progress(step, 10**6, EPOCH, 100)
+
+
+def of_loop(name: str, setup: Setup) -> tuple[int, Callable[[], object]]:
+    """Steps as people write them, and those of pytorch_optimizer; how many one call takes."""
+    model, data = setup.model(), setup.data(setup.batch)
+    analog = [m.weight for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+
+    def backward(optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        setup.loss(model, data).backward()
+
+    def noise(weight: Tensor) -> Tensor:
+        largest = weight.abs().amax(tuple(range(1, weight.dim())), keepdim=True)
+        return 0.1 * largest * torch.randn_like(weight)
+
+    if name.startswith("pytorch_optimizer"):
+        import pytorch_optimizer
+
+        if "LookSAM" in name:
+            other = pytorch_optimizer.LookSAM(model.parameters(), torch.optim.SGD, rho=0.05, k=5, **SGD)
+        else:
+            other = pytorch_optimizer.SAM(model.parameters(), torch.optim.SGD, rho=0.05, adaptive="ASAM" in name, **SGD)
+        steps = 5 if "LookSAM" in name else 1
+
+        def theirs() -> None:
+            for _ in range(steps):
+                backward(other)
+                if "LookSAM" in name and other.get_step() % 5:
+                    # Between climbs it takes the gradient it has; a closure would be a second pass for nothing.
+                    other.first_step()
+                    other.second_step()
+                else:
+                    other.step(lambda: backward(other))
+
+        return steps, theirs
+    optimizer = setup.sgd(model)
+
+    def plain() -> None:
+        backward(optimizer)
+        optimizer.step()
+
+    def subtracted() -> None:
+        with torch.no_grad():
+            added = [noise(weight) for weight in analog]
+            for weight, field in zip(analog, added, strict=True):
+                weight.add_(field)
+        backward(optimizer)
+        with torch.no_grad():
+            for weight, field in zip(analog, added, strict=True):
+                weight.sub_(field)
+        optimizer.step()
+
+    def copied() -> None:
+        with torch.no_grad():
+            saved = [weight.clone() for weight in analog]
+            for weight in analog:
+                weight.add_(noise(weight))
+        backward(optimizer)
+        with torch.no_grad():
+            for weight, clean in zip(analog, saved, strict=True):
+                weight.copy_(clean)
+        optimizer.step()
+
+    return 1, {"plain": plain, "RWP, subtracted": subtracted, "RWP, copied": copied}[name.partition(": ")[2]]
+
+
+def case(name: str, setup: Setup) -> tuple[int, Callable[[], object]]:
+    """How many steps a call of the case makes, and the call."""
+    if name in OTHERS:
+        return of_loop(name, setup)
+    rule = RULES.get(name, Rule("plain", None, 1.0, ""))
+    return rule.steps, of_rule(rule.text, rule.steps, setup)
+
+
+def measure(names: list[str], setup: Setup, rounds: int, kept: dict[str, object]) -> list[dict[str, object]]:
+    """Rows of seconds a step of the cases, in turn in this process."""
+    torch.set_num_threads(setup.threads)
+    made = {name: case(name, setup) for name in names}
+    rows = []
+    for number, name, seconds in in_turn({name: call for name, (_, call) in made.items()}, rounds, setup.device):
+        steps = made[name][0]
+        rows.append({"case": name, "round": number, "steps": steps, "seconds": seconds / steps, **kept})
+    return rows
+
+
+def peak(name: str, setup: Setup) -> dict[str, object]:
+    """Bytes that a case needs at most, of all that torch allocates from the making of its engine on, in two calls.
+
+    On the CPU from torch's own record of what is allocated and freed (oneDNN's scratch memory is not in it).
+    """
+    torch.set_num_threads(setup.threads)
+    device = torch.device(setup.device)
+    if device.type == "cuda":
+        _, call = case(name, setup)
+        for _ in range(2):
+            call()
+        torch.cuda.synchronize()
+        found = torch.cuda.max_memory_allocated(device)
+    else:
+        with torch.autograd.profiler.profile(profile_memory=True, use_cpu=True) as profiler:
+            _, call = case(name, setup)
+            for _ in range(2):
+                call()
+        events = profiler.kineto_results.events()
+        moves = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+        found = int(pd.Series([size for _, size in moves]).cumsum().max())
+    model = setup.model()
+    return {"case": name, "bytes": found, "weights": sum(p.numel() * p.element_size() for p in model.parameters())}
+
+
+def rank(number: int, count: int, setup: Setup, rounds: int, out: str) -> None:
+    """One of ``count`` processes that train together; the first one writes the rows."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29533")
+    dist.init_process_group("gloo", rank=number, world_size=count)
+    torch.set_num_threads(setup.threads)
+    cases = {
+        name: of_rule(text, 1, setup, DistributedDataParallel, count)
+        for name, text in [("plain", "plain"), *((key, RULES[key].text) for key in ("RWP", "SAM", "GSAM"))]
+    }
+    rows = [
+        {"case": name, "round": turn, "steps": 1, "seconds": seconds}
+        for turn, name, seconds in in_turn(cases, rounds, setup.device)
+    ]
+    if number == 0:
+        with open(out, "w") as file:
+            json.dump(rows, file)
+    dist.barrier()
+    os._exit(0)  # gloo's threads and the interpreter's end get into each other's way
+
+
+@dataclass
+class Benchmark:
+    """Flags of the program."""
+
+    what: tyro.conf.Positional[Literal["rules", "memory", "widths", "ranks", "report", "peak"]]
+    """peak is what memory starts for one case."""
+    setup: tyro.conf.OmitArgPrefixes[Setup] = Setup()
+    rounds: int = 5
+    """Times that each case is measured."""
+    cases: tuple[str, ...] = ("plain", *RULES, *OTHERS)
+    """What is measured (rules, memory)."""
+    widths: tuple[int, ...] = (16, 32, 64)
+
+    def run(self) -> None:
+        setup = self.setup
+        if self.what == "rules":
+            names = ["plain", *(name for name in self.cases if name != "plain")]
+            add_rows(TIMES, measure(names, setup, self.rounds, setup.describe()))
+        elif self.what == "peak":
+            print(json.dumps(peak(self.cases[0], setup)))
+            return
+        elif self.what == "memory":
+            rows = []
+            for name in self.cases:
+                flags = [f"--{key}={value}" for key, value in vars(setup).items()]
+                done = subprocess.run(
+                    [sys.executable, "-m", "experiments.benchmarks.training", "peak", "--cases", name, *flags],
+                    check=True,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+                rows.append({**json.loads(done.stdout.splitlines()[-1]), **setup.describe()})
+            add_rows(MEMORY, rows)
+        elif self.what == "widths":
+            rows = []
+            for width in self.widths:
+                sized = Setup(**{**vars(setup), "width": width})
+                kept = {"kind": "width", "ranks": 1, **sized.describe(), "threads": sized.threads}
+                rows += measure(["plain", "RWP", "SAM", "SAF"], sized, self.rounds, kept)
+            add_rows(SCALING, rows)
+        elif self.what == "ranks":
+            rows = []
+            for count in (1, 2):
+                out = f"{os.environ.get('TMPDIR', '/tmp')}/ranks-{os.getpid()}.json"
+                mp.spawn(rank, (count, setup, self.rounds, out), nprocs=count)
+                with open(out) as file:
+                    kept = {"kind": "ranks", "ranks": count, **setup.describe(), "threads": setup.threads}
+                    rows += [{**row, **kept} for row in json.load(file)]
+                os.unlink(out)
+            add_rows(SCALING, rows)
+        report()
+
+
+def table() -> pd.DataFrame:
+    """Every case's ratio and memory beside its target and what bounds it, of all rows so far."""
+    found = ratios(pd.read_csv(TIMES), "plain")
+    if MEMORY.exists():
+        memory = pd.read_csv(MEMORY).groupby("case").last()
+        copies = (memory["bytes"] - memory["bytes"]["plain"]) / memory["weights"]
+        found["copies"] = found["case"].map(copies)
+    rules = found["case"].map(RULES)
+    for column in ("target", "bound", "why"):
+        found[column] = [getattr(rule, column, None) for rule in rules]
+    found["why"] = found["why"].fillna(found["case"].map(OTHERS))
+    return found
+
+
+def report() -> None:
+    """Print the tables, write that of the rules and draw it."""
+    found = table()
+    write_atomically(TABLE, lambda file: found.to_csv(file, index=False, float_format="%.4g"))
+    shown = found.assign(
+        seconds=found["seconds"].map("{:.3f}".format),
+        ratio=[f"{row.ratio:.2f} ({row.q1:.2f} to {row.q3:.2f})" for row in found.itertuples()],
+        **{column: found[column].map("{:.2f}".format) for column in ("copies", "bound", "target") if column in found},
+    ).drop(columns=["q1", "q3"])
+    print(markdown(shown.replace("nan", "").fillna("")))
+    draw(found)
+    if SCALING.exists():
+        rows = pd.read_csv(SCALING)
+        for keys, group in rows.groupby(["kind", "ranks", "threads", "width"]):
+            print("\n" + ", ".join(f"{name} {value}" for name, value in zip(SHOWN, keys, strict=True)))
+            print(markdown(ratios(group, "plain").round(3)))
+
+
+def draw(found: pd.DataFrame) -> None:
+    """The ratios with their quartiles, targets as ticks, bounds as dots."""
+    rows = found[found["case"] != "plain"].iloc[::-1].reset_index(drop=True)
+    figure, axes = plt.subplots(figsize=(7.5, 0.32 * len(rows) + 1.2))
+    colours = ["tab:gray" if case in OTHERS else "tab:blue" for case in rows["case"]]
+    axes.barh(rows.index, rows["ratio"], color=colours, height=0.6)
+    spread = [(rows["ratio"] - rows["q1"]).clip(lower=0), (rows["q3"] - rows["ratio"]).clip(lower=0)]
+    axes.errorbar(rows["ratio"], rows.index, xerr=spread, fmt="none", color="black", capsize=2, label="quartiles")
+    axes.plot(rows["target"], rows.index, "|", color="tab:red", markersize=14, markeredgewidth=2, label="target")
+    axes.plot(rows["bound"], rows.index, "o", color="black", markersize=4, label="bound by passes")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(rows.index, rows["case"])
+    axes.set_xlabel("time of a step / time of a plain step, in the same round")
+    axes.legend(loc="lower right")
+    figure.tight_layout()
+    FIGURES.mkdir(exist_ok=True)
+    write_atomically(FIGURES / "speed_training.png", lambda file: figure.savefig(file, format="png", dpi=120))
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    tyro.cli(Benchmark).run()
