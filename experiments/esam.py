@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.grid.artefact import Cell, artefact
-from experiments.grid.quantity import Accuracy, Gain, Logged, Percent, heights, logging, step_time
+from experiments.grid.derived import Gain, Percent
+from experiments.grid.measured import heights, step_time
+from experiments.grid.quantity import Accuracy, Logged, logging
 from experiments.grid.scale import Grid
 from noiserobust.noise import Gaussian
 from noiserobust.training import TrainSettings

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from experiments.grid.artefact import Cell, artefact
-from experiments.grid.quantity import Accuracy, Best, Drawn, Passes, step_time
+from experiments.grid.derived import Best, Drawn, Passes
+from experiments.grid.measured import step_time
+from experiments.grid.quantity import Accuracy
 from experiments.grid.scale import MINI, Grid
 from noiserobust.training import Engine, Progress, TrainSettings
 from noiserobust.training.asam import ASAM

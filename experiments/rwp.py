@@ -9,19 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from experiments.grid.artefact import Cell, artefact
-from experiments.grid.quantity import (
-    Accuracy,
-    Logged,
-    Passes,
-    Times,
-    fine_tuned,
-    heights,
-    initial_radius,
-    logging,
-    norms_of_filters,
-    on_corrupted,
-    step_time,
-)
+from experiments.grid.derived import Passes, Times
+from experiments.grid.measured import fine_tuned, heights, initial_radius, norms_of_filters, on_corrupted, step_time
+from experiments.grid.quantity import Accuracy, Logged, logging
 from experiments.grid.scale import SMALL, Grid
 from noiserobust.training import TrainSettings
 from noiserobust.training.method import Method, Plain

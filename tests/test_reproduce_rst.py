@@ -12,9 +12,9 @@ import pytest
 from experiments import rst
 from experiments.grid import MINI, PAPER, SMALL, Bench, Cell, Grid, Scale, artefacts_of
 from experiments.grid.bench import unlogged
+from experiments.grid.derived import Best
 from experiments.grid.plan import quantities
 from experiments.grid.published import FOLDER
-from experiments.grid.quantity import Best
 from figures.draw import draw
 from noiserobust.training.probability import Line, Piecewise
 from noiserobust.training.rst import GRST, RST

@@ -14,9 +14,11 @@ from methods import batch, close, normed_net, sgd, weights
 from experiments import rwp
 from experiments.grid import MINI, PAPER, SMALL, Bench, Scale, artefacts_of
 from experiments.grid.corruptions import CORRUPTIONS, corrupted_copy
-from experiments.grid.pieces import FineTuned, NoisyHalf, half_of_classes
-from experiments.grid.quantity import Drawn, Passes, Percent, Times, initial_radius, norms_of_filters, on_corrupted
+from experiments.grid.derived import Drawn, Passes, Percent, Times
+from experiments.grid.measured import initial_radius, norms_of_filters, on_corrupted
+from experiments.grid.pieces import FineTuned, half_of_classes
 from experiments.grid.scale import SMALL_GPU
+from experiments.grid.step_time import NoisyHalf
 from noiserobust.data import load
 from noiserobust.data.corrupted import load_corrupted
 from noiserobust.measures import Surface, filter_norms_of

@@ -10,10 +10,11 @@ import torch
 
 from experiments import saf
 from experiments.grid import MINI, PAPER, SMALL, Bench, Cell, Grid, Scale, artefacts_of
+from experiments.grid.derived import Remembered, tensors_in
 from experiments.grid.estimate import KNOWN
-from experiments.grid.pieces import MixedStepTime, StepTime, engine_of, steps_of
+from experiments.grid.measured import step_time
 from experiments.grid.published import FOLDER
-from experiments.grid.quantity import Remembered, step_time, tensors_in
+from experiments.grid.step_time import MixedStepTime, StepTime, engine_of, steps_of
 from noiserobust.data import load
 from noiserobust.training import SAM, Plain, TrainSettings
 from noiserobust.training.looksam import LookSAM

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from functools import cache
 
 from experiments.grid.corruptions import CORRUPTIONS
-from experiments.grid.pieces import Corrupted, FilterNorms, FineTuned, Heights, InitialRadius, Measuring, StepTime
+from experiments.grid.pieces import Corrupted, FilterNorms, FineTuned, Heights, InitialRadius, Measuring
+from experiments.grid.step_time import StepTime
 from noiserobust.data.corrupted import CORRUPTIONS as PUBLISHED_CORRUPTIONS
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
@@ -80,7 +81,7 @@ class Clock:
 
 @cache
 def _timed(spec: ModelSpec, shape: tuple[int, int, int], precision: str, device: str) -> float:
-    from experiments.grid.pieces import seconds_per_image
+    from experiments.grid.step_time import seconds_per_image
 
     return seconds_per_image(spec, *shape, precision, device)
 
