@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,16 +30,18 @@ from noiserobust.training.rwp_mixed import filter_noise
 @dataclass(frozen=True)
 class StepTime(Measuring):
     """Seconds per training step of the run's method and of plain training, in turn, on the first batch of its data: the
-    medians, their ratio ``value``, and the quartiles ``low`` and ``high`` of its
-    own times over the other median.
+    medians, their ratio ``value``, and the quartiles ``low`` and ``high`` of its own times over the other median.
 
-    Needs no finished run. Steps are taken where the method does all that it will do (SAF and MESA past their start).
+    At least ``steps`` of each; of steps of milliseconds, which anything else on the machine can double, as many as take
+    ``patience`` seconds together. Needs no finished run. Steps are taken where the method does all that it will do (SAF
+    and MESA past their start).
     """
 
     steps: int = 7
+    patience: ClassVar[float] = 1.0
     halves: bool = False
     """Time the noisy one of the method's two halves instead, the longer: with one processor for each, a step."""
-    semantics: ClassVar[int] = 3
+    semantics: ClassVar[int] = 4
 
     @property
     def about(self) -> str:
@@ -60,7 +63,10 @@ class StepTime(Measuring):
             for _ in range(4):
                 step(self.place(0, length))
         taken: dict[str, dict[Taken, list[float]]] = {"own": {}, "plain": {}}
-        for at in range(self.steps):
+        begun = time.perf_counter()
+        for at in itertools.count():
+            if at >= self.steps and time.perf_counter() - begun > self.patience:
+                break
             for name, step in steps.items():
                 started = time.perf_counter()
                 passes = step(self.place(at, length))
@@ -88,6 +94,7 @@ class StepTime(Measuring):
         """Where step ``at`` stands in training: late, and in an epoch of its own, so that rules which remember single
         samples have seen them."""
         late = 10 * self.trained.settings.epochs + 10
+        at %= late
         return Progress(at + late, 2 * late, at + late, 2 * late)
 
 
@@ -110,6 +117,7 @@ class MixedStepTime(StepTime):
     as the run itself takes it. Each kind of step, by the passes it takes, counts with its share of them."""
 
     steps: int = 60
+    patience: ClassVar[float] = 0.0
 
     @property
     def about(self) -> str:
