@@ -11,11 +11,13 @@ from dataclasses import replace
 from experiments import esam, rst, rwp, saf
 from experiments import incorruptible as inc
 from experiments.grid.artefact import artefacts_of
-from experiments.grid.claim import Change, Claim, Contrast, Cost, Variation
-from experiments.grid.pieces import MixedStepTime
+from experiments.grid.claim import Change, Claim, Contrast, Cost
+from experiments.grid.derived import Best, Gain, Variation
+from experiments.grid.measured import norms_of_filters
 from experiments.grid.published import published
-from experiments.grid.quantity import Accuracy, Best, Gain, Logged, logging, norms_of_filters
+from experiments.grid.quantity import Accuracy, Logged, logging
 from experiments.grid.scale import Grid
+from experiments.grid.step_time import MixedStepTime
 from noiserobust.training import TrainSettings
 
 

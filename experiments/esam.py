@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.grid.artefact import Cell, artefact
-from experiments.grid.quantity import Accuracy, Gain, Logged, Percent, heights, logging, step_time
+from experiments.grid.derived import Gain, Percent
+from experiments.grid.measured import heights, step_time
+from experiments.grid.quantity import Accuracy, Logged, logging
 from experiments.grid.scale import Grid
 from noiserobust.noise import Gaussian
 from noiserobust.training import TrainSettings
@@ -47,8 +49,8 @@ SHARP_DECAY = {"ResNet-18": 1e-3, "WRN-28-10": 1e-3}
 """Weight decay of SAM and ESAM where it is not SGD's."""
 
 ESAM_NOTE = (
-    "ESAM here scales its step by the norm over the chosen tensors over beta, not over 1 - beta as printed "
-    "(docs/training.md). Speeds are of steps timed on this machine, in percent of SAM's. By count of passes SDS alone "
+    "ESAM here scales its step by the norm over the chosen tensors over beta, not over 1 - beta as printed. "
+    "Speeds are of steps timed on this machine, in percent of SAM's. By count of passes SDS alone "
     "pays only for gamma < 2/3 (ranking the samples is a forward pass of the whole batch), and ESAM takes 1.7 of plain "
     "training's time to SAM's 2."
 )

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from experiments.grid.artefact import Cell, artefact
-from experiments.grid.quantity import Accuracy, Best, Logged, heights, logging
+from experiments.grid.derived import Best
+from experiments.grid.measured import heights
+from experiments.grid.quantity import Accuracy, Logged, logging
 from experiments.grid.scale import Grid
 from noiserobust.noise import Gaussian, Laplace, NoiseModel
 from noiserobust.training import TrainSettings

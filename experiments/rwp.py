@@ -9,19 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from experiments.grid.artefact import Cell, artefact
-from experiments.grid.quantity import (
-    Accuracy,
-    Logged,
-    Passes,
-    Times,
-    fine_tuned,
-    heights,
-    initial_radius,
-    logging,
-    norms_of_filters,
-    on_corrupted,
-    step_time,
-)
+from experiments.grid.derived import Passes, Times
+from experiments.grid.measured import fine_tuned, heights, initial_radius, norms_of_filters, on_corrupted, step_time
+from experiments.grid.quantity import Accuracy, Logged, logging
 from experiments.grid.scale import SMALL, Grid
 from noiserobust.training import TrainSettings
 from noiserobust.training.method import Method, Plain
@@ -41,8 +31,7 @@ RECIPE = TrainSettings(
     select_on="none",
     validation=0.0,
 )
-"""Section 4.1. The last epoch is kept. The size of Cutout's square is not stated: 16 pixels on CIFAR-10, 8 on CIFAR-100,
-as usual."""
+"""Section 4.1. The last epoch is kept. Cutout is not said to be of any size: 16 pixels on CIFAR-10, 8 on CIFAR-100."""
 
 NETWORKS = ("VGG16-BN", "ResNet-18", "WRN-16-8", "WRN-28-10")
 CIFAR = ("CIFAR-10", "CIFAR-100")
@@ -84,8 +73,8 @@ def sam(at: Grid, data: str, network: str, length: float = 1.0, rho: float | Non
 RULES: dict[str, Callable[..., TrainSettings]] = {"SGD": plain, "RWP": rwp, "SAM": sam}
 
 TIME_NOTE = (
-    "FLOPs: forward and backward passes of the whole run, counted. Time: a step timed on this machine, times the number "
-    "of epochs; RWP's is that of the longer (noisy) of its two halves, which is what a step takes if each has a "
+    "FLOPs: forward and backward passes of the whole run, counted. Time: a step timed on this machine, times the "
+    "number of epochs; RWP's is that of the longer (noisy) of its two halves, which is what a step takes if each has a "
     "processor and the two need not wait for each other's gradients. On one processor RWP takes SAM's two passes."
 )
 
@@ -138,7 +127,7 @@ def table3(at: Grid) -> Iterator[Cell]:
 
 def with_adam(at: Grid, data: str, network: str, **changes: Any) -> dict[str, TrainSettings]:
     """Adam, and SAM and RWP on top of it, at the strengths of appendices D and E."""
-    common = {"optimizer": "Adam", "lr": 1e-4, "weight_decay": 0.0} | changes
+    common: dict[str, Any] = {"optimizer": "Adam", "lr": 1e-4, "weight_decay": 0.0} | changes
     return {
         "Adam": trained(at, data, network, Plain(), **common),
         "Adam-SAM": trained(at, data, network, SAM(at.rho(0.001)), **common),
@@ -147,8 +136,8 @@ def with_adam(at: Grid, data: str, network: str, **changes: Any) -> dict[str, Tr
 
 
 FINE_TUNED_NOTE = (
-    "At the scales mini and small the network was trained here on the first half of the classes before it is fine-tuned "
-    "on all of them. At the scale paper it is DeiT-small as published for ImageNet (its file, "
+    "At the scales mini and small the network was trained here on the first half of the classes before it is "
+    "fine-tuned on all of them. At the scale paper it is DeiT-small as published for ImageNet (its file, "
     "deit_small_patch16_224-cd65a155.pth, in the folder of data). The weight decay is not stated: none here."
 )
 
@@ -233,7 +222,7 @@ def figure2(at: Grid) -> Iterator[Cell]:
     for part in ("train", "test"):
         for method in ("SAM", "RWP"):
             run = RULES[method](at, "CIFAR-10", "ResNet-18")
-            lines = heights(run, part, 2000 if at.as_published else 300, dimensions=1, pairs=5)  # type: ignore[arg-type]
+            lines = heights(run, part, 2000 if at.as_published else 300, dimensions=1, pairs=5)
             yield Cell(method, part, lines)
 
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from experiments.grid.artefact import Cell, artefact
+from experiments.grid.derived import Remembered
 from experiments.grid.estimate import KNOWN
-from experiments.grid.pieces import steps_of
-from experiments.grid.quantity import Accuracy, Logged, Remembered, heights, logging, step_time
+from experiments.grid.measured import heights, step_time
+from experiments.grid.quantity import Accuracy, Logged, logging
 from experiments.grid.scale import Grid
+from experiments.grid.step_time import steps_of
 from noiserobust.noise import Gaussian
 from noiserobust.training import TrainSettings
 from noiserobust.training.esam import ESAM

@@ -65,10 +65,15 @@ def scatter(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
 
 
 def landscape(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
-    """Contours (or lines) of the loss around each network."""
+    """Contours of the loss around each network; of one direction lines, a panel per column."""
+    if "y" not in rows or rows["y"].nunique() == 1:
+        band = "± std over directions and trained copies"
+        places = rows.groupby(["row", "column", "x"], sort=False)["value"].agg(mean="mean", std="std").reset_index()
+        lines = places.rename(columns={"row": "method", "column": "panel"})
+        return curves_figure(lines, "distance, in filter norms", title, ylabel="loss", band=band)
     several = rows["column"].nunique() > 1
     names = rows["row"] + (", " + rows["column"] if several else "")
-    points = rows.assign(method=names, y=rows.get("y", 0.0))
+    points = rows.assign(method=names)
     mean = points.groupby(["method", "x", "y"], sort=False)["value"].agg(mean="mean", std="std").reset_index()
     return landscape_figure(mean, title)
 
@@ -112,8 +117,8 @@ AXES = {"function": ("share of training", "p"), "coin": ("share of training", "p
 def families(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
     """Points of one family joined in their order: a row's name is its family's and, as the last word, the point's.
 
-    A panel per column. Functions are lines of one colour scale, coins dots. What has no place on the x axis is left
-    out.
+    A panel per column; a column "..., against b" names its own x axis. Functions are lines of one colour scale, coins
+    dots. What has no place on the x axis is left out.
     """
     rows = rows[rows["x"].notna()]
     figure, axes = _panels(rows, title)
@@ -124,15 +129,15 @@ def families(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
     owners = list(dict.fromkeys(measured["owner"]))
     for axis, (panel, own) in zip(axes, rows.groupby("column", sort=False), strict=True):
         _functions(axis, own)
-        for (_, owner), family in own[own["quantity"].isin(measured["quantity"])].groupby(
-            ["family", "owner"], sort=False
-        ):
+        points = own[own["quantity"].isin(measured["quantity"])]
+        for (_, owner), family in points.groupby(["family", "owner"], sort=False):
             _family_line(axis, family, owners.index(owner))
         quantity = str(own["quantity"].iloc[0])
         if quantity == "extra_time":
             axis.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle="--", zorder=1)
         across, up = AXES.get(quantity, ("", ""))
-        _dress(axis, str(panel), across or x, up or y, several=rows["column"].nunique() > 1)
+        _, _, named = str(panel).partition(", against ")
+        _dress(axis, str(panel), across or named or x, up or y, several=rows["column"].nunique() > 1)
     if len(owners) > 1:
         handles = [Line2D([], [], **_style(index)) for index in range(len(owners))]
         figure.legend(handles, owners, loc="outside lower center", ncols=min(len(owners), 6), frameon=False,

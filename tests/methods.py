@@ -67,6 +67,7 @@ METHODS: dict[str, Case] = {
     "sam:0.1": Case(off="sam:0.0"),
     "sam:0.1,perturb=analog": Case(off="sam:0.0,perturb=analog"),
     "sam:0.1,alpha=0.3": Case(off="sam:0.0,alpha=0.3"),
+    "sam:0.1,batches=different": Case(off="sam:0.0,batches=different"),
     "sam:linear(0.2)": Case(off="sam:linear(0.2)"),
     "rwp:gaussian(0.2)": Case(off="rwp:gaussian(0.0)", learns_at="gaussian:0.2"),
     "rwp:laplace(0.1)": Case(off="rwp:laplace(0.0)", learns_at="laplace:0.1"),

@@ -485,3 +485,38 @@ class TestBadSettings:
             UserError, match="expected digits, cifar10, cifar100, fashion-mnist, svhn, sums, imagenet or the path"
         ):
             fit(settings(data="no-such-data"), tmp_path)
+
+
+class TestInitial:
+    """Fine-tuning: a run that starts from a checkpoint."""
+
+    def test_starts_from_the_weights(self, splits: Splits, tmp_path: Path) -> None:
+        first = fit(settings(seed=3), tmp_path, splits=splits)
+        again = settings(initial=str(first.checkpoint), epochs=1, lr=0.0, weight_decay=0.0, select_on="none")
+        tuned = fit(again, tmp_path, splits=splits)
+        old, new = (read_checkpoint(run.checkpoint).weights for run in (first, tuned))
+        learned = [name for name in old if "running" not in name and "num_batches" not in name]
+        assert same_bits([old[name] for name in learned], [new[name] for name in learned])
+
+    def test_another_number_of_classes_has_a_new_head(self, splits: Splits, tmp_path: Path) -> None:
+        half = [part.subset((part.labels < 5).nonzero().flatten()) for part in (splits.train, splits.test)]
+        train, test = (dataclasses.replace(part, classes=part.classes[:5]) for part in half)
+        first = fit(settings(), tmp_path, splits=dataclasses.replace(splits, train=train, test=test))
+        still = settings(epochs=1, lr=0.0, weight_decay=0.0, select_on="none")
+        scratch = fit(still, tmp_path, splits=splits)
+        tuned = fit(dataclasses.replace(still, initial=str(first.checkpoint)), tmp_path, splits=splits)
+        old, fresh, new = (read_checkpoint(run.checkpoint).weights for run in (first, scratch, tuned))
+        assert torch.equal(new["1.weight"], old["1.weight"])
+        assert torch.equal(new["5.weight"], fresh["5.weight"])  # the same seed's
+
+    def test_named_by_what_it_holds(self, splits: Splits, tmp_path: Path) -> None:
+        first = fit(settings(), tmp_path, splits=splits)
+        copy = tmp_path / "elsewhere.safetensors"
+        copy.write_bytes(first.checkpoint.read_bytes())
+        named = [settings(initial=str(place)).identity(splits) for place in (first.checkpoint, copy)]
+        assert named[0] == named[1] != settings().identity(splits)
+
+    def test_a_network_that_does_not_fit_is_said(self, splits: Splits, tmp_path: Path) -> None:
+        first = fit(settings(), tmp_path, splits=splits)
+        with pytest.raises(UserError, match="does not fit"):
+            fit(settings(model=DigitsNet(4), initial=str(first.checkpoint)), tmp_path, splits=splits)

@@ -35,6 +35,7 @@ TEXTS = [
     "gradient_norm:none",
     "gradient_norm:ascent(0.05,m=5),over=analog",
     "gradient_cosine:random(gaussian(0.1),draws=2)",
+    "accuracy",
     "weight_norm:analog",
     "max_over_rms",
     "filter_norms",
@@ -207,6 +208,7 @@ class TestContract:
         ("texts", "expected"),
         [
             (["loss"], (1, 0)),
+            (["accuracy", "loss"], (2, 0)),
             (["average_sharpness:gaussian(0.1),draws=3"], (4, 0)),
             (
                 ["loss", "average_sharpness:gaussian(0.1),draws=3", "perturbed_loss:random(gaussian(0.1),draws=3)"],
@@ -300,6 +302,15 @@ class TestContract:
         assert str(Measure.parse("ascent_sharpness:1.0,m=4").swept(0.5)) == "ascent_sharpness:0.5,m=4"
         with pytest.raises(UserError, match="expected a measure with a strength to sweep"):
             Measure.parse("max_over_rms").swept(0.1)
+
+
+def test_accuracy_is_that_of_the_logits() -> None:
+    model, data = normed_net().eval(), batch(12)
+    with torch.no_grad():
+        right = (model(data.inputs).argmax(1) == data.labels).sum().item()
+    of = surface(model)
+    assert one("accuracy", of) == [pytest.approx(100 * right / 12)]
+    assert one("loss", of) == [pytest.approx(of.loss())]  # the usual loss is back
 
 
 class TestWeights:

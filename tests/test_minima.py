@@ -170,6 +170,12 @@ class TestCorrupted:
         assert np.array_equal(found[1][2].images.permute(0, 2, 3, 1).numpy(), raw[16:20])
         assert found[1][2].labels.tolist() == [0, 3, 9, 1]
 
+    def test_grey_images(self, files: Path) -> None:
+        np.save(files / "grey.npy", np.load(files / "fog.npy")[..., :1])
+        ((_, _, data),) = load_corrupted(files, ["grey"], [1])
+        assert data.images.shape == (4, 1, 32, 32)
+        assert (data.mean, data.std) == ((0.0,), (1.0,))
+
     def test_rows(self, files: Path, trained: Path, tmp_path: Path) -> None:
         out = tmp_path / "rows.parquet"
         rows = corrupted(str(trained), files, corruptions=["fog", "snow"], out=out)
@@ -275,7 +281,7 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("arguments", "fragment"),
         [
-            (["sharpness", "RUNS", "--measures", "flatness"], "expected a measure (ascent_sharpness, "),
+            (["sharpness", "RUNS", "--measures", "flatness"], "expected a measure (accuracy, ascent_sharpness, "),
             (["sharpness", "RUNS", "--measures", "path_length"], "which only a training log knows"),
             (["sharpness", "RUNS", "--precision", "fp16"], "expected precision fp32 or bf16"),
             (["sharpness"], "expected at least one checkpoint"),
@@ -283,7 +289,7 @@ class TestCommands:
             (["corrupted", "RUNS"], "expected --folder"),
             (["corrupted", "RUNS", "--folder", "nowhere"], "expected labels.npy, gaussian_noise.npy"),
             (["curves", "RUNS", "--y", "flatness"], "expected a column that plain logged"),
-            (["train", "--log", "flatness"], "expected a measure (ascent_sharpness, "),
+            (["train", "--log", "flatness"], "expected a measure (accuracy, ascent_sharpness, "),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )

@@ -15,9 +15,11 @@ from PIL import Image
 from experiments import PAPERS, incorruptible
 from experiments.grid import MINI, PAPER, SMALL, Artefact, Bench, Cell, Grid, Plan, artefacts_of, published
 from experiments.grid.bench import unlogged, with_logs
+from experiments.grid.derived import Best, Drawn, Gain, Passes
 from experiments.grid.estimate import Clock, in_words
+from experiments.grid.measured import step_time
 from experiments.grid.plan import quantities, rows_of
-from experiments.grid.quantity import Accuracy, Best, Drawn, Gain, Logged, Passes, logging, step_time
+from experiments.grid.quantity import Accuracy, Logged, logging
 from experiments.grid.scale import SMALL_GPU
 from noiserobust.cli import main
 from noiserobust.data import load

@@ -124,3 +124,32 @@ def test_frozen_analog_weights_leave_nothing_to_perturb() -> None:
     engine = Engine(model, torch.optim.SGD(model.parameters(), lr=LR))
     with pytest.raises(UserError, match="sam: expected a trainable"):
         SAM(rho=RHO, perturb="analog").step(engine, batch(dtype=torch.float64), ON)
+
+
+def test_different_batches_climb_the_one_before() -> None:
+    """The second step follows the gradient of B at w + rho g_A / ||g_A||, A being the batch of the first."""
+    model, first, second = smooth_net(), batch(step=0, dtype=torch.float64), batch(step=1, dtype=torch.float64)
+    engine = Engine(model, torch.optim.SGD(model.parameters(), lr=LR))
+    method = SAM(RHO, batches="different")
+    method.step(engine, first, ON)
+    twin = smooth_net()
+    SAM(RHO).step(Engine(twin, torch.optim.SGD(twin.parameters(), lr=LR)), first, ON)
+    close(weights(model), weights(twin), rtol=0, atol=0)  # the first step has no other batch
+
+    before = weights(model)
+    by_hand_engine = Engine(twin, torch.optim.SGD(twin.parameters(), lr=LR))
+    by_hand_engine.gradient(first)
+    steps = by_hand_engine.take()
+    length = torch.stack([g.square().sum() for g in steps]).sum().sqrt()
+    with by_hand_engine.moved([RHO * g / length for g in steps]):
+        by_hand_engine.gradient(second)
+    gradient = by_hand_engine.take()
+    method.step(engine, second, ON)
+    close(weights(model), [w - LR * g for w, g in zip(before, gradient, strict=True)], rtol=1e-10, atol=1e-12)
+
+
+def test_batches_are_same_or_different() -> None:
+    with pytest.raises(UserError, match="expected batches same or different, got 'other'"):
+        SAM(batches="other")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="expected a rule whose update gradient's point is known"):
+        SAM(batches="different").perturbation(ON, 8)

@@ -289,7 +289,7 @@ def rank(number: int, count: int, setup: Setup, rounds: int, out: str) -> None:
         with open(out, "w") as file:
             json.dump(rows, file)
     dist.barrier()
-    dist.destroy_process_group()
+    os._exit(0)  # gloo's threads and the interpreter's end get into each other's way
 
 
 @dataclass
@@ -312,6 +312,7 @@ class Benchmark:
             add_rows(TIMES, measure(names, setup, self.rounds, setup.describe()))
         elif self.what == "peak":
             print(json.dumps(peak(self.cases[0], setup)))
+            return
         elif self.what == "memory":
             rows = []
             for name in self.cases:

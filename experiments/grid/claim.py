@@ -12,9 +12,9 @@ from scipy import stats
 
 from experiments.grid.bench import Bench
 from experiments.grid.estimate import here
-from experiments.grid.pieces import StepTime
 from experiments.grid.quantity import Logged, Quantity
 from experiments.grid.scale import Grid
+from experiments.grid.step_time import StepTime
 from noiserobust.report.table import as_markdown
 from noiserobust.results import read_rows
 from noiserobust.sweep import Piece
@@ -172,26 +172,6 @@ class Change(Logged):
             lines.append((seed, values[-1] - values[round(self.since * (len(values) - 1))]))
         replicate, value = zip(*lines, strict=True)
         return pd.DataFrame({"replicate": replicate, "draw": 0, "x": np.nan, "value": value})
-
-
-@dataclass(frozen=True)
-class Variation:
-    """Standard deviation over mean of a copy's values: how unequal the norms of its filters are."""
-
-    of: Quantity
-    unit: str = "variation"
-
-    @property
-    def runs(self) -> Sequence[TrainSettings]:
-        return self.of.runs
-
-    def pieces(self, bench: Bench) -> Sequence[Piece]:
-        return self.of.pieces(bench)
-
-    def values(self, bench: Bench) -> pd.DataFrame:
-        copies = self.of.values(bench).groupby("replicate")["value"]
-        found = (copies.std(ddof=0) / copies.mean()).reset_index()
-        return found.assign(draw=0, x=np.nan)
 
 
 def claims_text(judged: Sequence[Judgement], open_claims: Sequence[Claim], grid: Grid) -> str:

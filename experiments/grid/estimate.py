@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 
-from experiments.grid.pieces import Heights, Measuring, Sharpness, StepTime
+from experiments.grid.corruptions import CORRUPTIONS
+from experiments.grid.pieces import Corrupted, FilterNorms, FineTuned, Heights, InitialRadius, Measuring
+from experiments.grid.step_time import StepTime
+from noiserobust.data.corrupted import CORRUPTIONS as PUBLISHED_CORRUPTIONS
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
 from noiserobust.sweep import Evaluating, Piece, Training
@@ -14,7 +17,7 @@ from noiserobust.training import TrainSettings
 from noiserobust.training.schedules import Progress
 
 KNOWN = {
-    "digits": (1437, 360, 1, 8, 10),
+    "digits": (1297, 500, 1, 8, 10),
     "cifar10": (50_000, 10_000, 3, 32, 10),
     "cifar100": (50_000, 10_000, 3, 32, 100),
     "imagenet": (1_281_167, 50_000, 3, 224, 1000),
@@ -39,9 +42,17 @@ class Clock:
         settings = piece.trained.settings
         if isinstance(piece, StepTime):
             return 2 * (piece.steps + 4) * settings.batch_size * self._image(settings)
+        if isinstance(piece, FineTuned):
+            before = 0.5 * self._training(settings) if piece.initial is None else 0.0  # trained on half of the classes
+            return OVERHEAD + before + self._training(settings)
         images = getattr(piece, "images", None) or self._size(settings)[1]
-        passes = piece.points**piece.dimensions * piece.pairs if isinstance(piece, Heights) else 6
-        assert isinstance(piece, (Heights, Sharpness)) or passes
+        passes = 6
+        if isinstance(piece, Heights):
+            passes = piece.points**piece.dimensions * piece.pairs
+        elif isinstance(piece, Corrupted):
+            passes = 5 * len(CORRUPTIONS if piece.folder is None else PUBLISHED_CORRUPTIONS)
+        elif isinstance(piece, (InitialRadius, FilterNorms)):
+            passes = 0
         return OVERHEAD + passes * images * self._image(settings) / 3
 
     def total(self, pieces: Iterable[Piece]) -> float:
@@ -70,7 +81,7 @@ class Clock:
 
 @cache
 def _timed(spec: ModelSpec, shape: tuple[int, int, int], precision: str, device: str) -> float:
-    from experiments.grid.pieces import seconds_per_image
+    from experiments.grid.step_time import seconds_per_image
 
     return seconds_per_image(spec, *shape, precision, device)
 

@@ -12,10 +12,10 @@ import pandas as pd
 from experiments.grid.artefact import Artefact, Cell
 from experiments.grid.bench import Bench
 from experiments.grid.estimate import here
-from experiments.grid.pieces import StepTime
 from experiments.grid.published import published
 from experiments.grid.quantity import Quantity
 from experiments.grid.scale import Grid
+from experiments.grid.step_time import StepTime
 from experiments.grid.text import text_of
 from noiserobust.results import provenance, write_atomically, write_rows
 from noiserobust.sweep import Executor, Local, Piece

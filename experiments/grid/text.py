@@ -11,6 +11,7 @@ from experiments.grid.scale import Grid
 from noiserobust.report.table import as_markdown
 
 DECIMALS = {"accuracy": 2, "error": 2, "top5_accuracy": 2, "gain": 2, "images_per_second": 0, "speed": 1, "memory": 2}
+DECIMALS |= {"seconds_per_step": 4}
 PERCENT = ("accuracy", "error", "top5_accuracy", "speed")
 
 

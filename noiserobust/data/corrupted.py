@@ -51,12 +51,12 @@ def load_corrupted(
                 f"of {SEVERITIES}, got {images.dtype} {images.shape}"
             )
         size = len(images) // SEVERITIES
-        own = normalization if images.shape[-1] == 3 else ((0.0,), (1.0,))
+        mean, std = normalization if images.shape[-1] == 3 else ((0.0,), (1.0,))  # grey: of our own making
         for severity in severities:
             rows = slice((severity - 1) * size, severity * size)
-            pixels = torch.from_numpy(np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2)))
+            pixels = torch.from_numpy(np.array(images[rows].transpose(0, 3, 1, 2), order="C"))
             names = tuple(map(str, range(classes)))
-            yield name, severity, Dataset(pixels, labels[rows], *own, names, f"{name} {severity}")
+            yield name, severity, Dataset(pixels, labels[rows], mean, std, names, f"{name} {severity}")
 
 
 def _array(file: Path) -> np.ndarray:

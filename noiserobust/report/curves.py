@@ -89,7 +89,7 @@ def landscape_figure(points: pd.DataFrame, title: str = "Loss landscape along fi
         lines = points.assign(panel="loss", x=points["x"])
         return curves_figure(lines, "distance, in filter norms", title, band="± std over directions and trained models")
     methods = list(dict.fromkeys(points["method"]))
-    columns = min(len(methods), 3)
+    columns = 2 if len(methods) == 4 else min(len(methods), 3)
     rows = math.ceil(len(methods) / columns)
     figure = Figure(figsize=(1.2 + 3.6 * columns, 0.7 + 3.5 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()

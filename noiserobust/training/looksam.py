@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,12 +49,15 @@ class LookSAM(Climbing, name="looksam"):
         climbs = memory["calls"] % self.k == 0
         if climbs:
             out, direction = self._climb(engine, batch, progress, rho)
+            lengths = None
         else:
             out, direction = engine.gradient(batch), memory["direction"]
-            engine.put(self._turned(engine.take(), direction))
+            gradients = engine.take()
+            lengths = self._lengths(gradients, direction, memory.get("lengths"))
+            engine.put(self._turned(gradients, direction, lengths["norms"]))
         # What an overflow left is not re-used: that step is skipped, and the next one climbs again.
         if engine.commit() or not climbs:
-            engine.memory[self.name] = {"calls": memory["calls"] + 1, "direction": direction}
+            engine.memory[self.name] = {"calls": memory["calls"] + 1, "direction": direction, "lengths": lengths}
         return out
 
     def _climb(
@@ -73,9 +77,19 @@ class LookSAM(Climbing, name="looksam"):
         return out, direction
 
     @torch.no_grad()
-    def _turned(self, gradients: Gradients, direction: Gradients) -> Gradients:
-        for part, axis in self._parts(gradients, direction):
-            part[:] = add(part, axis, self.alpha * norm(part) / (norm(axis) + TINY))
+    def _lengths(
+        self, gradients: Gradients, direction: Gradients, known: dict[str, list[Any]] | None
+    ) -> dict[str, list[Any]]:
+        """||g_v|| of the parts: taken once, not at every step that re-uses g_v, unless other gradients are there."""
+        there = [gradient is not None for gradient in gradients]
+        if known is not None and known["there"] == there:
+            return known
+        return {"there": there, "norms": [norm(axis) for _, axis in self._parts(gradients, direction)]}
+
+    @torch.no_grad()
+    def _turned(self, gradients: Gradients, direction: Gradients, lengths: Sequence[Tensor]) -> Gradients:
+        for (part, axis), length in zip(self._parts(gradients, direction), lengths, strict=True):
+            part[:] = add(part, axis, self.alpha * norm(part) / (length + TINY))
         return gradients
 
     def _parts(self, gradients: Gradients, others: Gradients) -> list[tuple[Gradients, Gradients]]:
