@@ -372,7 +372,7 @@ def _like(rows: pd.DataFrame, last: pd.Series) -> pd.DataFrame:
 def report() -> None:
     """Print the tables, write that of the rules and draw it."""
     found = table()
-    write_atomically(TABLE, lambda file: found.to_csv(file, index=False, float_format="%.4g"))
+    write_atomically(TABLE, lambda file: found.to_csv(file, index=False, float_format="%.6g"))
     shown = found.assign(
         ratio=[f"{row.ratio:.2f} ({row.q1:.2f} to {row.q3:.2f})" for row in found.itertuples()],
         **{column: found[column].map("{:.2f}".format) for column in ("copies", "bound", "target") if column in found},
@@ -399,7 +399,7 @@ def draw(found: pd.DataFrame) -> None:
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(rows.index, rows["case"])
     axes.set_xlabel("time of a step / time of a plain step, in the same round")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.06), ncols=3, frameon=False)
     figure.tight_layout()
     FIGURES.mkdir(exist_ok=True)
     write_atomically(FIGURES / "speed_training.png", lambda file: figure.savefig(file, format="png", dpi=120))
