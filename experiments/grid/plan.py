@@ -90,7 +90,7 @@ class Plan:
 
 
 def compute(pieces: Sequence[Piece], executor: Executor | None = None, on_piece: OnPiece | None = None) -> None:
-    """Do those of ``pieces`` that are missing: trainings, then what is measured of them, then what is timed: that shares
+    """Do what is missing of ``pieces``: trainings, then what is measured of them, then what is timed, which shares
     the machine with nothing."""
     trainings = [piece for piece in pieces if isinstance(piece, Training)]
     timed = [piece for piece in pieces if isinstance(piece, StepTime)]
