@@ -92,8 +92,8 @@ class Plan:
 def compute(pieces: Sequence[Piece], executor: Executor | None = None, on_piece: OnPiece | None = None) -> None:
     """Do what is missing of ``pieces``: trainings, then what is measured of them, then what is timed, which shares
     the machine with nothing."""
-    trainings = [piece for piece in pieces if isinstance(piece, Training)]
-    timed = [piece for piece in pieces if isinstance(piece, StepTime)]
+    trainings: list[Piece] = [piece for piece in pieces if isinstance(piece, Training)]
+    timed: list[Piece] = [piece for piece in pieces if isinstance(piece, StepTime)]
     others = [piece for piece in pieces if not isinstance(piece, (Training, StepTime))]
     for group, who in ((trainings, executor or Local()), (others, executor or Local()), (timed, Local())):
         missing = [piece for piece in dict.fromkeys(group) if not piece.result.is_file()]
