@@ -53,14 +53,45 @@ def known_device(device: torch.device | str) -> torch.device:
         raise UserError(f"expected a device that is there, such as cpu or cuda, got '{device}'") from None
 
 
+FORWARD_BATCH = {"cpu": 50}
+OTHER_FORWARD_BATCH = 500
+"""Images per forward pass, by device, of networks that are not known yet."""
+CACHE = 6 << 20
+"""Bytes of a batch's largest layer output on the CPU, so that it stays in the caches (docs/speed.md)."""
+
+
+@torch.no_grad()
+def forward_batch(network: nn.Module, images: Tensor, precision: Precision = "fp32") -> int:
+    """Images per forward pass that suit ``network`` and its device, 8 to 500; ``images`` are a few of its inputs."""
+    sizes = [1]
+    if images.device.type != "cpu":
+        return OTHER_FORWARD_BATCH
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        sizes.append(output.numel() * output.element_size() if isinstance(output, Tensor) else 0)
+
+    hooks = [module.register_forward_hook(note) for module in network.modules()]
+    try:
+        with evaluating(network), autocast(images.device, precision):
+            network(_as_weights(network, images))
+    except Exception:  # it will say so when it is evaluated
+        return FORWARD_BATCH["cpu"]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return int(min(max(CACHE * len(images) // max(sizes), 8), OTHER_FORWARD_BATCH))
+
+
 def prepare(
-    data: Labelled, device: torch.device, batch_size: int = 500, channels_last: bool = False
+    data: Labelled, device: torch.device, batch_size: int | None = None, channels_last: bool = False
 ) -> Sequence[Batch]:
     """All of ``data``, normalised and moved once, in order, so that every draw reads the same tensors.
 
-    Streamed data that would not fit are read again at every pass.
+    ``batch_size`` is by default what suits forward passes on ``device``. Streamed data that would not fit are read
+    again at every pass.
     """
-    return held_batches(data, batch_size, device=device, channels_last=channels_last)
+    size = FORWARD_BATCH.get(device.type, OTHER_FORWARD_BATCH) if batch_size is None else batch_size
+    return held_batches(data, size, device=device, channels_last=channels_last)
 
 
 Metric = Callable[[Tensor, Tensor], Tensor | float]
@@ -140,12 +171,17 @@ def answers(
 
 def _logits(model: nn.Module, batch: Batch, classes: int) -> Tensor:
     """float32 (B, C); the inputs are given in the precision of the model's parameters."""
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    logits = model(batch.inputs.to(dtype) if batch.inputs.is_floating_point() else batch.inputs)
+    logits = model(_as_weights(model, batch.inputs))
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < classes:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"expected a model that gives logits of shape (B, {classes} or more), got {got}")
     return logits.float()
+
+
+def _as_weights(model: nn.Module, inputs: Tensor) -> Tensor:
+    """``inputs`` in the precision of the model's parameters; whole numbers as they are."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return inputs.to(dtype) if inputs.is_floating_point() else inputs
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import compress
 
@@ -103,7 +103,7 @@ class NoisyWeights:
 class Programmed:
     """A model's analog weights as they lie in arrays: one chip per weight, by name, read as often as one likes."""
 
-    def __init__(self, noisy: NoisyWeights, chips: dict[str, Chip], stream: Stream) -> None:
+    def __init__(self, noisy: NoisyWeights, chips: Mapping[str, Chip], stream: Stream) -> None:
         self.noisy, self.chips, self.stream = noisy, chips, stream
 
     def weight(self, name: str, t: float | None = None, read: int = 0, compensation: Compensation = "none") -> Tensor:
@@ -115,6 +115,39 @@ class Programmed:
         """Inside, the model computes with what its arrays give; restored bit for bit."""
         with self.noisy.replaced(lambda weight: weight.from_rows(self.weight(weight.name, t, read, compensation))):
             yield
+
+
+class LookedAtOnce(Programmed):
+    """The same chips where each is read once: programmed weight by weight, and forgotten, so that none is kept."""
+
+    def __init__(self, noisy: NoisyWeights, noise: NoiseModel, stream: Stream) -> None:
+        super().__init__(noisy, _ProgrammedAnew(noisy, noise, stream), stream)
+        self.noise = noise
+
+    @contextmanager
+    def read(self, t: float | None = None, read: int = 0, compensation: Compensation = "none") -> Iterator[None]:
+        plain = read == 0 and compensation == "none"
+        with self.noisy.perturbed(self.noise, self.stream, t) if plain else super().read(t, read, compensation):
+            yield
+
+
+class _ProgrammedAnew(Mapping[str, Chip]):
+    """Chips by the name of their weight, programmed whenever they are asked for."""
+
+    def __init__(self, noisy: NoisyWeights, noise: NoiseModel, stream: Stream) -> None:
+        self._weights = {weight.name: weight for weight in noisy.weights}
+        self._noise, self._stream = noise, stream
+
+    @torch.no_grad()
+    def __getitem__(self, name: str) -> Chip:
+        weight = self._weights[name]
+        return self._noise.program(weight.as_rows(weight.parameter.detach()), self._stream.child(name, "program"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
 
 
 @contextmanager

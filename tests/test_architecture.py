@@ -17,7 +17,7 @@ LAYERS = [
     {"noise"},
     {"weights", "data", "models", "results"},
     {"noisy", "checkpoint", "inference"},
-    {"macs", "measures"},
+    {"folding", "macs", "measures"},
     {"converters"},
     {"backend"},
     {"training", "evaluation", "report"},

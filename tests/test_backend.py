@@ -374,7 +374,7 @@ class TestWhatCannotBeConverted:
     def test_a_layer_with_hooks_keeps_them(self, data: tuple[Tensor, Tensor]) -> None:
         model, seen = made(Network), []
         model.first.register_forward_hook(lambda *_: seen.append(1))
-        result = evaluate(model, data, "gaussian:0.1", draws=1, backend=PERFECT)
+        result = evaluate(model, data, "gaussian:0.1", draws=1, backend=PERFECT, batch_size=60)
         assert "first.weight (Conv2d: it has hooks)" in next(iter(result.conversion.values()))
         assert len(seen) == 2
 

@@ -14,6 +14,7 @@ from noiserobust.converters import Converters
 from noiserobust.data import Splits, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation import Target, evaluate
+from noiserobust.evaluation.together import Draws
 from noiserobust.inference import Precision
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation, Gaussian, NoiseModel
@@ -64,8 +65,8 @@ class Evaluate:
     """Evaluate on a random sample of this many test images, stratified by class."""
     model: ModelSpec | None = None
     """Network of checkpoints that do not name theirs, such as resnet18:width=16."""
-    batch_size: int = 500
-    """Images per forward pass."""
+    batch_size: int | None = None
+    """Images per forward pass (default: what suits the device)."""
     precision: Precision = "fp32"
     """fp32, or autocast to bf16 or fp16."""
     device: str | None = None
@@ -74,6 +75,12 @@ class Evaluate:
     """Patterns of further parameters that are noisy."""
     exclude: tuple[str, ...] = ()
     """Patterns of parameters that stay digital."""
+    fold: bool = True
+    """Multiply batch norms into the noisy weights of the layers before them: equal to rounding, and faster."""
+    compile: bool = False
+    """Compile the network by torch.compile, once for all draws."""
+    together: Draws = "auto"
+    """Draws computed in one pass: a number, trial (a short one decides), or auto (that for small networks on GPUs)."""
     metrics: tuple[str, ...] = ()
     """Further metrics: perplexity, top5, or package.module:function of all logits and labels."""
     out: Path = Path("evaluation.parquet")
@@ -130,6 +137,9 @@ class Evaluate:
             out=self.out,
             progress=True,
             precision_target=target,
+            fold=self.fold,
+            compile=self.compile,
+            together=self.together,
         )
         present(result.rows, self.plot, self.table)
         for line in dict.fromkeys(found.summary for found in result.coverage.values()):
@@ -141,4 +151,6 @@ class Evaluate:
             print(f"without converters: {', '.join(sorted(names))}: {reason}")
         for line in filter(None, dict.fromkeys(result.conversion.values())):
             print(f"backend: {line}")
+        for line in filter(None, dict.fromkeys(result.speed.values())):
+            print(f"speed: {line}")
         print(f"rows: {self.out}")

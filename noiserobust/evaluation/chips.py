@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -12,11 +12,15 @@ from torch import nn
 from noiserobust.backend import Backend
 from noiserobust.converters import Converters, Converting, output_stream
 from noiserobust.data import Batch, Labelled
+from noiserobust.errors import UserError
 from noiserobust.evaluation.subjects import Setup, Subject
+from noiserobust.evaluation.together import Together
+from noiserobust.folding import Folding
 from noiserobust.inference import Metric, autocast, device_of, prepare, recalibrated, score
 from noiserobust.noise import Compensation, NoiseModel
-from noiserobust.noisy import NoisyWeights, Programmed
+from noiserobust.noisy import LookedAtOnce, NoisyWeights, Programmed
 from noiserobust.rng import Stream
+from noiserobust.weights import unwrap
 
 CALIBRATION_BATCH = 128
 
@@ -25,7 +29,7 @@ class Chips:
     """The chips of one subject, one after the other.
 
     ``calibration``: training images by the text of the converters that learn their ranges from them, and as "" those of
-    batch norm.
+    batch norm. ``once``: each chip is looked at once, so that none of it need be kept.
     """
 
     def __init__(
@@ -36,7 +40,9 @@ class Chips:
         metrics: Mapping[str, Metric],
         converters: Mapping[str, Converters],
         backend: Backend,
+        once: bool = False,
     ) -> None:
+        self.once = once
         self.subject, self.setup, self.metrics = subject, setup, metrics
         self.converters, self.backend = converters, backend
         patterns = {"include": setup.include, "exclude": setup.exclude}
@@ -53,7 +59,57 @@ class Chips:
                 )
                 for text, edge in converters.items()
             }
+        self.compiled: Any = None
+        self.folding: Folding | None = None
+        # Between a layer and its norm there must be nothing, and the norm's statistics must be known.
+        self.plain = str(backend) == "direct" and not self.calibration
+        if self.plain and setup.fold:
+            self.folding = Folding(self.noisy, subject.batches[0].inputs[:2])
+        self.plain = self.plain and all(edge.is_identity for edge in converters.values())
+        if setup.compile:
+            if not self.plain:
+                raise UserError(
+                    "expected backend direct without converters or recalibration with compile; leave it out"
+                )
+            self.compiled = torch.compile(unwrap(subject.network), dynamic=False)
+        self.together: Together | None = None
+        self.pace = ""
         self.scrap()
+
+    @property
+    def speed(self) -> str:
+        """One line: what was done so that a draw is fast, and what was not, and why."""
+        parts = [
+            self.folding.report if self.folding else "",
+            "compiled" if self.compiled is not None else "",
+            self.pace,
+        ]
+        return "; ".join(filter(None, parts))
+
+    def take_together(self, noise: NoiseModel, draws: int) -> int:
+        """How many of ``draws`` :meth:`score_together` gets from now on: as many as were asked for, or as a short trial
+        finds to be faster; 1 is one after the other."""
+        asked = self.setup.together
+        possible = self.once and self.plain and self.compiled is None
+        possible = possible and not any(weight.tied for weight in self.noisy.weights)
+        subject = self.subject
+        if draws < 2 or not Together.is_tried(asked, device_of(subject.network), subject.coverage.noisy):
+            return 1
+        if not possible:
+            self.pace = "draws one at a time"
+            return 1
+        together = Together(self.noisy, subject.batches, self.setup.precision, subject.classes, self.metrics)
+        edge = next(iter(self.converters))
+        stream = Stream(0, "trial")
+
+        def alone() -> AbstractContextManager[nn.Module]:
+            return self.seen(noise, stream, float("nan"), 0, "none", edge)
+
+        count, self.pace = together.chosen(asked, draws, noise, stream, alone)
+        self.scrap()
+        if count > 1:
+            self.together = together
+        return count
 
     @property
     def uncovered(self) -> dict[str, str]:
@@ -75,20 +131,30 @@ class Chips:
         """Inside, what computes with the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own)."""
         time = None if t != t else t
         if self.programmed is None and not noise.is_identity:
-            self.programmed = self.noisy.program(noise, stream)
+            self.programmed = (
+                LookedAtOnce(self.noisy, noise, stream) if self.once else self.noisy.program(noise, stream)
+            )
         with ExitStack() as stack:
             reading = self.opened.reading(self.programmed, stream, time, read, compensation)
             network = stack.enter_context(reading)
+            if self.folding and self.programmed is not None and self.converters[converters].is_identity:
+                stack.enter_context(self.folding.folded())
             stack.enter_context(self.converting[converters].applied(output_stream(stream, time, read)))
             if self.calibration:
                 stack.enter_context(recalibrated(network, self.calibration, self.setup.precision))
-            yield network
+            yield network if self.compiled is None else self.compiled
         self.converting[converters].check_called()
 
     def score(self, noise: NoiseModel, stream: Stream, **look: Any) -> dict[str, float]:
         """The metrics of the chip on all images; ``look`` is that of :meth:`seen`."""
         with self.seen(noise, stream, **look) as network:
             return score(network, self.subject.batches, self.setup.precision, self.subject.classes, self.metrics)
+
+    def score_together(self, noise: NoiseModel, streams: Sequence[Stream], **look: Any) -> list[dict[str, float]]:
+        """:meth:`score` of several chips, where :meth:`take_together` chose to."""
+        look.pop("converters")
+        assert self.together is not None
+        return self.together.score(noise, streams, **look) if streams else []
 
     def _prepared(self, data: Labelled | None) -> Sequence[Batch]:
         """Training images as the network wants to see them."""

@@ -55,6 +55,7 @@ class Ledger:
         for row in self.stored.to_dict("records"):
             self.known.setdefault(self._key(row), {})[row["metric"]] = row["value"]
         self.rows: list[dict[str, Any]] = []
+        self._places: list[tuple[int, ...]] = []
         self.saved = time.monotonic()
 
     def find(self, unit: Mapping[str, Any], metrics: Iterable[str] = ()) -> dict[str, float] | None:
@@ -62,15 +63,18 @@ class Ledger:
         values = self.known.get(self._key(unit))
         return values if values is not None and all(metric in values for metric in metrics) else None
 
-    def add(self, unit: Mapping[str, Any], values: Mapping[str, float]) -> None:
+    def add(self, unit: Mapping[str, Any], values: Mapping[str, float], place: tuple[int, ...] = ()) -> None:
+        """Note the ``values`` of ``unit``; tables are sorted by ``place``, whatever the order in which work is done."""
         self.known[self._key(unit)] = dict(values)
         self.rows += [{**unit, "metric": m, "value": v} for m, v in values.items()]
+        self._places += [place] * len(values)
         if time.monotonic() - self.saved > SAVE_EVERY:
             self.save()
 
     def table(self) -> pd.DataFrame:
         first = ["model", "method", "replicate", "noise", "strength", "draw", "read", "t", *VARIANT, "metric", "value"]
-        table = pd.DataFrame(self.rows)
+        order = sorted(range(len(self.rows)), key=self._places.__getitem__)
+        table = pd.DataFrame([self.rows[index] for index in order])
         return table[[*first, *(name for name in table if name not in first)]]
 
     def save(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -21,12 +22,13 @@ from noiserobust.evaluation.ledger import SEMANTICS, Ledger
 from noiserobust.evaluation.statistics import paired, summarize
 from noiserobust.evaluation.subjects import Models, Setup
 from noiserobust.evaluation.to_precision import Measurement, Target, measure_to_precision, summarize_to_precision
+from noiserobust.evaluation.together import Draws
 from noiserobust.inference import Metric, Precision, known_metrics
 from noiserobust.models import ModelSpec
-from noiserobust.noise import Compensation, NoiseModel, check_compensation
+from noiserobust.noise import Compensation, Gaussian, Laplace, NoiseModel, Sum, check_compensation
 from noiserobust.noisy import report_stream
 from noiserobust.results import VARIANT
-from noiserobust.rng import Stream
+from noiserobust.rng import Stream, kept_fields
 from noiserobust.text import Duration
 from noiserobust.weights import Coverage
 
@@ -41,6 +43,8 @@ class Evaluation:
     uncovered: dict[str, dict[str, str]] = field(default_factory=dict)
     conversion: dict[str, str] = field(default_factory=dict)
     """Per model, one line: what the backend computes, and what it leaves to the direct path and why."""
+    speed: dict[str, str] = field(default_factory=dict)
+    """Per model, one line: what was done so that its draws are fast, and what could not be, and why."""
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """Mean, noise_std, weight_std, variance components and interval (:func:`statistics.summarize`); of what was
@@ -71,7 +75,7 @@ def evaluate(
     backend: Backend | str = "direct",
     model: ModelSpec | str | None = None,
     images: int | None = None,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     precision: Precision = "fp32",
     device: str | torch.device | None = None,
     channels_last: bool | None = None,
@@ -81,6 +85,9 @@ def evaluate(
     out: str | Path | None = None,
     progress: bool = False,
     precision_target: float | Target | None = None,
+    fold: bool = True,
+    compile: bool = False,
+    together: Draws = "auto",
 ) -> Evaluation:
     """Accuracy (percent) and loss (nats) of every model under every draw of every noise.
 
@@ -106,6 +113,7 @@ def evaluate(
     - ``backend``: what computes: ``"direct"``, the network itself, or ``"aihwkit"``, the full chip with its converters,
       output noise and tiles, written with the same chips' weights (:class:`noiserobust.backend.Aihwkit`).
     - ``model``: how to build the network of a checkpoint that does not say it.
+    - ``batch_size``: images per forward pass; by default what suits the device (:func:`noiserobust.inference.prepare`).
     - ``channels_last``: memory format of the images; by default that of networks built here from checkpoints, while a
       module that is handed over gets contiguous ones (its ``view`` may need them).
     - ``include``, ``exclude``: which weights are noisy (:func:`noiserobust.analog_weights`).
@@ -117,6 +125,11 @@ def evaluate(
       draws and images are decided on the way (:mod:`noiserobust.evaluation.to_precision`, whose ``Target`` has further
       settings). Its rows are subsets' and lie apart from those of full passes; ``summary()`` is mean ± half_width per
       model.
+    - ``fold``: batch norms that directly follow a noisy layer are multiplied into its noisy weights, draw by draw:
+      equal to rounding, and faster (:mod:`noiserobust.folding`).
+    - ``compile``: the network is compiled by ``torch.compile``, once for all draws.
+    - ``together``: draws that are computed in one pass (:mod:`noiserobust.evaluation.together`): a number, or what a
+      short trial finds (``"trial"``; ``"auto"``: only small networks on accelerators). Equal to rounding.
 
     Draw k of replicate r is ``noiserobust.perturbed(model, noise, seed=seed, replicate=r, draw=k)``, inside
     ``noiserobust.converters.converted`` of the same names where there are converters. The models'
@@ -129,6 +142,7 @@ def evaluate(
         "first_draw": (first_draw, 0),
         "reads": (reads, 1),
         "recalibration": (recalibration, 0),
+        "together": (together if isinstance(together, int) else 1, 1),
     }
     for name, (value, least) in counts.items():
         if value < least:
@@ -138,7 +152,9 @@ def evaluate(
     backend = Backend.parse(backend) if isinstance(backend, str) else backend
     if str(backend) != "direct" and set(edges) != {"none"}:
         raise UserError(f"expected converters none with backend {backend}, which has its own, got {', '.join(edges)}")
-    setup = Setup(model, images, batch_size, precision, device, channels_last, include, exclude)
+    setup = Setup(
+        model, images, batch_size, precision, device, channels_last, include, exclude, fold, compile, together
+    )
     further = known_metrics(metrics)
     # Batch norm's images, and those of each converter's ranges.
     learnt_from = {
@@ -152,6 +168,7 @@ def evaluate(
     covered: dict[str, Coverage] = {}
     uncovered: dict[str, dict[str, str]] = {}
     conversion: dict[str, str] = {}
+    speed: dict[str, str] = {}
     settings = VARIANT | {"seed": seed, "recalibration": recalibration, "semantics": SEMANTICS}
     settings |= {"backend": str(backend)}
     if precision_target is not None:
@@ -164,40 +181,103 @@ def evaluate(
         if further:
             raise UserError(f"expected no further metrics with a precision target, got {', '.join(further)}")
         measurements = (
-            Measurement(subject, Chips(subject, setup, learnt_from, {}, edges, backend), precision, seed)
+            Measurement(subject, Chips(subject, setup, learnt_from, {}, edges, backend, once=True), precision, seed)
             for subject in subjects
         )
         try:
             for one in measure_to_precision(target, measurements, wanted, looks, settings, ledger, progress):
                 covered[one.subject.name] = one.subject.coverage
                 uncovered[one.subject.name], conversion[one.subject.name] = one.chips.uncovered, one.chips.opened.report
+                speed[one.subject.name] = one.chips.speed
         finally:
             ledger.save()
-        return Evaluation(ledger.table(), covered, uncovered, conversion)
+        return Evaluation(ledger.table(), covered, uncovered, conversion, speed)
     total = len(subjects) * len(wanted) * draws * len(looks)
     try:
         with tqdm(total=total, unit="read", disable=not progress, delay=1) as bar:
-            for subject in subjects:
+            for position, subject in enumerate(subjects):
                 bar.set_description(subject.method, refresh=False)
                 covered[subject.name] = subject.coverage
-                chips = Chips(subject, setup, learnt_from, further, edges, backend)
-                for noise, draw in product(wanted, range(first_draw, first_draw + draws)):
-                    about = {"noise": str(noise), "strength": noise.strength, "draw": draw}
-                    chips.scrap()
-                    for look in looks:
-                        unit = subject.about | settings | about | look
-                        edge = {"converters": look["converters"]}
-                        same = chips.always_same(noise, look["converters"])
-                        known = unit | ({"draw": first_draw, **looks[0], **edge} if same else {})
-                        values = ledger.find(known, further)
-                        if values is None:
-                            values = chips.score(noise, report_stream(seed, subject.replicate, draw), **look)
-                        ledger.add(unit, values)
-                        bar.update()
+                chips = Chips(subject, setup, learnt_from, further, edges, backend, once=len(looks) == 1)
+                monte_carlo = _MonteCarlo(chips, ledger, settings, looks, seed, first_draw, position, bar)
+                monte_carlo.run(wanted, draws)
                 uncovered[subject.name], conversion[subject.name] = chips.uncovered, chips.opened.report
+                speed[subject.name] = chips.speed
     finally:
         ledger.save()
-    return Evaluation(ledger.table(), covered, uncovered, conversion)
+    return Evaluation(ledger.table(), covered, uncovered, conversion, speed)
+
+
+@dataclass
+class _MonteCarlo:
+    """One subject's rows, draw after draw: all noises of a draw follow each other, since they share its fields."""
+
+    chips: Chips
+    ledger: Ledger
+    settings: Mapping[str, Any]
+    looks: Sequence[Mapping[str, Any]]
+    seed: int
+    first_draw: int
+    position: int
+    bar: Any
+
+    def run(self, noises: Sequence[NoiseModel], draws: int) -> None:
+        random = [noise for noise in noises if not noise.is_identity]
+        unknown = [(noise, draw) for noise in random for draw in self.draws_of(draws) if not self.found(noise, draw)]
+        together = self.chips.take_together(unknown[0][0], len({draw for _, draw in unknown})) if unknown else 1
+        for start in range(0, draws, together):
+            chunk = self.draws_of(draws)[start : start + together]
+            for group in sharing(noises):
+                with kept_fields() if len(group) > 1 else nullcontext():
+                    for noise in group:
+                        self.chunk(noise, chunk, noises.index(noise))
+
+    def draws_of(self, draws: int) -> range:
+        return range(self.first_draw, self.first_draw + draws)
+
+    def chunk(self, noise: NoiseModel, draws: Sequence[int], place: int) -> None:
+        """The rows of some draws; those of small networks are computed together."""
+        chips, ledger, ready = self.chips, self.ledger, {}
+        if chips.together and not noise.is_identity:
+            missing = [draw for draw in draws if not self.found(noise, draw)]
+            values = chips.score_together(noise, [self.stream(draw) for draw in missing], **self.looks[0])
+            ready = dict(zip(missing, values, strict=True))
+        for draw in draws:
+            chips.scrap()
+            for look in self.looks:
+                known = self.found(noise, draw, look) or ready.get(draw)
+                known = known or chips.score(noise, self.stream(draw), **look)
+                ledger.add(self.unit(noise, draw, look), known, (self.position, place, draw))
+                self.bar.update()
+
+    def unit(self, noise: NoiseModel, draw: int, look: Mapping[str, Any]) -> dict[str, Any]:
+        about = {"noise": str(noise), "strength": noise.strength, "draw": draw}
+        return self.chips.subject.about | dict(self.settings) | about | dict(look)
+
+    def found(self, noise: NoiseModel, draw: int, look: Mapping[str, Any] | None = None) -> dict[str, float] | None:
+        """What the ledger knows already, of this very look or of one that is always the same."""
+        look = self.looks[0] if look is None else look
+        unit, edge = self.unit(noise, draw, look), {"converters": look["converters"]}
+        same = self.chips.always_same(noise, look["converters"])
+        known = unit | ({"draw": self.first_draw, **self.looks[0], **edge} if same else {})
+        return self.ledger.find(known, self.chips.metrics)
+
+    def stream(self, draw: int) -> Stream:
+        return report_stream(self.seed, self.chips.subject.replicate, draw)
+
+
+def sharing(noises: Sequence[NoiseModel]) -> list[list[NoiseModel]]:
+    """The ``noises`` in groups that need the same random fields, one per part; others are alone.
+
+    Only noises whose fields are as many as their parts: a device profile's six, and each read's own, would be as many
+    more copies of the weights.
+    """
+    groups: dict[Any, list[NoiseModel]] = {}
+    for noise in noises:
+        parts = noise.parts if isinstance(noise, Sum) else (noise,)
+        simple = all(isinstance(part, (Gaussian, Laplace)) and getattr(part, "per", "chip") == "chip" for part in parts)
+        groups.setdefault(tuple(type(part) for part in parts) if simple else noise, []).append(noise)
+    return list(groups.values())
 
 
 def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:

@@ -15,7 +15,8 @@ from torch import nn
 from noiserobust.checkpoint import Checkpoint, read_checkpoint, weights_hash
 from noiserobust.data import Batch, Labelled, as_dataset, load
 from noiserobust.errors import UserError
-from noiserobust.inference import Precision, device_of, known_device, prepare
+from noiserobust.evaluation.together import Draws
+from noiserobust.inference import Precision, device_of, forward_batch, known_device, prepare
 from noiserobust.models import ModelSpec, checked_forward
 from noiserobust.results import provenance
 from noiserobust.rng import Stream
@@ -49,12 +50,15 @@ class Setup:
 
     model: ModelSpec | str | None = None
     images: int | None = None
-    batch_size: int = 500
+    batch_size: int | None = None
     precision: Precision = "fp32"
     device: str | torch.device | None = None
     channels_last: bool | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    fold: bool = True
+    compile: bool = False
+    together: Draws = "auto"
 
     def dataset(self, data: Any) -> Labelled:
         """The data to evaluate on: the test part of what has a name, a stratified sample where ``images`` asks."""
@@ -95,9 +99,12 @@ class Subjects:
         network, seen = candidate.open(self.dataset, last)
         network = network if self.device is None else network.to(self.device)
         place = device_of(network)
-        view = (seen.mean, seen.std, place, last)
+        size = setup.batch_size
+        if size is None:
+            size = forward_batch(network, seen.example().to(place), setup.precision)
+        view = (seen.mean, seen.std, place, last, size)
         if view not in self._prepared:
-            self._prepared[view] = prepare(seen, place, setup.batch_size, last)
+            self._prepared[view] = prepare(seen, place, size, last)
         covered = coverage(network, include=setup.include, exclude=setup.exclude)
         patterns = [*(f"+{pattern}" for pattern in setup.include), *(f"-{pattern}" for pattern in setup.exclude)]
         about = candidate.about | {

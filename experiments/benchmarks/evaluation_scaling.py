@@ -1,0 +1,132 @@
+"""Claim: an evaluation's cost is linear in draws and images, and a sweep's levels and idle cores are cheaper than that.
+
+One case is timed at a time, in a process of its own; rows go to docs/results/speed_evaluation_scaling.csv and the
+picture to figures/evaluation_scaling.png.
+
+    python -m experiments.benchmarks.evaluation_scaling draws width levels threads ranks
+    python -m experiments.benchmarks.evaluation_scaling --plot
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments.benchmarks.common import FIGURES, RESULTS, add_rows, machine
+
+OUT = RESULTS / "speed_evaluation_scaling.csv"
+STANDARD: dict[str, Any] = {"width": 16, "draws": 8, "levels": 1, "threads": 1, "images": 500, "ranks": 1}
+AXES: dict[str, dict[str, list[Any]]] = {
+    "draws": {"draws": [1, 2, 4, 8, 16, 32]},
+    "width": {"width": [4, 8, 16, 32, 64], "draws": [4]},
+    "levels": {"levels": [1, 2, 4, 8, 16], "draws": [2]},
+    "threads": {"threads": [1, 2]},
+    "ranks": {"ranks": [1, 2], "threads": [1]},
+}
+ONE = """
+import json, sys, time
+import torch
+from noiserobust import evaluate
+from noiserobust.models import ModelSpec
+
+case = json.loads(sys.argv[1])
+torch.set_num_threads(case["threads"])
+device, network = case["device"], ModelSpec.parse(f"resnet18:width={case['width']}").build(3, 10)
+network = network.eval().to(device, memory_format=torch.channels_last)
+x = torch.randn(case["images"], 3, 32, 32, device=device).to(memory_format=torch.channels_last)
+y = (torch.arange(len(x)) % 10).to(device)
+noises = [f"gaussian:{0.01 * (1 + level)}" for level in range(case["levels"])]
+
+def run(draws):
+    evaluate(network, (x, y), noises, draws=draws, first_draw=case["first"], channels_last=True)
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+@torch.no_grad()
+def floor():
+    for batch in x.split(50 if device == "cpu" else 500):
+        network(batch)
+
+run(1)
+print("ready", flush=True)
+sys.stdin.readline()  # ranks start together
+start = time.perf_counter()
+run(case["draws"])
+seconds = time.perf_counter() - start
+floor()
+times = []
+for _ in range(3):
+    start = time.perf_counter()
+    floor()
+    times.append(time.perf_counter() - start)
+print(json.dumps([seconds, min(times)]))
+"""
+
+
+def measured(case: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of the slowest rank, and of a bare pass; each rank takes an equal part of the draws."""
+    share = case["draws"] // case["ranks"]
+    commands = [{**case, "draws": share, "first": rank * share} for rank in range(case["ranks"])]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen([sys.executable, "-c", ONE, json.dumps(one)], **pipes) for one in commands]
+    for process in started:
+        if process.stdout is None or process.stdin is None or process.stdout.readline() != "ready\n":
+            raise RuntimeError(f"expected a rank that starts, got none for {case}")
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    seconds, floors = zip(*(json.loads(process.communicate()[0].splitlines()[-1]) for process in started), strict=True)
+    return {**case, "seconds": round(max(seconds), 4), "pass": round(max(floors), 4)}
+
+
+def plot(table: pd.DataFrame) -> None:
+    """Cost of a draw and level, in bare passes, along every axis."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 4, figsize=(12, 3), constrained_layout=True)
+    for axis, place in zip(("draws", "levels", "width"), axes, strict=False):
+        part = table[table["axis"] == axis]
+        cost = part["seconds"] / part["pass"] / part["draws"] / part["levels"]
+        cost = cost.groupby(part[axis]).median()
+        place.plot(cost.index, cost, "o-")
+        place.axhline(1, color="grey", linewidth=0.8)
+        place.axhline(1.05, color="grey", linewidth=0.8, linestyle=":")
+        place.set_xscale("log", base=2)
+        place.set_xticks(list(cost.index), [str(value) for value in cost.index])
+        place.set_xlabel({"draws": "draws", "levels": "noise levels", "width": "width of the ResNet-18"}[axis])
+    axes[0].set_ylabel("time of a draw and level / bare pass")
+    shared = table[table["axis"].isin(["threads", "ranks"])]
+    cost = shared["seconds"].groupby([shared["axis"], shared["threads"] * shared["ranks"]]).median().unstack()
+    cost.T.plot.bar(ax=axes[3], rot=0, xlabel="cores", ylabel="seconds for 8 draws")
+    figure.savefig(FIGURES / "evaluation_scaling.png", dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("axes", nargs="*", choices=[*AXES, []])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--plot", action="store_true")
+    args = parser.parse_args()
+    for axis in args.axes:
+        values = AXES[axis]
+        fixed = STANDARD | {name: held[0] for name, held in values.items()} | {"device": args.device}
+        for value in values[axis]:
+            row = measured({**fixed, axis: value})
+            print(row, flush=True)
+            add_rows(
+                args.out, [{**machine(args.device), "axis": axis, **{k: v for k, v in row.items() if k != "device"}}]
+            )
+    if args.plot:
+        plot(pd.read_csv(args.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Batch norm folded into noisy weights: the plain network to rounding, found where it is right and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from noiserobust import Stream, evaluate
+from noiserobust.checkpoint import weights_hash
+from noiserobust.folding import Folding
+from noiserobust.models import ModelSpec
+from noiserobust.noise import Gaussian, NoiseModel
+from noiserobust.noisy import NoisyWeights
+from noiserobust.rng import seeded
+
+X = Stream(0, "x").normal((40, 3, 8, 8))
+Y = torch.arange(40) % 10
+
+
+def learnt(network: nn.Module) -> nn.Module:
+    """``network`` in eval mode, with batch norms that have something to fold."""
+    for index, norm in enumerate(m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
+        stream = Stream(1, index)
+        if norm.running_var is not None:
+            norm.running_mean = stream.child("mean").normal((norm.num_features,))
+            norm.running_var = stream.child("var").uniform((norm.num_features,)) + 0.5
+        if norm.affine:
+            norm.weight.data = stream.child("weight").normal((norm.num_features,))
+            norm.bias.data = stream.child("bias").normal((norm.num_features,))
+    return network.eval()
+
+
+def built(text: str) -> nn.Module:
+    with seeded(Stream(0, "net")):
+        return learnt(ModelSpec.parse(text).build(3, 10))
+
+
+def both(network: nn.Module, x: Tensor = X, noise: str = "gaussian:0.2") -> tuple[Folding, Tensor, Tensor]:
+    """(what was found, the noisy network's outputs, those with norms folded)."""
+    noisy = NoisyWeights(network)
+    folding = Folding(noisy, x[:2])
+    with torch.no_grad(), noisy.perturbed(NoiseModel.parse(noise), Stream(0, "draw")):
+        plain = network(x)
+        with folding.folded():
+            folded = network(x)
+    return folding, plain, folded
+
+
+def assert_equal_to_rounding(found: Tensor, expected: Tensor) -> None:
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("model", "norms"),
+    [
+        ("resnet18:width=4", 20),
+        ("resnet50:width=4", 53),
+        ("resnet9:width=4", 8),
+        ("vgg16-bn:width=4", 13),
+        ("torchvision:mobilenet_v3_small", 34),
+    ],
+)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_all_norms_behind_a_layer_are_folded(model: str, norms: int, channels_last: bool) -> None:
+    network = built(model)
+    network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    x = torch.nn.functional.interpolate(X[:6], size=32)
+    before = weights_hash(network)
+    folding, plain, folded = both(network, x)
+    assert folding.report == f"{norms} of {norms} batch norms folded"
+    assert_equal_to_rounding(folded, plain)
+    assert not torch.equal(folded, plain)
+    assert weights_hash(network) == before
+    assert not any("forward" in vars(module) for module in network.modules())
+
+
+def test_what_follows_no_layer_stays() -> None:
+    folding, plain, folded = both(built("wrn:10-1"), X)  # norm, ReLU, convolution, norm, ...
+    assert 0 < len(folding.pairs) < sum(isinstance(m, nn.BatchNorm2d) for m in folding.noisy.model.modules())
+    assert_equal_to_rounding(folded, plain)
+
+
+class Net(nn.Module):
+    """A convolution, and a way to get from there to what the head sees."""
+
+    def __init__(self, between: Callable[[Net, Tensor], Tensor], norm: nn.Module | None = None) -> None:
+        super().__init__()
+        with seeded(Stream(0, "net")):
+            self.conv, self.norm, self.head = nn.Conv2d(3, 6, 3), norm or nn.BatchNorm2d(6), nn.Linear(6, 10)
+        self.between = between
+        learnt(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.between(self, x).mean((2, 3)))
+
+
+def plainly(net: Net, x: Tensor) -> Tensor:
+    return net.norm(net.conv(x))
+
+
+def beside(net: Net, x: Tensor) -> Tensor:
+    made = net.conv(x)
+    return net.norm(made) + 1e-9 * made
+
+
+def by_a_view(net: Net, x: Tensor) -> Tensor:
+    made = net.conv(x)
+    return net.norm(made) + 1e-9 * made[:, :1]
+
+
+def changed_between(net: Net, x: Tensor) -> Tensor:
+    return net.norm(net.conv(x).mul_(2))
+
+
+def twice(net: Net, x: Tensor) -> Tensor:
+    return net.norm(net.conv(x)) + net.norm(net.conv(2 * x))
+
+
+def through_the_function(net: Net, x: Tensor) -> Tensor:
+    return net.norm(torch.nn.functional.conv2d(x, net.conv.weight, net.conv.bias))
+
+
+@pytest.mark.parametrize("between", [beside, by_a_view, changed_between, twice, through_the_function])
+def test_a_layer_whose_output_has_another_use_is_left(between: Callable[[Net, Tensor], Tensor]) -> None:
+    folding, plain, folded = both(Net(between))
+    assert folding.report == "0 of 1 batch norms folded (none directly follows a noisy layer)"
+    assert torch.equal(plain, folded)
+
+
+@pytest.mark.parametrize(
+    ("norm", "count"),
+    [
+        (nn.BatchNorm2d(6, affine=False), 1),
+        (nn.BatchNorm2d(6, eps=0.3), 1),
+        (nn.BatchNorm2d(6, track_running_stats=False), 0),
+        (type("Own", (nn.BatchNorm2d,), {})(6), 0),
+    ],
+)
+def test_kinds_of_norms(norm: nn.Module, count: int) -> None:
+    folding, plain, folded = both(Net(plainly, norm))
+    assert len(folding.pairs) == count
+    assert_equal_to_rounding(folded, plain)
+
+
+def test_hooks_keep_what_they_watch() -> None:
+    seen: list[Tensor] = []
+    for part in ("conv", "norm"):
+        net = Net(plainly)
+        getattr(net, part).register_forward_hook(lambda *_: seen.append(X))
+        assert not Folding(NoisyWeights(net), X[:2]).pairs
+
+
+def test_digital_and_shared_layers_are_left() -> None:
+    net = Net(plainly)
+    assert not Folding(NoisyWeights(net, exclude=["conv.*"]), X[:2]).pairs
+    net.other = nn.Conv2d(3, 6, 3)
+    net.other.weight = net.conv.weight
+    assert not Folding(NoisyWeights(net), X[:2]).pairs
+
+
+def test_linear_layers_fold_over_their_last_dimension_only() -> None:
+    flat = learnt(nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.BatchNorm1d(5)))
+    folding, plain, folded = both(flat)
+    assert len(folding.pairs) == 1
+    assert_equal_to_rounding(folded, plain)
+    rows = learnt(nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3)))
+    assert not Folding(NoisyWeights(rows), X[:2, 0, :3]).pairs
+
+
+def test_the_noise_is_that_of_the_weight_in_the_array() -> None:
+    """Folding first would give each filter's noise the scale of its folded maximum, here another one."""
+    net = Net(plainly)
+    noisy = NoisyWeights(net)
+    folding = Folding(noisy, X[:2])
+    scale = (net.norm.weight / (net.norm.running_var + net.norm.eps).sqrt()).view(-1, 1, 1, 1)
+    with torch.no_grad(), noisy.perturbed(Gaussian(0.2), Stream(0, "draw")):
+        expected = net.conv.weight * scale
+        with folding.folded():
+            assert torch.allclose(net.conv.weight, expected)
+
+
+def test_an_error_leaves_nothing_folded() -> None:
+    net = Net(plainly)
+    noisy, before = NoisyWeights(net), weights_hash(net)
+    folding = Folding(noisy, X[:2])
+    with pytest.raises(KeyError), noisy.perturbed(Gaussian(0.2), Stream(0, "draw")), folding.folded():
+        raise KeyError
+    assert weights_hash(net) == before
+    assert_equal_to_rounding(both(net)[1], both(Net(plainly))[1])
+
+
+def test_a_network_that_cannot_be_watched_is_run_as_it_is() -> None:
+    net = Net(plainly)
+    net.register_forward_pre_hook(lambda *_: 1 / 0)
+    folding = Folding(NoisyWeights(net), X[:2])
+    assert folding.report == "0 of 1 batch norms folded (ZeroDivisionError: division by zero)"
+
+
+class TestEvaluation:
+    @pytest.mark.parametrize("noise", ["gaussian:0.2", "laplace:0.1,reference=layer", "gaussian:0.1,per=read"])
+    def test_rows_are_those_of_the_plain_network(self, noise: str) -> None:
+        net = built("resnet9:width=4")
+        x = torch.nn.functional.interpolate(X, size=32)
+        folded, plain = (evaluate(net, (x, Y), [noise, "gaussian:0"], draws=3, fold=fold) for fold in (True, False))
+        assert folded.speed == {"Sequential[0]": "8 of 8 batch norms folded"}
+        assert plain.speed == {"Sequential[0]": ""}
+        accuracies = [one.rows.query("metric == 'accuracy'")["value"].tolist() for one in (folded, plain)]
+        assert accuracies[0] == accuracies[1]
+        assert folded.rows["value"].tolist() == pytest.approx(plain.rows["value"].tolist(), rel=1e-4)
+
+    def test_compensation_acts_before_it(self) -> None:
+        net, looks = built("resnet9:width=4"), {"times": ["1y"], "compensation": ["none", "column"]}
+        folded, plain = (evaluate(net, (X, Y), "pcm", draws=2, fold=fold, **looks).rows for fold in (True, False))
+        assert folded["value"].tolist() == pytest.approx(plain["value"].tolist(), rel=1e-4)
+
+    def test_not_where_something_lies_between_or_statistics_are_learnt(self) -> None:
+        net = Net(plainly)
+        for options in ({"converters": "io:dac=6,adc=6"}, {"recalibration": 30, "calibration": (X, Y)}):
+            folded, plain = (evaluate(net, (X, Y), "gaussian:0.2", draws=2, fold=f, **options).rows for f in (1, 0))
+            assert folded["value"].tolist() == plain["value"].tolist()
