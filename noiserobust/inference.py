@@ -56,8 +56,10 @@ def known_device(device: torch.device | str) -> torch.device:
 FORWARD_BATCH = {"cpu": 50}
 OTHER_FORWARD_BATCH = 500
 """Images per forward pass, by device, of networks that are not known yet."""
-CACHE = 6 << 20
-"""Bytes of a batch's largest layer output on the CPU, so that it stays in the caches (docs/speed.md)."""
+CACHE = 3 << 20
+"""Bytes of a batch's largest layer output on the CPU, so that it stays in the caches (docs/speed.md); twice that where
+it would be less than :data:`FEW` images, since each pass also puts all weights into the order its kernels want."""
+FEW = 24
 
 
 @torch.no_grad()
@@ -79,7 +81,8 @@ def forward_batch(network: nn.Module, images: Tensor, precision: Precision = "fp
     finally:
         for hook in hooks:
             hook.remove()
-    return int(min(max(CACHE * len(images) // max(sizes), 8), OTHER_FORWARD_BATCH))
+    fitting = CACHE * len(images) // max(sizes)
+    return min(max(fitting, min(FEW, 2 * fitting), 8), OTHER_FORWARD_BATCH)
 
 
 def prepare(
