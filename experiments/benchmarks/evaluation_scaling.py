@@ -68,7 +68,7 @@ print(json.dumps([min(one[0] for one in rounds), min(min(one[1:]) for one in rou
 
 
 def measured(case: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of the slowest rank, and of a bare pass, the least of three; each rank takes an equal part of the draws."""
+    """Seconds of the slowest rank, and of a bare pass, the least of three; each rank takes its part of the draws."""
     share = case["draws"] // case["ranks"]
     commands = [{**case, "draws": share, "first": rank * share} for rank in range(case["ranks"])]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
