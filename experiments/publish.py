@@ -57,8 +57,9 @@ def page(paper: str, folder: Path) -> str | None:
     if not tables:
         return None
     rows = pd.concat(tables, ignore_index=True).drop(columns=["noiserobust", "numpy", "python"])
-    for name in rows.select_dtypes(object):
-        rows[name] = rows[name].astype("category")
+    for name in rows:
+        if pd.api.types.is_string_dtype(rows[name]):
+            rows[name] = rows[name].astype("category")
     write_rows(rows, ROOT / "docs" / "results" / f"{paper}-{scale}.parquet")
     head = [
         f"# {TITLES[paper]}: scale {scale}",

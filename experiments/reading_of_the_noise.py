@@ -79,7 +79,9 @@ def fall(checkpoints: list[Checkpoint], arguments: Arguments) -> pd.DataFrame:
         noises = [unit.scaled(sigma) for sigma in GRID]
         found = evaluate(checkpoints, test, noises, arguments.draws, images=arguments.images, precision="bf16")
         tables.append(found.rows[found.rows["metric"] == "accuracy"].assign(of=name))
-    return pd.concat(tables, ignore_index=True)
+    rows = pd.concat(tables, ignore_index=True)
+    # A path is a matter of the machine; the run's own name is not.
+    return rows.assign(model=[Path(path).parent.name for path in rows["model"]])
 
 
 def kept(rows: pd.DataFrame, name: str) -> pd.DataFrame:

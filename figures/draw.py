@@ -44,7 +44,7 @@ def trajectory(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
 
 
 def scatter(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
-    """A point per line and copy, joined to nothing; a panel per column."""
+    """A large point per line, its mean, and a small one per copy; a family's are joined in order of strength."""
     copies = rows.groupby(["row", "column", "replicate"], sort=False)[["x", "value"]].mean().reset_index()
     figure, axes = _panels(copies, title)
     families = list(dict.fromkeys(_family(row) for row in copies["row"]))
@@ -52,10 +52,15 @@ def scatter(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
         for row, points in own.groupby("row", sort=False):
             index = families.index(_family(str(row)))
             style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-            axis.scatter(points["x"], points["value"], s=26, alpha=0.75, linewidths=0, **style)
+            axis.scatter(points["x"], points["value"], s=14, alpha=0.35, linewidths=0, **style)
             axis.annotate(_strength(str(row)), (points["x"].mean(), points["value"].mean()), fontsize=7.5, color=QUIET,
                           xytext=(5, 4), textcoords="offset points")  # fmt: skip
+        means = own.groupby("row", sort=False)[["x", "value"]].mean()
         for index, family in enumerate(families):
+            joined = means[[_family(str(row)) == family for row in means.index]]
+            colour = COLOURS[index % len(COLOURS)]
+            axis.plot(joined["x"], joined["value"], color=colour, marker=MARKERS[index % len(MARKERS)], markersize=6,
+                      linewidth=0.8, alpha=0.9)  # fmt: skip
             axis.scatter(
                 [], [], color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], label=family
             )

@@ -81,6 +81,12 @@ def test_the_coverage_page_shows_what_was_measured() -> None:
         assert f"| {line.full_passes_N} |" in shown
 
 
+def test_the_speed_page_shows_what_was_measured() -> None:
+    page = (ROOT / "docs" / "speed.md").read_text()
+    for line in pd.read_csv(ROOT / "docs" / "results" / "speed_training_table.csv").itertuples():
+        assert f"| {line.case} | {line.ratio:.2f} ({line.q1:.2f} to {line.q3:.2f}) | {line.rounds} |" in page
+
+
 @pytest.mark.parametrize("spec", ["resnet18:64", "wrn:28-10", "vit-s16:384", "transformer:64"])
 def test_the_table_of_models_is_what_they_cost(spec: str) -> None:
     found = cost(spec)

@@ -16,7 +16,7 @@ from methods import same_bits
 from torch import Tensor, nn
 
 from noiserobust import rng
-from noiserobust.noise import Gaussian, NoiseModel, reference_scale
+from noiserobust.noise import Gaussian, NoiseModel, in_place, reference_scale
 from noiserobust.noise.in_place import add_in_place, adds_in_place
 from noiserobust.noisy import NoisyWeights
 from noiserobust.rng import Stream, kept_fields, pieces, seeded
@@ -165,6 +165,7 @@ def test_a_failure_while_filling_restores_the_weights_when_no_thread_writes_any_
         return self.fill_(1.0)
 
     noisy = NoisyWeights(model)
+    monkeypatch.setattr(in_place, "ALONE", 0)
     monkeypatch.setattr(Tensor, "normal_", failing)
     try:
         with pytest.raises(MemoryError, match="here"), noisy.perturbed(Gaussian(0.1), STREAM):
@@ -220,3 +221,14 @@ def test_weights_made_in_inference_mode() -> None:
         with noisy.perturbed(Gaussian(0.1), STREAM):
             assert torch.equal(model[0].weight, expected)
         assert torch.equal(model[0].weight, clean)
+
+
+def test_a_first_use_in_inference_mode_does_not_spoil_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_place, "_own", threading.local())
+    weight = weight_of((5, 3))
+    expected = plain(Gaussian(0.1), weight, STREAM)
+    for inside in (True, False):
+        noisy = weight.clone()
+        with torch.inference_mode(inside):
+            add_in_place(Gaussian(0.1), [(noisy, STREAM)])
+        assert same_bits([noisy], [expected])

@@ -1,6 +1,6 @@
 """Claim: an evaluation's cost is linear in draws and images, and a sweep's levels and idle cores are cheaper than that.
 
-One case is timed at a time, in a process of its own; rows go to docs/results/speed_evaluation_scaling.csv and the
+Each case is timed three times, in a process of its own whose memory stays its own; the least counts; rows go to docs/results/speed_evaluation_scaling.csv and the
 picture to figures/evaluation_scaling.png.
 
     python -m experiments.benchmarks.evaluation_scaling draws width levels threads ranks
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,9 @@ from experiments.benchmarks.common import FIGURES, RESULTS, add_rows, machine
 
 OUT = RESULTS / "speed_evaluation_scaling.csv"
 STANDARD: dict[str, Any] = {"width": 16, "draws": 8, "levels": 1, "threads": 1, "images": 500, "ranks": 1}
+KEEP = {"MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)}
+"""glibc keeps freed memory: else it may give a pass's activations back to the system and fault them in again in the next,
+or not, as it happens, which at width 16 makes a third of the time."""
 AXES: dict[str, dict[str, list[Any]]] = {
     "draws": {"draws": [1, 2, 4, 8, 16]},
     "width": {"width": [4, 8, 16, 32, 64], "draws": [2]},
@@ -71,7 +75,8 @@ def measured(case: dict[str, Any]) -> dict[str, Any]:
     """Seconds of the slowest rank, and of a bare pass, the least of three; ranks take equal parts of the draws."""
     share = case["draws"] // case["ranks"]
     commands = [{**case, "draws": share, "first": rank * share} for rank in range(case["ranks"])]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    pipes["env"] = os.environ | KEEP
     started = [subprocess.Popen([sys.executable, "-c", ONE, json.dumps(one)], **pipes) for one in commands]
     for process in started:
         if process.stdout is None or process.stdin is None or process.stdout.readline() != "ready\n":

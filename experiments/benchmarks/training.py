@@ -46,7 +46,7 @@ EPOCH = 10
 """The epoch that all steps lie in: past the start of SAF and MESA."""
 TIMES, MEMORY, SCALING = (RESULTS / f"speed_training{part}.csv" for part in ("", "_memory", "_scaling"))
 TABLE = RESULTS / "speed_training_table.csv"
-SHOWN = ("kind", "ranks", "threads", "width")
+SHOWN = ("kind", "device", "ranks", "threads", "width")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ RULES = {
 }
 OTHERS = {
     "loop: plain": "plain training as people write it",
-    "loop: RWP, subtracted": "randn_like, add; subtract after the backward pass (91 % of weights change a little)",
+    "loop: RWP, subtracted": "randn_like, add; subtract after the backward pass, which leaves weights changed",
     "loop: RWP, copied": "clone; randn_like, add; copy back after the backward pass",
     "pytorch_optimizer: SAM": "SAM of pytorch_optimizer",
     "pytorch_optimizer: ASAM": "its SAM with adaptive=True",
@@ -346,10 +346,14 @@ class Benchmark:
 
 
 def table() -> pd.DataFrame:
-    """Every case's ratio and memory beside its target and what bounds it, of all rows so far."""
-    found = ratios(pd.read_csv(TIMES), "plain")
+    """Every case's ratio and memory beside its target and its bound, on the machine and network of the last row."""
+    rows = pd.read_csv(TIMES)
+    last = rows.iloc[-1]
+    found = ratios(_like(rows, last), "plain")
+    order = ["plain", *RULES, *OTHERS]
+    found = found.sort_values("case", key=lambda cases: cases.map(order.index), ignore_index=True)
     if MEMORY.exists():
-        memory = pd.read_csv(MEMORY).groupby("case").last()
+        memory = _like(pd.read_csv(MEMORY), last).groupby("case").last()
         copies = (memory["bytes"] - memory["bytes"]["plain"]) / memory["weights"]
         found["copies"] = found["case"].map(copies)
     rules = found["case"].map(RULES)
@@ -359,20 +363,25 @@ def table() -> pd.DataFrame:
     return found
 
 
+def _like(rows: pd.DataFrame, last: pd.Series) -> pd.DataFrame:
+    for column in ("device", "threads", "width", "batch", "precision"):
+        rows = rows[rows[column] == last[column]]
+    return rows
+
+
 def report() -> None:
     """Print the tables, write that of the rules and draw it."""
     found = table()
-    write_atomically(TABLE, lambda file: found.to_csv(file, index=False, float_format="%.4g"))
+    write_atomically(TABLE, lambda file: found.to_csv(file, index=False, float_format="%.6g"))
     shown = found.assign(
-        seconds=found["seconds"].map("{:.3f}".format),
         ratio=[f"{row.ratio:.2f} ({row.q1:.2f} to {row.q3:.2f})" for row in found.itertuples()],
         **{column: found[column].map("{:.2f}".format) for column in ("copies", "bound", "target") if column in found},
-    ).drop(columns=["q1", "q3"])
+    ).drop(columns=["seconds", "q1", "q3"])
     print(markdown(shown.replace("nan", "").fillna("")))
     draw(found)
     if SCALING.exists():
         rows = pd.read_csv(SCALING)
-        for keys, group in rows.groupby(["kind", "ranks", "threads", "width"]):
+        for keys, group in rows.groupby(["kind", "device", "ranks", "threads", "width"]):
             print("\n" + ", ".join(f"{name} {value}" for name, value in zip(SHOWN, keys, strict=True)))
             print(markdown(ratios(group, "plain").round(3)))
 
@@ -390,7 +399,7 @@ def draw(found: pd.DataFrame) -> None:
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(rows.index, rows["case"])
     axes.set_xlabel("time of a step / time of a plain step, in the same round")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.06), ncols=3, frameon=False)
     figure.tight_layout()
     FIGURES.mkdir(exist_ok=True)
     write_atomically(FIGURES / "speed_training.png", lambda file: figure.savefig(file, format="png", dpi=120))

@@ -34,6 +34,10 @@ class Bench:
     def seeds(self) -> range:
         return range(self.scale.seeds)
 
+    def with_seeds(self, count: int) -> Bench:
+        """The same with so many trained copies of every run."""
+        return dataclasses.replace(self, scale=dataclasses.replace(self.scale, seeds=count))
+
     def training(self, run: TrainSettings, seed: int) -> Training:
         """The piece that trains the copy ``seed`` of ``run``."""
         bare = unlogged(run)

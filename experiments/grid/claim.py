@@ -22,6 +22,7 @@ from noiserobust.training import TrainSettings
 
 CONFIDENCE = 0.95
 POWER = 0.8
+MOST = 50  # trained copies of a run that are looked for
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,18 @@ class Claim:
     source: str
     contrasts: Contrasts
 
-    def ready(self, grid: Grid, bench: Bench) -> bool:
-        """Whether everything that it rests on is computed."""
-        return all(here(piece) for one in self.contrasts(grid) for piece in one.pieces(bench))
+    def pieces(self, grid: Grid, bench: Bench) -> list[Piece]:
+        """Everything that it rests on."""
+        return [piece for one in self.contrasts(grid) for piece in one.pieces(bench)]
+
+    def copies(self, grid: Grid, bench: Bench) -> int:
+        """How many trained copies of all its runs are computed, from those of ``bench`` on; 0 if those are not."""
+        count = bench.scale.seeds
+        while all(here(piece) for piece in self.pieces(grid, bench.with_seeds(count))):
+            count += 1
+            if count > MOST:
+                break
+        return count - 1 if count > bench.scale.seeds else 0
 
     def judged(self, grid: Grid, bench: Bench) -> Judgement:
         """The claim's differences; their intervals hold together with 95 % (Bonferroni)."""
@@ -206,6 +216,7 @@ def _line(found: Found, confidence: float) -> str:
     digits = 2 if of.unit in ("points", "plain steps") else 3
     number = f"{found.mean:+.{digits}f}" if isinstance(of, Contrast) else f"{found.mean:.{digits}f}"
     interval = f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    interval += f", {found.n} copies" if isinstance(of, Contrast) else ""
     what = f"{of.says}: {number} {of.unit} {interval}"
     if isinstance(of, Cost):
         what += f" (median and quartiles of paired steps; at most {of.at_most:g} expected)"
@@ -221,7 +232,7 @@ def _line(found: Found, confidence: float) -> str:
         runs = f"{needed} copies" if needed else "more than 2,000 copies"
         target = "the margin" if of.within is not None else "the published difference" if of.published else "this one"
         what += (
-            f": {found.n} copies would have shown {found.detectable(confidence):.{digits}f} (power 80 %); "
+            f": so many would have shown {found.detectable(confidence):.{digits}f} (power 80 %); "
             f"{runs} would show {target}"
         )
     return what

@@ -18,7 +18,7 @@ from experiments.grid.scale import Grid
 from experiments.grid.step_time import StepTime
 from experiments.grid.text import text_of
 from noiserobust.results import provenance, write_atomically, write_rows
-from noiserobust.sweep import Executor, Local, Piece
+from noiserobust.sweep import Executor, Local, Piece, Training
 
 OnPiece = Callable[[Piece, int, int], object]
 
@@ -49,15 +49,8 @@ class Plan:
         return [p for p in self.runs if not here(p)], [p for p in self.measurements if not here(p)]
 
     def run(self, executor: Executor | None = None, on_piece: OnPiece | None = None) -> None:
-        """Do what is missing, trainings first."""
-        for pieces in (self.runs, self.measurements):
-            missing = [piece for piece in pieces if not piece.result.is_file()]
-            # What is timed shares the machine with nothing.
-            timed = [piece for piece in missing if isinstance(piece, StepTime)]
-            for group, who in (([p for p in missing if p not in timed], executor or Local()), (timed, Local())):
-                for done, piece in enumerate(who.run(group), 1):
-                    if on_piece is not None:
-                        on_piece(piece, done, len(group))
+        """Do what is missing."""
+        compute([*self.runs, *self.measurements], executor, on_piece)
 
     def ready(self, artefact: Artefact, grid: Grid) -> bool:
         """Whether everything that ``artefact`` shows is done."""
@@ -94,6 +87,19 @@ class Plan:
                 for quantity in quantities(cell):
                     found |= dict.fromkeys(of(quantity))
         return list(found)
+
+
+def compute(pieces: Sequence[Piece], executor: Executor | None = None, on_piece: OnPiece | None = None) -> None:
+    """Do what is missing of ``pieces``: trainings, then what is measured of them, then what is timed, which shares
+    the machine with nothing."""
+    trainings: list[Piece] = [piece for piece in pieces if isinstance(piece, Training)]
+    timed: list[Piece] = [piece for piece in pieces if isinstance(piece, StepTime)]
+    others = [piece for piece in pieces if not isinstance(piece, (Training, StepTime))]
+    for group, who in ((trainings, executor or Local()), (others, executor or Local()), (timed, Local())):
+        missing = [piece for piece in dict.fromkeys(group) if not piece.result.is_file()]
+        for done, piece in enumerate(who.run(missing), 1):
+            if on_piece is not None:
+                on_piece(piece, done, len(missing))
 
 
 def quantities(cell: Cell) -> list[Quantity]:

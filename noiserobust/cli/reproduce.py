@@ -22,7 +22,7 @@ class Reproduce:
     """Regenerate tables and figures of five papers, measured beside published; only what is missing is computed."""
 
     paper: tyro.conf.Positional[str]
-    """incorruptible, rwp, saf, rst, esam, or all; claims judges what the papers claim by what is computed."""
+    """incorruptible, rwp, saf, rst, esam, or all; claims: verdicts on what the papers claim."""
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """Tables and figures, such as table1 figure3 (default: all of the paper)."""
     scale: Literal["mini", "small", "paper"] = "mini"
@@ -35,6 +35,8 @@ class Reproduce:
     """Where named data lie or are downloaded to."""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ...; small on a GPU trains the full-width ResNet-18 for 30 epochs."""
+    seeds: int | None = None
+    """Trained copies of every run (default: the scale's, 3)."""
     workers: int = 1
     """Pieces computed at once in this machine (executor local)."""
     executor: Literal["local", "ray"] = "local"
@@ -51,6 +53,8 @@ class Reproduce:
     """Compute nothing: write every artefact whose pieces are all there."""
 
     def run(self) -> None:
+        if self.seeds is not None and self.seeds < 1:
+            raise UserError(f"expected seeds >= 1, got {self.seeds}")
         if self.paper == "claims":
             self._judge()
             return
@@ -59,17 +63,7 @@ class Reproduce:
         if self.dry_run:
             self._list(plan)
             return
-        executor: Executor = (
-            OnRay(self.address, self.cpus, self.gpus) if self.executor == "ray" else Local(self.workers)
-        )
-        if not self.only_done:
-            with tqdm(unit="piece") as bar:
-
-                def tell(piece: Piece, done: int, of: int) -> None:
-                    bar.total, bar.n = of, done
-                    bar.set_description(piece.name[:60])
-
-                plan.run(executor, tell)
+        self._compute([*plan.runs, *plan.measurements])
         failed = []
         for artefact, grid in plan.wanted:
             if not plan.ready(artefact, grid):
@@ -86,15 +80,41 @@ class Reproduce:
         if failed:
             raise UserError("; ".join(failed))
 
+    def _compute(self, pieces: list[Piece]) -> None:
+        """Do what is missing of ``pieces``, unless only what is done shall be shown."""
+        from experiments.grid.plan import compute
+
+        if self.only_done:
+            return
+        ray = OnRay(self.address, self.cpus, self.gpus)
+        executor: Executor = ray if self.executor == "ray" else Local(self.workers)
+        with tqdm(unit="piece") as bar:
+
+            def tell(piece: Piece, done: int, of: int) -> None:
+                bar.total, bar.n = of, done
+                bar.set_description(piece.name[:60])
+
+            compute(pieces, executor, tell)
+
     def _judge(self) -> None:
-        """Print and write the verdicts on all claims whose runs are there."""
+        """Print and write the verdicts on all claims, each from as many trained copies as are there."""
         from experiments.claims import CLAIMS
         from experiments.grid.claim import claims_text
 
         grids, bench = self._bench()
-        ready = [claim for claim in CLAIMS if claim.ready(grids[claim.paper], bench)]
-        judged = [claim.judged(grids[claim.paper], bench) for claim in ready]
-        text = claims_text(judged, [claim for claim in CLAIMS if claim not in ready], next(iter(grids.values())))
+        if self.dry_run:
+            pieces = [piece for claim in CLAIMS for piece in claim.pieces(grids[claim.paper], bench)]
+            self._list_missing({"pieces": pieces})
+            return
+        self._compute([piece for claim in CLAIMS for piece in claim.pieces(grids[claim.paper], bench)])
+        judged, rest = [], []
+        for claim in CLAIMS:
+            copies = claim.copies(grids[claim.paper], bench)
+            if copies:
+                judged.append(claim.judged(grids[claim.paper], bench.with_seeds(copies)))
+            else:
+                rest.append(claim)
+        text = claims_text(judged, rest, next(iter(grids.values())))
         path = write_atomically(bench.folder / "claims.md", lambda temporary: temporary.write_text(text + "\n"))
         print(f"{text}\n\n{path}")
 
@@ -138,7 +158,8 @@ class Reproduce:
         ]
         # Absolute, since a worker of a cluster may stand in another folder.
         folder = self.out.resolve() / (scale.name + ("-gpu" if scale.name == "small" and self.device != "cpu" else ""))
-        return grids, Bench(scale, folder, with_logs(every, scale.log_images))
+        bench = Bench(scale, folder, with_logs(every, scale.log_images))
+        return grids, bench if self.seeds is None else bench.with_seeds(self.seeds)
 
     def _grids(self) -> dict[str, Grid]:
         """Every paper at the scale asked for, on this machine."""
@@ -156,13 +177,16 @@ class Reproduce:
         }  # fmt: skip
 
     def _list(self, plan: Plan) -> None:
-        from experiments.grid.estimate import Clock, in_words
+        self._list_missing({"trainings": plan.runs, "measurements": plan.measurements})
+
+    def _list_missing(self, wanted: dict[str, list[Piece]]) -> None:
+        from experiments.grid.estimate import Clock, here, in_words
 
         clock, total = Clock(), 0.0
-        for title, pieces, missing in zip(
-            ("trainings", "measurements"), (plan.runs, plan.measurements), plan.missing(), strict=True
-        ):
-            print(f"{len(missing)} of {len(pieces)} {title} missing")
+        for title, pieces in wanted.items():
+            different = list(dict.fromkeys(pieces))
+            missing = [piece for piece in different if not here(piece)]
+            print(f"{len(missing)} of {len(different)} {title} missing")
             for piece in missing:
                 seconds = clock.seconds(piece)
                 total += seconds

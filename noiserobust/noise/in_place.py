@@ -21,6 +21,10 @@ def adds_in_place(noise: NoiseModel, weight: Tensor) -> bool:
     return noise.row_std is not None and plain and weight.dim() > 1
 
 
+ALONE = 1 << 20
+"""Weights up to which one core fills them all: to wake the others takes as long as they would save."""
+
+
 @torch.no_grad()
 def add_in_place(noise: NoiseModel, weights: Sequence[tuple[Tensor, Stream]]) -> None:
     """Every weight (outputs, inputs...) becomes ``noise.sample(weight, its stream)``, bit for bit.
@@ -43,7 +47,11 @@ def add_in_place(noise: NoiseModel, weights: Sequence[tuple[Tensor, Stream]]) ->
             made = named.generator(block=index) if field is None else field[rows]
             work.append((weight[rows].numel(), partial(_add_block, weight[rows], std[rows], made)))
     work.sort(key=lambda part: -part[0])
-    side_by_side([part for _, part in work], torch.device("cpu"))
+    if sum(size for size, _ in work) <= ALONE:
+        for _, part in work:
+            part()
+    else:
+        side_by_side([part for _, part in work], torch.device("cpu"))
 
 
 def _add_block(block: Tensor, std: Tensor, normals: torch.Generator | Tensor) -> None:
@@ -66,5 +74,6 @@ def _scratch(shape: torch.Size) -> Tensor:
     if shape.numel() > GRAIN:
         return torch.empty(shape)
     if not hasattr(_own, "scratch"):
-        _own.scratch = torch.empty(GRAIN)
+        with torch.inference_mode(False):  # else it could never be written to outside
+            _own.scratch = torch.empty(GRAIN)
     return _own.scratch[: shape.numel()].view(shape)
