@@ -1,7 +1,7 @@
 """Claim: an evaluation's cost is linear in draws and images, and a sweep's levels and idle cores are cheaper than that.
 
-Each case is timed three times, in a process of its own whose memory stays its own; the least counts; rows go to docs/results/speed_evaluation_scaling.csv and the
-picture to figures/evaluation_scaling.png.
+Each case is timed three times, in a process of its own that keeps its memory, and the least counts. Rows go to
+docs/results/speed_evaluation_scaling.csv, the picture to figures/evaluation_scaling.png.
 
     python -m experiments.benchmarks.evaluation_scaling draws width levels threads ranks
     python -m experiments.benchmarks.evaluation_scaling --plot
