@@ -1,7 +1,7 @@
-"""Claim: an evaluation's cost is linear in draws and images, and a sweep's levels and idle cores are cheaper than that.
+"""Claim: an evaluation's cost is linear in draws and noise levels, one bare pass each, and processes share it evenly.
 
-Each case is timed three times, in a process of its own whose memory stays its own; the least counts; rows go to
-docs/results/speed_evaluation_scaling.csv and the picture to figures/evaluation_scaling.png.
+Each case is timed three times, in a process of its own that keeps its memory, and the least counts. Rows go to
+docs/results/speed_evaluation_scaling.csv, the picture to figures/evaluation_scaling.png.
 
     python -m experiments.benchmarks.evaluation_scaling draws width levels threads ranks
     python -m experiments.benchmarks.evaluation_scaling --plot
@@ -24,8 +24,8 @@ from experiments.benchmarks.common import FIGURES, RESULTS, add_rows, machine
 OUT = RESULTS / "speed_evaluation_scaling.csv"
 STANDARD: dict[str, Any] = {"width": 16, "draws": 8, "levels": 1, "threads": 1, "images": 500, "ranks": 1}
 KEEP = {"MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)}
-"""glibc keeps freed memory: else it may give a pass's activations back and fault them in again in the next one,
-or not, as it happens, which at width 16 makes a third of the time."""
+"""glibc keeps freed memory: else it may give a pass's activations back to the system and fault them in again in the
+next, or not, as it happens: at width 16 a third of the time."""
 AXES: dict[str, dict[str, list[Any]]] = {
     "draws": {"draws": [1, 2, 4, 8, 16]},
     "width": {"width": [4, 8, 16, 32, 64], "draws": [2]},
