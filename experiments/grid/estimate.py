@@ -60,11 +60,12 @@ class Clock:
         return sum(self.seconds(piece) for piece in pieces)
 
     def _training(self, settings: TrainSettings) -> float:
-        train = self._size(settings)[0]
-        held_out = settings.validation * train if settings.select_on == "validation" else 0
+        train, test = self._size(settings)[:2]
+        on_test = settings.select_on == "test"
+        held_out = 0.0 if on_test else settings.validation * train
         at = [Progress(step, 100, step * settings.epochs // 100, settings.epochs) for step in range(100)]
         passes = sum((f + 2 * b) / 3 for f, b in (settings.method.cost(progress) for progress in at)) / 100
-        watched = held_out * (1 + settings.select_draws) / 3
+        watched = (test if on_test else held_out) * (1 + settings.select_draws) / 3
         logged = settings.log_images * len(settings.log_on) * 2 * len(settings.log) / 3
         return settings.epochs * (passes * (train - held_out) + watched + logged) * self._image(settings)
 
