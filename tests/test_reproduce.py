@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -220,6 +221,13 @@ class TestIncorruptible:
         }  # fmt: skip
         assert incorruptible.sam(grid(SMALL_GPU), 0.3).epochs == 30
 
+    @pytest.mark.parametrize("scale", [MINI, SMALL, SMALL_GPU], ids=["mini", "small", "small-gpu"])
+    def test_smaller_scales_choose_no_epoch_and_still_watch_held_out_images(self, scale: object) -> None:
+        run = incorruptible.plain(grid(scale))
+        assert run.select_on == "none"
+        assert run.validation > 0
+        assert run.select_noise == grid(scale).gaussian(0.05, reading="literal")
+
 
 class TestGridOfAPaper:
     def test_settings_of_a_run_that_a_smaller_scale_keeps(self) -> None:
@@ -323,6 +331,16 @@ class TestEstimate:
             clock.seconds(bench.training(at.run("CIFAR-10", "ResNet-18", m, 50), 0)) for m in ("plain", "sam:1")
         )
         assert 1.6 * plain < sam < 2.1 * plain
+
+    def test_watching_and_logging_cost(self, tmp_path: Path) -> None:
+        clock, run, bench = Clock(), grid().run("CIFAR-10", "ResNet-18", "plain", 20), Bench(TINY, tmp_path)
+
+        def seconds(**changes: Any) -> float:
+            return clock.seconds(bench.training(replace(run, **changes), 0))
+
+        blind = seconds(validation=0.0, epochs=20)
+        for watched in ({"select_on": "none"}, {"select_on": "validation"}, {"select_on": "test"}):
+            assert seconds(**watched, select_draws=50, epochs=20) > 1.2 * blind
 
     def test_of_data_that_are_not_here(self) -> None:
         at = Grid(PAPER, incorruptible.RECIPE)

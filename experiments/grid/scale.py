@@ -40,8 +40,6 @@ class Scale:
     says: tuple[str, ...] = ()
 
 
-CIFAR_SELECT = Gaussian(0.05, reading="literal")
-
 MINI = Scale(
     "mini",
     TrainSettings(
@@ -102,7 +100,7 @@ SMALL = Scale(
         epochs=4,
         precision="bf16",
         select_on="none",
-        select_noise=CIFAR_SELECT,
+        select_noise=Gaussian(0.05, reading="literal"),
         select_draws=2,
     ),
     data=dict.fromkeys(("CIFAR-10", "CIFAR-100", "ImageNet"), "cifar10"),
