@@ -235,7 +235,7 @@ def comparators(at: Grid) -> Iterator[Cell]:
 
 
 @artefact(PAPER, "Accuracy during training, with and without noise", kind="epochs", x="epoch", y="accuracy (%)",
-          note="Accuracy on held-out training images (at the scale paper on the test images) under sigma 0.05.")  # fmt: skip
+          note="On held-out training images (at the scale paper on the test images), under sigma 0.05.")  # fmt: skip
 def figure1(at: Grid) -> Iterator[Cell]:
     yield Cell("no noise", "SGD", Logged(plain(at), "accuracy"))
     yield Cell("sigma 0.05", "SGD", Logged(plain(at), "perturbed_accuracy"))

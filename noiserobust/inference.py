@@ -39,6 +39,40 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def kept_norm_stats(model: nn.Module) -> Iterator[None]:
+    """Normalisation statistics and their counters (also spectral norm's vectors) are as before when the body ends.
+
+    The usual trick of momentum 0 still advances ``num_batches_tracked``, so the buffers themselves are kept.
+    """
+    buffers = [
+        buffer
+        for module in model.modules()
+        if isinstance(module, (nn.modules.batchnorm._NormBase, nn.utils.parametrizations._SpectralNorm))
+        for buffer in module.buffers(recurse=False)
+    ]
+    # One call per dtype: on a GPU one or two kernels instead of one per buffer.
+    kinds = [[buffer for buffer in buffers if buffer.dtype == dtype] for dtype in {b.dtype for b in buffers}]
+    kept = [[buffer.clone() for buffer in kind] for kind in kinds]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for kind, values in zip(kinds, kept, strict=True):
+                torch._foreach_copy_(kind, values)
+
+
+@contextmanager
+def batch_normalised(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, but for normalisation, which uses the statistics of each batch as in training and learns
+    nothing from them."""
+    with evaluating(model), kept_norm_stats(model):
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                module.train()
+        yield
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where the model's parameters live (the CPU for a model without any)."""
     parameter = next(model.parameters(), None)

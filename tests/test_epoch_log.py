@@ -12,6 +12,7 @@ import test_fit
 import torch
 from methods import METHODS, Failure, same_bits
 from test_fit import stored, timeless
+from torch.nn import CrossEntropyLoss
 
 from noiserobust.checkpoint import read_checkpoint
 from noiserobust.data import Splits, load
@@ -68,16 +69,43 @@ def test_numbers_are_those_of_the_weights(splits: Splits, tmp_path: Path) -> Non
     trained = splits.train.split(0.2, Stream(0, "validation"))[0]
     for name, images in (("train", trained), ("test", splits.test)):
         data = prepare(images.sample(40, Stream(0, "log")), torch.device("cpu"))
+        as_trained = {"loss": CrossEntropyLoss(reduction="none", label_smoothing=0.1), "normalisation": "batch"}
         wanted = {
-            "loss": Measure.parse("loss"),
-            "average_sharpness:gaussian(0.1),draws=2": Measure.parse("average_sharpness:gaussian(0.1),draws=2"),
-            "gradient_sharpness:training": Measure.parse(f"gradient_sharpness:ascent({rho!r},m=32)"),
-            "gradient_cosine:training": Measure.parse(f"gradient_cosine:ascent({rho!r},m=32)"),
+            "loss": ("loss", {}),
+            "average_sharpness:gaussian(0.1),draws=2": ("average_sharpness:gaussian(0.1),draws=2", {}),
+            "gradient_sharpness:training": (f"gradient_sharpness:ascent({rho!r},m=32)", as_trained),
+            "gradient_cosine:training": (f"gradient_cosine:ascent({rho!r},m=32)", as_trained),
         }
-        found = measure(Surface(model, data), list(wanted.values()), Stream(4, "measure").child)
-        for column, one in wanted.items():
-            values = [draw[""] for draw in found[one]]
+        for column, (text, options) in wanted.items():
+            one = Measure.parse(text)
+            found = measure(Surface(model, data, **options), [one], Stream(4, "measure").child)[one]  # type: ignore[arg-type]
+            values = [draw[""] for draw in found]
             assert last[f"{name}/{column}"] == pytest.approx(sum(values) / len(values), rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("text", ["plain", "sam:0.2", "rwp:gaussian(0.2)"])
+def test_the_update_gradient_is_that_of_the_training_step(
+    text: str, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that is all of the data, without augmentation, and weights that stay: the step's own gradient."""
+    norms: list[float] = []
+    step = torch.optim.SGD.step
+
+    def watched(optimizer: torch.optim.SGD, *args: Any) -> Any:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(torch.cat([gradient.flatten() for gradient in gradients]).norm().item())
+        return step(optimizer, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watched)
+    same = {"validation": 0.0, "select_on": "none", "batch_size": 120, "log_images": 120, "log_on": ("train",)}
+    still = {"lr": 0.0, "weight_decay": 0.0, "crop": 0, "epochs": 8}
+    names = ("gradient_norm:training", "gradient_norm")
+    run = fit(settings(method=Method.parse(text), log=names, **same, **still), tmp_path, splits=splits)
+    measured = run.log["train/gradient_norm:training"].mean()
+    # SAM's and plain training's are one number; RWP's are means over eight draws each.
+    assert measured == pytest.approx(sum(norms) / len(norms), rel=0.1 if "rwp" in text else 1e-3)
+    # Untrained statistics and no smoothing are something else.
+    assert run.log[f"train/{Measure.parse('gradient_norm')}"].iloc[-1] != pytest.approx(measured, rel=0.1)
 
 
 def test_what_it_cost_is_in_the_log(splits: Splits, tmp_path: Path) -> None:

@@ -254,6 +254,20 @@ class TestContract:
         expected = (4 * rises[0] + 4 * rises[1] + 2 * rises[2]) / 10
         assert one("ascent_sharpness:0.3,m=4", Surface(model, [data])) == [pytest.approx(expected, rel=1e-10)]
 
+    def test_batch_normalisation_is_that_of_the_training_step_and_learns_nothing(self) -> None:
+        model, data = normed_net(), batch(9)
+        before = state(model)
+        of = Surface(model, [data], normalisation="batch")
+        (gradient,) = one("gradient_norm", of)
+        # A lone last sample has no statistics: it joins the part before.
+        assert [len(part) for parts in of.parts(4) for part in parts] == [4, 5]
+        assert [len(part) for parts in Surface(model, [data]).parts(4) for part in parts] == [4, 4, 1]
+        assert same_bits(state(model), before)
+        model.train()
+        nn.CrossEntropyLoss()(model(data.inputs), data.labels).backward()
+        norms = [parameter.grad.norm() for parameter in model.parameters() if parameter.grad is not None]
+        assert gradient == pytest.approx(torch.stack(norms).norm().item(), rel=1e-4)
+
     def test_eval_mode_uses_frozen_statistics(self) -> None:
         """The loss of a part does not depend on which samples are beside it."""
         of = surface(normed_net())

@@ -14,7 +14,8 @@ from noiserobust.measures.surface import Over
 class GradientNorm(AtMeasure, name="gradient_norm"):
     r""":math:`\lVert \nabla L(w + e) \rVert_2`; by default at w itself.
 
-    - ``at``: ``training`` gives the norm of the update gradient (in micro-batches of the batch size, averaged).
+    - ``at``: ``training`` gives the norm of the update gradient: that of the training step's loss, in micro-batches
+      of the batch size with statistics of their own; the mean of their norms.
     - ``over``: ``all`` trainable parameters (default) or the ``analog`` weights alone.
 
     A forward and a backward pass per draw. Source: "Incorruptible Neural Networks", Figures 3a and 8a.

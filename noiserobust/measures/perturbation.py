@@ -216,7 +216,8 @@ class Filters(Perturbation, name="filters"):
 
 @dataclass(frozen=True)
 class Training(Perturbation, name="training"):
-    """The perturbation of the training rule at its present strength; known to a training log alone."""
+    """The perturbation of the training rule at its present strength; known to a training log alone, which measures
+    there the loss of the training step: micro-batches normalised by statistics of their own, label smoothing."""
 
     @contextmanager
     def moved(self, surface: Surface, gradient: Gradients, stream: Stream) -> Iterator[None]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -12,21 +13,25 @@ from torch import Tensor, nn
 
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
-from noiserobust.inference import Precision, autocast, device_of, evaluating
+from noiserobust.inference import Precision, autocast, batch_normalised, device_of, evaluating
 from noiserobust.noisy import NoisyWeights
 from noiserobust.vectors import Gradients
 from noiserobust.weights import AnalogWeight, Backup, analog_weights, canonical, unwrap
 
 Over = Literal["all", "analog"]
+Normalisation = Literal["frozen", "batch"]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Surface:
-    """L(w), the mean loss of ``model`` on ``batches``, in eval mode: normalisation uses its frozen statistics.
+    """L(w), the mean loss of ``model`` on ``batches``, in eval mode.
 
     - ``batches``: what :func:`noiserobust.inference.prepare` made, all of them at once.
     - ``loss(logits, labels)``: one value per sample; by default cross-entropy in nats without label smoothing, as
       ``evaluate`` reports it, so that methods trained on other losses can be compared.
+    - ``normalisation``: ``frozen``, by the statistics learnt in training, as ``evaluate`` has it; ``batch``, by those
+      of each batch, as the training step has it. The two differ widely at perturbed weights, whose activations the
+      frozen statistics do not fit.
     - ``precision``: ``fp32`` or ``bf16`` autocast. The mean over samples is taken in float64.
     - ``include``, ``exclude``: which weights are analog.
 
@@ -40,12 +45,14 @@ class Surface:
         batches: Sequence[Batch],
         *,
         loss: Loss | None = None,
+        normalisation: Normalisation = "frozen",
         precision: Precision = "fp32",
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
     ) -> None:
         self.model, self.batches = unwrap(model), batches
         self.loss_of: Loss = nn.CrossEntropyLoss(reduction="none") if loss is None else loss
+        self.normalisation: Normalisation = normalisation
         self.precision: Precision = precision
         self.include, self.exclude = include, exclude
         self.device = device_of(model)
@@ -93,16 +100,19 @@ class Surface:
         return [v if mark else None for v, mark in zip(vectors, self.chosen(over), strict=True)]
 
     def parts(self, m: int | None) -> list[Sequence[Batch]]:
-        """The data in micro-batches of ``m`` samples (the last may be smaller), all in memory; whole without ``m``."""
+        """The data in micro-batches of ``m`` samples (the last may be another), all in memory; whole without ``m``."""
         if m is None:
             return [self.batches]
         whole = Batch.join(self.batches)
-        return [[whole[slice(start, start + m)]] for start in range(0, len(whole), m)]
+        starts = list(range(0, len(whole), m))
+        if self.normalisation == "batch" and len(whole) % m == 1 and len(starts) > 1:
+            starts.pop()  # a single sample has no statistics: it joins the part before
+        return [[whole[slice(start, end)]] for start, end in pairwise([*starts, len(whole)])]
 
     @torch.no_grad()
     def losses(self, batches: Sequence[Batch] | None = None) -> Tensor:
         """One loss per sample at the present weights, in float64."""
-        with evaluating(self.model):
+        with self._mode():
             return torch.cat([self._losses(batch).double() for batch in self._given(batches)])
 
     def loss(self, batches: Sequence[Batch] | None = None) -> float:
@@ -118,7 +128,7 @@ class Surface:
         self.chosen("all")
         losses: list[Tensor] = []
         gradients: Gradients = [None] * len(self.parameters)
-        with evaluating(self.model), torch.enable_grad():
+        with self._mode(), torch.enable_grad():
             for batch in given:
                 each = self._losses(batch)
                 found = torch.autograd.grad(each.sum() / total, self.parameters, allow_unused=True)
@@ -139,6 +149,9 @@ class Surface:
                     if factor and pairs:
                         torch._foreach_add_([p for p, _ in pairs], [s for _, s in pairs], alpha=factor)
             yield
+
+    def _mode(self) -> AbstractContextManager[None]:
+        return (evaluating if self.normalisation == "frozen" else batch_normalised)(self.model)
 
     def _given(self, batches: Sequence[Batch] | None) -> Sequence[Batch]:
         return self.batches if batches is None else batches

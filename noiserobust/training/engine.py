@@ -14,11 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
-from noiserobust.inference import Precision, autocast, device_of, evaluating
+from noiserobust.inference import Precision, autocast, device_of, evaluating, kept_norm_stats
 from noiserobust.noise.base import NoiseModel
 from noiserobust.noisy import NoisyWeights
 from noiserobust.rng import Stream
-from noiserobust.training.parts import as_list, kept_norm_stats, moved_to, only_rows, require_supported
+from noiserobust.training.parts import as_list, moved_to, only_rows, require_supported
 from noiserobust.training.ranks import Ranks
 from noiserobust.vectors import Gradients
 from noiserobust.weights import AnalogWeight, Backup, analog_weights, canonical, unwrap

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from noiserobust.data import Labelled
+from noiserobust.data import Batch, Labelled
 from noiserobust.errors import UserError
 from noiserobust.inference import prepare
 from noiserobust.measures import Loss, Measure, PathLength, Surface, column, measure
@@ -26,8 +26,10 @@ class EpochLog:
 
     A measure of the weights alone is a column by its text; one of a loss is a column per set of images,
     ``train/ascent_sharpness:0.05``, beside ``train/loss``. Measured are ``settings.log_images`` images of each set
-    (all, if it has fewer), the same in every epoch, without augmentation, in eval mode and in fp32, under the same
-    draws in every epoch. ``log_images``, ``log_forward``, ``log_backward`` and ``log_seconds`` say what it
+    (all, if it has fewer), the same in every epoch, without augmentation and in fp32, under the same draws in every
+    epoch. Measures at the rule's own perturbation (``training``) see the training step's loss: micro-batches of the
+    batch size, each normalised by its own statistics, with label smoothing. All others see what ``evaluate`` sees:
+    frozen statistics, no smoothing. ``log_images``, ``log_forward``, ``log_backward`` and ``log_seconds`` say what it
     cost: passes in units of one over those images of one set.
     """
 
@@ -37,7 +39,12 @@ class EpochLog:
         self.of_data: Sequence[Measure] = list(dict.fromkeys([Loss(), *about_data])) if about_data else []
         self.of_weights = [one for one in settings.log if not one.needs_data and not isinstance(one, PathLength)]
         self.weights = Surface(model, [])
-        self.surfaces = {name: _surface(settings, model, name, sets[name]) for name in settings.log_on if about_data}
+        seen = {name: _images(settings, name, sets[name]) for name in settings.log_on if about_data}
+        self.surfaces = {name: Surface(model, images) for name, images in seen.items()}
+        smoothed = nn.CrossEntropyLoss(reduction="none", label_smoothing=settings.label_smoothing)
+        self.steps = {
+            name: Surface(model, images, loss=smoothed, normalisation="batch") for name, images in seen.items()
+        }
         self.path = WeightPath(self.weights) if PathLength() in settings.log else None
         # What cannot be measured is said now, not after an epoch.
         self._bound(Progress(0, 1, 0, settings.epochs))
@@ -48,16 +55,20 @@ class EpochLog:
             return {}
         started, found = time.perf_counter(), dict[str, float]()
         streams = Stream(self.settings.seed, "measure").child
-        found |= _columns(self.weights, self.of_weights, self.of_weights, streams, "")
+        found |= _columns(self.weights, [(one, one) for one in self.of_weights], streams, "")
         if self.path is not None:
             found[column(PathLength())] = self.path.step()
         bound = self._bound(progress)
-        for name, surface in self.surfaces.items():
-            surface.forget()
-            found |= _columns(surface, self.of_data, bound, streams, f"{name}/")
-            surface.forget()
-        cost = {f"log_{kind}": sum(s.passes[kind] for s in self.surfaces.values()) for kind in ("forward", "backward")}
-        for surface in self.surfaces.values():
+        own = [(one, now) for one, now in zip(self.of_data, bound, strict=True) if now is one]
+        of_steps = [(one, now) for one, now in zip(self.of_data, bound, strict=True) if now is not one]
+        for name in self.surfaces:
+            for surface, measures in ((self.surfaces[name], own), (self.steps[name], of_steps)):
+                surface.forget()
+                found |= _columns(surface, measures, streams, f"{name}/")
+                surface.forget()
+        used = [*self.surfaces.values(), *self.steps.values()]
+        cost = {f"log_{kind}": sum(surface.passes[kind] for surface in used) for kind in ("forward", "backward")}
+        for surface in used:
             surface.passes = dict.fromkeys(surface.passes, 0.0)
         return {
             **found,
@@ -108,19 +119,19 @@ def require_logged(settings: TrainSettings, folder: Path) -> None:
         )
 
 
-def _surface(settings: TrainSettings, model: nn.Module, name: str, data: Labelled | None) -> Surface:
+def _images(settings: TrainSettings, name: str, data: Labelled | None) -> Sequence[Batch]:
     if data is None:
         raise UserError(f"expected held-out images to log on {name}, got none (validation 0); log on train or test")
     chosen = data.sample(min(settings.log_images, len(data)), Stream(0, "log"))
-    return Surface(model, prepare(chosen, torch.device(settings.device), channels_last=settings.channels_last))
+    return prepare(chosen, torch.device(settings.device), channels_last=settings.channels_last)
 
 
 def _columns(
-    surface: Surface, asked: Sequence[Measure], bound: Sequence[Measure], streams: Any, prefix: str
+    surface: Surface, measures: Sequence[tuple[Measure, Measure]], streams: Callable[[int], Stream], prefix: str
 ) -> dict[str, float]:
-    """Means over draws, under the names that were asked for."""
-    found, columns = measure(surface, bound, streams), {}
-    for one, now in zip(asked, bound, strict=True):
+    """Means over draws of ``measures``: the name that was asked for, and what is measured now."""
+    found, columns = measure(surface, [now for _, now in measures], streams), {}
+    for one, now in measures:
         draws = found[now]
         for part in draws[0]:
             columns[prefix + column(one, part)] = sum(values[part] for values in draws) / len(draws)

@@ -1,10 +1,9 @@
-"""Small mechanics of the engine: micro-batches, normalisation buffers, saved state, what cannot be supported."""
+"""Small mechanics of the engine: micro-batches, saved state, what cannot be supported."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,29 +16,6 @@ from noiserobust.errors import UserError
 def as_list(batch: Batch | Sequence[Batch]) -> list[Batch]:
     """The micro-batches of ``batch``."""
     return [batch] if isinstance(batch, Batch) else list(batch)
-
-
-@contextmanager
-def kept_norm_stats(model: nn.Module) -> Iterator[None]:
-    """Normalisation statistics and their counters (also spectral norm's vectors) are as before when the body ends.
-
-    The usual trick of momentum 0 still advances ``num_batches_tracked``, so the buffers themselves are kept.
-    """
-    buffers = [
-        buffer
-        for module in model.modules()
-        if isinstance(module, (nn.modules.batchnorm._NormBase, nn.utils.parametrizations._SpectralNorm))
-        for buffer in module.buffers(recurse=False)
-    ]
-    # One call per dtype: on a GPU one or two kernels instead of one per buffer.
-    kinds = [[buffer for buffer in buffers if buffer.dtype == dtype] for dtype in {b.dtype for b in buffers}]
-    kept = [[buffer.clone() for buffer in kind] for kind in kinds]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for kind, values in zip(kinds, kept, strict=True):
-                torch._foreach_copy_(kind, values)
 
 
 def only_rows(micro: list[Batch], rows: Tensor) -> list[Batch]:
