@@ -40,7 +40,8 @@ RECIPE = TrainSettings(
     validation=0.0,
     precision="bf16",
 )
-"""200 epochs are the paper's; its list of settings is lost: the rest are SAM's usual ones. The last epoch is kept."""
+"""200 epochs are the paper's; its list of settings is lost: the rest are SAM's usual ones, and bf16 autocast. The last
+epoch is kept."""
 
 SETS = ("CIFAR-10", "CIFAR-100")
 NETWORKS = ("ResNet-18", "WRN-28-10")

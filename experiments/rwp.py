@@ -183,7 +183,9 @@ def table6(at: Grid) -> Iterator[Cell]:
         yield Cell("ResNet-18, RWP on one processor", data, step_time(run, "seconds_per_step"))
 
 
-@artefact(PAPER, "RWP's two gradients: of the same batch or of different ones")
+@artefact(PAPER, "RWP's two gradients: of the same batch or of different ones", note=(
+    "Different: the noisy gradient is that of the batch before."
+))  # fmt: skip
 def table7(at: Grid) -> Iterator[Cell]:
     for data in CIFAR:
         yield Cell("ResNet-18, SGD", data, Accuracy(plain(at, data, "ResNet-18")))
@@ -217,7 +219,8 @@ def table10(at: Grid) -> Iterator[Cell]:
 
 
 @artefact(PAPER, "The loss along a filter-normalised random direction", kind="landscape",
-          note="The paper does not say how many directions; here the mean over several.")  # fmt: skip
+          note="The paper does not say how many directions; here the mean over several. It draws accuracy beside the "
+          "loss.")  # fmt: skip
 def figure2(at: Grid) -> Iterator[Cell]:
     for part in ("train", "test"):
         for method in ("SAM", "RWP"):

@@ -34,7 +34,8 @@ RECIPE = TrainSettings(
     select_draws=1,
     precision="bf16",
 )
-"""Table 4. "We report the best test accuracies" (section 4.2): the epoch kept is the best on the *test* images."""
+"""Table 4. "We report the best test accuracies" (section 4.2): the epoch kept is the best on the *test* images. The
+precision is not stated: bf16 autocast here."""
 
 CIFAR = ("ResNet-18", "ResNet-101", "WRN-28-10", "PyramidNet-110")
 RHO = {"WRN-28-10": 0.1, "PyramidNet-110": 0.2}

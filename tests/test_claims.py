@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from experiments.claims import CLAIMS
 from experiments.grid import MINI, Bench, Grid
-from experiments.grid.claim import Change, Claim, Contrast, Found, claims_text
+from experiments.grid.claim import Change, Claim, Contrast, Found, OverEpochs, claims_text
 from experiments.incorruptible import RECIPE
 from noiserobust.sweep import Piece
 from noiserobust.training import TrainSettings
@@ -92,10 +93,25 @@ def test_the_detectable_difference_is_seen_four_times_in_five() -> None:
 
 def test_the_copies_that_would_do() -> None:
     contrast = Contrast("a", Given((0.0, 0.0)), published=2.0)
-    needed = Found(contrast, 3, 0.5, -1.0, 2.0, 1.0).needed(0.95)
-    assert needed is not None
+    needed = int(Found(contrast, 3, 0.5, -1.0, 2.0, 1.0).needed(0.95))
     assert Found(contrast, needed, 0, 0, 0, 1.0).detectable(0.95) <= 2.0
     assert Found(contrast, needed - 1, 0, 0, 0, 1.0).detectable(0.95) > 2.0
+
+
+def test_the_copies_that_would_show_two_equal() -> None:
+    contrast, trials = Contrast("a", Given((0.0, 0.0)), within=1.0), 4000
+    n = int(Found(contrast, 5, 0.0, -2.0, 2.0, 1.5).needed(0.95))
+    samples = np.random.default_rng(0).normal(0.0, 1.5, (trials, n))
+    half = stats.t.ppf(0.975, n - 1) * samples.std(1, ddof=1) / np.sqrt(n)
+    shown = (np.abs(samples.mean(1)) + half < 1).mean()
+    assert 0.77 < shown < 0.87
+    fewer = Found(contrast, 5, 0.5, -2.0, 2.0, 1.5).needed(0.95)
+    assert n < fewer < np.inf
+    assert Found(contrast, 5, 1.2, -2.0, 2.0, 1.5).needed(0.95) == np.inf
+
+
+def test_no_copies_are_named_for_a_difference_on_the_other_side() -> None:
+    assert Found(Contrast("a", Given((0.0, 0.0))), 5, -0.5, -2.0, 2.0, 1.5).needed(0.95) == np.inf
 
 
 def test_change_is_the_last_value_minus_that_at_a_share_of_training(tmp_path: Path) -> None:
@@ -107,6 +123,10 @@ def test_change_is_the_last_value_minus_that_at_a_share_of_training(tmp_path: Pa
         pd.DataFrame({"epoch": range(7), "cosine": [1, 0.9, 0.8, 0.5, 0.4, 0.3, seed / 10]}).to_csv(folder / "log.csv")
     values = Change(run, "cosine").values(bench)["value"]
     np.testing.assert_allclose(values, [-0.8, -0.7, -0.6])
+    np.testing.assert_allclose(Change(run, "cosine", falls=True).values(bench)["value"], [0.8, 0.7, 0.6])
+    means = OverEpochs(run, "cosine").values(bench)
+    np.testing.assert_allclose(means["value"], [(3.9 + seed / 10) / 7 for seed in bench.seeds])
+    assert means["replicate"].tolist() == list(bench.seeds)
 
 
 def test_the_text_says_what_could_have_been_seen() -> None:
@@ -116,7 +136,22 @@ def test_the_text_says_what_could_have_been_seen() -> None:
     assert "| paper | RWP is best (table 1) | cannot tell |" in text
     assert "RWP minus SGD: +0.33 points [-12.1" in text
     assert "so many would have shown" in text
+    assert "copies would show the published difference" in text
     assert "published +2.50" in text
+
+
+@pytest.mark.parametrize(
+    ("contrast", "said"),
+    [
+        (Contrast("x", Given((0.9, -0.9, 0.1)), within=1.0), "would show them equal (power 80 %), if they differ as"),
+        (Contrast("x", Given((3.0, -0.9, 1.5)), within=1.0), "no number of copies would show them equal"),
+        (Contrast("x", Given((-3.0, 0.9, -1.5))), "the measured difference is on the other side"),
+        (Contrast("x", Given((3.0, -0.9, 1.5))), "copies would show this one"),
+    ],
+)
+def test_what_is_open_says_what_would_settle_it(contrast: Contrast, said: str) -> None:
+    (line,) = Claim("paper", "x", "table 1", lambda at: [contrast]).judged(AT, BENCH).lines()
+    assert said in line
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.says[:40])

@@ -107,16 +107,18 @@ class Found:
 
     def detectable(self, confidence: float) -> float:
         """The smallest true difference that so many copies would have shown with a power of 80 %."""
-        return _factor(self.n, confidence) * self.std if self.n > 1 else math.nan
+        return _factor(self.n, confidence, POWER) * self.std if self.n > 1 else math.nan
 
-    def needed(self, confidence: float) -> int | None:
-        """Copies that would show the published difference (or the measured one) with a power of 80 %."""
-        target = abs(self.of.published or self.mean)
+    def needed(self, confidence: float) -> float:
+        """Copies that would show the published difference (or the measured one, if it is on the claimed side) with a
+        power of 80 %; of two that shall be equal, that they are, if they differ as measured. ``inf``: none would."""
+        target, power = abs(self.of.published) if self.of.published else self.mean, POWER
         if isinstance(self.of, Contrast) and self.of.within is not None:
-            target = self.of.within - abs(self.mean)
+            # Two bounds have to be kept, each with half of the risk.
+            target, power = self.of.within - abs(self.mean), 1 - (1 - POWER) / 2
         if not target > 0 or math.isnan(self.std):
-            return None
-        return next((n for n in range(2, 2000) if _factor(n, confidence) * self.std <= target), None)
+            return math.inf
+        return next((n for n in range(2, 2000) if _factor(n, confidence, power) * self.std <= target), math.inf)
 
 
 Contrasts = Callable[[Grid], Sequence[Contrast | Cost]]
@@ -174,14 +176,26 @@ class Change(Logged):
     """The last value of a logged column minus that at ``since`` of all epochs."""
 
     since: float = 1 / 3
+    falls: bool = False
+    """How much it falls instead."""
 
     def values(self, bench: Bench) -> pd.DataFrame:
         lines = []
         for seed in bench.seeds:
             values = bench.log(self.run, seed, (self.y,))[self.y].to_numpy()
-            lines.append((seed, values[-1] - values[round(self.since * (len(values) - 1))]))
+            change = values[-1] - values[round(self.since * (len(values) - 1))]
+            lines.append((seed, -change if self.falls else change))
         replicate, value = zip(*lines, strict=True)
         return pd.DataFrame({"replicate": replicate, "draw": 0, "x": np.nan, "value": value})
+
+
+@dataclass(frozen=True)
+class OverEpochs(Logged):
+    """The mean of a logged column over all epochs."""
+
+    def values(self, bench: Bench) -> pd.DataFrame:
+        means = super().values(bench).groupby("replicate", as_index=False)["value"].mean()
+        return means.assign(draw=0, x=np.nan)
 
 
 def claims_text(judged: Sequence[Judgement], open_claims: Sequence[Claim], grid: Grid) -> str:
@@ -205,10 +219,10 @@ def _copies(quantity: Quantity, bench: Bench) -> pd.Series:
     return quantity.values(bench).groupby("replicate")["value"].mean()
 
 
-def _factor(n: int, confidence: float) -> float:
+def _factor(n: int, confidence: float, power: float) -> float:
     """Detectable difference in units of the standard deviation of differences: (t + t_power) / sqrt(n)."""
     t = stats.t(n - 1)
-    return float(t.ppf(0.5 + confidence / 2) + t.ppf(POWER)) / math.sqrt(n)
+    return float(t.ppf(0.5 + confidence / 2) + t.ppf(power)) / math.sqrt(n)
 
 
 def _line(found: Found, confidence: float) -> str:
@@ -228,11 +242,18 @@ def _line(found: Found, confidence: float) -> str:
         )
     what += {"yes": " — as claimed", "no": " — the other way", "open": " — open"}[found.verdict]
     if found.verdict == "open" and isinstance(of, Contrast) and not math.isnan(found.std):
-        needed = found.needed(confidence)
-        runs = f"{needed} copies" if needed else "more than 2,000 copies"
-        target = "the margin" if of.within is not None else "the published difference" if of.published else "this one"
-        what += (
-            f": so many would have shown {found.detectable(confidence):.{digits}f} (power 80 %); "
-            f"{runs} would show {target}"
-        )
+        what += ": " + _could_have_been_seen(found, of, confidence, digits)
     return what
+
+
+def _could_have_been_seen(found: Found, of: Contrast, confidence: float, digits: int) -> str:
+    needed = found.needed(confidence)
+    copies = f"{needed:g} copies" if needed < math.inf else "more than 2,000 copies"
+    if of.within is not None:
+        if abs(found.mean) >= of.within:
+            return "no number of copies would show them equal, if they differ as measured"
+        return f"{copies} would show them equal (power 80 %), if they differ as measured"
+    seen = f"so many would have shown {found.detectable(confidence):.{digits}f} (power 80 %)"
+    if of.published is None and found.mean <= 0:
+        return f"{seen}; the measured difference is on the other side"
+    return f"{seen}; {copies} would show {'the published difference' if of.published else 'this one'}"

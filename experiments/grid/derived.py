@@ -82,13 +82,14 @@ class Drawn(Unmeasured):
 class Best(Composed):
     """The best of several accuracies: what a paper prints as "the best strength"; ``labels`` name the choices.
 
-    Which one it is follows from the very test values that are shown, as in the papers, so it flatters. ``crossed``
-    chooses for each trained copy by the other copies alone, which does not: for comparisons.
+    Which one it is follows from the very test values that are shown, as in the papers, so it flatters. ``apart``
+    chooses by the first third of the trained copies (at least one) and shows the others, which does not, and leaves
+    them independent of each other: for comparisons.
     """
 
     choices: tuple[Accuracy, ...]
     labels: tuple[str, ...] = ()
-    crossed: bool = False
+    apart: bool = False
 
     @property
     def unit(self) -> str:
@@ -101,13 +102,13 @@ class Best(Composed):
     def values(self, bench: Bench) -> pd.DataFrame:
         found = [choice.values(bench) for choice in self.choices]
         sign = -1 if self.unit in ("error", "loss") else 1
-        if self.crossed:
-            copies = pd.concat([values.groupby("replicate")["value"].mean() for values in found], axis=1)
-            others = {copy: copies.drop(index=copy) if len(copies) > 1 else copies for copy in copies.index}
-            best = {copy: int(np.argmax(sign * rest.mean().to_numpy())) for copy, rest in others.items()}
-            parts = [found[choice][found[choice]["replicate"] == copy] for copy, choice in best.items()]
-            return pd.concat(parts, ignore_index=True)
-        chosen = int(np.argmax([sign * values["value"].mean() for values in found]))
+        seen = found
+        if self.apart:
+            copies = sorted(found[0]["replicate"].unique())
+            first = copies[: max(1, len(copies) // 3)]
+            seen = [values[values["replicate"].isin(first)] for values in found]
+            found = [values[~values["replicate"].isin(first)] for values in found]
+        chosen = int(np.argmax([sign * values["value"].mean() for values in seen]))
         return found[chosen].assign(choice=self.labels[chosen] if self.labels else str(self.choices[chosen].run.method))
 
 

@@ -191,7 +191,7 @@ PAPER = Scale(
         "narrow WRN-16-10": "wrn:16-10",
         "narrow WRN-16-15": "wrn:16-15",
     },
-    says=("as published",),
+    says=("as published; what a paper leaves open stands beside its recipe in experiments/",),
 )
 
 SCALES = {"mini": MINI, "small": SMALL, "paper": PAPER}

@@ -46,9 +46,8 @@ class StepTime(Measuring):
     @property
     def about(self) -> str:
         s = self.trained.settings
-        return (
-            f"{s.method} {s.model} {s.data if '/' not in s.data else 'folder'} {s.batch_size} {s.precision} {s.device}"
-        )
+        size = f"{s.batch_size}" if s.micro_batches == 1 else f"{s.batch_size} in {s.micro_batches} parts"
+        return f"{s.method} {s.model} {s.data if '/' not in s.data else 'folder'} {size} {s.precision} {s.device}"
 
     @property
     def what(self) -> str:
@@ -158,7 +157,8 @@ def _stepper(settings: TrainSettings, method: Method) -> Callable[[Progress], Ta
         cutout=0,
         channels_last=settings.channels_last,
     )
-    first: Batch = next(iter(batches.epoch(0)))
+    whole: Batch = next(iter(batches.epoch(0)))
+    first = whole.split(settings.micro_batches) if settings.micro_batches > 1 else whole
     engine = engine_of(settings, data.channels, len(data), len(data.classes), settings.device)
     method.prepare(engine)
 
