@@ -312,8 +312,8 @@ def sharpness_paths(at: Grid, sigma: float) -> Iterator[Cell]:
         yield Cell(row, "test images", Logged(logged, f"test/{measure}", "test/loss"))
 
 
-@artefact(PAPER, "Average-direction sharpness under sigma 0.02 against the loss", kind="trajectory", x="loss",
-          y="average-direction sharpness")  # fmt: skip
+@artefact(PAPER, "Average-direction sharpness under sigma 0.02 against the loss", kind="trajectory",
+          x="loss (right: sharpness on training images)", y="average-direction sharpness")  # fmt: skip
 def figure4(at: Grid) -> Iterator[Cell]:
     yield from sharpness_paths(at, 0.02)
     measure = sharpness_of(at, 0.02)
