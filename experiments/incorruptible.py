@@ -398,8 +398,8 @@ def figure11(at: Grid) -> Iterator[Cell]:
 
 @artefact(PAPER, "Loss at the largest perturbation, constant and quadratically ramped", kind="epochs", x="epoch",
           y="loss at w + e",
-          note="The perturbation is the ramp's final one throughout, also while the ramp is below it; the loss is that of "
-          "evaluation, with the statistics learnt in training.")  # fmt: skip
+          note="The perturbation is the ramp's final one throughout, also while the ramp is below it; the loss is that "
+          "of evaluation, with the statistics learnt in training.")  # fmt: skip
 def figure12(at: Grid) -> Iterator[Cell]:
     m = (at.scale.recipe or RECIPE).batch_size
     climbed = f"perturbed_loss:ascent({at.rho(SAM_MAX)!r},m={m})"
