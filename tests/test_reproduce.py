@@ -102,6 +102,12 @@ class TestOneSliceEndToEnd:
         assert f"| SGD | {clean['value'].mean():.2f} ± {clean['value'].std():.2f} [79.31 ± 0.04]" in text
         assert "[56.55 ± 3.29 ± 0.35] |" in text
         assert all(line in text for line in TINY.says)
+        assert "trained copies of every run here" not in text
+
+    def test_another_number_of_copies_is_said(self, finished: Plan, tmp_path: Path) -> None:
+        one = Plan(finished.wanted, finished.bench.with_seeds(1))
+        text = one.write(TABLE, grid(), tmp_path)[1].read_text()
+        assert "- trained copies of every run here: 1 instead of 2" in text
 
     def test_its_rows_are_those_of_evaluate(self, finished: Plan) -> None:
         rows = rows_of(TABLE, grid(), finished.bench)

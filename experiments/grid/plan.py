@@ -68,7 +68,7 @@ class Plan:
         """The rows, the table or the picture of a finished artefact in ``folder``; the paths written."""
         rows = rows_of(artefact, grid, self.bench)
         written = [write_rows(rows, folder / f"{artefact.name}.parquet")]
-        text = text_of(artefact, rows, grid)
+        text = text_of(artefact, rows, grid, len(self.bench.seeds))
         written.append(
             write_atomically(folder / f"{artefact.name}.md", lambda temporary: temporary.write_text(text + "\n"))
         )

@@ -15,10 +15,11 @@ DECIMALS |= {"seconds_per_step": 4}
 PERCENT = ("accuracy", "error", "top5_accuracy", "speed")
 
 
-def text_of(artefact: Artefact, rows: pd.DataFrame, grid: Grid) -> str:
+def text_of(artefact: Artefact, rows: pd.DataFrame, grid: Grid, seeds: int) -> str:
     """The artefact as Markdown: a title, its table, and what the scale changed.
 
     A cell is ``mean ± std over draws ± std over copies [published]``; a spread that does not exist is left out.
+    ``seeds``: how many copies of every run were asked for.
     """
     parts = [f"**{artefact.says}: {artefact.title}** (scale {grid.scale.name})"]
     if artefact.kind == "table":
@@ -37,7 +38,10 @@ def text_of(artefact: Artefact, rows: pd.DataFrame, grid: Grid) -> str:
         parts.append("mean ± std over trained copies [published], where the paper prints numbers of this figure")
     if artefact.note:
         parts.append(artefact.note)
-    parts.append("\n".join(f"- {line}" for line in grid.scale.says))
+    says = list(grid.scale.says)
+    if seeds != grid.scale.seeds:
+        says.append(f"trained copies of every run here: {seeds} instead of {grid.scale.seeds}")
+    parts.append("\n".join(f"- {line}" for line in says))
     return "\n\n".join(parts)
 
 
