@@ -100,7 +100,7 @@ class Surface:
         return [v if mark else None for v, mark in zip(vectors, self.chosen(over), strict=True)]
 
     def parts(self, m: int | None) -> list[Sequence[Batch]]:
-        """The data in micro-batches of ``m`` samples (the last may be another), all in memory; whole without ``m``."""
+        """The data in micro-batches of ``m`` samples (but for the last), all in memory; whole without ``m``."""
         if m is None:
             return [self.batches]
         whole = Batch.join(self.batches)
