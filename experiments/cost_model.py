@@ -30,11 +30,11 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
-from noiserobust.noisy import NoisyWeights
-from noiserobust.results import write_atomically
 from noiserobust.rng import Stream
+from noiserobust.storage.files import write_atomically
 
 NOISES = ["gaussian:0.05", "pcm:t=1d"]
 

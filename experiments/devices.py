@@ -20,14 +20,15 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
-from noiserobust.checkpoint import find_checkpoints
 from noiserobust.data import load
 from noiserobust.evaluation import evaluate, paired, summarize
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation
 from noiserobust.report import robustness_table
 from noiserobust.report.plots import accuracy_against_time
-from noiserobust.results import write_atomically, write_rows
+from noiserobust.storage.checkpoints import find_checkpoints
+from noiserobust.storage.files import write_atomically
+from noiserobust.storage.rows import write_rows
 from noiserobust.training import Method, TrainSettings, fit
 
 METHODS: dict[str, tuple[str, float | None]] = {

@@ -25,14 +25,16 @@ import torch
 import tyro
 from torch import nn
 
-from noiserobust.backend.tiles import Aihwkit, load_aihwkit
-from noiserobust.checkpoint import save_checkpoint
+from noiserobust.analog.backends.tiles import Aihwkit, load_aihwkit
+from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batches, Splits, load
-from noiserobust.inference import autocast, prepare, score
 from noiserobust.models import ModelSpec
-from noiserobust.noisy import NoisyWeights
-from noiserobust.results import provenance
+from noiserobust.models.compute import autocast
 from noiserobust.rng import Stream, seeded
+from noiserobust.storage.checkpoints import save_checkpoint
+from noiserobust.storage.provenance import provenance
+from noiserobust.tasks.batches import prepare
+from noiserobust.tasks.classification import score
 from noiserobust.training import TrainSettings
 from noiserobust.training.optimizers import learning_rate
 

@@ -30,16 +30,17 @@ import torch
 import tyro
 from scipy import stats
 
+from noiserobust.analog.noisy import NoisyWeights, report_stream
 from noiserobust.data import load
 from noiserobust.evaluation import Target, evaluate
+from noiserobust.evaluation.precision.subsets import Subsets
+from noiserobust.evaluation.precision.to_precision import DRAW_COST, noise_std, until_precise
 from noiserobust.evaluation.subjects import Setup
-from noiserobust.evaluation.subsets import Subsets
-from noiserobust.evaluation.to_precision import DRAW_COST, noise_std, until_precise
-from noiserobust.inference import Precision, answers
+from noiserobust.models.compute import Precision
 from noiserobust.noise import Gaussian
-from noiserobust.noisy import NoisyWeights, report_stream
-from noiserobust.results import write_atomically
 from noiserobust.rng import Stream
+from noiserobust.storage.files import write_atomically
+from noiserobust.tasks.classification import answers
 
 
 @dataclass

@@ -16,9 +16,9 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
-from experiments import PAPERS
-from experiments.grid import artefacts_of
-from noiserobust.results import read_rows, write_rows
+from noiserobust.papers import PAPERS
+from noiserobust.papers.grid import artefacts_of
+from noiserobust.storage.rows import read_rows, write_rows
 
 ROOT = Path(__file__).parent.parent
 TITLES = {

@@ -24,13 +24,13 @@ import tyro
 from torch import nn
 
 from noiserobust import evaluate
-from noiserobust.checkpoint import Checkpoint, find_checkpoints
+from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import load
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Gaussian
-from noiserobust.noisy import NoisyWeights
-from noiserobust.results import write_rows
 from noiserobust.rng import Stream, seeded
+from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints
+from noiserobust.storage.rows import write_rows
 
 SIGMAS = (0.02, 0.03, 0.05, 0.07)
 PUBLISHED = dict(zip((0.0, *SIGMAS), (79.31, 77.24, 71.95, 56.21, 47.09), strict=True))

@@ -25,13 +25,13 @@ import pandas as pd
 import torch
 import tyro
 
-from noiserobust.checkpoint import read_checkpoint
 from noiserobust.data import Batches, Splits, load
 from noiserobust.evaluation import evaluate
 from noiserobust.models import DigitsNet
 from noiserobust.noise import Gaussian
-from noiserobust.results import write_atomically
 from noiserobust.rng import Stream
+from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.storage.files import write_atomically
 from noiserobust.training import Engine, Method, Progress, Run, TrainSettings, fit
 
 SIGMAS = (0.0, 0.1, 0.2, 0.3)

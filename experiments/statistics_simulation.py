@@ -18,7 +18,7 @@ from itertools import product
 import numpy as np
 from scipy import stats
 
-from noiserobust.evaluation.components import Design, components, interval, mean_squares
+from noiserobust.evaluation.statistics.components import Design, components, interval, mean_squares
 
 TABLES = 4000
 MODELS, DRAWS = (3, 5, 10), (5, 10, 50)

@@ -7,11 +7,12 @@
 """
 
 from noiserobust import noise
+from noiserobust.analog.coverage import Coverage, coverage
+from noiserobust.analog.noisy import perturbed
+from noiserobust.analog.weights import analog_weights
 from noiserobust.errors import UserError
 from noiserobust.evaluation import Evaluation, evaluate
-from noiserobust.noisy import perturbed
 from noiserobust.rng import Stream
-from noiserobust.weights import Coverage, analog_weights, coverage
 
 __all__ = [
     "Coverage",

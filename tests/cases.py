@@ -26,7 +26,7 @@ from noiserobust.noise import (
     Stuck,
     Sum,
 )
-from noiserobust.text import Duration
+from noiserobust.spec import Duration
 
 TABLE = str(Path(__file__).parent.parent / "experiments" / "data" / "example_device.csv")
 

@@ -22,7 +22,7 @@ from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream
 from noiserobust.training import Engine, Method, Progress
-from noiserobust.training.rwp_mixed import filter_noise
+from noiserobust.training.rules.rwp_mixed import filter_noise
 
 RULES = [
     *METHODS,

@@ -6,17 +6,17 @@ import csv
 import importlib
 from pathlib import Path
 
-from experiments.grid import Grid, Scale, artefacts_of
-from experiments.grid.bench import unlogged
-from experiments.grid.plan import quantities
+from noiserobust.papers.grid import Grid, Scale, artefacts_of
+from noiserobust.papers.grid.bench import unlogged
+from noiserobust.papers.grid.plan import quantities
 from noiserobust.training import TrainSettings
 
 Key = tuple[str, str, str, str]
-PUBLISHED = Path(__file__).parents[1] / "experiments" / "published"
+PUBLISHED = Path(__file__).parents[1] / "noiserobust" / "papers" / "published"
 
 
 def grid(paper: str, scale: Scale) -> Grid:
-    return Grid(scale, importlib.import_module(f"experiments.{paper}").RECIPE)
+    return Grid(scale, importlib.import_module(f"noiserobust.papers.{paper}").RECIPE)
 
 
 def cells_of_tables(paper: str, scale: Scale) -> list[Key]:

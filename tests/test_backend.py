@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from noiserobust import Stream, evaluate
-from noiserobust.backend import Aihwkit, Backend, Direct
-from noiserobust.backend.base import Opened
-from noiserobust.checkpoint import weights_hash
+from noiserobust.analog.backends import Aihwkit, Backend, Direct
+from noiserobust.analog.backends.base import Opened
+from noiserobust.analog.noisy import NoisyWeights, Programmed, report_stream
 from noiserobust.cli import main
 from noiserobust.models.transformer import Transformer
 from noiserobust.noise import Compensation, NoiseModel, compensation_factor
-from noiserobust.noisy import NoisyWeights, Programmed, report_stream
 from noiserobust.rng import seeded
+from noiserobust.storage.checkpoints import weights_hash
 
 aihwkit = pytest.importorskip("aihwkit.simulator.configs", reason="the full chip is aihwkit's", exc_type=ImportError)
 

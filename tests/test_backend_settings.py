@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from noiserobust import UserError, evaluate
-from noiserobust.backend import Backend
+from noiserobust.analog.backends import Backend
 
 
 class TestWithoutAihwkit:

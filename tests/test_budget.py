@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from experiments import budget_coverage
 from noiserobust import UserError
 from noiserobust.evaluation import budget, monte_carlo
-from noiserobust.evaluation.crossing import Axis, Point, first_crossing
+from noiserobust.evaluation.design.crossing import Axis, Point, first_crossing
 from noiserobust.report import budget_table
 from noiserobust.report.design_plots import budget_figure
 

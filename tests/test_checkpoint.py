@@ -11,10 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noiserobust import checkpoint as module
-from noiserobust.checkpoint import find_checkpoints, load_weights, read_checkpoint, save_checkpoint, weights_hash
 from noiserobust.errors import UserError
 from noiserobust.models import DigitsNet, ResNet18
+from noiserobust.storage import checkpoints as module
+from noiserobust.storage.checkpoints import (
+    find_checkpoints,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+    weights_hash,
+)
 
 ABOUT = {"model": "digits:4", "channels": 1, "classes": ["a", "b", "c"], "label": "plain", "seed": 7}
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust import Stream, UserError, coverage, evaluate, perturbed
+from noiserobust.analog.noisy import NoisyWeights, report_stream
 from noiserobust.cli import main
 from noiserobust.data import as_dataset
-from noiserobust.inference import recalibrated
+from noiserobust.models.modes import recalibrated
 from noiserobust.noise import NoiseModel
-from noiserobust.noisy import NoisyWeights, report_stream
-from noiserobust.results import read_rows, write_rows
 from noiserobust.rng import seeded
+from noiserobust.storage.rows import read_rows, write_rows
 
 pytest.importorskip("aihwkit", reason="the profiles' numbers are aihwkit's")
 

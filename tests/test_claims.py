@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from experiments.claims import CLAIMS
-from experiments.grid import MINI, Bench, Grid
-from experiments.grid.claim import Change, Claim, Contrast, Found, OverEpochs, claims_text
-from experiments.incorruptible import RECIPE
+from noiserobust.papers.claims import CLAIMS
+from noiserobust.papers.grid import MINI, Bench, Grid
+from noiserobust.papers.grid.claim import Change, Claim, Contrast, Found, OverEpochs, claims_text
+from noiserobust.papers.incorruptible import RECIPE
 from noiserobust.sweep import Piece
 from noiserobust.training import TrainSettings
 
@@ -156,7 +156,7 @@ def test_what_is_open_says_what_would_settle_it(contrast: Contrast, said: str) -
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.says[:40])
 def test_every_claim_can_be_stated_at_mini(claim: Claim) -> None:
-    module = __import__(f"experiments.{claim.paper}", fromlist=["RECIPE"])
+    module = __import__(f"noiserobust.papers.{claim.paper}", fromlist=["RECIPE"])
     contrasts = claim.contrasts(Grid(MINI, module.RECIPE))
     assert contrasts
     assert all(one.pieces(BENCH) for one in contrasts)

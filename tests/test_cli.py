@@ -12,9 +12,9 @@ import pytest
 import torch
 from evaluation_rows import table
 
-from noiserobust.checkpoint import read_checkpoint
 from noiserobust.cli import COMMANDS, main
-from noiserobust.results import read_rows, write_rows
+from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.storage.rows import read_rows, write_rows
 
 CIFAR = str(Path(__file__).parent.parent / "docs" / "results" / "cifar10.parquet")
 TINY = ["--epochs", "1", "--batch-size", "400", "--model", "digits:4", "--select-draws", "1"]

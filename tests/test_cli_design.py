@@ -9,7 +9,7 @@ import pytest
 
 from noiserobust.cli import COMMANDS, main
 from noiserobust.cli.evaluate import Evaluate
-from noiserobust.results import read_rows
+from noiserobust.storage.rows import read_rows
 
 TINY = ["--epochs", "1", "--batch-size", "400", "--model", "digits:4", "--select-draws", "1"]
 FEW = ["--images", "60", "--draws", "2"]

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import noiserobust
 from noiserobust import UserError, evaluate, perturbed
-from noiserobust.checkpoint import weights_hash
-from noiserobust.converters import Converters, Converting, converted
-from noiserobust.noisy import report_stream
+from noiserobust.analog.converters import Converters, Converting, converted
+from noiserobust.analog.noisy import report_stream
 from noiserobust.rng import Stream, seeded
+from noiserobust.storage.checkpoints import weights_hash
 
 STREAM = Stream(13, "test", "converters")
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -432,7 +432,7 @@ class TestEvaluation:
         text = "io:dac=6,adc=7,percentile=99.0,images=150"
         rows = evaluate(model, data, "gaussian:0.2", draws=1, converters=text, calibration=calibration).rows
         chosen = noiserobust.data.as_dataset(calibration).sample(150, Stream(0, "calibration"))
-        batches = [batch.inputs for batch in noiserobust.inference.prepare(chosen, torch.device("cpu"), 128)]
+        batches = [batch.inputs for batch in noiserobust.tasks.batches.prepare(chosen, torch.device("cpu"), 128)]
         with (
             torch.no_grad(),
             converted(model, text, calibration=batches),

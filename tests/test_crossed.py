@@ -14,8 +14,8 @@ from scipy import stats
 from experiments import statistics_simulation as simulation
 from noiserobust import evaluate
 from noiserobust.errors import UserError
-from noiserobust.evaluation.components import components, interval
-from noiserobust.evaluation.statistics import paired, summarize
+from noiserobust.evaluation.statistics.components import components, interval
+from noiserobust.evaluation.statistics.summary import paired, summarize
 
 HAND = {0: [1.0, 3.0, 5.0], 1: [3.0, 7.0, 5.0]}
 # Means 3, 5 over draws; 2, 5, 5 over copies; A = 3 * 2 = 6, B = 2 * 3 = 6, R = (3 * 6 - 10) / 2: see the test.

@@ -26,7 +26,7 @@ from noiserobust.noise import (
     compensated,
 )
 from noiserobust.rng import Stream
-from noiserobust.text import Duration
+from noiserobust.spec import Duration
 
 pytest.importorskip("aihwkit", reason="the profiles' numbers are aihwkit's")
 

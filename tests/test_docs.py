@@ -11,7 +11,7 @@ import torch
 
 from noiserobust.models import cost
 from noiserobust.noise import NoiseModel
-from noiserobust.results import read_rows
+from noiserobust.storage.rows import read_rows
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]

@@ -33,12 +33,12 @@ from methods import (
 )
 from torch import Tensor, nn
 
+from noiserobust.analog.noisy import NoisyWeights
+from noiserobust.analog.weights import analog_weights
 from noiserobust.errors import UserError
 from noiserobust.noise import NoiseModel
-from noiserobust.noisy import NoisyWeights
 from noiserobust.rng import Stream, seeded
 from noiserobust.training import Engine, Method, Plain
-from noiserobust.weights import analog_weights
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters, lr=0.1: torch.optim.SGD(parameters, lr=lr, momentum=0.9),

@@ -14,13 +14,13 @@ from methods import METHODS, Failure, same_bits
 from test_fit import stored, timeless
 from torch.nn import CrossEntropyLoss
 
-from noiserobust.checkpoint import read_checkpoint
 from noiserobust.data import Splits, load
 from noiserobust.errors import UserError
-from noiserobust.inference import prepare
-from noiserobust.measures import Ascent, Filters, Measure, Random, Surface, Unperturbed, measure
+from noiserobust.minima import Ascent, Filters, Measure, Random, Surface, Unperturbed, measure
 from noiserobust.models import DigitsNet
 from noiserobust.rng import Stream
+from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.tasks.batches import prepare
 from noiserobust.training import Method, TrainSettings, fit
 from noiserobust.training.schedules import Progress
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from noiserobust.data import Batch
 from noiserobust.rng import Stream
 from noiserobust.training import ESAM, Engine, Progress
-from noiserobust.training.esam import most_risen
+from noiserobust.training.rules.esam import most_risen
 
 
 class TestSamples:
@@ -57,7 +57,9 @@ class TestSamples:
 
         with (
             patch.object(Engine, "gradient", spied),
-            patch("noiserobust.training.esam.most_risen", lambda rises, gamma: most_risen(torch.arange(12.0), gamma)),
+            patch(
+                "noiserobust.training.rules.esam.most_risen", lambda rises, gamma: most_risen(torch.arange(12.0), gamma)
+            ),
         ):
             ESAM(0.1, gamma=0.25).step(sgd(model), batch().split(3), ON)
         assert kept[0].tolist() == [9, 10, 11]

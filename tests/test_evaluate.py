@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 import noiserobust
 from noiserobust import Stream, UserError, evaluate, perturbed
-from noiserobust.checkpoint import save_checkpoint, weights_hash
 from noiserobust.data import Dataset
 from noiserobust.models import DigitsNet
-from noiserobust.results import read_rows
 from noiserobust.rng import seeded
+from noiserobust.storage.checkpoints import save_checkpoint, weights_hash
+from noiserobust.storage.rows import read_rows
 
 NOISES = ["gaussian:0.3", "laplace:0.2"]
 

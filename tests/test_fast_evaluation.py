@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from noiserobust import Stream, UserError, evaluate, perturbed
+from noiserobust.analog.noisy import LookedAtOnce, NoisyWeights, report_stream
 from noiserobust.evaluation.monte_carlo import sharing
 from noiserobust.evaluation.together import Together
-from noiserobust.inference import forward_batch
 from noiserobust.models import DigitsNet
 from noiserobust.noise import NoiseModel
-from noiserobust.noisy import LookedAtOnce, NoisyWeights, report_stream
 from noiserobust.rng import seeded
+from noiserobust.tasks.batches import forward_batch
 
 X, Y = Stream(0, "x").normal((120, 1, 8, 8)), torch.arange(120) % 3
 SWEEP = ["gaussian:0.1", "gaussian:0.3", "gaussian:0.2,reference=layer", "laplace:0.1"]

@@ -16,17 +16,18 @@ import torch
 from methods import METHODS, Failure, same_bits
 from torch import Tensor, nn
 
-from noiserobust.checkpoint import Checkpoint, read_checkpoint
+from noiserobust.analog.noisy import NoisyWeights, report_stream
 from noiserobust.data import Batch, Splits, load
 from noiserobust.errors import UserError
-from noiserobust.inference import prepare, score
 from noiserobust.models import DigitsNet, ModelSpec
 from noiserobust.noise import Gaussian
-from noiserobust.noisy import NoisyWeights, report_stream
 from noiserobust.rng import Stream
+from noiserobust.storage.checkpoints import Checkpoint, read_checkpoint
+from noiserobust.tasks.batches import prepare
+from noiserobust.tasks.classification import score
 from noiserobust.training import RWP, SAM, Engine, Method, Plain, Run, TrainSettings, fit
 
-fit_module = importlib.import_module("noiserobust.training.fit")
+fit_module = importlib.import_module("noiserobust.training.trainer")
 """The package's attribute of that name is the function."""
 
 

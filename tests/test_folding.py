@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust import Stream, evaluate
-from noiserobust.checkpoint import weights_hash
-from noiserobust.folding import Folding
+from noiserobust.analog.folding import Folding
+from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Gaussian, NoiseModel
-from noiserobust.noisy import NoisyWeights
 from noiserobust.rng import seeded
+from noiserobust.storage.checkpoints import weights_hash
 
 X = Stream(0, "x").normal((40, 3, 8, 8))
 Y = torch.arange(40) % 10

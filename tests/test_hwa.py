@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust import Stream, evaluate
-from noiserobust.checkpoint import find_checkpoints, read_checkpoint
+from noiserobust.analog.weights import analog_weights
 from noiserobust.data import Batch
 from noiserobust.models import DigitsNet
 from noiserobust.noise import Gaussian
 from noiserobust.noise.reference import even_split
 from noiserobust.rng import seeded
+from noiserobust.storage.checkpoints import find_checkpoints, read_checkpoint
 from noiserobust.training import RWP, Engine, Plain, Progress
-from noiserobust.weights import analog_weights
 
 pytest.importorskip("aihwkit.simulator.configs", reason="the baseline is aihwkit's", exc_type=ImportError)
 

@@ -16,9 +16,9 @@ from methods import same_bits
 from torch import Tensor, nn
 
 from noiserobust import rng
+from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.noise import Gaussian, NoiseModel, in_place, reference_scale
 from noiserobust.noise.in_place import add_in_place, adds_in_place
-from noiserobust.noisy import NoisyWeights
 from noiserobust.rng import Stream, kept_fields, pieces, seeded
 
 STREAM = Stream(7, "test", "in place")

@@ -11,10 +11,11 @@ from methods import same_bits
 from torch import Tensor, nn
 
 from noiserobust import rng
+from noiserobust.analog.noisy import NoisyWeights
+from noiserobust.analog.weights import analog_weights
+from noiserobust.minima.filters import filter_noise
 from noiserobust.noise import Gaussian, Laplace, NoiseModel
-from noiserobust.noisy import NoisyWeights, filter_noise
 from noiserobust.rng import Stream, kept_fields, seeded
-from noiserobust.weights import analog_weights
 
 STREAM = Stream(3, "test", "kept")
 

@@ -12,8 +12,8 @@ from noiserobust.cli import main
 from noiserobust.data import load
 from noiserobust.data.sums import CONTEXT, spelled
 from noiserobust.models import Transformer
-from noiserobust.results import read_rows
 from noiserobust.rng import seeded
+from noiserobust.storage.rows import read_rows
 
 
 def text_of(numbers: torch.Tensor, classes: tuple[str, ...]) -> str:

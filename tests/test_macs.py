@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from noiserobust import UserError, analog_weights
-from noiserobust.macs import Macs, count_macs
+from noiserobust.analog.macs import Macs, count_macs
 from noiserobust.models import DigitsNet
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from noiserobust import evaluate
 from noiserobust.errors import UserError
 from noiserobust.noise import PCM, Measured, NoiseModel
-from noiserobust.results import read_rows
 from noiserobust.rng import Stream
+from noiserobust.storage.rows import read_rows
 
 STREAM = Stream(7, "test", "measured")
 N = 20_000

@@ -10,17 +10,17 @@ import torch
 from methods import Failure, Passes, Quadratic, batch, normed_net, output, same_bits, smooth_net, state
 from torch import Tensor, nn
 
+from noiserobust.analog.noisy import report_stream
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
-from noiserobust.measures import Measure, Path, Surface, filter_norms_of, measure
-from noiserobust.measures.landscape import coordinates, direction, height
-from noiserobust.measures.perturbation import Ascent, Training
-from noiserobust.measures.surface import Over
+from noiserobust.minima import Measure, Path, Surface, filter_norms_of, measure
+from noiserobust.minima.directions import coordinates, direction, height
+from noiserobust.minima.filters import filter_norms
+from noiserobust.minima.perturbations import Ascent, Training
+from noiserobust.minima.surface import Over
 from noiserobust.noise import NoiseModel
 from noiserobust.noise.base import AdditiveChip, Chip
-from noiserobust.noisy import report_stream
 from noiserobust.rng import Stream
-from noiserobust.weights import filter_norms
 
 TEXTS = [
     "loss",

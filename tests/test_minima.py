@@ -13,19 +13,19 @@ from methods import batch, normed_net, same_bits, state
 from test_cli import TINY, refused
 
 from noiserobust import UserError, evaluate
-from noiserobust.checkpoint import find_checkpoints, save_checkpoint
+from noiserobust.analog.noisy import report_stream
 from noiserobust.cli import main
 from noiserobust.data.corrupted import load_corrupted
 from noiserobust.evaluation import corrupted, landscape, sharpness, summarize, trajectories
-from noiserobust.evaluation.corrupted import by_severity
-from noiserobust.evaluation.landscape import averaged
-from noiserobust.evaluation.trajectory import curves
-from noiserobust.measures import Measure, Surface, measure
+from noiserobust.evaluation.corruptions import by_severity
+from noiserobust.evaluation.landscapes import averaged
+from noiserobust.evaluation.training_logs import curves
+from noiserobust.minima import Measure, Surface, measure
 from noiserobust.models import build
-from noiserobust.noisy import report_stream
 from noiserobust.report import measure_table
-from noiserobust.results import read_rows
 from noiserobust.rng import Stream, seeded
+from noiserobust.storage.checkpoints import find_checkpoints, save_checkpoint
+from noiserobust.storage.rows import read_rows
 
 MEASURES = ["ascent_sharpness:0.1", "average_sharpness:gaussian(0.1),draws=2", "weight_norm"]
 DATA = (batch().inputs, batch().labels)
@@ -67,7 +67,7 @@ class TestSharpness:
     def test_resumed(self, tmp_path: Path) -> None:
         model, out = normed_net(), tmp_path / "rows.parquet"
         first = sharpness(model, DATA, MEASURES[:2], out=out).rows
-        with patch("noiserobust.evaluation.sharpness.measure", side_effect=AssertionError):
+        with patch("noiserobust.evaluation.measure_minima.measure", side_effect=AssertionError):
             again = sharpness(model, DATA, MEASURES[:2], out=out).rows
         pd.testing.assert_frame_equal(first, again)
         more = sharpness(model, DATA, MEASURES, out=out).rows
@@ -106,7 +106,7 @@ class TestLandscape:
         model, out = normed_net(), tmp_path / "rows.parquet"
         before, options = state(model), {"points": 3, "pairs": 2, "half_width": 0.5}
         whole = landscape(model, DATA, **options)  # type: ignore[arg-type]
-        height, calls = "noiserobust.evaluation.landscape.height", []
+        height, calls = "noiserobust.evaluation.landscapes.height", []
 
         def counting(of: Surface, first: object, second: object, x: float, y: float) -> float:
             calls.append((x, y))
@@ -114,7 +114,7 @@ class TestLandscape:
                 raise KeyboardInterrupt
             return real(of, first, second, x, y)  # type: ignore[arg-type]
 
-        from noiserobust.measures.landscape import height as real
+        from noiserobust.minima.directions import height as real
 
         with patch(height, counting), pytest.raises(KeyboardInterrupt):
             landscape(model, DATA, out=out, **options)  # type: ignore[arg-type]

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from noiserobust import Stream, coverage, perturbed
-from noiserobust.checkpoint import load_weights, weights_hash
 from noiserobust.cli.models import PAPERS
 from noiserobust.data import Batches, load
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec, build, checked_forward, cost
 from noiserobust.rng import seeded
+from noiserobust.storage.checkpoints import load_weights, weights_hash
 
 SMALL = {
     "digits:4": 8,

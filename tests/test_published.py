@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "experiments" / "published"
+FOLDER = Path(__file__).parents[1] / "noiserobust" / "papers" / "published"
 COLUMNS = ["artefact", "row", "column", "quantity", "value", "noise_std", "weight_std"]
 QUANTITIES = {
     "accuracy",

@@ -17,8 +17,8 @@ from noiserobust import report
 from noiserobust.errors import UserError
 from noiserobust.report.plots import COLOURS, accuracy_against_strength, strength_figure, time_figure
 from noiserobust.report.table import paired_table, robustness_table, seconds
-from noiserobust.results import completed
-from noiserobust.text import reading
+from noiserobust.spec import reading
+from noiserobust.storage.rows import completed
 
 
 def line(method: str, noise: str, strength: float, mean: float, **extra: object) -> dict[str, object]:

@@ -14,21 +14,21 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from experiments import PAPERS, incorruptible
-from experiments.grid import MINI, PAPER, SMALL, Artefact, Bench, Cell, Grid, Plan, artefacts_of, published
-from experiments.grid.bench import unlogged, with_logs
-from experiments.grid.derived import Best, Drawn, Gain, Passes
-from experiments.grid.estimate import Clock, in_words
-from experiments.grid.measured import step_time
-from experiments.grid.plan import quantities, rows_of
-from experiments.grid.quantity import Accuracy, Logged, logging
-from experiments.grid.scale import SMALL_GPU
 from noiserobust.cli import main
 from noiserobust.data import load
 from noiserobust.errors import UserError
 from noiserobust.models import DigitsNet
 from noiserobust.noise import Gaussian
-from noiserobust.results import read_rows
+from noiserobust.papers import PAPERS, incorruptible
+from noiserobust.papers.grid import MINI, PAPER, SMALL, Artefact, Bench, Cell, Grid, Plan, artefacts_of, published
+from noiserobust.papers.grid.bench import unlogged, with_logs
+from noiserobust.papers.grid.derived import Best, Drawn, Gain, Passes
+from noiserobust.papers.grid.estimate import Clock, in_words
+from noiserobust.papers.grid.measured import step_time
+from noiserobust.papers.grid.plan import quantities, rows_of
+from noiserobust.papers.grid.quantity import Accuracy, Logged, logging
+from noiserobust.papers.grid.scale import SMALL_GPU
+from noiserobust.storage.rows import read_rows
 from noiserobust.sweep import Executor, Local, Piece
 from noiserobust.sweep import pieces as sweep_pieces
 from noiserobust.training import SAM, TrainSettings
@@ -188,7 +188,7 @@ class TestWhatMakesAPieceAnother:
 @pytest.mark.parametrize("paper", PAPERS)
 @pytest.mark.parametrize("scale", [MINI, SMALL, SMALL_GPU, PAPER], ids=["mini", "small", "small-gpu", "paper"])
 def test_every_artefact_can_be_listed_at_every_scale(paper: str, scale: object) -> None:
-    module = __import__(f"experiments.{paper}", fromlist=["RECIPE"])
+    module = __import__(f"noiserobust.papers.{paper}", fromlist=["RECIPE"])
     at = Grid(scale, module.RECIPE)  # type: ignore[arg-type]
     for artefact in artefacts_of(paper).values():
         cells = list(artefact.cells(at))

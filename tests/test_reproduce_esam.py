@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from grids import cells_of_tables, grid, printed, runs
 
-from experiments import esam
-from experiments.grid import MINI, PAPER, SMALL, Scale, artefacts_of
-from experiments.grid.scale import SMALL_GPU
-from noiserobust.training.esam import ESAM
-from noiserobust.training.method import Plain
-from noiserobust.training.sam import SAM
+from noiserobust.papers import esam
+from noiserobust.papers.grid import MINI, PAPER, SMALL, Scale, artefacts_of
+from noiserobust.papers.grid.scale import SMALL_GPU
+from noiserobust.training.rules.base import Plain
+from noiserobust.training.rules.esam import ESAM
+from noiserobust.training.rules.sam import SAM
 
 
 @pytest.mark.parametrize("scale", [MINI, SMALL, SMALL_GPU, PAPER], ids=lambda scale: scale.name)

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import rst
-from experiments.grid import MINI, PAPER, SMALL, Bench, Cell, Grid, Scale, artefacts_of
-from experiments.grid.bench import unlogged
-from experiments.grid.derived import Best
-from experiments.grid.plan import quantities
-from experiments.grid.published import FOLDER
-from figures.draw import draw
+from noiserobust.papers import rst
+from noiserobust.papers.grid import MINI, PAPER, SMALL, Bench, Cell, Grid, Scale, artefacts_of
+from noiserobust.papers.grid.bench import unlogged
+from noiserobust.papers.grid.derived import Best
+from noiserobust.papers.grid.draw import draw
+from noiserobust.papers.grid.plan import quantities
+from noiserobust.papers.grid.published_values import FOLDER
 from noiserobust.training.probability import Line, Piecewise
-from noiserobust.training.rst import GRST, RST
+from noiserobust.training.rules.rst import GRST, RST
 from noiserobust.training.schedules import Progress
 
 Key = tuple[str, str, str, str]

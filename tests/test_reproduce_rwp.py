@@ -11,24 +11,25 @@ import torch
 from grids import cells_of_tables, grid, printed, runs
 from methods import batch, close, normed_net, sgd, weights
 
-from experiments import rwp
-from experiments.grid import MINI, PAPER, SMALL, Bench, Scale, artefacts_of
-from experiments.grid.corruptions import CORRUPTIONS, corrupted_copy
-from experiments.grid.derived import Drawn, Passes, Percent, Times
-from experiments.grid.measured import initial_radius, norms_of_filters, on_corrupted
-from experiments.grid.pieces import FineTuned, half_of_classes
-from experiments.grid.scale import SMALL_GPU
-from experiments.grid.step_time import NoisyHalf
+from noiserobust.analog.weights import analog_weights
 from noiserobust.data import load
 from noiserobust.data.corrupted import load_corrupted
-from noiserobust.measures import Surface, filter_norms_of
+from noiserobust.minima import Surface, filter_norms_of
+from noiserobust.minima.filters import filter_norms
+from noiserobust.papers import rwp
+from noiserobust.papers.grid import MINI, PAPER, SMALL, Bench, Scale, artefacts_of
+from noiserobust.papers.grid.corruptions import CORRUPTIONS, corrupted_copy
+from noiserobust.papers.grid.derived import Drawn, Passes, Percent, Times
+from noiserobust.papers.grid.measured import initial_radius, norms_of_filters, on_corrupted
+from noiserobust.papers.grid.pieces import FineTuned, half_of_classes
+from noiserobust.papers.grid.scale import SMALL_GPU
+from noiserobust.papers.grid.step_time import NoisyHalf
 from noiserobust.rng import Stream, seeded
 from noiserobust.sweep import Training
 from noiserobust.training import Method, Progress, TrainSettings
-from noiserobust.training.method import Plain
-from noiserobust.training.rwp_mixed import MixedRWP
-from noiserobust.training.sam import SAM
-from noiserobust.weights import analog_weights, filter_norms
+from noiserobust.training.rules.base import Plain
+from noiserobust.training.rules.rwp_mixed import MixedRWP
+from noiserobust.training.rules.sam import SAM
 
 TINY = dataclasses.replace(MINI, recipe=dataclasses.replace(MINI.recipe, epochs=1, batch_size=256), seeds=1, images=100)
 
@@ -177,7 +178,7 @@ def test_filter_norms(tmp_path: Path) -> None:
     quantity = norms_of_filters(run)
     for piece in quantity.pieces(bench):
         piece.run()
-    from noiserobust.checkpoint import read_checkpoint
+    from noiserobust.storage.checkpoints import read_checkpoint
 
     own = filter_norms_of(Surface(read_checkpoint(training.result).build(), []))
     np.testing.assert_allclose(quantity.values(bench)["value"], own)

@@ -8,19 +8,19 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import saf
-from experiments.grid import MINI, PAPER, SMALL, Bench, Cell, Grid, Scale, artefacts_of
-from experiments.grid.derived import Remembered, tensors_in
-from experiments.grid.estimate import KNOWN
-from experiments.grid.measured import step_time
-from experiments.grid.published import FOLDER
-from experiments.grid.step_time import MixedStepTime, StepTime, engine_of, steps_of
 from noiserobust.data import load
+from noiserobust.papers import saf
+from noiserobust.papers.grid import MINI, PAPER, SMALL, Bench, Cell, Grid, Scale, artefacts_of
+from noiserobust.papers.grid.derived import Remembered, tensors_in
+from noiserobust.papers.grid.estimate import KNOWN
+from noiserobust.papers.grid.measured import step_time
+from noiserobust.papers.grid.published_values import FOLDER
+from noiserobust.papers.grid.step_time import MixedStepTime, StepTime, engine_of, steps_of
 from noiserobust.training import SAM, Plain, TrainSettings
-from noiserobust.training.looksam import LookSAM
-from noiserobust.training.method import Method
-from noiserobust.training.rst import RST
-from noiserobust.training.trajectory import MESA, SAF
+from noiserobust.training.rules.base import Method
+from noiserobust.training.rules.looksam import LookSAM
+from noiserobust.training.rules.rst import RST
+from noiserobust.training.rules.trajectory import MESA, SAF
 
 SCALES = pytest.mark.parametrize("scale", [MINI, SMALL, PAPER], ids=lambda scale: scale.name)
 Key = tuple[str, str, str, str]

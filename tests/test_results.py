@@ -13,9 +13,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from noiserobust import results
+import noiserobust.storage.provenance as versions
 from noiserobust.errors import UserError
-from noiserobust.results import provenance, read_rows, write_atomically, write_rows
+from noiserobust.storage.files import write_atomically
+from noiserobust.storage.provenance import provenance
+from noiserobust.storage.rows import read_rows, write_rows
 
 ROWS = pd.DataFrame(
     {
@@ -60,11 +62,11 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
     path = tmp_path / "rows.parquet"
     path.write_text("old")
     code = (
-        "import os, sys; from noiserobust.results import write_atomically\n"
+        "import os, sys; from noiserobust.storage.files import write_atomically\n"
         "def half(temporary): temporary.write_text('ne'); os.kill(os.getpid(), 9)\n"
         "write_atomically(sys.argv[1], half)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(results.__file__).parents[1], check=False)
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(versions.__file__).parents[2], check=False)
     assert done.returncode == -9
     assert path.read_text() == "old"
     assert list(tmp_path.glob("*.parquet")) == [path]  # what is left over is not taken for a result
@@ -126,17 +128,17 @@ def test_commit_is_that_of_the_checkout_which_tracks_the_package(
 
     package = tmp_path / "noiserobust"
     package.mkdir()
-    (package / "results.py").touch()
+    (package / "__init__.py").touch()
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert results._commit(package) == ""
+    assert versions._commit(package) == ""
     git("init", "--quiet")
     git("commit", "--quiet", "--allow-empty", "--message", "first")
-    assert results._commit(package) == ""  # within a checkout, as a virtual environment is, but not a part of it
+    assert versions._commit(package) == ""  # within a checkout, as a virtual environment is, but not a part of it
     git("add", ".")
     git("commit", "--quiet", "--message", "second")
     (tmp_path / "scratch").touch()
-    assert results._commit(package) == git("rev-parse", "HEAD")
-    (package / "results.py").write_text("changed")
-    assert results._commit(package) == git("rev-parse", "HEAD") + "-dirty"
+    assert versions._commit(package) == git("rev-parse", "HEAD")
+    (package / "__init__.py").write_text("changed")
+    assert versions._commit(package) == git("rev-parse", "HEAD") + "-dirty"
     monkeypatch.setenv("PATH", "")
-    assert results._commit(package) == ""
+    assert versions._commit(package) == ""

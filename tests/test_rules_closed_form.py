@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from noiserobust.data import Batch
 from noiserobust.rng import Stream, seeded
 from noiserobust.training import ASAM, ESAM, GSAM, MESA, Engine, Method, Progress
-from noiserobust.training.rwp_mixed import filter_noise
+from noiserobust.training.rules.rwp_mixed import filter_noise
 
 LR, MOMENTUM, DECAY, SEED = 0.1, 0.9, 0.01, 7
 TENSORS = {"layer.weight": slice(0, 6), "layer.bias": slice(6, 8), "other": slice(8, 12)}  # the first is 2 x 3

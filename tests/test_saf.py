@@ -10,7 +10,8 @@ from torch import Tensor
 from noiserobust.data import Batch, Batches, Dataset
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream
-from noiserobust.training import SAF, Engine, Method, Progress, trajectory
+from noiserobust.training import SAF, Engine, Method, Progress
+from noiserobust.training.rules import trajectory
 
 
 @pytest.mark.parametrize("parts", [1, 2])

@@ -14,7 +14,7 @@ from noiserobust import Stream, UserError, evaluate, perturbed
 from noiserobust.evaluation import monte_carlo, sensitivity
 from noiserobust.report import sensitivity_table
 from noiserobust.report.design_plots import sensitivity_figure
-from noiserobust.results import read_rows
+from noiserobust.storage.rows import read_rows
 
 SIGMA = "gaussian:0.1"
 LAYERS = ["first.weight", "fragile.weight", "last.weight"]

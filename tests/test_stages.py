@@ -12,9 +12,9 @@ from scipy import stats
 from torch import Tensor, nn
 
 from noiserobust import evaluate
+from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.errors import UserError
 from noiserobust.noise import Gaussian, LogNormal, NoiseModel, Quantize, Stuck, reference_scale
-from noiserobust.noisy import NoisyWeights
 from noiserobust.rng import Stream
 
 STREAM = Stream(11, "test", "stages")

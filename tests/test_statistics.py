@@ -11,7 +11,7 @@ from evaluation_rows import only, table
 from scipy import stats
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation.statistics import paired, summarize
+from noiserobust.evaluation.statistics.summary import paired, summarize
 
 
 def test_summary_by_hand() -> None:

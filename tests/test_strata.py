@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import optimize, special, stats
 
 from noiserobust import Stream
-from noiserobust.evaluation.strata import FLOOR, Strata, prior, refitted, sampling_variance, score
+from noiserobust.evaluation.precision.strata import FLOOR, Strata, prior, refitted, sampling_variance, score
 
 
 def generator(*name: str | int) -> np.random.Generator:

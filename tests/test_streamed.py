@@ -14,12 +14,12 @@ from torchvision.io import write_jpeg
 from torchvision.transforms.v2 import functional
 
 import noiserobust
-from noiserobust.checkpoint import read_checkpoint
 from noiserobust.data import Batch, Streamed, StreamedBatches, feed, held_batches, load, training_batches
 from noiserobust.data.folder import read_image
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
 from noiserobust.rng import Stream
+from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.training import TrainSettings, fit
 
 STREAM = Stream(3, "test")

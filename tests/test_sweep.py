@@ -17,7 +17,7 @@ from noiserobust import UserError, evaluate
 from noiserobust.cli import main
 from noiserobust.models import DigitsNet
 from noiserobust.noise import Gaussian, NoiseModel
-from noiserobust.results import read_rows
+from noiserobust.storage.rows import read_rows
 from noiserobust.sweep import Evaluating, Local, OnRay, Piece, Training, evaluations, runs_of, sweep
 from noiserobust.training import SAM, Plain, TrainSettings
 

@@ -15,11 +15,11 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from noiserobust import training
-from noiserobust.converters import Converters
+from noiserobust.analog.converters import Converters
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
 from noiserobust.noise import PCM, Gaussian, Hermes, Laplace, NoiseModel, Sum
-from noiserobust.text import Described, Duration
+from noiserobust.spec import Described, Duration
 from noiserobust.training import RST, RWP, SAM, Constant, Linear, Method, OffToOn, Probability, Quadratic, Schedule
 
 FAMILIES: dict[str, type[Described]] = {

@@ -15,15 +15,21 @@ from torch import Tensor, nn
 
 import noiserobust
 from noiserobust import Stream, UserError, evaluate
-from noiserobust.checkpoint import weights_hash
 from noiserobust.cli import main
 from noiserobust.data import Batch, Dataset, load
 from noiserobust.evaluation import Target
-from noiserobust.evaluation.subsets import PILOT, Subsets
-from noiserobust.evaluation.to_precision import half_width, noise_std, pick, summarize_to_precision, until_precise
+from noiserobust.evaluation.precision.subsets import PILOT, Subsets
+from noiserobust.evaluation.precision.to_precision import (
+    half_width,
+    noise_std,
+    pick,
+    summarize_to_precision,
+    until_precise,
+)
 from noiserobust.report import precision_table
-from noiserobust.results import read_rows
 from noiserobust.rng import seeded
+from noiserobust.storage.checkpoints import weights_hash
+from noiserobust.storage.rows import read_rows
 
 NOISE = "gaussian:0.4"
 
@@ -298,7 +304,7 @@ class TestReproducibleAndWithoutTrace:
         model, data = digits
         target, out = Target(1.5, noise_std_draws=40), tmp_path / "rows.parquet"
         whole = evaluate(model, data, NOISE, precision_target=target).rows
-        answers, calls = noiserobust.evaluation.to_precision.answers, [0]
+        answers, calls = noiserobust.evaluation.precision.to_precision.answers, [0]
 
         def interrupted(*arguments: object) -> object:
             calls[0] += 1
@@ -306,7 +312,7 @@ class TestReproducibleAndWithoutTrace:
                 raise KeyboardInterrupt
             return answers(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(noiserobust.evaluation.to_precision, "answers", interrupted)
+        monkeypatch.setattr(noiserobust.evaluation.precision.to_precision, "answers", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluate(model, data, NOISE, precision_target=target, out=out)
         assert read_rows(out)["draw"].nunique() == stop

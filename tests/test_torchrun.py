@@ -15,10 +15,10 @@ from methods import close, same_bits
 from torch import Tensor
 from torchrun_worker import RESUMED, RUNS, splits, stopped
 
-from noiserobust.checkpoint import read_checkpoint
 from noiserobust.data import Batches, Splits
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream
+from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.training import Processes, TrainSettings, fit, torchrun
 
 HERE = Path(__file__).parent
@@ -161,7 +161,7 @@ def test_ranks_share_every_batch(ranks: int, data: Splits) -> None:
 
 
 def test_a_batch_too_small_for_all_ranks_is_refused(data: Splits, tmp_path: Path) -> None:
-    from noiserobust.training.fit import _require_samples
+    from noiserobust.training.trainer import _require_samples
 
     _require_samples(160, 33, 28)
     with pytest.raises(UserError, match="got a batch of 28 for 29 ranks; change batch_size"):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from noiserobust import Stream, UserError, analog_weights, coverage, perturbed
+from noiserobust.analog.noisy import NoisyWeights, report_stream
 from noiserobust.noise import Gaussian, NoiseModel
-from noiserobust.noisy import NoisyWeights, report_stream
 from noiserobust.rng import seeded
 
 NOISE = Gaussian(0.1)

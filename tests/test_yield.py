@@ -13,7 +13,7 @@ from evaluation_rows import only, table
 from scipy import stats
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation.yields import (
+from noiserobust.evaluation.design.chip_yield import (
     chips_needed,
     distribution,
     percentiles,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from noiserobust.results import write_atomically
+from noiserobust.storage.files import write_atomically
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 FIGURES = Path(__file__).parents[2] / "figures"

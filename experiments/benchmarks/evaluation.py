@@ -39,11 +39,11 @@ from torchvision.transforms import ToTensor
 
 from experiments.benchmarks.common import RESULTS, add_rows, in_turn, machine, markdown, ratios, timed
 from noiserobust import evaluate
-from noiserobust.checkpoint import read_checkpoint
 from noiserobust.data import load
-from noiserobust.inference import autocast
 from noiserobust.models import ModelSpec
+from noiserobust.models.compute import autocast
 from noiserobust.rng import Stream, seeded
+from noiserobust.storage.checkpoints import read_checkpoint
 
 SIGMA, DAY = 0.1, 86400.0
 NOISE = {"gaussian": f"gaussian:{SIGMA}", "pcm": "pcm:t=1d"}

@@ -37,8 +37,8 @@ from torch.nn.parallel import DistributedDataParallel
 from experiments.benchmarks.common import FIGURES, RESULTS, add_rows, in_turn, machine, markdown, ratios
 from noiserobust.data import Batch
 from noiserobust.models import ModelSpec
-from noiserobust.results import write_atomically
 from noiserobust.rng import Stream, seeded
+from noiserobust.storage.files import write_atomically
 from noiserobust.training import RST, Engine, Method, Progress
 
 CLASSES = 10

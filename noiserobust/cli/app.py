@@ -24,7 +24,7 @@ from noiserobust.cli.sweep import Sweep
 from noiserobust.cli.train import Train
 from noiserobust.cli.yields import Yield
 from noiserobust.errors import UserError
-from noiserobust.text import Described
+from noiserobust.spec import Described
 
 COMMANDS: dict[str, Any] = {
     "train": Train,

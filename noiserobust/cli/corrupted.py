@@ -7,7 +7,7 @@ from pathlib import Path
 
 from noiserobust.cli.inputs import Inputs
 from noiserobust.errors import UserError
-from noiserobust.evaluation.corrupted import by_severity, corrupted
+from noiserobust.evaluation.corruptions import by_severity, corrupted
 from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.report import robustness_table
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import tyro
 
-from noiserobust.checkpoint import find_checkpoints
 from noiserobust.errors import UserError
-from noiserobust.evaluation.trajectory import curves, trajectories
-from noiserobust.results import write_rows
+from noiserobust.evaluation.training_logs import curves, trajectories
+from noiserobust.storage.checkpoints import find_checkpoints
+from noiserobust.storage.rows import write_rows
 
 
 @dataclass(frozen=True)

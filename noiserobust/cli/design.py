@@ -14,7 +14,7 @@ from noiserobust.cli.evaluate import Evaluate
 from noiserobust.data import Splits
 from noiserobust.errors import UserError
 from noiserobust.evaluation import evaluate
-from noiserobust.results import write_atomically
+from noiserobust.storage.files import write_atomically
 
 OWN = {"data", "draws", "seed", "times", "include", "exclude", "out"}
 """Parameters of evaluate that a command hands on by itself."""

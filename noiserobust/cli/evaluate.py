@@ -7,17 +7,17 @@ from pathlib import Path
 
 import tyro
 
-from noiserobust.backend import Backend, Direct
-from noiserobust.checkpoint import Checkpoint, find_checkpoints
+from noiserobust.analog.backends import Backend, Direct
+from noiserobust.analog.converters import Converters
 from noiserobust.cli.present import present
-from noiserobust.converters import Converters
 from noiserobust.data import Splits, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation import Target, evaluate
 from noiserobust.evaluation.together import Draws
-from noiserobust.inference import Precision
 from noiserobust.models import ModelSpec
+from noiserobust.models.compute import Precision
 from noiserobust.noise import Compensation, Gaussian, NoiseModel
+from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Any
 
 import tyro
 
-from noiserobust.checkpoint import Checkpoint, find_checkpoints
 from noiserobust.data import Splits, load
 from noiserobust.errors import UserError
-from noiserobust.inference import Precision
 from noiserobust.models import ModelSpec
+from noiserobust.models.compute import Precision
+from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Literal
 
 from noiserobust.cli.inputs import NamedData
 from noiserobust.evaluation import landscape
-from noiserobust.evaluation.landscape import averaged
-from noiserobust.evaluation.sharpness import Part
-from noiserobust.measures.surface import Over
+from noiserobust.evaluation.landscapes import averaged
+from noiserobust.evaluation.measure_minima import Part
+from noiserobust.minima.surface import Over
 
 
 @dataclass(frozen=True)

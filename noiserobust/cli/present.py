@@ -9,11 +9,12 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.evaluation import paired, summarize
-from noiserobust.evaluation.components import Design
-from noiserobust.evaluation.ledger import UNIT
-from noiserobust.evaluation.to_precision import over_models, summarize_to_precision
+from noiserobust.evaluation.precision.to_precision import over_models, summarize_to_precision
+from noiserobust.evaluation.statistics.components import Design
 from noiserobust.report import paired_table, precision_table, robustness_table
-from noiserobust.results import completed, read_rows, write_atomically
+from noiserobust.storage.files import write_atomically
+from noiserobust.storage.ledger import UNIT
+from noiserobust.storage.rows import completed, read_rows
 
 
 def stored_rows(paths: Sequence[Path], where: str | None = None) -> pd.DataFrame:

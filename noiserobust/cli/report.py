@@ -9,7 +9,7 @@ import tyro
 
 from noiserobust.cli.present import present, stored_rows
 from noiserobust.evaluation import area
-from noiserobust.evaluation.components import Design
+from noiserobust.evaluation.statistics.components import Design
 
 
 @dataclass(frozen=True)

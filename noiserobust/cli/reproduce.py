@@ -10,11 +10,11 @@ import tyro
 from tqdm import tqdm
 
 from noiserobust.errors import UserError
-from noiserobust.results import write_atomically
+from noiserobust.storage.files import write_atomically
 from noiserobust.sweep import Executor, Local, OnRay, Piece
 
 if TYPE_CHECKING:
-    from experiments.grid import Artefact, Bench, Grid, Plan
+    from noiserobust.papers.grid import Artefact, Bench, Grid, Plan
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Reproduce:
 
     def _compute(self, pieces: list[Piece]) -> None:
         """Do what is missing of ``pieces``, unless only what is done shall be shown."""
-        from experiments.grid.plan import compute
+        from noiserobust.papers.grid.plan import compute
 
         if self.only_done:
             return
@@ -98,8 +98,8 @@ class Reproduce:
 
     def _judge(self) -> None:
         """Print and write the verdicts on all claims, each from as many trained copies as are there."""
-        from experiments.claims import CLAIMS
-        from experiments.grid.claim import claims_text
+        from noiserobust.papers.claims import CLAIMS
+        from noiserobust.papers.grid.claim import claims_text
 
         grids, bench = self._bench()
         if self.dry_run:
@@ -121,7 +121,7 @@ class Reproduce:
     def _wanted(self) -> list[Artefact]:
         """What was asked for, in the papers' order."""
         papers = _papers()
-        from experiments.grid import artefacts_of
+        from noiserobust.papers.grid import artefacts_of
 
         chosen = papers if self.paper == "all" else [self.paper]
         if not set(chosen) <= set(papers):
@@ -134,16 +134,16 @@ class Reproduce:
         return [artefact for artefact in found if not self.names or artefact.name in self.names]
 
     def _plan(self, wanted: list[Artefact]) -> Plan:
-        from experiments.grid import Plan
+        from noiserobust.papers.grid import Plan
 
         grids, bench = self._bench()
         return Plan([(artefact, grids[artefact.paper]) for artefact in wanted], bench)
 
     def _bench(self) -> tuple[dict[str, Grid], Bench]:
         """Every paper at the scale asked for, and where its runs lie."""
-        from experiments.grid import Bench, artefacts_of
-        from experiments.grid.bench import with_logs
-        from experiments.grid.plan import quantities
+        from noiserobust.papers.grid import Bench, artefacts_of
+        from noiserobust.papers.grid.bench import with_logs
+        from noiserobust.papers.grid.plan import quantities
 
         grids = self._grids()
         scale = next(iter(grids.values())).scale
@@ -165,22 +165,22 @@ class Reproduce:
         """Every paper at the scale asked for, on this machine."""
         from importlib import import_module
 
-        from experiments.grid import SCALES, Grid
-        from experiments.grid.scale import SMALL_GPU
+        from noiserobust.papers.grid import SCALES, Grid
+        from noiserobust.papers.grid.scale import SMALL_GPU
 
         scale = SMALL_GPU if self.scale == "small" and self.device != "cpu" else SCALES[self.scale]
         place: dict[str, str] = {"data_root": self.data_root, "device": self.device}
         if self.data is not None:
             place["cifar10"] = self.data
         return {
-            paper: Grid(scale, import_module(f"experiments.{paper}").RECIPE, place) for paper in _papers()
+            paper: Grid(scale, import_module(f"noiserobust.papers.{paper}").RECIPE, place) for paper in _papers()
         }  # fmt: skip
 
     def _list(self, plan: Plan) -> None:
         self._list_missing({"trainings": plan.runs, "measurements": plan.measurements})
 
     def _list_missing(self, wanted: dict[str, list[Piece]]) -> None:
-        from experiments.grid.estimate import Clock, here, in_words
+        from noiserobust.papers.grid.estimate import Clock, here, in_words
 
         clock, total = Clock(), 0.0
         for title, pieces in wanted.items():
@@ -197,7 +197,7 @@ class Reproduce:
 
 def _papers() -> list[str]:
     try:
-        from experiments import PAPERS
+        from noiserobust.papers import PAPERS
     except ImportError:
         raise UserError(
             "expected the folder experiments/ of a checkout, got an installation without it; install noiserobust from "

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from noiserobust.cli.inputs import NamedData
 from noiserobust.evaluation import sharpness, summarize
-from noiserobust.evaluation.sharpness import USUAL, Part
-from noiserobust.measures import Measure
+from noiserobust.evaluation.measure_minima import USUAL, Part
+from noiserobust.minima import Measure
 from noiserobust.report.measures import measure_table
-from noiserobust.results import write_atomically
+from noiserobust.storage.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from noiserobust.cli.present import present
 from noiserobust.errors import UserError
-from noiserobust.inference import Precision
+from noiserobust.models.compute import Precision
 from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.sweep import Local, OnRay, evaluations, runs_of, sweep
 from noiserobust.training import TrainSettings

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import tyro
 
-from noiserobust.checkpoint import read_checkpoint
 from noiserobust.data import load
+from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.training import Run, TrainSettings, fit, torchrun
 
 

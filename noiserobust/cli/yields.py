@@ -8,9 +8,9 @@ from pathlib import Path
 import tyro
 
 from noiserobust.cli.present import stored_rows
-from noiserobust.evaluation.yields import chips_needed, distribution, percentiles, yields
+from noiserobust.evaluation.design.chip_yield import chips_needed, distribution, percentiles, yields
 from noiserobust.report.yield_table import yield_table
-from noiserobust.results import write_atomically
+from noiserobust.storage.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
 """Evaluating networks: Monte Carlo under weight noise, measures of minima, landscapes, corrupted images, logs."""
 
-from noiserobust.evaluation.area import area
-from noiserobust.evaluation.budget import Budget, budget
-from noiserobust.evaluation.corrupted import corrupted
-from noiserobust.evaluation.digital import KeptDigital, keep_digital
-from noiserobust.evaluation.landscape import landscape
+from noiserobust.evaluation.corruptions import corrupted
+from noiserobust.evaluation.design.digital_layers import KeptDigital, keep_digital
+from noiserobust.evaluation.design.layer_sensitivity import Sensitivity, sensitivity
+from noiserobust.evaluation.design.noise_budget import Budget, budget
+from noiserobust.evaluation.landscapes import landscape
+from noiserobust.evaluation.measure_minima import sharpness
 from noiserobust.evaluation.monte_carlo import Evaluation, evaluate
-from noiserobust.evaluation.sensitivity import Sensitivity, sensitivity
-from noiserobust.evaluation.sharpness import sharpness
-from noiserobust.evaluation.statistics import paired, summarize
-from noiserobust.evaluation.to_precision import Target
-from noiserobust.evaluation.trajectory import trajectories
+from noiserobust.evaluation.precision.to_precision import Target
+from noiserobust.evaluation.statistics.noise_area import area
+from noiserobust.evaluation.statistics.summary import paired, summarize
+from noiserobust.evaluation.training_logs import trajectories
 
 __all__ = [
     "Budget",

@@ -9,18 +9,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from noiserobust.backend import Backend
-from noiserobust.converters import Converters, Converting, output_stream
+from noiserobust.analog.backends import Backend
+from noiserobust.analog.converters import Converters, Converting, output_stream
+from noiserobust.analog.folding import Folding
+from noiserobust.analog.noisy import LookedAtOnce, NoisyWeights, Programmed
 from noiserobust.data import Batch, Labelled
 from noiserobust.errors import UserError
 from noiserobust.evaluation.subjects import Setup, Subject
 from noiserobust.evaluation.together import Together
-from noiserobust.folding import Folding
-from noiserobust.inference import Metric, autocast, device_of, prepare, recalibrated, score
+from noiserobust.models.compute import autocast, device_of
+from noiserobust.models.modes import recalibrated
+from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Compensation, NoiseModel
-from noiserobust.noisy import LookedAtOnce, NoisyWeights, Programmed
 from noiserobust.rng import Stream
-from noiserobust.weights import unwrap
+from noiserobust.tasks.batches import prepare
+from noiserobust.tasks.classification import score
+from noiserobust.tasks.metrics import Metric
 
 CALIBRATION_BATCH = 128
 

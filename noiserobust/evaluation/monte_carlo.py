@@ -13,24 +13,30 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from noiserobust.backend import Backend
-from noiserobust.converters import Converters
+from noiserobust.analog.backends import Backend
+from noiserobust.analog.converters import Converters
+from noiserobust.analog.coverage import Coverage
+from noiserobust.analog.noisy import report_stream
 from noiserobust.data import Labelled, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.chips import Chips
-from noiserobust.evaluation.ledger import SEMANTICS, Ledger
-from noiserobust.evaluation.statistics import paired, summarize
+from noiserobust.evaluation.precision.to_precision import (
+    Measurement,
+    Target,
+    measure_to_precision,
+    summarize_to_precision,
+)
+from noiserobust.evaluation.statistics.summary import paired, summarize
 from noiserobust.evaluation.subjects import Models, Setup
-from noiserobust.evaluation.to_precision import Measurement, Target, measure_to_precision, summarize_to_precision
 from noiserobust.evaluation.together import Draws
-from noiserobust.inference import Metric, Precision, known_metrics
 from noiserobust.models import ModelSpec
+from noiserobust.models.compute import Precision
 from noiserobust.noise import Compensation, Gaussian, Laplace, NoiseModel, Sum, check_compensation
-from noiserobust.noisy import report_stream
-from noiserobust.results import VARIANT
 from noiserobust.rng import Stream, kept_fields
-from noiserobust.text import Duration
-from noiserobust.weights import Coverage
+from noiserobust.spec import Duration
+from noiserobust.storage.ledger import SEMANTICS, Ledger
+from noiserobust.storage.rows import VARIANT
+from noiserobust.tasks.metrics import Metric, known_metrics
 
 
 @dataclass(frozen=True)
@@ -105,15 +111,15 @@ def evaluate(
     - ``compensation``: ``"none"``, ``"global"``, ``"column"``, or several, on the same chips
       (:mod:`noiserobust.noise.compensation`).
     - ``converters``: ADC, DAC and output noise at the arrays' edges, such as ``"io:dac=8,adc=8,noise=0.06"``
-      (:class:`noiserobust.converters.Converters`), or several, on the same chips.
+      (:class:`noiserobust.analog.converters.Converters`), or several, on the same chips.
     - ``recalibration``: that many training images, through which each chip's batch norms learn their statistics anew at
       each time before it is scored (0: they keep the digital network's). ``calibration`` are those images, as ``data``
       are given; by default the training part of ``data`` where that has a name. Converters with a percentile learn
       their ranges from them, too.
     - ``backend``: what computes: ``"direct"``, the network itself, or ``"aihwkit"``, the full chip with its converters,
-      output noise and tiles, written with the same chips' weights (:class:`noiserobust.backend.Aihwkit`).
+      output noise and tiles, written with the same chips' weights (:class:`noiserobust.analog.backends.Aihwkit`).
     - ``model``: how to build the network of a checkpoint that does not say it.
-    - ``batch_size``: images per forward pass; by default what suits the device (:func:`noiserobust.inference.prepare`).
+    - ``batch_size``: images per forward pass; by default what suits the device (:mod:`noiserobust.tasks.batches`).
     - ``channels_last``: memory format of the images; by default that of networks built here from checkpoints, while a
       module that is handed over gets contiguous ones (its ``view`` may need them).
     - ``include``, ``exclude``: which weights are noisy (:func:`noiserobust.analog_weights`).
@@ -122,17 +128,17 @@ def evaluate(
     - ``out``: a parquet file for the rows; those it already holds are not computed again, and it is brought up to date
       while the work goes on, so that a killed evaluation loses seconds.
     - ``precision_target``: accuracy to ± that many points at 95 % instead of a number of draws (``draws`` is not used);
-      draws and images are decided on the way (:mod:`noiserobust.evaluation.to_precision`, whose ``Target`` has further
+      draws and images are decided on the way (:mod:`noiserobust.evaluation.precision`, whose ``Target`` has further
       settings). Its rows are subsets' and lie apart from those of full passes; ``summary()`` is mean ± half_width per
       model.
     - ``fold``: batch norms that directly follow a noisy layer are multiplied into its noisy weights, draw by draw:
-      equal to rounding, and faster (:mod:`noiserobust.folding`).
+      equal to rounding, and faster (:mod:`noiserobust.analog.folding`).
     - ``compile``: the network is compiled by ``torch.compile``, once for all draws.
     - ``together``: draws that are computed in one pass (:mod:`noiserobust.evaluation.together`): a number, or what a
       short trial finds (``"trial"``; ``"auto"``: only small networks on accelerators). Equal to rounding.
 
     Draw k of replicate r is ``noiserobust.perturbed(model, noise, seed=seed, replicate=r, draw=k)``, inside
-    ``noiserobust.converters.converted`` of the same names where there are converters. The models'
+    ``noiserobust.analog.converters.converted`` of the same names where there are converters. The models'
     weights and modes are as before afterwards. Raises :class:`~noiserobust.UserError` for input that cannot be
     evaluated.
     """

@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from noiserobust.checkpoint import Checkpoint, read_checkpoint, weights_hash
+from noiserobust.analog.coverage import Coverage, coverage
 from noiserobust.data import Batch, Labelled, as_dataset, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.together import Draws
-from noiserobust.inference import Precision, device_of, forward_batch, known_device, prepare
 from noiserobust.models import ModelSpec, checked_forward
-from noiserobust.results import provenance
+from noiserobust.models.compute import Precision, device_of, known_device
 from noiserobust.rng import Stream
-from noiserobust.weights import Coverage, coverage
+from noiserobust.storage.checkpoints import Checkpoint, read_checkpoint, weights_hash
+from noiserobust.storage.provenance import provenance
+from noiserobust.tasks.batches import forward_batch, prepare
 
 OneModel = nn.Module | str | Path | Checkpoint
 Models = OneModel | Sequence[OneModel] | Mapping[str, OneModel | Sequence[OneModel]]

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
+from noiserobust.analog.noisy import LookedAtOnce, NoisyWeights
 from noiserobust.data import Batch
-from noiserobust.inference import Metric, Precision, autocast, device_of, evaluating
+from noiserobust.models.compute import Precision, autocast, device_of
+from noiserobust.models.modes import evaluating
 from noiserobust.noise import Compensation, NoiseModel
-from noiserobust.noisy import LookedAtOnce, NoisyWeights
 from noiserobust.rng import Stream
+from noiserobust.tasks.metrics import Metric
 
 Draws = int | Literal["auto", "trial"]
 """Draws in one pass: so many (1: one after the other), what a trial finds, or a trial where it may pay: for up to
@@ -77,7 +79,7 @@ class Together:
     def score(
         self, noise: NoiseModel, streams: Sequence[Stream], t: float, read: int, compensation: Compensation
     ) -> list[dict[str, float]]:
-        """:func:`noiserobust.inference.score` of the chips that ``streams`` name, each at ``t`` (s; NaN: its own)."""
+        """The scores of the chips that ``streams`` name, each at ``t`` (s; NaN: its own)."""
         weights = self._stacked(noise, streams, t, read, compensation)
         labels = torch.cat([batch.labels for batch in self.batches])
         logits = torch.cat([self._logits(weights, batch) for batch in self.batches], 1)

@@ -7,7 +7,7 @@ from torch import nn
 from noiserobust.errors import UserError
 from noiserobust.models.base import ModelSpec, Native
 from noiserobust.models.check import checked_forward
-from noiserobust.models.cost import Cost, cost
+from noiserobust.models.costs import Cost, cost
 from noiserobust.models.digits import DigitsNet
 from noiserobust.models.factory import Factory
 from noiserobust.models.pyramidnet import PyramidNet

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
-from noiserobust.text import Described
+from noiserobust.spec import Described
 
 
 class Native(NamedTuple):

@@ -11,8 +11,8 @@ from torch import Tensor
 from noiserobust.errors import UserError
 from noiserobust.noise.base import AlteredChip, Chip, NoiseModel, Per, additive, check_per, check_strength
 from noiserobust.noise.reference import Reference, check_reference, reference_scale
+from noiserobust.noise.sharded import field_like
 from noiserobust.rng import Stream
-from noiserobust.shards import field_like
 
 
 @dataclass(frozen=True)

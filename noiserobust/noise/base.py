@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from noiserobust.errors import UserError
+from noiserobust.noise.sharded import is_sharded
 from noiserobust.rng import Stream, times
-from noiserobust.shards import is_sharded
-from noiserobust.text import Described, split_top
+from noiserobust.spec import Described, split_top
 
 Per = Literal["chip", "read"]
 """When an error is drawn: once per chip (device to device), or anew for each read (cycle to cycle)."""

@@ -14,7 +14,7 @@ from noiserobust.errors import UserError
 from noiserobust.noise.base import Chip, NoiseModel, check_strength
 from noiserobust.noise.reference import Reference, check_reference, reference_scale
 from noiserobust.rng import Stream
-from noiserobust.text import Duration
+from noiserobust.spec import Duration
 
 NOW = Duration(0)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from noiserobust.errors import UserError
 from noiserobust.noise.device import DeviceProfile, check_scale, normal_like
 from noiserobust.rng import Stream
-from noiserobust.text import Described, Duration
+from noiserobust.spec import Described, Duration
 
 REQUIRED = ("state", "mean_error", "std")
 DRIFT = ("drift_mean", "drift_std")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from noiserobust.errors import UserError
-from noiserobust.shards import is_sharded, max_abs
+from noiserobust.noise.sharded import is_sharded, max_abs
 
 Reference = Literal["filter", "layer", "tile", "tile-column"]
 

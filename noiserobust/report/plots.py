@@ -21,7 +21,8 @@ from PIL import Image
 
 from noiserobust.errors import UserError
 from noiserobust.report.table import lines_of, readings, seconds, symbol
-from noiserobust.results import noise_free, write_atomically
+from noiserobust.storage.files import write_atomically
+from noiserobust.storage.rows import noise_free
 
 # Okabe and Ito's palette without its yellow, which is lost on white.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from noiserobust.errors import UserError
-from noiserobust.results import VARIANT, completed, noise_free
-from noiserobust.text import Duration, reading
+from noiserobust.spec import Duration, reading
+from noiserobust.storage.rows import VARIANT, completed, noise_free
 
 # Metric -> its unit and the decimals that are worth reading.
 UNITS = {"accuracy": ("%", 2), "area": ("%", 2)}

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from noiserobust.report.table import GAP, UNITS, aligned, as_markdown, seconds, variant
-from noiserobust.results import VARIANT, completed
+from noiserobust.storage.rows import VARIANT, completed
 
 PLACE = ["noise", "strength", "t", *VARIANT]
 LINE = [*PLACE, "method", "model"]

@@ -13,10 +13,10 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.noise import NoiseModel
-from noiserobust.results import read_rows, write_rows
+from noiserobust.spec import parse_value
+from noiserobust.storage.rows import read_rows, write_rows
 from noiserobust.sweep.executors import Executor, Local
 from noiserobust.sweep.pieces import Evaluating, Piece, Training
-from noiserobust.text import parse_value
 from noiserobust.training import TrainSettings
 
 SHARD = 10

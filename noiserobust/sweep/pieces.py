@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from noiserobust.data import Splits, load
 from noiserobust.evaluation import evaluate
-from noiserobust.evaluation.ledger import SEMANTICS
 from noiserobust.noise import NoiseModel
-from noiserobust.results import write_rows
+from noiserobust.storage.ledger import SEMANTICS
+from noiserobust.storage.rows import write_rows
 from noiserobust.training import TrainSettings, fit
-from noiserobust.training.fit import run_of
+from noiserobust.training.trainer import run_of
 
 
 class Piece(Protocol):

@@ -12,16 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from noiserobust.analog.backup import Backup
+from noiserobust.analog.noisy import NoisyWeights
+from noiserobust.analog.weights import AnalogWeight, analog_weights
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
-from noiserobust.inference import Precision, autocast, device_of, evaluating, kept_norm_stats
+from noiserobust.minima.vectors import Gradients
+from noiserobust.models.compute import Precision, autocast, device_of
+from noiserobust.models.modes import evaluating, kept_norm_stats
+from noiserobust.models.wrappers import canonical, unwrap
 from noiserobust.noise.base import NoiseModel
-from noiserobust.noisy import NoisyWeights
 from noiserobust.rng import Stream
 from noiserobust.training.parts import as_list, moved_to, only_rows, require_supported
 from noiserobust.training.ranks import Ranks
-from noiserobust.vectors import Gradients
-from noiserobust.weights import AnalogWeight, Backup, analog_weights, canonical, unwrap
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Penalty = Callable[[Tensor, slice], Tensor]

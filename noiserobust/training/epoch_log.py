@@ -13,10 +13,10 @@ from torch import nn
 
 from noiserobust.data import Batch, Labelled
 from noiserobust.errors import UserError
-from noiserobust.inference import prepare
-from noiserobust.measures import Loss, Measure, PathLength, Surface, column, measure
-from noiserobust.measures import Path as WeightPath
+from noiserobust.minima import Loss, Measure, PathLength, Surface, column, measure
+from noiserobust.minima import Path as WeightPath
 from noiserobust.rng import Stream
+from noiserobust.tasks.batches import prepare
 from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import TrainSettings
 

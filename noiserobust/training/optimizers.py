@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from noiserobust.errors import UserError
-from noiserobust.text import split_call
+from noiserobust.spec import split_call
 from noiserobust.training.schedules import warmup_steps
 
 

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 from noiserobust.errors import UserError
-from noiserobust.text import Described
+from noiserobust.spec import Described
 from noiserobust.training.schedules import Progress
 
 

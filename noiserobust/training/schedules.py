@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from noiserobust.errors import UserError
-from noiserobust.text import Described
+from noiserobust.spec import Described
 
 
 class Progress(NamedTuple):

@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 import torch
 
-from noiserobust.checkpoint import read_checkpoint
 from noiserobust.data import Splits
 from noiserobust.errors import UserError
-from noiserobust.inference import Precision
-from noiserobust.measures import Measure
+from noiserobust.minima import Measure
 from noiserobust.models import DigitsNet, ModelSpec
+from noiserobust.models.compute import Precision
 from noiserobust.noise import Gaussian, NoiseModel
-from noiserobust.text import Described
-from noiserobust.training.method import Method, Plain
+from noiserobust.spec import Described
+from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.training.rules.base import Method, Plain
 from noiserobust.training.schedules import check_warmup
 
 SEMANTICS = 1

@@ -1,1 +1,0 @@
-"""Pictures: what draws them from rows, and those that the documentation shows."""

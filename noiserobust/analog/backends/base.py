@@ -1,0 +1,87 @@
+"""A backend computes a network's outputs from what its arrays give: one small interface, and its plain twin."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from noiserobust.analog.noisy import NoisyWeights, Programmed
+from noiserobust.models.compute import Precision
+from noiserobust.noise import Compensation
+from noiserobust.rng import Stream
+from noiserobust.spec import Described
+
+
+class Opened(ABC):
+    """One network, ready to compute with the weights of chip after chip."""
+
+    report: str = ""
+    """One line: what of the network this backend computes, and what it leaves to the direct path and why."""
+
+    @abstractmethod
+    def reading(
+        self,
+        programmed: Programmed | None,
+        stream: Stream,
+        t: float | None = None,
+        read: int = 0,
+        compensation: Compensation = "none",
+    ) -> AbstractContextManager[nn.Module]:
+        """Inside, the module it gives computes with what the arrays of ``programmed`` give at ``t`` (s) and ``read``.
+
+        ``None`` is a chip without weight noise. ``stream`` names the chip: whatever else is random comes from it. The
+        network is restored bit for bit afterwards, also after an exception.
+        """
+
+
+@dataclass(frozen=True)
+class Backend(Described, ABC, family="backend"):
+    """What computes: :class:`Direct` or :class:`~noiserobust.analog.backends.Aihwkit`."""
+
+    @property
+    @abstractmethod
+    def exact(self) -> bool:
+        """Whether equal weights always give equal outputs."""
+
+    @abstractmethod
+    def open(self, network: nn.Module, noisy: NoisyWeights, images: Tensor, precision: Precision = "fp32") -> Opened:
+        """``network`` made ready, whose analog weights are ``noisy``; ``images`` are a few of its inputs.
+
+        Raises :class:`~noiserobust.UserError` where it cannot be computed this way.
+        """
+
+
+@dataclass(frozen=True)
+class Direct(Backend, name="direct"):
+    """The network itself computes, with the arrays' weights in its parameters: perfect inputs and outputs."""
+
+    @property
+    def exact(self) -> bool:
+        return True
+
+    def open(self, network: nn.Module, noisy: NoisyWeights, images: Tensor, precision: Precision = "fp32") -> Opened:
+        return _Network(network)
+
+
+class _Network(Opened):
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    @contextmanager
+    def reading(
+        self,
+        programmed: Programmed | None,
+        stream: Stream,
+        t: float | None = None,
+        read: int = 0,
+        compensation: Compensation = "none",
+    ) -> Iterator[nn.Module]:
+        if programmed is None:
+            yield self.network
+            return
+        with programmed.read(t, read, compensation):
+            yield self.network

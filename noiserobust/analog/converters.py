@@ -1,0 +1,324 @@
+"""Converters at the edge of the arrays: digital inputs in, analog sums out, on any model without converting it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from noiserobust.analog.noisy import report_stream
+from noiserobust.analog.weights import analog_weights
+from noiserobust.errors import UserError
+from noiserobust.models.modes import evaluating
+from noiserobust.models.wrappers import canonical, unwrap
+from noiserobust.noise import read_stream, reference_scale
+from noiserobust.noise.base import check_strength
+from noiserobust.noise.levels import check_bits, quantized
+from noiserobust.rng import Stream
+from noiserobust.spec import Described
+
+CONVOLUTIONS = {
+    kind.forward: dimensions
+    for dimensions, kinds in enumerate(
+        [(nn.Conv1d, nn.ConvTranspose1d), (nn.Conv2d, nn.ConvTranspose2d), (nn.Conv3d, nn.ConvTranspose3d)], 1
+    )
+    for kind in kinds
+}
+DIRECT = "not called as a layer: its weight is used directly"
+CHUNK = 64
+"""Rows of an output whose noise has a name of its own, so that it does not depend on the batch size."""
+
+
+@dataclass(frozen=True)
+class Converters(Described, family="converters", name="io"):
+    r"""What lies between an analog layer :math:`y = W x + b` and the digital rest: ``io:dac=8,adc=8,noise=0.06``.
+
+    .. math::
+        \hat x = Q_{dac}(x;\ a), \qquad
+        \hat y = Q_{adc}(W \hat x + noise \cdot a\, s\, \zeta;\ bound \cdot a\, s) + b, \qquad \zeta \sim N(0, 1)
+
+    Q with b bits rounds to :math:`2^b - 1` equally spaced levels from minus to plus its range, 0 among them, halves to
+    the even level, and saturates there. The bias is digital: it is added after the ADC.
+
+    - ``dac``, ``adc``: bits; ``none`` is an ideal converter, which has no range either
+    - ``noise``: standard deviation of the output noise, before the ADC, in units of a s: largest input times largest
+      weight (aihwkit's ``out_noise``). Every output of every input vector gets its own.
+    - a: range of the inputs. Without ``percentile`` it is max|x| of each input vector of a Linear, and of each sample
+      of a convolution.
+    - s: max|W| of the ``reference`` group (filter or layer) of the weights as they were when the converters were made.
+    - ``bound``: range of the ADC in units of a s (aihwkit's ``out_bound``)
+    - ``percentile``: a and the range of the ADC are fixed per layer instead: the mean over calibration batches of that
+      percentile of their |x| and of their |W x| in the digital network. :func:`noiserobust.evaluate` takes ``images``
+      training images for it, in batches of 128.
+
+    A layer is one crossbar here: partial sums of tiles that have an ADC each are left to whole-chip simulators, and so
+    are IR drop and bit slicing. Computed in float32 or better; gradients pass straight through.
+
+    >>> str(Converters(8, 8, noise=0.06)), str(Converters())
+    ('io:dac=8,adc=8,noise=0.06', 'none')
+    """
+
+    dac: int | None = None
+    adc: int | None = None
+    noise: float = 0.0
+    bound: float = 12.0
+    percentile: float | None = None
+    images: int = 512
+    reference: Literal["filter", "layer"] = "filter"
+
+    def __post_init__(self) -> None:
+        for bits in (self.dac, self.adc):
+            if bits is not None:
+                check_bits("io", bits)
+        check_strength("io", "noise", self.noise, "it is a fraction of max|x| max|w|, such as 0.06")
+        if not 0 < self.bound < math.inf:
+            raise UserError(f"io: expected a finite bound > 0, got {self.bound}; it is in units of max|x| max|w|")
+        if self.percentile is not None and not 0 < self.percentile <= 100:
+            raise UserError(f"io: expected a percentile in (0, 100], got {self.percentile}; 99.9 is usual")
+        if self.images < 1:
+            raise UserError(f"io: expected images >= 1 for the percentile, got {self.images}")
+        if self.reference not in ("filter", "layer"):
+            raise UserError(f"io: expected reference filter or layer, got {self.reference!r}")
+
+    @property
+    def is_identity(self) -> bool:
+        return self.dac is None and self.adc is None and self.noise == 0
+
+    @property
+    def calibration(self) -> int:
+        """Training images that the ranges are learnt from."""
+        return 0 if self.percentile is None else self.images
+
+    @classmethod
+    def parse(cls, text: str) -> Converters:
+        """``io:...``, or ``none``."""
+        return cls() if text.strip() == "none" else super().parse(text)
+
+    def arguments(self) -> list[str]:
+        first, *others = super().arguments()
+        return others if self.dac is None else [f"dac={first}", *others]
+
+    def nested(self) -> str:
+        return "none" if self == Converters() else super().nested()
+
+    def __str__(self) -> str:
+        return "none" if self == Converters() else super().__str__()
+
+
+class Converting:
+    """The analog layers of a model, ready to be run with converters at their edges.
+
+    ``uncovered`` says, weight by weight, which analog weights stay without converters, and why: those of recurrent
+    layers and attention projections are used inside one call, where there is no edge to get hold of. What turns out
+    never to be called as a layer is added once the model has been run. ``calibration`` are batches of inputs, needed
+    where the converters have a ``percentile``.
+
+    Raises :class:`~noiserobust.UserError` when no layer can have converters.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        converters: Converters,
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        calibration: Sequence[Tensor] = (),
+    ) -> None:
+        self.converters = converters
+        self.edges: list[Edge] = []
+        self.uncovered: dict[str, str] = {}
+        if converters.is_identity:
+            return
+        weights = {id(weight.parameter): weight for weight in analog_weights(model, include=include, exclude=exclude)}
+        inside = {id(m.out_proj) for m in unwrap(model).modules() if isinstance(m, nn.MultiheadAttention)}
+        for path, module in unwrap(model).named_modules():
+            for attribute, parameter in module.named_parameters(recurse=False):
+                weight = weights.get(id(parameter))
+                if weight is None or isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+                    continue
+                name = canonical(f"{path}.{attribute}" if path else attribute)
+                forward, kind = type(module).forward, type(module).__name__
+                if id(module) in inside:
+                    self.uncovered[name] = "inside nn.MultiheadAttention, which uses its weight by itself"
+                elif attribute != "weight" or (forward is not nn.Linear.forward and forward not in CONVOLUTIONS):
+                    self.uncovered[name] = f"{kind} computes by itself: no layer's edge to put converters at"
+                else:
+                    scale = reference_scale(weight.as_rows(parameter), converters.reference).flatten()
+                    self.edges.append(Edge(name, module, converters, CONVOLUTIONS.get(forward, 0), scale))
+        if not self.edges:
+            raise UserError(
+                f"expected a Linear or convolution to put converters at, got none in {type(unwrap(model)).__name__}"
+            )
+        if converters.percentile is not None:
+            self._calibrate(model, calibration, converters.percentile)
+
+    @contextmanager
+    def applied(self, stream: Stream) -> Iterator[None]:
+        """Inside, the model computes with converters, output noise from ``stream``; outside, hooks are gone."""
+        with ExitStack() as stack:
+            for edge in self.edges:
+                stack.enter_context(edge.hooked(stream.child(edge.name)))
+            yield
+        if any(edge.calls for edge in self.edges):
+            self.uncovered |= {edge.name: DIRECT for edge in self.edges if not edge.calls}
+
+    def check_called(self) -> None:
+        """Refuse a model that has been run without calling any layer that has converters."""
+        if not self.converters.is_identity and not any(edge.calls for edge in self.edges):
+            raise UserError(
+                "expected a model that calls its Linear or convolution layers, but no converter was ever used; give "
+                "it before torch.compile"
+            )
+
+    @torch.no_grad()
+    def _calibrate(self, model: nn.Module, batches: Sequence[Tensor], percentile: float) -> None:
+        if not len(batches):
+            raise UserError("io: expected calibration=... (batches of inputs) with a percentile, got none")
+        seen: dict[str, list[Tensor]] = {edge.name: [] for edge in self.edges}
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(model))
+            for edge in self.edges:
+                stack.enter_context(edge.watched(percentile, seen[edge.name]))
+            for batch in batches:
+                model(batch)
+        for edge in self.edges:
+            if seen[edge.name]:
+                edge.ranges = tuple(torch.stack(seen[edge.name]).mean(0))
+        self.uncovered |= {edge.name: DIRECT for edge in self.edges if edge.ranges is None}
+        self.edges = [edge for edge in self.edges if edge.ranges is not None]
+
+
+class Edge:
+    """The converters of one layer."""
+
+    def __init__(self, name: str, module: nn.Module, converters: Converters, spatial: int, scale: Tensor) -> None:
+        self.name, self.module, self.converters, self.spatial = name, module, converters, spatial
+        self.scale = self._along_outputs(scale)
+        self.ranges: tuple[Tensor, ...] | None = None
+        """Calibrated ranges of inputs and outputs; ``None``: they follow the inputs."""
+        self.calls = 0
+
+    @contextmanager
+    def hooked(self, stream: Stream) -> Iterator[None]:
+        """Inside, calls of the layer go through the converters; output noise from ``stream``, row by row."""
+        seen, reach = 0, torch.zeros(())
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            nonlocal reach
+            given = args[0] if args else kwargs["input"]
+            x = _exact(given)
+            reach = self._reach(x)
+            if self.converters.dac is not None:
+                x = _straight(quantized(x.detach(), reach, self.converters.dac), x)
+            x = x.to(given.dtype)
+            return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "input": x})
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            nonlocal seen
+            self.calls += 1
+            bias, unit = self._bias(), reach * self.scale
+            y = _exact(output) - bias
+            value = y.detach()
+            if self.converters.noise:
+                # A single input vector without a batch dimension is a batch of one.
+                rows = value if value.dim() > self.spatial + 1 else value.unsqueeze(0)
+                field = endless_rows(stream, seen, rows.shape, rows.device).view(value.shape)
+                seen += len(rows)
+                value = value + self.converters.noise * unit * field
+            if self.converters.adc is not None:
+                bound = self.converters.bound * unit if self.ranges is None else self.ranges[1]
+                value = quantized(value, bound, self.converters.adc)
+            return (_straight(value, y) + bias).to(output.dtype)
+
+        with (
+            self.module.register_forward_pre_hook(before, with_kwargs=True),
+            self.module.register_forward_hook(after),
+        ):
+            yield
+
+    @contextmanager
+    def watched(self, percentile: float, found: list[Tensor]) -> Iterator[None]:
+        """Inside, ``found`` collects the percentiles of |x| and |W x| of every call."""
+
+        def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            x = _exact(args[0] if args else kwargs["input"])
+            both = (x, _exact(output) - self._bias())
+            found.append(torch.stack([_percentile(values.abs().flatten(), percentile) for values in both]))
+
+        with self.module.register_forward_hook(look, with_kwargs=True):
+            yield
+
+    def _reach(self, x: Tensor) -> Tensor:
+        """The DAC's range, in a shape that broadcasts against inputs and outputs."""
+        if self.ranges is not None:
+            return self.ranges[0]
+        return x.detach().abs().amax(tuple(range(-1 - self.spatial, 0)), keepdim=True)
+
+    def _bias(self) -> Tensor | float:
+        bias = self.module.bias
+        return self._along_outputs(_exact(bias)) if isinstance(bias, Tensor) else 0.0
+
+    def _along_outputs(self, values: Tensor) -> Tensor:
+        """One value per output (or one for all), in a shape that broadcasts against the output."""
+        return values.reshape(-1, *[1] * self.spatial)
+
+
+@contextmanager
+def converted(
+    model: nn.Module,
+    converters: Converters | str,
+    *,
+    seed: int = 0,
+    draw: int = 0,
+    replicate: int = 0,
+    read: int = 0,
+    t: float | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    calibration: Sequence[Tensor] = (),
+) -> Iterator[Converting]:
+    """``model`` with converters at the edges of its analog layers; they are gone afterwards, also after an exception.
+
+    With :func:`~noiserobust.perturbed` entered after it, of the same seed, replicate and draw, it is what
+    :func:`~noiserobust.evaluate` computes for that draw (arguments: :class:`Converting`).
+    """
+    converters = Converters.parse(converters) if isinstance(converters, str) else converters
+    converting = Converting(model, converters, include=include, exclude=exclude, calibration=calibration)
+    with converting.applied(output_stream(report_stream(seed, replicate, draw), t, read)):
+        yield converting
+
+
+def output_stream(stream: Stream, t: float | None, read: int) -> Stream:
+    """The name of the output noise of one read of one draw."""
+    return read_stream(stream.child("converters"), t, read)
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _straight(value: Tensor, like: Tensor) -> Tensor:
+    """Exactly ``value``, with the gradient of ``like``."""
+    return value + (like - like.detach()) if like.requires_grad else value
+
+
+def _percentile(values: Tensor, percentile: float) -> Tensor:
+    """The smallest of ``values`` that is not exceeded by ``percentile`` % of them."""
+    rank = min(max(math.ceil(percentile / 100 * values.numel()), 1), values.numel())
+    return values.kthvalue(rank).values
+
+
+def endless_rows(stream: Stream, first: int, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Rows ``first``, ``first + 1``, ... of an endless standard normal field, as many as ``shape`` has."""
+    last = first + shape[0]
+    pieces = []
+    for chunk in range(first // CHUNK, -(-last // CHUNK)):
+        inside = (max(first - chunk * CHUNK, 0), min(last - chunk * CHUNK, CHUNK))
+        pieces.append(stream.child(chunk).normal((CHUNK, *shape[1:]), rows=inside, device=device))
+    return torch.cat(pieces)

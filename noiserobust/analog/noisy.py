@@ -1,0 +1,201 @@
+"""Noisy weights in a model: the one place that puts them there, and it restores the clean ones bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import compress
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from noiserobust.analog.backup import Backup
+from noiserobust.analog.weights import AnalogWeight, analog_weights
+from noiserobust.errors import UserError
+from noiserobust.models.wrappers import unwrap
+from noiserobust.noise import Chip, Compensation, NoiseModel, compensated, read_stream
+from noiserobust.noise.in_place import add_in_place, adds_in_place
+from noiserobust.noise.sharded import forget_gathered
+from noiserobust.rng import Stream
+
+
+class NoisyWeights:
+    """The analog weights of a model, ready to be perturbed again and again without new memory.
+
+    Raises :class:`~noiserobust.UserError` when there is none: a noise that touches nothing measures nothing.
+    """
+
+    def __init__(self, model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+        self.model = model
+        forget_gathered(model)
+        self.weights = analog_weights(model, include=include, exclude=exclude)
+        if not self.weights:
+            raise UserError(
+                "expected at least one analog weight (Linear, Conv, recurrent or attention), found none in "
+                f"{type(unwrap(model)).__name__}; include=[...] names further parameters, coverage(model) lists them"
+            )
+        self._in_place = [weight for weight in self.weights if not weight.tied]
+        self._tied = [weight for weight in self.weights if weight.tied]
+        self._backup = Backup([weight.parameter for weight in self._in_place])
+
+    @contextmanager
+    def perturbed(self, noise: NoiseModel, stream: Stream, t: float | None = None) -> Iterator[None]:
+        """Inside, every analog weight is a noisy copy drawn from ``stream.child(its name)``; restored bit for bit.
+
+        One chip per weight is programmed, read and forgotten; :meth:`program` keeps them.
+        """
+        if noise.is_identity:
+            yield
+            return
+
+        def sample(weight: AnalogWeight) -> Tensor:
+            clean = weight.parameter.detach()
+            return weight.from_rows(noise.sample(weight.as_rows(clean), stream.child(weight.name), t))
+
+        def write() -> None:
+            lying = [(weight, weight.parameter.detach()) for weight in self._in_place]
+            direct = [weight.groups is None and adds_in_place(noise, live) for weight, live in lying]
+            if any(direct):
+                add_in_place(noise, [(live, stream.child(weight.name)) for weight, live in compress(lying, direct)])
+            for (weight, live), done in zip(lying, direct, strict=True):
+                if not done:
+                    live.copy_(sample(weight))
+
+        with self._moved(sample, write):
+            yield
+
+    def program(self, noise: NoiseModel, stream: Stream) -> Programmed:
+        """Write every analog weight into an array, to be read at several times; it is the chip of :meth:`perturbed`."""
+        with torch.no_grad():
+            chips = {
+                weight.name: noise.program(
+                    weight.as_rows(weight.parameter.detach()), stream.child(weight.name, "program")
+                )
+                for weight in self.weights
+            }
+        return Programmed(self, chips, stream)
+
+    @contextmanager
+    def replaced(self, value: Callable[[AnalogWeight], Tensor]) -> Iterator[None]:
+        """Inside, every analog weight holds ``value(weight)`` (shaped like its parameter); restored bit for bit."""
+
+        def write() -> None:
+            for weight in self._in_place:
+                weight.parameter.copy_(value(weight))
+
+        with self._moved(value, write):
+            yield
+
+    @contextmanager
+    def _moved(self, value: Callable[[AnalogWeight], Tensor], write: Callable[[], None]) -> Iterator[None]:
+        """Inside, tied layers compute with ``value(weight)``, and the other weights are what ``write`` made of them."""
+        with ExitStack() as stack:
+            stack.callback(forget_gathered, self.model)
+            with torch.no_grad():
+                for weight in self._tied:
+                    stack.enter_context(_tied(weight, value(weight).to(weight.parameter.dtype)))
+                stack.enter_context(self._backup.moved())
+                write()
+            forget_gathered(self.model)
+            yield
+
+
+class Programmed:
+    """A model's analog weights as they lie in arrays: one chip per weight, by name, read as often as one likes."""
+
+    def __init__(self, noisy: NoisyWeights, chips: Mapping[str, Chip], stream: Stream) -> None:
+        self.noisy, self.chips, self.stream = noisy, chips, stream
+
+    def weight(self, name: str, t: float | None = None, read: int = 0, compensation: Compensation = "none") -> Tensor:
+        """What the array of the weight ``name`` gives, output channel first, at time ``t`` (s) and read ``read``."""
+        return compensated(self.chips[name], read_stream(self.stream.child(name), t, read), t, compensation)
+
+    @contextmanager
+    def read(self, t: float | None = None, read: int = 0, compensation: Compensation = "none") -> Iterator[None]:
+        """Inside, the model computes with what its arrays give; restored bit for bit."""
+        with self.noisy.replaced(lambda weight: weight.from_rows(self.weight(weight.name, t, read, compensation))):
+            yield
+
+
+class LookedAtOnce(Programmed):
+    """The same chips where each is read once: programmed weight by weight, and forgotten, so that none is kept."""
+
+    def __init__(self, noisy: NoisyWeights, noise: NoiseModel, stream: Stream) -> None:
+        super().__init__(noisy, _ProgrammedAnew(noisy, noise, stream), stream)
+        self.noise = noise
+
+    @contextmanager
+    def read(self, t: float | None = None, read: int = 0, compensation: Compensation = "none") -> Iterator[None]:
+        plain = read == 0 and compensation == "none"
+        with self.noisy.perturbed(self.noise, self.stream, t) if plain else super().read(t, read, compensation):
+            yield
+
+
+class _ProgrammedAnew(Mapping[str, Chip]):
+    """Chips by the name of their weight, programmed whenever they are asked for."""
+
+    def __init__(self, noisy: NoisyWeights, noise: NoiseModel, stream: Stream) -> None:
+        self._weights = {weight.name: weight for weight in noisy.weights}
+        self._noise, self._stream = noise, stream
+
+    @torch.no_grad()
+    def __getitem__(self, name: str) -> Chip:
+        weight = self._weights[name]
+        return self._noise.program(weight.as_rows(weight.parameter.detach()), self._stream.child(name, "program"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
+@contextmanager
+def perturbed(
+    model: nn.Module,
+    noise: NoiseModel | str,
+    *,
+    seed: int = 0,
+    draw: int = 0,
+    replicate: int = 0,
+    t: float | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Iterator[nn.Module]:
+    """``model`` under one draw of ``noise``; its weights are restored bit for bit afterwards, also after an exception.
+
+    It is the draw that :func:`~noiserobust.evaluate` makes of the same seed, replicate and draw. Gradients taken
+    inside are taken at the noisy weights (run ``backward`` inside, too).
+    """
+    noise = NoiseModel.parse(noise) if isinstance(noise, str) else noise
+    stream = report_stream(seed, replicate, draw)
+    with NoisyWeights(model, include=include, exclude=exclude).perturbed(noise, stream, t):
+        yield model
+
+
+def report_stream(seed: int, replicate: int, draw: int) -> Stream:
+    """The name of the draws that are reported; draws that select an epoch or train have another purpose."""
+    return Stream(seed, "report", replicate, draw)
+
+
+@contextmanager
+def _tied(weight: AnalogWeight, noisy: Tensor) -> Iterator[None]:
+    """A Linear tied to an embedding computes with the noisy copy; the shared parameter itself is left alone."""
+    module = weight.owner
+
+    def forward(x: Tensor) -> Tensor:
+        shared = module.weight
+        assert isinstance(shared, Tensor)
+        # Exactly the noisy value, with the shared parameter's gradient.
+        return functional.linear(x, noisy + (shared - shared.detach()), module.bias)  # type: ignore[arg-type]
+
+    outer = vars(module).get("forward")  # another draw's, or one that the user put there
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if outer is None:
+            del module.forward
+        else:
+            module.forward = outer

@@ -1,6 +1,0 @@
-"""What computes with a chip's weights: torch itself, or aihwkit's simulation of the whole chip."""
-
-from noiserobust.backend.base import Backend, Direct, Opened
-from noiserobust.backend.tiles import Aihwkit
-
-__all__ = ["Aihwkit", "Backend", "Direct", "Opened"]

@@ -1,0 +1,1 @@
+"""Questions of hardware design: sensitivity, digital layers, noise budget, yield."""

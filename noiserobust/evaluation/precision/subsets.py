@@ -1,0 +1,136 @@
+"""A fresh subset of the test images for every draw: stratified by clean margin, refined once after a pilot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from noiserobust.evaluation.precision.strata import Strata, prior, refitted, sampling_variance, score
+from noiserobust.rng import Stream
+
+PILOT = 32  # draws
+PILOT_IMAGES = 64  # of each
+SIZES = range(16, 161, 16)
+"""Images per draw to choose from, besides all of them."""
+
+Answers = Callable[[int, np.ndarray], np.ndarray]
+"""(draw, positions) -> whether the network under that draw is right there (bool)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the pilot taught."""
+
+    strata: Strata
+    score: np.ndarray
+    noise_variance: float
+    """s^2 of the accuracies of whole draws, on the safe (large) side."""
+    sampling_variance: float
+    """v_1: n times the variance over subsets of n images."""
+
+
+class Subsets:
+    """One network under one noise: what each draw's subset says, whatever was asked before.
+
+    images: N. margins: gives the N signed clean margins, at the price of a clean pass, when first needed. stream: names
+    the subsets. draw_cost: what a draw costs beside its images, in images' forward passes.
+
+    The first ``PILOT`` draws have 64 images each, chosen by the prior score. Then the chance of a right answer is
+    fitted to what they showed and the score replaced, or made uniform where that would have served the pilot better.
+    The images per draw become those that make (n + c_0) (s^2 + v_1 (1/n - 1/N)), the cost of a precision, least; n
+    = N (all of them) is among the candidates. Nothing of this depends on the precision that is asked for.
+    """
+
+    def __init__(
+        self, images: int, margins: Callable[[], np.ndarray], answers: Answers, stream: Stream, draw_cost: float
+    ) -> None:
+        self.images, self._margins, self._answers = images, margins, answers
+        self.stream, self.draw_cost = stream, draw_cost
+        self._seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def until_precise(self, draw: int) -> dict[str, float]:
+        """What the subset of draw ``draw`` says, on the way to a precision."""
+        if draw >= PILOT:
+            return self._values(self.plan.strata, draw, "stopped")
+        if draw not in self._seen:
+            self._look(self._first, draw, "stopped")
+        return _values(self._first, self._seen[draw][1])
+
+    def for_noise_std(self, draw: int) -> dict[str, float]:
+        """The same in the design that measures the noise's standard deviation: about v_1 / s^2 images a draw."""
+        return self._values(self._even, draw, "fixed")
+
+    def everything(self, draw: int) -> dict[str, float]:
+        """What all images say of draw ``draw``."""
+        return self._values(Strata.whole(self.images), draw, "all")
+
+    @cached_property
+    def margin(self) -> np.ndarray:
+        """The clean margins, with what is not finite brought to the largest that is."""
+        margin = np.asarray(self._margins(), dtype=float)
+        most = np.abs(margin[np.isfinite(margin)]).max(initial=1.0)
+        return np.nan_to_num(margin, nan=0.0, posinf=most, neginf=-most).clip(-most, most)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What follows from the pilot; its draws are looked at again where only their values are known."""
+        looks = [self.until_precise(draw) for draw in range(PILOT)]
+        positions, correct = (
+            np.concatenate(parts) for parts in zip(*(self._seen[k] for k in range(PILOT)), strict=True)
+        )
+        total = np.var([look["subset_accuracy"] / 100 for look in looks], ddof=1)
+        inside = np.mean([look["subset_variance"] for look in looks]) / 1e4
+        # One standard error above the estimate: an s that chance made small would ask for far too many images.
+        noise = max(total - inside, 0.0) + total * np.sqrt(2 / PILOT)
+        if self._first.images == self.images:
+            return Plan(self._first, np.ones(self.images), noise, 0.25)
+        weight = np.tile(self._first.represents, PILOT)
+        chance = refitted(self.margin, positions, correct, weight)
+        found = [
+            (sampling_variance(candidate, chance, positions, correct, weight), candidate)
+            for candidate in (score(chance), np.ones(self.images))
+        ]
+        between, best = min(found, key=lambda pair: pair[0])
+        sizes = [*(n for n in SIZES if n < self.images), self.images]
+        costs = [(n + self.draw_cost) * (noise + between * (1 / n - 1 / self.images)) for n in sizes]
+        return Plan(self._strata(best, sizes[int(np.argmin(costs))]), best, noise, between)
+
+    @cached_property
+    def _first(self) -> Strata:
+        # A test set so small that a pilot of whole passes costs no more than the clean pass and one of subsets.
+        if self.images * PILOT <= self.images + PILOT_IMAGES * PILOT:
+            return Strata.whole(self.images)
+        return Strata.cut(self.margin, score(prior(self.margin)), PILOT_IMAGES)
+
+    @cached_property
+    def _even(self) -> Strata:
+        plan = self.plan
+        wanted = plan.sampling_variance / plan.noise_variance if plan.noise_variance else self.images
+        return self._strata(plan.score, int(np.clip(wanted, min(SIZES), self.images)))
+
+    def _strata(self, scores: np.ndarray, images: int) -> Strata:
+        return Strata.whole(self.images) if images >= self.images else Strata.cut(self.margin, scores, images)
+
+    def _look(self, strata: Strata, draw: int, purpose: str) -> np.ndarray:
+        generator = np.random.Generator(np.random.PCG64(self.stream.child(purpose, draw).integer()))
+        positions = strata.subset(generator)
+        correct = np.asarray(self._answers(draw, positions), dtype=bool)
+        if draw < PILOT and purpose == "stopped":
+            self._seen[draw] = positions, correct
+        return correct
+
+    def _values(self, strata: Strata, draw: int, purpose: str) -> dict[str, float]:
+        return _values(strata, self._look(strata, draw, purpose))
+
+
+def _values(strata: Strata, correct: np.ndarray) -> dict[str, float]:
+    share, variance = strata.estimate(correct)
+    return {
+        "subset_accuracy": 100 * share,
+        "subset_variance": 1e4 * variance,
+        "subset_images": float(strata.images),
+        "subset_step": 100 * strata.step,
+    }

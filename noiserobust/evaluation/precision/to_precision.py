@@ -1,0 +1,306 @@
+"""Accuracy under noise to a stated precision: draws and images are decided on the way, and the work stops by itself.
+
+Per model, noise and look: every draw's accuracy is estimated from a fresh subset of the images
+(:mod:`noiserobust.evaluation.precision.subsets`), until the t interval of their mean is narrow enough.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from tqdm import tqdm
+
+from noiserobust.analog.noisy import report_stream
+from noiserobust.data import Batch
+from noiserobust.errors import UserError
+from noiserobust.evaluation.chips import Chips
+from noiserobust.evaluation.precision.subsets import PILOT, Subsets
+from noiserobust.evaluation.subjects import Subject
+from noiserobust.models.compute import Precision
+from noiserobust.noise import NoiseModel
+from noiserobust.rng import Stream
+from noiserobust.storage.ledger import Ledger
+from noiserobust.storage.rows import VARIANT, completed
+from noiserobust.tasks.classification import answers
+
+CELL = ["method", "model", "replicate", "noise", "strength", "t", *(name for name in VARIANT if name != "subset")]
+CHECK_EVERY = 8  # draws
+DRAW_COST = {"cpu": 20.0}
+OTHER_DRAW_COST = 250.0
+"""What a draw costs beside its images, in images' forward passes, by device. On accelerators it is an assumption: a
+subset fills none of them, so that its launches count, not its images."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Accuracy to ± ``half_width`` points with ``confidence``, over noise draws; and where to give up.
+
+    ``max_draws`` and ``max_images`` (images' forward passes) are per model, noise and look. ``noise_std_draws``: draws
+    of a second, fixed design that measures the noise's standard deviation (0: none; from 32). Raises
+    :class:`~noiserobust.UserError` for what cannot be.
+    """
+
+    half_width: float
+    confidence: float = 0.95
+    max_draws: int = 10_000
+    max_images: int = 1_000_000
+    noise_std_draws: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.half_width < 50:
+            raise UserError(
+                f"expected a precision target in percentage points between 0 and 50, got {self.half_width}; "
+                "0.5 asks for accuracy ± 0.5"
+            )
+        if not 0 < self.confidence < 1:
+            raise UserError(f"expected a confidence between 0 and 1, got {self.confidence}; 0.95 is usual")
+        for name, value, least in (
+            ("max_draws", self.max_draws, PILOT),
+            ("max_images", self.max_images, 1),
+            ("noise_std_draws", self.noise_std_draws, PILOT if self.noise_std_draws else 0),
+        ):
+            if value < least:
+                raise UserError(f"expected {name} >= {least}, got {value}")
+
+
+@dataclass
+class Measurement:
+    """One subject's subsets: clean margins once, answers under any draw."""
+
+    subject: Subject
+    chips: Chips
+    precision: Precision
+    seed: int
+
+    @cached_property
+    def margins(self) -> np.ndarray:
+        """Clean ones of all images, by a pass of the network itself."""
+        subject = self.subject
+        return answers(subject.network, subject.batches, self.precision, subject.classes)[1].double().cpu().numpy()
+
+    def correct(self, noise: NoiseModel, look: Mapping[str, Any], draw: int, positions: np.ndarray) -> np.ndarray:
+        """Whether the chip of ``draw`` is right at ``positions``."""
+        subject = self.subject
+        self.chips.scrap()
+        with self.chips.seen(noise, report_stream(self.seed, subject.replicate, draw), **look) as network:
+            return answers(network, pick(subject.batches, positions), self.precision, subject.classes)[0].cpu().numpy()
+
+    def subsets(self, noise: NoiseModel, look: Mapping[str, Any]) -> Subsets:
+        subject = self.subject
+        stream = Stream(self.seed, "subset", subject.replicate, str(noise), repr(sorted(look.items())))
+        cost = DRAW_COST.get(subject.batches[0].inputs.device.type, OTHER_DRAW_COST)
+        return Subsets(len(subject.dataset), lambda: self.margins, partial(self.correct, noise, look), stream, cost)
+
+
+def measure_to_precision(
+    target: Target,
+    measurements: Iterable[Measurement],
+    noises: Sequence[NoiseModel],
+    looks: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    ledger: Ledger,
+    progress: bool = False,
+) -> Iterator[Measurement]:
+    """Rows into ``ledger`` until every (model, noise, look) is precise enough, or given up; known ones are taken.
+
+    Gives every measurement when it is done.
+    """
+    with tqdm(unit="draw", disable=not progress, delay=1) as bar:
+        for one in measurements:
+            bar.set_description(one.subject.method, refresh=False)
+            about = one.subject.about | dict(settings) | {"target": target.half_width, "confidence": target.confidence}
+            for noise, look in product(noises, looks):
+                unit = about | {"noise": str(noise), "strength": noise.strength} | dict(look)
+                _measure(target, one, noise, look, _Known(ledger, unit, bar))
+            yield one
+
+
+def until_precise(target: Target, values: Callable[[int], dict[str, float]]) -> list[dict[str, float]]:
+    """The ``values`` of draws 0, 1, ... until their mean is precise enough, or the target gives up."""
+    found: list[dict[str, float]] = []
+    accuracies, steps, images = [], [], 0.0
+    for draw in range(target.max_draws):
+        one = values(draw)
+        found.append(one)
+        accuracies.append(one["subset_accuracy"])
+        steps.append(one["subset_step"])
+        images += one["subset_images"]
+        if len(found) < PILOT:
+            continue
+        if images >= target.max_images:
+            break
+        # Looked at now and then: every look is another chance to stop on a width that is small by luck.
+        if (len(found) - PILOT) % CHECK_EVERY:
+            continue
+        if half_width(np.array(accuracies), np.array(steps), target.confidence) <= target.half_width:
+            break
+    return found
+
+
+def _measure(target: Target, one: Measurement, noise: NoiseModel, look: Mapping[str, Any], known: _Known) -> None:
+    subsets = one.subsets(noise, look)
+    if one.chips.always_same(noise, look["converters"]):
+        known.values("stopped", 0, subsets.everything)
+        return
+    until_precise(target, lambda draw: known.values("stopped", draw, subsets.until_precise))
+    for draw in range(target.noise_std_draws):
+        known.values("fixed", draw, subsets.for_noise_std)
+
+
+@dataclass
+class _Known:
+    """The values of one model, noise and look: from the ledger, or made and put there."""
+
+    ledger: Ledger
+    about: Mapping[str, Any]
+    bar: Any
+
+    def values(self, kind: str, draw: int, make: Callable[[int], dict[str, float]]) -> dict[str, float]:
+        unit = {**self.about, "subset": kind, "draw": draw}
+        values = self.ledger.find(unit)
+        if values is None:
+            values = make(draw)
+        self.ledger.add(unit, values)
+        self.bar.update()
+        return values
+
+
+def half_width(accuracies: np.ndarray, steps: np.ndarray, confidence: float = 0.95) -> float:
+    """Half the width of the interval for the mean of K draws' ``accuracies``, in their units.
+
+        t_{(1 + confidence) / 2, K - 1} sqrt(S^2 / K (1 + 10 / K)),    S^2 = var (ddof 1)
+
+    The factor 1 + 10 / K pays for looking again and again and for skewed accuracies. It is at least the "rule of
+    three" bound -log(1 - confidence) / sum_k 1 / ``steps``[k]: what a group of images may hide of which all looked at
+    so far agreed, where an image stands for ``steps`` (0: nothing is hidden). A single value is taken as exact.
+    """
+    count = len(accuracies)
+    if count < 2:
+        return 0.0
+    spread = float(np.var(accuracies, ddof=1))
+    width = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * math.sqrt(spread / count * (1 + 10 / count))
+    hidden = 0.0 if (steps == 0).any() else -math.log(1 - confidence) / float((1 / steps).sum())
+    return max(width, hidden)
+
+
+def noise_std(accuracies: np.ndarray, variances: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
+    """(s, low, high): std over draws of the accuracy on all images, from a fixed number K of draws' subsets.
+
+    s^2 = S^2 - mean ``variances``, the second being what the subsets add. The interval takes d S^2 as a chi-square
+    with d = 2 K / max(kurtosis - 1, 0.5) degrees of freedom, kurtosis that of the accuracies (3 for a normal
+    distribution). Numbers below 0 are 0.
+    """
+    total, added, tail = float(np.var(accuracies, ddof=1)), float(np.mean(variances)), (1 - confidence) / 2
+    if total == 0:
+        return 0.0, 0.0, 0.0
+    freedom = 2 * len(accuracies) / max(float(stats.kurtosis(accuracies, fisher=False)) - 1, 0.5)
+    low, high = (freedom * total / stats.chi2.ppf(p, freedom) for p in (1 - tail, tail))
+    s, low, high = (math.sqrt(max(value - added, 0.0)) for value in (total, low, high))
+    return s, low, high
+
+
+def summarize_to_precision(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per (method, model, noise, t, ...) of rows that were evaluated to a precision; accuracy in percent.
+
+    - ``mean``, ``half_width``: the accuracy is mean ± half_width, with ``confidence``, over noise draws at this model
+      (``interval_over``); it says nothing about training again. half_width is the ``target`` where that was
+      ``reached``: stopping on the width itself makes smaller ones too small. Else it is what was come to.
+    - ``low``, ``high``: mean ∓ half_width
+    - ``draws``, ``images_per_draw`` (the last one's), ``image_forwards``: what it cost, beside one clean pass a model
+    - ``noise_std``, ``noise_std_low``, ``noise_std_high``: :func:`noise_std` of the fixed design, NaN without one
+
+    Raises :class:`~noiserobust.UserError` for rows without any such.
+    """
+    kinds = rows[rows["subset"] != "all"] if "subset" in rows else rows.iloc[:0]
+    if kinds.empty:
+        raise UserError("expected rows that were evaluated to a precision, got none; evaluate with precision_target")
+    kinds = completed(kinds)
+    lines = []
+    for key, cell in kinds.groupby(CELL, sort=False, dropna=False, observed=True):
+        stopped, fixed = (cell[cell["subset"] == kind] for kind in ("stopped", "fixed"))
+        if stopped.empty or cell.duplicated(["subset", "draw", "metric"]).any():
+            raise UserError(
+                f"expected every draw of {cell['noise'].iloc[0]} once, got {len(stopped)} stopped rows with seeds "
+                f'{sorted(cell["seed"].unique().tolist())}; choose with --where "seed == 0"'
+            )
+        # A file may hold draws of several targets: the one that went furthest made the last.
+        last = stopped.sort_values("draw").iloc[-1]
+        target, confidence = float(last["target"]), float(last["confidence"])
+        line: dict[str, Any] = dict(zip(CELL, key, strict=True)) | {"target": target, "confidence": confidence}
+        lines.append(line | _accuracy(_by_draw(stopped), target, confidence) | _spread(_by_draw(fixed), confidence))
+    return pd.DataFrame(lines)
+
+
+def over_models(precise: pd.DataFrame) -> pd.DataFrame:
+    """One line per (method, noise, t, ...) of :func:`summarize_to_precision`'s: mean, noise_std and weight_std.
+
+    ``mean`` and ``weight_std`` (ddof 1) are over the models' means, ``noise_std`` the root of the models' mean square,
+    ``models`` their number, ``draws`` those of the one that took most.
+    """
+    key = [name for name in CELL if name not in ("model", "replicate")]
+    groups = precise.groupby(key, sort=False, dropna=False, observed=True)
+    table = groups.agg(
+        mean=("mean", "mean"),
+        noise_std=("noise_std", lambda s: float(np.sqrt((s**2).mean(skipna=False)))),
+        weight_std=("mean", "std"),
+        models=("mean", "size"),
+        draws=("draws", "max"),
+    )
+    return table.reset_index().assign(metric="accuracy", subset=VARIANT["subset"])
+
+
+def _by_draw(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Metric -> its values, draw after draw."""
+    table = rows.pivot(index="draw", columns="metric", values="value").sort_index()
+    return {str(metric): table[metric].to_numpy(float) for metric in table}
+
+
+def _accuracy(found: Mapping[str, np.ndarray], target: float, confidence: float) -> dict[str, Any]:
+    mean, width = found["subset_accuracy"].mean(), _width(found, confidence)
+    reported = max(width, target) if len(found["subset_accuracy"]) > 1 else width
+    images = found["subset_images"]
+    return {
+        "metric": "accuracy",
+        "mean": mean,
+        "half_width": reported,
+        "low": mean - reported,
+        "high": mean + reported,
+        "reached": width <= target,
+        "draws": len(images),
+        "images_per_draw": int(images[-1]),
+        "image_forwards": int(images.sum()),
+        "interval_over": "draws",
+    }
+
+
+def _spread(found: Mapping[str, np.ndarray], confidence: float) -> dict[str, Any]:
+    names = ["noise_std", "noise_std_low", "noise_std_high"]
+    if not found:
+        return dict.fromkeys(names, math.nan) | {"noise_std_draws": 0, "noise_std_forwards": 0}
+    values = noise_std(found["subset_accuracy"], found["subset_variance"], confidence)
+    sizes = {"noise_std_draws": len(found["subset_images"]), "noise_std_forwards": int(found["subset_images"].sum())}
+    return dict(zip(names, values, strict=True)) | sizes
+
+
+def _width(found: Mapping[str, np.ndarray], confidence: float) -> float:
+    return half_width(found["subset_accuracy"], found["subset_step"], confidence)
+
+
+def pick(batches: Sequence[Batch], positions: np.ndarray) -> list[Batch]:
+    """The images at ``positions`` of the whole, in that order, as batches no larger than those they come from."""
+    size = len(batches[0])
+    order = np.argsort(positions, kind="stable")
+    home, place = np.divmod(positions[order], size)
+    device = batches[0].labels.device
+    parts = [batches[i][torch.from_numpy(place[home == i]).to(device)] for i in np.unique(home)]
+    joined = Batch.join(parts)[torch.from_numpy(np.argsort(order)).to(device)]
+    return [joined[slice(start, start + size)] for start in range(0, len(joined), size)]

@@ -1,0 +1,1 @@
+"""Means, uncertainties and intervals of tidy rows."""

@@ -1,0 +1,56 @@
+"""Gradients at the weights and around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from noiserobust.minima.perturbations import Perturbation, Training, Unperturbed, check_over
+from noiserobust.minima.sharpness import AtMeasure
+from noiserobust.minima.surface import Over
+
+
+@dataclass(frozen=True)
+class GradientNorm(AtMeasure, name="gradient_norm"):
+    r""":math:`\lVert \nabla L(w + e) \rVert_2`; by default at w itself.
+
+    - ``at``: ``training`` gives the norm of the update gradient: that of the training step's loss, in micro-batches
+      of the batch size with statistics of their own; the mean of their norms.
+    - ``over``: ``all`` trainable parameters (default) or the ``analog`` weights alone.
+
+    A forward and a backward pass per draw. Source: "Incorruptible Neural Networks", Figures 3a and 8a.
+    """
+
+    at: Perturbation = field(default_factory=Unperturbed)
+    over: Over = "all"
+    names_over: ClassVar[bool] = True
+    reads: ClassVar[str] = "gradient_norm"
+
+    def __post_init__(self) -> None:
+        check_over(self.name, self.over)
+
+    @property
+    def gradients(self) -> Over:
+        return self.over
+
+
+@dataclass(frozen=True)
+class GradientCosine(AtMeasure, name="gradient_cosine"):
+    r"""Cosine between :math:`\nabla L(w)` and :math:`\nabla L(w + e)`.
+
+    - ``at``, ``over``: see :class:`GradientNorm`.
+
+    A forward and a backward pass at w and per draw. Source: "Incorruptible Neural Networks", Figure 5.
+    """
+
+    at: Perturbation = field(default_factory=Training)
+    over: Over = "all"
+    names_over: ClassVar[bool] = True
+    reads: ClassVar[str] = "cosine"
+
+    def __post_init__(self) -> None:
+        check_over(self.name, self.over)
+
+    @property
+    def gradients(self) -> Over:
+        return self.over

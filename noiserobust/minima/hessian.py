@@ -1,0 +1,143 @@
+"""The Hessian of the loss: its largest eigenvalues and its trace, from products with vectors."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from noiserobust.errors import UserError
+from noiserobust.minima.base import Measure, Streams, Values
+from noiserobust.minima.perturbations import check_over
+from noiserobust.minima.surface import Loss, Over, Surface
+from noiserobust.models.modes import evaluating
+
+Product = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class HessianTop(Measure, name="hessian_top"):
+    r"""The ``k`` algebraically largest eigenvalues of :math:`\nabla^2 L(w)`, by Lanczos (scipy's ``eigsh``).
+
+    - ``k``: the value is the largest; with k > 1 the parts ``2`` to ``k`` are those that follow.
+    - ``over``: ``all`` trainable parameters (default) or the block of the ``analog`` weights.
+    - ``tolerance``: relative accuracy at which the iteration stops.
+
+    Every iteration is a Hessian-vector product: a forward and two backward passes or so; some 10 to 100 of them.
+    Source: the curvature by which Keskar et al. and the SAM papers define sharpness; curvlinops for the products.
+    """
+
+    k: int = 1
+    over: Over = "all"
+    tolerance: float = 1e-3
+    names_over: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_over(self.name, self.over)
+        if self.k < 1:
+            raise UserError(f"hessian_top: expected k >= 1 eigenvalues, got {self.k}")
+        if not 0 < self.tolerance < 1:
+            raise UserError(f"hessian_top: expected a tolerance in (0, 1), got {self.tolerance}")
+
+    def values(self, surface: Surface, streams: Streams) -> list[Values]:
+        from scipy.sparse.linalg import LinearOperator, eigsh
+
+        size = sum(p.numel() for p in _chosen(surface, self.over))
+        if self.k >= size:
+            raise UserError(f"hessian_top: expected k < {size} (the parameters), got {self.k}")
+        with _products(surface, self.over) as product:
+
+            def times(v: np.ndarray) -> np.ndarray:
+                vector = torch.from_numpy(v.reshape(-1)).to(surface.device, _chosen(surface, self.over)[0].dtype)
+                return product(vector).double().cpu().numpy()
+
+            # Named, since ARPACK would start from numpy's global generator.
+            start = streams(0).child("hessian").normal((size,)).double().numpy()
+            operator = LinearOperator((size, size), matvec=times, dtype=np.float64)
+            few = min(size, max(20, 2 * self.k + 1))
+            found = eigsh(
+                operator, self.k, which="LA", v0=start, ncv=few, tol=self.tolerance, return_eigenvectors=False
+            )
+        largest_first = np.sort(found)[::-1].tolist()
+        return [{"" if rank == 1 else str(rank): value for rank, value in enumerate(largest_first, start=1)}]
+
+
+@dataclass(frozen=True)
+class HessianTrace(Measure, name="hessian_trace"):
+    r"""Trace of :math:`\nabla^2 L(w)` by Hutchinson: the mean of :math:`v^\top \nabla^2 L(w)\, v` over Rademacher v.
+
+    - ``probes``: how many v; the part ``standard_error`` is that of the mean over them.
+    - ``over``: ``all`` trainable parameters (default) or the block of the ``analog`` weights.
+
+    Isotropic noise of standard deviation s raises the loss by s^2/2 times the trace, to second order. ``probes``
+    Hessian-vector products. Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix".
+    """
+
+    probes: int = 30
+    over: Over = "all"
+    names_over: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_over(self.name, self.over)
+        if self.probes < 2:
+            raise UserError(f"hessian_trace: expected 2 or more probes, got {self.probes}: one has no standard error")
+
+    def values(self, surface: Surface, streams: Streams) -> list[Values]:
+        parameters = _chosen(surface, self.over)
+        size, dtype = sum(p.numel() for p in parameters), parameters[0].dtype
+        found = []
+        with _products(surface, self.over) as product:
+            for probe in range(self.probes):
+                coins = streams(0).child("hutchinson", probe).uniform((size,)) < 0.5
+                v = coins.to(surface.device, dtype).mul_(2).sub_(1)
+                found.append((v.double() @ product(v).double()).item())
+        values = np.array(found)
+        return [{"": float(values.mean()), "standard_error": float(values.std(ddof=1) / len(values) ** 0.5)}]
+
+
+@contextmanager
+def _products(surface: Surface, over: Over) -> Iterator[Product]:
+    """Inside, v -> H v for flat vectors over the chosen parameters, in eval mode and in the parameters' precision."""
+    with warnings.catch_warnings():
+        # torch's forward-mode derivatives still use its own deprecated torch.jit.script.
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
+        # vmap over channels-last pooling takes a slower path, and says so.
+        warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
+        from curvlinops import HessianLinearOperator
+
+        data = [(surface.inputs(batch), batch.labels) for batch in surface.batches]
+        parameters = _chosen(surface, over)
+        operator = HessianLinearOperator(
+            surface.model, _Mean(surface.loss_of), parameters, data, check_deterministic=False
+        )
+
+        def product(v: Tensor) -> Tensor:
+            surface.passes["forward"] += 1
+            surface.passes["backward"] += 2
+            return (operator @ v).detach()
+
+        with evaluating(surface.model):
+            yield product
+
+
+class _Mean(nn.Module):
+    """The mean of a loss per sample, as curvlinops wants it."""
+
+    reduction = "mean"
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, out: Tensor, labels: Tensor) -> Tensor:
+        return self.loss(out, labels).mean()
+
+
+def _chosen(surface: Surface, over: Over) -> list[nn.Parameter]:
+    return [p for p, mark in zip(surface.parameters, surface.chosen(over), strict=True) if mark]

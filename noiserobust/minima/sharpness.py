@@ -1,0 +1,190 @@
+"""How the loss rises around the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from noiserobust.errors import UserError
+from noiserobust.minima.base import Measure, PointMeasure, Streams, Values
+from noiserobust.minima.perturbations import Ascent, Perturbation, Random, Training, Unperturbed
+from noiserobust.minima.surface import Over, Surface
+from noiserobust.noise import Gaussian, NoiseModel
+
+
+@dataclass(frozen=True)
+class Loss(PointMeasure, name="loss"):
+    """L(w). One forward pass, which every other measure shares."""
+
+    reads: ClassVar[str] = "loss"
+
+    @property
+    def perturbation(self) -> Perturbation:
+        return Unperturbed()
+
+    def scaled(self, factor: float) -> Loss:
+        return self
+
+
+@dataclass(frozen=True)
+class Accuracy(Measure, name="accuracy"):
+    """Percent of the images whose largest logit is their label's. One forward pass of its own."""
+
+    def values(self, surface: Surface, streams: Streams) -> list[Values]:
+        usual = surface.loss_of
+        surface.loss_of = lambda logits, labels: 100.0 * (logits.argmax(1) == labels)
+        try:
+            return [{"": surface.loss()}]
+        finally:
+            surface.loss_of = usual
+
+
+@dataclass(frozen=True)
+class AverageSharpness(PointMeasure, name="average_sharpness"):
+    r"""Average-direction sharpness: :math:`E_e[L(w + e)] - L(w)`, e drawn from ``noise``; one value per draw.
+
+    - ``noise``: any noise model. ``draws``: how many. ``m``: a draw for every micro-batch of m samples.
+    - ``over``: ``analog`` (default: what the noise is about; the draws are those of ``evaluate``, so the rise is that
+      of its losses) or ``all`` trainable parameters (:class:`~noiserobust.minima.perturbations.Random`).
+
+    1 + draws forward passes. Source: "Incorruptible Neural Networks", Eq. 4.
+    """
+
+    noise: NoiseModel = field(default_factory=lambda: Gaussian(0.05))
+    draws: int = 5
+    over: Over = "analog"
+    m: int | None = None
+    reads: ClassVar[str] = "rise"
+
+    def __post_init__(self) -> None:
+        _ = self.perturbation  # checks
+
+    @property
+    def perturbation(self) -> Perturbation:
+        return Random(self.noise, self.draws, self.over, self.m)
+
+    def scaled(self, factor: float) -> AverageSharpness:
+        return replace(self, noise=self.noise.scaled(factor))
+
+
+@dataclass(frozen=True)
+class AscentSharpness(PointMeasure, name="ascent_sharpness"):
+    r"""Ascent-direction sharpness: :math:`L(w + \rho\, \nabla L(w) / \lVert \nabla L(w) \rVert_2) - L(w)`.
+
+    - ``rho``: the radius of SAM's single step.
+    - ``over``: ``all`` trainable parameters (default, as SAM climbs) or the ``analog`` weights alone.
+    - ``m``: m-sharpness, the mean over micro-batches of m samples that each climb their own gradient.
+
+    Two forward passes and one backward. Source: "Incorruptible Neural Networks", Eq. 3; with rho 0.05 and m the batch
+    size it is the sharpness of "Sharpness-Aware Training for Free", Figure 4 (the first form of its Eq. 5).
+    """
+
+    rho: float = 0.05
+    over: Over = "all"
+    m: int | None = None
+    reads: ClassVar[str] = "rise"
+
+    def __post_init__(self) -> None:
+        _ = self.perturbation
+
+    @property
+    def perturbation(self) -> Perturbation:
+        return Ascent(self.rho, self.over, self.m)
+
+    def scaled(self, factor: float) -> AscentSharpness:
+        return replace(self, rho=self.rho * factor)
+
+
+@dataclass(frozen=True)
+class FirstOrderSharpness(PointMeasure, name="first_order_sharpness"):
+    r"""What the ascent-direction sharpness is to first order: :math:`\rho \lVert \nabla L(w) \rVert_2`.
+
+    - ``rho``, ``over``, ``m``: see :class:`AscentSharpness`.
+
+    One forward pass and one backward. Source: "Sharpness-Aware Training for Free", Eq. 5 (last form).
+    """
+
+    rho: float = 0.05
+    over: Over = "all"
+    m: int | None = None
+    reads: ClassVar[str] = "gradient_norm"
+
+    def __post_init__(self) -> None:
+        Ascent(self.rho, self.over, self.m)
+
+    @property
+    def perturbation(self) -> Perturbation:
+        return Unperturbed(self.m)
+
+    @property
+    def gradients(self) -> Over:
+        return self.over
+
+    @property
+    def place(self) -> tuple[str, float]:
+        return Ascent(self.rho, self.over, self.m).label, self.rho
+
+    def values(self, surface: Surface, streams: Streams) -> list[Values]:
+        return [{"": self.rho * point.gradient_norm} for point in self.points(surface, streams)]
+
+    def swept(self, strength: float) -> Measure:
+        return replace(self, rho=strength)
+
+    def scaled(self, factor: float) -> Measure:
+        return replace(self, rho=self.rho * factor)
+
+
+@dataclass(frozen=True)
+class AtMeasure(PointMeasure):
+    """A measure at any perturbation: ``random(gaussian(0.1))``, ``ascent(0.05)``, ``filters(0.01)``, or ``training``,
+    that of the training rule, in a training log."""
+
+    at: Perturbation = field(default_factory=Training)
+
+    @property
+    def perturbation(self) -> Perturbation:
+        return self.at
+
+    def at_training(self, perturbation: Perturbation) -> Measure:
+        return replace(self, at=perturbation) if isinstance(self.at, Training) else self
+
+    def scaled(self, factor: float) -> Measure:
+        return replace(self, at=self.at.scaled(factor))
+
+
+@dataclass(frozen=True)
+class PerturbedLoss(AtMeasure, name="perturbed_loss"):
+    r"""L(w + e), one value per draw.
+
+    A forward pass per draw (and what finding e takes). Source: "Incorruptible Neural Networks", Figures 10 and 12.
+    """
+
+    reads: ClassVar[str] = "loss"
+
+
+@dataclass(frozen=True)
+class GradientSharpness(AtMeasure, name="gradient_sharpness"):
+    r"""L(w + e) - L(w) where the training rule takes its update gradient: at SAM's ascent point, at a draw of RWP.
+
+    In micro-batches of the batch size, each with an e of its own, at the strength of the epoch's last step. Passes:
+    those of the rule. Source: "Incorruptible Neural Networks", section 3, Figures 3b and 11a.
+    """
+
+    reads: ClassVar[str] = "rise"
+
+
+@dataclass(frozen=True)
+class PerturbationRadius(AtMeasure, name="perturbation_radius"):
+    r""":math:`\lVert e \rVert_2` over all trainable parameters, one value per draw.
+
+    No pass of its own, but it shares one. Source: "Revisiting Random Weight Perturbation", Figure 3.
+    """
+
+    reads: ClassVar[str] = "radius"
+
+
+def check_positive(name: str, **values: int | float) -> None:
+    """Refuse numbers that are not finite and above 0."""
+    for what, value in values.items():
+        if not 0 < value < float("inf"):
+            raise UserError(f"{name}: expected a finite {what} > 0, got {value}")

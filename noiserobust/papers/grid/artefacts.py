@@ -1,0 +1,78 @@
+"""A table or a figure of a paper: its cells, each a quantity to be measured in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal
+
+from noiserobust.papers.grid.quantity import Quantity
+from noiserobust.papers.grid.scale import Grid
+
+Kind = Literal[
+    "table", "epochs", "trajectory", "strengths", "magnitudes", "scatter", "families", "landscape", "image", "histogram"
+]
+"""How an artefact is drawn. Figures: lines against epochs; a path of epochs, one logged quantity against another; lines
+against a number, or against its logarithm; points of two measured quantities; points of one family joined in their
+order; contours of a loss; a coloured grid; distributions."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of an artefact and what stands there.
+
+    A table's ``row`` and ``column`` are those of ``papers/published``; a figure's are its line and its panel.
+    ``x`` is where on the panel's axis one number is drawn, or the quantity that says it.
+    """
+
+    row: str
+    column: str
+    quantity: Quantity
+    x: float | Quantity | None = None
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """``table1`` or ``figure3`` of ``paper``; ``cells(grid)`` lists what has to be measured at a scale."""
+
+    paper: str
+    name: str
+    title: str
+    cells: Callable[[Grid], Iterable[Cell]]
+    kind: Kind = "table"
+    x: str = ""
+    y: str = ""
+    note: str = ""
+    """What a reader of the result must know, such as what the paper does not say."""
+
+    @property
+    def says(self) -> str:
+        """``incorruptible table 1``."""
+        kind = "table" if self.name.startswith("table") else "figure"
+        number = self.name.removeprefix(kind)
+        return f"{self.paper} {kind} {number}" if number != self.name else f"{self.paper} {self.name}"
+
+
+_REGISTRY: dict[str, dict[str, Artefact]] = {}
+
+Cells = Callable[[Grid], Iterable[Cell]]
+
+
+def artefact(
+    paper: str, title: str, *, kind: Kind = "table", x: str = "", y: str = "", note: str = ""
+) -> Callable[[Cells], Cells]:
+    """Registers the function below as the cells of the paper's artefact of the same name."""
+
+    def register(cells: Cells) -> Cells:
+        name = cells.__name__
+        _REGISTRY.setdefault(paper, {})[name] = Artefact(paper, name, title, cells, kind, x, y, note)
+        return cells
+
+    return register
+
+
+def artefacts_of(paper: str) -> dict[str, Artefact]:
+    """All artefacts of ``paper`` by name, in the order of its module."""
+    import_module(f"noiserobust.papers.{paper}")
+    return _REGISTRY[paper]

@@ -1,0 +1,83 @@
+"""Where runs and pieces of a scale lie, and how often each is made: what all quantities share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from noiserobust.errors import UserError
+from noiserobust.minima import Measure
+from noiserobust.papers.grid.scale import Scale
+from noiserobust.sweep import Training
+from noiserobust.training import TrainSettings
+
+Part = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The folder of a scale. A run that several artefacts share lies there once, with the log that all of them want.
+
+    ``logged``: what is logged of each run (:func:`with_logs`); a run that is not in it is logged as it says itself.
+    """
+
+    scale: Scale
+    folder: Path
+    logged: Mapping[TrainSettings, TrainSettings] = dataclasses.field(default_factory=dict)
+
+    @property
+    def seeds(self) -> range:
+        return range(self.scale.seeds)
+
+    def with_seeds(self, count: int) -> Bench:
+        """The same with so many trained copies of every run."""
+        return dataclasses.replace(self, scale=dataclasses.replace(self.scale, seeds=count))
+
+    def training(self, run: TrainSettings, seed: int) -> Training:
+        """The piece that trains the copy ``seed`` of ``run``."""
+        bare = unlogged(run)
+        return Training(dataclasses.replace(self.logged.get(bare, run), seed=seed), self.folder / "runs")
+
+    def log(self, run: TrainSettings, seed: int, columns: Sequence[str]) -> pd.DataFrame:
+        """What the finished copy logged, a line per epoch; refused where it lacks one of ``columns``."""
+        folder = self.training(run, seed).result.parent
+        log = pd.read_csv(folder / "log.csv")
+        if missing := [column for column in columns if column not in log]:
+            raise UserError(
+                f"expected {', '.join(missing)} in the log of {folder}, which was trained before that was asked for; "
+                "remove the folder to train it again"
+            )
+        return log
+
+    @property
+    def pieces(self) -> Path:
+        """Folder of everything that is measured of finished runs."""
+        return self.folder / "pieces"
+
+
+def unlogged(run: TrainSettings) -> TrainSettings:
+    """``run`` without a log: what names its weights."""
+    return dataclasses.replace(run, log=(), log_on=("train",), log_images=1000, seed=0)
+
+
+def with_logs(runs: Iterable[TrainSettings], images: int) -> dict[TrainSettings, TrainSettings]:
+    """Every run by its bare settings, with all that any of ``runs`` wants logged of it, on ``images`` images.
+
+    A log changes no weights, but a finished run cannot be logged afterwards: so runs that artefacts share are trained
+    with the logs of all.
+    """
+    wanted: dict[TrainSettings, tuple[dict[Measure, None], dict[Part, None]]] = {}
+    for run in runs:
+        measures, on = wanted.setdefault(unlogged(run), ({}, {}))
+        measures |= dict.fromkeys(run.log)
+        if run.log:
+            on |= dict.fromkeys(run.log_on)
+    return {
+        bare: dataclasses.replace(bare, log=tuple(measures), log_on=tuple(on), log_images=images) if measures else bare
+        for bare, (measures, on) in wanted.items()
+    }

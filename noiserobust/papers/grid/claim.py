@@ -1,0 +1,259 @@
+"""What a paper claims, as differences that must be positive: measured with intervals, and a verdict that follows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from noiserobust.papers.grid.bench import Bench
+from noiserobust.papers.grid.estimate import here
+from noiserobust.papers.grid.quantity import Logged, Quantity
+from noiserobust.papers.grid.scale import Grid
+from noiserobust.papers.grid.step_time import StepTime
+from noiserobust.report.table import as_markdown
+from noiserobust.storage.rows import read_rows
+from noiserobust.sweep import Piece
+from noiserobust.training import TrainSettings
+
+CONFIDENCE = 0.95
+POWER = 0.8
+MOST = 50  # trained copies of a run that are looked for
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The claim that ``a - b`` is positive; with ``within`` that it lies between minus and plus that.
+
+    The two are compared copy by copy (the same seeds, and the same noise draws, of which a copy's value is the mean).
+    ``published`` is the difference that the paper prints, if any.
+    """
+
+    says: str
+    a: Quantity
+    b: Quantity | None = None
+    within: float | None = None
+    published: float | None = None
+    unit: str = "points"
+
+    def pieces(self, bench: Bench) -> list[Piece]:
+        quantities = [self.a] if self.b is None else [self.a, self.b]
+        trained = [bench.training(run, seed) for one in quantities for run in one.runs for seed in bench.seeds]
+        return [*trained, *(piece for one in quantities for piece in one.pieces(bench))]
+
+    def found(self, bench: Bench, confidence: float) -> Found:
+        """The difference with its two-sided t interval over trained copies."""
+        a = _copies(self.a, bench)
+        differences = (a if self.b is None else a - _copies(self.b, bench)).dropna().to_numpy()
+        n, mean = len(differences), float(differences.mean())
+        if n < 2:
+            return Found(self, n, mean, math.nan, math.nan, math.nan)
+        std = float(differences.std(ddof=1))
+        half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * std / math.sqrt(n)
+        return Found(self, n, mean, mean - half, mean + half, std)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The claim that a step of ``run`` costs at most ``at_most`` plain steps, by the upper quartile of paired times."""
+
+    says: str
+    run: TrainSettings
+    at_most: float
+    published: float | None = None
+    unit: str = "plain steps"
+    timed: type[StepTime] = StepTime
+
+    def _piece(self, bench: Bench) -> StepTime:
+        return self.timed(bench.training(self.run, 0), bench.pieces)
+
+    def pieces(self, bench: Bench) -> list[Piece]:
+        return [self._piece(bench)]
+
+    def found(self, bench: Bench, confidence: float) -> Found:
+        """The median ratio with its quartiles."""
+        line = read_rows(self._piece(bench).result).iloc[0]
+        return Found(self, 1, float(line["value"]), float(line["low"]), float(line["high"]), math.nan)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A measured difference: mean, interval and standard deviation over ``n`` trained copies."""
+
+    of: Contrast | Cost
+    n: int
+    mean: float
+    low: float
+    high: float
+    std: float
+
+    @property
+    def verdict(self) -> str:
+        """``yes`` or ``no`` where the interval says so, else ``open``."""
+        if isinstance(self.of, Cost):
+            return "yes" if self.high <= self.of.at_most else "no" if self.low > self.of.at_most else "open"
+        if math.isnan(self.low):
+            return "open"
+        within = self.of.within
+        if within is None:
+            return "yes" if self.low > 0 else "no" if self.high < 0 else "open"
+        if -within < self.low and self.high < within:
+            return "yes"
+        return "no" if self.low > within or self.high < -within else "open"
+
+    def detectable(self, confidence: float) -> float:
+        """The smallest true difference that so many copies would have shown with a power of 80 %."""
+        return _factor(self.n, confidence, POWER) * self.std if self.n > 1 else math.nan
+
+    def needed(self, confidence: float) -> float:
+        """Copies that would show the published difference (or the measured one, if it is on the claimed side) with a
+        power of 80 %; of two that shall be equal, that they are, if they differ as measured. ``inf``: none would."""
+        target, power = abs(self.of.published) if self.of.published else self.mean, POWER
+        if isinstance(self.of, Contrast) and self.of.within is not None:
+            # Two bounds have to be kept, each with half of the risk.
+            target, power = self.of.within - abs(self.mean), 1 - (1 - POWER) / 2
+        if not target > 0 or math.isnan(self.std):
+            return math.inf
+        return next((n for n in range(2, 2000) if _factor(n, confidence, power) * self.std <= target), math.inf)
+
+
+Contrasts = Callable[[Grid], Sequence[Contrast | Cost]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper claims, in our words, and what must then be seen; it holds when all of that is."""
+
+    paper: str
+    says: str
+    source: str
+    contrasts: Contrasts
+
+    def pieces(self, grid: Grid, bench: Bench) -> list[Piece]:
+        """Everything that it rests on."""
+        return [piece for one in self.contrasts(grid) for piece in one.pieces(bench)]
+
+    def copies(self, grid: Grid, bench: Bench) -> int:
+        """How many trained copies of all its runs are computed, from those of ``bench`` on; 0 if those are not."""
+        count = bench.scale.seeds
+        while all(here(piece) for piece in self.pieces(grid, bench.with_seeds(count))):
+            count += 1
+            if count > MOST:
+                break
+        return count - 1 if count > bench.scale.seeds else 0
+
+    def judged(self, grid: Grid, bench: Bench) -> Judgement:
+        """The claim's differences; their intervals hold together with 95 % (Bonferroni)."""
+        contrasts = self.contrasts(grid)
+        confidence = 1 - (1 - CONFIDENCE) / max(1, sum(isinstance(one, Contrast) for one in contrasts))
+        return Judgement(self, tuple(one.found(bench, confidence) for one in contrasts), confidence)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim with what was found."""
+
+    claim: Claim
+    found: tuple[Found, ...]
+    confidence: float
+
+    @property
+    def verdict(self) -> str:
+        verdicts = {one.verdict for one in self.found}
+        return "does not hold here" if "no" in verdicts else "cannot tell" if "open" in verdicts else "holds"
+
+    def lines(self) -> list[str]:
+        """One line per difference, in words."""
+        return [_line(one, self.confidence) for one in self.found]
+
+
+@dataclass(frozen=True)
+class Change(Logged):
+    """The last value of a logged column minus that at ``since`` of all epochs."""
+
+    since: float = 1 / 3
+    falls: bool = False
+    """How much it falls instead."""
+
+    def values(self, bench: Bench) -> pd.DataFrame:
+        lines = []
+        for seed in bench.seeds:
+            values = bench.log(self.run, seed, (self.y,))[self.y].to_numpy()
+            change = values[-1] - values[round(self.since * (len(values) - 1))]
+            lines.append((seed, -change if self.falls else change))
+        replicate, value = zip(*lines, strict=True)
+        return pd.DataFrame({"replicate": replicate, "draw": 0, "x": np.nan, "value": value})
+
+
+@dataclass(frozen=True)
+class OverEpochs(Logged):
+    """The mean of a logged column over all epochs."""
+
+    def values(self, bench: Bench) -> pd.DataFrame:
+        means = super().values(bench).groupby("replicate", as_index=False)["value"].mean()
+        return means.assign(draw=0, x=np.nan)
+
+
+def claims_text(judged: Sequence[Judgement], open_claims: Sequence[Claim], grid: Grid) -> str:
+    """The judgements at one scale as Markdown: a summary, then every claim with its differences."""
+    lines = [f"## Scale {grid.scale.name}", "\n".join(f"- {line}" for line in grid.scale.says)]
+    summary = [["paper", "claim", "verdict"]]
+    summary += [[one.claim.paper, f"{one.claim.says} ({one.claim.source})", one.verdict] for one in judged]
+    lines.append(as_markdown(summary))
+    for one in judged:
+        lines.append(
+            f"**{one.claim.paper}: {one.claim.says}** — {one.verdict}\n\n"
+            + "\n".join(f"- {line}" for line in one.lines())
+        )
+    if open_claims:
+        missing = "; ".join(f"{claim.paper}: {claim.says}" for claim in open_claims)
+        lines.append(f"Not computed at this scale: {missing}.")
+    return "\n\n".join(lines)
+
+
+def _copies(quantity: Quantity, bench: Bench) -> pd.Series:
+    return quantity.values(bench).groupby("replicate")["value"].mean()
+
+
+def _factor(n: int, confidence: float, power: float) -> float:
+    """Detectable difference in units of the standard deviation of differences: (t + t_power) / sqrt(n)."""
+    t = stats.t(n - 1)
+    return float(t.ppf(0.5 + confidence / 2) + t.ppf(power)) / math.sqrt(n)
+
+
+def _line(found: Found, confidence: float) -> str:
+    of = found.of
+    digits = 2 if of.unit in ("points", "plain steps") else 3
+    number = f"{found.mean:+.{digits}f}" if isinstance(of, Contrast) else f"{found.mean:.{digits}f}"
+    interval = f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    interval += f", {found.n} copies" if isinstance(of, Contrast) else ""
+    what = f"{of.says}: {number} {of.unit} {interval}"
+    if isinstance(of, Cost):
+        what += f" (median and quartiles of paired steps; at most {of.at_most:g} expected)"
+    elif of.within is not None:
+        what += f" (equal within {of.within:g}?)"
+    if of.published is not None:
+        what += (
+            f"; published {of.published:+.{digits}f}" if isinstance(of, Contrast) else f"; published {of.published:g}"
+        )
+    what += {"yes": " — as claimed", "no": " — the other way", "open": " — open"}[found.verdict]
+    if found.verdict == "open" and isinstance(of, Contrast) and not math.isnan(found.std):
+        what += ": " + _could_have_been_seen(found, of, confidence, digits)
+    return what
+
+
+def _could_have_been_seen(found: Found, of: Contrast, confidence: float, digits: int) -> str:
+    needed = found.needed(confidence)
+    copies = f"{needed:g} copies" if needed < math.inf else "more than 2,000 copies"
+    if of.within is not None:
+        if abs(found.mean) >= of.within:
+            return "no number of copies would show them equal, if they differ as measured"
+        return f"{copies} would show them equal (power 80 %), if they differ as measured"
+    seen = f"so many would have shown {found.detectable(confidence):.{digits}f} (power 80 %)"
+    if of.published is None and found.mean <= 0:
+        return f"{seen}; the measured difference is on the other side"
+    return f"{seen}; {copies} would show {'the published difference' if of.published else 'this one'}"

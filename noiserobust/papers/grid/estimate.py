@@ -1,0 +1,103 @@
+"""How long pieces will take here: passes counted, a pass timed on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+
+from noiserobust.data.corrupted import CORRUPTIONS as PUBLISHED_CORRUPTIONS
+from noiserobust.errors import UserError
+from noiserobust.models import ModelSpec
+from noiserobust.papers.grid.corruptions import CORRUPTIONS
+from noiserobust.papers.grid.pieces import Corrupted, FilterNorms, FineTuned, Heights, InitialRadius, Measuring
+from noiserobust.papers.grid.step_time import StepTime
+from noiserobust.sweep import Evaluating, Piece, Training
+from noiserobust.sweep.pieces import data_of
+from noiserobust.training import TrainSettings
+from noiserobust.training.schedules import Progress
+
+KNOWN = {
+    "digits": (1297, 500, 1, 8, 10),
+    "cifar10": (50_000, 10_000, 3, 32, 10),
+    "cifar100": (50_000, 10_000, 3, 32, 100),
+    "imagenet": (1_281_167, 50_000, 3, 224, 1000),
+}
+"""Training images, test images, channels, pixels a side and classes of data that need not be here to be estimated."""
+
+OVERHEAD = 0.2  # seconds to open a run and its data, measured on digits
+
+
+class Clock:
+    """Seconds that pieces will take on this machine, with one worker."""
+
+    def seconds(self, piece: Piece) -> float:
+        """Expected seconds of ``piece``; a forward pass counts as a third of a forward and backward pass."""
+        if isinstance(piece, Training):
+            return OVERHEAD + self._training(piece.settings)
+        if isinstance(piece, Evaluating):
+            settings = piece.trained.settings
+            images = dict(piece.options).get("images") or self._size(settings)[1]
+            return OVERHEAD + piece.draws * images * self._image(settings) / 3
+        assert isinstance(piece, Measuring)
+        settings = piece.trained.settings
+        if isinstance(piece, StepTime):
+            return 2 * (piece.steps + 4) * settings.batch_size * self._image(settings)
+        if isinstance(piece, FineTuned):
+            before = 0.5 * self._training(settings) if piece.initial is None else 0.0  # trained on half of the classes
+            return OVERHEAD + before + self._training(settings)
+        images = getattr(piece, "images", None) or self._size(settings)[1]
+        passes = 6
+        if isinstance(piece, Heights):
+            passes = piece.points**piece.dimensions * piece.pairs
+        elif isinstance(piece, Corrupted):
+            passes = 5 * len(CORRUPTIONS if piece.folder is None else PUBLISHED_CORRUPTIONS)
+        elif isinstance(piece, (InitialRadius, FilterNorms)):
+            passes = 0
+        return OVERHEAD + passes * images * self._image(settings) / 3
+
+    def total(self, pieces: Iterable[Piece]) -> float:
+        """Seconds of all ``pieces``."""
+        return sum(self.seconds(piece) for piece in pieces)
+
+    def _training(self, settings: TrainSettings) -> float:
+        train, test = self._size(settings)[:2]
+        on_test = settings.select_on == "test"
+        held_out = 0.0 if on_test else settings.validation * train
+        at = [Progress(step, 100, step * settings.epochs // 100, settings.epochs) for step in range(100)]
+        passes = sum((f + 2 * b) / 3 for f, b in (settings.method.cost(progress) for progress in at)) / 100
+        watched = (test if on_test else held_out) * (1 + settings.select_draws) / 3
+        logged = settings.log_images * len(settings.log_on) * 2 * len(settings.log) / 3
+        return settings.epochs * (passes * (train - held_out) + watched + logged) * self._image(settings)
+
+    def _size(self, settings: TrainSettings) -> tuple[int, int, int, int, int]:
+        if settings.data in KNOWN:
+            return KNOWN[settings.data]
+        data = data_of(settings)
+        train = data.train
+        return len(train), len(data.test), train.channels, train.example().shape[-1], len(train.classes)
+
+    def _image(self, settings: TrainSettings) -> float:
+        return _timed(settings.model, self._size(settings)[2:], settings.precision, settings.device)
+
+
+@cache
+def _timed(spec: ModelSpec, shape: tuple[int, int, int], precision: str, device: str) -> float:
+    from noiserobust.papers.grid.step_time import seconds_per_image
+
+    return seconds_per_image(spec, *shape, precision, device)
+
+
+def in_words(seconds: float) -> str:
+    """A duration as a person says it: ``40 s``, ``12 min``, ``5.5 h``, ``12 d``."""
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def here(piece: Piece) -> bool:
+    """Whether ``piece`` is done; of data that are not on this machine nothing is."""
+    try:
+        return piece.result.is_file()
+    except UserError:
+        return False

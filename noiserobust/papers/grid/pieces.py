@@ -1,0 +1,235 @@
+"""What is measured of finished runs: pieces beside those of :mod:`noiserobust.sweep`, each leaving one file of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from noiserobust.analog.weights import analog_weights
+from noiserobust.data import Splits
+from noiserobust.evaluation import corrupted, evaluate, landscape, sharpness
+from noiserobust.evaluation.landscapes import SEMANTICS as LANDSCAPE
+from noiserobust.evaluation.measure_minima import SEMANTICS as SHARPNESS
+from noiserobust.evaluation.measure_minima import Part
+from noiserobust.minima import Surface, filter_norms_of, filters
+from noiserobust.minima.vectors import norm
+from noiserobust.models.compute import Precision
+from noiserobust.noise import Gaussian
+from noiserobust.papers.grid.corruptions import CORRUPTIONS, corrupted_copy
+from noiserobust.rng import Stream, seeded
+from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.storage.provenance import provenance
+from noiserobust.storage.rows import write_rows
+from noiserobust.sweep import Training
+from noiserobust.sweep.pieces import data_of
+from noiserobust.training import fit
+from noiserobust.training.rules.base import Plain
+
+CLEAN = Gaussian(0.0)
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Rows about one finished run, in a file of ``out`` that everything which determines them names."""
+
+    trained: Training
+    out: Path
+    semantics: ClassVar[int] = 1
+
+    @property
+    @abstractmethod
+    def what(self) -> str:
+        """What is measured, in words that tell it from everything else that is."""
+
+    @abstractmethod
+    def measure(self) -> pd.DataFrame:
+        """The rows; at least a column ``value``."""
+
+    @property
+    def about(self) -> str:
+        """What it is measured of: the run's own name says everything about its weights."""
+        return self.trained.result.parent.name
+
+    @property
+    def name(self) -> str:
+        return f"{self.what} of {self.trained.settings.label} seed {self.trained.settings.seed}"
+
+    @property
+    def result(self) -> Path:
+        about = [type(self).__name__, self.semantics, self.about, self.what]
+        return self.out / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.parquet"
+
+    def run(self) -> None:
+        if not self.result.is_file():
+            write_rows(self.measure(), self.result)
+
+
+@dataclass(frozen=True)
+class Sharpness(Measuring):
+    """A measure of :mod:`noiserobust.minima` on a sample of the data."""
+
+    measure_text: str = "loss"
+    part: Part = "test"
+    images: int | None = None
+    semantics: ClassVar[int] = SHARPNESS
+
+    @property
+    def what(self) -> str:
+        return f"{self.measure_text} on {self.images or 'all'} {self.part} images"
+
+    def measure(self) -> pd.DataFrame:
+        settings = self.trained.settings
+        data = data_of(settings)
+        seen = data.train if self.part == "train" else data.test
+        images = None if self.images is None else min(self.images, len(seen))
+        found = sharpness(
+            self.trained.result, seen, self.measure_text, part=self.part, images=images, device=settings.device
+        )
+        return found.rows
+
+
+@dataclass(frozen=True)
+class Heights(Measuring):
+    """The loss along filter-normalised directions."""
+
+    dimensions: int = 2
+    points: int = 21
+    pairs: int = 1
+    half_width: float = 1.0
+    part: Part = "test"
+    images: int | None = None
+    semantics: ClassVar[int] = LANDSCAPE
+
+    @property
+    def what(self) -> str:
+        grid = f"{self.points}^{self.dimensions} points to {self.half_width:g}, {self.pairs} pairs"
+        return f"landscape ({grid}) on {self.images or 'all'} {self.part} images"
+
+    def measure(self) -> pd.DataFrame:
+        settings = self.trained.settings
+        data = data_of(settings)
+        seen = data.train if self.part == "train" else data.test
+        return landscape(
+            self.trained.result,
+            seen,
+            self.dimensions,
+            half_width=self.half_width,
+            points=self.points,
+            pairs=self.pairs,
+            part=self.part,
+            images=None if self.images is None else min(self.images, len(seen)),
+            device=settings.device,
+        )
+
+
+@dataclass(frozen=True)
+class InitialRadius(Measuring):
+    """The length of filter-wise noise of size ``gamma`` at the run's initial weights, a row per draw."""
+
+    gamma: float = 0.01
+    draws: int = 1000
+
+    @property
+    def about(self) -> str:
+        s = self.trained.settings
+        return f"{s.model} {s.data if '/' not in s.data else 'folder'} {s.seed}"
+
+    @property
+    def what(self) -> str:
+        return f"radius of filter noise {self.gamma:g} at initialization, {self.draws} draws"
+
+    def measure(self) -> pd.DataFrame:
+        settings = self.trained.settings
+        data = data_of(settings).train
+        with seeded(Stream(settings.seed, "init")):
+            model = settings.model.build(data.channels, len(data.classes))
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        analog, streams = analog_weights(model), Stream(settings.seed, "radius")
+        drawn = (
+            norm(filters.filter_noise(parameters, names, analog, self.gamma, streams.child(draw))).item()
+            for draw in range(self.draws)
+        )
+        return pd.DataFrame({"draw": range(self.draws), "value": drawn, **provenance()})
+
+
+@dataclass(frozen=True)
+class FilterNorms(Measuring):
+    """The norm of every filter of the finished network, a row each."""
+
+    @property
+    def what(self) -> str:
+        return "filter norms"
+
+    def measure(self) -> pd.DataFrame:
+        surface = Surface(read_checkpoint(self.trained.result).build(), [])
+        return pd.DataFrame({"value": filter_norms_of(surface).tolist(), **provenance()})
+
+
+@dataclass(frozen=True)
+class Corrupted(Measuring):
+    """Accuracy on corrupted test images, a row per corruption and severity.
+
+    ``folder``: where CIFAR-10-C or its like lies, or ``None`` for images corrupted here
+    (:mod:`noiserobust.papers.grid.corruptions`), once, beside the pieces.
+    """
+
+    folder: str | None = None
+    images: int | None = None
+    precision: Precision = "fp32"
+
+    @property
+    def what(self) -> str:
+        whose = "corrupted here" if self.folder is None else Path(self.folder).name
+        return f"accuracy on {self.images or 'all'} images, {whose}, {self.precision}"
+
+    def measure(self) -> pd.DataFrame:
+        settings = self.trained.settings
+        options: dict[str, Any] = {"precision": self.precision, "device": settings.device}
+        if self.folder is not None:
+            rows = corrupted(self.trained.result, self.folder, images=self.images, **options)
+        else:
+            test = data_of(settings).test
+            chosen = test if self.images is None else test.sample(self.images, Stream(0, "images"))
+            folder = corrupted_copy(chosen, self.out.parent / "corrupted")
+            rows = corrupted(self.trained.result, folder, corruptions=list(CORRUPTIONS), **options)
+        return rows[rows["metric"] == "accuracy"]
+
+
+@dataclass(frozen=True)
+class FineTuned(Measuring):
+    """Accuracy of the run ``trained`` when it starts from a checkpoint.
+
+    ``initial``: that checkpoint, or ``None`` for one trained here, plainly and with the same settings, on the first
+    half of the classes alone.
+    """
+
+    initial: str | None = None
+
+    @property
+    def what(self) -> str:
+        start = "half of the classes" if self.initial is None else Path(self.initial).name
+        return f"accuracy, fine-tuned from {start}"
+
+    def measure(self) -> pd.DataFrame:
+        settings, runs = self.trained.settings, self.trained.out
+        data, start = data_of(settings), self.initial
+        if start is None:
+            before = dataclasses.replace(settings, method=Plain(), seed=0)
+            start = str(fit(before, runs, splits=half_of_classes(data)).checkpoint)
+        run = fit(dataclasses.replace(settings, initial=start), runs, splits=data)
+        return evaluate(run.checkpoint, data.test, CLEAN, 1, device=settings.device).rows
+
+
+def half_of_classes(data: Splits) -> Splits:
+    """Training and test images of the first half of the classes."""
+    count = len(data.train.classes) // 2
+    parts = [part.subset((part.labels < count).nonzero().flatten()) for part in (data.train, data.test)]
+    train, test = (dataclasses.replace(part, classes=part.classes[:count]) for part in parts)  # type: ignore[type-var]
+    return dataclasses.replace(data, train=train, test=test)

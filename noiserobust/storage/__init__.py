@@ -1,0 +1,1 @@
+"""What lies on disk: checkpoints, rows, files whole or not at all, provenance."""

@@ -1,0 +1,45 @@
+"""Tables of result rows on disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow
+
+from noiserobust.errors import UserError
+from noiserobust.storage.files import write_atomically
+
+VARIANT: dict[str, Any] = {"compensation": "none", "recalibration": 0, "converters": "none", "backend": "direct"}
+
+
+VARIANT |= {"subset": "all"}
+
+
+def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+    """Write a table of rows as parquet, whole or not at all; returns the path written."""
+    return write_atomically(path, lambda temporary: rows.to_parquet(temporary, index=False))
+
+
+def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """The rows that :func:`write_rows` wrote; :class:`UserError` when there is no such file or it is not parquet."""
+    if not Path(path).is_file():
+        raise UserError(f"expected a file of result rows (parquet), got {path}, which is not a file; check the name")
+    try:
+        return pd.read_parquet(path)
+    except (pyarrow.ArrowInvalid, OSError):
+        raise UserError(
+            f"expected result rows (parquet), got {path}, which cannot be read as parquet; write it again"
+        ) from None
+
+
+def completed(rows: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` with every column of :data:`VARIANT`: files written before there were any lack them."""
+    return rows.assign(**{name: value for name, value in VARIANT.items() if name not in rows})
+
+
+def noise_free(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows (or lines of a summary) are noise-free: strength 0, and no part of a composition (pcm+gaussian:0)."""
+    return (rows["strength"] == 0) & ~rows["noise"].str.contains("+", regex=False)

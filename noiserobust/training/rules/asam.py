@@ -1,0 +1,40 @@
+"""Adaptive sharpness-aware minimisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from noiserobust.errors import UserError
+from noiserobust.minima import Ascent, Perturbation
+from noiserobust.minima.vectors import Gradients, adaptive_ascent
+from noiserobust.training.engine import Engine
+from noiserobust.training.rules.sam import Climbing
+from noiserobust.training.schedules import Progress, Schedule
+
+
+@dataclass(frozen=True)
+class ASAM(Climbing, name="asam"):
+    r"""Step with the gradient at :math:`w + \rho\, T^2 g / \lVert T g \rVert_2`, one norm over all tensors.
+
+    T is :math:`|w| + \eta` element by element on weights and 1 on biases (parameters whose name says bias), so that
+    the neighbourhood does not change when a layer is re-scaled.
+
+    - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`. On CIFAR-100 1.0 is usual.
+    - ``eta``: keeps weights near 0 movable.
+
+    Source: Kwon et al., "ASAM: Adaptive Sharpness-Aware Minimization", Eq. 8 and Algorithm 1.
+    """
+
+    rho: float | Schedule = 0.5
+    eta: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.eta < float("inf"):
+            raise UserError(f"asam: expected a finite eta >= 0, got {self.eta}; 0.01 is usual")
+
+    def perturbation(self, progress: Progress, m: int) -> Perturbation:
+        return Ascent(self.strength(progress), self.perturb, m, self.eta)
+
+    def ascent(self, engine: Engine, gradients: Gradients, rho: float, progress: Progress) -> Gradients:
+        return adaptive_ascent(gradients, engine.parameters, engine.names, rho, self.eta)

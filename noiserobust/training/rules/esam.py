@@ -1,0 +1,102 @@
+"""Efficient sharpness-aware minimisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from noiserobust.data.batches import Batch
+from noiserobust.errors import UserError
+from noiserobust.minima import Ascent, Perturbation
+from noiserobust.minima.subset import most_risen
+from noiserobust.minima.vectors import TINY, norm, scale
+from noiserobust.training.engine import Engine, Output
+from noiserobust.training.rules.base import Method
+from noiserobust.training.rules.sam import check_rho
+from noiserobust.training.schedules import Progress, Schedule, strength_at
+
+
+@dataclass(frozen=True)
+class ESAM(Method, name="esam"):
+    r"""SAM that perturbs a random choice of tensors (SWP) and steps on the samples that it hurts most (SDS).
+
+    SWP: every tensor is chosen with probability beta (never none), the gradient at w is taken for the chosen ones only,
+    and :math:`e = \rho\, g_S / (\beta \lVert g_S \rVert_2)`. SDS: of B samples exactly max(1, floor(gamma B)) are kept,
+    those whose loss rose most from w to w + e (the first ones among equals); the step is their mean gradient at w + e.
+
+    - ``rho``: the radius, a number or a schedule.
+    - ``beta``: in (0, 1]; 1 is SDS alone. ``gamma``: in (0, 1]; 1 is SWP alone; both 1 are SAM.
+    - ``scaling``: ``selected`` as above; ``full`` divides by the whole gradient's norm instead, so that the mean of e
+      is exactly SAM's, at the price of a whole first backward pass; ``paper`` has :math:`1 - \beta` for
+      :math:`\beta`, as printed (the mean of e is SAM's only at beta 0.5).
+
+    Ranks choose the same tensors, each climbs its own gradient and keeps its own samples. Normalisation statistics
+    learn from the pass at w only. The samples kept are re-packed into as few micro-batches as hold them.
+
+    What it costs: the pass that ranks the samples is a forward of the whole batch, so SDS alone pays only for
+    gamma < 2/3 (1 + 1/3 + gamma < 2). :meth:`cost` counts passes; a backward pass for a share beta of the weights still
+    runs through all activations, about (1 + beta) / 2 of a whole one, which makes ESAM(beta .6, gamma .5) 1.7 of
+    plain training by count.
+
+    Source: "Efficient Sharpness-aware Minimization for Improved Training of Neural Networks", Eq. 5 and 6, Algorithm 1.
+    """
+
+    rho: float | Schedule = 0.05
+    beta: float = 0.6
+    gamma: float = 0.5
+    scaling: Literal["selected", "full", "paper"] = "selected"
+
+    def __post_init__(self) -> None:
+        check_rho(self.name, self.rho)
+        if not 0 < self.beta <= 1:
+            raise UserError(f"esam: expected beta in (0, 1], got {self.beta}; 1 perturbs every tensor")
+        if not 0 < self.gamma <= 1:
+            raise UserError(f"esam: expected gamma in (0, 1], got {self.gamma}; 1 keeps every sample")
+        if self.scaling not in ("selected", "full", "paper"):
+            raise UserError(f"esam: expected scaling selected, full or paper, got {self.scaling!r}")
+        if self.scaling == "paper" and self.beta == 1:
+            raise UserError("esam: expected beta < 1 with scaling=paper, which divides by 1 - beta; use selected")
+
+    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+        rho = self.strength(progress)
+        if rho == 0:
+            return super().step(engine, batch, progress)
+        chosen = self.chosen(engine, progress.step)
+        everything = self.scaling == "full" or all(chosen)
+        out = engine.gradient(batch, sync=False, wrt=None if everything else chosen)
+        gradients = engine.take()
+        steps = [gradient if wanted else None for gradient, wanted in zip(gradients, chosen, strict=True)]
+        share = 1 - self.beta if self.scaling == "paper" else self.beta
+        if any(step is not None for step in steps):  # else only tensors that the loss does not reach were chosen: e = 0
+            length = norm(gradients if self.scaling == "full" else steps)
+            scale(steps, rho / share / (length + TINY))
+        with engine.moved(steps):
+            rows = None
+            if self.gamma < 1:
+                rows = most_risen(engine.forward(batch).losses - out.losses, self.gamma)
+            engine.gradient(batch, norm_stats=False, rows=rows)
+        engine.commit()
+        return out
+
+    def chosen(self, engine: Engine, step: int) -> list[bool]:
+        """Which parameters this step perturbs: named by seed and step, so every rank knows it; never none."""
+        count, attempt = len(engine.parameters), 0
+        while True:
+            coins = engine.stream("swp", step, attempt).uniform((count,)) < self.beta
+            if coins.any():
+                return [bool(coin) for coin in coins.tolist()]
+            attempt += 1
+
+    def strength(self, progress: Progress) -> float:
+        return strength_at(self.rho, progress)
+
+    def perturbation(self, progress: Progress, m: int) -> Perturbation:
+        if self.beta < 1:  # which tensors move is another choice at every step
+            return super().perturbation(progress, m)
+        return Ascent(self.strength(progress), m=m)
+
+    def cost(self, progress: Progress) -> tuple[float, float]:
+        if self.strength(progress) == 0:
+            return (1.0, 1.0)
+        return (1 + self.gamma + (self.gamma < 1), 1 + self.gamma)

@@ -1,0 +1,66 @@
+"""Surrogate-gap-guided sharpness-aware minimisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from noiserobust.data.batches import Batch
+from noiserobust.errors import UserError
+from noiserobust.minima.vectors import add, along, clones, scale
+from noiserobust.training.engine import Engine, Output
+from noiserobust.training.rules.sam import Climbing, unit_scaled
+from noiserobust.training.schedules import Progress
+
+
+@dataclass(frozen=True)
+class GSAM(Climbing, name="gsam"):
+    r"""Descend the perturbed loss, ascend the part of the clean gradient that is orthogonal to it.
+
+    The step is :math:`g_p - \alpha (g - \mathrm{proj}_{g_p} g)`, with SAM's g and g_p; ranks combine their own
+    gradients and average the result once.
+
+    - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`.
+    - ``alpha``: weight of the orthogonal part.
+    - ``follow_lr``: rho falls with the learning rate, from ``rho`` at the rate's peak (:attr:`Engine.lr_share`) to
+      ``rho_min`` at rate 0. Two passes are taken even where that makes it 0.
+
+    Source: Zhuang et al., "Surrogate Gap Minimization Improves Sharpness-Aware Training", Algorithm 1.
+    """
+
+    alpha: float = 0.4
+    follow_lr: bool = False
+    rho_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.alpha < float("inf"):
+            raise UserError(f"gsam: expected a finite alpha >= 0, got {self.alpha}; 0.4 is usual")
+        if not 0 <= self.rho_min < float("inf"):
+            raise UserError(f"gsam: expected a finite rho_min >= 0, got {self.rho_min}")
+        if self.rho_min and not self.follow_lr:
+            raise UserError("gsam: expected follow_lr=true with rho_min, got false: without it rho has no lower end")
+
+    def mixed_step(
+        self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, clean: float, unit: bool = False
+    ) -> Output:
+        rho = self.strength(progress)
+        if rho == 0:
+            return super().mixed_step(engine, batch, progress, clean, unit)
+        if self.follow_lr:
+            rho = self.rho_min + (rho - self.rho_min) * engine.lr_share
+        out = engine.gradient(batch, sync=self.sync)
+        gradients = engine.take()
+        with engine.moved(self.climb(engine, clones(gradients), rho, progress)):
+            engine.gradient(batch, norm_stats=False, sync=self.sync)
+        perturbed = engine.take()
+        # g_p - alpha (g - c g_p) = (1 + alpha c) g_p - alpha g
+        share = along(gradients, perturbed)
+        scale(perturbed, (1 + self.alpha * share) * (1 - clean))
+        combined = add(perturbed, gradients, -self.alpha * (1 - clean))
+        if clean:
+            combined = add(combined, unit_scaled(engine, gradients) if unit else gradients, clean)
+        # With sync both were averages already, and so is what was made of them.
+        engine.put(combined if self.sync else engine.average(combined))
+        engine.commit()
+        return out

@@ -1,0 +1,107 @@
+"""LookSAM: climb every k-th step, and in between re-use what the climb had changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noiserobust.data.batches import Batch
+from noiserobust.errors import UserError
+from noiserobust.minima.vectors import TINY, Gradients, add, along, clones, norm
+from noiserobust.training.engine import Engine, Output
+from noiserobust.training.rules.sam import Climbing
+from noiserobust.training.schedules import Progress
+
+
+@dataclass(frozen=True)
+class LookSAM(Climbing, name="looksam"):
+    r"""SAM at every k-th step, which leaves :math:`g_v = g_p - \mathrm{proj}_g\, g_p`; in between the step is
+    :math:`g + \alpha (\lVert g \rVert / \lVert g_v \rVert)\, g_v`.
+
+    - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`. :math:`g_v` is made of gradients averaged over ranks.
+    - ``alpha``: size of the re-used part in units of the clean gradient.
+    - ``k``: steps from one climb to the next (inside RST, of the steps that the coin chooses).
+    - ``layerwise``: every tensor takes its own projection and norms; by default they are those of all tensors at once.
+
+    Source: Liu et al., "Towards Efficient and Scalable Sharpness-Aware Minimization", Eq. 7 and Algorithm 1.
+    """
+
+    alpha: float = 0.7
+    k: int = 5
+    layerwise: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k < 1:
+            raise UserError(f"looksam: expected k >= 1 steps from climb to climb, got {self.k}; 5 is usual")
+        if not 0 <= self.alpha < float("inf"):
+            raise UserError(f"looksam: expected a finite alpha >= 0, got {self.alpha}; 0.7 is usual")
+
+    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+        rho = self.strength(progress)
+        if rho == 0:
+            return super().step(engine, batch, progress)
+        memory = engine.memory.get(self.name, {"calls": 0, "direction": []})
+        climbs = memory["calls"] % self.k == 0
+        if climbs:
+            out, direction = self._climb(engine, batch, progress, rho)
+            lengths = None
+        else:
+            out, direction = engine.gradient(batch), memory["direction"]
+            gradients = engine.take()
+            lengths = self._lengths(gradients, direction, memory.get("lengths"))
+            engine.put(self._turned(gradients, direction, lengths["norms"]))
+        # What an overflow left is not re-used: that step is skipped, and the next one climbs again.
+        if engine.commit() or not climbs:
+            engine.memory[self.name] = {"calls": memory["calls"] + 1, "direction": direction, "lengths": lengths}
+        return out
+
+    def _climb(
+        self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, rho: float
+    ) -> tuple[Output, Gradients]:
+        """One step of SAM without its commit, and the g_v it leaves."""
+        out = engine.gradient(batch, sync=self.sync)
+        gradients = engine.take()
+        with engine.moved(self.climb(engine, clones(gradients), rho, progress)):
+            engine.gradient(batch, norm_stats=False)
+        clean = gradients if self.sync else engine.average(gradients)
+        perturbed = engine.take()
+        direction = clones(perturbed)
+        for part, axis in self._parts(direction, clean):
+            part[:] = add(part, axis, -along(part, axis))
+        engine.put(perturbed)
+        return out, direction
+
+    @torch.no_grad()
+    def _lengths(
+        self, gradients: Gradients, direction: Gradients, known: dict[str, list[Any]] | None
+    ) -> dict[str, list[Any]]:
+        """||g_v|| of the parts: taken once, not at every step that re-uses g_v, unless other gradients are there."""
+        there = [gradient is not None for gradient in gradients]
+        if known is not None and known["there"] == there:
+            return known
+        return {"there": there, "norms": [norm(axis) for _, axis in self._parts(gradients, direction)]}
+
+    @torch.no_grad()
+    def _turned(self, gradients: Gradients, direction: Gradients, lengths: Sequence[Tensor]) -> Gradients:
+        for (part, axis), length in zip(self._parts(gradients, direction), lengths, strict=True):
+            part[:] = add(part, axis, self.alpha * norm(part) / (length + TINY))
+        return gradients
+
+    def _parts(self, gradients: Gradients, others: Gradients) -> list[tuple[Gradients, Gradients]]:
+        """All tensors together, or each alone, of those that both have (changed in place: they are the tensors)."""
+        pairs: list[tuple[Tensor | None, Tensor | None]] = [
+            (g, o) for g, o in zip(gradients, others, strict=True) if g is not None and o is not None
+        ]
+        if self.layerwise:
+            return [([g], [o]) for g, o in pairs]
+        return [([g for g, _ in pairs], [o for _, o in pairs])]
+
+    def cost(self, progress: Progress) -> tuple[float, float]:
+        # Climbs are counted by the steps the rule itself took: exact when its strength is never 0 and no coin skips it.
+        climbs = self.strength(progress) > 0 and progress.step % self.k == 0
+        return (2.0, 2.0) if climbs else (1.0, 1.0)

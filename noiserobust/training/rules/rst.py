@@ -1,0 +1,102 @@
+"""Randomised sharpness-aware training: a coin decides at every step whether the costly rule is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from noiserobust.data.batches import Batch
+from noiserobust.errors import UserError
+from noiserobust.minima import Perturbation
+from noiserobust.training.engine import Engine, Output
+from noiserobust.training.probability import Probability, check_probability
+from noiserobust.training.rules.asam import ASAM
+from noiserobust.training.rules.base import Method
+from noiserobust.training.rules.gsam import GSAM
+from noiserobust.training.rules.sam import SAM, Climbing
+from noiserobust.training.rules.ssam import SSAM
+from noiserobust.training.schedules import Progress
+
+
+@dataclass(frozen=True)
+class RST(Method, name="rst"):
+    """With probability p(t) the inner rule's step, otherwise a plain one; expected extra cost: the mean of p.
+
+    - ``inner``: any method that need not see every step: sam, asam, gsam, looksam, esam, ssam, rwp, ...
+    - ``p``: a number, or a schedule: piecewise, linear, cos1, cos2, sin1, sin2.
+
+    The coin of a step is named by the seed and the step alone: ranks cannot disagree, and nothing needs saving.
+    Source: "Randomized Sharpness-Aware Training for Boosting Computational Efficiency in Deep Learning", Eq. 1 to 4.
+    """
+
+    inner: Method = field(default_factory=SAM)
+    p: float | Probability = 0.5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.p, Probability):
+            check_probability(self.name, "p", self.p)
+        if isinstance(self.inner, RST):
+            raise UserError(f"{self.name}: expected one coin, got {self.inner.name} inside: it would toss the same one")
+        if self.inner.every_step:
+            raise UserError(f"{self.name}: expected an inner rule that may miss steps, got {self.inner.name}; use sam")
+
+    def prepare(self, engine: Engine) -> None:
+        self.inner.prepare(engine)
+
+    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+        if self.coin(engine, progress):
+            return self.inner_step(engine, batch, progress)
+        return super().step(engine, batch, progress)
+
+    def inner_step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+        """The step on heads."""
+        return self.inner.step(engine, batch, progress)
+
+    def coin(self, engine: Engine, progress: Progress) -> bool:
+        """Whether this step is the inner rule's: uniform on [0, 1) below p, so never at p = 0 and always at p = 1."""
+        # On the CPU whatever the engine's device: all kinds of ranks toss the same coin.
+        return float(engine.stream("coin", progress.step).uniform((1,))) < self.probability(progress)
+
+    def probability(self, progress: Progress) -> float:
+        """p at this step."""
+        return self.p(progress) if isinstance(self.p, Probability) else self.p
+
+    def strength(self, progress: Progress) -> float:
+        return self.inner.strength(progress)
+
+    def perturbation(self, progress: Progress, m: int) -> Perturbation:
+        """That of the steps on heads."""
+        return self.inner.perturbation(progress, m)
+
+    def cost(self, progress: Progress) -> tuple[float, float]:
+        forward, backward = self.inner.cost(progress)
+        p = self.probability(progress)
+        return (1 + p * (forward - 1), 1 + p * (backward - 1))
+
+
+@dataclass(frozen=True)
+class GRST(RST, name="g-rst"):
+    """RST whose inner rule is gradient-norm regularisation: on heads the step is (1 - a) g + a g_p.
+
+    - ``inner``: the rule that makes g_p: sam, asam, gsam (whose whole step stands for g_p) or ssam.
+    - ``p``: as in :class:`RST`. ``a``: weight of g_p; p a is the regularisation in units of SAM's, 0.8 to 1 is best.
+    - ``normalised``: g / ||g|| for g (each rank its own), as the released code does by default.
+
+    Source: "Randomized Sharpness-Aware Training for Boosting Computational Efficiency in Deep Learning", Eq. 6, 8, 9.
+    """
+
+    inner: Climbing = field(default_factory=SAM)
+    a: float = 2.0
+    normalised: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.inner, (SAM, ASAM, GSAM, SSAM)):
+            raise UserError(f"g-rst: expected sam, asam, gsam or ssam as inner rule, got {self.inner.name}")
+        if isinstance(self.inner, SAM) and self.inner.alpha:
+            raise UserError("g-rst: expected an inner sam without alpha, got both: a says how g and g_p are mixed")
+        if not 0 <= self.a < float("inf"):
+            raise UserError(f"g-rst: expected a finite a >= 0, got {self.a}; 2 goes with p = 0.5")
+
+    def inner_step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+        return self.inner.mixed_step(engine, batch, progress, 1 - self.a, self.normalised)

@@ -1,0 +1,114 @@
+"""Filter-wise random weight perturbation, mixed with the clean gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from noiserobust.data.batches import Batch
+from noiserobust.errors import UserError
+from noiserobust.minima import Filters, Perturbation, filters
+from noiserobust.minima.vectors import Gradients
+from noiserobust.training.engine import Engine, Output
+from noiserobust.training.parts import as_list, before
+from noiserobust.training.ranks import has_sync_batch_norm
+from noiserobust.training.rules.base import Method
+from noiserobust.training.schedules import Progress, Schedule, strength_at
+
+
+@dataclass(frozen=True)
+class MixedRWP(Method, name="rwp-mixed"):
+    r"""Step with :math:`\alpha\, \nabla L_1(w) + (1 - \alpha) \nabla L_2(w + e)`,
+    :math:`e \sim N(0, (\gamma \lVert w_k \rVert_2)^2)` for every filter k.
+
+    - ``gamma``: size of the noise, a number or a schedule (``cosine(0.02)`` is mARWP); 0.01 on CIFAR, 0.005 on
+      ImageNet, 0.001 for a ViT. It perturbs every parameter; one of a single dimension is one filter.
+    - ``alpha``: weight of the *clean* gradient.
+    - ``batches``: the batch of the noisy gradient is a ``different`` one, that of the step before (the first step uses
+      its own twice), or the ``same``.
+    - ``parallel``: under DDP the first ranks take the clean gradient and the others the noisy one, each of its own
+      batch: one forward-backward of wall time. Each rank's mean loss is weighted so that the average over ranks is
+      exactly alpha times the mean over all clean samples plus 1 - alpha times the mean over all noisy ones.
+    - ``clean_ranks``: how many ranks are clean (default: half, rounded down).
+
+    All noisy ranks share one e, named by the step. Normalisation statistics learn from the clean pass; with parallel
+    halves every rank takes them from rank 0, a clean one.
+
+    Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization", Eq. 4,
+    section 3.2 and Algorithm 1 (its "N(0, gamma ||w_k||)" read as a standard deviation, as its code does).
+    """
+
+    gamma: float | Schedule = 0.01
+    alpha: float = 0.5
+    batches: Literal["different", "same"] = "different"
+    parallel: bool = False
+    clean_ranks: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.gamma, Schedule) and not 0 <= self.gamma < float("inf"):
+            raise UserError(f"rwp-mixed: expected a finite gamma >= 0, got {self.gamma}")
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f"rwp-mixed: expected alpha in [0, 1], got {self.alpha}; it weighs the clean gradient")
+        if self.batches not in ("different", "same"):
+            raise UserError(f"rwp-mixed: expected batches different or same, got {self.batches!r}")
+        if self.parallel and self.batches == "same":
+            raise UserError("rwp-mixed: expected batches=different with parallel: each rank has a batch of its own")
+        if self.clean_ranks is not None and not (self.parallel and self.clean_ranks >= 1):
+            raise UserError(f"rwp-mixed: expected clean_ranks >= 1 with parallel=true, got {self.clean_ranks}")
+
+    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+        gamma = self.strength(progress)
+        if gamma == 0:
+            return super().step(engine, batch, progress)
+        if self.parallel:
+            return self._half(engine, batch, progress, gamma)
+        other = before(engine.own_memory, self.name, batch) if self.batches == "different" else batch
+        out = engine.gradient(batch, weight=self.alpha, sync=False)
+        with engine.moved(filter_noise(engine, gamma, progress.step)):
+            engine.gradient(other, weight=1 - self.alpha, norm_stats=False)
+        engine.commit()
+        return out
+
+    def _half(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, gamma: float) -> Output:
+        """This rank's share of the step: clean or noisy."""
+        ranks = engine.ranks
+        clean = ranks.count // 2 if self.clean_ranks is None else self.clean_ranks
+        if not 0 < clean < ranks.count:
+            raise UserError(
+                f"rwp-mixed: expected clean and noisy ranks for parallel halves, got {clean} clean of {ranks.count}; "
+                "start 2 or more processes with torchrun and DDP, or leave parallel out"
+            )
+        if has_sync_batch_norm(engine.model.modules()):
+            raise UserError(
+                "rwp-mixed: expected batch norm per rank, got SyncBatchNorm: it would normalise clean activations with "
+                "noisy ones; leave out convert_sync_batchnorm, or parallel"
+            )
+        size = sum(len(part) for part in as_list(batch))
+        sizes = ranks.sizes(size)
+        is_clean = ranks.rank < clean
+        share, half = (self.alpha, sizes[:clean]) if is_clean else (1 - self.alpha, sizes[clean:])
+        # DDP divides by the number of ranks; what is left is share * (this rank's samples / its half's samples).
+        weight = ranks.count * share * size / sum(half) / as_list(batch)[0].share
+        if is_clean:
+            out = engine.gradient(batch, weight=weight)
+        else:
+            with engine.moved(filter_noise(engine, gamma, progress.step)):
+                out = engine.gradient(batch, weight=weight, norm_stats=False)
+        engine.commit()
+        ranks.share_buffers()
+        return out
+
+    def strength(self, progress: Progress) -> float:
+        return strength_at(self.gamma, progress)
+
+    def perturbation(self, progress: Progress, m: int) -> Perturbation:
+        return Filters(self.strength(progress), 1, m)
+
+    def cost(self, progress: Progress) -> tuple[float, float]:
+        return (2.0, 2.0) if self.strength(progress) and not self.parallel else (1.0, 1.0)
+
+
+def filter_noise(engine: Engine, gamma: float, step: int) -> Gradients:
+    """e for every parameter, named by the seed and the step (:func:`noiserobust.minima.filters.filter_noise`)."""
+    return filters.filter_noise(engine.parameters, engine.names, engine.filters, gamma, engine.stream("filters", step))

@@ -1,0 +1,82 @@
+"""Sparse sharpness-aware minimisation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from noiserobust.errors import UserError
+from noiserobust.minima.vectors import Gradients
+from noiserobust.training.engine import Engine
+from noiserobust.training.rules.sam import Climbing, ascent
+from noiserobust.training.schedules import Progress
+
+
+@dataclass(frozen=True)
+class SSAM(Climbing, name="ssam"):
+    r"""SAM whose ascent step is masked: :math:`e = \rho\, m \odot g / \lVert g \rVert_2`.
+
+    - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`. The norm is the whole gradient's.
+    - ``fraction``: share of all perturbable elements that the mask keeps, max(1, floor(fraction n)) of n.
+    - ``mask``: ``fisher`` keeps those with the largest Fisher information, here the squared gradient of the batch at
+      which the mask is made (averaged over ranks); ``random`` keeps a random choice named by the seed.
+    - ``every``: steps between new masks (inside RST, of the steps that the coin chooses).
+
+    Source: Mi et al., "Make Sharpness-Aware Minimization Stronger: A Sparsified Perturbation Approach", Eq. 6 and
+    Algorithm 1 (whose Fisher information sums single samples' squared gradients, an extra pass per sample).
+    """
+
+    fraction: float = 0.5
+    mask: Literal["fisher", "random"] = "fisher"
+    every: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"ssam: expected fraction in (0, 1], got {self.fraction}; it is the share perturbed")
+        if self.mask not in ("fisher", "random"):
+            raise UserError(f"ssam: expected mask fisher or random, got {self.mask!r}")
+        if self.every < 1:
+            raise UserError(f"ssam: expected every >= 1 steps between masks, got {self.every}")
+
+    @torch.no_grad()
+    def ascent(self, engine: Engine, gradients: Gradients, rho: float, progress: Progress) -> Gradients:
+        memory = engine.memory.get(self.name, {"calls": 0, "masks": []})
+        masks = memory["masks"]
+        if memory["calls"] % self.every == 0:
+            scores = self._scores(engine, gradients, memory["calls"] // self.every)
+            masks = _largest(scores, self.fraction)
+            # A mask made of an overflow would outlive it: that step is skipped, and the next one makes a new mask.
+            known = all(bool(score.isfinite().all()) for score in scores if score is not None)
+        else:
+            known = True
+        if known:
+            engine.memory[self.name] = {"calls": memory["calls"] + 1, "masks": masks}
+        steps = ascent(gradients, rho)
+        for step, mask in zip(steps, masks, strict=True):
+            if step is not None and mask is not None:
+                step.mul_(mask)
+        return steps
+
+    def _scores(self, engine: Engine, gradients: Gradients, renewal: int) -> Gradients:
+        if self.mask == "fisher":
+            # Averaged, so that every rank keeps the same mask and any rank's state resumes all of them.
+            return engine.average([None if g is None else g.square() for g in gradients])
+        return [
+            None if g is None else engine.stream("mask", renewal, index).uniform(g.shape, device=g.device)
+            for index, g in enumerate(gradients)
+        ]
+
+
+def _largest(scores: Gradients, fraction: float) -> list[Tensor | None]:
+    """Masks that keep exactly the share of largest scores over all tensors."""
+    flat = torch.cat([score.reshape(-1) for score in scores if score is not None])
+    keep = torch.zeros_like(flat, dtype=torch.bool)
+    # The small number makes 0.29 of 100 what a person means by it: 29, not floor(28.999...).
+    keep[flat.topk(max(1, math.floor(fraction * flat.numel() + 1e-9)), sorted=False).indices] = True
+    pieces = iter(keep.split([score.numel() for score in scores if score is not None]))
+    return [None if score is None else next(pieces).view(score.shape) for score in scores]

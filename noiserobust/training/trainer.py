@@ -1,0 +1,325 @@
+"""A whole training run: log per epoch, keep the best by perturbed accuracy, resume bit for bit."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from noiserobust.analog.noisy import NoisyWeights
+from noiserobust.data import Batch, Labelled, Splits, load, training_batches
+from noiserobust.errors import UserError
+from noiserobust.models import checked_forward
+from noiserobust.models.modes import evaluating
+from noiserobust.rng import Stream, seeded
+from noiserobust.storage.checkpoints import load_weights, read_checkpoint, save_checkpoint
+from noiserobust.storage.files import write_atomically
+from noiserobust.storage.provenance import provenance
+from noiserobust.tasks.batches import prepare
+from noiserobust.tasks.classification import score
+from noiserobust.training.engine import Engine
+from noiserobust.training.epoch_log import EpochLog, require_logged
+from noiserobust.training.optimizers import build_optimizer, learning_rate
+from noiserobust.training.parts import moved_to
+from noiserobust.training.processes import Processes
+from noiserobust.training.schedules import Progress
+from noiserobust.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder holds ``model.safetensors`` (the epoch kept) and ``log.csv`` (one line per epoch)."""
+
+    folder: Path
+    settings: TrainSettings
+
+    @property
+    def checkpoint(self) -> Path:
+        """The weights that were kept, with their settings."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def log(self) -> pd.DataFrame:
+        """Per epoch: training loss, clean and perturbed accuracy and loss, strength, rate, largest weights, seconds,
+        and what ``settings.log`` asked for."""
+        return pd.read_csv(self.folder / "log.csv")
+
+
+def run_of(settings: TrainSettings, out: str | Path, splits: Splits) -> Run:
+    """The run that ``settings`` name, finished or not."""
+    slug = re.sub(r"[^a-z0-9.]+", "-", settings.label.lower()).strip("-")
+    return Run(Path(out) / f"{slug}-seed{settings.seed}-{settings.identity(splits)}", settings)
+
+
+def fit(
+    settings: TrainSettings,
+    out: str | Path = "runs",
+    *,
+    splits: Splits | None = None,
+    on_epoch: Callable[[dict[str, Any]], object] | None = None,
+    progress: bool = False,
+    processes: Processes | None = None,
+) -> Run:
+    """Train as ``settings`` say, in a folder of ``out`` named by them; a finished run is not trained again.
+
+    An interrupted run goes on from its last finished epoch and ends with the same weights, bit for bit (on the same
+    device and number of threads). ``splits`` stands in for loading ``settings.data``; ``on_epoch`` gets each line of
+    the log. What ``settings.log`` asks for is measured after every epoch and changes no weights, so the run's folder
+    is the same with and without; a finished run that did not log it is refused.
+
+    ``processes`` (:func:`~noiserobust.training.torchrun`) train one run together, each on its part of every batch:
+    all must call this alike. Rank 0 alone reads and writes the folder.
+    """
+    processes = processes or Processes()
+    splits = splits if splits is not None else load(settings.data, settings.data_root, settings.image_size)
+    run = run_of(settings, out, splits)
+    processes.require_equal("settings and data", run.folder.name)
+    if processes.first(run.checkpoint.is_file):
+        processes.first(lambda: require_logged(settings, run.folder))
+    else:
+        _Trainer(run, splits, processes).train(on_epoch, progress)
+    return run
+
+
+class _Trainer:
+    """The state of one run in progress."""
+
+    def __init__(self, run: Run, splits: Splits, processes: Processes) -> None:
+        self.run, self.settings, self.processes = run, run.settings, processes
+        settings, stream = run.settings, Stream(run.settings.seed)
+        device = processes.device(settings.device)
+        train, self.held_out = _training_data(settings, splits)
+        self.data = splits.train
+        crop, flip = settings.augmentation(splits)
+        self.batches = training_batches(
+            train,
+            settings.batch_size,
+            device=device,
+            stream=stream.child("train"),
+            crop=crop,
+            flip=flip,
+            cutout=settings.cutout,
+            channels_last=settings.channels_last,
+        )
+        with seeded(stream.child("init")):
+            model = settings.model.build(train.channels, len(train.classes))
+        if settings.initial is not None:
+            start = read_checkpoint(settings.initial)
+            load_weights(model, start.weights, start.path, settings.model.aliases, len(train.classes))
+        with evaluating(model), torch.no_grad():
+            checked_forward(model, train.example().cpu(), str(settings.model))
+        self.model = model.to(device)
+        if settings.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.noisy = NoisyWeights(self.model)
+        optimizer = build_optimizer(settings.optimizer, self.model.parameters(), settings.lr, settings.weight_decay)
+        self.engine = Engine(
+            processes.parallel(self.model),
+            optimizer,
+            nn.CrossEntropyLoss(reduction="none", label_smoothing=settings.label_smoothing),
+            precision=settings.precision,
+            scaler=torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None,
+            clip_norm=settings.clip_norm,
+            weight_clip=settings.weight_clip,
+            seed=settings.seed,
+            samples=len(train),
+            classes=len(train.classes),
+        )
+        self.steps = settings.epochs * len(self.batches)
+        _require_samples(len(train), settings.batch_size, processes.count)
+        self.watched = (
+            [] if self.held_out is None else prepare(self.held_out, device, channels_last=settings.channels_last)
+        )
+        sets = {"train": train, "validation": self.held_out, "test": splits.test}
+        self.measures = EpochLog(settings, self.model, sets)
+        self.log: list[dict[str, Any]] = []
+        self.ranks: list[int] = []
+        self.best: dict[str, Tensor] = {}
+
+    def train(self, on_epoch: Callable[[dict[str, Any]], object] | None, progress: bool) -> None:
+        self.settings.method.prepare(self.engine)
+        self._resume()
+        done = len(self.log) * len(self.batches)
+        title = f"{self.settings.label} seed {self.settings.seed}"
+        with tqdm(
+            total=self.steps,
+            initial=done,
+            desc=title,
+            unit="step",
+            disable=not (progress and self.processes.writes),
+            mininterval=0.5,
+        ) as bar:
+            for epoch in range(len(self.log), self.settings.epochs):
+                line = self._epoch(epoch, bar)
+                self.log.append(line)
+                self.ranks.append(self.processes.count)
+                if self._is_best(line):
+                    self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+                self._save()
+                bar.set_postfix({k: f"{line[k]:.1f}" for k in ("accuracy", "perturbed_accuracy") if k in line})
+                if on_epoch is not None:
+                    on_epoch(line)
+        self._finish()
+
+    def _epoch(self, epoch: int, bar: tqdm) -> dict[str, Any]:
+        settings, started = self.settings, time.perf_counter()
+        total, count = torch.zeros((), device=self.engine.device), 0
+        self.model.train()
+        rank, ranks = self.processes.rank, self.processes.count
+        # Dropout and the like draw from the global generator: named per epoch, so that a resumed run draws the same.
+        masks = Stream(settings.seed, "dropout", epoch)
+        with seeded(masks.child(rank) if rank else masks, self.engine.device):
+            for index, batch in enumerate(self.batches.epoch(epoch, rank, ranks)):
+                at = Progress(epoch * len(self.batches) + index, self.steps, epoch, settings.epochs)
+                parts: Batch | list[Batch] = (
+                    batch.split(settings.micro_batches) if settings.micro_batches > 1 else batch
+                )
+                # Set outright: torch's scheduler warns when loss scaling skips the first step.
+                rate = settings.lr * learning_rate(at.step, self.steps, settings.lr_warmup)
+                for group in self.engine.optimizer.param_groups:
+                    group["lr"] = rate
+                out = settings.method.step(self.engine, parts, at)
+                total += out.losses.float().sum()
+                count += len(out.losses)
+                bar.update()
+        totals, counts = zip(*self.processes.gather((total.item(), count)), strict=True)
+        losses = {"train_loss": sum(totals) / sum(counts), **self._watch()}
+        for name in ("train_loss", "loss"):
+            if not math.isfinite(losses.get(name, 0.0)):
+                raise UserError(f"training diverged in epoch {epoch}: {name} is {losses[name]}; lower lr or strength")
+        always = {"strength": settings.method.strength(at), "lr": rate, **self._extremes()}
+        return self.processes.first(
+            lambda: {
+                "epoch": epoch,
+                **losses,
+                **always,
+                # The column max_over_rms stays what it is without a log.
+                **{name: value for name, value in self.measures.line(at).items() if name not in always},
+                "seconds": round(time.perf_counter() - started, 3),
+            }
+        )
+
+    def _watch(self) -> dict[str, float]:
+        """Clean and perturbed accuracy and loss on the held-out data; ranks share the draws."""
+        if not self.watched:
+            return {}
+        settings, own = self.settings, dict[int, dict[str, float]]()
+        for draw in range(self.processes.rank - 1, settings.select_draws, self.processes.count):
+            stream = Stream(settings.seed, "select", draw)
+            with self.noisy.perturbed(settings.select_noise, stream) if draw >= 0 else nullcontext():
+                own[draw] = score(self.model, self.watched, settings.precision)
+        scores = {draw: found for part in self.processes.gather(own) for draw, found in part.items()}
+        clean, draws = scores.pop(-1), [scores[draw] for draw in range(settings.select_draws)]
+        return clean | {f"perturbed_{name}": sum(draw[name] for draw in draws) / len(draws) for name in clean}
+
+    def _extremes(self) -> dict[str, float]:
+        """Largest |w| of all analog weights, and the mean over tensors of max|w| / rms(w)."""
+        weights = [weight.parameter.detach().float() for weight in self.noisy.weights]
+        largest = torch.stack([w.abs().amax() for w in weights])
+        rms = torch.stack([w.square().mean().sqrt() for w in weights])
+        return {"max_weight": largest.amax().item(), "max_over_rms": (largest / rms).mean().item()}
+
+    def _is_best(self, line: dict[str, Any]) -> bool:
+        if self.settings.select_on == "none":
+            return True
+        return all(line["perturbed_accuracy"] > earlier["perturbed_accuracy"] for earlier in self.log[:-1])
+
+    def _save(self) -> None:
+        own = self.processes.gather(moved_to(torch.device("cpu"), self.engine.own_memory))
+        if not self.processes.writes:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.engine.optimizer.state_dict(),
+            "engine": self.engine.state_dict(),
+            "own_memory": own,
+            "best": self.best,
+            "log": self.log,
+            "measures": self.measures.described,
+            "ranks": self.ranks,
+        }
+        write_atomically(self._resume_file, partial(torch.save, state))
+        write_atomically(self.run.folder / "log.csv", lambda file: pd.DataFrame(self.log).to_csv(file, index=False))
+
+    def _resume(self) -> None:
+        state = self.processes.first(self._read_state)
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        self.engine.optimizer.load_state_dict(state["optimizer"])
+        own = state.get("own_memory") or [{}]  # older states know of one process only
+        self.engine.load_state_dict(state["engine"] | {"own_memory": own[self.processes.rank % len(own)]})
+        self.best, self.log = state["best"], state["log"]
+        self.ranks = state.get("ranks", [1] * len(self.log))
+        self.measures.resume(self.log, state.get("measures", []))
+
+    def _read_state(self) -> dict[str, Any] | None:
+        if not self._resume_file.is_file():
+            return None
+        try:
+            return torch.load(self._resume_file, weights_only=True, map_location="cpu")
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"expected the state of an interrupted run, got {self._resume_file}, which cannot be read "
+                f"({type(error).__name__}); remove it to start this run anew"
+            ) from None
+
+    def _finish(self) -> None:
+        self.processes.first(self._keep)
+
+    def _keep(self) -> None:
+        kept = (
+            self.log[-1] if self.settings.select_on == "none" else max(self.log, key=lambda e: e["perturbed_accuracy"])
+        )
+        about = {
+            "model": str(self.settings.model),
+            "channels": self.data.channels,
+            "classes": self.data.classes,
+            "mean": self.data.mean,
+            "std": self.data.std,
+            "label": self.settings.label,
+            "seed": self.settings.seed,
+            "epoch": kept["epoch"],
+            "log": kept,
+            "ranks": self.ranks,
+            "settings": self.settings.described(),
+            "provenance": provenance(),
+        }
+        save_checkpoint(self.run.checkpoint, self.best, about)
+        self._resume_file.unlink(missing_ok=True)
+
+    @property
+    def _resume_file(self) -> Path:
+        return self.run.folder / "resume.pt"
+
+
+def _require_samples(samples: int, batch_size: int, ranks: int) -> None:
+    """Refuse batches that leave a rank without a sample: it could not take part in that step."""
+    least = min(batch_size, samples % batch_size or batch_size)
+    if least < ranks:
+        raise UserError(
+            f"expected batches of at least one sample per rank, got a batch of {least} for {ranks} ranks; "
+            "change batch_size, or start fewer processes"
+        )
+
+
+def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Labelled, Labelled | None]:
+    """What is trained on, and what is watched: the held-out part, or the test data when the epoch is chosen on them."""
+    if settings.select_on == "test":
+        return splits.train, splits.test
+    if settings.validation == 0:
+        return splits.train, None
+    # Every run holds out the same samples, whatever its seed: replicates differ by training alone.
+    return splits.train.split(settings.validation, Stream(0, "validation"))
