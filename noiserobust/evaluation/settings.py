@@ -1,0 +1,58 @@
+"""How networks are evaluated: what happens around a chip, what computes, and which weights are analog.
+
+Small values that every question takes by the same names; importing them loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Chips:
+    """What happens around a chip between programming and scoring."""
+
+    times: Sequence[float | str | None] = (None,)
+    """Seconds since programming at which every chip is read, or texts such as 1h; None: the noise model's own time."""
+    reads: int = 1
+    """Reads of every chip at each time."""
+    compensation: str | Sequence[str] = "none"
+    """Drift compensation: none, global, column; several are compared on the same chips."""
+    converters: Any = "none"
+    """Converters at the arrays' edges: none, or such as io:dac=8,adc=8,noise=0.06; several on the same chips."""
+    recalibration: int = 0
+    """Training images from which each chip's batch norms learn their statistics anew (0: they do not)."""
+    calibration: Any = None
+    """Those images; None: the training part of data that have a name."""
+    backend: Any = "direct"
+    """What computes: direct (the network itself), or aihwkit, a full chip with converters, output noise and tiles."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how networks compute."""
+
+    device: Any = None
+    """cpu, cuda, cuda:1, ...; None: where the network is."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """fp32, or autocast to bf16 or fp16."""
+    batch_size: int | None = None
+    """Images per forward pass; None: what suits the device."""
+    channels_last: bool | None = None
+    """Memory format of the images; None: channels last for networks built from checkpoints."""
+    fold: bool = True
+    """Multiply batch norms into the noisy weights of the layers before them: equal to rounding, and faster."""
+    compile: bool = False
+    """Compile the network by torch.compile, once for all draws."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which weights are analog (:func:`noiserobust.analog_weights`)."""
+
+    include: Sequence[str] = ()
+    """Patterns of further parameters that are analog."""
+    exclude: Sequence[str] = ()
+    """Patterns of parameters that stay digital."""
