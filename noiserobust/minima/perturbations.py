@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,11 +17,11 @@ from noiserobust.minima.surface import Over, Surface
 from noiserobust.minima.vectors import Gradients, adaptive_ascent, ascent, clones, inner, norm
 from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.rng import Stream
-from noiserobust.spec import Described
+from noiserobust.spec import Scalable
 
 
 @dataclass(frozen=True)
-class Perturbation(Described, family="perturbation"):
+class Perturbation(Scalable, family="perturbation"):
     """A way to choose e. ``m``: the data are taken in micro-batches of m samples, each with an e of its own."""
 
     follows_gradient: ClassVar[bool] = False
@@ -48,20 +48,6 @@ class Perturbation(Described, family="perturbation"):
         yield
 
     @property
-    def strength(self) -> float:
-        """The number that :meth:`scaled` multiplies."""
-        return 0.0
-
-    def scaled(self, factor: float) -> Perturbation:
-        """The same with e multiplied by ``factor``."""
-        return self
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether e is 0."""
-        return self.strength == 0
-
-    @property
     def label(self) -> str:
         """What stands in the column ``noise`` of result rows; how many draws there are is not part of it."""
         return str(self)
@@ -71,10 +57,11 @@ class Perturbation(Described, family="perturbation"):
 class Unperturbed(Perturbation, name="none"):
     """e = 0."""
 
-    m: int | None = None
+    example: ClassVar[str] = "none"
 
-    def arguments(self) -> list[str]:
-        return [] if self.m is None else super().arguments()
+    leading: ClassVar[Literal["changed"]] = "changed"
+
+    m: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +76,9 @@ class Ascent(Perturbation, name="ascent"):
     Improving Generalization", Eq. 2 and section 2 (m-sharpness).
     """
 
+    example: ClassVar[str] = "ascent:0.05"
     follows_gradient: ClassVar[bool] = True
+    strength_field: ClassVar[str] = "rho"
 
     rho: float = 0.05
     over: Over = "all"
@@ -112,13 +101,6 @@ class Ascent(Perturbation, name="ascent"):
         with surface.moved(steps):
             yield
 
-    @property
-    def strength(self) -> float:
-        return self.rho
-
-    def scaled(self, factor: float) -> Ascent:
-        return replace(self, rho=self.rho * factor)
-
 
 @dataclass(frozen=True)
 class Random(Perturbation, name="random"):
@@ -132,6 +114,10 @@ class Random(Perturbation, name="random"):
 
     Source: "Incorruptible Neural Networks", Eq. 4.
     """
+
+    example: ClassVar[str] = "random:gaussian(0.05)"
+
+    strength_field: ClassVar[str] = "noise"
 
     noise: NoiseModel = field(default_factory=lambda: Gaussian(0.05))
     draws: int = 5
@@ -164,13 +150,6 @@ class Random(Perturbation, name="random"):
         return (self.noise.sample(rows, stream) - rows).reshape(parameter.shape)
 
     @property
-    def strength(self) -> float:
-        return self.noise.strength
-
-    def scaled(self, factor: float) -> Random:
-        return replace(self, noise=self.noise.scaled(factor))
-
-    @property
     def is_identity(self) -> bool:
         return self.noise.is_identity
 
@@ -188,6 +167,10 @@ class Filters(Perturbation, name="filters"):
     Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization", section 3.2.
     """
 
+    example: ClassVar[str] = "filters:0.01"
+
+    strength_field: ClassVar[str] = "gamma"
+
     gamma: float = 0.01
     draws: int = 5
     m: int | None = None
@@ -203,13 +186,6 @@ class Filters(Perturbation, name="filters"):
             yield
 
     @property
-    def strength(self) -> float:
-        return self.gamma
-
-    def scaled(self, factor: float) -> Filters:
-        return replace(self, gamma=self.gamma * factor)
-
-    @property
     def label(self) -> str:
         return str(replace(self, draws=5))
 
@@ -218,6 +194,8 @@ class Filters(Perturbation, name="filters"):
 class Training(Perturbation, name="training"):
     """The perturbation of the training rule at its present strength; known to a training log alone, which measures
     there the loss of the training step: micro-batches normalised by statistics of their own, label smoothing."""
+
+    example: ClassVar[str] = "training"
 
     @contextmanager
     def moved(self, surface: Surface, gradient: Gradients, stream: Stream) -> Iterator[None]:

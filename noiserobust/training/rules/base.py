@@ -57,3 +57,5 @@ class Method(Described, family="method"):
 @dataclass(frozen=True)
 class Plain(Method, name="plain"):
     """Training without perturbation: the gradient at w."""
+
+    example: ClassVar[str] = "plain"

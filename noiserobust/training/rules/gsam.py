@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
@@ -27,6 +28,8 @@ class GSAM(Climbing, name="gsam"):
 
     Source: Zhuang et al., "Surrogate Gap Minimization Improves Sharpness-Aware Training", Algorithm 1.
     """
+
+    example: ClassVar[str] = "gsam:0.05,alpha=0.4"
 
     alpha: float = 0.4
     follow_lr: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
@@ -25,6 +26,8 @@ class RWP(Method, name="rwp"):
     There is one pass only, so normalisation statistics learn from it (from the first, with several draws).
     Source: "Incorruptible Neural Networks", Eq. 2.
     """
+
+    example: ClassVar[str] = "rwp:gaussian(0.1),schedule=quadratic(1.0)"
 
     noise: NoiseModel = field(default_factory=lambda: Gaussian(0.1))
     schedule: float | Schedule = 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
@@ -38,6 +38,8 @@ class MixedRWP(Method, name="rwp-mixed"):
     Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization", Eq. 4,
     section 3.2 and Algorithm 1 (its "N(0, gamma ||w_k||)" read as a standard deviation, as its code does).
     """
+
+    example: ClassVar[str] = "rwp-mixed:cosine(0.01)"
 
     gamma: float | Schedule = 0.01
     alpha: float = 0.5

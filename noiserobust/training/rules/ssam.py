@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ class SSAM(Climbing, name="ssam"):
     Source: Mi et al., "Make Sharpness-Aware Minimization Stronger: A Sparsified Perturbation Approach", Eq. 6 and
     Algorithm 1 (whose Fisher information sums single samples' squared gradients, an extra pass per sample).
     """
+
+    example: ClassVar[str] = "ssam:0.1,fraction=0.5"
 
     fraction: float = 0.5
     mask: Literal["fisher", "random"] = "fisher"

@@ -83,6 +83,8 @@ class SAF(Trajectory, name="saf"):
     Source: "Sharpness-Aware Training for Free", Eq. 9 and Algorithm 1.
     """
 
+    example: ClassVar[str] = "saf:0.3"
+
     back: int = 3
 
     def __post_init__(self) -> None:
@@ -146,6 +148,8 @@ class MESA(Trajectory, name="mesa"):
 
     Source: "Sharpness-Aware Training for Free", Eq. 10 and 13, Algorithm 1.
     """
+
+    example: ClassVar[str] = "mesa:0.8"
 
     lam: float | Schedule = 0.8
     beta: float = 0.9995
