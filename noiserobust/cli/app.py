@@ -15,6 +15,7 @@ from noiserobust.cli.curves import Curves
 from noiserobust.cli.evaluate import Evaluate
 from noiserobust.cli.keep_digital import KeepDigital
 from noiserobust.cli.landscape import Landscape
+from noiserobust.cli.list import List
 from noiserobust.cli.models import Models
 from noiserobust.cli.report import Report
 from noiserobust.cli.reproduce import Reproduce
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Any] = {
     "sweep": Sweep,
     "reproduce": Reproduce,
     "models": Models,
+    "list": List,
     "curves": Curves,
 }
 

@@ -101,7 +101,8 @@ class Evaluate:
             if "data" not in stored:
                 raise UserError(f"expected --data: {checkpoints[0].path} does not say what it was trained on")
             data, size = stored["data"], size or stored.get("image_size")
-        return checkpoints, load(data, self.data_root, size)
+        # What a file names is code that only a person may start.
+        return checkpoints, load(data, self.data_root, size, imports=self.data is not None)
 
     def run(self) -> None:
         checkpoints, splits = self.opened()

@@ -64,4 +64,4 @@ class NamedData(Inputs):
             if "data" not in stored:
                 raise UserError(f"expected --data: {checkpoints[0].path} does not say what it was trained on")
             data, size = stored["data"], size or stored.get("image_size")
-        return load(data, self.data_root, size)
+        return load(data, self.data_root, size, imports=self.data is not None)

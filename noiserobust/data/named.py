@@ -6,8 +6,6 @@ from pathlib import Path
 
 from noiserobust.data.cifar import CIFAR10, CIFAR100
 from noiserobust.data.dataset import Splits
-
-# isort: off - in the order in which messages name them
 from noiserobust.data.digits import Digits
 from noiserobust.data.fashion_mnist import FashionMNIST
 from noiserobust.data.folder import Folder
@@ -16,9 +14,8 @@ from noiserobust.data.streamed import ImageNet, StreamedFolder
 from noiserobust.data.sums import Sums
 from noiserobust.data.svhn import SVHN
 
-# isort: on
-
-NAMED = (Digits, CIFAR10, CIFAR100, FashionMNIST, SVHN, Sums, ImageNet, Folder, StreamedFolder)
+NAMED = (CIFAR10, CIFAR100, Digits, FashionMNIST, Folder, ImageNet, StreamedFolder, Sums, SVHN)
+"""All sources of data that come with the package."""
 
 
 def load(

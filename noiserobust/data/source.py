@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import abstractmethod
 from collections.abc import Collection
@@ -43,7 +44,7 @@ class DataSource(Described, family="data set"):
         name, colon, path = text.partition(":")
         if colon and name in cls.registry and cls.registry[name].of_path:
             return cls.registry[name](path)
-        if text not in cls.registry and Path(text).is_dir():
+        if text not in cls.registry and os.path.isdir(text):
             return cls.registry["folder"](text)
         if re.fullmatch(r"[\w.-]+([:(].*)?", text, re.DOTALL) is None:
             raise cls.unknown(text, text)
@@ -51,7 +52,7 @@ class DataSource(Described, family="data set"):
 
     @classmethod
     def offered(cls) -> str:
-        known = [name for name, member in cls.registry.items() if not member.of_path]
+        known = sorted(name for name, member in cls.registry.items() if not member.of_path)
         return f"{', '.join(known)} or the path of an image folder"
 
 

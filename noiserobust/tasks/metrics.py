@@ -24,6 +24,10 @@ class Metric(Described, family="metric"):
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor | float:
         """From all logits (N, C), float32, and all labels (N) to one number."""
 
+    @classmethod
+    def offered(cls) -> str:
+        return f"{super().offered()} or package.module:function"
+
 
 @dataclass(frozen=True)
 class MetricOfFunction(OfFunction, Metric):
