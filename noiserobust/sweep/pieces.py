@@ -86,7 +86,8 @@ class Evaluating:
             self.noise,
             self.draws,
             first_draw=self.first_draw,
-            **dict(self.options),
+            # A checkpoint's word alone starts no code: the sweep's settings are a person's.
+            **{"model": settings.model} | dict(self.options),
         )
         write_rows(found.rows, self.result)
 
