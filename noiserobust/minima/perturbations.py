@@ -25,6 +25,7 @@ class Perturbation(Scalable, family="perturbation"):
     """A way to choose e. ``m``: the data are taken in micro-batches of m samples, each with an e of its own."""
 
     follows_gradient: ClassVar[bool] = False
+    strength_field: ClassVar[str | None] = None
 
     @property
     def draws(self) -> int:
@@ -78,7 +79,7 @@ class Ascent(Perturbation, name="ascent"):
 
     example: ClassVar[str] = "ascent:0.05"
     follows_gradient: ClassVar[bool] = True
-    strength_field: ClassVar[str] = "rho"
+    strength_field: ClassVar[str | None] = "rho"
 
     rho: float = 0.05
     over: Over = "all"
@@ -117,7 +118,7 @@ class Random(Perturbation, name="random"):
 
     example: ClassVar[str] = "random:gaussian(0.05)"
 
-    strength_field: ClassVar[str] = "noise"
+    strength_field: ClassVar[str | None] = "noise"
 
     noise: NoiseModel = field(default_factory=lambda: Gaussian(0.05))
     draws: int = 5
@@ -169,7 +170,7 @@ class Filters(Perturbation, name="filters"):
 
     example: ClassVar[str] = "filters:0.01"
 
-    strength_field: ClassVar[str] = "gamma"
+    strength_field: ClassVar[str | None] = "gamma"
 
     gamma: float = 0.01
     draws: int = 5

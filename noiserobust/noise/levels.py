@@ -54,7 +54,7 @@ class Quantize(NoiseModel, name="quantize"):
     """
 
     example: ClassVar[str] = "quantize:6"
-    strength_field: ClassVar[str] = "strength"
+    strength_field: ClassVar[str | None] = "strength"
 
     bits: int
     reference: Reference = "filter"
