@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import tyro
+from typing import ClassVar
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation.training_logs import curves, trajectories
-from noiserobust.storage.checkpoints import find_checkpoints
-from noiserobust.storage.rows import write_rows
 
 
 @dataclass(frozen=True)
 class Curves:
     """Draw what runs logged: against epochs, or one column against another (train --log measures further ones)."""
 
-    runs: tyro.conf.Positional[tuple[str, ...]]
+    examples: ClassVar[tuple[str, ...]] = (
+        "noiserobust curves runs --y loss perturbed_accuracy",
+        "noiserobust curves runs --x train/loss --y train/ascent_sharpness:0.05",
+    )
+    positional: ClassVar[tuple[str, ...]] = ("runs",)
+    common: ClassVar[tuple[str, ...]] = ("runs", "x", "y", "plot", "out")
+    rare: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    runs: tuple[str, ...] = ()
     """Runs' folders, or folders of runs; LABEL=PATH gives the method another name."""
     x: str = "epoch"
     """epoch, or a column of the logs such as train/loss: the curve is then a trajectory."""
@@ -29,8 +33,11 @@ class Curves:
     """File for the logs as tidy rows: model, method, replicate, epoch, metric, value."""
 
     def run(self) -> None:
+        from noiserobust.evaluation.training_logs import curves, trajectories
         from noiserobust.report.curves import epochs_figure
         from noiserobust.report.plots import save
+        from noiserobust.storage.checkpoints import find_checkpoints
+        from noiserobust.storage.rows import write_rows
 
         if not self.y:
             raise UserError("expected columns to draw, got none; --y loss is one")

@@ -1,0 +1,122 @@
+"""The flags that commands share, by the same names everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from noiserobust.errors import UserError
+from noiserobust.evaluation.settings import Chips, Compute, Where
+
+if TYPE_CHECKING:
+    from noiserobust.evaluation.result import Result
+
+RARE = {
+    "networks and data": ("model", "images", "data_root", "image_size"),
+    "chips over time": ("chips",),
+    "which weights are analog": ("where",),
+    "computing": ("compute",),
+}
+"""Groups of rare flags, where a command has them."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Trained networks, what is asked of them with, and where the answer goes."""
+
+    positional: ClassVar[tuple[str, ...]] = ("checkpoints",)
+    rare: ClassVar[dict[str, tuple[str, ...]]] = RARE
+
+    checkpoints: tuple[str, ...] = ()
+    """Runs' folders, folders of runs, or files of weights (.safetensors, .pt, .pth); LABEL=PATH gives a method another
+    name."""
+    seed: int = 0
+    """Names what is drawn at random."""
+    images: int | None = None
+    """Only a random sample of this many images, stratified by class."""
+    model: str | None = None
+    """Network of checkpoints that do not name theirs, such as resnet18:width=16."""
+    compute: Compute = field(default_factory=Compute)
+    out: Path = Path("rows.parquet")
+    """File for the rows; what it already holds is not computed again."""
+    plot: Path | None = None
+    """Picture (PNG)."""
+    table: Path | None = None
+    """The table as Markdown."""
+
+    def options(self) -> dict[str, Any]:
+        """The shared flags as the functions of :mod:`noiserobust.evaluation` take them."""
+        names = ("model", "images", "seed", "compute", "out")
+        return {"models": self.checkpoints, "progress": True} | {name: getattr(self, name) for name in names}
+
+    def show(self, result: Result, table: str | None = None) -> None:
+        """Print the result's table, write what was asked for, and say where things are."""
+        print((table or result.table()) + "\n")
+        write_table(self.table, result.table(markdown=True))
+        if self.plot is not None:
+            result.plot(self.plot)
+            print(f"picture: {self.plot}")
+        print(f"rows: {self.out}")
+
+
+@dataclass(frozen=True)
+class OnData(Networks):
+    """Networks on data that have a name."""
+
+    data: str | None = None
+    """Data: a name, an image folder or stream:FOLDER (default: what the first checkpoint was trained on)."""
+    data_root: str | None = None
+    """Where named data lie or are downloaded to (default: data)."""
+    image_size: int | None = None
+    """Resize the images of a folder to this many pixels a side."""
+    where: Where = field(default_factory=Where)
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | {"data": self._splits(), "where": self.where}
+
+    def _splits(self) -> Any:
+        if self.data is None:
+            if (self.data_root, self.image_size) != (None, None):
+                raise UserError("expected --data beside --data-root and --image-size, got none; name the data")
+            return None
+        from noiserobust.data import load
+
+        return load(self.data, self.data_root or "data", self.image_size)
+
+
+@dataclass(frozen=True)
+class OnChips(OnData):
+    """Networks on chips whose weights are noisy."""
+
+    hidden: ClassVar[tuple[str, ...]] = ("calibration",)
+
+    draws: int = 10
+    """Noise draws (chips) per network."""
+    chips: Chips = field(default_factory=Chips)
+
+    def options(self) -> dict[str, Any]:
+        times = [time for text in self.chips.times if text for time in str(text).split(",")]
+        chips = replace(self.chips, times=times) if times else self.chips
+        return super().options() | {"draws": self.draws, "chips": chips}
+
+
+def swept(noises: Sequence[str], strengths: Sequence[float]) -> list[Any]:
+    """Every noise at each of the strengths, where some are given."""
+    if not strengths:
+        return list(noises)
+    from noiserobust.noise import NoiseModel
+
+    models = [NoiseModel.parse(text) for text in noises]
+    if not all(model.strength for model in models):
+        raise UserError("expected a noise with a strength to sweep, got one of 0; write its unit, as in gaussian:1")
+    return [model.scaled(strength / model.strength) for model in models for strength in strengths]
+
+
+def write_table(path: Path | None, text: str) -> None:
+    """Write ``text`` where it was asked for, and say so."""
+    if path is not None:
+        from noiserobust.storage.files import write_atomically
+
+        print(f"table: {write_atomically(path, lambda file: file.write_text(text.rstrip() + chr(10)))}")
