@@ -35,7 +35,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "papers": {"reproduce": "tables and figures of five papers, and their claims judged"},
     "look up": {
-        "list": "noises, methods, measures, metrics, models, data that have a name",
+        "list": "noises, methods, measures, metrics, models, data by name",
         "models": "networks with their parameters and what a pass costs",
     },
 }

@@ -24,7 +24,7 @@ def command_help(command: Any, prog: str) -> str:
         lines += _described(flags[name], common=True)
     for title, names in command.rare.items():
         group = [f for f in flags.values() if {f.name, f.owner} & set(names) and f.name not in command.common]
-        lines += ["", title] if group else []
+        lines += ["", f"{title}:"] if group else []
         for flag in group:
             lines += _described(flag, common=False)
     return "\n".join(lines)
@@ -34,7 +34,7 @@ def overview(groups: Mapping[str, Mapping[str, str]], prog: str, says: str, exam
     """All commands, one line each; ``groups``: title -> command -> what it does."""
     lines = [f"usage: {prog} COMMAND [options]", "", *_filled(says), "", *(f"  {example}" for example in examples)]
     for title, commands in groups.items():
-        lines += ["", title, *(f"  {name:14}{summary}" for name, summary in commands.items())]
+        lines += ["", f"{title}:", *(f"  {name:14}{summary}" for name, summary in commands.items())]
     return "\n".join([*lines, "", f"{prog} COMMAND --help shows a command's options, --version the version."])
 
 
