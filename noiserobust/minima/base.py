@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from noiserobust.analog.weight_space import Over
 from noiserobust.errors import UserError
-from noiserobust.minima.perturbations import Perturbation, Point, visit
-from noiserobust.minima.surface import Over, Surface
+from noiserobust.minima.perturbations import Perturbation
+from noiserobust.minima.surface import Surface
+from noiserobust.minima.visit import Point, visit
 from noiserobust.rng import Stream
 from noiserobust.spec import Described
 
@@ -100,8 +102,8 @@ def measure(surface: Surface, measures: Sequence[Measure], streams: Streams) -> 
     Passes are shared: one at w serves all, and measures at the same perturbation look there together.
     """
     # Those that take gradients first: what they see answers the others, too.
-    found = {one: one.values(surface, streams) for one in sorted(measures, key=lambda one: one.gradients is None)}
-    return {one: found[one] for one in measures}
+    values = {one: one.values(surface, streams) for one in sorted(measures, key=lambda one: one.gradients is None)}
+    return {one: values[one] for one in measures}
 
 
 def column(one: Measure, part: str = "") -> str:

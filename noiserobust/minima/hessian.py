@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from noiserobust.analog.weight_space import Over
 from noiserobust.errors import UserError
 from noiserobust.minima.base import Measure, Streams, Values
 from noiserobust.minima.perturbations import check_over
-from noiserobust.minima.surface import Loss, Over, Surface
+from noiserobust.minima.surface import Loss, Surface
+from noiserobust.models.compute import as_weights
 from noiserobust.models.modes import evaluating
 
 Product = Callable[[Tensor], Tensor]
@@ -111,7 +113,7 @@ def _products(surface: Surface, over: Over) -> Iterator[Product]:
         warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
         from curvlinops import HessianLinearOperator
 
-        data = [(surface.inputs(batch), batch.labels) for batch in surface.batches]
+        data = [(as_weights(surface.model, batch.inputs), batch.labels) for batch in surface.batches]
         parameters = _chosen(surface, over)
         operator = HessianLinearOperator(
             surface.model, _Mean(surface.loss_of), parameters, data, check_deterministic=False

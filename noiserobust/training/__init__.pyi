@@ -1,17 +1,18 @@
+from .ddp import Processes, torchrun
 from .engine import Engine, Output
 from .probability import Probability
-from .processes import Processes, torchrun
 from .rules.asam import ASAM
 from .rules.base import Method, Plain
 from .rules.esam import ESAM
 from .rules.gsam import GSAM
 from .rules.looksam import LookSAM
+from .rules.mesa import MESA
 from .rules.rst import GRST, RST
 from .rules.rwp import RWP
 from .rules.rwp_mixed import MixedRWP
+from .rules.saf import SAF
 from .rules.sam import SAM
 from .rules.ssam import SSAM
-from .rules.trajectory import MESA, SAF
 from .schedules import Constant, Cosine, Linear, OffToOn, Progress, Quadratic, Schedule
 from .settings import TrainSettings
 from .trainer import Run, fit

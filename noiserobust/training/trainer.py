@@ -29,12 +29,11 @@ from noiserobust.storage.files import write_atomically
 from noiserobust.storage.provenance import provenance
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.classification import score
-from noiserobust.training.engine import Engine
+from noiserobust.training.ddp import Processes
+from noiserobust.training.engine import Engine, copied_to
 from noiserobust.training.epoch_log import EpochLog, require_logged
-from noiserobust.training.optimizers import build_optimizer, learning_rate
-from noiserobust.training.parts import moved_to
-from noiserobust.training.processes import Processes
-from noiserobust.training.schedules import Progress
+from noiserobust.training.optimizers import build_optimizer
+from noiserobust.training.schedules import Progress, learning_rate
 from noiserobust.training.settings import TrainSettings
 
 
@@ -237,7 +236,7 @@ class _Trainer:
         return all(line["perturbed_accuracy"] > earlier["perturbed_accuracy"] for earlier in self.log[:-1])
 
     def _save(self) -> None:
-        own = self.processes.gather(moved_to(torch.device("cpu"), self.engine.own_memory))
+        own = self.processes.gather(copied_to(torch.device("cpu"), self.engine.own_memory))
         if not self.processes.writes:
             return
         state = {
