@@ -23,7 +23,10 @@ class Budget(OnChips):
         *("checkpoints", "vary", "vary_time", "between", "within", "draws", "seed"),
         *("data", "device", "out", "plot", "table"),
     )
-    rare: ClassVar[dict[str, tuple[str, ...]]] = {"search": ("log", "points", "tolerance"), **RARE}
+    rare: ClassVar[dict[str, tuple[str, ...]]] = {
+        "search and interval": ("log", "points", "tolerance", "confidence"),
+        **RARE,
+    }
 
     vary: str | None = None
     """Noise with one free number, such as gaussian:{x} or gaussian:0.05,reference=tile,rows={x},columns={x}."""
@@ -39,6 +42,8 @@ class Budget(OnChips):
     """Values on the first grid, which shows whether the loss is monotone."""
     tolerance: float = 0.02
     """How finely the answer is searched, as a fraction of it (of the range, on a logarithmic axis)."""
+    confidence: float = 0.95
+    """Confidence of the intervals."""
     out: Path = Path("budget.parquet")
 
     def run(self) -> None:
@@ -48,15 +53,8 @@ class Budget(OnChips):
         if self.between is None:
             raise UserError("expected --between LOW HIGH, the range to search, such as 0 0.5, or 1min 1y for times")
         from noiserobust.evaluation import budget
+        from noiserobust.evaluation.design.noise_budget import Axis
 
-        result = budget(
-            vary=vary,
-            between=self.between,
-            within=self.within,
-            vary_time=self.vary_time is not None,
-            log=self.log,
-            points=self.points,
-            tolerance=self.tolerance,
-            **self.options(),
-        )
-        self.show(result)
+        axis = Axis(self.vary_time is not None, self.log, self.points, self.tolerance, self.confidence)
+        result = budget(vary=vary, between=self.between, within=self.within, axis=axis, **self.options())
+        self.show(result, confidence=self.confidence)

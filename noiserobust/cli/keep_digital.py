@@ -23,7 +23,7 @@ class KeepDigital(OnChips):
         *("data", "device", "out", "plot", "table"),
     )
     rare: ClassVar[dict[str, tuple[str, ...]]] = {
-        "search": ("per_mac", "candidates", "search_draws", "search_images"),
+        "search and intervals": ("per_mac", "candidates", "search_draws", "search_images", "confidence"),
         **RARE,
     }
 
@@ -45,6 +45,8 @@ class KeepDigital(OnChips):
     """Draws of the search (default: as many as --draws)."""
     search_images: int | None = None
     """Test images of the search, stratified by class (default: all)."""
+    confidence: float = 0.95
+    """Confidence of the intervals."""
     out: Path = Path("keep-digital.parquet")
 
     def run(self) -> None:
@@ -53,4 +55,5 @@ class KeepDigital(OnChips):
 
         stop = Stop(self.within, self.max_share, self.max_layers)
         search = Search(self.search_draws, self.search_images, self.candidates, self.per_mac)
-        self.show(keep_digital(noise=self.noise, stop=stop, search=search, groups=self.groups, **self.options()))
+        result = keep_digital(noise=self.noise, stop=stop, search=search, groups=self.groups, **self.options())
+        self.show(result, confidence=self.confidence)

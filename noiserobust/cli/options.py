@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -51,13 +52,9 @@ class Networks:
         names = ("model", "images", "seed", "compute", "out")
         return {"models": self.checkpoints, "progress": True} | {name: getattr(self, name) for name in names}
 
-    def show(self, result: Result, table: str | None = None) -> None:
+    def show(self, result: Result, **options: Any) -> None:
         """Print the result's table, write what was asked for, and say where things are."""
-        print((table or result.table()) + "\n")
-        write_table(self.table, result.table(markdown=True))
-        if self.plot is not None:
-            result.plot(self.plot)
-            print(f"picture: {self.plot}")
+        show(partial(result.table, **options), partial(result.plot, **options), self.table, self.plot)
         print(f"rows: {self.out}")
 
 
@@ -114,9 +111,16 @@ def swept(noises: Sequence[str], strengths: Sequence[float]) -> list[Any]:
     return [model.scaled(strength / model.strength) for model in models for strength in strengths]
 
 
-def write_table(path: Path | None, text: str) -> None:
-    """Write ``text`` where it was asked for, and say so."""
-    if path is not None:
+def show(
+    table: Callable[..., str], plot: Callable[[Path], object], table_file: Path | None, plot_file: Path | None
+) -> None:
+    """Print a table; write it as Markdown, and the picture, where that was asked for."""
+    print(table() + "\n")
+    if table_file is not None:
         from noiserobust.storage.files import write_atomically
 
-        print(f"table: {write_atomically(path, lambda file: file.write_text(text.rstrip() + chr(10)))}")
+        text = table(markdown=True).rstrip() + "\n"
+        print(f"table: {write_atomically(table_file, lambda file: file.write_text(text))}")
+    if plot_file is not None:
+        plot(plot_file)
+        print(f"picture: {plot_file}")

@@ -19,7 +19,7 @@ class Sensitivity(OnChips):
         "noiserobust sensitivity runs --noise pcm --times 1d --plot layers.png",
     )
     common: ClassVar[tuple[str, ...]] = (
-        *("checkpoints", "noise", "draws", "seed", "groups", "rank", "data"),
+        *("checkpoints", "noise", "draws", "seed", "groups", "rank", "confidence", "data"),
         *("device", "out", "plot", "table"),
     )
 
@@ -29,9 +29,12 @@ class Sensitivity(OnChips):
     """Patterns, such as stages.0.*: all weights that one matches count as one layer."""
     rank: Literal["alone", "spared"] = "alone"
     """Rank by what a layer's noise costs alone, or by what is gained where it alone is digital."""
+    confidence: float = 0.95
+    """Confidence of the intervals."""
     out: Path = Path("sensitivity.parquet")
 
     def run(self) -> None:
         from noiserobust.evaluation import sensitivity
 
-        self.show(sensitivity(noise=self.noise, groups=self.groups, **self.options()), rank=self.rank)
+        result = sensitivity(noise=self.noise, groups=self.groups, **self.options())
+        self.show(result, confidence=self.confidence, rank=self.rank)

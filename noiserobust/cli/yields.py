@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from noiserobust.cli.options import write_table
+from noiserobust.cli.options import show
 
 
 @dataclass(frozen=True)
@@ -44,21 +45,13 @@ class Yield:
 
     def run(self) -> None:
         from noiserobust.cli.present import stored_rows
-        from noiserobust.evaluation.design.chip_yield import chips_needed, distribution, percentiles, yields
-        from noiserobust.report.yield_table import yield_table
+        from noiserobust.evaluation.design.chip_yield import chips_needed, yields
 
-        rows = stored_rows(self.rows, self.where)
-        shares = yields(rows, self.above, self.share, self.confidence, self.pooled)
-        points = percentiles(rows, self.percentiles, self.confidence, self.pooled) if self.percentiles else None
-        print(yield_table(shares, points) + "\n")
+        result = yields(stored_rows(self.rows, self.where), self.above, self.share, pooled=self.pooled)
+        table = partial(result.table, confidence=self.confidence, percents=self.percentiles)
+        show(table, partial(result.plot, confidence=self.confidence), self.table, self.plot)
         needed = [chips_needed(self.share, self.confidence, failures) for failures in (0, 1, 2)]
         print(
             f"chips needed to say that {100 * self.share:g} % reach X with {100 * self.confidence:g} % confidence: "
             f"{needed[0]} if X is the worst of them, {needed[1]} for the second worst, {needed[2]} for the third"
         )
-        write_table(self.table, yield_table(shares, points, markdown=True))
-        if self.plot is not None:
-            from noiserobust.report.yield_plot import yield_against_accuracy
-
-            curves = distribution(rows, self.confidence, self.pooled)
-            print(f"picture: {yield_against_accuracy(curves, shares, self.plot)}")
