@@ -15,9 +15,10 @@ from noiserobust.training.rules.rwp_mixed import MixedRWP
 from noiserobust.training.rules.saf import SAF
 from noiserobust.training.rules.sam import SAM
 from noiserobust.training.rules.ssam import SSAM
+from noiserobust.training.runs import Run, load_run
 from noiserobust.training.schedules import Constant, Cosine, Linear, OffToOn, Progress, Quadratic, Schedule
 from noiserobust.training.settings import TrainSettings
-from noiserobust.training.trainer import Run, fit
+from noiserobust.training.trainer import fit
 
 __all__ = [
     "ASAM",
@@ -48,5 +49,6 @@ __all__ = [
     "Schedule",
     "TrainSettings",
     "fit",
+    "load_run",
     "torchrun",
 ]
