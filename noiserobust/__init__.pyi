@@ -5,6 +5,7 @@ from .analog.weights import analog_weights
 from .errors import UserError
 from .evaluation import Evaluation, evaluate
 from .rng import Stream
+from .training import load_run
 
 __all__ = [
     "Coverage",
@@ -14,6 +15,7 @@ __all__ = [
     "analog_weights",
     "coverage",
     "evaluate",
+    "load_run",
     "noise",
     "perturbed",
 ]

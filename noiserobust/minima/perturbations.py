@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import torch
@@ -72,7 +72,9 @@ class Perturbation(Described, family="perturbation"):
 
     def by_batches(self, m: int) -> Perturbation:
         """The same with an e for every micro-batch of ``m`` samples."""
-        return replace(self, m=m)
+        if not any(one.name == "m" for one in fields(self)):
+            raise UserError(f"{self.name}: expected a field m (samples per micro-batch), got none; measures need it")
+        return replace(self, m=m)  # type: ignore[call-arg]
 
     @property
     def is_identity(self) -> bool:

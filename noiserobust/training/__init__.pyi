@@ -13,9 +13,10 @@ from .rules.rwp_mixed import MixedRWP
 from .rules.saf import SAF
 from .rules.sam import SAM
 from .rules.ssam import SSAM
+from .runs import Run, load_run
 from .schedules import Constant, Cosine, Linear, OffToOn, Progress, Quadratic, Schedule
 from .settings import TrainSettings
-from .trainer import Run, fit
+from .trainer import fit
 
 __all__ = [
     "ASAM",
@@ -46,5 +47,6 @@ __all__ = [
     "Schedule",
     "TrainSettings",
     "fit",
+    "load_run",
     "torchrun",
 ]

@@ -49,11 +49,11 @@ class Output:
 class Engine:
     """A model, an optimizer and the mechanics between them.
 
-    The verbs: :meth:`gradient` takes a gradient, :meth:`forward` only looks, :meth:`take`, :meth:`put` and
+    The verbs: :meth:`gradient` takes a gradient, :meth:`forward` only outputs, :meth:`take`, :meth:`put` and
     :meth:`average` hand gradients out, back in and between ranks, :meth:`perturbed` and :meth:`moved` move the weights
-    for a while, :meth:`commit` makes the optimizer's step. Everything else that a training step needs happens inside them:
-    autocast and loss scaling, micro-batches, ``no_sync``, normalisation buffers, gradient clipping, weight clipping,
-    exact restore.
+    for a while, :meth:`commit` makes the optimizer's step. Everything else that a training step needs happens inside
+    them: autocast and loss scaling, micro-batches, ``no_sync``, normalisation buffers, gradient clipping, weight
+    clipping, exact restore.
 
     - ``optimizer``: any ``torch.optim`` optimizer over the model's parameters.
     - ``loss(logits, labels)``: one value per sample (cross-entropy by default).

@@ -1,7 +1,7 @@
 """Schedules over training: of a rule's strength, and of the learning rate.
 
-Source of the strengths': "Incorruptible Neural Networks", section 5.2. With T_w the warm-up and m the maximum, the strength at step t
-is m from T_w on, and before that m t/T_w (linear), m (t/T_w)^2 (quadratic) or 0 (off to on).
+Source of the strengths': "Incorruptible Neural Networks", section 5.2. With T_w the warm-up and m the maximum, the
+strength at step t is m from T_w on, and before that m t/T_w (linear), m (t/T_w)^2 (quadratic) or 0 (off to on).
 """
 
 from __future__ import annotations

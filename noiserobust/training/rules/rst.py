@@ -108,7 +108,7 @@ class GRST(RST, name="g-rst"):
             raise UserError(f"g-rst: expected a finite a >= 0, got {self.a}; 2 goes with p = 0.5")
 
     def inner_step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
-        perturbation = self.perturbation(progress)
+        perturbation = self.inner.perturbation(progress)
         if perturbation.is_identity:
             return plain_step(engine, batch).at(perturbation)
         return self.inner.mixed_step(engine, batch, perturbation, 1 - self.a, self.normalised).at(perturbation)

@@ -16,13 +16,13 @@ from noiserobust.training.schedules import Progress, Schedule, check_strength, s
 
 @dataclass(frozen=True)
 class RWP(Method, name="rwp"):
-    r"""Step with the gradient at w + e, e drawn anew from ``noise`` for every minibatch.
+    r"""Step with the gradient :math:`\nabla L(w + e)`, e drawn anew from ``noise`` for every minibatch.
 
     - ``noise``: any noise model; it perturbs the analog weights.
     - ``schedule``: factor on the noise's strength over training (``noise.scaled``), a number or a schedule.
     - ``draws``: gradients of several draws are averaged per step.
 
-    The step is :math:`\nabla L(w + e)`. There is one pass only, so normalisation statistics learn from it (from the first, with several draws).
+    There is one pass only, so normalisation statistics learn from it (from the first, with several draws).
 
     Cost: ``draws`` forward and backward passes, and the draws of the noise.
     Source: "Incorruptible Neural Networks", Eq. 2.

@@ -37,7 +37,8 @@ class MixedRWP(Method, name="rwp-mixed"):
 
     Cost: two forward and two backward passes; with parallel halves one of each on every rank.
     Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization" (TMLR 2024;
-    arXiv 2404.00357), Eq. 4, section 3.2 and Algorithm 1 (its "N(0, gamma ||w_k||)" read as a standard deviation, as its code does).
+    arXiv 2404.00357), Eq. 4, section 3.2 and Algorithm 1 (its "N(0, gamma ||w_k||)" read as a standard deviation, as
+    its code does).
     """
 
     gamma: float | Schedule = 0.01

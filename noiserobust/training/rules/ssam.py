@@ -28,7 +28,8 @@ class SSAM(Climbing, name="ssam"):
 
     Cost: two forward and two backward passes.
     Source: Mi et al., "Make Sharpness-Aware Minimization Stronger: A Sparsified Perturbation Approach" (arXiv
-    2210.05177), Eq. 6 and Algorithm 1 (whose Fisher information sums single samples' squared gradient, an extra pass per sample).
+    2210.05177), Eq. 6 and Algorithm 1 (whose Fisher information sums single samples' squared gradients, an extra
+    pass per sample).
     """
 
     fraction: float = 0.5
