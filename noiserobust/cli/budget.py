@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from noiserobust.cli.flags import Groups
 from noiserobust.cli.options import RARE, OnChips
 from noiserobust.errors import UserError
 
@@ -15,15 +16,11 @@ class Budget(OnChips):
     """How much noise a network may meet: the value of one number at which it loses the stated points, with its
     interval."""
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         'noiserobust budget runs --vary "gaussian:{x}" --between 0 0.5 --within 2',
         "noiserobust budget runs --vary-time pcm --between 1min 1y --plot b.png",
     )
-    common: ClassVar[tuple[str, ...]] = (
-        *("checkpoints", "vary", "vary_time", "between", "within", "draws", "seed"),
-        *("data", "device", "out", "plot", "table"),
-    )
-    rare: ClassVar[dict[str, tuple[str, ...]]] = {
+    rare: ClassVar[Groups] = {
         "search and interval": ("log", "points", "tolerance", "confidence"),
         **RARE,
     }

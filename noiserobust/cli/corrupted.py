@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from noiserobust.cli.options import Networks
 from noiserobust.errors import UserError
@@ -14,13 +13,9 @@ from noiserobust.errors import UserError
 class Corrupted(Networks):
     """Accuracy on CIFAR-10-C or CIFAR-100-C: rows per corruption and severity, and their means."""
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "noiserobust corrupted runs --folder CIFAR-10-C --plot corrupted.png",
         "noiserobust corrupted runs --folder CIFAR-10-C --noise gaussian:0.1 --draws 5",
-    )
-    common: ClassVar[tuple[str, ...]] = (
-        *("checkpoints", "folder", "corruptions", "severities", "noise", "draws", "seed"),
-        *("device", "out", "plot", "table"),
     )
 
     folder: Path | None = None

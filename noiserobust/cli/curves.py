@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
+from noiserobust.cli.flags import Command
 from noiserobust.errors import UserError
 
 
 @dataclass(frozen=True)
-class Curves:
+class Curves(Command):
     """Draw what runs logged: against epochs, or one column against another (train --log measures further ones)."""
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "noiserobust curves runs --y loss perturbed_accuracy",
         "noiserobust curves runs --x train/loss --y train/ascent_sharpness:0.05",
     )
-    positional: ClassVar[tuple[str, ...]] = ("runs",)
-    common: ClassVar[tuple[str, ...]] = ("runs", "x", "y", "plot", "out")
-    rare: ClassVar[dict[str, tuple[str, ...]]] = {}
+    positional = ("runs",)
 
     runs: tuple[str, ...] = ()
     """Runs' folders, or folders of runs; LABEL=PATH gives the method another name."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from noiserobust.cli.flags import Groups
 from noiserobust.cli.options import RARE, OnChips, swept
 from noiserobust.errors import UserError
 
@@ -15,15 +16,11 @@ class Evaluate(OnChips):
     """Evaluate trained networks under weight noise: one row per network, noise and draw, and the table of their
     summary."""
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "noiserobust evaluate runs --noise gaussian:1 --strengths 0 0.05 0.1",
         "noiserobust evaluate runs --noise pcm --times 25s 1d 1y --compensation global",
     )
-    common: ClassVar[tuple[str, ...]] = (
-        *("checkpoints", "noise", "strengths", "draws", "seed", "times", "data"),
-        *("device", "out", "plot", "table"),
-    )
-    rare: ClassVar[dict[str, tuple[str, ...]]] = {
+    rare: ClassVar[Groups] = {
         "to a precision": ("precision_target", "max_images", "noise_std_draws"),
         **RARE,
         "metrics": ("metrics",),

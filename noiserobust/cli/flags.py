@@ -1,8 +1,6 @@
 """Words of the command line as values: a command is a dataclass, and its fields are its flags.
 
-A field that is itself a dataclass gives its fields as further flags. Class attributes of a command say what its fields
-do not: ``positional`` names those without a flag, ``hidden`` those that are not offered, ``common`` those that help
-shows first, ``rare`` the others by the title of their group, ``examples`` two invocations.
+A field that is itself a dataclass gives its fields as further flags.
 """
 
 from __future__ import annotations
@@ -12,13 +10,14 @@ import ast
 import dataclasses
 import sys
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from inspect import get_annotations
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from noiserobust.cli.listing import check
 from noiserobust.errors import UserError
@@ -33,6 +32,24 @@ FAMILIES = {
 }
 """Flags whose words are text forms: the name in such a word is checked before anything heavy is imported."""
 SEVERAL = "*"
+Groups = Mapping[str, tuple[str, ...]]
+
+
+class Command:
+    """Base of the commands, which are dataclasses."""
+
+    examples: ClassVar[tuple[str, str]]
+    """Two invocations, with which help opens."""
+    positional: ClassVar[tuple[str, ...]] = ()
+    """Fields whose words have no flag before them."""
+    hidden: ClassVar[tuple[str, ...]] = ()
+    """Fields that are not offered."""
+    rare: ClassVar[Groups] = {}
+    """Flags that help shows after the others, in groups by title."""
+
+    def run(self) -> None:
+        """Do it."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -85,20 +102,20 @@ class Flag:
         raise argparse.ArgumentTypeError(f"expected {', '.join(texts) or number}, got '{word}'{nearest(word, texts)}")
 
 
-def flags_of(command: type) -> list[Flag]:
-    """The flags of a command in the order of its fields."""
-    positional, hidden = getattr(command, "positional", ()), getattr(command, "hidden", ())
-    return [flag for flag in _flags(command, positional) if flag.name not in hidden]
+def flags_of(command: type[Command]) -> list[Flag]:
+    """The flags of a command: those that it adds, then those that it shares."""
+    return [flag for flag in _flags(command, command.positional) if flag.name not in command.hidden]
 
 
 def _flags(kind: Any, positional: Sequence[str] = (), owner: str = "") -> Iterator[Flag]:
-    hints, texts = get_type_hints(kind), _texts(kind)
-    for field in dataclasses.fields(kind):
+    hints, texts, classes = get_type_hints(kind), _texts(kind), kind.__mro__
+    homes = {name: place for place, owner in enumerate(classes) for name in get_annotations(owner)}
+    for field in sorted(dataclasses.fields(kind), key=lambda field: homes[field.name]):
         if dataclasses.is_dataclass(hints[field.name]):
             yield from _flags(hints[field.name], owner=field.name)
-            continue
-        text, words = texts.get(field.name, ""), _words(hints[field.name])
-        yield Flag(field.name, owner, text, *words, field.default, field.name in positional)
+        else:
+            text, words = texts.get(field.name, ""), _words(hints[field.name])
+            yield Flag(field.name, owner, text, *words, field.default, field.name in positional)
 
 
 def _words(hint: Any) -> tuple[tuple[Any, ...], int | str | None]:
@@ -145,7 +162,7 @@ class _Parser(argparse.ArgumentParser):
         raise refused(message, self.prog)
 
 
-def read_command(command: type, words: Sequence[str], prog: str) -> Any:
+def read_command(command: type[Command], words: Sequence[str], prog: str) -> Any:
     """The ``command`` that ``words`` say; raises :class:`~noiserobust.UserError`, which names the command's help."""
     flags = flags_of(command)
     parser = _Parser(prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)

@@ -5,28 +5,26 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from noiserobust.cli.flags import SEVERAL, Flag, flags_of
+from noiserobust.cli.flags import SEVERAL, Command, Flag, flags_of
 from noiserobust.cli.listing import members
 
 WIDTH, INDENT = 80, 24
 METAVARS = {Path: "PATH", str: "TEXT", float: "X", int: "N"}
 
 
-def command_help(command: Any, prog: str) -> str:
+def command_help(command: type[Command], prog: str) -> str:
     """What a command does, two invocations of it, and its flags with their defaults."""
-    flags = {flag.name: flag for flag in flags_of(command)}
-    usage = " ".join([prog, *(_metavar(flag) for flag in flags.values() if flag.positional), "[options]"])
-    lines = [f"usage: {usage}", "", *_filled(" ".join(command.__doc__.split())), ""]
+    flags = sorted(flags_of(command), key=lambda flag: not flag.positional)
+    usage = " ".join([prog, *(_metavar(flag) for flag in flags if flag.positional), "[options]"])
+    lines = [f"usage: {usage}", "", *_filled(" ".join((command.__doc__ or "").split())), ""]
     lines += [*(f"  {example}" for example in command.examples), ""]
-    for name in command.common:
-        lines += _described(flags[name], common=True)
-    for title, names in command.rare.items():
-        group = [f for f in flags.values() if {f.name, f.owner} & set(names) and f.name not in command.common]
-        lines += ["", f"{title}:"] if group else []
+    titles = {name: title for title, names in command.rare.items() for name in names}
+    for title in ("", *command.rare):
+        group = [flag for flag in flags if titles.get(flag.name, "") == title]
+        lines += ["", f"{title}:"] if title and group else []
         for flag in group:
-            lines += _described(flag, common=False)
+            lines += _described(flag, common=not title)
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from noiserobust.cli.flags import Groups
 from noiserobust.cli.options import RARE, OnChips
 
 
@@ -14,15 +15,11 @@ class KeepDigital(OnChips):
     """Which layers to keep digital: chosen one after the other on draws of their own, verified together on fresh
     ones."""
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "noiserobust keep-digital runs --noise gaussian:0.1 --within 2",
         "noiserobust keep-digital runs --noise pcm --times 1d --max-share 20 --per-mac",
     )
-    common: ClassVar[tuple[str, ...]] = (
-        *("checkpoints", "noise", "draws", "seed", "within", "max_share", "max_layers", "groups"),
-        *("data", "device", "out", "plot", "table"),
-    )
-    rare: ClassVar[dict[str, tuple[str, ...]]] = {
+    rare: ClassVar[Groups] = {
         "search and intervals": ("per_mac", "candidates", "search_draws", "search_images", "confidence"),
         **RARE,
     }

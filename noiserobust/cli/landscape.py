@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from noiserobust.cli.options import OnData
 
@@ -13,13 +13,9 @@ from noiserobust.cli.options import OnData
 class Landscape(OnData):
     """The loss around trained networks along filter-normalised random directions: rows, and a picture."""
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "noiserobust landscape runs --dimensions 1 --plot landscape.png",
         "noiserobust landscape runs --points 41 --pairs 3 --images 1000 --plot l.png",
-    )
-    common: ClassVar[tuple[str, ...]] = (
-        *("checkpoints", "dimensions", "half_width", "points", "pairs", "over", "part", "seed"),
-        *("images", "data", "device", "out", "plot", "table"),
     )
 
     dimensions: Literal[1, 2] = 2

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
+from noiserobust.cli.flags import Command
 from noiserobust.cli.listing import members
 
 
 @dataclass(frozen=True)
-class List:
+class List(Command):
     """What has a name: every member of a family with its settings, their defaults and an example. What is your own is
     named by package.module:Name."""
 
-    examples: ClassVar[tuple[str, ...]] = ("noiserobust list", "noiserobust list noises")
-    positional: ClassVar[tuple[str, ...]] = ("family",)
-    common: ClassVar[tuple[str, ...]] = ("family",)
-    rare: ClassVar[dict[str, tuple[str, ...]]] = {}
+    examples = ("noiserobust list", "noiserobust list noises")
+    positional = ("family",)
 
     family: Literal["all", "noises", "methods", "measures", "metrics", "models", "data"] = "all"
     """noises, methods, measures, metrics, models or data (default: all, in short)."""

@@ -35,7 +35,7 @@ def members(family: str) -> dict[str, Member]:
     if family not in ROOMS and family != "data":
         return {}
     if family == "data":
-        names = "digits cifar10 cifar100 fashion-mnist svhn sums imagenet".split()
+        names = ["digits", "cifar10", "cifar100", "fashion-mnist", "svhn", "sums", "imagenet"]
         return {n: Member(n, "", (), "", n) for n in names}
     found = {}
     for file in sorted((Path(noiserobust.__file__).parent / ROOMS[family]).glob("*.py")):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+
+from noiserobust.cli.flags import Command
 
 PAPERS = (
     *("digits", "resnet9", "resnet18", "resnet34", "resnet50", "resnet101"),
@@ -15,16 +16,14 @@ PAPERS = (
 
 
 @dataclass(frozen=True)
-class Models:
+class Models(Command):
     """List networks with their parameters and what a pass costs: FLOPs per image, forward and forward + backward."""
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "noiserobust models",
         "noiserobust models resnet18:width=16 torchvision:convnext_tiny --classes 100",
     )
-    positional: ClassVar[tuple[str, ...]] = ("models",)
-    common: ClassVar[tuple[str, ...]] = ("models", "channels", "size", "classes")
-    rare: ClassVar[dict[str, tuple[str, ...]]] = {}
+    positional = ("models",)
 
     models: tuple[str, ...] = ()
     """Networks, such as resnet18:width=16, torchvision:convnext_tiny or factory:package.module:function (default:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
+from noiserobust.cli.flags import Command
 from noiserobust.errors import UserError
 from noiserobust.evaluation.settings import Chips, Compute, Where
 
@@ -16,19 +17,19 @@ if TYPE_CHECKING:
 
 RARE = {
     "networks and data": ("model", "images", "data_root", "image_size"),
-    "chips over time": ("chips",),
-    "which weights are analog": ("where",),
-    "computing": ("compute",),
+    "chips": ("reads", "compensation", "converters", "recalibration", "backend"),
+    "which weights are analog": ("include", "exclude"),
+    "computing": ("precision", "batch_size", "channels_last", "fold", "compile"),
 }
 """Groups of rare flags, where a command has them."""
 
 
 @dataclass(frozen=True)
-class Networks:
+class Networks(Command):
     """Trained networks, what is asked of them with, and where the answer goes."""
 
-    positional: ClassVar[tuple[str, ...]] = ("checkpoints",)
-    rare: ClassVar[dict[str, tuple[str, ...]]] = RARE
+    positional = ("checkpoints",)
+    rare = RARE
 
     checkpoints: tuple[str, ...] = ()
     """Runs' folders, folders of runs, or files of weights (.safetensors, .pt, .pth); LABEL=PATH gives a method another
@@ -87,7 +88,7 @@ class OnData(Networks):
 class OnChips(OnData):
     """Networks on chips whose weights are noisy."""
 
-    hidden: ClassVar[tuple[str, ...]] = ("calibration",)
+    hidden = ("calibration",)
 
     draws: int = 10
     """Noise draws (chips) per network."""

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
+
+from noiserobust.cli.flags import Command
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Command):
     """Tables and pictures from rows that evaluate wrote; several files are put together."""
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         'noiserobust report rows.parquet --baseline "plain" --intervals',
         'noiserobust report a.parquet b.parquet --where "strength <= 0.1" --plot a.png',
     )
-    positional: ClassVar[tuple[str, ...]] = ("rows",)
-    common: ClassVar[tuple[str, ...]] = (
-        *("rows", "where", "baseline", "design", "area", "intervals", "plot", "table"),
-    )
-    rare: ClassVar[dict[str, tuple[str, ...]]] = {}
+    positional = ("rows",)
 
     rows: tuple[Path, ...] = ()
     """Parquet files of rows."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from noiserobust.cli.flags import Command, Groups
 from noiserobust.errors import UserError
 from noiserobust.papers import PAPERS
 
@@ -15,19 +16,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reproduce:
+class Reproduce(Command):
     """Regenerate tables and figures of five papers, measured beside published; only what is missing is computed."""
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "noiserobust reproduce incorruptible table1 --scale mini",
         "noiserobust reproduce all --scale mini --workers 2 --dry-run",
     )
-    positional: ClassVar[tuple[str, ...]] = ("paper", "names")
-    common: ClassVar[tuple[str, ...]] = (
-        *("paper", "names", "scale", "seeds", "workers", "dry_run", "only_done"),
-        *("data", "data_root", "device", "out"),
-    )
-    rare: ClassVar[dict[str, tuple[str, ...]]] = {"Ray cluster": ("executor", "address", "cpus", "gpus")}
+    positional = ("paper", "names")
+    rare: ClassVar[Groups] = {"Ray cluster": ("executor", "address", "cpus", "gpus")}
 
     paper: Literal["incorruptible", "rwp", "saf", "rst", "esam", "all", "claims"]
     """incorruptible, rwp, saf, rst, esam, or all; claims: verdicts on what the papers claim."""

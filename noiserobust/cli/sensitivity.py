@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from noiserobust.cli.options import OnChips
 
@@ -14,13 +14,9 @@ class Sensitivity(OnChips):
     """Which layers noise hurts most: noise on one layer at a time and on all but one, as a ranked table with
     intervals."""
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "noiserobust sensitivity runs --noise gaussian:0.1 --draws 20",
         "noiserobust sensitivity runs --noise pcm --times 1d --plot layers.png",
-    )
-    common: ClassVar[tuple[str, ...]] = (
-        *("checkpoints", "noise", "draws", "seed", "groups", "rank", "confidence", "data"),
-        *("device", "out", "plot", "table"),
     )
 
     noise: str = "gaussian:0.05"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from noiserobust.cli.options import OnData
 
@@ -13,13 +13,9 @@ from noiserobust.cli.options import OnData
 class Sharpness(OnData):
     """Measure minima: sharpness, gradients, Hessian, weights; the table of their means, and one row per draw."""
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "noiserobust sharpness runs --measures ascent_sharpness:0.05 hessian_top:3",
         'noiserobust sharpness runs --measures "average_sharpness:gaussian(0.1)" loss',
-    )
-    common: ClassVar[tuple[str, ...]] = (
-        *("checkpoints", "measures", "strengths", "part", "seed", "images", "data"),
-        *("device", "out", "plot", "table"),
     )
 
     measures: tuple[str, ...] = ()

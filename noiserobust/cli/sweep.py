@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from noiserobust.cli.flags import Command, Groups
 from noiserobust.cli.options import swept
 from noiserobust.cli.train import SETTINGS
 from noiserobust.errors import UserError
@@ -13,27 +14,22 @@ from noiserobust.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Command):
     """Train a grid of runs and evaluate them all, in this process or on a Ray cluster; only what is missing is
     computed."""
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         'noiserobust sweep --vary "method=plain|sam:0.2" "lr=0.05|0.1" --seeds 0 1 2',
         'noiserobust sweep --vary "method=plain|sam:0.2" --executor ray --dry-run',
     )
-    common: ClassVar[tuple[str, ...]] = (
-        *("vary", "seeds", "data", "epochs", "noise", "strengths", "draws", "executor", "dry_run"),
-        *("device", "out", "plot", "table"),
-    )
-    rare: ClassVar[dict[str, tuple[str, ...]]] = {
+    rare: ClassVar[Groups] = {
         "training": ("model", "method", "weight_clip", "batch_size", "lr"),
         "evaluation": ("images", "evaluation_precision"),
         "workers": ("workers", "address", "cpus", "gpus", "retries"),
         **SETTINGS,
     }
-    hidden: ClassVar[tuple[str, ...]] = ("seed",)
+    hidden = ("seed",)
 
-    settings: TrainSettings = field(default_factory=TrainSettings)
     vary: tuple[str, ...] = ()
     """Settings that take several values: "method=plain|sam:0.2|rwp:gaussian(0.1)" "lr=0.05|0.1"."""
     seeds: tuple[int, ...] = (0,)
@@ -68,6 +64,7 @@ class Sweep:
     """Picture of accuracy against strength (PNG)."""
     table: Path | None = None
     """The table as Markdown."""
+    settings: TrainSettings = field(default_factory=TrainSettings)
 
     def run(self) -> None:
         from tqdm import tqdm

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
+from noiserobust.cli.flags import Command
 from noiserobust.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -24,19 +25,15 @@ SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(Command):
     """Train one network per seed; an interrupted run goes on where it was, a finished one is not trained again."""
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         'noiserobust train --method "rwp:gaussian(0.1)" --seeds 0 1 2',
         "noiserobust train --data cifar10 --model resnet18:16 --method sam:0.2",
     )
-    common: ClassVar[tuple[str, ...]] = (
-        *("data", "model", "method", "weight_clip", "epochs", "batch_size", "lr"),
-        *("seeds", "device", "out"),
-    )
-    rare: ClassVar[dict[str, tuple[str, ...]]] = SETTINGS
-    hidden: ClassVar[tuple[str, ...]] = ("seed",)
+    rare = SETTINGS
+    hidden = ("seed",)
 
     settings: TrainSettings = field(default_factory=TrainSettings)
     seeds: tuple[int, ...] = (0,)

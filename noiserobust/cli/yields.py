@@ -5,24 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
+from noiserobust.cli.flags import Command
 from noiserobust.cli.options import show
 
 
 @dataclass(frozen=True)
-class Yield:
+class Yield(Command):
     """What share of chips reaches an accuracy, and what accuracy a share of chips reaches, with exact bounds."""
 
-    examples: ClassVar[tuple[str, ...]] = (
+    examples = (
         "noiserobust yield rows.parquet --above 70 --share 0.99 --pooled",
         'noiserobust yield rows.parquet --where "strength == 0.1" --plot yield.png',
     )
-    positional: ClassVar[tuple[str, ...]] = ("rows",)
-    common: ClassVar[tuple[str, ...]] = (
-        *("rows", "above", "share", "confidence", "percentiles", "pooled", "where", "plot", "table"),
-    )
-    rare: ClassVar[dict[str, tuple[str, ...]]] = {}
+    positional = ("rows",)
 
     rows: tuple[Path, ...] = ()
     """Parquet files of rows that evaluate wrote; a draw is a chip."""
