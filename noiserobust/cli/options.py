@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noiserobust.cli.flags import Command
+from noiserobust.cli.flags import Command, Groups
 from noiserobust.errors import UserError
 from noiserobust.evaluation.settings import Chips, Compute, Where
 
 if TYPE_CHECKING:
     from noiserobust.evaluation.result import Result
 
-RARE = {
+RARE: Groups = {
     "networks and data": ("model", "images", "data_root", "image_size"),
     "chips": ("reads", "compensation", "converters", "recalibration", "backend"),
     "which weights are analog": ("include", "exclude"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from noiserobust.cli.options import OnData
 
@@ -29,5 +29,5 @@ class Sharpness(OnData):
     def run(self) -> None:
         from noiserobust.evaluation import sharpness
 
-        given = {"measures": self.measures} if self.measures else {}
+        given: dict[str, Any] = {"measures": self.measures} if self.measures else {}
         self.show(sharpness(part=self.part, strengths=self.strengths, **given, **self.options()))
