@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from noiserobust.cli.flags import Command
+from noiserobust.cli.options import show
 from noiserobust.errors import UserError
 
 
@@ -31,16 +33,11 @@ class Curves(Command):
     """File for the logs as tidy rows: model, method, replicate, epoch, metric, value."""
 
     def run(self) -> None:
-        from noiserobust.evaluation.training_logs import curves, trajectories
-        from noiserobust.report.curves import epochs_figure
-        from noiserobust.report.plots import save
-        from noiserobust.storage.checkpoints import find_checkpoints
-        from noiserobust.storage.rows import write_rows
+        from noiserobust.evaluation import trajectories
 
         if not self.y:
             raise UserError("expected columns to draw, got none; --y loss is one")
-        rows = trajectories(find_checkpoints(self.runs))
-        figure = epochs_figure(curves(rows, self.x, self.y), self.x, f"Training, against {self.x}")
-        print(f"picture: {save(figure, self.plot)}")
+        result = trajectories(self.runs, out=self.out)
+        show(result.table, partial(result.plot, x=self.x, y=self.y), None, self.plot)
         if self.out is not None:
-            print(f"rows: {write_rows(rows, self.out)}")
+            print(f"rows: {self.out}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from noiserobust.cli.flags import Command, Groups
-from noiserobust.cli.options import swept
+from noiserobust.cli.options import show, swept
 from noiserobust.cli.train import SETTINGS
 from noiserobust.errors import UserError
 from noiserobust.training.settings import TrainSettings
@@ -69,7 +69,7 @@ class Sweep(Command):
     def run(self) -> None:
         from tqdm import tqdm
 
-        from noiserobust.cli.present import present
+        from noiserobust.evaluation import Evaluation
         from noiserobust.sweep import Local, OnRay, sweep
 
         vary: dict[str, list[object]] = dict(_varied(text) for text in self.vary) | {"seed": list(self.seeds)}
@@ -93,7 +93,8 @@ class Sweep(Command):
             rows = sweep(
                 self.settings, vary, noises, self.draws, self.out, options=options, executor=executor, on_piece=tell
             )
-        present(rows, self.plot, self.table)
+        result = Evaluation(rows)
+        show(result.table, result.plot, self.table, self.plot)
         print(f"rows: {self.out / 'rows.parquet'}")
 
     def _list(self, vary: dict[str, list[object]], noises: list[Any], options: dict[str, object]) -> None:

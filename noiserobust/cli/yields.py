@@ -40,7 +40,7 @@ class Yield(Command):
     """The table as Markdown."""
 
     def run(self) -> None:
-        from noiserobust.cli.present import stored_rows
+        from noiserobust.cli.stored import stored_rows
         from noiserobust.evaluation.design.chip_yield import chips_needed, yields
 
         result = yields(stored_rows(self.rows, self.where), self.above, self.share, pooled=self.pooled)
