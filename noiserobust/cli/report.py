@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from noiserobust.cli.flags import Command
 from noiserobust.cli.options import show
-from noiserobust.errors import UserError
-
-if TYPE_CHECKING:
-    from noiserobust.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -46,31 +40,10 @@ class Report(Command):
     """The tables as Markdown."""
 
     def run(self) -> None:
-        from noiserobust.cli.stored import stored_rows
-        from noiserobust.evaluation import Evaluation, area
-        from noiserobust.report.area_plot import area_by_method
+        from noiserobust.cli.stored import Stored, stored_rows
+        from noiserobust.evaluation import area
 
         rows = stored_rows(self.rows, self.where)
-        result = Evaluation(area(rows) if self.area else rows)
-        if result.to_precision:
-            if self.baseline is not None:
-                raise UserError("expected rows of whole passes to compare with a baseline, got some to a precision")
-            table: Callable[..., str] = result.table
-        else:
-            table = partial(self._table, result)
-        plot = partial(area_by_method, result.summary()) if self.area else result.plot
-        show(table, plot, self.table, self.plot)
-
-    def _table(self, result: Evaluation, markdown: bool = False) -> str:
-        """The summary, and every other method's difference from the baseline."""
-        from noiserobust.evaluation import paired, summarize
-        from noiserobust.report import paired_table, robustness_table
-
-        metric, rows = "area" if self.area else "accuracy", result.rows
-        summary = summarize(rows, design=self.design)
-        text = robustness_table(summary, metric, markdown=markdown, intervals=self.intervals)
-        others = [method for method in rows["method"].unique() if self.baseline not in (None, method)]
-        for other in others:
-            differences = paired_table(paired(rows, other, self.baseline, metric=metric, design=self.design))
-            text += f"\n\n```\n{differences}\n```" if markdown else f"\n\n{differences}"
-        return text
+        options = {"design": self.design, "baseline": self.baseline, "intervals": self.intervals}
+        result = Stored(area(rows), metric="area", **options) if self.area else Stored(rows, **options)
+        show(result.table, result.plot, self.table, self.plot)
