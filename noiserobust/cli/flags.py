@@ -109,7 +109,7 @@ def flags_of(command: type[Command]) -> list[Flag]:
 
 def _flags(kind: Any, positional: Sequence[str] = (), owner: str = "") -> Iterator[Flag]:
     hints, texts, classes = get_type_hints(kind), _texts(kind), kind.__mro__
-    homes = {name: place for place, owner in enumerate(classes) for name in get_annotations(owner)}
+    homes = {name: place for place, base in enumerate(classes) for name in get_annotations(base)}
     for field in sorted(dataclasses.fields(kind), key=lambda field: homes[field.name]):
         if dataclasses.is_dataclass(hints[field.name]):
             yield from _flags(hints[field.name], owner=field.name)
@@ -141,6 +141,8 @@ def _texts(kind: type) -> dict[str, str]:
 
 @cache
 def _classes(file: str) -> dict[str, list[ast.stmt]]:
+    if not Path(file).is_file():  # an installation without sources: help then has no texts
+        return {}
     nodes = ast.parse(Path(file).read_text(encoding="utf-8")).body
     return {node.name: node.body for node in nodes if isinstance(node, ast.ClassDef)}
 
