@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +11,10 @@ import tyro
 from noiserobust.cli.evaluate import Evaluate
 from noiserobust.data import Splits
 from noiserobust.errors import UserError
-from noiserobust.evaluation import evaluate
 from noiserobust.storage.files import write_atomically
 
-OWN = {"data", "draws", "seed", "times", "include", "exclude", "out"}
-"""Parameters of evaluate that a command hands on by itself."""
+HANDED = ("reads", "recalibration", "backend", "batch_size", "precision", "device", "fold", "compile")
+"""Flags that are handed on as they are."""
 ONCE = ("compensation", "converters")
 """Those of which evaluate takes several, to compare them."""
 
@@ -35,8 +32,7 @@ class Design(Evaluate):
 
     def options(self, splits: Splits) -> dict[str, Any]:
         """What :func:`evaluate` is told beside the models, the data and the noise."""
-        fields = {field.name for field in dataclasses.fields(Evaluate)} & set(inspect.signature(evaluate).parameters)
-        handed = {name: getattr(self, name) for name in fields - OWN}
+        handed = {name: getattr(self, name) for name in (*HANDED, "model", "images", "metrics")}
         once = {name: self.one(name, getattr(self, name)) or "none" for name in ONCE}
         return handed | {"calibration": splits.train} | once
 
