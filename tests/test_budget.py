@@ -173,7 +173,7 @@ def test_nothing_is_computed_twice(
 ) -> None:
     out = tmp_path / "rows.parquet"
     first = budget(linear(), data, "gaussian:{x}", (0, 3), 5.0, draws=3, out=out)
-    monkeypatch.setattr(monte_carlo.Chips, "score", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr(monte_carlo.ModelOnChips, "score", lambda *_, **__: pytest.fail("computed again"))
     again = budget(linear(), data, "gaussian:{x}", (0, 3), 5.0, draws=3, out=out)
     assert first.answers.equals(again.answers)
 

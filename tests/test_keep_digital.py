@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust import Stream, UserError, evaluate
-from noiserobust.evaluation import keep_digital
+from noiserobust.evaluation import Where, keep_digital
 from noiserobust.report import digital_table
 from noiserobust.report.design_plots import digital_figure
 
@@ -60,7 +60,7 @@ def test_a_redundant_layer_is_not_chosen_twice(data: tuple[Tensor, Tensor]) -> N
     assert chosen[2] == "c.weight"
 
     def verified(*digital: str) -> float:
-        rows = evaluate(model, data, NOISE, draws=20, exclude=digital).rows
+        rows = evaluate(model, data, NOISE, draws=20, where=Where(exclude=digital)).rows
         return rows[rows["metric"] == "accuracy"]["value"].mean()
 
     singles = {name: verified(name) - verified() for name in ("a.weight", "b.weight", "c.weight")}

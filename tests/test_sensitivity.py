@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust import Stream, UserError, evaluate, perturbed
-from noiserobust.evaluation import monte_carlo, sensitivity
+from noiserobust.evaluation import Chips, monte_carlo, sensitivity
 from noiserobust.report import sensitivity_table
 from noiserobust.report.design_plots import sensitivity_figure
 from noiserobust.storage.rows import read_rows
@@ -116,7 +116,7 @@ def test_nothing_is_computed_twice(
     # Clean is a single pass, and evaluate's own rows are those with noise on all layers.
     assert sorted(stored["analog"].unique())[0] == ""
     assert len(stored) == len(first.rows) == (1 + 1 + 2 * 3) * 3 * 2
-    monkeypatch.setattr(monte_carlo.Chips, "score", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr(monte_carlo.ModelOnChips, "score", lambda *_, **__: pytest.fail("computed again"))
     again = sensitivity(planted(), data, SIGMA, draws=3, out=out)
     pd.testing.assert_frame_equal(first.effects, again.effects)
 
@@ -132,7 +132,9 @@ def test_converters_are_harm_too_and_clean_has_none(data: tuple[Tensor, Tensor])
     model = planted()
     effects = sensitivity(model, data, "gaussian:0.0", draws=2, converters="io:dac=2,adc=2").effects
     clean = evaluate(model, data, "gaussian:0.0", draws=1).rows["value"].iloc[0]
-    coarse = evaluate(model, data, "gaussian:0.0", draws=1, converters="io:dac=2,adc=2").rows["value"].iloc[0]
+    coarse = (
+        evaluate(model, data, "gaussian:0.0", draws=1, chips=Chips(converters="io:dac=2,adc=2")).rows["value"].iloc[0]
+    )
     assert clean > coarse
     assert line(effects, "all layers", "alone")["mean"] == pytest.approx(clean - coarse)
 

@@ -17,7 +17,7 @@ import noiserobust
 from noiserobust import Stream, UserError, evaluate
 from noiserobust.cli import main
 from noiserobust.data import Batch, Dataset, load
-from noiserobust.evaluation import Target
+from noiserobust.evaluation import Chips, Compute, Target
 from noiserobust.evaluation.precision.subsets import PILOT, Subsets
 from noiserobust.evaluation.precision.to_precision import (
     half_width,
@@ -26,6 +26,7 @@ from noiserobust.evaluation.precision.to_precision import (
     summarize_to_precision,
     until_precise,
 )
+from noiserobust.evaluation.settings import grouped
 from noiserobust.report import precision_table
 from noiserobust.rng import seeded
 from noiserobust.storage.checkpoints import weights_hash
@@ -221,7 +222,11 @@ class TestEvaluate:
     def test_several_cells(self, digits: tuple[nn.Module, Dataset]) -> None:
         model, data = digits
         result = evaluate(
-            {"a": [model, model], "b": model}, data, ["gaussian:0", NOISE], precision_target=4.0, times=["1s", "1h"]
+            {"a": [model, model], "b": model},
+            data,
+            ["gaussian:0", NOISE],
+            precision_target=4.0,
+            chips=Chips(times=["1s", "1h"]),
         )
         summary = result.summary()
         assert len(summary) == 3 * 2 * 2
@@ -267,11 +272,11 @@ class TestEvaluate:
     def test_converters_and_their_own_noise(self, digits: tuple[nn.Module, Dataset]) -> None:
         """Coarse converters change what is computed; where outputs are noisy, draws differ without noise in weights."""
         edges = ["none", "io:dac=2,adc=2", "io:noise=0.2"]
-        summary = evaluate(*digits, "gaussian:0", converters=edges, precision_target=3.0).summary()
+        summary = evaluate(*digits, "gaussian:0", precision_target=3.0, chips=Chips(converters=edges)).summary()
         assert summary["converters"].nunique() == 3
         assert summary["draws"].tolist()[:2] == [1, 1]
         assert summary["draws"].tolist()[2] >= PILOT
-        full = evaluate(*digits, "gaussian:0", converters=edges, draws=1).summary()
+        full = evaluate(*digits, "gaussian:0", draws=1, chips=Chips(converters=edges)).summary()
         exact = full[full["metric"] == "accuracy"]["mean"].tolist()
         assert summary["mean"].tolist()[:2] == pytest.approx(exact[:2])
         assert exact[0] != exact[1]
@@ -281,7 +286,11 @@ class TestEvaluate:
         model, data = digits
         norm = nn.BatchNorm1d(10)
         result = evaluate(
-            nn.Sequential(*model, norm), data, NOISE, precision_target=5.0, recalibration=50, calibration=data
+            nn.Sequential(*model, norm),
+            data,
+            NOISE,
+            precision_target=5.0,
+            chips=Chips(recalibration=50, calibration=data),
         )
         assert (result.rows["recalibration"] == 50).all()
         assert (norm.running_mean == 0).all()  # type: ignore[union-attr]
@@ -294,7 +303,7 @@ class TestReproducibleAndWithoutTrace:
         assert torch.equal(torch.get_rng_state(), state)
         pd.testing.assert_frame_equal(a, b)
         assert a["value"].tolist() != other["value"].tolist()
-        again = evaluate(*digits, NOISE, batch_size=7, precision_target=2.0).rows
+        again = evaluate(*digits, NOISE, precision_target=2.0, compute=Compute(batch_size=7)).rows
         assert again["value"].tolist() == pytest.approx(a["value"].tolist())
 
     @pytest.mark.parametrize("stop", [5, PILOT + 3])
@@ -365,13 +374,13 @@ def test_picked_images_are_those_at_the_positions() -> None:
         ({"precision_target": 50.0}, "got 50.0"),
         ({"precision_target": math.nan}, "got nan"),
         ({"precision_target": 1.0, "reads": 2}, "one read of draws from 0"),
-        ({"precision_target": 1.0, "first_draw": 3}, "first_draw=3"),
+        ({"precision_target": 1.0, "draws": range(3, 5)}, "draws from 3"),
         ({"precision_target": 1.0, "metrics": ["top5"]}, "no further metrics"),
     ],
 )
 def test_refusals(digits: tuple[nn.Module, Dataset], options: dict[str, object], fragment: str) -> None:
     with pytest.raises(UserError, match=fragment):
-        evaluate(*digits, NOISE, **options)  # type: ignore[arg-type]
+        evaluate(*digits, NOISE, **grouped(options))
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,31 @@
-from .corruptions import corrupted
+from .corruptions import Corrupted, corrupted
 from .design.digital_layers import KeptDigital, keep_digital
 from .design.layer_sensitivity import Sensitivity, sensitivity
 from .design.noise_budget import Budget, budget
-from .landscapes import landscape
-from .measure_minima import sharpness
+from .landscapes import Landscape, landscape
+from .measure_minima import Sharpness, sharpness
 from .monte_carlo import Evaluation, evaluate
 from .precision.to_precision import Target
+from .result import Result
+from .settings import Chips, Compute, Where
 from .statistics.noise_area import area
 from .statistics.summary import paired, summarize
-from .training_logs import trajectories
+from .training_logs import Trajectories, trajectories
 
 __all__ = [
     "Budget",
+    "Chips",
+    "Compute",
+    "Corrupted",
     "Evaluation",
     "KeptDigital",
+    "Landscape",
+    "Result",
     "Sensitivity",
+    "Sharpness",
     "Target",
+    "Trajectories",
+    "Where",
     "area",
     "budget",
     "corrupted",

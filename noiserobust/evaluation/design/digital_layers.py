@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from noiserobust.errors import UserError
 from noiserobust.evaluation.design.layers import Bench, Layer, at_once, benches, check_single, contrast, level
-from noiserobust.evaluation.subjects import Models
+from noiserobust.evaluation.evaluated_models import Models
 from noiserobust.noise import NoiseModel
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from noiserobust.evaluation.design.layers import Bench, at_once, benches, check_single, contrast
-from noiserobust.evaluation.subjects import Models
+from noiserobust.evaluation.evaluated_models import Models
 from noiserobust.noise import NoiseModel
 
 METRICS = {"accuracy": 1, "loss": -1}

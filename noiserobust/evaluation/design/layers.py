@@ -21,11 +21,11 @@ from tqdm import tqdm
 from noiserobust.analog.coverage import coverage
 from noiserobust.analog.macs import count_macs
 from noiserobust.analog.weights import analog_weights
-from noiserobust.data import Dataset
 from noiserobust.errors import UserError
+from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models, named_data, trained_copies
 from noiserobust.evaluation.monte_carlo import evaluate
+from noiserobust.evaluation.settings import Compute, Where, grouped
 from noiserobust.evaluation.statistics.summary import paired, summarize
-from noiserobust.evaluation.subjects import Models, Setup, Subject, labelled
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.checkpoints import Checkpoint
 from noiserobust.storage.rows import VARIANT
@@ -129,7 +129,7 @@ class Bench:
             options = {**self.options, **(around or {})} | ({} if images is None else {"images": images})
             options |= {"include": include, "exclude": exclude, "out": self.out}
             models = {self.method: self.members}
-            self.measured[key] = evaluate(models, self.data, noise, draws, seed, **options).rows
+            self.measured[key] = evaluate(models, self.data, noise, draws, seed, **grouped(options)).rows
         self.bar.update()
         return self.measured[key]
 
@@ -151,17 +151,18 @@ def benches(
     plain = str(options.get("converters", "none")) == "none" and str(options.get("backend", "direct")) == "direct"
     if noise.is_identity and plain:
         raise UserError(f"expected a noise with a strength, got {noise}: it disturbs no layer")
-    names = ("model", "images", "batch_size", "precision", "device", "channels_last")
-    setup = Setup(**{name: options[name] for name in names if name in options}, include=include, exclude=exclude)
+    where = Where(include, exclude)
+    opening: dict[str, Any] = {"model": options.get("model"), "images": options.get("images"), "where": where}
+    opening |= {"compute": grouped(options).get("compute", Compute())}
     path = None if out is None else Path(out)
     found = []
     for method, members in by_method(models).items():
         layers: list[Layer] = []
         shared = 0.0
-        for subject in setup.subjects({method: members}, data):
-            own, digital_share = layers_of(subject, groups, include, exclude)
+        for model in EvaluatedModels(trained_copies({method: members}), data, **opening):
+            own, digital_share = layers_of(model, groups, include, exclude)
             if layers and [layer.members for layer in own] != [layer.members for layer in layers]:
-                raise UserError(f"expected copies of one network as {method}, got {subject.name} with other layers")
+                raise UserError(f"expected copies of one network as {method}, got {model.name} with other layers")
             layers, shared = own, digital_share
         found.append(Bench(method, members, data, noise, layers, include, exclude, shared, path, options, bar))
     return found
@@ -181,21 +182,21 @@ def check_single(options: Mapping[str, Any]) -> None:
 def by_method(models: Models) -> dict[str, list[nn.Module | Checkpoint]]:
     """The trained copies of each method."""
     found: dict[str, list[nn.Module | Checkpoint]] = {}
-    for method, member in labelled(models):
-        found.setdefault(method, []).append(member)
+    for copy in trained_copies(models):
+        found.setdefault(copy.method, []).append(copy.source)
     return found
 
 
 def layers_of(
-    subject: Subject, groups: Sequence[str], include: Sequence[str], exclude: Sequence[str]
+    model: EvaluatedModel, groups: Sequence[str], include: Sequence[str], exclude: Sequence[str]
 ) -> tuple[list[Layer], float]:
     """The noisy layers in the network's order, and the percentage of multiply-accumulates that is digital anyway.
 
     Each pattern of ``groups`` makes one layer of the weights that it matches; every other weight is its own.
     """
-    weights = analog_weights(subject.network, include=include, exclude=exclude)
-    covered = coverage(subject.network, include=include, exclude=exclude)
-    macs = count_macs(subject.network, _one_input(subject), weights)
+    weights = analog_weights(model.network, include=include, exclude=exclude)
+    covered = coverage(model.network, include=include, exclude=exclude)
+    macs = count_macs(model.network, _one_input(model), weights)
     owner: dict[str, str] = {}
     for weight in weights:
         matching = [pattern for pattern in groups if fnmatchcase(weight.name, pattern)]
@@ -240,12 +241,12 @@ def _interval(line: pd.Series[Any]) -> dict[str, Any]:
     return {name: line[name] for name in ("mean", "low", "high", "interval_over", "models", "draws", "confidence")}
 
 
-def _one_input(subject: Subject) -> Any:
-    inputs = subject.batches[0].inputs[:1]
-    parameter = next((p for p in subject.network.parameters() if p.is_floating_point()), None)
+def _one_input(model: EvaluatedModel) -> Any:
+    inputs = model.batches[0].inputs[:1]
+    parameter = next((p for p in model.network.parameters() if p.is_floating_point()), None)
     return inputs if parameter is None or not inputs.is_floating_point() else inputs.to(parameter.dtype)
 
 
 def at_once(data: Any) -> Any:
     """Data given by name, loaded a single time; what is handed over otherwise stays as it is."""
-    return Setup().dataset(data) if isinstance(data, (str, Path, Dataset)) else data
+    return named_data(data, [])

@@ -14,8 +14,9 @@ from tqdm import tqdm
 from noiserobust.errors import UserError
 from noiserobust.evaluation.design.crossing import Axis, Crossing, Point, first_crossing
 from noiserobust.evaluation.design.layers import DIGITAL, at_once, by_method, check_single, contrast, level
+from noiserobust.evaluation.evaluated_models import Models
 from noiserobust.evaluation.monte_carlo import evaluate
-from noiserobust.evaluation.subjects import Models
+from noiserobust.evaluation.settings import grouped
 from noiserobust.noise import NoiseModel
 from noiserobust.spec import Duration
 
@@ -157,13 +158,14 @@ class _Loss:
         bar: tqdm[Any],
     ) -> None:
         self.varied, self.t, self.shared, self.confidence, self.bar = varied, t, shared, confidence, bar
-        self.tables = [evaluate(noises=varied.at(axis.low)[0].scaled(0), **{**shared, **DIGITAL}).rows]
+        self.tables = [evaluate(noises=varied.at(axis.low)[0].scaled(0), **grouped({**shared, **DIGITAL})).rows]
         self.about: dict[str, Any] = {}
         """What the intervals are over, and of how many."""
 
     def __call__(self, x: float) -> Point:
         noise, time = self.varied.at(x)
-        self.tables.append(evaluate(noises=noise, times=(self.t if time is None else time,), **self.shared).rows)
+        options = grouped({**self.shared, "times": (self.t if time is None else time,)})
+        self.tables.append(evaluate(noises=noise, **options).rows)
         self.about = contrast(self.tables[0], self.tables[-1], self.confidence)
         mean, low, high = (self.about.pop(name) for name in ("mean", "low", "high"))
         self.bar.update()

@@ -17,15 +17,14 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from noiserobust.analog.noisy import report_stream
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
-from noiserobust.evaluation.chips import Chips
+from noiserobust.evaluation.on_chips import ModelOnChips
 from noiserobust.evaluation.precision.subsets import PILOT, Subsets
-from noiserobust.evaluation.subjects import Subject
-from noiserobust.models.compute import Precision
 from noiserobust.noise import NoiseModel
 from noiserobust.rng import Stream
 from noiserobust.storage.ledger import Ledger
@@ -74,38 +73,38 @@ class Target:
 
 @dataclass
 class Measurement:
-    """One subject's subsets: clean margins once, answers under any draw."""
+    """One model's subsets: clean margins once, answers under any draw."""
 
-    subject: Subject
-    chips: Chips
-    precision: Precision
+    on_chips: ModelOnChips
     seed: int
 
     @cached_property
     def margins(self) -> np.ndarray:
         """Clean ones of all images, by a pass of the network itself."""
-        subject = self.subject
-        return answers(subject.network, subject.batches, self.precision, subject.classes)[1].double().cpu().numpy()
+        return self._answers(self.on_chips.model.network, self.on_chips.model.batches)[1].double().cpu().numpy()
 
-    def correct(self, noise: NoiseModel, look: Mapping[str, Any], draw: int, positions: np.ndarray) -> np.ndarray:
+    def correct(self, noise: NoiseModel, reading: Mapping[str, Any], draw: int, positions: np.ndarray) -> np.ndarray:
         """Whether the chip of ``draw`` is right at ``positions``."""
-        subject = self.subject
-        self.chips.scrap()
-        with self.chips.seen(noise, report_stream(self.seed, subject.replicate, draw), **look) as network:
-            return answers(network, pick(subject.batches, positions), self.precision, subject.classes)[0].cpu().numpy()
+        model = self.on_chips.model
+        self.on_chips.next_chip()
+        with self.on_chips.reading(noise, report_stream(self.seed, model.replicate, draw), **reading) as network:
+            return self._answers(network, pick(model.batches, positions))[0].cpu().numpy()
 
-    def subsets(self, noise: NoiseModel, look: Mapping[str, Any]) -> Subsets:
-        subject = self.subject
-        stream = Stream(self.seed, "subset", subject.replicate, str(noise), repr(sorted(look.items())))
-        cost = DRAW_COST.get(subject.batches[0].inputs.device.type, OTHER_DRAW_COST)
-        return Subsets(len(subject.dataset), lambda: self.margins, partial(self.correct, noise, look), stream, cost)
+    def subsets(self, noise: NoiseModel, reading: Mapping[str, Any]) -> Subsets:
+        model = self.on_chips.model
+        stream = Stream(self.seed, "subset", model.replicate, str(noise), repr(sorted(reading.items())))
+        cost = DRAW_COST.get(model.batches[0].inputs.device.type, OTHER_DRAW_COST)
+        return Subsets(len(model.dataset), lambda: self.margins, partial(self.correct, noise, reading), stream, cost)
+
+    def _answers(self, network: nn.Module, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        return answers(network, batches, self.on_chips.compute.precision, self.on_chips.model.classes)
 
 
 def measure_to_precision(
     target: Target,
     measurements: Iterable[Measurement],
     noises: Sequence[NoiseModel],
-    looks: Sequence[Mapping[str, Any]],
+    readings: Sequence[Mapping[str, Any]],
     settings: Mapping[str, Any],
     ledger: Ledger,
     progress: bool = False,
@@ -116,11 +115,12 @@ def measure_to_precision(
     """
     with tqdm(unit="draw", disable=not progress, delay=1) as bar:
         for one in measurements:
-            bar.set_description(one.subject.method, refresh=False)
-            about = one.subject.about | dict(settings) | {"target": target.half_width, "confidence": target.confidence}
-            for noise, look in product(noises, looks):
-                unit = about | {"noise": str(noise), "strength": noise.strength} | dict(look)
-                _measure(target, one, noise, look, _Known(ledger, unit, bar))
+            bar.set_description(one.on_chips.model.method, refresh=False)
+            about = one.on_chips.model.columns | dict(settings)
+            about |= {"target": target.half_width, "confidence": target.confidence}
+            for noise, reading in product(noises, readings):
+                unit = about | {"noise": str(noise), "strength": noise.strength} | dict(reading)
+                _measure(target, one, noise, reading, _Known(ledger, unit, bar))
             yield one
 
 
@@ -146,9 +146,9 @@ def until_precise(target: Target, values: Callable[[int], dict[str, float]]) -> 
     return found
 
 
-def _measure(target: Target, one: Measurement, noise: NoiseModel, look: Mapping[str, Any], known: _Known) -> None:
-    subsets = one.subsets(noise, look)
-    if one.chips.always_same(noise, look["converters"]):
+def _measure(target: Target, one: Measurement, noise: NoiseModel, reading: Mapping[str, Any], known: _Known) -> None:
+    subsets = one.subsets(noise, reading)
+    if one.on_chips.conditions.always_same(noise, reading["converters"]):
         known.values("stopped", 0, subsets.everything)
         return
     until_precise(target, lambda draw: known.values("stopped", draw, subsets.until_precise))
