@@ -11,9 +11,9 @@ from methods import same_bits
 from torch import Tensor, nn
 
 from noiserobust import rng
+from noiserobust.analog.filters import filter_noise
 from noiserobust.analog.noisy import NoisyWeights
-from noiserobust.analog.weights import analog_weights
-from noiserobust.minima.filters import filter_noise
+from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.noise import Gaussian, Laplace, NoiseModel
 from noiserobust.rng import Stream, kept_fields, seeded
 
@@ -67,12 +67,11 @@ def test_a_sweep_makes_each_field_once_a_draw(noise: NoiseModel, made: list[Stre
 
 def test_filter_noise_leaves_them_alone() -> None:
     model = network()
-    parameters, names = list(model.parameters()), [name for name, _ in model.named_parameters()]
-    analog = analog_weights(model)
-    anew = filter_noise(parameters, names, analog, 0.1, STREAM)
+    weights = WeightSpace(model)
+    anew = filter_noise(weights, 0.1, STREAM)
     with kept_fields():
         for _ in range(2):
-            again = filter_noise(parameters, names, analog, 0.1, STREAM)
+            again = filter_noise(weights, 0.1, STREAM)
     assert same_bits([e for e in anew if e is not None], [e for e in again if e is not None])
 
 

@@ -92,8 +92,8 @@ def load_run(folder: str | Path, model: ModelSpec | str | None = None) -> Run:
     spec, named = ModelSpec.parse(model) if isinstance(model, str) else model, str(about["settings"].get("model"))
     if spec is None and _is_code(named):
         raise UserError(
-            f"expected load_run(..., model='{named}'), got {folder} alone: it names code as its network, which only you "
-            "may start by name"
+            f"expected load_run(..., model='{named}'), got {folder} alone: its network is code, which only you may "
+            "start by name"
         )
     return Run(folder, _settings(about["settings"], folder, spec), spec)
 
