@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from noiserobust.cli.flags import Command
 from noiserobust.cli.options import show
@@ -44,6 +44,6 @@ class Report(Command):
         from noiserobust.evaluation import area
 
         rows = stored_rows(self.rows, self.where)
-        options = {"design": self.design, "baseline": self.baseline, "intervals": self.intervals}
+        options: dict[str, Any] = {"design": self.design, "baseline": self.baseline, "intervals": self.intervals}
         result = Stored(area(rows), metric="area", **options) if self.area else Stored(rows, **options)
         show(result.table, result.plot, self.table, self.plot)
