@@ -63,8 +63,8 @@ def test_budget(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     [
         ("sensitivity", ["--noise", "gaussian:0.1", "pcm"], "expected nothing more, got pcm"),
         ("sensitivity", ["--noise", "gaussian:0"], "a noise with a strength"),
-        ("sensitivity", ["--times", "1d", "1y"], "expected one --times, got 2"),
-        ("sensitivity", ["--compensation", "none", "global"], "expected one --compensation, got 2"),
+        ("sensitivity", ["--times", "1d", "1y"], "expected one of times, got 2"),
+        ("sensitivity", ["--compensation", "none", "global"], "expected one of compensation, got 2"),
         ("sensitivity", ["--groups", "x*"], "a group that matches"),
         ("keep-digital", ["--max-share", "0"], "max_share in percent"),
         ("budget", [], "--vary with {x}"),

@@ -50,6 +50,8 @@ class Networks(Command):
 
     def options(self) -> dict[str, Any]:
         """The shared flags as the functions of :mod:`noiserobust.evaluation` take them."""
+        if not self.checkpoints:
+            raise UserError("expected at least one checkpoint, got none; name runs' folders, or a folder of runs")
         names = ("model", "images", "seed", "compute", "out")
         return {"models": self.checkpoints, "progress": True} | {name: getattr(self, name) for name in names}
 
