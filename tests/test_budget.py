@@ -55,7 +55,7 @@ class TestClosedForm:
         assert answer["low"] < usual["low"] < usual["high"] < answer["high"]
 
     def test_another_confidence_than_the_searched_one(self, data: tuple[Tensor, Tensor]) -> None:
-        """Its ends are interpolated between the values tried; the loss is convex, so by no more than their distance."""
+        """Its ends are interpolated between the values tried, which lie close together."""
         searched, read = (
             budget(linear(), data, "gaussian:{x}", (0, 3), 5.0, draws=20, axis=Axis(confidence=c)).summary(0.99).iloc[0]
             for c in (0.99, 0.95)
