@@ -161,9 +161,7 @@ def yields(
     """
     _require_share(share)
     if above is not None and 0 < above <= 1 and metric == "accuracy":
-        raise UserError(
-            f"expected an accuracy in percent as above, got {above:g}; accuracy is in percent: 90 for 90 %"
-        )
+        raise UserError(f"expected an accuracy in percent as above, got {above:g}; accuracy is in percent: 90 for 90 %")
     draws = by_draw(rows.rows if isinstance(rows, Result) else rows)
     require_one_of(draws, "metric", metric)
     draws = draws[draws["metric"] == metric]

@@ -136,7 +136,5 @@ def sensitivity(
     return Sensitivity(rows, str(methods[0].noise), {one.method: one.layers for one in methods})
 
 
-def _turned(
-    pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], sign: int
-) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+def _turned(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], sign: int) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     return [(a, b) if sign > 0 else (b, a) for a, b in pairs]

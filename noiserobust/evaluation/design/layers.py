@@ -65,7 +65,7 @@ class Layers:
     layers: tuple[Layer, ...]
     digital_share: float
     """Percent of the multiply-accumulates that are digital before any layer is made so."""
-    where: Where = Where()
+    where: Where
     """Which weights are analog before."""
 
     def __iter__(self) -> Iterator[Layer]:

@@ -59,7 +59,7 @@ class Strata:
 
     @property
     def step(self) -> float:
-        """How far one image that was not taken could move t: the largest W_h / n_h of a stratum not taken whole, or 0."""
+        """How far an image that was not taken could move t: the largest W_h / n_h of a stratum not whole, or 0."""
         return float((self.size / self.taken)[self.size > self.taken].max(initial=0.0) / len(self.order))
 
     def subset(self, generator: np.random.Generator) -> np.ndarray:
