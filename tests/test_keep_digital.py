@@ -119,15 +119,16 @@ def test_the_search_flatters_itself() -> None:
 
 
 def test_stops(data: tuple[Tensor, Tensor]) -> None:
-    def steps(draws: int = 3, search: Search = Search(), **limits: float) -> pd.DataFrame:
-        return keep_digital(Redundant(), data, NOISE, draws, stop=Stop(**limits), search=search).summary()
+    def steps(draws: int = 3, per_mac: bool = False, **limits: float) -> pd.DataFrame:
+        search, stop = Search(per_mac=per_mac), Stop(**limits)
+        return keep_digital(Redundant(), data, NOISE, draws, stop=stop, search=search).summary()
 
     assert len(steps(max_layers=1)) == 2
     assert steps(within=0)["search_accuracy"].iloc[-1] == 100
     assert len(steps(within=100)) == 1
     # a and b cost 150 of 330 each, c 30: only c is below 20 %.
     assert list(steps(max_share=20)["layer"]) == ["", "c.weight"]
-    assert list(steps(20, Search(per_mac=True))["layer"])[1] == "c.weight"
+    assert list(steps(20, per_mac=True)["layer"])[1] == "c.weight"
 
 
 def test_candidates_limit_the_search(data: tuple[Tensor, Tensor]) -> None:
