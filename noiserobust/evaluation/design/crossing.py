@@ -7,10 +7,11 @@ ends that rise along the search): an inverted test, which needs no slope and no 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy import optimize
@@ -18,7 +19,6 @@ from scipy import optimize
 from noiserobust.errors import UserError
 
 DIGITS = 4  # significant ones of a value that is tried, so that it reads well and is known again in a file
-ENDS = ("mean", "high", "low")
 
 
 @dataclass(frozen=True)
@@ -58,26 +58,26 @@ class Range:
         """Whether there is nothing left to try between ``a`` and ``b``."""
         if self.whole:
             return abs(b - a) <= 1
-        u, v = self.scale(a), self.scale(b)
         absolute, relative = self.tolerances
-        close = abs(v - u) <= absolute + relative * max(abs(u), abs(v))
-        return close or self.rounded(self.unscale((u + v) / 2)) in (a, b)
+        a, b = self.scale(a), self.scale(b)
+        near = abs(b - a) <= absolute + relative * max(abs(a), abs(b))
+        return near or self.rounded(self.unscale((a + b) / 2)) in (self.unscale(a), self.unscale(b))
 
     @property
     def tolerances(self) -> tuple[float, float]:
         """Absolute and relative, of :meth:`scale`."""
         if self.whole:
             return 0.5, 1e-15  # rounded, the ends are neighbours
-        span = self.scale(self.high) - self.scale(self.low)
-        return (self.tolerance * span, 1e-15) if self.log else (self.tolerance * span / 50, self.tolerance)
+        span = self.tolerance * float(self.scale(self.high) - self.scale(self.low))
+        return (span, 1e-15) if self.log else (span / 50, self.tolerance)
 
-    def scale(self, x: float) -> float:
+    def scale(self, x: Any) -> Any:
         """Where x stands on the axis that is searched."""
-        return math.log(x) if self.log and not self.whole else x
+        return np.log(x) if self.log and not self.whole else x
 
-    def unscale(self, u: float) -> float:
+    def unscale(self, x: Any) -> Any:
         """The inverse of :meth:`scale`."""
-        return math.exp(u) if self.log and not self.whole else u
+        return np.exp(x) if self.log and not self.whole else x
 
 
 @dataclass(frozen=True)
@@ -112,89 +112,80 @@ class Crossing:
 
 
 def search(measure: Callable[[float], Point], axis: Range, limit: float, points: int = 5) -> list[Point]:
-    """Points of the curve that ``measure`` gives at single values, close together where it first meets the ``limit``.
+    """Points of the curve that ``measure`` gives at single values, close to each other where it first meets ``limit``.
 
     It is measured on a grid of ``points`` first, so that a curve that is not monotone is searched in the first part in
     which it exceeds the limit; the end with the lower mean is the easy one. Then its mean and both ends of its interval
-    are bracketed within the axis' tolerance: Brent's method (:func:`scipy.optimize.brentq`), halving for whole
-    numbers. All three share what was measured. A dip between two points of the grid is not seen.
+    are bracketed within the axis' tolerance by Brent's method (:func:`scipy.optimize.brentq`), sharing what was
+    measured. A dip between two points of the grid is not seen.
     """
     known: dict[float, Point] = {}
 
-    def at(x: float) -> Point:
-        x = axis.rounded(x) if axis.low < x < axis.high else x
+    def height(x: float, end: int) -> float:
+        x = x if x in (axis.low, axis.high) else axis.rounded(x)
         if x not in known:
             known[x] = measure(x)
-        return known[x]
+        return float(_heights([known[x]], limit)[0, end])
 
     for x in axis.grid(points):
-        at(x)
-    count = 0
-    while count < len(known):  # a value tried for one end may reopen another's bracket
-        count = len(known)
-        for end in ENDS:
-            a, b = _bracket(known.values(), end, limit)
-            if a is not None and b is not None and not axis.narrow(a.x, b.x):
-                _approach(lambda x, end=end: _height(at(x), end, limit), axis, a.x, b.x)  # type: ignore[misc]
-    return sorted(known.values(), key=lambda point: point.x)
-
-
-def _approach(height: Callable[[float], float], axis: Range, a: float, b: float) -> None:
-    """Bracket the root between ``a``, where the height is below 0, and ``b``, where it is above."""
+        height(x, 0)
     absolute, relative = axis.tolerances
-    ends = axis.scale(a), axis.scale(b)
-    optimize.brentq(lambda u: height(axis.unscale(u)), *ends, xtol=absolute, rtol=relative, disp=False)
+    count = 0
+    while count < len(known):  # a value tried for one end may open another's bracket anew
+        count = len(known)
+        for end in range(3):
+            way = _from_easy(known.values())
+            over = _first_over(_heights(way, limit)[:, end])
+            if 0 < over < len(way) and not axis.narrow(way[over - 1].x, way[over].x):
+                bracket = (float(axis.scale(point.x)) for point in way[over - 1 : over + 1])
+                curve = partial(lambda u, end: height(float(axis.unscale(u)), end), end=end)
+                optimize.brentq(curve, *bracket, xtol=absolute, rtol=relative, disp=False)
+    return sorted(known.values(), key=lambda point: point.x)
 
 
 def crossing(points: Sequence[Point], axis: Range, limit: float) -> Crossing:
     """Where the curve through ``points`` first exceeds the ``limit``, from its easy end, and the interval of that."""
     way = _from_easy(points)
-    value, upper, lower = (_last_within(points, end, axis, limit) for end in ENDS)
-    beyond = _beyond(way)
-    state = "found" if math.isfinite(value) else "always" if value == beyond else "never"
-    sides = [_height(point, "mean", limit) > 0 for point in way]
-    crossings = sum(a != b for a, b in itertools.pairwise(sides))
+    heights = _heights(way, limit)
+    value, *ends = (_last_within([point.x for point in way], column, axis) for column in heights.T)
     if any(math.isnan(point.low) and not math.isnan(point.mean) for point in points):
-        upper = lower = math.nan
-    return Crossing(state, way[0].x, way[-1].x, value, min(upper, lower), max(upper, lower), crossings)
+        ends = [math.nan, math.nan]
+    state = "found" if math.isfinite(value) else "always" if value == _beyond(way[0].x, way[-1].x) else "never"
+    crossings = int(np.count_nonzero(np.diff(heights[:, 0] > 0)))
+    return Crossing(state, way[0].x, way[-1].x, value, min(ends), max(ends), crossings)
 
 
-def _bracket(points: Iterable[Point], end: str, limit: float) -> tuple[Point | None, Point | None]:
-    """The last point before the curve first exceeds the limit, from the easy end, and the first one after."""
-    before = None
-    for point in _from_easy(points):
-        if _height(point, end, limit) > 0:
-            return before, point
-        before = point
-    return before, None
-
-
-def _last_within(points: Sequence[Point], end: str, axis: Range, limit: float) -> float:
+def _last_within(x: Sequence[float], heights: np.ndarray, axis: Range) -> float:
     """The last value on the way from the easy end at which the curve has not exceeded the limit."""
-    a, b = _bracket(points, end, limit)
-    beyond = _beyond(_from_easy(points))
-    if a is None or b is None:
-        return beyond if b is None else -beyond
+    over = _first_over(heights)
+    if over in (0, len(x)):
+        return _beyond(x[0], x[-1]) if over else _beyond(x[-1], x[0])
     if axis.whole:
-        return a.x
-    below, above = (_height(point, end, limit) for point in (a, b))
+        return x[over - 1]
+    a, b = axis.scale(x[over - 1]), axis.scale(x[over])
+    below, above = heights[over - 1 : over + 1]
     straight = -below / (above - below) if math.isfinite(above) else 0.5
-    return axis.rounded(axis.unscale(axis.scale(a.x) + straight * (axis.scale(b.x) - axis.scale(a.x))))
+    return axis.rounded(axis.unscale(a + straight * (b - a)))
 
 
 def _from_easy(points: Iterable[Point]) -> list[Point]:
     """The points from the easy end of the range to the hard one."""
     way = sorted(points, key=lambda point: point.x)
-    easy, hard = ((_height(point, "mean", 0.0), point.harm) for point in (way[0], way[-1]))
+    easy, hard = ((_heights([point], 0.0)[0, 0], point.harm) for point in (way[0], way[-1]))
     return way[::-1] if easy > hard else way
 
 
-def _beyond(way: Sequence[Point]) -> float:
-    """Outside the range on the hard side."""
-    return math.copysign(math.inf, way[-1].x - way[0].x)
+def _heights(points: Sequence[Point], limit: float) -> np.ndarray:
+    """How far mean, upper and lower end are above the limit; not a number counts as infinitely far."""
+    heights = np.array([[point.mean, point.high, point.low] for point in points]) - limit
+    return np.where(np.isnan(heights), np.inf, heights)
 
 
-def _height(point: Point, end: str, limit: float) -> float:
-    """How far above the limit; not a number (a network that gives none) counts as infinitely far."""
-    value = getattr(point, end)
-    return math.inf if math.isnan(value) else value - limit
+def _first_over(heights: np.ndarray) -> int:
+    """The place of the first height above 0, or how many there are."""
+    return int(np.argmax(np.append(heights, np.inf) > 0))
+
+
+def _beyond(a: float, b: float) -> float:
+    """Infinity, on the side of ``b`` seen from ``a``."""
+    return math.copysign(math.inf, b - a)

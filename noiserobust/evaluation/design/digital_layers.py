@@ -194,20 +194,10 @@ def keep_digital(
     Raises :class:`~noiserobust.UserError` for input that cannot be evaluated, and for shares of multiply-accumulates
     where a layer's cannot be told.
     """
+    settings: dict[str, Any] = {"groups": groups, "images": images, "model": model, "chips": chips}
+    settings |= {"compute": compute, "where": where, "out": out}
     with tqdm(unit="set", disable=not progress, delay=1) as bar:
-        methods = noisy_layers(
-            models,
-            data,
-            noise,
-            bar,
-            groups=groups,
-            images=images,
-            model=model,
-            chips=chips,
-            compute=compute,
-            where=where,
-            out=out,
-        )
+        methods = noisy_layers(models, data, noise, bar, **settings)
         fresh = Sample(draws, seed)
         sample = Sample(draws if search.draws is None else search.draws, -1 - seed, search.images)
         chosen = {}

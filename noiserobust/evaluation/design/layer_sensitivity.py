@@ -109,20 +109,10 @@ def sensitivity(
     Raises :class:`~noiserobust.UserError` for input that cannot be evaluated, a noise without strength, and groups
     that match nothing or overlap.
     """
+    settings: dict[str, Any] = {"groups": groups, "images": images, "model": model, "chips": chips}
+    settings |= {"compute": compute, "where": where, "out": out}
     with tqdm(unit="set", disable=not progress, delay=1) as bar:
-        methods = noisy_layers(
-            models,
-            data,
-            noise,
-            bar,
-            groups=groups,
-            images=images,
-            model=model,
-            chips=chips,
-            compute=compute,
-            where=where,
-            out=out,
-        )
+        methods = noisy_layers(models, data, noise, bar, **settings)
         bar.total = sum(2 * len(one.layers) + 2 for one in methods)
         sample = Sample(draws, seed)
         for one in methods:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -186,32 +185,25 @@ def budget(
     methods, data = opened(models, data)
     fixed: dict[str, Any] = {"data": data, "draws": draws, "seed": seed, "images": images, "model": model}
     fixed |= {"compute": compute, "where": where, "out": out}
-    tables: list[pd.DataFrame] = []
+
+    def measured(group: Any) -> list[pd.DataFrame]:
+        """The rows of one method: clean first, then those of every value tried."""
+        run = partial(evaluate, group, **fixed)
+        # Nothing is done around a chip where there is none.
+        tables = [run(noises=varied.at(whole_range.low).scaled(0)).rows.assign(x=math.nan)]
+
+        def loss(x: float) -> Point:
+            around = replace(chips, times=(x,)) if axis.time else chips
+            tables.append(run(noises=varied.at(x), chips=around).rows.assign(x=x))
+            bar.update()
+            return _points(_curve(pd.concat([tables[0], tables[-1]]), axis.confidence))[0]
+
+        search(loss, whole_range, within, axis.points)
+        return tables
+
     with tqdm(unit="value", disable=not progress, delay=1) as bar:
-        for method, members in methods.items():
-            bar.set_description_str(f"{method} ", refresh=False)
-            run = partial(evaluate, {method: members}, **fixed)
-            # Nothing is done around a chip where there is none.
-            measured = [run(noises=varied.at(whole_range.low).scaled(0)).rows.assign(x=math.nan)]
-            search(partial(_measure, run, varied, chips, axis, measured, bar), whole_range, within, axis.points)
-            tables += measured
+        tables = [table for method, members in methods.items() for table in measured({method: members})]
     return Budget(pd.concat(tables, ignore_index=True), vary, axis, whole_range, within)
-
-
-def _measure(
-    run: Callable[..., Any],
-    varied: Varied,
-    chips: Chips,
-    axis: Axis,
-    measured: list[pd.DataFrame],
-    bar: tqdm[Any],
-    x: float,
-) -> Point:
-    """What is lost at ``x`` against ``measured[0]``, the clean rows; its rows are added to ``measured``."""
-    around = replace(chips, times=(x,)) if axis.time else chips
-    measured.append(run(noises=varied.at(x), chips=around).rows.assign(x=x))
-    bar.update()
-    return _points(_curve(pd.concat([measured[0], measured[-1]]), axis.confidence))[0]
 
 
 def _curve(rows: pd.DataFrame, confidence: float) -> pd.DataFrame:
