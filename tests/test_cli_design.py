@@ -91,10 +91,10 @@ def test_refusals(
 def test_every_flag_of_evaluate_is_handed_on_or_hidden(capsys: pytest.CaptureFixture[str]) -> None:
     """A flag that evaluate gains is these commands', too: decide whether they can hand it on, and name it here."""
     handed = {"reads", "compensation", "converters", "recalibration", "backend", "model", "images", "batch_size"}
-    handed |= {"precision", "device", "metrics", "fold", "compile"}
+    handed |= {"precision", "device", "fold", "compile"}
     own = {"checkpoints", "noise", "draws", "seed", "times", "data", "data_root", "image_size"}
     own |= {"include", "exclude", "out", "plot", "table"}
-    hidden = {"strengths", "precision_target", "max_images", "noise_std_draws"}
+    hidden = {"metrics", "strengths", "precision_target", "max_images", "noise_std_draws"}
     assert {field.name for field in dataclasses.fields(Evaluate)} == handed | own | hidden
     for command in ("sensitivity", "keep-digital", "budget"):
         assert issubclass(COMMANDS[command], Evaluate)
