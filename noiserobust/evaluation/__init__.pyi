@@ -1,7 +1,8 @@
 from .corruptions import Corrupted, corrupted
-from .design.digital_layers import KeptDigital, keep_digital
+from .design.chip_yield import Yield, yields
+from .design.digital_layers import KeptDigital, Search, Stop, keep_digital
 from .design.layer_sensitivity import Sensitivity, sensitivity
-from .design.noise_budget import Budget, budget
+from .design.noise_budget import Axis, Budget, budget
 from .landscapes import Landscape, landscape
 from .measure_minima import Sharpness, sharpness
 from .monte_carlo import Evaluation, evaluate
@@ -13,6 +14,7 @@ from .statistics.summary import paired, summarize
 from .training_logs import Trajectories, trajectories
 
 __all__ = [
+    "Axis",
     "Budget",
     "Chips",
     "Compute",
@@ -21,11 +23,14 @@ __all__ = [
     "KeptDigital",
     "Landscape",
     "Result",
+    "Search",
     "Sensitivity",
     "Sharpness",
+    "Stop",
     "Target",
     "Trajectories",
     "Where",
+    "Yield",
     "area",
     "budget",
     "corrupted",
@@ -37,4 +42,5 @@ __all__ = [
     "sharpness",
     "summarize",
     "trajectories",
+    "yields",
 ]

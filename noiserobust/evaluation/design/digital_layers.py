@@ -107,8 +107,9 @@ class KeptDigital(Result):
         Raises :class:`~noiserobust.UserError` for a step or method that there is not, or no method where there are
         several.
         """
-        method = next(iter(self.layers)) if method is None and len(self.layers) == 1 else method
-        if method not in self.layers:
+        if method is None and len(self.layers) == 1:
+            (method,) = self.layers
+        if method is None or method not in self.layers:
             raise UserError(f"expected one of the methods {', '.join(self.layers)}, got {method}; say which method=")
         steps = range(len(self.chosen[method]) + 1)
         if step not in (*steps, -1):
