@@ -49,8 +49,7 @@ class Budget(OnChips):
             raise UserError("expected either --vary with {x} in a noise, such as gaussian:{x}, or --vary-time with one")
         if self.between is None:
             raise UserError("expected --between LOW HIGH, the range to search, such as 0 0.5, or 1min 1y for times")
-        from noiserobust.evaluation import budget
-        from noiserobust.evaluation.design.noise_budget import Axis
+        from noiserobust.evaluation import Axis, budget
 
         axis = Axis(self.vary_time is not None, self.log, self.points, self.tolerance, self.confidence)
         result = budget(vary=vary, between=self.between, within=self.within, axis=axis, **self.options())

@@ -47,8 +47,7 @@ class KeepDigital(OnChips):
     out: Path = Path("keep-digital.parquet")
 
     def run(self) -> None:
-        from noiserobust.evaluation import keep_digital
-        from noiserobust.evaluation.design.digital_layers import Search, Stop
+        from noiserobust.evaluation import Search, Stop, keep_digital
 
         stop = Stop(self.within, self.max_share, self.max_layers)
         search = Search(self.search_draws, self.search_images, self.candidates, self.per_mac)
