@@ -14,7 +14,7 @@ from torch import nn
 from noiserobust.analog.backends import Backend
 from noiserobust.analog.converters import Converters, Converting, output_stream
 from noiserobust.analog.folding import Folding
-from noiserobust.analog.noisy import LookedAtOnce, NoisyWeights, Programmed
+from noiserobust.analog.noisy import NoisyWeights, Programmed, ReadOnce
 from noiserobust.data import Batch, Labelled, Splits
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, named_data, part_of
@@ -148,7 +148,7 @@ class ModelOnChips:
         time = None if t != t else t
         if self.programmed is None and not noise.is_identity:
             self.programmed = (
-                LookedAtOnce(self.noisy, noise, stream) if self.read_once else self.noisy.program(noise, stream)
+                ReadOnce(self.noisy, noise, stream) if self.read_once else self.noisy.program(noise, stream)
             )
         converting = self.converting[converters]
         with ExitStack() as stack:

@@ -26,14 +26,14 @@ class Measure(Described, family="measure"):
     """Something to know about a network as it stands."""
 
     needs_data: ClassVar[bool] = True
-    """Whether a loss is looked at; if not, it is about the weights alone."""
+    """Whether it is about the loss on data; if not, it is about the weights alone."""
 
     names_over: ClassVar[bool] = False
     """Whether ``over="analog"`` has to be said by the metric, since the perturbation does not."""
 
     @abstractmethod
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
-        """What is found, one dictionary per draw."""
+        """The measure's values by part, one dictionary per draw."""
 
     @property
     def draws(self) -> int:
@@ -42,7 +42,7 @@ class Measure(Described, family="measure"):
 
     @property
     def gradients(self) -> Over | None:
-        """The parameters whose gradient at the perturbed point is looked at; None for none."""
+        """The parameters whose gradient at the perturbed point is needed; None for none."""
         return None
 
     @property
@@ -69,7 +69,7 @@ class PointMeasure(Measure):
     @property
     @abstractmethod
     def perturbation(self) -> Perturbation:
-        """Where to look."""
+        """The perturbation whose point w + e it reads."""
 
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
         return [{"": getattr(point, self.reads)} for point in self.points(surface, streams)]
@@ -99,7 +99,7 @@ class PointMeasure(Measure):
 def measure(surface: Surface, measures: Sequence[Measure], streams: Streams) -> dict[Measure, list[Values]]:
     """The values of all ``measures`` at the present weights: for each, a dictionary of parts per draw.
 
-    Passes are shared: one at w serves all, and measures at the same perturbation look there together.
+    Passes are shared: one at w serves all, and measures at the same perturbation share a visit.
     """
     # Those that take gradients first: what they see answers the others, too.
     values = {one: one.values(surface, streams) for one in sorted(measures, key=lambda one: one.gradients is None)}

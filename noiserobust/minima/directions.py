@@ -1,4 +1,4 @@
-"""The loss along random directions whose filters are as long as the network's own."""
+"""The loss along random directions whose filters are as long as the network's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def direction(weights: WeightSpace, stream: Stream, over: Over = "all") -> Vecto
         field = _normalised(stream.child(name).normal(rows.shape, device=rows.device), rows).to(parameter.dtype)
         step.append(field if weight is None else weight.from_rows(field))
     if all(part is None for part in step):
-        raise UserError("expected a weight of two or more dimensions to move, found none; a landscape needs filters")
+        raise UserError("expected a weight of two or more dimensions to move, got none; a landscape needs filters")
     return step
 
 

@@ -1,4 +1,4 @@
-"""ESAM's own: the samples it selects, beside those that it leaves out."""
+"""ESAM's selection: the samples that it keeps, beside those that it leaves out."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def _cosines(surface: Surface, selected: Batch, whole: Vector, share: float) -> 
 
     g_B = share g_B+ + (1 - share) g_B-, so that of the others needs no pass.
     """
-    _, own = surface.gradient([selected])
-    others = add(clones(whole), own, -share)
-    return _cosine(own, whole), _cosine(others, whole)
+    _, gradient = surface.gradient([selected])
+    others = add(clones(whole), gradient, -share)
+    return _cosine(gradient, whole), _cosine(others, whole)
 
 
 def _cosine(a: Vector, b: Vector) -> float:

@@ -1,4 +1,4 @@
-"""What is found at a point w + e: the loss, how far it rose, the gradient."""
+"""The point w + e: the loss there, how far it rose, the gradient."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from noiserobust.rng import Stream
 
 @dataclass(frozen=True)
 class Point:
-    """What is found at w + e: means over micro-batches, where there are several."""
+    """What a measure may want to know of w + e: means over micro-batches, where there are several."""
 
     loss: float
     """L(w + e)."""

@@ -177,7 +177,7 @@ def torchrun(device: str) -> Iterator[Processes]:
     if count == 1:
         yield Processes()
         return
-    # A store of our own, since it is still there when a process of the group is not.
+    # Not the group's store: this one is still there when a process of the group is not.
     store, rank, count = next(dist.rendezvous("env://"))
     ends = dist.PrefixStore("noiserobust", store)
     processes = Processes(rank, count, int(os.environ.get("LOCAL_RANK", rank)))
