@@ -41,7 +41,7 @@ GROUPS: dict[str, dict[str, str]] = {
 }
 """Every command and what it does, as help shows them."""
 COMMANDS = {name: says for group in GROUPS.values() for name, says in group.items()}
-CLASSES = {"yield": "yields:Yield", "list": "listed:List"}
+CLASSES = {"yield": "yields:Yield"}
 """Classes of commands that are not in the file of their name."""
 EXAMPLES = (
     'noiserobust train --method "rwp:gaussian(0.1)" --seeds 0 1 2',

@@ -19,8 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from noiserobust.cli.listing import check
 from noiserobust.errors import UserError
+from noiserobust.spec.listing import check
 
 FAMILIES = {
     **dict.fromkeys(("noise", "select_noise", "vary_time"), "noises"),
@@ -81,7 +81,7 @@ class Flag:
 
     def read(self, word: str) -> Any:
         """The value that ``word`` says; raises ArgumentTypeError or :class:`UserError` when it says none."""
-        if self.family and not (self.family == "data" and (word.startswith("stream:") or Path(word).is_dir())):
+        if self.family:
             try:
                 check(self.family, word)
             except UserError as error:
@@ -170,8 +170,9 @@ def read_command(command: type[Command], words: Sequence[str], prog: str) -> Any
     parser = _Parser(prog, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for flag in flags:
         if flag.positional:
-            optional = {"nargs": "?", "default": flag.default} if flag.default in flag.choices else {}
-            parser.add_argument(flag.name, type=flag.read, **({"nargs": flag.count} | optional))
+            optional = flag.count is None and flag.default is not dataclasses.MISSING
+            count, default = ("?", flag.default) if optional else (flag.count, argparse.SUPPRESS)
+            parser.add_argument(flag.name, type=flag.read, nargs=count, default=default)
         elif bool in flag.kinds:
             parser.add_argument(flag.option, dest=flag.name, action=argparse.BooleanOptionalAction)
         else:

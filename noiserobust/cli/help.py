@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from noiserobust.cli.flags import SEVERAL, Command, Flag, flags_of
-from noiserobust.cli.listing import members
+from noiserobust.spec.listing import members
 
 WIDTH, INDENT = 80, 24
 METAVARS = {Path: "PATH", str: "TEXT", float: "X", int: "N"}

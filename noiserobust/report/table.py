@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from noiserobust.errors import UserError
-from noiserobust.spec import Duration, reading
+from noiserobust.minima.labels import without_strength
+from noiserobust.spec import Duration
 from noiserobust.storage.rows import VARIANT, completed, noise_free
 
 # Metric -> its unit and the decimals that are worth reading.
@@ -79,7 +80,7 @@ def readings(summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
     Noise-free lines that name no reading (``none``) belong to all of them; the name is "" if there is nothing else.
     """
     pairs = zip(summary["noise"], summary["strength"], strict=True)
-    own = pd.Series([reading(noise, strength) for noise, strength in pairs], index=summary.index, dtype=object)
+    own = pd.Series([without_strength(noise, strength) for noise, strength in pairs], index=summary.index, dtype=object)
     around = pd.Series(map(variant, completed(summary).to_dict("records")), index=summary.index, dtype=object)
     everywhere = noise_free(summary) & (own == summary["noise"]) & (around == "")
     names = own + around
@@ -121,7 +122,7 @@ def _label(line: dict[Any, Any], name: str) -> str:
         strength = "area"
     elif line["noise_free"]:
         strength = "noise-free"
-    elif math.isnan(line["strength"]) or reading(line["noise"], line["strength"]) == line["noise"]:
+    elif math.isnan(line["strength"]) or without_strength(line["noise"], line["strength"]) == line["noise"]:
         # Nothing is swept: a device profile as it is.
         strength = "" if not math.isnan(line["t"]) else line["noise"]
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from noiserobust.analog.vectors import add, along, clones, scale
 from noiserobust.data.batches import Batch
@@ -29,6 +30,8 @@ class GSAM(Climbing, name="gsam"):
     Source: Zhuang et al., "Surrogate Gap Minimization Improves Sharpness-Aware Training" (arXiv 2203.08065),
     Algorithm 1.
     """
+
+    example: ClassVar[str] = "gsam:0.05,alpha=0.4"
 
     alpha: float = 0.4
     follow_lr: bool = False

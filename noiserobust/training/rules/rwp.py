@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
@@ -27,6 +28,8 @@ class RWP(Method, name="rwp"):
     Cost: ``draws`` forward and backward passes, and the draws of the noise.
     Source: "Incorruptible Neural Networks", Eq. 2.
     """
+
+    example: ClassVar[str] = "rwp:gaussian(0.1),schedule=quadratic(1.0)"
 
     noise: NoiseModel = field(default_factory=lambda: Gaussian(0.1))
     schedule: float | Schedule = 1.0

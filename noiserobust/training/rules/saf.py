@@ -39,6 +39,8 @@ class SAF(SelfDistillation, name="saf"):
     Source: Du et al., "Sharpness-Aware Training for Free" (arXiv 2205.14083), Eq. 9 and Algorithm 1.
     """
 
+    example: ClassVar[str] = "saf:0.3"
+
     back: int = 3
 
     def __post_init__(self) -> None:
