@@ -158,13 +158,11 @@ class TrainSettings:
         from noiserobust.noise import NoiseModel
         from noiserobust.training.rules.base import Method
 
-        def read(kind: type[Described], value: Any) -> Described:
-            return value if isinstance(value, kind) else kind.parse(str(value))
-
-        for name, kind in {"model": ModelSpec, "method": Method, "select_noise": NoiseModel}.items():
-            object.__setattr__(self, name, read(kind, getattr(self, name)))
+        kinds: dict[str, type[Described]] = {"model": ModelSpec, "method": Method, "select_noise": NoiseModel}
+        for name, kind in kinds.items():
+            object.__setattr__(self, name, kind.parse(getattr(self, name)))
         log: Any = self.log
-        measures = [read(Measure, one) for one in (log if isinstance(log, (list, tuple)) else (log,))]
+        measures = map(Measure.parse, log if isinstance(log, (list, tuple)) else (log,))
         object.__setattr__(self, "log", tuple(dict.fromkeys(measures)))
 
     @property
