@@ -112,7 +112,7 @@ class TestKinds:
     def test_largest_tile(self, data: tuple[Tensor, Tensor]) -> None:
         """A tile's scale is the largest weight on it, so that larger tiles have more noise."""
         template = "gaussian:0.2,reference=tile,rows={x},columns=1"
-        answer = budget(Graded(), data, template, (1, SIZE), 3.0, draws=5).summary().iloc[0]
+        answer = budget(Graded(), data, template, (1, SIZE), 3.0, draws=2).summary().iloc[0]
         assert answer["state"] == "found"
         assert answer["easy"] < answer["hard"]
         assert answer["value"] % 1 == answer["low"] % 1 == 0

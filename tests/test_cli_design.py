@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from noiserobust.cli import main
+from noiserobust.evaluation import sensitivity
 from noiserobust.storage.rows import read_rows
 
 TINY = ["--epochs", "1", "--batch-size", "400", "--model", "digits:4", "--select-draws", "1"]
@@ -40,6 +41,9 @@ def test_sensitivity(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     out = asked("sensitivity", arguments, tmp_path, capsys)
     for part in ("conv*", "head.weight", "all layers", "single effects, added up", "2 models x 2 draws"):
         assert part in out
+    # Python takes what the command line takes.
+    result = sensitivity(str(runs), noise="gaussian:0.3", draws=2, groups=["conv*"], images=60)
+    assert result.table(rank="spared") in out
 
 
 def test_keep_digital(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

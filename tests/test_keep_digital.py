@@ -107,6 +107,7 @@ class Alike(nn.Module):
         return torch.cat([total, -total], 1)
 
 
+@pytest.mark.slow
 def test_the_search_flatters_itself() -> None:
     """Among layers that are all alike the best on two draws is luck: the search's gain is too large, the verified one
     is not. Over 12 seeds the difference is many standard errors; 4.5 are a false alarm in 1e-5 (t with 11 df: 5e-4)."""

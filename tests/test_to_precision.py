@@ -101,6 +101,7 @@ class TestInterval:
         assert noise_std(values, np.full(80, 50.0)) == (0, 0, 0)
         assert noise_std(np.full(40, 3.0), np.zeros(40)) == (0, 0, 0)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("images", "tilt", "target"), [(400, 0.3, 1.25), (60, 1.0, 2.5)])
     def test_coverage(self, images: int, tilt: float, target: float) -> None:
         """95 % intervals of 100 repetitions, from subsets and from whole passes. At least 78 cover: false alarms 1e-6
@@ -402,6 +403,7 @@ def test_targets_that_cannot_be(settings: dict[str, float], fragment: str) -> No
         Target(0.5, **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = ["--epochs", "1", "--batch-size", "400", "--model", "digits:4", "--select-draws", "1"]
     main(["train", *tiny, "--seeds", "0", "1", "--out", str(tmp_path / "runs")])

@@ -54,6 +54,7 @@ def test_the_tolerance_bound_is_scipys_and_agrees_with_the_share() -> None:
         assert (low >= share) == (bound >= above)
 
 
+@pytest.mark.slow
 def test_the_statement_is_true_as_often_as_it_says() -> None:
     """Over 2,000 sets of 60 chips, continuous and with heavy ties; false alarms 1e-4 per bound."""
     generator, sets, chips, share, confidence = np.random.default_rng(6), 2000, 60, 0.9, 0.9
