@@ -46,6 +46,7 @@ LIGHT = [
     ["train", "--select-on", "tset"],
     ["sharpness", "runs", "--measures", "hessian_topp"],
     ["reproduce", "rpw"],
+    ["budget", "runs", "--vary", "gausian:{x}", "--between", "0", "1"],
 ]
 SCRIPT = f"""
 import json, sys

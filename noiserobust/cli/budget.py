@@ -9,6 +9,7 @@ from typing import ClassVar
 from noiserobust.cli.flags import Groups
 from noiserobust.cli.options import RARE, OnChips
 from noiserobust.errors import UserError
+from noiserobust.spec.listing import check
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Budget(OnChips):
             raise UserError("expected either --vary with {x} in a noise, such as gaussian:{x}, or --vary-time with one")
         if self.between is None:
             raise UserError("expected --between LOW HIGH, the range to search, such as 0 0.5, or 1min 1y for times")
+        check("noises", vary.replace("{x}", "1"))
         from noiserobust.evaluation import Axis, budget
 
         axis = Axis(self.vary_time is not None, self.log, self.points, self.tolerance, self.confidence)

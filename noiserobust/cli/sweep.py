@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from noiserobust.cli.flags import Command, Groups
+from noiserobust.cli.flags import FAMILIES, Command, Groups
 from noiserobust.cli.options import show, swept
 from noiserobust.cli.train import SETTINGS
 from noiserobust.errors import UserError
+from noiserobust.spec.listing import check
 from noiserobust.training.settings import TrainSettings
 
 
@@ -67,12 +68,12 @@ class Sweep(Command):
     settings: TrainSettings = field(default_factory=TrainSettings)
 
     def run(self) -> None:
+        vary: dict[str, list[object]] = dict(map(_varied, self.vary)) | {"seed": list(self.seeds)}
         from tqdm import tqdm
 
         from noiserobust.evaluation import Evaluation
         from noiserobust.sweep import Local, OnRay, sweep
 
-        vary: dict[str, list[object]] = dict(_varied(text) for text in self.vary) | {"seed": list(self.seeds)}
         noises = swept(self.noise, self.strengths)
         options: dict[str, object] = {
             "images": self.images,
@@ -112,4 +113,8 @@ def _varied(text: str) -> tuple[str, list[object]]:
     name, equals, values = text.partition("=")
     if not equals or not values:
         raise UserError(f"expected --vary setting=value|value, got '{text}'")
-    return name.strip().replace("-", "_"), [value.strip() for value in values.split("|")]
+    name, texts = name.strip().replace("-", "_"), [value.strip() for value in values.split("|")]
+    if name in FAMILIES:
+        for value in texts:
+            check(FAMILIES[name], value)
+    return name, list(texts)
