@@ -13,7 +13,7 @@ from torch.nn import functional
 from noiserobust.errors import UserError
 from noiserobust.noise import Chip, Compensation, NoiseModel, compensated, read_stream
 from noiserobust.noise.in_place import add_in_place, adds_in_place
-from noiserobust.rng import Stream, times
+from noiserobust.rng import Stream
 from noiserobust.shards import forget_gathered
 from noiserobust.vectors import Gradients
 from noiserobust.weights import AnalogWeight, Backup, analog_weights, filter_norms, unwrap
@@ -193,7 +193,7 @@ def filter_noise(
         rows = parameter if weight is None else weight.as_rows(parameter)
         # float32 whatever the weights are, so that a network in bfloat16 sees the draw that it sees in float32.
         field = stream.child(name or index).normal(rows.shape, device=rows.device)
-        field = times(field.to(torch.promote_types(field.dtype, rows.dtype)), gamma * filter_norms(rows))
+        field = field.to(torch.promote_types(field.dtype, rows.dtype)) * (gamma * filter_norms(rows))
         noise.append((field if weight is None else weight.from_rows(field)).to(parameter.dtype))
     return noise
 

@@ -18,8 +18,6 @@ from noiserobust.noisy import NoisyWeights, report_stream
 from noiserobust.results import read_rows, write_rows
 from noiserobust.rng import seeded
 
-pytest.importorskip("aihwkit", reason="the profiles' numbers are aihwkit's")
-
 TIMES = ["25s", "1d", "1y"]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from noiserobust.errors import UserError
-from noiserobust.rng import Stream, times
+from noiserobust.rng import Stream
 from noiserobust.shards import is_sharded
 from noiserobust.text import Described, split_top
 
@@ -189,8 +189,8 @@ def read_stream(stream: Stream, t: float | None = None, read: int = 0) -> Stream
 
 
 def additive(below: Chip, field: Tensor, scale: Tensor) -> Chip:
-    """The chip ``below`` plus ``scale * field``; the field is used up."""
-    return AdditiveChip(below, times(field, scale))
+    """The chip ``below`` plus ``scale * field``."""
+    return AdditiveChip(below, field * scale)
 
 
 def check_strength(

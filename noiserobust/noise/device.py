@@ -34,11 +34,14 @@ class Devices(Protocol):
     def program(self, target: Tensor, stream: Stream) -> Tensor:
         """Conductances right after programming ``target``."""
 
-    def fate(self, target: Tensor, stream: Stream) -> Tensor | None:
-        """What is fixed on a device besides its programmed conductance: its drift exponent, its relaxation."""
+    def drift_parameters(self, target: Tensor, stream: Stream) -> Tensor | None:
+        """What decides how each device changes after programming, such as its drift exponent; ``None``: nothing."""
 
-    def read(self, target: Tensor, programmed: Tensor, fate: Tensor | None, t: float, stream: Stream) -> Tensor:
-        """Conductances seen at ``t`` seconds after programming, by the read that ``stream`` names."""
+    def read(self, target: Tensor, programmed: Tensor, drift: Tensor | None, t: float, stream: Stream) -> Tensor:
+        """Conductances at ``t`` seconds after programming, by the read that ``stream`` names.
+
+        ``drift`` are the :meth:`drift_parameters`; ``None`` at time 0, when nothing has drifted yet.
+        """
 
 
 class DifferentialPair:
@@ -100,7 +103,7 @@ class DeviceProfile(NoiseModel):
 
 
 class DeviceChip(Chip):
-    """A weight in programmed devices. What is fixed on it is drawn once, by name, when it is first needed."""
+    """A weight stored in programmed devices. How they drift is drawn once, by name, when it is first needed."""
 
     @torch.no_grad()
     def __init__(self, below: Chip, clean: Tensor, profile: DeviceProfile, stream: Stream) -> None:
@@ -110,19 +113,21 @@ class DeviceChip(Chip):
         self.tile = (profile.rows, profile.columns) if profile.reference.startswith("tile") else below.tile
         self.scale = reference_scale(clean, profile.reference, profile.rows, profile.columns)
         # In one memory format, since vectorised functions round differently in others.
-        self.asked = below.programmed().detach().contiguous()
+        self.target_weight = below.programmed().detach().contiguous()
         # A group of zeros has no scale, and nothing to store.
-        relative = self.asked / self.scale.where(self.scale > 0, 1)
-        self.target = self.devices.split(relative)
+        relative = self.target_weight / self.scale.where(self.scale > 0, 1)
+        self.targets = self.devices.split(relative)
         self.conductances = [
-            self.devices.program(target, stream.child("program", device)) for device, target in enumerate(self.target)
+            self.devices.program(target, stream.child("program", device)) for device, target in enumerate(self.targets)
         ]
 
     @cached_property
-    def fate(self) -> list[Tensor | None]:
-        """Per device, what else is fixed on this chip, such as drift exponents."""
+    def drift_parameters(self) -> list[Tensor | None]:
+        """Per device, what decides how this chip changes over time, such as drift exponents."""
         return [
-            self.devices.fate(target, self.stream.child("fate", device)) for device, target in enumerate(self.target)
+            # The name is part of every draw that was published.
+            self.devices.drift_parameters(target, self.stream.child("fate", device))
+            for device, target in enumerate(self.targets)
         ]
 
     def read(self, stream: Stream, t: float | None = None) -> Tensor:
@@ -130,18 +135,18 @@ class DeviceChip(Chip):
         self.profile.check_time(t)
         with torch.no_grad():
             # At time 0 nothing has drifted yet, so that exponents need not be drawn.
-            fates = self.fate if t > 0 else [None] * len(self.target)
-            devices = enumerate(zip(self.target, self.conductances, fates, strict=True))
-            seen = [self.devices.read(*device, float(t), stream.child(index)) for index, device in devices]
-        return self._weight(self.below.read(stream.child("below"), t), seen)
+            drift = self.drift_parameters if t > 0 else [None] * len(self.targets)
+            devices = enumerate(zip(self.targets, self.conductances, drift, strict=True))
+            read = [self.devices.read(*device, float(t), stream.child(index)) for index, device in devices]
+        return self._weight(self.below.read(stream.child("below"), t), read)
 
     def programmed(self) -> Tensor:
         return self._weight(self.below.programmed(), self.conductances)
 
     def _weight(self, below: Tensor, conductances: list[Tensor]) -> Tensor:
-        """``below`` plus what the devices make of what they were asked to store; gradients pass straight through."""
+        """``below`` plus the devices' deviation from their targets; gradients pass straight through."""
         with torch.no_grad():
-            deviation = self.scale * self.devices.join(conductances) - self.asked
+            deviation = self.scale * self.devices.join(conductances) - self.target_weight
         return below + self.profile.strength * deviation
 
 

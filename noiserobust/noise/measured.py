@@ -6,6 +6,7 @@ import csv
 import hashlib
 import math
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,18 @@ from noiserobust.text import Described, Duration
 REQUIRED = ("state", "mean_error", "std")
 DRIFT = ("drift_mean", "drift_std")
 T0 = Duration(20)
+EXAMPLE = "example"
+"""The name of the table that comes with the package."""
 
 
 @dataclass(frozen=True)
 class Measured(DeviceProfile, name="measured"):
-    r"""A device as one has measured it oneself: ``measured:path/to/table.csv``.
+    r"""A device described by a table of measurements: ``measured:path/to/table.csv``.
 
-    The table has a header and one line per state, in ascending order; lines that begin with ``#`` are remarks.
+    ``measured:example`` is a table that comes with the package: PCM's published numbers, an example of the format and
+    no measurement. (A file named ``example`` in the working folder goes first.)
+
+    A table has a header and one line per state, in ascending order; lines that begin with ``#`` are remarks.
 
     - ``state``: the conductance that was asked for, ``mean_error``: the mean of what was got minus that, ``std``: its
       standard deviation; in µS or any other unit, such as a fraction of the largest state: it cancels
@@ -101,14 +107,15 @@ class MeasuredDevices:
         error = self.interpolated("mean_error", target) + self.interpolated("std", target) * normal_like(target, stream)
         return (target + self.programming * error).clamp(min=0)
 
-    def fate(self, target: Tensor, stream: Stream) -> Tensor | None:
+    def drift_parameters(self, target: Tensor, stream: Stream) -> Tensor | None:
+        """The drift exponents, where the table has them."""
         if "drift_mean" not in self.table:
             return None
         mean, std = (self.interpolated(name, target) for name in DRIFT)
         return self.drift * (mean + std * normal_like(target, stream))
 
-    def read(self, target: Tensor, programmed: Tensor, fate: Tensor | None, t: float, stream: Stream) -> Tensor:
-        return programmed if fate is None else programmed * ((t + self.t0) / self.t0) ** -fate
+    def read(self, target: Tensor, programmed: Tensor, drift: Tensor | None, t: float, stream: Stream) -> Tensor:
+        return programmed if drift is None else programmed * ((t + self.t0) / self.t0) ** -drift
 
     def interpolated(self, column: str, target: Tensor) -> Tensor:
         """A column of the table at conductances within its states, linear between them."""
@@ -162,8 +169,11 @@ _tables: dict[tuple[str, str], dict[str, np.ndarray]] = {}
 
 
 def _content(name: str) -> bytes:
+    path = Path(name)
+    if name == EXAMPLE and not path.is_file():
+        return files(__package__).joinpath("tables", "example_device.csv").read_bytes()
     try:
-        return Path(name).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"measured: expected a table (CSV), got {name}: {error.strerror}; check the name") from None
 

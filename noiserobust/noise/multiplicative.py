@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from noiserobust.noise.base import AlteredChip, Chip, NoiseModel, Per, check_per, check_strength
-from noiserobust.rng import Stream, times
+from noiserobust.rng import Stream
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class LogNormal(NoiseModel, name="lognormal"):
     def _deviation(self, like: Tensor, stream: Stream) -> Tensor:
         """strength (e^(sigma z) - 1), of the shape and precision of ``like``."""
         z = stream.normal(like.shape, device=like.device).to(like.dtype)
-        return torch.expm1(times(z, self.sigma)).mul_(self.strength)
+        return torch.expm1(self.sigma * z) * self.strength
 
     @property
     def is_identity(self) -> bool:
