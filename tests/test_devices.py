@@ -135,6 +135,50 @@ DRIFTING = [
     StateIndependent(sigma=0.3, nu_mean=0.02, nu_std=0.06, **SCALED),
 ]
 RELAXING = [ReRamCMO(), ReRamCMO(**SCALED), ReRamCMO(acceptance=2.0), ReRamCMO(acceptance=2.0, **SCALED)]
+OF_AIHWKIT = {
+    PCM: "pcm",
+    Hermes: "hermes",
+    StateIndependent: "custom",
+    ReRamWan2022: "reram",
+    ReRamCMO: "reram",
+}
+
+
+def of_aihwkit(profile: DeviceProfile) -> Any:
+    """aihwkit's model with the settings of ``profile``."""
+    models = importlib.import_module(f"aihwkit.inference.noise.{OF_AIHWKIT[type(profile)]}")
+    if isinstance(profile, ReRamWan2022):
+        return models.ReRamWan2022NoiseModel(g_max=40.0)
+    assert isinstance(profile, DriftingProfile)
+    scales = {
+        "prog_noise_scale": profile.programming,
+        "drift_scale": profile.drift,
+        "read_noise_scale": profile.read,
+    }
+    match profile:
+        case PCM():
+            return models.PCMLikeNoiseModel(**scales)
+        case Hermes():
+            return models.HermesNoiseModel(num_devices=profile.cells, **scales)
+        case ReRamCMO():
+            return models.ReRamCMONoiseModel(acceptance_range=profile.acceptance, **scales)
+        case StateIndependent():
+            return models.StateIndependentNoiseModel(
+                prog_coeff=[profile.sigma, 0.0, 0.0],
+                drift_nu_mean=profile.nu_mean,
+                drift_nu_std=profile.nu_std,
+                **scales,
+            )
+    raise AssertionError(profile)
+
+
+def normals(count: int, like: Tensor) -> list[Tensor]:
+    return [STREAM.child(index).normal(like.shape).to(like.dtype) for index in range(count)]
+
+
+def assert_same(ours: Tensor, theirs: Tensor) -> None:
+    tolerance = 1e-6 if ours.dtype == torch.float32 else 1e-14
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning", "ignore:__array_wrap__:DeprecationWarning")
@@ -193,52 +237,6 @@ class TestAgainstAihwkit:
         assert_same(programmed, model.apply_programming_noise_to_conductance(target))
         theirs = model.apply_drift_noise_to_conductance(programmed, target, t)
         assert_same(read, torch.as_tensor(theirs))
-
-
-OF_AIHWKIT = {
-    PCM: "pcm",
-    Hermes: "hermes",
-    StateIndependent: "custom",
-    ReRamWan2022: "reram",
-    ReRamCMO: "reram",
-}
-
-
-def of_aihwkit(profile: DeviceProfile) -> Any:
-    """aihwkit's model with the settings of ``profile``."""
-    models = importlib.import_module(f"aihwkit.inference.noise.{OF_AIHWKIT[type(profile)]}")
-    if isinstance(profile, ReRamWan2022):
-        return models.ReRamWan2022NoiseModel(g_max=40.0)
-    assert isinstance(profile, DriftingProfile)
-    scales = {
-        "prog_noise_scale": profile.programming,
-        "drift_scale": profile.drift,
-        "read_noise_scale": profile.read,
-    }
-    match profile:
-        case PCM():
-            return models.PCMLikeNoiseModel(**scales)
-        case Hermes():
-            return models.HermesNoiseModel(num_devices=profile.cells, **scales)
-        case ReRamCMO():
-            return models.ReRamCMONoiseModel(acceptance_range=profile.acceptance, **scales)
-        case StateIndependent():
-            return models.StateIndependentNoiseModel(
-                prog_coeff=[profile.sigma, 0.0, 0.0],
-                drift_nu_mean=profile.nu_mean,
-                drift_nu_std=profile.nu_std,
-                **scales,
-            )
-    raise AssertionError(profile)
-
-
-def normals(count: int, like: Tensor) -> list[Tensor]:
-    return [STREAM.child(index).normal(like.shape).to(like.dtype) for index in range(count)]
-
-
-def assert_same(ours: Tensor, theirs: Tensor) -> None:
-    tolerance = 1e-6 if ours.dtype == torch.float32 else 1e-14
-    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
 class TestTime:

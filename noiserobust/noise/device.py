@@ -1,4 +1,7 @@
-"""Device profiles: weights stored as conductances that are programmed, decay and are read with noise."""
+"""The base of device profiles: noise models of weights that are stored as conductances.
+
+Conductances are programmed, drift, and are read with noise.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ class Devices(Protocol):
 
 
 class DifferentialPair:
-    """A weight is the difference of two devices of which one is meant to be at 0: g = g_max max(±w, 0)."""
+    """A weight stored as the difference of two devices, of which one is meant to be at 0: g = g_max max(±w, 0)."""
 
     g_max: float
 
@@ -59,7 +62,9 @@ class DifferentialPair:
 
 @dataclass(frozen=True)
 class DeviceProfile(NoiseModel):
-    r"""Base of all profiles: conductances :math:`g = g_{max} |w| / s` with the scale s of a ``reference`` group.
+    r"""A noise model of a memory device, in which weights are stored as conductances.
+
+    A weight w of a group with the scale s is stored as the conductance :math:`g = g_{max} |w| / s`.
 
     - ``strength`` multiplies the whole deviation from the weight that was to be stored, drift included (1: the device).
     - ``reference``, ``rows``, ``columns``: what is mapped to g_max (:func:`~noiserobust.noise.reference_scale`). With a

@@ -1,4 +1,4 @@
-"""Noise added to weights where they lie: what a training step does for each of its draws, without a field in memory."""
+"""Gaussian noise added to weights in place, as a training step does for each of its draws."""
 
 from __future__ import annotations
 

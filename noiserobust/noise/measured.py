@@ -1,4 +1,4 @@
-"""One's own measurements of a device: a table of its states and their errors becomes a profile."""
+"""A device from one's own measurements: a table of its states and their errors becomes a noise model."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Measured(DeviceProfile, name="measured"):
     ``programming`` and ``drift`` multiply these errors (1: as measured; 0: off). Read noise is another stage:
     ``measured:table.csv+gaussian:0.005,per=read``.
 
-    ``digest`` names the table's content, so that results of one table are never taken for another's. It is found when
-    the profile is made, and is part of its text; where it is given, the file must still agree. Raises
+    ``digest`` names the table's content, so that results of one table are never taken for another's. It is computed
+    when the profile is made, and is part of its text; where it is given, the file must still agree. Raises
     :class:`~noiserobust.UserError` with file and line for a table that is not as above.
     """
 
@@ -90,7 +90,7 @@ class Measured(DeviceProfile, name="measured"):
 
 
 class MeasuredDevices:
-    """Differential pairs of devices of which a table says how they are programmed and drift."""
+    """Differential pairs of devices that are programmed and drift as a table says."""
 
     def __init__(self, table: dict[str, np.ndarray], programming: float, drift: float, t0: float) -> None:
         self.table, self.programming, self.drift, self.t0 = table, programming, drift, t0

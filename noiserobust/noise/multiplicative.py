@@ -1,4 +1,4 @@
-"""Errors in proportion to the weight itself: log-normal."""
+"""Log-normal noise: errors in proportion to the weight itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from noiserobust.rng import Stream
 
 @dataclass(frozen=True)
 class LogNormal(NoiseModel, name="lognormal"):
-    r"""Log-normal error: :math:`w_i\, e^{\sigma z_i}` with :math:`z_i \sim N(0, 1)`.
+    r"""Every weight times a log-normal number: :math:`w_i\, e^{\sigma z_i}` with :math:`z_i \sim N(0, 1)`.
 
     The usual model of resistance variation (Liu et al., "Vortex: Variation-aware training for memristor X-bar", DAC
     2015). It keeps the median: the mean of the factor is :math:`e^{\sigma^2 / 2}` and its standard deviation

@@ -1,4 +1,4 @@
-"""Published devices as settings: PCM, Hermes, ReRAM (Wan 2022, CMO/HfOx) and a state-independent one.
+"""Noise models of published devices: PCM, Hermes, ReRAM (Wan 2022, CMO/HfOx) and a state-independent one.
 
 Their numbers and physics are in :mod:`noiserobust.noise.published`. Conductances are in µS, times in seconds after
 programming.
@@ -39,7 +39,7 @@ class DriftingProfile(DeviceProfile):
 
 @dataclass(frozen=True)
 class PCM(DriftingProfile, name="pcm"):
-    r"""Phase-change memory, g_max 25 µS (Nandakumar et al., ICECS 2019; aihwkit ``PCMLikeNoiseModel``).
+    r"""Phase-change memory (PCM), g_max 25 µS (Nandakumar et al., ICECS 2019; aihwkit ``PCMLikeNoiseModel``).
 
     With r = g / g_max, :math:`\xi, \zeta, \eta \sim N(0, 1)` per device (and per read for :math:`\eta`):
 
@@ -57,10 +57,11 @@ class PCM(DriftingProfile, name="pcm"):
 
 @dataclass(frozen=True)
 class Hermes(DriftingProfile, name="hermes"):
-    """PCM of the IBM Hermes chip (Le Gallo et al., Nature Electronics 2023; aihwkit ``HermesNoiseModel``).
+    """Phase-change memory of the IBM Hermes chip (Le Gallo et al., Nature Electronics 2023).
 
     Two devices hold each conductance (g_max 20.7 µS, t_0 300 s, t_read 512 ns), or ``cells=1`` (10.35 µS, 200 s): less
-    accurately programmed. Programming, drift and read noise as of :class:`PCM`, with polynomials of their own.
+    accurately programmed. Programming, drift and read noise as of :class:`PCM`, with polynomials of their own. (aihwkit
+    ``HermesNoiseModel``.)
     """
 
     cells: int = 2

@@ -1,4 +1,4 @@
-"""What is published about devices: their numbers, and the physics that they are numbers of.
+"""Published numbers of memory devices, and the formulas that they belong to.
 
 Conductances g are in µS, times in seconds after programming, r = g / g_max. The formulas are those of the sources named
 at the numbers, in the form in which aihwkit 1.1.0 has them; terms are added and multiplied in its order, which decides
@@ -34,7 +34,7 @@ class Polynomial:
 
 @dataclass(frozen=True)
 class LogFit:
-    """slope ln r + constant, kept within [least, most]; from r = ``until`` on it is the polynomial ``beyond``."""
+    """A fit to r: slope ln r + constant within [least, most], and from r = ``until`` on the polynomial ``beyond``."""
 
     slope: float
     constant: float
