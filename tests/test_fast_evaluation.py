@@ -14,7 +14,6 @@ from torch._dynamo.testing import CompileCounter
 
 from noiserobust import Stream, UserError, evaluate, perturbed
 from noiserobust.analog.noisy import LookedAtOnce, NoisyWeights, report_stream
-from noiserobust.evaluation.monte_carlo import sharing
 from noiserobust.evaluation.together import Together
 from noiserobust.models import DigitsNet
 from noiserobust.noise import NoiseModel
@@ -42,36 +41,15 @@ def assert_same_rows(fast: pd.DataFrame, plain: pd.DataFrame) -> None:
 
 
 class TestSweeps:
-    def test_one_draw_serves_all_levels_and_rows_keep_their_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_rows_of_several_noises_are_those_of_each_alone(self) -> None:
         alone = pd.concat([evaluate(net(), (X, Y), noise, draws=3).rows for noise in SWEEP], ignore_index=True)
-        made: list[Stream] = []
-        original = Stream._made
-        monkeypatch.setattr(Stream, "_made", lambda self, *rest: (made.append(self), original(self, *rest))[1])
-        rows = evaluate(net(), (X, Y), SWEEP, draws=3).rows
-        pd.testing.assert_frame_equal(rows, alone)
-        layers = len(NoisyWeights(net()).weights)
-        assert len(made) == 3 * layers * 2  # Gaussian fields and Laplace fields, whatever the number of levels
-
-    def test_noises_that_share_fields(self) -> None:
-        texts = [
-            "gaussian:0.1",
-            "pcm:0.5",
-            "laplace:0.1",
-            "gaussian:0.2,reference=layer",
-            "pcm",
-            "gaussian:0.1,per=read",
-        ]
-        texts += ["gaussian:0.1+laplace:0.1", "gaussian:0.2+laplace:0.3"]
-        groups = [[str(noise) for noise in group] for group in sharing([NoiseModel.parse(text) for text in texts])]
-        assert [len(group) for group in groups] == [2, 1, 1, 1, 1, 2]
-        assert groups[0] == ["gaussian:0.1", "gaussian:0.2,reference=layer"]
+        pd.testing.assert_frame_equal(evaluate(net(), (X, Y), SWEEP, draws=3).rows, alone)
 
     @pytest.mark.parametrize("noise", ["gaussian:0.2", "gaussian:0.1,per=read+laplace:0.1", "pcm:0.7"])
     @pytest.mark.parametrize(("t", "read", "compensation"), [(None, 0, "none"), (60.0, 2, "none"), (60.0, 0, "global")])
     def test_a_chip_that_is_looked_at_once_is_the_same_chip(
         self, noise: str, t: float | None, read: int, compensation: str
     ) -> None:
-        pytest.importorskip("aihwkit")
         noisy, model, stream = NoisyWeights(net()), NoiseModel.parse(noise), report_stream(0, 0, 1)
         seen = []
         for chip in (noisy.program(model, stream), LookedAtOnce(noisy, model, stream)):
@@ -92,7 +70,6 @@ class TestTogether:
         assert all("3 draws at once" in text for text in fast.speed.values())
 
     def test_time_and_compensation(self) -> None:
-        pytest.importorskip("aihwkit")
         look = {"times": ["1d"], "compensation": "column", "draws": 4}
         assert_same_rows(
             evaluate(net(), (X, Y), "pcm", together=4, **look).rows, evaluate(net(), (X, Y), "pcm", **look).rows

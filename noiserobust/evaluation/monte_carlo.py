@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -31,8 +30,8 @@ from noiserobust.evaluation.subjects import Models, Setup
 from noiserobust.evaluation.together import Draws
 from noiserobust.models import ModelSpec
 from noiserobust.models.compute import Precision
-from noiserobust.noise import Compensation, Gaussian, Laplace, NoiseModel, Sum, check_compensation
-from noiserobust.rng import Stream, kept_fields
+from noiserobust.noise import Compensation, NoiseModel, check_compensation
+from noiserobust.rng import Stream
 from noiserobust.spec import Duration
 from noiserobust.storage.ledger import SEMANTICS, Ledger
 from noiserobust.storage.rows import VARIANT
@@ -216,7 +215,7 @@ def evaluate(
 
 @dataclass
 class _MonteCarlo:
-    """One subject's rows, draw after draw: all noises of a draw follow each other, since they share its fields."""
+    """One subject's rows, draw after draw."""
 
     chips: Chips
     ledger: Ledger
@@ -233,10 +232,8 @@ class _MonteCarlo:
         together = self.chips.take_together(unknown[0][0], len({draw for _, draw in unknown})) if unknown else 1
         for start in range(0, draws, together):
             chunk = self.draws_of(draws)[start : start + together]
-            for group in sharing(noises):
-                with kept_fields() if len(group) > 1 else nullcontext():
-                    for noise in group:
-                        self.chunk(noise, chunk, noises.index(noise))
+            for place, noise in enumerate(noises):
+                self.chunk(noise, chunk, place)
 
     def draws_of(self, draws: int) -> range:
         return range(self.first_draw, self.first_draw + draws)
@@ -270,20 +267,6 @@ class _MonteCarlo:
 
     def stream(self, draw: int) -> Stream:
         return report_stream(self.seed, self.chips.subject.replicate, draw)
-
-
-def sharing(noises: Sequence[NoiseModel]) -> list[list[NoiseModel]]:
-    """The ``noises`` in groups that need the same random fields, one per part; others are alone.
-
-    Only noises whose fields are as many as their parts: a device profile's six, and each read's own, would be as many
-    more copies of the weights.
-    """
-    groups: dict[Any, list[NoiseModel]] = {}
-    for noise in noises:
-        parts = noise.parts if isinstance(noise, Sum) else (noise,)
-        simple = all(isinstance(part, (Gaussian, Laplace)) and getattr(part, "per", "chip") == "chip" for part in parts)
-        groups.setdefault(tuple(type(part) for part in parts) if simple else noise, []).append(noise)
-    return list(groups.values())
 
 
 def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:
