@@ -20,6 +20,7 @@ PRINTED = {
     "README.md": ["2,368 of 2,410 weights noisy", "noise: gaussian:reference=layer"],
     "docs/own_loop.md": ["epoch 1: loss", "saf: remembers 1 epochs x 96 samples x 3 classes"],
     "docs/noise.md": [],
+    "docs/layers.md": ["frozenset({(1,)})", "['0.kernel', '2.weight']"],
     "docs/hardware_design.md": ["largest x of gaussian:{x}", "single effects, added up", "digital, too"],
     "docs/sweep.md": ["rwp:gaussian(0.1)    2"],
     "docs/statistics.md": ["shared_variance", "gaussian, strength 0.1 to 0.4", "299"],
