@@ -12,13 +12,18 @@ import torch
 from noiserobust.models import cost
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.rows import read_rows
+from noiserobust.training import Method
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
 PRINTED = {
     "docs/precision.md": [" ± 2.0 after ", " image passes"],
     "README.md": ["2,368 of 2,410 weights noisy", "noise: gaussian:reference=layer"],
-    "docs/own_loop.md": ["epoch 1: loss", "saf: remembers 1 epochs x 96 samples x 3 classes"],
+    "docs/own_loop.md": [
+        "epoch 1: loss",
+        "saf: remembers 1 epochs x 96 samples x 3 classes",
+        "random:laplace(0.25),draws=1: 0.25",
+    ],
     "docs/noise.md": [],
     "docs/layers.md": ["frozenset({(1,)})", "['0.kernel', '2.weight']"],
     "docs/hardware_design.md": ["largest x of gaussian:{x}", "single effects, added up", "digital, too"],
@@ -38,7 +43,8 @@ OF_AIHWKIT = ("docs/devices.md", "docs/full_chip.md")
 def test_the_pages_code_runs(page: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     if page in OF_AIHWKIT:
         pytest.importorskip("aihwkit.simulator.configs", reason="the page is about aihwkit", exc_type=ImportError)
-    monkeypatch.setattr(NoiseModel, "registry", dict(NoiseModel.registry))  # docs/noise.md registers its own
+    for family in (NoiseModel, Method):  # pages register members of their own
+        monkeypatch.setattr(family, "registry", dict(family.registry))
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
     assert blocks
     names: dict[str, object] = {"__name__": "__main__"}

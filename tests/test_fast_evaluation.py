@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from noiserobust import Stream, UserError, evaluate, perturbed
-from noiserobust.analog.noisy import LookedAtOnce, NoisyWeights, report_stream
+from noiserobust.analog.noisy import NoisyWeights, ReadOnce, report_stream
 from noiserobust.evaluation.together import Together
 from noiserobust.models import DigitsNet
 from noiserobust.noise import NoiseModel
@@ -52,7 +52,7 @@ class TestSweeps:
     ) -> None:
         noisy, model, stream = NoisyWeights(net()), NoiseModel.parse(noise), report_stream(0, 0, 1)
         seen = []
-        for chip in (noisy.program(model, stream), LookedAtOnce(noisy, model, stream)):
+        for chip in (noisy.program(model, stream), ReadOnce(noisy, model, stream)):
             with chip.read(t, read, compensation):
                 seen.append([weight.parameter.detach().clone() for weight in noisy.weights])
         for kept, once in zip(*seen, strict=True):

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from noiserobust.analog.weight_space import Over
 from noiserobust.cli.inputs import NamedData
 from noiserobust.evaluation import landscape
 from noiserobust.evaluation.landscapes import averaged
 from noiserobust.evaluation.measure_minima import Part
-from noiserobust.minima.surface import Over
 
 
 @dataclass(frozen=True)

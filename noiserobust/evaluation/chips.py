@@ -12,7 +12,7 @@ from torch import nn
 from noiserobust.analog.backends import Backend
 from noiserobust.analog.converters import Converters, Converting, output_stream
 from noiserobust.analog.folding import Folding
-from noiserobust.analog.noisy import LookedAtOnce, NoisyWeights, Programmed
+from noiserobust.analog.noisy import NoisyWeights, Programmed, ReadOnce
 from noiserobust.data import Batch, Labelled
 from noiserobust.errors import UserError
 from noiserobust.evaluation.subjects import Setup, Subject
@@ -135,9 +135,7 @@ class Chips:
         """Inside, what computes with the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own)."""
         time = None if t != t else t
         if self.programmed is None and not noise.is_identity:
-            self.programmed = (
-                LookedAtOnce(self.noisy, noise, stream) if self.once else self.noisy.program(noise, stream)
-            )
+            self.programmed = ReadOnce(self.noisy, noise, stream) if self.once else self.noisy.program(noise, stream)
         with ExitStack() as stack:
             reading = self.opened.reading(self.programmed, stream, time, read, compensation)
             network = stack.enter_context(reading)

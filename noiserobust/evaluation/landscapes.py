@@ -11,13 +11,13 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from noiserobust.analog.weight_space import Over
 from noiserobust.errors import UserError
 from noiserobust.evaluation.measure_minima import Part, part_of
 from noiserobust.evaluation.subjects import Models, Setup
 from noiserobust.minima import Surface
 from noiserobust.minima.directions import coordinates, direction, height
 from noiserobust.minima.perturbations import check_over
-from noiserobust.minima.surface import Over
 from noiserobust.models import ModelSpec
 from noiserobust.models.compute import Precision
 from noiserobust.rng import Stream

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
-from noiserobust.analog.noisy import LookedAtOnce, NoisyWeights
+from noiserobust.analog.noisy import NoisyWeights, ReadOnce
 from noiserobust.data import Batch
 from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.modes import evaluating
@@ -152,7 +152,7 @@ class Together:
         self, noise: NoiseModel, streams: Sequence[Stream], t: float, read: int, compensation: Compensation
     ) -> dict[str, Tensor]:
         """Every noisy parameter of all draws, (draws, *its shape), by its name in the network."""
-        chips = [LookedAtOnce(self.noisy, noise, stream) for stream in streams]
+        chips = [ReadOnce(self.noisy, noise, stream) for stream in streams]
         stacked = {}
         for weight in self.noisy.weights:
             parameter = weight.parameter.detach()

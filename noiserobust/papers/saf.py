@@ -18,8 +18,9 @@ from noiserobust.training.rules.base import Method, Plain
 from noiserobust.training.rules.esam import ESAM
 from noiserobust.training.rules.gsam import GSAM
 from noiserobust.training.rules.looksam import LookSAM
+from noiserobust.training.rules.mesa import MESA
+from noiserobust.training.rules.saf import SAF
 from noiserobust.training.rules.sam import SAM
-from noiserobust.training.rules.trajectory import MESA, SAF
 
 PAPER = "saf"
 

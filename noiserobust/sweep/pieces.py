@@ -15,7 +15,7 @@ from noiserobust.noise import NoiseModel
 from noiserobust.storage.ledger import SEMANTICS
 from noiserobust.storage.rows import write_rows
 from noiserobust.training import TrainSettings, fit
-from noiserobust.training.trainer import run_of
+from noiserobust.training.runs import run_of
 
 
 class Piece(Protocol):

@@ -12,14 +12,15 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from noiserobust.analog.weights import analog_weights
+from noiserobust.analog.filters import filter_noise
+from noiserobust.analog.vectors import norm
+from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.data import Splits
 from noiserobust.evaluation import corrupted, evaluate, landscape, sharpness
 from noiserobust.evaluation.landscapes import SEMANTICS as LANDSCAPE
 from noiserobust.evaluation.measure_minima import SEMANTICS as SHARPNESS
 from noiserobust.evaluation.measure_minima import Part
-from noiserobust.minima import Surface, filter_norms_of, filters
-from noiserobust.minima.vectors import norm
+from noiserobust.minima import Surface, filter_norms_of
 from noiserobust.models.compute import Precision
 from noiserobust.noise import Gaussian
 from noiserobust.papers.grid.corruptions import CORRUPTIONS, corrupted_copy
@@ -150,12 +151,8 @@ class InitialRadius(Measuring):
         data = data_of(settings).train
         with seeded(Stream(settings.seed, "init")):
             model = settings.model.build(data.channels, len(data.classes))
-        names, parameters = zip(*model.named_parameters(), strict=True)
-        analog, streams = analog_weights(model), Stream(settings.seed, "radius")
-        drawn = (
-            norm(filters.filter_noise(parameters, names, analog, self.gamma, streams.child(draw))).item()
-            for draw in range(self.draws)
-        )
+        weights, streams = WeightSpace(model), Stream(settings.seed, "radius")
+        drawn = (norm(filter_noise(weights, self.gamma, streams.child(draw))).item() for draw in range(self.draws))
         return pd.DataFrame({"draw": range(self.draws), "value": drawn, **provenance()})
 
 

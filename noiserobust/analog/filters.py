@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from noiserobust.analog.weights import AnalogWeight
-from noiserobust.minima.vectors import Gradients
+from noiserobust.analog.vectors import Vector
+from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.rng import Stream
 
 
 def filter_norms(rows: Tensor) -> Tensor:
-    """The norm of every filter, (outputs, 1, ...); of the whole tensor when it has one dimension or none."""
+    """The norm of every filter of a weight (outputs, inputs...): (outputs, 1, ...); a vector is one filter."""
     if rows.dim() < 2:
         return torch.linalg.vector_norm(rows)
     return torch.linalg.vector_norm(rows, dim=tuple(range(1, rows.dim())), keepdim=True)
 
 
 @torch.no_grad()
-def filter_noise(
-    parameters: Sequence[Tensor], names: Sequence[str], analog: Sequence[AnalogWeight], gamma: float, stream: Stream
-) -> Gradients:
-    """e for every parameter: standard normal times gamma times the norm of its filter (output channel).
+def filter_noise(weights: WeightSpace, gamma: float, stream: Stream) -> Vector:
+    r"""Noise of every parameter: :math:`e_k \sim N(0, (\gamma \lVert w_k \rVert_2)^2)` for every filter k.
 
+    The draw of a parameter is named by ``stream`` and its name.
     Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization", section 3.2.
     """
-    known = {id(weight.parameter): weight for weight in analog}
-    noise: Gradients = []
-    for index, (parameter, name) in enumerate(zip(parameters, names, strict=True)):
-        weight = known.get(id(parameter))
+    analog = {id(weight.parameter): weight for weight in weights.analog}
+    noise: Vector = []
+    for index, (parameter, name) in enumerate(zip(weights.parameters, weights.names, strict=True)):
+        weight = analog.get(id(parameter))
         rows = parameter if weight is None else weight.as_rows(parameter)
         # float32 whatever the weights are, so that a network in bfloat16 sees the draw that it sees in float32.
         field = stream.child(name or index).normal(rows.shape, device=rows.device)
