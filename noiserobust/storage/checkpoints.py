@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,9 +17,10 @@ from torch import Tensor, nn
 
 from noiserobust.errors import UserError
 from noiserobust.models import Factory, ModelSpec
-from noiserobust.models.wrappers import canonical, unwrap
+from noiserobust.models.wrappers import unwrap
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.files import write_atomically
+from noiserobust.storage.identity import digest_tensor
 from noiserobust.storage.torch_file import is_torch_file, read_torch_file
 
 KEY = "noiserobust"
@@ -45,7 +44,7 @@ class Checkpoint:
         """16 hex digits that name the weights, wherever the file lies."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.weights.items()):
-            _digest_tensor(digest, name, tensor)
+            digest_tensor(digest, name, tensor)
         return digest.hexdigest()[:16]
 
     def build(
@@ -164,48 +163,10 @@ def load_weights(
     model.load_state_dict(wanted | {own[name]: weights[original] for name, original in given.items()})
 
 
-def weights_hash(model: nn.Module) -> str:
-    """16 hex digits that name ``model``: the exact bits of its parameters and buffers, and what computes with them.
-
-    The second is each module's class, its source where that is not torch's, and its plain attributes, since the same
-    weights between other activations are another network. A function elsewhere that a ``forward`` calls is not seen.
-    """
-    digest = hashlib.sha256()
-    for path, module in unwrap(model).named_modules():
-        digest.update(f"{canonical(path)} {_anatomy(module)}\n".encode())
-    for name, tensor in sorted(unwrap(model).state_dict().items()):
-        _digest_tensor(digest, name, tensor)
-    return digest.hexdigest()[:16]
-
-
-def _digest_tensor(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
-    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-
-
 def _of_other_classes(own: Tensor, given: Tensor, classes: int) -> bool:
     """Whether ``own`` and ``given`` differ in the number of classes, their first dimension, and in nothing else."""
     same = own.dim() > 0 and own.shape[1:] == given.shape[1:]
     return same and len(own) == classes != len(given)
-
-
-def _anatomy(module: nn.Module) -> str:
-    kind = type(module)
-    parts = [kind.__module__, kind.__qualname__, module.extra_repr()]
-    if not kind.__module__.startswith("torch."):
-        # Not to be had for what was typed into a session: then the name has to do.
-        with contextlib.suppress(OSError, TypeError):
-            parts.append(inspect.getsource(kind))
-    for name, value in sorted(vars(module).items()):
-        if name.startswith("_") or name == "training":
-            continue
-        if callable(value):
-            code = getattr(value, "__code__", None)
-            parts.append(f"{name}={getattr(value, '__qualname__', type(value).__qualname__)}")
-            parts.append("" if code is None else f"{code.co_code.hex()} {code.co_consts} {code.co_names}")
-        elif isinstance(value, (bool, int, float, str, tuple, list, dict, type(None))):
-            parts.append(f"{name}={value!r}")
-    return " ".join(parts)
 
 
 def _by_plain_name(weights: Mapping[str, Tensor]) -> dict[str, str]:
