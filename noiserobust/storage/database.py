@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,12 +20,13 @@ from noiserobust.storage.records import VALUES, Keys, Record, records_of, table_
 from noiserobust.storage.rows import completed, read_rows, write_rows
 
 WAIT = 600.0  # seconds for which another process may write or export
+PATIENCE = 10.0  # seconds of them at a stretch, which no Ctrl-C interrupts
 
 SCHEMA = [
     "CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT)",
     "CREATE TABLE IF NOT EXISTS conditions (id INTEGER PRIMARY KEY AUTOINCREMENT, columns TEXT UNIQUE)",
     "CREATE TABLE IF NOT EXISTS results (key BLOB, method TEXT, metric TEXT, value REAL, condition INTEGER, "
-    "draw INTEGER, read INTEGER, t REAL, x REAL, y REAL, PRIMARY KEY (key, method, metric)) WITHOUT ROWID",
+    "draw INTEGER, read INTEGER, t REAL, x REAL, y REAL, PRIMARY KEY (key, method, metric))",
 ]
 
 UPSERT = """
@@ -56,7 +58,7 @@ class Database:
         except OSError as error:
             raise self._cannot_write(error.strerror) from None
         with self._one_line_errors():
-            self._connection = sqlite3.connect(self.file, timeout=WAIT, isolation_level=None)
+            self._connection = sqlite3.connect(self.file, timeout=PATIENCE, isolation_level=None)
         try:
             with self._transaction():
                 for statement in SCHEMA:
@@ -74,7 +76,9 @@ class Database:
     def find(self, key: bytes) -> list[tuple[str, float, Mapping[str, Any]]]:
         """(metric, value, condition) of every row of one unit of work, whatever its method."""
         with self._one_line_errors():
-            rows = self._connection.execute("SELECT metric, value, condition FROM results WHERE key = ?", [key])
+            rows = self._connection.execute(
+                "SELECT metric, value, condition FROM results WHERE key = ? ORDER BY rowid", [key]
+            )
             return [(metric, _number(value), self._condition(number)) for metric, value, number in rows.fetchall()]
 
     def put(self, conditions: Sequence[str], records: Sequence[Record], done: int, outdated: set[bytes]) -> None:
@@ -158,7 +162,7 @@ class Database:
 
     def _table(self) -> pd.DataFrame:
         texts = self._connection.execute("SELECT id, columns FROM conditions").fetchall()
-        order = "condition, draw, read, t, x, y, metric"
+        order = "condition, draw, read, t, x, y, rowid"
         values = self._connection.execute(f"SELECT {', '.join(VALUES)} FROM results ORDER BY {order}")
         return table_of({number: json.loads(text) for number, text in texts}, values)
 
@@ -178,7 +182,7 @@ class Database:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._one_line_errors():
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._begin()
             try:
                 yield
                 self._connection.execute("COMMIT")
@@ -186,6 +190,16 @@ class Database:
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
                 raise
+
+    def _begin(self) -> None:
+        deadline = time.monotonic() + WAIT
+        while True:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
 
     @contextmanager
     def _one_line_errors(self) -> Iterator[None]:

@@ -75,7 +75,7 @@ class Ledger:
         """What is known of ``unit``; ``None`` when that lacks one of the further ``metrics``."""
         key, wanted = self._keys(unit), set(metrics)
         answered, values = self._known.get(key, ("", None))
-        same = answered == unit.get("answer", "") or same_answer(answered, unit["answer"], unit["precision"])
+        same = answered == unit.get("answer", "") or same_answer(answered, unit.get("answer", ""), unit["precision"])
         if values is not None and same and wanted <= values.keys():
             return values
         values = self._stored(key, unit)

@@ -13,18 +13,19 @@ import pandas as pd
 
 from noiserobust.storage.rows import VARIANT
 
-VARYING = ("draw", "read", "t", "x", "y")
-"""The columns that differ from row to row of one network under one noise; the others make up its condition."""
+WITHIN = ("draw", "read", "t", "x", "y")
+"""The columns that differ within a condition: one network under one noise, on chips operated in one way. x and y are
+a landscape's."""
 
 FIRST = ["model", "method", "replicate", "noise", "strength", "draw", "read", "t", *VARIANT, "metric", "value"]
 """The columns of a table that come first, in this order."""
 
 
 class Record(NamedTuple):
-    """One row: its condition by number, the columns that vary, and one metric."""
+    """One row: one metric of a unit of work, its condition by number, and the columns that differ within it."""
 
     key: bytes
-    """Of its unit of work (:class:`Keys`)."""
+    """The unit's (:class:`Keys`)."""
     method: str
     metric: str
     value: float | None
@@ -44,8 +45,8 @@ class Keys:
     """Keys of units of work: 16 bytes from the values of the columns ``unit``, whatever the type that holds them."""
 
     def __init__(self, unit: Sequence[str]) -> None:
-        self.shared = [name for name in unit if name not in VARYING]
-        self.varying = [name for name in unit if name in VARYING]
+        self.shared = [name for name in unit if name not in WITHIN]
+        self.within = [name for name in unit if name in WITHIN]
 
     def __call__(self, row: Mapping[Any, Any]) -> bytes:
         return self.of_condition(row)(row)
@@ -57,7 +58,7 @@ class Keys:
 
         def key(row: Mapping[Any, Any]) -> bytes:
             whole = digest.copy()
-            whole.update(repr([plain(row[name]) for name in self.varying]).encode())
+            whole.update(repr([plain(row[name]) for name in self.within]).encode())
             return whole.digest()
 
         return key
@@ -76,7 +77,7 @@ def condition_of(row: Mapping[Any, Any]) -> str:
     shared = {
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in row.items()
-        if name not in (*VARYING, "metric", "value") and value is not None and value == value
+        if name not in (*WITHIN, "metric", "value") and value is not None and value == value
     }
     return json.dumps(shared, default=str)
 
@@ -89,7 +90,7 @@ def record_of(key: bytes, row: Mapping[Any, Any], metric: str, value: Any, condi
 
 def records_of(rows: pd.DataFrame, keys: Keys) -> tuple[list[str], Iterator[Record]]:
     """The conditions of a table of rows (JSON), and its records."""
-    shared = [name for name in rows if name not in (*VARYING, "metric", "value")]
+    shared = [name for name in rows if name not in (*WITHIN, "metric", "value")]
     groups = [group for _, group in rows.groupby(shared, sort=False, dropna=False, observed=True)]
     own = [name for name in rows if name not in shared]
 
@@ -112,8 +113,8 @@ def table_of(conditions: Mapping[int, Mapping[str, Any]], values: Iterable[tuple
         return pd.DataFrame(columns=FIRST)
     numbers, places = np.unique(columns["condition"], return_inverse=True)
     shared = pd.DataFrame([conditions[number] for number in numbers]).take(places).reset_index(drop=True)
-    varying: dict[str, Any] = {name: np.array(columns[name]) for name in ("draw", "read")}
-    varying |= {name: np.array(columns[name], float) for name in ("t", "x", "y", "value")}
-    varying = {name: values for name, values in varying.items() if name not in "xy" or not np.isnan(values).all()}
-    table = shared.assign(**varying, metric=list(columns["metric"]))
+    within: dict[str, Any] = {name: np.array(columns[name]) for name in ("draw", "read")}
+    within |= {name: np.array(columns[name], float) for name in ("t", "x", "y", "value")}
+    within = {name: values for name, values in within.items() if name not in "xy" or not np.isnan(values).all()}
+    table = shared.assign(**within, metric=list(columns["metric"]))
     return table[[*FIRST, *(name for name in table if name not in FIRST)]]
