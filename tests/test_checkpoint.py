@@ -16,11 +16,11 @@ from noiserobust.models import DigitsNet, ResNet18
 from noiserobust.storage import checkpoints as module
 from noiserobust.storage.checkpoints import (
     find_checkpoints,
-    load_weights,
     read_checkpoint,
     save_checkpoint,
 )
 from noiserobust.storage.identity import network_digest
+from noiserobust.storage.weights import load_weights
 
 ABOUT = {"model": "digits:4", "channels": 1, "classes": ["a", "b", "c"], "label": "plain", "seed": 7}
 

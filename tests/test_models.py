@@ -19,8 +19,8 @@ from noiserobust.data import Batches, load
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec, build, checked_forward, cost
 from noiserobust.rng import seeded
-from noiserobust.storage.checkpoints import load_weights
 from noiserobust.storage.identity import network_digest
+from noiserobust.storage.weights import load_weights
 
 SMALL = {
     "digits:4": 8,

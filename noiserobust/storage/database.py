@@ -128,7 +128,7 @@ class Database:
             self._set(unexported="yes")
 
     def _follow_unit(self) -> None:
-        """Take in one's own rows anew where another version, or another question, named their units."""
+        """Give the rows new keys where another version of this package named their units by other columns."""
         unit = json.dumps(self.unit)
         if self._get("unit") == unit:
             return

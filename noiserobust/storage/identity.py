@@ -57,23 +57,13 @@ def answer(model: nn.Module, inputs: Tensor, precision: Precision = "fp32") -> s
     "varies" where a second pass gives other outputs; "" where the network takes no such inputs or gives no tensor.
     Buffers, modes and torch's generators are as before afterwards.
     """
-    device, buffers = device_of(model), [(buffer, buffer.clone()) for buffer in model.buffers()]
-    few = as_weights(model, inputs[:INPUTS])
+    device, few = device_of(model), as_weights(model, inputs[:INPUTS])
+    generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
     try:
-        with (
-            evaluating(model),
-            autocast(device, precision),
-            torch.random.fork_rng([device] if device.type == "cuda" else []),
-        ):
-            first, second = model(few), model(few)
-            if not isinstance(first, Tensor) or not isinstance(second, Tensor):
-                return ""
-            one, other = _weighted_sums(first), _weighted_sums(second)
+        with evaluating(model), autocast(device, precision), generators:
+            one, other = (_answered(model, few) for _ in range(2))
     except Exception:  # it says so when it is evaluated
         return ""
-    finally:
-        for buffer, before in buffers:
-            buffer.copy_(before)
     return one if same_answer(one, other, precision) else VARYING
 
 
@@ -91,8 +81,15 @@ def same_answer(one: str, other: str, precision: Precision = "fp32") -> bool:
     return all(a == b or math.isnan(a) or abs(a - b) <= limit < math.inf for a, b in pairs)
 
 
-def _weighted_sums(outputs: Tensor) -> str:
-    values = outputs.detach().double().cpu().flatten()
+def _answered(model: nn.Module, inputs: Tensor) -> str:
+    """The weighted sums of one pass; buffers that it changes, as observers do, are put back."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        values = model(inputs).double().cpu().flatten()
+    finally:
+        for buffer, before in buffers:
+            if not torch.equal(buffer, before):
+                buffer.copy_(before)
     values = values[:: max(1, math.ceil(len(values) / OUTPUTS))]
     weights = Stream(0, "answer").normal((SUMS, len(values))).double()
     return " ".join(f"{value:.6g}" for value in (weights @ values / math.sqrt(len(values))).tolist())

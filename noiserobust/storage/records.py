@@ -92,14 +92,14 @@ def records_of(rows: pd.DataFrame, keys: Keys) -> tuple[list[str], Iterator[Reco
     """The conditions of a table of rows (JSON), and its records."""
     shared = [name for name in rows if name not in (*WITHIN, "metric", "value")]
     groups = [group for _, group in rows.groupby(shared, sort=False, dropna=False, observed=True)]
-    own = [name for name in rows if name not in shared]
+    within = [name for name in rows if name not in shared]
 
     def records() -> Iterator[Record]:
         for number, group in enumerate(groups):
             condition = group.iloc[0].to_dict()
             key = keys.of_condition(condition)
             named = plain(condition["weights"]) is not None  # else rows of several networks may agree in the rest
-            for row in group[own].to_dict("records"):
+            for row in group[within].to_dict("records"):
                 place = key(row) if named else os.urandom(16)
                 yield record_of(place, row | {"method": condition["method"]}, row["metric"], row["value"], number)
 
