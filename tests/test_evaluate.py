@@ -16,7 +16,8 @@ from noiserobust import Stream, UserError, evaluate, perturbed
 from noiserobust.data import Dataset
 from noiserobust.models import DigitsNet
 from noiserobust.rng import seeded
-from noiserobust.storage.checkpoints import save_checkpoint, weights_hash
+from noiserobust.storage.checkpoints import save_checkpoint
+from noiserobust.storage.identity import network_digest
 from noiserobust.storage.rows import read_rows
 
 NOISES = ["gaussian:0.3", "laplace:0.2"]
@@ -111,9 +112,9 @@ class TestModelsStayAsTheyWere:
     def test_weights_and_modes(self, data: tuple[Tensor, Tensor]) -> None:
         model = net().train()
         model[3].eval()
-        before, modes = weights_hash(model), [m.training for m in model.modules()]
+        before, modes = network_digest(model), [m.training for m in model.modules()]
         evaluate(model, data, NOISES, draws=2)
-        assert weights_hash(model) == before
+        assert network_digest(model) == before
         assert [m.training for m in model.modules()] == modes
 
     @pytest.mark.parametrize("channels_last", [True, False])
@@ -127,11 +128,11 @@ class TestModelsStayAsTheyWere:
 
     def test_also_after_an_exception(self, data: tuple[Tensor, Tensor]) -> None:
         model = net().train()
-        before = weights_hash(model)
+        before = network_digest(model)
         model.register_forward_hook(lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             evaluate(model, data, NOISES, draws=2)
-        assert weights_hash(model) == before
+        assert network_digest(model) == before
         assert model.training
 
     def test_coverage_comes_with_the_result(self, data: tuple[Tensor, Tensor]) -> None:

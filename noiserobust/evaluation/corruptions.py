@@ -14,7 +14,8 @@ from noiserobust.evaluation.monte_carlo import evaluate
 from noiserobust.evaluation.statistics.summary import summarize
 from noiserobust.evaluation.subjects import Models
 from noiserobust.noise import NoiseModel
-from noiserobust.storage.rows import read_rows, write_rows
+from noiserobust.storage.ledger import Ledger
+from noiserobust.storage.provenance import provenance
 
 
 def corrupted(
@@ -38,31 +39,19 @@ def corrupted(
     A forward pass over the images per corruption, severity, model, noise and draw.
     Source: "Revisiting Random Weight Perturbation", Table 3 and Figure 6.
     """
-    tables, places = [], dict[str, tuple[str, int]]()
+    tables = []
     sets = load_corrupted(folder, corruptions, severities)
     total = len(list(corruptions) or CORRUPTIONS) * len(severities)
     for corruption, severity, data in tqdm(sets, total=total, unit="set", disable=not progress, delay=1):
-        rows = evaluate(models, data, noises, draws, seed, out=out, **options).rows
-        places |= dict.fromkeys(rows["data"], (corruption, severity))
-        tables.append(_placed(rows, places))
-    if out is not None:
-        write_rows(_placed(read_rows(out), places), out)
+        ledger = Ledger(out, columns={"corruption": corruption, "severity": severity})
+        tables.append(evaluate(models, data, noises, draws, seed, out=ledger, **options).rows)
     return pd.concat(tables, ignore_index=True)
 
 
 def by_severity(rows: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     """:func:`~noiserobust.evaluation.summarize` of the mean over corruptions, for every severity (a further column)."""
-    means = rows.drop(columns=["corruption", "data"]).groupby(
-        [name for name in rows if name not in ("corruption", "data", "value")], sort=False, dropna=False
-    )
-    mean = means["value"].mean().reset_index()
-    parts = [summarize(own, confidence).assign(severity=severity) for severity, own in mean.groupby("severity")]
+    of_one = ["corruption", "data", "answer", *provenance()]
+    kept = [name for name in rows if name not in (*of_one, "value")]
+    mean = rows.groupby(kept, sort=False, dropna=False)["value"].mean().reset_index()
+    parts = [summarize(part, confidence).assign(severity=severity) for severity, part in mean.groupby("severity")]
     return pd.concat(parts, ignore_index=True)
-
-
-def _placed(rows: pd.DataFrame, places: dict[str, tuple[str, int]]) -> pd.DataFrame:
-    """``rows`` with their corruption and severity, which their data's hash names."""
-    for index, column in enumerate(("corruption", "severity")):
-        named = rows["data"].map({data: place[index] for data, place in places.items()})
-        rows = rows.assign(**{column: named if column not in rows else named.combine_first(rows[column])})
-    return rows

@@ -66,7 +66,7 @@ def landscape(
     grid = list(product(line, line if dimensions == 2 else [0.0]))
     setup = Setup(model, images, batch_size, precision, device, channels_last)
     subjects = setup.subjects(models, part_of(data, part))
-    ledger = Ledger(None if out is None else Path(out), ["landscape", "x", "y"])
+    ledger = Ledger(out, ["landscape", "x", "y"])
     constant = VARIANT | {"noise": "none", "strength": 0.0, "read": 0, "t": float("nan"), "seed": seed, "part": part}
     constant |= {"landscape": f"filter-normalised,over={over}", "semantics": SEMANTICS}
     try:
@@ -83,7 +83,7 @@ def landscape(
                         ledger.add(unit, values or {"loss": height(surface, first, second, x, y)})
                         bar.update()
     finally:
-        ledger.save()
+        ledger.close()
     return ledger.table()
 
 

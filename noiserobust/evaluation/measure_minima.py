@@ -63,7 +63,7 @@ def sharpness(
     wanted = with_ratios(measures_of(measures, strengths))
     setup = Setup(model, images, batch_size, precision, device, channels_last, include, exclude)
     subjects = setup.subjects(models, part_of(data, part))
-    ledger = Ledger(None if out is None else Path(out), ["measure"])
+    ledger = Ledger(out, ["measure"])
     covered: dict[str, Coverage] = {}
     try:
         with tqdm(total=len(subjects) * len(wanted), unit="measure", disable=not progress, delay=1) as bar:
@@ -72,7 +72,7 @@ def sharpness(
                 covered[subject.name] = subject.coverage
                 _fill(ledger, subject, setup, wanted, {"seed": seed, "part": part}, bar)
     finally:
-        ledger.save()
+        ledger.close()
     rows, order = ledger.table(), {str(one): place for place, one in enumerate(wanted)}
     rows = rows.sort_values("measure", key=lambda texts: texts.map(order), kind="stable", ignore_index=True)
     return Evaluation(rows, covered)

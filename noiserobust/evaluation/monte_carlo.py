@@ -87,7 +87,7 @@ def evaluate(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     metrics: Mapping[str, Metric] | Sequence[str] = (),
-    out: str | Path | None = None,
+    out: str | Path | Ledger | None = None,
     progress: bool = False,
     precision_target: float | Target | None = None,
     fold: bool = True,
@@ -169,7 +169,7 @@ def evaluate(
     # The same images serve several purposes, or none.
     calibrated_on = dict.fromkeys(images for images in learnt_from.values() if images is not None)
     subjects = setup.subjects(models, data, list(calibrated_on))
-    ledger = Ledger(None if out is None else Path(out))
+    ledger = out if isinstance(out, Ledger) else Ledger(out)
     covered: dict[str, Coverage] = {}
     uncovered: dict[str, dict[str, str]] = {}
     conversion: dict[str, str] = {}
@@ -195,7 +195,7 @@ def evaluate(
                 uncovered[one.subject.name], conversion[one.subject.name] = one.chips.uncovered, one.chips.opened.report
                 speed[one.subject.name] = one.chips.speed
         finally:
-            ledger.save()
+            ledger.close()
         return Evaluation(ledger.table(), covered, uncovered, conversion, speed)
     total = len(subjects) * len(wanted) * draws * len(looks)
     try:
@@ -209,7 +209,7 @@ def evaluate(
                 uncovered[subject.name], conversion[subject.name] = chips.uncovered, chips.opened.report
                 speed[subject.name] = chips.speed
     finally:
-        ledger.save()
+        ledger.close()
     return Evaluation(ledger.table(), covered, uncovered, conversion, speed)
 
 

@@ -19,7 +19,8 @@ from noiserobust.evaluation.together import Draws
 from noiserobust.models import ModelSpec, checked_forward
 from noiserobust.models.compute import Precision, device_of, known_device
 from noiserobust.rng import Stream
-from noiserobust.storage.checkpoints import Checkpoint, read_checkpoint, weights_hash
+from noiserobust.storage.checkpoints import Checkpoint, read_checkpoint
+from noiserobust.storage.identity import answer, network_digest
 from noiserobust.storage.provenance import provenance
 from noiserobust.tasks.batches import forward_batch, prepare
 
@@ -112,7 +113,8 @@ class Subjects:
             "images": len(self.dataset),
             "analog": " ".join(patterns),
             "precision": setup.precision,
-            "weights": weights_hash(network),
+            "weights": network_digest(network),
+            "answer": answer(network, self._prepared[view][0].inputs, setup.precision),
             "data": _as_seen([self.dataset.fingerprint, *(data.fingerprint for data in self.calibration)], seen),
             "device": place.type,
             "noisy_weights": covered.noisy,
