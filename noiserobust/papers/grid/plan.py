@@ -75,8 +75,8 @@ class Plan:
             write_atomically(folder / f"{artefact.name}.md", lambda temporary: temporary.write_text(text + "\n"))
         )
         if artefact.kind != "table":
-            from noiserobust.papers.grid.draw import draw
-            from noiserobust.report.plots import save
+            from noiserobust.papers.grid.pictures import draw
+            from noiserobust.report.style import save
 
             written.append(save(draw(rows, artefact.kind, f"{artefact.says}: {artefact.title} ({grid.scale.name})",
                                      artefact.x, artefact.y), folder / f"{artefact.name}.png"))  # fmt: skip
