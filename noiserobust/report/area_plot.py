@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from noiserobust.report.style import MARKERS, QUIET, SMALL, TEXT, colour, dress, panels, save, wrapped
-from noiserobust.report.table import lines_of, readings, seconds
+from noiserobust.report.table import at_time, lines_of, readings
 
 
 def area_by_method(
@@ -25,7 +25,7 @@ def area_figure(summary: pd.DataFrame, title: str = "Area under the accuracy-noi
     """The mean area (%) of every method with its interval: a panel per noise (and time), a line per method."""
     chosen = lines_of(summary, "area")
     blocks = {
-        name + ("" if t != t else f", t {seconds(t)}"): block[block["t"].isna() if t != t else block["t"] == t]
+        name + at_time(t): block[block["t"].isna() if t != t else block["t"] == t]
         for name, block in readings(chosen).items()
         for t in sorted(block["t"].unique())
     }

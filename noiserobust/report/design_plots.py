@@ -46,7 +46,7 @@ def sensitive_layers(effects: pd.DataFrame, path: str | os.PathLike[str], by: st
 
 def sensitivity_figure(effects: pd.DataFrame, by: str = "alone") -> Figure:
     """Bars with intervals, a panel per method on one scale, its most sensitive layer on top; beside them each layer's
-    share of weights and multiply-accumulates. Takes the ``effects`` of ``evaluation.sensitivity``."""
+    share of weights and multiply-accumulates. Takes the ``effects`` of ``noiserobust.evaluation.sensitivity``."""
     methods = list(dict.fromkeys(effects["method"]))
     tables = [effects[effects["method"] == method] for method in methods]
     ranks = [ranking(table, by) for table in tables]
@@ -76,7 +76,7 @@ def digital_layers(steps: pd.DataFrame, path: str | os.PathLike[str], within: fl
 
 def digital_figure(steps: pd.DataFrame, within: float | None = None) -> Figure:
     """Accuracy on fresh draws against the share of multiply-accumulates kept digital, and which layers those are: a
-    panel per method. Takes the ``steps`` of ``keep_digital``."""
+    panel per method. Takes the ``steps`` of ``noiserobust.evaluation.keep_digital``."""
     methods = list(dict.fromkeys(steps["method"]))
     height = max(3.1, 0.8 + 0.24 * steps["method"].value_counts().max())
     ratios, title = [5.2, 3.0] * len(methods), f"Which layers to keep digital under {_noise(steps)}"
@@ -97,7 +97,8 @@ def noise_budget(answers: pd.DataFrame, curve: pd.DataFrame, path: str | os.Path
 def budget_figure(answers: pd.DataFrame, curve: pd.DataFrame) -> Figure:
     """Points lost against what is varied, a line with its band per method, and where each meets the limit.
 
-    Takes the ``answers`` and ``curve`` of ``evaluation.budget``. Losses far above the limit are left out of sight.
+    Takes the ``answers`` and ``curve`` of ``noiserobust.evaluation.budget``. Losses far above the limit are left
+    out of sight.
     """
     lines = records(answers)
     limit = lines[0]["within"]
