@@ -10,7 +10,7 @@ from noiserobust.papers.grid.artefacts import Cell, artefact
 from noiserobust.papers.grid.derived import Remembered
 from noiserobust.papers.grid.estimate import KNOWN
 from noiserobust.papers.grid.measured import heights, step_time
-from noiserobust.papers.grid.quantity import Accuracy, Logged, logging
+from noiserobust.papers.grid.quantity import Accuracy, Logged, logged
 from noiserobust.papers.grid.scale import Grid
 from noiserobust.papers.grid.step_time import steps_of
 from noiserobust.training import TrainSettings
@@ -204,7 +204,7 @@ def figure4(at: Grid) -> Iterator[Cell]:
         yield Cell(method, "training loss", Logged(run, "train_loss"))
     for method, run in runs.items():
         measure = f"ascent_sharpness:0.05,m={run.batch_size}"
-        yield Cell(method, "sharpness, rho 0.05", Logged(logging(run, measure), f"train/{measure}"))
+        yield Cell(method, "sharpness, rho 0.05", logged(run, measure))
 
 
 @artefact(PAPER, "Loss landscapes of WRN-28-10, CIFAR-100", kind="landscape", note=LANDSCAPE)
