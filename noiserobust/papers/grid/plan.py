@@ -83,12 +83,12 @@ class Plan:
         return written
 
     def _pieces(self, of: Callable[[Quantity], Sequence[Piece]]) -> list[Piece]:
-        found: dict[Piece, None] = {}
+        pieces: dict[Piece, None] = {}
         for artefact, grid in self.wanted:
             for cell in artefact.cells(grid):
                 for quantity in quantities(cell):
-                    found |= dict.fromkeys(of(quantity))
-        return list(found)
+                    pieces |= dict.fromkeys(of(quantity))
+        return list(pieces)
 
 
 def compute(pieces: Sequence[Piece], executor: Executor | None = None, on_piece: OnPiece | None = None) -> None:
