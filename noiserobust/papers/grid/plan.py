@@ -12,11 +12,11 @@ import pandas as pd
 from noiserobust.papers.grid.artefacts import Artefact, Cell
 from noiserobust.papers.grid.bench import Bench
 from noiserobust.papers.grid.estimate import here
+from noiserobust.papers.grid.markdown import text_of
 from noiserobust.papers.grid.published_values import published
 from noiserobust.papers.grid.quantity import Quantity
 from noiserobust.papers.grid.scale import Grid
 from noiserobust.papers.grid.step_time import StepTime
-from noiserobust.papers.grid.text import text_of
 from noiserobust.storage.files import write_atomically
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.rows import write_rows

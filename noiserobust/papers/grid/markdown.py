@@ -1,4 +1,4 @@
-"""Tables as text: measured beside published."""
+"""Tables and notes of a paper as Markdown: measured beside published."""
 
 from __future__ import annotations
 
