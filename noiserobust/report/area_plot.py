@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from noiserobust.report.style import MARKERS, QUIET, SMALL, TEXT, colour, dress, panels, save, wrapped
+from noiserobust.report.style import MARKERS, QUIET, SMALL, TEXT, colour, dress, panels, wrapped
 from noiserobust.report.table import at_time, lines_of, readings
-
-
-def area_by_method(
-    summary: pd.DataFrame, path: str | os.PathLike[str], title: str = "Area under the accuracy-noise curve"
-) -> Path:
-    """Save :func:`area_figure` as a PNG at 150 dpi, whole or not at all; returns the path written."""
-    return save(area_figure(summary, title), path)
 
 
 def area_figure(summary: pd.DataFrame, title: str = "Area under the accuracy-noise curve") -> Figure:

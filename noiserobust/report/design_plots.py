@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +25,6 @@ from noiserobust.report.style import (
     legend_below,
     line_style,
     panels,
-    save,
     shade,
     wrapped,
 )
@@ -37,11 +34,6 @@ MOST = 30  # layers that a picture shows; the table has them all
 EFFECTS = {"alone": "noise on this layer only", "spared": "gain when this layer alone is digital"}
 TIMES = [1, 10, 60, 600, 3600, 6 * 3600, 86400, 10 * 86400, 100 * 86400, 365 * 86400, 10 * 365 * 86400]  # s, axis marks
 SHARES = {"weights_share": ("share of weights", "#888888"), "macs_share": ("share of multiply-accumulates", "#cccccc")}
-
-
-def sensitive_layers(effects: pd.DataFrame, path: str | os.PathLike[str], by: str = "alone") -> Path:
-    """Save :func:`sensitivity_figure` as a PNG; returns the path written."""
-    return save(sensitivity_figure(effects, by), path)
 
 
 def sensitivity_figure(effects: pd.DataFrame, by: str = "alone") -> Figure:
@@ -69,11 +61,6 @@ def sensitivity_figure(effects: pd.DataFrame, by: str = "alone") -> Figure:
     return figure
 
 
-def digital_layers(steps: pd.DataFrame, path: str | os.PathLike[str], within: float | None = None) -> Path:
-    """Save :func:`digital_figure` as a PNG; returns the path written."""
-    return save(digital_figure(steps, within), path)
-
-
 def digital_figure(steps: pd.DataFrame, within: float | None = None) -> Figure:
     """Accuracy on fresh draws against the share of multiply-accumulates kept digital, and which layers those are: a
     panel per method. Takes the ``steps`` of ``noiserobust.evaluation.keep_digital``."""
@@ -87,11 +74,6 @@ def digital_figure(steps: pd.DataFrame, within: float | None = None) -> Figure:
         _names_of_steps(key, table)
     legend_below(figure, list(zip(*axes[0].get_legend_handles_labels(), strict=True)))
     return figure
-
-
-def noise_budget(answers: pd.DataFrame, curve: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """Save :func:`budget_figure` as a PNG; returns the path written."""
-    return save(budget_figure(answers, curve), path)
 
 
 def budget_figure(answers: pd.DataFrame, curve: pd.DataFrame) -> Figure:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,7 +13,6 @@ from matplotlib.patches import Patch
 from noiserobust.errors import UserError
 from noiserobust.report.style import (
     ANY,
-    COLOURS,
     NOISE_ALPHA,
     WEIGHT_ALPHA,
     Entry,
@@ -31,27 +28,10 @@ from noiserobust.report.table import lines_of, readings, seconds, symbol
 from noiserobust.storage.rows import noise_free
 
 __all__ = [
-    "COLOURS",
-    "accuracy_against_strength",
-    "accuracy_against_time",
     "save",
     "strength_figure",
     "time_figure",
 ]
-
-
-def accuracy_against_strength(
-    summary: pd.DataFrame, path: str | os.PathLike[str], title: str = "Accuracy under weight noise"
-) -> Path:
-    """Save :func:`strength_figure` as a PNG at 150 dpi, whole or not at all; returns the path written."""
-    return save(strength_figure(summary, title), path)
-
-
-def accuracy_against_time(
-    summary: pd.DataFrame, path: str | os.PathLike[str], title: str = "Accuracy over time since programming"
-) -> Path:
-    """Save :func:`time_figure` as a PNG at 150 dpi, whole or not at all; returns the path written."""
-    return save(time_figure(summary, title), path)
 
 
 def strength_figure(summary: pd.DataFrame, title: str = "Accuracy under weight noise") -> Figure:

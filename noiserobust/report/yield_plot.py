@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,20 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from noiserobust.report.style import ANY, DASHES, QUIET, Entry, colour, dress, in_first_column, panels, save, shade
+from noiserobust.report.style import ANY, DASHES, QUIET, Entry, colour, dress, in_first_column, panels, shade
 from noiserobust.report.yield_table import places
 
 BAND_ALPHA = 0.15
-
-
-def yield_against_accuracy(
-    distribution: pd.DataFrame,
-    yields: pd.DataFrame,
-    path: str | os.PathLike[str],
-    title: str = "Yield under weight noise",
-) -> Path:
-    """Save :func:`yield_figure` as a PNG at 150 dpi, whole or not at all; returns the path written."""
-    return save(yield_figure(distribution, yields, title), path)
 
 
 def yield_figure(distribution: pd.DataFrame, yields: pd.DataFrame, title: str = "Yield under weight noise") -> Figure:
