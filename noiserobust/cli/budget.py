@@ -67,7 +67,8 @@ class Budget(Design):
         )
         print(budget_table(found.answers) + "\n")
         if self.plot is not None:
-            from noiserobust.report.design_plots import noise_budget
+            from noiserobust.report.design_plots import budget_figure
+            from noiserobust.report.style import save
 
-            print(f"picture: {noise_budget(found.answers, found.curve, self.plot)}")
+            print(f"picture: {save(budget_figure(found.answers, found.curve), self.plot)}")
         self.written(budget_table(found.answers, markdown=True))

@@ -63,7 +63,8 @@ class KeepDigital(Design):
         )
         print(digital_table(found.steps, self.within) + "\n")
         if self.plot is not None:
-            from noiserobust.report.design_plots import digital_layers
+            from noiserobust.report.design_plots import digital_figure
+            from noiserobust.report.style import save
 
-            print(f"picture: {digital_layers(found.steps, self.plot, self.within)}")
+            print(f"picture: {save(digital_figure(found.steps, self.within), self.plot)}")
         self.written(digital_table(found.steps, self.within, markdown=True))

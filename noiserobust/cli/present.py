@@ -83,11 +83,8 @@ def _write(text: str, summary: pd.DataFrame, plot: Path | None, table: Path | No
         print(f"table: {write_atomically(table, lambda file: file.write_text(text))}")
     if plot is not None:
         from noiserobust.report import plots
+        from noiserobust.report.area_plot import area_figure
 
-        if metric == "area":
-            from noiserobust.report.area_plot import area_by_method as draw
-        elif summary["t"].nunique() > 1:
-            draw = plots.accuracy_against_time
-        else:
-            draw = plots.accuracy_against_strength
-        print(f"picture: {draw(summary, plot)}")
+        over_time = summary["t"].nunique() > 1
+        draw = area_figure if metric == "area" else plots.time_figure if over_time else plots.strength_figure
+        print(f"picture: {plots.save(draw(summary), plot)}")

@@ -45,7 +45,8 @@ class Sensitivity(Design):
         )
         print(sensitivity_table(found.effects, self.rank) + "\n")
         if self.plot is not None:
-            from noiserobust.report.design_plots import sensitive_layers
+            from noiserobust.report.design_plots import sensitivity_figure
+            from noiserobust.report.style import save
 
-            print(f"picture: {sensitive_layers(found.effects, self.plot, self.rank)}")
+            print(f"picture: {save(sensitivity_figure(found.effects, self.rank), self.plot)}")
         self.written(sensitivity_table(found.effects, self.rank, markdown=True))

@@ -50,7 +50,8 @@ class Yield:
             text = yield_table(found, points, markdown=True) + "\n"
             print(f"table: {write_atomically(self.table, lambda file: file.write_text(text))}")
         if self.plot is not None:
-            from noiserobust.report.yield_plot import yield_against_accuracy
+            from noiserobust.report.style import save
+            from noiserobust.report.yield_plot import yield_figure
 
             curves = distribution(rows, self.confidence, self.pooled)
-            print(f"picture: {yield_against_accuracy(curves, found, self.plot)}")
+            print(f"picture: {save(yield_figure(curves, found), self.plot)}")
