@@ -9,6 +9,7 @@ import pytest
 
 from noiserobust.cli import COMMANDS, main
 from noiserobust.cli.evaluate import Evaluate
+from noiserobust.evaluation import sensitivity
 from noiserobust.storage.rows import read_rows
 
 TINY = ["--epochs", "1", "--batch-size", "400", "--model", "digits:4", "--select-draws", "1"]
@@ -42,6 +43,9 @@ def test_sensitivity(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     out = asked("sensitivity", arguments, tmp_path, capsys)
     for part in ("conv*", "head.weight", "all layers", "single effects, added up", "2 models x 2 draws"):
         assert part in out
+    # Python takes what the command line takes.
+    result = sensitivity(str(runs), noise="gaussian:0.3", draws=2, groups=["conv*"], images=60)
+    assert result.table(rank="spared") in out
 
 
 def test_keep_digital(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,10 +95,10 @@ def test_refusals(
 def test_every_flag_of_evaluate_is_handed_on_or_hidden(capsys: pytest.CaptureFixture[str]) -> None:
     """A flag that evaluate gains is these commands', too: decide whether they can hand it on, and name it here."""
     handed = {"reads", "compensation", "converters", "recalibration", "backend", "model", "images", "batch_size"}
-    handed |= {"precision", "device", "metrics", "fold", "compile", "together"}
+    handed |= {"precision", "device", "fold", "compile"}
     own = {"checkpoints", "noise", "draws", "seed", "times", "data", "data_root", "image_size"}
     own |= {"include", "exclude", "out", "plot", "table"}
-    hidden = {"strengths", "precision_target", "max_images", "noise_std_draws"}
+    hidden = {"metrics", "strengths", "precision_target", "max_images", "noise_std_draws"}
     assert {field.name for field in dataclasses.fields(Evaluate)} == handed | own | hidden
     for command in ("sensitivity", "keep-digital", "budget"):
         assert issubclass(COMMANDS[command], Evaluate)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from noiserobust import Stream, evaluate
 from noiserobust.analog.folding import Folding
 from noiserobust.analog.noisy import NoisyWeights
+from noiserobust.evaluation import Compute
+from noiserobust.evaluation.settings import grouped
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.rng import seeded
@@ -204,7 +206,9 @@ class TestEvaluation:
     def test_rows_are_those_of_the_plain_network(self, noise: str) -> None:
         net = built("resnet9:width=4")
         x = torch.nn.functional.interpolate(X, size=32)
-        folded, plain = (evaluate(net, (x, Y), [noise, "gaussian:0"], draws=3, fold=fold) for fold in (True, False))
+        folded, plain = (
+            evaluate(net, (x, Y), [noise, "gaussian:0"], draws=3, compute=Compute(fold=fold)) for fold in (True, False)
+        )
         assert folded.speed == {"Sequential[0]": "8 of 8 batch norms folded"}
         assert plain.speed == {"Sequential[0]": ""}
         accuracies = [one.rows.query("metric == 'accuracy'")["value"].tolist() for one in (folded, plain)]
@@ -212,12 +216,16 @@ class TestEvaluation:
         assert folded.rows["value"].tolist() == pytest.approx(plain.rows["value"].tolist(), rel=1e-4)
 
     def test_compensation_acts_before_it(self) -> None:
-        net, looks = built("resnet9:width=4"), {"times": ["1y"], "compensation": ["none", "column"]}
-        folded, plain = (evaluate(net, (X, Y), "pcm", draws=2, fold=fold, **looks).rows for fold in (True, False))
+        net, conditions = built("resnet9:width=4"), {"times": ["1y"], "compensation": ["none", "column"]}
+        folded, plain = (
+            evaluate(net, (X, Y), "pcm", draws=2, **grouped(conditions | {"fold": fold})).rows for fold in (True, False)
+        )
         assert folded["value"].tolist() == pytest.approx(plain["value"].tolist(), rel=1e-4)
 
     def test_not_where_something_lies_between_or_statistics_are_learnt(self) -> None:
         net = Net(plainly)
         for options in ({"converters": "io:dac=6,adc=6"}, {"recalibration": 30, "calibration": (X, Y)}):
-            folded, plain = (evaluate(net, (X, Y), "gaussian:0.2", draws=2, fold=f, **options).rows for f in (1, 0))
+            folded, plain = (
+                evaluate(net, (X, Y), "gaussian:0.2", draws=2, **grouped(options | {"fold": f})).rows for f in (1, 0)
+            )
             assert folded["value"].tolist() == plain["value"].tolist()

@@ -40,6 +40,7 @@ from torchvision.transforms import ToTensor
 
 from noiserobust import evaluate
 from noiserobust.data import load
+from noiserobust.evaluation.settings import grouped
 from noiserobust.models import ModelSpec
 from noiserobust.models.compute import autocast
 from noiserobust.rng import Stream, seeded
@@ -117,7 +118,8 @@ class Bench:
 
     def ours(self, **options: Any) -> None:
         network = self.args.checkpoint or copy.deepcopy(self.network).to(memory_format=torch.channels_last)
-        evaluate(network, str(self.folder), NOISE[self.args.noise], draws=self.draws, channels_last=True, **options)
+        options = grouped({"channels_last": True, **options})
+        evaluate(network, str(self.folder), NOISE[self.args.noise], self.draws, **options)
 
     @torch.no_grad()
     def loop(self) -> None:
@@ -250,7 +252,7 @@ def accuracies(checkpoints: list[str], folder: Path, draws: int) -> list[dict[st
         for noise in ("gaussian:0.05", "gaussian:0.1", "gaussian:0.2"):
             found = {}
             for name, options in {"plain": {}, **ways}.items():
-                made = evaluate(checkpoint, str(folder), noise, draws=draws, **{"fold": False, **options}).rows
+                made = evaluate(checkpoint, str(folder), noise, draws=draws, **grouped({"fold": False, **options})).rows
                 found[name] = made[made["metric"] == "accuracy"]["value"].to_numpy()
             for name in ways:
                 difference = found[name] - found["plain"]

@@ -38,6 +38,7 @@ ONE = """
 import json, sys, time
 import torch
 from noiserobust import evaluate
+from noiserobust.evaluation import Compute
 from noiserobust.models import ModelSpec
 
 case = json.loads(sys.argv[1])
@@ -49,7 +50,8 @@ y = (torch.arange(len(x)) % 10).to(device)
 noises = [f"gaussian:{0.01 * (1 + level)}" for level in range(case["levels"])]
 
 def run(draws):
-    evaluate(network, (x, y), noises, draws=draws, first_draw=case["first"], channels_last=True)
+    numbers = range(case["first"], case["first"] + draws)
+    evaluate(network, (x, y), noises, numbers, compute=Compute(channels_last=True))
     if device != "cpu":
         torch.cuda.synchronize()
 

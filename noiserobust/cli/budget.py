@@ -9,9 +9,8 @@ import tyro
 
 from noiserobust.cli.design import Design
 from noiserobust.errors import UserError
-from noiserobust.evaluation import budget
+from noiserobust.evaluation import Axis, budget
 from noiserobust.noise import NoiseModel
-from noiserobust.report import budget_table
 
 
 @dataclass(frozen=True)
@@ -45,30 +44,8 @@ class Budget(Design):
             raise UserError("expected either --vary with {x} in a noise, such as gaussian:{x}, or --vary-time with one")
         if self.between is None:
             raise UserError("expected --between LOW HIGH, the range to search, such as 0 0.5, or 1min 1y for times")
-        t = self.one("times", self.times)
+        time = self.vary_time is not None
+        axis = Axis(time, self.log, self.points, self.tolerance, self.confidence)
         checkpoints, splits = self.opened()
-        found = budget(
-            checkpoints,
-            splits.test,
-            vary,
-            self.between,
-            self.within,
-            self.draws,
-            self.seed,
-            vary_time=self.vary_time is not None,
-            log=self.log,
-            points=self.points,
-            tolerance=self.tolerance,
-            confidence=self.confidence,
-            t=t,
-            out=self.out,
-            progress=True,
-            **{"include": self.include, "exclude": self.exclude} | self.options(splits),
-        )
-        print(budget_table(found.answers) + "\n")
-        if self.plot is not None:
-            from noiserobust.report.design_plots import budget_figure
-            from noiserobust.report.style import save
-
-            print(f"picture: {save(budget_figure(found.answers, found.curve), self.plot)}")
-        self.written(budget_table(found.answers, markdown=True))
+        options = self.options(splits) | {"axis": axis}
+        self.show(budget(checkpoints, splits, vary, self.between, self.within, self.draws, self.seed, **options))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from noiserobust.cli.inputs import Inputs
 from noiserobust.errors import UserError
-from noiserobust.evaluation.corruptions import by_severity, corrupted
+from noiserobust.evaluation import corrupted
+from noiserobust.evaluation.settings import grouped
 from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.report import robustness_table
 
@@ -37,7 +38,7 @@ class Corrupted(Inputs):
         checkpoints = self.opened()
         if self.folder is None:
             raise UserError("expected --folder with CIFAR-10-C's or CIFAR-100-C's .npy files, got none")
-        rows = corrupted(
+        result = corrupted(
             checkpoints,
             self.folder,
             self.noise,
@@ -47,9 +48,9 @@ class Corrupted(Inputs):
             severities=self.severities,
             out=self.out,
             progress=True,
-            **self.options,
+            **grouped(self.options),
         )
-        summary = by_severity(rows)
+        rows, summary = result.rows, result.summary()
         for severity, own in summary.groupby("severity"):
             print(f"severity {severity}, mean over {rows['corruption'].nunique()} corruptions")
             print(robustness_table(own) + "\n")

@@ -8,9 +8,7 @@ from pathlib import Path
 import tyro
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation.training_logs import curves, trajectories
-from noiserobust.storage.checkpoints import find_checkpoints
-from noiserobust.storage.rows import write_rows
+from noiserobust.evaluation import trajectories
 
 
 @dataclass(frozen=True)
@@ -29,13 +27,10 @@ class Curves:
     """File for the logs as tidy rows: model, method, replicate, epoch, metric, value."""
 
     def run(self) -> None:
-        from noiserobust.report.curves import epochs_figure
-        from noiserobust.report.plots import save
-
         if not self.y:
             raise UserError("expected columns to draw, got none; --y loss is one")
-        rows = trajectories(find_checkpoints(self.runs))
-        figure = epochs_figure(curves(rows, self.x, self.y), self.x, f"Training, against {self.x}")
-        print(f"picture: {save(figure, self.plot)}")
+        result = trajectories(self.runs, out=self.out)
+        result.plot(self.plot, self.x, self.y)
+        print(f"picture: {self.plot}")
         if self.out is not None:
-            print(f"rows: {write_rows(rows, self.out)}")
+            print(f"rows: {self.out}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +11,15 @@ import tyro
 from noiserobust.cli.evaluate import Evaluate
 from noiserobust.data import Splits
 from noiserobust.errors import UserError
-from noiserobust.evaluation import evaluate
+from noiserobust.evaluation import Result
+from noiserobust.evaluation.settings import grouped
 from noiserobust.storage.files import write_atomically
 
-OWN = {"data", "draws", "seed", "times", "include", "exclude", "out"}
-"""Parameters of evaluate that a command hands on by itself."""
+HANDED = (
+    *("include", "exclude", "model", "images", "out", "batch_size", "precision", "device", "fold", "compile"),
+    *("reads", "recalibration", "backend"),
+)
+"""Flags that are handed on as they are."""
 ONCE = ("compensation", "converters")
 """Those of which evaluate takes several, to compare them."""
 
@@ -33,12 +35,13 @@ class Design(Evaluate):
     confidence: float = 0.95
     """Confidence of the intervals."""
 
+    metrics: tyro.conf.Suppress[tuple[str, ...]] = ()
+
     def options(self, splits: Splits) -> dict[str, Any]:
-        """What :func:`evaluate` is told beside the models, the data and the noise."""
-        fields = {field.name for field in dataclasses.fields(Evaluate)} & set(inspect.signature(evaluate).parameters)
-        handed = {name: getattr(self, name) for name in fields - OWN}
-        once = {name: self.one(name, getattr(self, name)) or "none" for name in ONCE}
-        return handed | {"calibration": splits.train} | once
+        """What every function of design is told beside the models, the data and the noise."""
+        handed = {name: getattr(self, name) for name in HANDED} | {"calibration": splits.train, "progress": True}
+        handed |= {name: self.one(name, getattr(self, name)) or "none" for name in ONCE}
+        return grouped(handed | {"times": (self.one("times", self.times),)})
 
     @staticmethod
     def one(name: str, values: Sequence[Any]) -> Any:
@@ -47,8 +50,14 @@ class Design(Evaluate):
             raise UserError(f"expected one --{name}, got {len(values)}; call the command once for each")
         return values[0] if values else None
 
-    def written(self, table: str) -> None:
-        """The table as Markdown, where it was asked for, and where the rows are."""
+    def show(self, result: Result, **options: Any) -> None:
+        """Print the table; write it and the picture where asked."""
+        options |= {"confidence": self.confidence}
+        print(result.table(**options) + "\n")
+        if self.plot is not None:
+            result.plot(self.plot, **options)
+            print(f"picture: {self.plot}")
         if self.table is not None:
-            print(f"table: {write_atomically(self.table, lambda file: file.write_text(table + chr(10)))}")
+            text = result.table(markdown=True, **options) + "\n"
+            print(f"table: {write_atomically(self.table, lambda file: file.write_text(text))}")
         print(f"rows: {self.out}")

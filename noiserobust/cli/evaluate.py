@@ -13,7 +13,7 @@ from noiserobust.cli.present import present
 from noiserobust.data import Splits, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation import Target, evaluate
-from noiserobust.evaluation.together import Draws
+from noiserobust.evaluation.settings import grouped
 from noiserobust.models import ModelSpec
 from noiserobust.models.compute import Precision
 from noiserobust.noise import Compensation, Gaussian, NoiseModel
@@ -79,8 +79,6 @@ class Evaluate:
     """Multiply batch norms into the noisy weights of the layers before them: equal to rounding, and faster."""
     compile: bool = False
     """Compile the network by torch.compile, once for all draws."""
-    together: Draws = "auto"
-    """Draws computed in one pass: a number, trial (a short one decides), or auto (that for small networks on GPUs)."""
     metrics: tuple[str, ...] = ()
     """Further metrics: perplexity, top5, or package.module:function of all logits and labels."""
     out: Path = Path("evaluation.parquet")
@@ -113,33 +111,12 @@ class Evaluate:
             target = Target(self.precision_target, max_images=self.max_images, noise_std_draws=self.noise_std_draws)
         elif self.noise_std_draws:
             raise UserError("expected --precision-target beside --noise-std-draws; whole passes give it anyway")
+        times = [time for word in self.times for time in word.split(",")] or (None,)
+        flags = "reads compensation converters recalibration backend batch_size precision device include exclude fold"
+        flags += " compile model images metrics out"
+        options = {name: getattr(self, name) for name in flags.split()} | {"times": times, "progress": True}
         result = evaluate(
-            checkpoints,
-            splits.test,
-            noises,
-            self.draws,
-            self.seed,
-            times=[time for word in self.times for time in word.split(",")] or (None,),
-            reads=self.reads,
-            compensation=self.compensation,
-            converters=self.converters,
-            recalibration=self.recalibration,
-            calibration=splits.train,
-            backend=self.backend,
-            model=self.model,
-            images=self.images,
-            batch_size=self.batch_size,
-            precision=self.precision,
-            device=self.device,
-            include=self.include,
-            exclude=self.exclude,
-            metrics=self.metrics,
-            out=self.out,
-            progress=True,
-            precision_target=target,
-            fold=self.fold,
-            compile=self.compile,
-            together=self.together,
+            checkpoints, splits, noises, self.draws, self.seed, precision_target=target, **grouped(options)
         )
         present(result.rows, self.plot, self.table)
         for line in dict.fromkeys(found.summary for found in result.coverage.values()):

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noiserobust.cli.design import Design
-from noiserobust.evaluation import keep_digital
-from noiserobust.report import digital_table
+from noiserobust.evaluation import Search, Stop, keep_digital
 
 
 @dataclass(frozen=True)
@@ -37,34 +36,9 @@ class KeepDigital(Design):
     """Picture of accuracy against the share of multiply-accumulates kept digital (PNG)."""
 
     def run(self) -> None:
-        noise, t = self.one("noise", self.noise), self.one("times", self.times)
+        noise = self.one("noise", self.noise)
+        stop = Stop(self.within, self.max_share, self.max_layers)
+        search = Search(self.search_draws, self.search_images, self.candidates, self.per_mac)
         checkpoints, splits = self.opened()
-        found = keep_digital(
-            checkpoints,
-            splits.test,
-            noise,
-            self.draws,
-            self.seed,
-            search_draws=self.search_draws,
-            search_images=self.search_images,
-            candidates=self.candidates,
-            per_mac=self.per_mac,
-            within=self.within,
-            max_share=self.max_share,
-            max_layers=self.max_layers,
-            groups=self.groups,
-            confidence=self.confidence,
-            include=self.include,
-            exclude=self.exclude,
-            t=t,
-            out=self.out,
-            progress=True,
-            **self.options(splits),
-        )
-        print(digital_table(found.steps, self.within) + "\n")
-        if self.plot is not None:
-            from noiserobust.report.design_plots import digital_figure
-            from noiserobust.report.style import save
-
-            print(f"picture: {save(digital_figure(found.steps, self.within), self.plot)}")
-        self.written(digital_table(found.steps, self.within, markdown=True))
+        options = self.options(splits) | {"stop": stop, "search": search, "groups": self.groups}
+        self.show(keep_digital(checkpoints, splits, noise, self.draws, self.seed, **options))

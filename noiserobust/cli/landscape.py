@@ -9,8 +9,8 @@ from typing import Literal
 from noiserobust.analog.weight_space import Over
 from noiserobust.cli.inputs import NamedData
 from noiserobust.evaluation import landscape
-from noiserobust.evaluation.landscapes import averaged
 from noiserobust.evaluation.measure_minima import Part
+from noiserobust.evaluation.settings import grouped
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Landscape(NamedData):
     def run(self) -> None:
         checkpoints = self.opened()
         splits = self.splits(checkpoints)
-        rows = landscape(
+        result = landscape(
             checkpoints,
-            splits.train if self.part == "train" else splits.test,
+            splits,
             self.dimensions,
             half_width=self.half_width,
             points=self.points,
@@ -51,9 +51,9 @@ class Landscape(NamedData):
             part=self.part,
             out=self.out,
             progress=True,
-            **self.options,
+            **grouped(self.options),
         )
-        points = averaged(rows)
+        points = result.summary()
         for method, own in points.groupby("method", sort=False):
             middle = own[(own["x"] == 0) & (own["y"] == 0)]["mean"].iloc[0]
             print(f"{method}: loss {middle:.4g} in the middle, {own['mean'].max():.4g} at most")

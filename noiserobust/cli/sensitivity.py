@@ -8,7 +8,6 @@ from typing import Literal
 
 from noiserobust.cli.design import Design
 from noiserobust.evaluation import sensitivity
-from noiserobust.report import sensitivity_table
 
 
 @dataclass(frozen=True)
@@ -26,27 +25,8 @@ class Sensitivity(Design):
     """Picture of the ranked layers, with their shares of weights and multiply-accumulates (PNG)."""
 
     def run(self) -> None:
-        noise, t = self.one("noise", self.noise), self.one("times", self.times)
+        noise = self.one("noise", self.noise)
         checkpoints, splits = self.opened()
-        found = sensitivity(
-            checkpoints,
-            splits.test,
-            noise,
-            self.draws,
-            self.seed,
-            groups=self.groups,
-            confidence=self.confidence,
-            include=self.include,
-            exclude=self.exclude,
-            t=t,
-            out=self.out,
-            progress=True,
-            **self.options(splits),
-        )
-        print(sensitivity_table(found.effects, self.rank) + "\n")
-        if self.plot is not None:
-            from noiserobust.report.design_plots import sensitivity_figure
-            from noiserobust.report.style import save
-
-            print(f"picture: {save(sensitivity_figure(found.effects, self.rank), self.plot)}")
-        self.written(sensitivity_table(found.effects, self.rank, markdown=True))
+        options = self.options(splits)
+        result = sensitivity(checkpoints, splits, noise, self.draws, self.seed, groups=self.groups, **options)
+        self.show(result, rank=self.rank)

@@ -8,6 +8,7 @@ from pathlib import Path
 from noiserobust.cli.inputs import NamedData
 from noiserobust.evaluation import sharpness, summarize
 from noiserobust.evaluation.measure_minima import USUAL, Part
+from noiserobust.evaluation.settings import grouped
 from noiserobust.minima import Measure
 from noiserobust.report.measures import measure_table
 from noiserobust.storage.files import write_atomically
@@ -42,16 +43,14 @@ class Sharpness(NamedData):
         splits = self.splits(checkpoints)
         result = sharpness(
             checkpoints,
-            splits.train if self.part == "train" else splits.test,
+            splits,
             self.measures,
             self.seed,
             part=self.part,
             strengths=self.strengths,
-            include=self.include,
-            exclude=self.exclude,
             out=self.out,
             progress=True,
-            **self.options,
+            **grouped(self.options | {"include": self.include, "exclude": self.exclude}),
         )
         summary = summarize(result.rows)
         print(measure_table(summary) + "\n")

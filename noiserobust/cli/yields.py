@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from noiserobust.cli.present import stored_rows
-from noiserobust.evaluation.design.chip_yield import chips_needed, distribution, percentiles, yields
-from noiserobust.report.yield_table import yield_table
+from noiserobust.evaluation import yields
+from noiserobust.evaluation.design.chip_yield import chips_needed
 from noiserobust.storage.files import write_atomically
 
 
@@ -38,20 +39,17 @@ class Yield:
 
     def run(self) -> None:
         rows = stored_rows(self.rows, self.where)
-        found = yields(rows, self.above, self.share, self.confidence, self.pooled)
-        points = percentiles(rows, self.percentiles, self.confidence, self.pooled) if self.percentiles else None
-        print(yield_table(found, points) + "\n")
+        result = yields(rows, self.above, self.share, pooled=self.pooled)
+        options: dict[str, Any] = {"confidence": self.confidence, "percents": self.percentiles}
+        print(result.table(**options) + "\n")
         needed = [chips_needed(self.share, self.confidence, failures) for failures in (0, 1, 2)]
         print(
             f"chips needed to say that {100 * self.share:g} % reach X with {100 * self.confidence:g} % confidence: "
             f"{needed[0]} if X is the worst of them, {needed[1]} for the second worst, {needed[2]} for the third"
         )
         if self.table is not None:
-            text = yield_table(found, points, markdown=True) + "\n"
+            text = result.table(markdown=True, **options) + "\n"
             print(f"table: {write_atomically(self.table, lambda file: file.write_text(text))}")
         if self.plot is not None:
-            from noiserobust.report.style import save
-            from noiserobust.report.yield_plot import yield_figure
-
-            curves = distribution(rows, self.confidence, self.pooled)
-            print(f"picture: {save(yield_figure(curves, found), self.plot)}")
+            result.plot(self.plot, self.confidence)
+            print(f"picture: {self.plot}")

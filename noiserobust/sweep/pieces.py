@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from noiserobust.data import Splits, load
 from noiserobust.evaluation import evaluate
+from noiserobust.evaluation.settings import grouped
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.ledger import SEMANTICS
 from noiserobust.storage.rows import write_rows
@@ -62,7 +63,7 @@ class Evaluating:
     draws: int
     out: Path
     options: tuple[tuple[str, Any], ...] = ()
-    """Keyword arguments of :func:`noiserobust.evaluate`."""
+    """What :func:`noiserobust.evaluate` is told besides, flat (:func:`~noiserobust.evaluation.settings.grouped`)."""
 
     @property
     def name(self) -> str:
@@ -84,9 +85,8 @@ class Evaluating:
             self.trained.result,
             data_of(settings).test,
             self.noise,
-            self.draws,
-            first_draw=self.first_draw,
-            **dict(self.options),
+            range(self.first_draw, self.first_draw + self.draws),
+            **grouped(dict(self.options)),
         )
         write_rows(found.rows, self.result)
 

@@ -59,7 +59,7 @@ class Strata:
 
     @property
     def step(self) -> float:
-        """How far an image not looked at could move t: the largest W_h / n_h of a stratum not taken whole, or 0."""
+        """How far an image that was not taken could move t: the largest W_h / n_h of a stratum not whole, or 0."""
         return float((self.size / self.taken)[self.size > self.taken].max(initial=0.0) / len(self.order))
 
     def subset(self, generator: np.random.Generator) -> np.ndarray:
@@ -94,7 +94,7 @@ class Strata:
 
 
 def score(chance: np.ndarray) -> np.ndarray:
-    """How much an image deserves to be looked at: the standard deviation of its answer, at least ``FLOOR``."""
+    """How much an image tells: the standard deviation of its answer, at least ``FLOOR``."""
     return np.maximum(np.sqrt(chance * (1 - chance)), FLOOR)
 
 
