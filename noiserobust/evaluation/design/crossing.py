@@ -54,15 +54,6 @@ class Range:
         """The nearest value that is tried."""
         return float(round(x)) if self.whole else float(f"{x:.{DIGITS}g}")
 
-    def narrow(self, a: float, b: float) -> bool:
-        """Whether there is nothing left to try between ``a`` and ``b``."""
-        if self.whole:
-            return abs(b - a) <= 1
-        absolute, relative = self.tolerances
-        a, b = self.scale(a), self.scale(b)
-        near = abs(b - a) <= absolute + relative * max(abs(a), abs(b))
-        return near or self.rounded(self.unscale((a + b) / 2)) in (self.unscale(a), self.unscale(b))
-
     @property
     def tolerances(self) -> tuple[float, float]:
         """Absolute and relative, of :meth:`scale`."""
@@ -130,16 +121,13 @@ def search(measure: Callable[[float], Point], axis: Range, limit: float, points:
     for x in axis.grid(points):
         height(x, 0)
     absolute, relative = axis.tolerances
-    count = 0
-    while count < len(known):  # a value tried for one end may open another's bracket anew
-        count = len(known)
-        for end in range(3):
-            way = _from_easy(known.values())
-            over = _first_over(_heights(way, limit)[:, end])
-            if 0 < over < len(way) and not axis.narrow(way[over - 1].x, way[over].x):
-                bracket = (float(axis.scale(point.x)) for point in way[over - 1 : over + 1])
-                curve = partial(lambda u, end: height(float(axis.unscale(u)), end), end=end)
-                optimize.brentq(curve, *bracket, xtol=absolute, rtol=relative, disp=False)
+    for end in [0, 1, 2] * 2:  # a value tried for one end may open another's bracket anew
+        way = _from_easy(known.values())
+        over = _first_over(_heights(way, limit)[:, end])
+        if 0 < over < len(way):
+            bracket = (float(axis.scale(point.x)) for point in way[over - 1 : over + 1])
+            curve = partial(lambda end, u: height(float(axis.unscale(u)), end), end)
+            optimize.brentq(curve, *bracket, xtol=absolute, rtol=relative, disp=False)
     return sorted(known.values(), key=lambda point: point.x)
 
 
