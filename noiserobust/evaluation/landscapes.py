@@ -22,7 +22,7 @@ from noiserobust.models import ModelSpec
 from noiserobust.models.compute import Precision
 from noiserobust.rng import Stream
 from noiserobust.storage.ledger import Ledger
-from noiserobust.storage.rows import VARIANT
+from noiserobust.storage.rows import OPERATION
 
 SEMANTICS = 1
 """Raise when a change gives other heights at the same place."""
@@ -67,7 +67,7 @@ def landscape(
     setup = Setup(model, images, batch_size, precision, device, channels_last)
     subjects = setup.subjects(models, part_of(data, part))
     ledger = Ledger(out, ["landscape", "x", "y"])
-    constant = VARIANT | {"noise": "none", "strength": 0.0, "read": 0, "t": float("nan"), "seed": seed, "part": part}
+    constant = OPERATION | {"noise": "none", "strength": 0.0, "read": 0, "t": float("nan"), "seed": seed, "part": part}
     constant |= {"landscape": f"filter-normalised,over={over}", "semantics": SEMANTICS}
     try:
         with tqdm(total=len(subjects) * pairs * len(grid), unit="point", disable=not progress, delay=1) as bar:

@@ -19,7 +19,7 @@ from noiserobust.minima import MaxOverRms, Measure, Surface, measure, metric
 from noiserobust.models import ModelSpec
 from noiserobust.models.compute import Precision
 from noiserobust.storage.ledger import Ledger
-from noiserobust.storage.rows import VARIANT
+from noiserobust.storage.rows import OPERATION
 
 SEMANTICS = 1
 """Raise when a change makes the same measure give other values, so that no stale row is taken for a new one."""
@@ -118,7 +118,7 @@ def _fill(
         include=setup.include,
         exclude=setup.exclude,
     )
-    constant = subject.about | VARIANT | about | {"semantics": SEMANTICS, "read": 0, "t": float("nan")}
+    constant = subject.about | OPERATION | about | {"semantics": SEMANTICS, "read": 0, "t": float("nan")}
 
     def units(one: Measure) -> list[dict[str, Any]]:
         noise, strength = one.place

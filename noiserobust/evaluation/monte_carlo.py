@@ -35,7 +35,7 @@ from noiserobust.noise import Compensation, Gaussian, Laplace, NoiseModel, Sum, 
 from noiserobust.rng import Stream, kept_fields
 from noiserobust.spec import Duration
 from noiserobust.storage.ledger import SEMANTICS, Ledger
-from noiserobust.storage.rows import VARIANT
+from noiserobust.storage.rows import OPERATION
 from noiserobust.tasks.metrics import Metric, known_metrics
 
 
@@ -175,7 +175,7 @@ def evaluate(
     uncovered: dict[str, dict[str, str]] = {}
     conversion: dict[str, str] = {}
     speed: dict[str, str] = {}
-    settings = VARIANT | {"seed": seed, "recalibration": recalibration, "semantics": SEMANTICS}
+    settings = OPERATION | {"seed": seed, "recalibration": recalibration, "semantics": SEMANTICS}
     settings |= {"backend": str(backend)}
     if precision_target is not None:
         target = precision_target if isinstance(precision_target, Target) else Target(precision_target)

@@ -28,7 +28,7 @@ from noiserobust.evaluation.statistics.summary import paired, summarize
 from noiserobust.evaluation.subjects import Models, Setup, Subject, labelled
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.checkpoints import Checkpoint
-from noiserobust.storage.rows import VARIANT
+from noiserobust.storage.rows import OPERATION
 
 DIGITAL: dict[str, Any] = {
     "times": (None,),
@@ -225,7 +225,7 @@ def contrast(
     The two sets of rows are of one method, the same replicates and the same draws.
     """
     # Two conditions of one method, told as two methods under one condition: what `paired` compares.
-    same = {name: b[name].iloc[0] for name in ("noise", "strength", "t", *VARIANT)}
+    same = {name: b[name].iloc[0] for name in ("noise", "strength", "t", *OPERATION)}
     sides = {"a": a, "b": b} if sign > 0 else {"a": b, "b": a}
     rows = pd.concat([side.assign(method=name, **same) for name, side in sides.items()], ignore_index=True)
     return _interval(paired(rows, "a", "b", confidence, metric).iloc[0])
