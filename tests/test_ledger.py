@@ -21,7 +21,7 @@ import pytest
 from noiserobust import UserError, evaluate
 from noiserobust.storage import ledger as module
 from noiserobust.storage.ledger import Ledger
-from noiserobust.storage.rows import VARIANT, read_rows, write_rows
+from noiserobust.storage.rows import OPERATION, read_rows, write_rows
 from noiserobust.tasks.classification import score
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -46,7 +46,7 @@ ABOUT = {
     "strength": 0.1,
     "read": 0,
     "t": math.nan,
-    **VARIANT,
+    **OPERATION,
 }
 
 
@@ -145,7 +145,7 @@ class TestFile:
     def test_of_an_older_version_is_taken_in(self, path: Path) -> None:
         filled(path, range(2))
         Path(f"{path}.ledger").unlink()
-        write_rows(read_rows(path).drop(columns=list(VARIANT)), path)
+        write_rows(read_rows(path).drop(columns=list(OPERATION)), path)
         with pytest.raises(UserError, match="table without t"):
             Ledger(write_rows(read_rows(path).drop(columns="t"), path.with_name("foreign.parquet")))
         assert not path.with_name("foreign.parquet.ledger").exists()
@@ -192,13 +192,13 @@ class TestFile:
 
     def test_a_change_of_what_names_a_unit_keeps_the_rows(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         filled(path, range(2))
-        VARIANT["clipping"] = "none"
+        OPERATION["clipping"] = "none"
         try:
             monkeypatch.setattr(module, "UNIT", [*module.UNIT, "clipping"])
             assert known(path, 1, clipping="none") == 1.0
             assert known(path, 1, clipping="2 rms") is None
         finally:
-            del VARIANT["clipping"]
+            del OPERATION["clipping"]
 
 
 class TestRefusals:

@@ -21,7 +21,7 @@ from noiserobust.minima import MaxOverRms, Measure, Surface, measure, metric
 from noiserobust.models import ModelSpec
 from noiserobust.report import measure_table
 from noiserobust.storage.ledger import Ledger
-from noiserobust.storage.rows import VARIANT
+from noiserobust.storage.rows import OPERATION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,7 +147,7 @@ def _fill(
     bar: tqdm,
 ) -> None:
     """The rows of one network."""
-    constant = model.columns | VARIANT | settings | {"semantics": SEMANTICS, "read": 0, "t": float("nan")}
+    constant = model.columns | OPERATION | settings | {"semantics": SEMANTICS, "read": 0, "t": float("nan")}
 
     def units(one: Measure) -> list[dict[str, Any]]:
         noise, strength = one.place

@@ -30,7 +30,7 @@ from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.report import precision_table, robustness_table
 from noiserobust.storage.ledger import SEMANTICS, Ledger
-from noiserobust.storage.rows import VARIANT
+from noiserobust.storage.rows import OPERATION
 from noiserobust.tasks.metrics import Metric, known_metrics
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def evaluate(
         copies, data, images=images, model=model, compute=compute, where=where, calibration=conditions.images
     )
     ledger = out if isinstance(out, Ledger) else Ledger(out)
-    settings = VARIANT | {"seed": seed, "recalibration": conditions.recalibration, "semantics": SEMANTICS}
+    settings = OPERATION | {"seed": seed, "recalibration": conditions.recalibration, "semantics": SEMANTICS}
     settings |= {"backend": str(conditions.backend)}
     result = Evaluation(pd.DataFrame())
     target = precision_target

@@ -11,7 +11,7 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.spec import Duration, reading
-from noiserobust.storage.rows import VARIANT, completed, noise_free
+from noiserobust.storage.rows import OPERATION, completed, noise_free
 
 # Metric -> its unit and the decimals that are worth reading.
 UNITS = {"accuracy": ("%", 2), "area": ("%", 2)}
@@ -87,7 +87,7 @@ def readings(summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def variant(line: Mapping[Any, Any]) -> str:
     """What is done around the chip, in words: ``, global compensation, batch norm from 500 images``."""
     words = {"compensation": "{} compensation", "recalibration": "batch norm from {} images"}
-    said = [words.get(key, key + " {}").format(line[key]) for key in VARIANT if line[key] != VARIANT[key]]
+    said = [words.get(key, key + " {}").format(line[key]) for key in OPERATION if line[key] != OPERATION[key]]
     return "".join(f", {words}" for words in said)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from noiserobust.report.table import GAP, UNITS, at_time, titled, variant
-from noiserobust.storage.rows import VARIANT, completed
+from noiserobust.storage.rows import OPERATION, completed
 
-PLACE = ["noise", "strength", "t", *VARIANT]
+PLACE = ["noise", "strength", "t", *OPERATION]
 LINE = [*PLACE, "method", "model"]
 
 

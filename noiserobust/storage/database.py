@@ -66,10 +66,10 @@ class Database:
                 self._follow_unit()
                 self._follow_file()
                 self._epoch = self._get("epoch")
-        except BaseException:
+        except BaseException as error:
             self._connection.close()
             with suppress(OSError):
-                if not self.file.stat().st_size:  # begun here, for a file that does not belong here
+                if isinstance(error, UserError) and not self.file.stat().st_size:  # begun for a file of another kind
                     self.file.unlink()
             raise
 

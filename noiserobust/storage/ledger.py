@@ -16,14 +16,14 @@ from noiserobust.storage.database import Database
 from noiserobust.storage.identity import VARYING, same_answer
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.records import Keys, Record, condition_of, record_of, table_of
-from noiserobust.storage.rows import VARIANT
+from noiserobust.storage.rows import OPERATION
 
 SEMANTICS = 1
 """Raise when a change makes the same evaluation give other values, so that no stale row is taken for a new one."""
 
 UNIT = [
     *("weights", "data", "noise", "seed", "replicate", "draw", "read", "t"),
-    *(*VARIANT, "analog", "precision", "device", "semantics"),
+    *(*OPERATION, "analog", "precision", "device", "semantics"),
 ]
 """The columns that name a piece of work: a row that agrees in all of them is never computed twice."""
 

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from noiserobust.storage.rows import VARIANT
+from noiserobust.storage.rows import OPERATION
 
 WITHIN = ("draw", "read", "t", "x", "y")
 """The columns that differ within a condition: one network under one noise, on chips operated in one way. x and y are
 a landscape's."""
 
-FIRST = ["model", "method", "replicate", "noise", "strength", "draw", "read", "t", *VARIANT, "metric", "value"]
+FIRST = ["model", "method", "replicate", "noise", "strength", "draw", "read", "t", *OPERATION, "metric", "value"]
 """The columns of a table that come first, in this order."""
 
 

@@ -12,7 +12,7 @@ import pyarrow
 from noiserobust.errors import UserError
 from noiserobust.storage.files import write_atomically
 
-VARIANT: dict[str, Any] = {
+OPERATION: dict[str, Any] = {
     "compensation": "none",
     "recalibration": 0,
     "converters": "none",
@@ -41,8 +41,8 @@ def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def completed(rows: pd.DataFrame) -> pd.DataFrame:
-    """``rows`` with every column of :data:`VARIANT`: files written before there were any lack them."""
-    return rows.assign(**{name: value for name, value in VARIANT.items() if name not in rows})
+    """``rows`` with every column of :data:`OPERATION`: files written before there were any lack them."""
+    return rows.assign(**{name: value for name, value in OPERATION.items() if name not in rows})
 
 
 def noise_free(rows: pd.DataFrame) -> pd.Series[bool]:
