@@ -398,7 +398,7 @@ class TestLoad:
             (
                 "mnits",
                 None,
-                "cifar100, fashion-mnist, svhn, sums, imagenet or the path of an image folder, got 'mnits'",
+                "digits, fashion-mnist, imagenet, sums, svhn or the path of an image folder, got 'mnits'",
             ),
             ("digits", 16, "expected image_size only with an image folder, got 16 for digits: leave it out"),
         ],

@@ -299,7 +299,7 @@ class TestMetrics:
         assert counted[0] == 4
         assert len(read_rows(out)) == 6
 
-    @pytest.mark.parametrize("name", ["f2", "no_such_module:f", "math:nothing", ":"])
+    @pytest.mark.parametrize("name", ["f2", "no_such_module:f", "math:nothing"])
     def test_unknown_ones_are_refused(self, name: str, data: tuple[Tensor, Tensor]) -> None:
         with pytest.raises(UserError, match=r"expected a metric \(perplexity, top5\) or package.module:function"):
             evaluate(net(), data, "gaussian:0.3", metrics=[name])
@@ -322,7 +322,7 @@ class TestMetrics:
         (
             net(),
             {"data": "no-such-folder"},
-            "expected digits, cifar10, cifar100, fashion-mnist, svhn, sums, imagenet or the path of an image folder",
+            "expected cifar10, cifar100, digits, fashion-mnist, imagenet, sums, svhn or the path of an image folder",
         ),
         ("no-such.safetensors", {}, "there is none"),
     ],

@@ -400,7 +400,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["nothing"], "expected a paper (incorruptible"),
+            (["nothing"], "expected incorruptible, rwp, saf"),
             (["incorruptible", "table99"], "expected a table or figure of incorruptible"),
             (["incorruptible", "table1", "--workers", "0"], "expected workers >= 1"),
         ],

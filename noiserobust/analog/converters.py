@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from noiserobust.noise.base import check_strength
 from noiserobust.noise.levels import check_bits, quantized
 from noiserobust.rng import Stream
 from noiserobust.spec import Described
+from noiserobust.spec.parser import Value
 
 CONVOLUTIONS = {
     kind.forward: dimensions
@@ -63,6 +64,9 @@ class Converters(Described, family="converters", name="io"):
     ('io:dac=8,adc=8,noise=0.06', 'none')
     """
 
+    example: ClassVar[str] = "io:dac=8,adc=8,noise=0.06"
+    leading: ClassVar[Literal["by key"]] = "by key"
+
     dac: int | None = None
     adc: int | None = None
     noise: float = 0.0
@@ -95,13 +99,9 @@ class Converters(Described, family="converters", name="io"):
         return 0 if self.percentile is None else self.images
 
     @classmethod
-    def parse(cls, text: str) -> Converters:
+    def from_value(cls, value: Value, imports: bool) -> Converters:
         """``io:...``, or ``none``."""
-        return cls() if text.strip() == "none" else super().parse(text)
-
-    def arguments(self) -> list[str]:
-        first, *others = super().arguments()
-        return others if self.dac is None else [f"dac={first}", *others]
+        return cls() if value.text == "none" else super().from_value(value, imports)
 
     def nested(self) -> str:
         return "none" if self == Converters() else super().nested()

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-import tyro
-
-from noiserobust.cli.design import Design
+from noiserobust.cli.flags import Groups
+from noiserobust.cli.options import RARE, OnChips
 from noiserobust.errors import UserError
-from noiserobust.evaluation import Axis, budget
-from noiserobust.noise import NoiseModel
 
 
 @dataclass(frozen=True)
-class Budget(Design):
+class Budget(OnChips):
     """How much noise a network may meet: the value of one number at which it loses the stated points, with its
     interval."""
 
-    noise: tyro.conf.Suppress[tuple[NoiseModel, ...]] = ()
+    examples = (
+        'noiserobust budget runs --vary "gaussian:{x}" --between 0 0.5 --within 2',
+        "noiserobust budget runs --vary-time pcm --between 1min 1y --plot b.png",
+    )
+    rare: ClassVar[Groups] = {
+        "search and interval": ("log", "points", "tolerance", "confidence"),
+        **RARE,
+    }
+
     vary: str | None = None
     """Noise with one free number, such as gaussian:{x} or gaussian:0.05,reference=tile,rows={x},columns={x}."""
     vary_time: str | None = None
@@ -33,10 +39,9 @@ class Budget(Design):
     """Values on the first grid, which shows whether the loss is monotone."""
     tolerance: float = 0.02
     """How finely the answer is searched, as a fraction of it (of the range, on a logarithmic axis)."""
+    confidence: float = 0.95
+    """Confidence of the intervals."""
     out: Path = Path("budget.parquet")
-    """File for the rows; what it already holds is not computed again."""
-    plot: Path | None = None
-    """Picture of the points lost against the number (PNG)."""
 
     def run(self) -> None:
         vary = self.vary_time if self.vary is None else self.vary
@@ -44,8 +49,8 @@ class Budget(Design):
             raise UserError("expected either --vary with {x} in a noise, such as gaussian:{x}, or --vary-time with one")
         if self.between is None:
             raise UserError("expected --between LOW HIGH, the range to search, such as 0 0.5, or 1min 1y for times")
-        time = self.vary_time is not None
-        axis = Axis(time, self.log, self.points, self.tolerance, self.confidence)
-        checkpoints, splits = self.opened()
-        options = self.options(splits) | {"axis": axis}
-        self.show(budget(checkpoints, splits, vary, self.between, self.within, self.draws, self.seed, **options))
+        from noiserobust.evaluation import Axis, budget
+
+        axis = Axis(self.vary_time is not None, self.log, self.points, self.tolerance, self.confidence)
+        result = budget(vary=vary, between=self.between, within=self.within, axis=axis, **self.options())
+        self.show(result, confidence=self.confidence)

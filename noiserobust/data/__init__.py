@@ -11,11 +11,13 @@ from noiserobust.data.dataset import Dataset, Splits, as_dataset
 from noiserobust.data.feed import held_batches, training_batches
 from noiserobust.data.labelled import Labelled
 from noiserobust.data.named import load
+from noiserobust.data.source import DataSource
 from noiserobust.data.streamed import Streamed, StreamedBatches
 
 __all__ = [
     "Batch",
     "Batches",
+    "DataSource",
     "Dataset",
     "Labelled",
     "Splits",

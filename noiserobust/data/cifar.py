@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from noiserobust.data.dataset import Dataset, Splits
 from noiserobust.data.download import fetched
+from noiserobust.data.source import DataSource
 
 # The channel means and deviations of the 50,000 training images, as the field rounds them.
 NORMALIZATION = {
@@ -17,12 +20,23 @@ NORMALIZATION = {
 }
 
 
-def load_cifar(name: str, root: str | Path = "data") -> Splits:
-    """``name``, "cifar10" or "cifar100", kept under ``root``: 50,000 training and 10,000 test images, 32 x 32.
+class _CIFAR(DataSource):
+    def read(self, root: str | Path, image_size: int | None) -> Splits:
+        return Splits(_part(self.name, root, train=True), _part(self.name, root, train=False), crop=4, flip=True)
 
-    Raises :class:`UserError` when it is not on disk and cannot be downloaded.
-    """
-    return Splits(_part(name, root, train=True), _part(name, root, train=False), crop=4, flip=True)
+
+@dataclass(frozen=True)
+class CIFAR10(_CIFAR, name="cifar10"):
+    """CIFAR-10: 50,000 training and 10,000 test images of 32 x 32 pixels, in 10 classes; downloaded if need be."""
+
+    example: ClassVar[str] = "cifar10"
+
+
+@dataclass(frozen=True)
+class CIFAR100(_CIFAR, name="cifar100"):
+    """CIFAR-100: 50,000 training and 10,000 test images of 32 x 32 pixels, in 100 classes; downloaded if need be."""
+
+    example: ClassVar[str] = "cifar100"
 
 
 def _part(name: str, root: str | Path, train: bool) -> Dataset:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from noiserobust.data.dataset import Dataset, Splits, channel_statistics
+from noiserobust.data.source import DataSource
 from noiserobust.errors import UserError
 
 # Threads speed up the decoding of large images (400 x 400: to a third of the time with four) and slow down that of
@@ -17,23 +20,44 @@ THREADED_PIXELS = 256 * 256
 CHUNK = 500
 
 
-def load_folder(folder: str | Path, image_size: int | None = None) -> Splits:
-    """The images under ``folder`` as uint8 N x 3 x H x W, normalised by the training images' own statistics.
+@dataclass(frozen=True)
+class OfPath(DataSource):
+    """Data that lie in a folder of one's own."""
 
-    image_size: scale the shorter side to so many pixels and cut out the middle square; without it all images
-    must have one size. Raises :class:`UserError` for a folder that is not laid out as this module says.
+    resizes: ClassVar[bool] = True
+    of_path: ClassVar[bool] = True
+
+    folder: str
+
+    def load(self, root: str | Path = "data", image_size: int | None = None) -> Splits:
+        if not Path(self.folder).is_dir():
+            raise UserError(f"expected {self.offered()}, got '{self}'")
+        return super().load(root, image_size)
+
+
+@dataclass(frozen=True)
+class Folder(OfPath, name="folder"):
+    """Images in folders, one for each class: FOLDER/train/<class>/*, FOLDER/test/<class>/*, decoded into memory.
+
+    They are uint8 N x 3 x H x W, normalised by the training images' own statistics. image_size: scale the shorter side
+    to so many pixels and cut out the middle square; without it all images must have one size. Raises
+    :class:`UserError` for a folder that is not laid out as this module says.
     """
-    folder = Path(folder)
-    if image_size is not None and image_size < 1:
-        raise UserError(f"expected an image size of 1 pixel or more, got {image_size}")
-    files, classes = list_folder(folder)
-    images = _decode([path for part in files for path, _ in part], image_size, f"reading {folder}")
-    mean, std = channel_statistics(images[: len(files[0])])
-    train, test = (
-        Dataset(pixels, torch.tensor([label for _, label in part]), mean, std, classes, folder.resolve().name)
-        for pixels, part in zip(images.split([len(part) for part in files]), files, strict=True)
-    )
-    return Splits(train, test, crop=min(images.shape[2:]) // 8, flip=True)
+
+    example: ClassVar[str] = "folder:path/to/images"
+
+    def read(self, root: str | Path, image_size: int | None) -> Splits:
+        folder = Path(self.folder)
+        if image_size is not None and image_size < 1:
+            raise UserError(f"expected an image size of 1 pixel or more, got {image_size}")
+        files, classes = list_folder(folder)
+        images = _decode([path for part in files for path, _ in part], image_size, f"reading {folder}")
+        mean, std = channel_statistics(images[: len(files[0])])
+        train, test = (
+            Dataset(pixels, torch.tensor([label for _, label in part]), mean, std, classes, folder.resolve().name)
+            for pixels, part in zip(images.split([len(part) for part in files]), files, strict=True)
+        )
+        return Splits(train, test, crop=min(images.shape[2:]) // 8, flip=True)
 
 
 def list_folder(folder: Path) -> tuple[list[list[tuple[str, int]]], tuple[str, ...]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from noiserobust.data.batches import Batch, check_numbers, cut_out, hole_centres, part_of
 from noiserobust.data.dataset import Splits
-from noiserobust.data.folder import list_folder, read_image
+from noiserobust.data.folder import OfPath, list_folder, read_image
 from noiserobust.data.labelled import Labelled, affine, positions
+from noiserobust.data.source import DataSource
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream
 
@@ -217,13 +219,38 @@ def _collate(items: list[tuple[str, Tensor]]) -> tuple[str, Tensor]:
     return failure, torch.empty(0) if failure else default_collate([pixels for _, pixels in items])
 
 
-def load_streamed(folder: str | Path, image_size: int | None = None) -> Splits:
-    """The images under ``folder`` (train/<class>/ and test/<class>/ or val/<class>/), read while they are used.
+@dataclass(frozen=True)
+class StreamedFolder(OfPath, name="stream"):
+    """Images in folders, one for each class (train/<class>/, test/<class>/ or val/<class>/), read while they are used.
 
     image_size: pixels a side (224), cut at random for training and from the middle for tests. Normalised by ImageNet's
     statistics, since this folder's own would take a pass over all of it.
     """
-    folder = Path(folder)
+
+    example: ClassVar[str] = "stream:path/to/images"
+
+    def read(self, root: str | Path, image_size: int | None) -> Splits:
+        return _streamed(Path(self.folder), image_size)
+
+
+@dataclass(frozen=True)
+class ImageNet(DataSource, name="imagenet"):
+    """ImageNet-1k (ILSVRC2012), laid out as an image folder in ``imagenet`` where named data are kept."""
+
+    resizes: ClassVar[bool] = True
+    example: ClassVar[str] = "imagenet"
+
+    def read(self, root: str | Path, image_size: int | None) -> Splits:
+        folder = Path(root) / "imagenet"
+        if not folder.is_dir():
+            raise UserError(
+                f"expected ImageNet in {folder}, got none: its owners (image-net.org) give it to registered users only;"
+                " put the images of ILSVRC2012 into train/<class>/ and val/<class>/ there"
+            )
+        return _streamed(folder, image_size)
+
+
+def _streamed(folder: Path, image_size: int | None) -> Splits:
     parts, classes = list_folder(folder)
     train, test = (
         Streamed(
@@ -236,14 +263,3 @@ def load_streamed(folder: str | Path, image_size: int | None = None) -> Splits:
         for part in parts
     )
     return Splits(train, test, crop=0, flip=True)
-
-
-def load_imagenet(root: str | Path = "data", image_size: int | None = None) -> Splits:
-    """ImageNet-1k (ILSVRC2012), laid out as an image folder in ``root``/imagenet."""
-    folder = Path(root) / "imagenet"
-    if not folder.is_dir():
-        raise UserError(
-            f"expected ImageNet in {folder}, got none: its owners (image-net.org) give it to registered users only; "
-            "put the images of ILSVRC2012 into train/<class>/ and val/<class>/ there"
-        )
-    return load_streamed(folder, image_size)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
 import torch
 
 from noiserobust.data.dataset import Dataset, Splits
+from noiserobust.data.source import DataSource
 from noiserobust.rng import Stream
 
 CONTEXT = 32
@@ -22,12 +27,20 @@ UNITS = [
 TENS = ["twenty", "thirty"]
 
 
-def load_sums() -> Splits:
-    """Windows of 32 letters (as numbers) and the letter that follows: N x 32 tokens, N labels."""
-    words = " ".join([*UNITS, *TENS, "plus is. "])
-    alphabet = tuple(sorted(set(words)))
-    train, test = (_windows(Stream(0, "sums", part), n, alphabet) for part, n in (("train", TRAIN), ("test", TEST)))
-    return Splits(train, test, crop=0, flip=False)
+@dataclass(frozen=True)
+class Sums(DataSource, name="sums"):
+    """A made text of spelled-out sums: windows of 32 letters (as numbers) and the letter that follows.
+
+    N x 32 tokens and N labels.
+    """
+
+    example: ClassVar[str] = "sums"
+
+    def read(self, root: str | Path, image_size: int | None) -> Splits:
+        words = " ".join([*UNITS, *TENS, "plus is. "])
+        alphabet = tuple(sorted(set(words)))
+        train, test = (_windows(Stream(0, "sums", part), n, alphabet) for part, n in (("train", TRAIN), ("test", TEST)))
+        return Splits(train, test, crop=0, flip=False)
 
 
 def spelled(number: int) -> str:

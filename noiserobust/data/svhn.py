@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
 from noiserobust.data.dataset import Dataset, Splits
 from noiserobust.data.download import fetched
+from noiserobust.data.source import DataSource
 
 # The channel means and deviations of the 73,257 training images, as the field rounds them.
 NORMALIZATION = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
 
 
-def load_svhn(root: str | Path = "data") -> Splits:
-    """73,257 training and 26,032 test images, 3 x 32 x 32, kept under ``root`` (without the ``extra`` part)."""
-    return Splits(_part(root, "train"), _part(root, "test"), crop=4, flip=False)
+@dataclass(frozen=True)
+class SVHN(DataSource, name="svhn"):
+    """House numbers, cropped to single digits: 73,257 training and 26,032 test images of 32 x 32 pixels (without the
+    ``extra`` part); downloaded if need be."""
+
+    example: ClassVar[str] = "svhn"
+
+    def read(self, root: str | Path, image_size: int | None) -> Splits:
+        return Splits(_part(root, "train"), _part(root, "test"), crop=4, flip=False)
 
 
 def _part(root: str | Path, part: str) -> Dataset:
-    from torchvision.datasets import SVHN
+    from torchvision import datasets
 
-    url, file, _ = SVHN.split_list[part]
+    url, file, _ = datasets.SVHN.split_list[part]
     found = fetched(
-        lambda: SVHN(str(root), split=part, download=True),
+        lambda: datasets.SVHN(str(root), split=part, download=True),
         f"svhn ({part})",
         root,
         lambda: f"put {file} from {url} there",

@@ -121,7 +121,8 @@ def named_data(data: Any, copies: Sequence[TrainedCopy]) -> Any:
     stored = {} if isinstance(source, nn.Module) else source.about.get("settings", {})
     if "data" not in stored:
         raise UserError(f"expected data, since {copies[0].name} does not say what it was trained on; name them")
-    return load(stored["data"], stored.get("data_root", "data"), stored.get("image_size"))
+    # What a file names is code that only a person may start.
+    return load(stored["data"], stored.get("data_root", "data"), stored.get("image_size"), imports=False)
 
 
 def part_of(data: Any, part: str) -> Labelled:

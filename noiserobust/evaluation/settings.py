@@ -20,7 +20,7 @@ class Chips:
     """Reads of every chip at each time."""
     compensation: str | Sequence[str] = "none"
     """Drift compensation: none, global, column; several are compared on the same chips."""
-    converters: Any = "none"
+    converters: Any | Sequence[Any] = "none"
     """Converters at the arrays' edges: none, or such as io:dac=8,adc=8,noise=0.06; several on the same chips."""
     recalibration: int = 0
     """Training images from which each chip's batch norms learn their statistics anew (0: they do not)."""

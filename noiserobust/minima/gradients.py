@@ -21,6 +21,8 @@ class GradientNorm(AtMeasure, name="gradient_norm"):
     A forward and a backward pass per draw. Source: "Incorruptible Neural Networks", Figures 3a and 8a.
     """
 
+    example: ClassVar[str] = "gradient_norm:none"
+
     at: Perturbation = field(default_factory=Unperturbed)
     over: Over = "all"
     names_over: ClassVar[bool] = True
@@ -42,6 +44,8 @@ class GradientCosine(AtMeasure, name="gradient_cosine"):
 
     A forward and a backward pass at w and per draw. Source: "Incorruptible Neural Networks", Figure 5.
     """
+
+    example: ClassVar[str] = "gradient_cosine:ascent(0.05)"
 
     at: Perturbation = field(default_factory=Training)
     over: Over = "all"

@@ -35,6 +35,8 @@ class HessianTop(Measure, name="hessian_top"):
     Source: the curvature by which Keskar et al. and the SAM papers define sharpness; curvlinops for the products.
     """
 
+    example: ClassVar[str] = "hessian_top:3"
+
     k: int = 1
     over: Over = "all"
     tolerance: float = 1e-3
@@ -80,6 +82,8 @@ class HessianTrace(Measure, name="hessian_trace"):
     Isotropic noise of standard deviation s raises the loss by s^2/2 times the trace, to second order. ``probes``
     Hessian-vector products. Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix".
     """
+
+    example: ClassVar[str] = "hessian_trace:100"
 
     probes: int = 30
     over: Over = "all"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,11 +16,11 @@ from noiserobust.analog.weight_space import Over, WeightSpace
 from noiserobust.errors import UserError
 from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.rng import Stream
-from noiserobust.spec import Described
+from noiserobust.spec import Scalable
 
 
 @dataclass(frozen=True)
-class Perturbation(Described, family="perturbation"):
+class Perturbation(Scalable, family="perturbation"):
     """A way to choose the step e from w to w + e.
 
     ``m`` is for measures: the data are taken in micro-batches of m samples, each with an e of its own. A perturbation
@@ -61,25 +61,11 @@ class Perturbation(Described, family="perturbation"):
         with weights.moved(step):
             yield
 
-    @property
-    def strength(self) -> float:
-        """The number that :meth:`scaled` multiplies."""
-        return 0.0
-
-    def scaled(self, factor: float) -> Perturbation:
-        """The same with e multiplied by ``factor``."""
-        return self
-
     def by_batches(self, m: int) -> Perturbation:
         """The same with an e for every micro-batch of ``m`` samples."""
         if not any(one.name == "m" for one in fields(self)):
             raise UserError(f"{self.name}: expected a field m (samples per micro-batch), got none; measures need it")
         return replace(self, m=m)  # type: ignore[call-arg]
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether e is 0."""
-        return self.strength == 0
 
     @property
     def label(self) -> str:
@@ -91,10 +77,11 @@ class Perturbation(Described, family="perturbation"):
 class Unperturbed(Perturbation, name="none"):
     """e = 0."""
 
-    m: int | None = None
+    example: ClassVar[str] = "none"
 
-    def arguments(self) -> list[str]:
-        return [] if self.m is None else super().arguments()
+    leading: ClassVar[Literal["changed"]] = "changed"
+
+    m: int | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +98,9 @@ class Ascent(Perturbation, name="ascent"):
     2102.11600), Eq. 8.
     """
 
+    example: ClassVar[str] = "ascent:0.05"
     follows_gradient: ClassVar[bool] = True
+    strength_field: ClassVar[str] = "rho"
 
     rho: float = 0.05
     over: Over = "all"
@@ -136,13 +125,6 @@ class Ascent(Perturbation, name="ascent"):
         length = norm(multiply(gradient, T))
         return scale(multiply(gradient, T), self.rho / (length + TINY))
 
-    @property
-    def strength(self) -> float:
-        return self.rho
-
-    def scaled(self, factor: float) -> Ascent:
-        return replace(self, rho=self.rho * factor)
-
 
 @dataclass(frozen=True)
 class Random(Perturbation, name="random"):
@@ -156,6 +138,10 @@ class Random(Perturbation, name="random"):
 
     Source: "Incorruptible Neural Networks", Eq. 4.
     """
+
+    example: ClassVar[str] = "random:gaussian(0.05)"
+
+    strength_field: ClassVar[str] = "noise"
 
     noise: NoiseModel = field(default_factory=lambda: Gaussian(0.05))
     draws: int = 5
@@ -188,13 +174,6 @@ class Random(Perturbation, name="random"):
         return (self.noise.sample(rows, stream) - rows).reshape(parameter.shape)
 
     @property
-    def strength(self) -> float:
-        return self.noise.strength
-
-    def scaled(self, factor: float) -> Random:
-        return replace(self, noise=self.noise.scaled(factor))
-
-    @property
     def is_identity(self) -> bool:
         return self.noise.is_identity
 
@@ -213,6 +192,10 @@ class Filters(Perturbation, name="filters"):
     section 3.2.
     """
 
+    example: ClassVar[str] = "filters:0.01"
+
+    strength_field: ClassVar[str] = "gamma"
+
     gamma: float = 0.01
     draws: int = 5
     m: int | None = None
@@ -226,13 +209,6 @@ class Filters(Perturbation, name="filters"):
         return filter_noise(weights, self.gamma, stream)
 
     @property
-    def strength(self) -> float:
-        return self.gamma
-
-    def scaled(self, factor: float) -> Filters:
-        return replace(self, gamma=self.gamma * factor)
-
-    @property
     def label(self) -> str:
         return str(replace(self, draws=5))
 
@@ -241,6 +217,8 @@ class Filters(Perturbation, name="filters"):
 class Training(Perturbation, name="training"):
     """The perturbation of the training rule at its present strength; known to a training log alone, which measures
     there the loss of the training step: micro-batches normalised by statistics of their own, label smoothing."""
+
+    example: ClassVar[str] = "training"
 
     def step(self, weights: WeightSpace, gradient: Vector, stream: Stream) -> Vector:
         raise UserError("expected a perturbation such as ascent(0.05), got training, which only a training log knows")

@@ -16,6 +16,7 @@ from noiserobust.noise import Gaussian, NoiseModel
 class Loss(PointMeasure, name="loss"):
     """L(w). One forward pass, which every other measure shares."""
 
+    example: ClassVar[str] = "loss"
     reads: ClassVar[str] = "loss"
 
     @property
@@ -29,6 +30,8 @@ class Loss(PointMeasure, name="loss"):
 @dataclass(frozen=True)
 class Accuracy(Measure, name="accuracy"):
     """Percent of the images whose largest logit is their label's. One forward pass of its own."""
+
+    example: ClassVar[str] = "accuracy"
 
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
         usual = surface.loss_of
@@ -49,6 +52,8 @@ class AverageSharpness(PointMeasure, name="average_sharpness"):
 
     1 + draws forward passes. Source: "Incorruptible Neural Networks", Eq. 4.
     """
+
+    example: ClassVar[str] = "average_sharpness:gaussian(0.05),draws=10"
 
     noise: NoiseModel = field(default_factory=lambda: Gaussian(0.05))
     draws: int = 5
@@ -79,6 +84,8 @@ class AscentSharpness(PointMeasure, name="ascent_sharpness"):
     size it is the sharpness of "Sharpness-Aware Training for Free", Figure 4 (the first form of its Eq. 5).
     """
 
+    example: ClassVar[str] = "ascent_sharpness:0.05"
+
     rho: float = 0.05
     over: Over = "all"
     m: int | None = None
@@ -103,6 +110,8 @@ class FirstOrderSharpness(PointMeasure, name="first_order_sharpness"):
 
     One forward pass and one backward. Source: "Sharpness-Aware Training for Free", Eq. 5 (last form).
     """
+
+    example: ClassVar[str] = "first_order_sharpness:0.05"
 
     rho: float = 0.05
     over: Over = "all"
@@ -159,6 +168,7 @@ class PerturbedLoss(AtMeasure, name="perturbed_loss"):
     A forward pass per draw (and what finding e takes). Source: "Incorruptible Neural Networks", Figures 10 and 12.
     """
 
+    example: ClassVar[str] = "perturbed_loss:random(gaussian(0.1))"
     reads: ClassVar[str] = "loss"
 
 
@@ -170,6 +180,7 @@ class GradientSharpness(AtMeasure, name="gradient_sharpness"):
     those of the rule. Source: "Incorruptible Neural Networks", section 3, Figures 3b and 11a.
     """
 
+    example: ClassVar[str] = "gradient_sharpness:ascent(0.05)"
     reads: ClassVar[str] = "rise"
 
 
@@ -180,4 +191,5 @@ class PerturbationRadius(AtMeasure, name="perturbation_radius"):
     No pass of its own, but it shares one. Source: "Revisiting Random Weight Perturbation", Figure 3.
     """
 
+    example: ClassVar[str] = "perturbation_radius:ascent(0.05)"
     reads: ClassVar[str] = "radius"

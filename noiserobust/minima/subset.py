@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class ESAMSubset(Measure, name="esam_subset"):
     2 + 2 gamma forward and as many backward passes: B-'s gradient follows from the other two.
     Source: "Efficient Sharpness-aware Minimization", Eq. 7 to 10, Figures 5 and 6.
     """
+
+    example: ClassVar[str] = "esam_subset"
 
     rho: float = 0.05
     gamma: float = 0.5

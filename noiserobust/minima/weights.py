@@ -25,6 +25,7 @@ class MaxOverRms(Measure, name="max_over_rms"):
     may be nothing but the want of outliers. It stands beside every sharpness on the command line. No pass.
     """
 
+    example: ClassVar[str] = "max_over_rms"
     needs_data: ClassVar[bool] = False
 
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
@@ -44,6 +45,7 @@ class FilterNorms(Measure, name="filter_norms"):
     Source: "Revisiting Random Weight Perturbation", section 3.4 and Figure 4.
     """
 
+    example: ClassVar[str] = "filter_norms"
     needs_data: ClassVar[bool] = False
 
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
@@ -58,6 +60,8 @@ class FilterNorms(Measure, name="filter_norms"):
 @dataclass(frozen=True)
 class WeightNorm(Measure, name="weight_norm"):
     r""":math:`\lVert w \rVert_2` over ``all`` trainable parameters, or the ``analog`` weights. No pass."""
+
+    example: ClassVar[str] = "weight_norm"
 
     over: Over = "all"
     names_over: ClassVar[bool] = True
@@ -79,6 +83,7 @@ class PathLength(Measure, name="path_length"):
     Source: "Incorruptible Neural Networks", Figure 8b.
     """
 
+    example: ClassVar[str] = "path_length"
     needs_data: ClassVar[bool] = False
 
     def values(self, surface: Surface, streams: Streams) -> list[Values]:

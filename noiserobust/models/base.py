@@ -34,6 +34,8 @@ class ModelSpec(Described, ABC, family="model"):
 
     native: ClassVar[Native] = CIFAR
     aliases: ClassVar[tuple[tuple[str, str], ...]] = ()
+    names_code: ClassVar[bool] = False
+    """Whether it calls whatever function its text names: out of a file it is built only if a person names it, too."""
 
     @abstractmethod
     def build(self, channels: int, classes: int) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -16,6 +17,8 @@ class DigitsNet(ModelSpec, name="digits"):
 
     The head sees the average over all positions, so that any image of 2 x 2 pixels or more will do.
     """
+
+    example: ClassVar[str] = "digits:16"
 
     width: int = 16
     native = Native(1, 8, 10)

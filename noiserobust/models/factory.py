@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
 from noiserobust.errors import UserError
 from noiserobust.models.base import ModelSpec
+from noiserobust.spec import OfFunction
+
+
+@dataclass(frozen=True)
+class ModelOfFunction(OfFunction, ModelSpec):
+    """``package.module:function(width=8)``: what ``function(channels=..., classes=..., width=8)`` returns.
+
+    The module is imported as Python finds it, the folder that the program runs in included (searched last). Importing
+    runs its code: a checkpoint that names a function is therefore only built when a person names it, too.
+    """
+
+    given: ClassVar[Collection[str]] = ("channels", "classes")
+    names_code: ClassVar[bool] = True
+
+    def build(self, channels: int, classes: int) -> nn.Module:
+        network = self.call("expected a function of channels and classes", channels=channels, classes=classes)
+        if not isinstance(network, nn.Module):
+            raise UserError(f"{self}: expected a function that returns a torch.nn.Module, got {type(network).__name__}")
+        return network
 
 
 @dataclass(frozen=True)
 class Factory(ModelSpec, name="factory"):
-    """``factory:package.module:function``: what ``function(channels=..., classes=...)`` returns.
+    """A network of your own: what ``function(channels=..., classes=...)`` of ``package.module`` returns.
 
-    The module is imported as Python finds it, the folder that the program runs in included (searched last). Importing
-    runs its code: a checkpoint that names a factory is therefore only built when a person names the factory, too.
+    The same as ``package.module:function``, for functions without settings of their own.
     """
+
+    example: ClassVar[str] = "factory:my_package.my_module:my_function"
+    names_code: ClassVar[bool] = True
 
     target: str
 
@@ -31,35 +49,4 @@ class Factory(ModelSpec, name="factory"):
             raise UserError(f"factory: expected package.module:function, got '{self.target}'")
 
     def build(self, channels: int, classes: int) -> nn.Module:
-        module, _, name = self.target.partition(":")
-        with _one_line(f"{self}: expected a function that can be imported"), _working_folder():
-            function: Callable[..., object] = importlib.import_module(module)  # type: ignore[assignment]
-            for part in name.split("."):
-                function = getattr(function, part)
-        with _one_line(f"{self}: expected a function of channels and classes"):
-            network = function(channels=channels, classes=classes)
-        if not isinstance(network, nn.Module):
-            raise UserError(f"{self}: expected a function that returns a torch.nn.Module, got {type(network).__name__}")
-        return network
-
-
-@contextmanager
-def _working_folder() -> Iterator[None]:
-    """The present folder is importable, after everything else (installed programs do not look there)."""
-    here, known = os.getcwd(), list(sys.path)
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        sys.path[:] = known
-
-
-@contextmanager
-def _one_line(expected: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # whatever a stranger's function does wrong
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(f"{expected}, got {type(error).__name__}: {reason}") from error
+        return ModelOfFunction(self.target).build(channels, classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +22,8 @@ class PyramidNet(ModelSpec, name="pyramidnet"):
 
     depth: 6 n + 2 layers; alpha: channels added over all blocks; width: channels of the stem.
     """
+
+    example: ClassVar[str] = "pyramidnet:110,alpha=270"
 
     depth: int = 110
     alpha: int = 270

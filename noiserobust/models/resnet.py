@@ -44,6 +44,7 @@ class CifarResNet(ModelSpec):
 class ResNet18(CifarResNet, name="resnet18"):
     """ResNet-18 for 32 x 32 images: 11,173,962 parameters at width 64."""
 
+    example: ClassVar[str] = "resnet18:16"
     depths = (2, 2, 2, 2)
 
 
@@ -51,6 +52,7 @@ class ResNet18(CifarResNet, name="resnet18"):
 class ResNet34(CifarResNet, name="resnet34"):
     """ResNet-34 for 32 x 32 images: 21,282,122 parameters at width 64."""
 
+    example: ClassVar[str] = "resnet34:64"
     depths = (3, 4, 6, 3)
 
 
@@ -58,6 +60,7 @@ class ResNet34(CifarResNet, name="resnet34"):
 class ResNet50(CifarResNet, name="resnet50"):
     """ResNet-50 (bottleneck blocks) for 32 x 32 images: 23,520,842 parameters at width 64."""
 
+    example: ClassVar[str] = "resnet50:64"
     depths = (3, 4, 6, 3)
     bottleneck = True
 
@@ -66,6 +69,7 @@ class ResNet50(CifarResNet, name="resnet50"):
 class ResNet101(CifarResNet, name="resnet101"):
     """ResNet-101 (bottleneck blocks) for 32 x 32 images: 42,512,970 parameters at width 64."""
 
+    example: ClassVar[str] = "resnet101:64"
     depths = (3, 4, 23, 3)
     bottleneck = True
 

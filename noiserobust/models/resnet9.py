@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,6 +18,8 @@ class ResNet9(ModelSpec, name="resnet9"):
     The network known by that name (D. Page, How to Train Your ResNet, 2018). Papers that list a "ResNet-9" without
     describing it may mean another one: He et al. define none. width: channels of the first layer.
     """
+
+    example: ClassVar[str] = "resnet9:64"
 
     width: int = 64
 

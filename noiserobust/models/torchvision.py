@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ class Torchvision(ModelSpec, name="torchvision"):
     published. Other than 3 channels exchange the first convolution, and have no published weights. GoogLeNet and
     Inception-v3 come without the second outputs that they have while training, and without published weights.
     """
+
+    example: ClassVar[str] = "torchvision:resnet50"
 
     network: str
     weights: str | None = None

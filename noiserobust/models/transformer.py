@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ class Transformer(ModelSpec, name="transformer"):
     The output layer is tied to the embedding unless ``tied`` is false: on a chip it computes with a noisy copy, while
     the look-up stays digital. ``channels`` of :meth:`build` is T, the number of tokens read.
     """
+
+    example: ClassVar[str] = "transformer:64"
 
     width: int = 64
     layers: int = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -17,6 +18,8 @@ class VGG16BN(ModelSpec, name="vgg16-bn"):
     The thirteen convolutions of configuration D and three linear layers of 512, 512 and ``classes`` outputs, the usual
     reduction of the paper's 4,096. Images need 32 pixels a side or more. width: channels of the first layer.
     """
+
+    example: ClassVar[str] = "vgg16-bn:64"
 
     width: int = 64
     dropout: float = 0.5

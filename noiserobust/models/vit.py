@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -95,6 +96,8 @@ class ViTCifar(ViT, name="vit-cifar"):
     lack the 9,216 biases of torchvision's.
     """
 
+    example: ClassVar[str] = "vit-cifar:512"
+
     width: int = 512
     image_size: int = 32
     patch: int = 4
@@ -109,6 +112,8 @@ class ViTCifar(ViT, name="vit-cifar"):
 class ViTSmall16(ViT, name="vit-s16"):
     """ViT-S/16 for 224 x 224 images: 22,050,664 parameters for 1,000 classes."""
 
+    example: ClassVar[str] = "vit-s16:384"
+
     width: int = 384
     image_size: int = 224
     patch: int = 16
@@ -122,9 +127,13 @@ class ViTSmall16(ViT, name="vit-s16"):
 class ViTSmall32(ViTSmall16, name="vit-s32"):
     """ViT-S/32 for 224 x 224 images: 22,878,952 parameters for 1,000 classes."""
 
+    example: ClassVar[str] = "vit-s32:384"
+
     patch: int = 32
 
 
 @dataclass(frozen=True)
 class DeiTSmall(ViTSmall16, name="deit-s"):
     """DeiT-S (Touvron et al., ICML 2021), the network of ViT-S/16; DeiT is its training, and how it is published."""
+
+    example: ClassVar[str] = "deit-s:384"

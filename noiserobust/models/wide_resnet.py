@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ class WideResNet(ModelSpec, name="wrn"):
     shape: depth and widening factor, d-k; dropout: between the two convolutions of a block; width: channels of the
     stem, and what k multiplies (16 in the paper).
     """
+
+    example: ClassVar[str] = "wrn:28-10"
 
     shape: str = "28-10"
     dropout: float = 0.0

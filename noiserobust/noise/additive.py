@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -33,6 +33,9 @@ class Gaussian(NoiseModel, name="gaussian"):
     >>> str(Gaussian(0.05)), str(Gaussian(0.05, reference="layer"))
     ('gaussian:0.05', 'gaussian:0.05,reference=layer')
     """
+
+    example: ClassVar[str] = "gaussian:0.05,reference=layer"
+    strength_field: ClassVar[str] = "sigma"
 
     sigma: float
     reference: Reference = "filter"
@@ -68,13 +71,6 @@ class Gaussian(NoiseModel, name="gaussian"):
     def shards(self) -> bool:
         return self.reference in ("filter", "layer")
 
-    @property
-    def strength(self) -> float:
-        return self.sigma
-
-    def scaled(self, factor: float) -> Gaussian:
-        return replace(self, sigma=self.sigma * factor)
-
 
 @dataclass(frozen=True)
 class Laplace(NoiseModel, name="laplace"):
@@ -83,6 +79,9 @@ class Laplace(NoiseModel, name="laplace"):
     l has variance 2, so the standard deviation is :math:`\sqrt{2}\, b \max|w|`. Source: "Incorruptible Neural
     Networks", Table 4.
     """
+
+    example: ClassVar[str] = "laplace:0.02"
+    strength_field: ClassVar[str] = "b"
 
     b: float
     reference: Reference = "filter"
@@ -102,10 +101,3 @@ class Laplace(NoiseModel, name="laplace"):
     @property
     def shards(self) -> bool:
         return self.reference in ("filter", "layer")
-
-    @property
-    def strength(self) -> float:
-        return self.b
-
-    def scaled(self, factor: float) -> Laplace:
-        return replace(self, b=self.b * factor)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from torch import Tensor
 from noiserobust.errors import UserError
 from noiserobust.noise.sharded import is_sharded
 from noiserobust.rng import Stream
-from noiserobust.spec import Described, split_top
+from noiserobust.spec import Scalable
+from noiserobust.spec.parser import Value
 
 Per = Literal["chip", "read"]
 """When an error is drawn: once per chip (device to device), or anew for each read (cycle to cycle)."""
@@ -45,12 +46,15 @@ class Chip:
 
 
 @dataclass(frozen=True)
-class NoiseModel(Described, family="noise model"):
+class NoiseModel(Scalable, family="noise model"):
     """A model of the errors that an array makes in the weights it stores.
 
-    A leaf states its settings as fields, its maths in :meth:`write`, and its size in :attr:`strength` and
-    :meth:`scaled`. Weights have their output channel first, ``(outputs, inputs...)``.
+    A leaf states its settings as fields, its maths in :meth:`write`, and in ``strength_field`` which field is its
+    strength (or else :attr:`strength` and :meth:`scaled`). Weights have their output channel first, ``(outputs,
+    inputs...)``.
     """
+
+    joined: ClassVar[bool] = True
 
     def program(self, weight: Tensor, stream: Stream) -> Chip:
         """Write ``weight`` into an array: everything is drawn from ``stream`` that then stays fixed on that chip.
@@ -91,29 +95,15 @@ class NoiseModel(Described, family="noise model"):
         """Whether weights that are sharded over processes (DTensor) are taken: they get the noise of the whole."""
         return False
 
-    @property
-    @abstractmethod
-    def strength(self) -> float:
-        """The number that :meth:`scaled` multiplies; 0 is exactly the identity."""
-
-    @abstractmethod
-    def scaled(self, factor: float) -> NoiseModel:
-        """The same model with every deviation from what lies below it multiplied by ``factor``."""
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether every read returns the clean weight."""
-        return self.strength == 0
-
     def __add__(self, other: NoiseModel) -> NoiseModel:
         """``self``, then ``other``: each in units of the clean weight's scale."""
         return Sum((*_parts(self), *_parts(other)))
 
     @classmethod
-    def parse(cls, text: str) -> NoiseModel:
-        """The model that ``text`` describes: ``gaussian:0.05``, ``gaussian:0.02+laplace:0.01``."""
-        parts = [super(NoiseModel, cls).parse(part) for part in split_top(text, "+")]
-        return parts[0] if len(parts) == 1 else Sum(tuple(parts))
+    def from_stages(cls, stages: list[Value], imports: bool) -> Any:
+        """The model that is described: ``gaussian:0.05``, or the sum ``gaussian:0.02+laplace:0.01``."""
+        parts = tuple(cls.from_value(stage, imports) for stage in stages)
+        return parts[0] if len(parts) == 1 else Sum(parts)
 
 
 @dataclass(frozen=True)
@@ -147,11 +137,9 @@ class Sum(NoiseModel):
     def is_identity(self) -> bool:
         return all(part.is_identity for part in self.parts)
 
-    def __str__(self) -> str:
-        return "+".join(str(part) for part in self.parts)
-
-    def nested(self) -> str:
-        return "+".join(part.nested() for part in self.parts)
+    @property
+    def stages(self) -> tuple[NoiseModel, ...]:
+        return self.parts
 
 
 class AdditiveChip(Chip):

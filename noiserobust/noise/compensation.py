@@ -14,7 +14,7 @@ factor is folded into the weights, which is the same where biases are added digi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -68,6 +68,8 @@ class Compensate(NoiseModel, name="compensate"):
     compares compensations on the same chips.)
     """
 
+    example: ClassVar[str] = "compensate:global"
+
     kind: Literal["global", "column"] = "global"
 
     def __post_init__(self) -> None:
@@ -76,13 +78,6 @@ class Compensate(NoiseModel, name="compensate"):
 
     def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
         return CompensatedChip(below, self.kind)
-
-    @property
-    def strength(self) -> float:
-        return 0.0
-
-    def scaled(self, factor: float) -> Compensate:
-        return self
 
 
 class CompensatedChip(Chip):

@@ -6,9 +6,9 @@ Conductances are programmed, drift, and are read with noise.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -76,6 +76,9 @@ class DeviceProfile(NoiseModel):
     below, such as ``quantize:6+pcm``, changes what is programmed; what exceeds g_max saturates.
     """
 
+    strength_field: ClassVar[str] = "strength"
+    leading: ClassVar[Literal["always", "changed"]] = "changed"  # pcm, not pcm:1.0
+
     strength: float = 1.0
     reference: Reference = "filter"
     rows: int = 512
@@ -97,14 +100,6 @@ class DeviceProfile(NoiseModel):
 
     def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
         return below if self.is_identity else DeviceChip(below, clean, self, stream)
-
-    def scaled(self, factor: float) -> DeviceProfile:
-        return replace(self, strength=self.strength * factor)
-
-    def arguments(self) -> list[str]:
-        """As everywhere, but a strength of 1 is not written: ``pcm``, not ``pcm:1.0``."""
-        arguments = super().arguments()
-        return arguments[1:] if self.strength == 1 else arguments
 
 
 class DeviceChip(Chip):

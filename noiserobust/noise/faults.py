@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ class Stuck(NoiseModel, name="stuck"):
     >>> str(Stuck(0.001)), str(Stuck(0.01, at_max=0.002))
     ('stuck:0.001', 'stuck:0.01,at_max=0.002')
     """
+
+    example: ClassVar[str] = "stuck:0.001,at_max=0.0005"
+    strength_field: ClassVar[str] = "strength"
 
     at_zero: float
     at_max: float = 0.0
@@ -69,6 +73,3 @@ class Stuck(NoiseModel, name="stuck"):
     @property
     def is_identity(self) -> bool:
         return self.strength == 0 or self.at_zero == self.at_max == 0
-
-    def scaled(self, factor: float) -> Stuck:
-        return replace(self, strength=self.strength * factor)

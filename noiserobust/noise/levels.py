@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +54,9 @@ class Quantize(NoiseModel, name="quantize"):
     ('quantize:6', 'quantize:4,reference=layer')
     """
 
+    example: ClassVar[str] = "quantize:6"
+    strength_field: ClassVar[str] = "strength"
+
     bits: int
     reference: Reference = "filter"
     rows: int = 512
@@ -69,6 +73,3 @@ class Quantize(NoiseModel, name="quantize"):
             return below
         scale = reference_scale(clean, self.reference, self.rows, self.columns)
         return AlteredChip(below, lambda w, _: torch.lerp(w, quantized(w, scale, self.bits), self.strength))
-
-    def scaled(self, factor: float) -> Quantize:
-        return replace(self, strength=self.strength * factor)

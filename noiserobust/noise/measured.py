@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from noiserobust.errors import UserError
 from noiserobust.noise.device import DeviceProfile, check_scale, normal_like
 from noiserobust.rng import Stream
-from noiserobust.spec import Described, Duration
+from noiserobust.spec import Duration
 
 REQUIRED = ("state", "mean_error", "std")
 DRIFT = ("drift_mean", "drift_std")
@@ -54,6 +55,9 @@ class Measured(DeviceProfile, name="measured"):
     :class:`~noiserobust.UserError` with file and line for a table that is not as above.
     """
 
+    example: ClassVar[str] = "measured:experiments/data/example_device.csv"
+    leading: ClassVar[Literal["always"]] = "always"
+
     table: str = field(kw_only=True)
     digest: str = ""
     programming: float = 1.0
@@ -71,22 +75,25 @@ class Measured(DeviceProfile, name="measured"):
         if table != table.strip() or not table or set(table) & set(",+=()[]{}"):
             raise UserError(f"measured: expected a file name without , + = and brackets, got '{table}'; rename it")
         object.__setattr__(self, "table", table)
-        if (table, self.digest) not in _tables:
-            content = _content(table)
+        # A table that is named by its digest need not be here to be spoken of, as rows of another machine do.
+        if not self.digest or Path(table).is_file():
+            self._read()
+
+    def _read(self) -> dict[str, np.ndarray]:
+        if (self.table, self.digest) not in _tables:
+            content = _content(self.table)
             digest = hashlib.sha256(content).hexdigest()[:12]
             if self.digest not in ("", digest):
                 raise UserError(
-                    f"measured: expected {table} with the content {self.digest}, got {digest}; it was changed: leave "
-                    "digest out to use it as it is now"
+                    f"measured: expected {self.table} with the content {self.digest}, got {digest}; it was changed: "
+                    "leave digest out to use it as it is now"
                 )
             object.__setattr__(self, "digest", digest)
-            _tables[table, digest] = read_table(table, content)
-
-    def arguments(self) -> list[str]:
-        return Described.arguments(self)
+            _tables[self.table, digest] = read_table(self.table, content)
+        return _tables[self.table, self.digest]
 
     def devices(self) -> MeasuredDevices:
-        return MeasuredDevices(_tables[self.table, self.digest], self.programming, self.drift, self.t0)
+        return MeasuredDevices(self._read(), self.programming, self.drift, self.t0)
 
 
 class MeasuredDevices:

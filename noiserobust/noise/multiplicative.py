@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ class LogNormal(NoiseModel, name="lognormal"):
     >>> str(LogNormal(0.1)), str(LogNormal(0.05, per="read"))
     ('lognormal:0.1', 'lognormal:0.05,per=read')
     """
+
+    example: ClassVar[str] = "lognormal:0.1"
+    strength_field: ClassVar[str] = "strength"
 
     sigma: float
     per: Per = "chip"
@@ -52,6 +56,3 @@ class LogNormal(NoiseModel, name="lognormal"):
     @property
     def is_identity(self) -> bool:
         return self.strength == 0 or self.sigma == 0
-
-    def scaled(self, factor: float) -> LogNormal:
-        return replace(self, strength=self.strength * factor)

@@ -7,6 +7,7 @@ programming.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from noiserobust.errors import UserError
 from noiserobust.noise.device import DeviceProfile, Devices, check_scale
@@ -51,6 +52,8 @@ class PCM(DriftingProfile, name="pcm"):
       :math:`r^{0.65}`, at most 0.2
     """
 
+    example: ClassVar[str] = "pcm:t=1d"
+
     def devices(self) -> Devices:
         return DriftingPair(PCM_DEVICE, self.programming, self.drift, self.read)
 
@@ -63,6 +66,8 @@ class Hermes(DriftingProfile, name="hermes"):
     accurately programmed. Programming, drift and read noise as of :class:`PCM`, with polynomials of their own. (aihwkit
     ``HermesNoiseModel``.)
     """
+
+    example: ClassVar[str] = "hermes:cells=1"
 
     cells: int = 2
 
@@ -82,6 +87,8 @@ class StateIndependent(DriftingProfile, name="state_independent"):
     Programming error of std ``sigma`` µS at every conductance; exponent :math:`\nu = |\nu_{mean} + \nu_{std} \zeta|`;
     read noise of std :math:`(g_d / g_{max}) \sqrt{\ln((t + t_0 + t_r) / 2 t_r)}` µS, t_0 = 20 s, t_r = 250 ns.
     """
+
+    example: ClassVar[str] = "state_independent:nu_mean=0.05"
 
     sigma: float = 0.2
     nu_mean: float = 0.1
@@ -108,6 +115,8 @@ class ReRamWan2022(DeviceProfile, name="reram_wan2022"):
     is that of the clean weight at all times (aihwkit takes it again from the programmed one).
     """
 
+    example: ClassVar[str] = "reram_wan2022:t=1d"
+
     def check_time(self, t: float) -> None:
         if t not in (0, 1, 86400, 172800):
             raise UserError(f"reram_wan2022: measured at 1s, 1d and 2d only, got t={t:g} s; use one of these")
@@ -126,6 +135,8 @@ class ReRamCMO(DriftingProfile, name="reram_cmo"):
     read with std :math:`0.0277 \log_{10}(g_d) \sqrt{\ln((t + t_r) / 2 t_r)}` µS, t_r = 1 µs. (aihwkit draws
     :math:`\zeta` anew at every time, runs on the CPU only and fails on constant weights.)
     """
+
+    example: ClassVar[str] = "reram_cmo:acceptance=2.0"
 
     acceptance: float = 0.2
 

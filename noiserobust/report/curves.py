@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from noiserobust.errors import UserError
+from noiserobust.minima.labels import without_strength
 from noiserobust.report.style import ANY, TINY, WEIGHT_ALPHA, Entry, colour, dress, line_style, panels, shade
-from noiserobust.report.table import reading
 
 
 def curves_figure(
@@ -49,7 +49,8 @@ def measures_figure(summary: pd.DataFrame, title: str = "Measures against streng
 
     Bands are ± std over draws, or over trained models where a measure has one draw.
     """
-    names = [reading(noise, strength) for noise, strength in zip(summary["noise"], summary["strength"], strict=True)]
+    pairs = zip(summary["noise"], summary["strength"], strict=True)
+    names = [without_strength(noise, strength) for noise, strength in pairs]
     panels = [f"{m}, {name}" for m, name in zip(summary["metric"], names, strict=True)]
     lines = summary.assign(panel=panels, x=summary["strength"], std=summary["noise_std"].fillna(summary["weight_std"]))
     swept = lines.groupby("panel")["strength"].transform("nunique") > 1

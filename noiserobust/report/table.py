@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from noiserobust.errors import UserError
-from noiserobust.spec import Duration, reading
+from noiserobust.minima.labels import without_strength
+from noiserobust.spec import Duration
 from noiserobust.storage.rows import OPERATION, completed, noise_free
 
 # Metric -> its unit and the decimals that are worth reading.
@@ -77,7 +78,9 @@ def readings(summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
     Noise-free lines that name no reading (``none``) belong to all of them; the name is "" if there is nothing else.
     """
     pairs = zip(summary["noise"], summary["strength"], strict=True)
-    texts = pd.Series([reading(noise, strength) for noise, strength in pairs], index=summary.index, dtype=object)
+    texts = pd.Series(
+        [without_strength(noise, strength) for noise, strength in pairs], index=summary.index, dtype=object
+    )
     around = pd.Series(map(variant, completed(summary).to_dict("records")), index=summary.index, dtype=object)
     everywhere = noise_free(summary) & (texts == summary["noise"]) & (around == "")
     names = texts + around
@@ -124,7 +127,7 @@ def _label(line: dict[Any, Any], name: str) -> str:
         strength = "area"
     elif line["noise_free"]:
         strength = "noise-free"
-    elif math.isnan(line["strength"]) or reading(line["noise"], line["strength"]) == line["noise"]:
+    elif math.isnan(line["strength"]) or without_strength(line["noise"], line["strength"]) == line["noise"]:
         # Nothing is swept: a device profile as it is.
         strength = "" if not math.isnan(line["t"]) else line["noise"]
     else:

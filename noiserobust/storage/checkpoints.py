@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
-from noiserobust.models import Factory, ModelSpec
+from noiserobust.models import ModelSpec
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.files import write_atomically
 from noiserobust.storage.identity import digest_tensor
@@ -50,11 +50,7 @@ class Checkpoint:
         self, spec: ModelSpec | None = None, channels: int | None = None, classes: int | None = None
     ) -> nn.Module:
         """The network with these weights, in eval mode; the arguments stand in for what a foreign file does not say."""
-        model = spec or (ModelSpec.parse(self.about["model"]) if "model" in self.about else None)
-        if spec is None and isinstance(model, Factory):
-            raise UserError(
-                f"expected --model {model}: {self.path} names code as its network, which only you may start by name"
-            )
+        model = spec or (self._stored_model() if "model" in self.about else None)
         channels = channels or self.about.get("channels")
         classes = classes or (len(self.about["classes"]) if "classes" in self.about else None)
         if model is None or channels is None or classes is None:
@@ -65,6 +61,19 @@ class Checkpoint:
             network = model.without_weights().build(channels, classes)
         load_weights(network, self.weights, self.path, model.aliases)
         return network.eval()
+
+    def _stored_model(self) -> ModelSpec:
+        """The network that the file names; code is only started by a person's word."""
+        text = self.about["model"]
+        try:
+            model = ModelSpec.parse(text, imports=False)
+        except UserError as error:
+            raise UserError(f"expected --model {text} for {self.path}: {error}") from None
+        if model.names_code:
+            raise UserError(
+                f"expected --model {model}: {self.path} names code as its network, which only you may start by name"
+            )
+        return model
 
 
 def save_checkpoint(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:

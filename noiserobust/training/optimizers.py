@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from noiserobust.errors import UserError
-from noiserobust.spec import split_call
+from noiserobust.spec.parser import Argument, read
 
 
 def build_optimizer(
     text: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     """The ``torch.optim`` optimizer that ``text`` names: ``AdamW``, ``SGD:momentum=0.9,nesterov=true``."""
-    name, arguments = split_call(text, "optimizer")
+    name, arguments, _ = read(text, "optimizer")[0].call("optimizer")
     known: dict[str, Any] = {
         key.lower(): kind
         for key, kind in vars(torch.optim).items()
@@ -39,11 +39,11 @@ def build_optimizer(
         raise UserError(f"optimizer '{text}': {error}") from None
 
 
-def _option(argument: str, text: str) -> tuple[str, object]:
-    key, equals, value = argument.partition("=")
-    if not equals:
-        raise UserError(f"expected key=value after the optimizer's name, got '{argument}' in '{text}'")
+def _option(argument: Argument, text: str) -> tuple[str, object]:
+    key, value = argument.key, argument.value.text
+    if key is None:
+        raise UserError(f"expected key=value after the optimizer's name, got '{value}' in '{text}'")
     try:
-        return key.strip(), ast.literal_eval({"true": "True", "false": "False"}.get(value.strip(), value.strip()))
+        return key, ast.literal_eval({"true": "True", "false": "False"}.get(value, value))
     except (ValueError, SyntaxError):
-        raise UserError(f"expected a number, true, false or a tuple for {key.strip()}, got '{value}'") from None
+        raise UserError(f"expected a number, true, false or a tuple for {key}, got '{value}'") from None

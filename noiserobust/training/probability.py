@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from noiserobust.errors import UserError
 from noiserobust.spec import Described
@@ -36,6 +37,8 @@ class Probability(Described, family="probability schedule"):
 class Always(Probability, name="constant"):
     """a throughout; a plain number says the same."""
 
+    example: ClassVar[str] = "constant:0.5"
+
     a: float = 0.5
 
     def __post_init__(self) -> None:
@@ -48,6 +51,8 @@ class Always(Probability, name="constant"):
 @dataclass(frozen=True)
 class Piecewise(Probability, name="piecewise"):
     """a for t < b T, then 1 - a."""
+
+    example: ClassVar[str] = "piecewise:0.0,b=0.5"
 
     a: float = 0.0
     b: float = 0.5
@@ -63,6 +68,8 @@ class Piecewise(Probability, name="piecewise"):
 @dataclass(frozen=True)
 class Line(Probability, name="linear"):
     """a t / T + b: from b to a + b."""
+
+    example: ClassVar[str] = "linear:0.8,b=0.1"
 
     a: float = 1.0
     b: float = 0.0
@@ -81,6 +88,8 @@ class Line(Probability, name="linear"):
 class Cos1(Probability, name="cos1"):
     """1/2 + 1/2 cos(pi t / T): from 1 to 0."""
 
+    example: ClassVar[str] = "cos1"
+
     def at(self, share: float) -> float:
         return 0.5 + 0.5 * math.cos(math.pi * share)
 
@@ -88,6 +97,8 @@ class Cos1(Probability, name="cos1"):
 @dataclass(frozen=True)
 class Cos2(Probability, name="cos2"):
     """1/2 - 1/2 cos(pi t / T): from 0 to 1."""
+
+    example: ClassVar[str] = "cos2"
 
     def at(self, share: float) -> float:
         return 0.5 - 0.5 * math.cos(math.pi * share)
@@ -97,6 +108,8 @@ class Cos2(Probability, name="cos2"):
 class Sin1(Probability, name="sin1"):
     """sin(pi t / T): 1 in the middle."""
 
+    example: ClassVar[str] = "sin1"
+
     def at(self, share: float) -> float:
         return math.sin(math.pi * share)
 
@@ -104,6 +117,8 @@ class Sin1(Probability, name="sin1"):
 @dataclass(frozen=True)
 class Sin2(Probability, name="sin2"):
     """1 - sin(pi t / T): 0 in the middle."""
+
+    example: ClassVar[str] = "sin2"
 
     def at(self, share: float) -> float:
         return 1 - math.sin(math.pi * share)

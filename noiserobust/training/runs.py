@@ -16,6 +16,7 @@ from torch import nn
 
 from noiserobust.data import Splits
 from noiserobust.errors import UserError
+from noiserobust.minima import Measure
 from noiserobust.models import Factory, ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.checkpoints import read_checkpoint
@@ -113,9 +114,11 @@ def _settings(stored: Mapping[str, Any], folder: Path, model: ModelSpec | None) 
             "trained it"
         )
     values: dict[str, Any] = dict(stored)
+    # What a file names is code that only a person may start.
     for name, kind in (("method", Method), ("select_noise", NoiseModel)):
-        values[name] = kind.parse(values[name])
-    values["model"] = model or ModelSpec.parse(values["model"])
+        values[name] = kind.parse(values[name], imports=False)
+    values["log"] = [Measure.parse(text, imports=False) for text in values.get("log", ())]
+    values["model"] = model or ModelSpec.parse(values["model"], imports=False)
     # A run that was trained on a GPU can be read without one.
     if str(values.get("device")).startswith("cuda") and not torch.cuda.is_available():
         values["device"] = "cpu"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from noiserobust.errors import UserError
 from noiserobust.spec import Described
@@ -36,6 +36,8 @@ class Schedule(Described, family="schedule"):
 @dataclass(frozen=True)
 class Constant(Schedule, name="constant"):
     """The same strength at every step."""
+
+    example: ClassVar[str] = "constant:0.1"
 
     maximum: float
 
@@ -73,6 +75,8 @@ class WarmUp(Schedule):
 class Linear(WarmUp, name="linear"):
     """From 0, in proportion to the steps taken."""
 
+    example: ClassVar[str] = "linear:0.5,warmup=0.3"
+
     def shape(self, elapsed: float) -> float:
         return elapsed
 
@@ -81,6 +85,8 @@ class Linear(WarmUp, name="linear"):
 class Quadratic(WarmUp, name="quadratic"):
     """From 0, in proportion to the square of the steps taken."""
 
+    example: ClassVar[str] = "quadratic:0.5,warmup=0.3"
+
     def shape(self, elapsed: float) -> float:
         return elapsed**2
 
@@ -88,6 +94,8 @@ class Quadratic(WarmUp, name="quadratic"):
 @dataclass(frozen=True)
 class OffToOn(WarmUp, name="off-to-on"):
     """0 during the warm-up, then the maximum."""
+
+    example: ClassVar[str] = "off-to-on:1.0,warmup=100"
 
     def shape(self, elapsed: float) -> float:
         return float(elapsed >= 1)
@@ -99,6 +107,8 @@ class Cosine(WarmUp, name="cosine"):
 
     Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization" (mARWP).
     """
+
+    example: ClassVar[str] = "cosine:0.02"
 
     warmup: int | float = 1.0
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -58,6 +59,8 @@ class Backend(Described, ABC, family="backend"):
 @dataclass(frozen=True)
 class Direct(Backend, name="direct"):
     """The network itself computes, with the arrays' weights in its parameters: perfect inputs and outputs."""
+
+    example: ClassVar[str] = "direct"
 
     @property
     def exact(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,9 @@ class Aihwkit(Backend, name="aihwkit"):
     ('aihwkit', 'aihwkit:inp_bits=8,tile=256')
     """
 
+    example: ClassVar[str] = "aihwkit:inp_bits=8,tile=256"
+    leading: ClassVar[Literal["by key"]] = "by key"
+
     inp_bits: int = 7
     out_bits: int = 9
     out_noise: float = 0.06
@@ -69,11 +72,6 @@ class Aihwkit(Backend, name="aihwkit"):
             raise UserError("aihwkit: expected an out_bound > 0 to round outputs within, got 0; or use out_bits=0")
         if self.tile < 0:
             raise UserError(f"aihwkit: expected tile >= 1, or 0 for tiles as large as their layer, got {self.tile}")
-
-    def arguments(self) -> list[str]:
-        """As everywhere, but no setting stands out: the first is written by key, too, and only if it is not 7."""
-        first, *others = super().arguments()
-        return others if self.inp_bits == type(self).inp_bits else [f"inp_bits={first}", *others]
 
     @property
     def exact(self) -> bool:

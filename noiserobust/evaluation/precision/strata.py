@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr
 
 FLOOR = 0.05
 """Least score: without it the rare flip of a confident image would get a huge weight."""
@@ -100,6 +99,8 @@ def score(chance: np.ndarray) -> np.ndarray:
 
 def prior(margin: np.ndarray) -> np.ndarray:
     """The chance of a right answer under noise before any was seen: Phi(m / tau), tau half the median of abs(m)."""
+    from scipy.special import ndtr
+
     return ndtr(margin / max(np.median(np.abs(margin)) / 2, np.finfo(float).tiny))
 
 

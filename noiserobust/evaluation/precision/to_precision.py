@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -183,6 +182,8 @@ def half_width(accuracies: np.ndarray, steps: np.ndarray, confidence: float = 0.
     three" bound -log(1 - confidence) / sum_k 1 / ``steps``[k]: what a group of images may hide of which all answers
     so far agreed, where an image stands for ``steps`` (0: nothing is hidden). A single value is taken as exact.
     """
+    from scipy import stats
+
     count = len(accuracies)
     if count < 2:
         return 0.0
@@ -199,6 +200,8 @@ def noise_std(accuracies: np.ndarray, variances: np.ndarray, confidence: float =
     with d = 2 K / max(kurtosis - 1, 0.5) degrees of freedom, kurtosis that of the accuracies (3 for a normal
     distribution). Numbers below 0 are 0.
     """
+    from scipy import stats
+
     total, added, tail = float(np.var(accuracies, ddof=1)), float(np.mean(variances)), (1 - confidence) / 2
     if total == 0:
         return 0.0, 0.0, 0.0

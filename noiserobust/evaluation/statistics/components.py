@@ -19,7 +19,6 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import numpy as np
-from scipy import stats
 
 from noiserobust.errors import UserError
 
@@ -74,6 +73,8 @@ def interval(values: np.ndarray, design: Design = "nested", confidence: float = 
     Either design: one copy gives mean ± t_{K-1} std / sqrt(K) over its draws, and says nothing about another training;
     crossed with one draw, the interval is over models under that draw alone.
     """
+    from scipy import stats
+
     require_design(design)
     models, draws = values.shape[-2:]
     with np.errstate(invalid="ignore"):

@@ -10,7 +10,7 @@ from scipy.integrate import trapezoid
 
 from noiserobust.errors import UserError
 from noiserobust.evaluation.statistics.cells import MODEL, require_one_of, require_rows
-from noiserobust.spec import reading
+from noiserobust.minima.labels import without_strength
 from noiserobust.storage.rows import OPERATION, noise_free
 
 CHIP = ["method", *MODEL, "draw", "read", "t", *OPERATION]
@@ -37,7 +37,7 @@ def area(rows: pd.DataFrame) -> pd.DataFrame:
     require_one_of(rows, "metric", "accuracy")
     rows = rows[rows["metric"] == "accuracy"]
     noises = rows[["noise", "strength"]].drop_duplicates()
-    names = {key: reading(*key) for key in noises.itertuples(index=False, name=None)}
+    names = {key: without_strength(*key) for key in noises.itertuples(index=False, name=None)}
     keys = zip(rows["noise"], rows["strength"], strict=True)
     name = pd.Series([names[key] for key in keys], rows.index, dtype=object)
     everywhere = noise_free(rows) & (name == rows["noise"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
@@ -23,6 +24,8 @@ class ASAM(Climbing, name="asam"):
     Cost: two forward and two backward passes.
     Source: Kwon et al., "ASAM: Adaptive Sharpness-Aware Minimization" (arXiv 2102.11600), Eq. 8 and Algorithm 1.
     """
+
+    example: ClassVar[str] = "asam:0.5"
 
     rho: float | Schedule = 0.5
     eta: float = 0.01

@@ -69,6 +69,8 @@ class Method(Described, family="method"):
 class Plain(Method, name="plain"):
     """Training without perturbation: the gradient at w. One forward and one backward pass."""
 
+    example: ClassVar[str] = "plain"
+
 
 def plain_step(engine: Engine, batch: AnyBatch) -> Output:
     """One step with the gradient at w."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from noiserobust.analog.vectors import TINY, norm, scale
 from noiserobust.errors import UserError
@@ -40,6 +40,8 @@ class ESAM(Method, name="esam"):
     Source: Du et al., "Efficient Sharpness-aware Minimization for Improved Training of Neural Networks" (arXiv
     2110.03141), Eq. 5 and 6, Algorithm 1.
     """
+
+    example: ClassVar[str] = "esam:0.05,beta=0.5"
 
     rho: float | Schedule = 0.05
     beta: float = 0.6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from noiserobust.analog.vectors import add, along, clones, scale
 from noiserobust.errors import UserError
@@ -28,6 +29,8 @@ class GSAM(Climbing, name="gsam"):
     Source: Zhuang et al., "Surrogate Gap Minimization Improves Sharpness-Aware Training" (arXiv 2203.08065),
     Algorithm 1.
     """
+
+    example: ClassVar[str] = "gsam:0.05,alpha=0.4"
 
     alpha: float = 0.4
     follow_lr: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class LookSAM(Climbing, name="looksam"):
     Source: Liu et al., "Towards Efficient and Scalable Sharpness-Aware Minimization" (arXiv 2203.02714), Eq. 7 and
     Algorithm 1.
     """
+
+    example: ClassVar[str] = "looksam:0.1,k=5"
 
     alpha: float = 0.7
     k: int = 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class MESA(SelfDistillation, name="mesa"):
     Cost: two forward passes and one backward after ``start`` epochs, plain training's before; a copy of the network.
     Source: Du et al., "Sharpness-Aware Training for Free" (arXiv 2205.14083), Eq. 10 and 13, Algorithm 1.
     """
+
+    example: ClassVar[str] = "mesa:0.8"
 
     lam: float | Schedule = 0.8
     beta: float = 0.9995

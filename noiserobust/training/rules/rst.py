@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation
@@ -30,6 +31,8 @@ class RST(Method, name="rst"):
     Source: Zhao et al., "Randomized Sharpness-Aware Training for Boosting Computational Efficiency in Deep Learning"
     (arXiv 2203.09962), Eq. 1 to 4.
     """
+
+    example: ClassVar[str] = "rst:sam(0.1),p=0.5"
 
     inner: Method = field(default_factory=SAM)
     p: float | Probability = 0.5
@@ -92,6 +95,8 @@ class GRST(RST, name="g-rst"):
     Source: Zhao et al., "Randomized Sharpness-Aware Training for Boosting Computational Efficiency in Deep Learning"
     (arXiv 2203.09962), Eq. 6, 8, 9.
     """
+
+    example: ClassVar[str] = "g-rst:sam(0.1),p=0.5"
 
     inner: Climbing = field(default_factory=SAM)
     a: float = 2.0

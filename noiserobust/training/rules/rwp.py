@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from noiserobust.errors import UserError
 from noiserobust.minima import Random
@@ -26,6 +27,8 @@ class RWP(Method, name="rwp"):
     Cost: ``draws`` forward and backward passes, and the draws of the noise.
     Source: "Incorruptible Neural Networks", Eq. 2.
     """
+
+    example: ClassVar[str] = "rwp:gaussian(0.1),schedule=quadratic(1.0)"
 
     noise: NoiseModel = field(default_factory=lambda: Gaussian(0.1))
     schedule: float | Schedule = 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -38,6 +38,8 @@ class MixedRWP(Method, name="rwp-mixed"):
     arXiv 2404.00357), Eq. 4, section 3.2 and Algorithm 1 (its "N(0, gamma ||w_k||)" read as a standard deviation, as
     its code does).
     """
+
+    example: ClassVar[str] = "rwp-mixed:cosine(0.01)"
 
     gamma: float | Schedule = 0.01
     alpha: float = 0.5

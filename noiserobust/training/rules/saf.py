@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class SAF(SelfDistillation, name="saf"):
     Cost: one forward and one backward pass.
     Source: Du et al., "Sharpness-Aware Training for Free" (arXiv 2205.14083), Eq. 9 and Algorithm 1.
     """
+
+    example: ClassVar[str] = "saf:0.3"
 
     back: int = 3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from noiserobust.analog.vectors import Vector, clones, scale_to
 from noiserobust.errors import UserError
@@ -82,6 +82,8 @@ class SAM(Climbing, name="sam"):
     Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization" (arXiv 2010.01412),
     Eq. 2 and 3; "Incorruptible Neural Networks", Eq. 1; mixing: "Revisiting Random Weight Perturbation", section 4.7.
     """
+
+    example: ClassVar[str] = "sam:0.05"
 
     alpha: float = 0.0
     batches: Literal["same", "different"] = "same"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -31,6 +31,8 @@ class SSAM(Climbing, name="ssam"):
     2210.05177), Eq. 6 and Algorithm 1 (whose Fisher information sums single samples' squared gradients, an extra
     pass per sample).
     """
+
+    example: ClassVar[str] = "ssam:0.1,fraction=0.5"
 
     fraction: float = 0.5
     mask: Literal["fisher", "random"] = "fisher"

@@ -1,0 +1,186 @@
+"""Settings that can be written as text, and found by their name: the base of all families."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, TypeVar
+
+from noiserobust.errors import UserError
+from noiserobust.spec.fields import bind, settings_of
+from noiserobust.spec.parser import Argument, Value, read, shown
+from noiserobust.spec.references import home, load, reference_to, working_folder
+from noiserobust.spec.writer import write
+
+D = TypeVar("D", bound="Described")
+S = TypeVar("S", bound="Scalable")
+INSIDE = __name__.partition(".")[0]
+
+
+class Described:
+    """Base of every dataclass that has a text form, such as ``gaussian:0.05,reference=layer``.
+
+    A family's root is declared with ``class NoiseModel(Described, family="noise model")``, a member with
+    ``class Gaussian(NoiseModel, name="gaussian")``, which also registers it. A class of your own needs no name: it is
+    written, and found, as ``package.module:Name(arguments)``.
+    """
+
+    family: ClassVar[str] = ""
+    name: ClassVar[str] = ""
+    registry: ClassVar[dict[str, type[Any]]] = {}
+    example: ClassVar[str] = ""
+    """One text form, for lists of what there is."""
+    joined: ClassVar[bool] = False
+    """Whether several can be joined by ``+``."""
+    leading: ClassVar[Literal["always", "changed", "by key"]] = "always"
+    """When the first setting is written: always, only if it is not the default, or like the others by its key."""
+    of_functions: ClassVar[type[Any] | None] = None
+    """The member that stands for a function ``package.module:function``, in families that take functions."""
+
+    def __init_subclass__(cls, *, family: str | None = None, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if family is not None:
+            cls.family, cls.registry = family, {}
+        if name is not None:
+            taken = cls.registry.get(name)
+            # The same class once more is a module that was imported again, or a notebook's cell.
+            if taken is not None and reference_to(taken) != reference_to(cls):
+                raise UserError(
+                    f"expected another name for the {cls.family} {reference_to(cls)}, got '{name}', which is that of "
+                    f"{reference_to(taken)}"
+                )
+            cls.name, cls.registry[name] = name, cls
+        elif family is None and cls.__module__.partition(".")[0] != INSIDE:
+            cls.name = reference_to(cls)
+
+    @classmethod
+    def parse(cls: type[D], text: str | D, imports: bool = True) -> D:
+        """The object that ``text`` describes (or is); raises :class:`UserError` when it describes none.
+
+        ``imports=False`` is for text that comes out of a file: it never imports a module (``package.module:Name`` is
+        then known only where this process has imported it already), since importing runs its code.
+        """
+        if isinstance(text, cls):
+            return text
+        if not isinstance(text, str):
+            raise UserError(f"expected a {cls.family} or its text, got {text!r}")
+        return cls.from_stages(read(text, cls.family, cls.joined), imports)
+
+    @classmethod
+    def from_stages(cls: type[D], stages: list[Value], imports: bool) -> D:
+        """The object that parsed text describes; several stages are joined by ``+``."""
+        if len(stages) > 1:
+            raise UserError(f"expected one {cls.family}, got {len(stages)} joined by +")
+        return cls.from_value(stages[0], imports)
+
+    @classmethod
+    def from_value(cls: type[D], value: Value, imports: bool) -> D:
+        """The object that one parsed description is about."""
+        call = value.call(cls.family)
+        if call.name in cls.registry:
+            member, arguments = typing.cast(Any, cls.registry[call.name]), call.arguments
+        else:
+            reference, arguments = call.reference() or (None, [])
+            if reference is None:
+                raise cls.unknown(call.name, value.text)
+            try:
+                member = load(reference, imports)
+            except UserError as error:
+                raise cls.unknown(call.name, value.text, str(error)) from None
+            if not isinstance(member, type) or not issubclass(member, Described):
+                return cls._from_function(reference, member, arguments, value.text, imports)
+        if not issubclass(member, cls):
+            raise UserError(f"expected a {cls.name or cls.family}, got '{shown(value.text)}'")
+        if "__dataclass_fields__" not in vars(member):
+            raise UserError(f"expected a dataclass, got {reference_to(member)}; write @dataclass(frozen=True) above it")
+        return member(**bind(member.name, settings_of(member), arguments, value.text, imports))
+
+    @classmethod
+    def _from_function(
+        cls: type[D], reference: str, function: Any, arguments: list[Argument], text: str, imports: bool
+    ) -> D:
+        if cls.of_functions is None or not callable(function):
+            raise UserError(f"expected a {cls.family}, got '{shown(text)}', which is no class of these")
+        if not imports:
+            raise UserError(f"expected code that you name yourself, got {reference} out of a file: calling it runs it")
+        return cls.of_functions.bound(reference, function, arguments, text, imports)
+
+    @classmethod
+    def offered(cls) -> str:
+        """What there is, in words."""
+        return f"a {cls.family} ({', '.join(sorted(cls.registry))})"
+
+    @classmethod
+    def unknown(cls, name: str, text: str, problem: str = "") -> UserError:
+        """The error for a name that there is none of: what there is, and what is nearest."""
+        near = difflib.get_close_matches(name, cls.registry, 1)
+        hint = "" if problem else "; one of your own is package.module:Name"
+        hint = f"; did you mean {near[0]}?" if near else hint
+        return UserError(f"expected {cls.offered()}, got '{shown(text)}'{problem and f': {problem}'}{hint}")
+
+    @property
+    def stages(self) -> tuple[Described, ...]:
+        """What the text form joins by ``+``."""
+        return (self,)
+
+    def nested(self) -> str:
+        """The text form as it stands inside another one: ``gaussian(0.05)``."""
+        return write(self, nested=True)
+
+    def __str__(self) -> str:
+        return write(self)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # A class of your own is found again where its module was, in a process that does not look there.
+        module = type(self).__module__
+        if module == "__main__" or module.partition(".")[0] == INSIDE or "<locals>" in type(self).__qualname__:
+            return super().__reduce_ex__(protocol)
+        return _blank, (reference_to(type(self)), home(module)), vars(self)
+
+
+class Scalable(Described):
+    """A described thing with a strength: one of its fields, or what that field's value calls its strength.
+
+    Without a ``strength_field`` (and without a :attr:`strength` and :meth:`scaled` of its own) its strength is 0.
+    """
+
+    strength_field: ClassVar[str] = ""
+    """The field that :meth:`scaled` multiplies."""
+
+    @property
+    def strength(self) -> float:
+        """The number that :meth:`scaled` multiplies; 0 is exactly the identity."""
+        value = getattr(self, self.strength_field) if self.strength_field else 0.0
+        return value.strength if isinstance(value, Scalable) else value
+
+    def scaled(self: S, factor: float) -> S:
+        """The same with its strength multiplied by ``factor``."""
+        if not self.strength_field:
+            return self
+        value = getattr(self, self.strength_field)
+        changed = value.scaled(factor) if isinstance(value, Scalable) else value * factor
+        return replace(self, **{self.strength_field: changed})  # type: ignore[type-var]
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing is changed."""
+        return self.strength == 0
+
+    def without_strength(self, strength: float) -> str:
+        """The text form without the number ``strength``, where that is the strength of this (or of a stage).
+
+        >>> from noiserobust.noise import NoiseModel
+        >>> NoiseModel.parse("gaussian:0.05,reference=layer").without_strength(0.05)
+        'gaussian:reference=layer'
+        >>> NoiseModel.parse("gaussian:0.02+quantize:6").without_strength(0.02)
+        'gaussian+quantize:6'
+        """
+        return write(self, without=strength)
+
+
+def _blank(reference: str, folder: str | None) -> Any:
+    """An object of a class of one's own, before its state is put back."""
+    with working_folder(*[folder] if folder else []):
+        kind = load(reference)
+    return kind.__new__(kind)

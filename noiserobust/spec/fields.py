@@ -1,0 +1,134 @@
+"""From written arguments to typed values: of a dataclass's fields, or of a function's parameters."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+from noiserobust.errors import UserError
+from noiserobust.spec.duration import Duration
+from noiserobust.spec.parser import Argument, Value, read, shown
+
+REQUIRED = dataclasses.MISSING
+
+
+class Setting(NamedTuple):
+    """One thing that a text form can set."""
+
+    name: str
+    kind: Any
+    """Its type; ``None`` where nothing is said of it."""
+    default: Any = dataclasses.MISSING
+
+    @property
+    def required(self) -> bool:
+        return self.default is REQUIRED
+
+
+@cache
+def settings_of(cls: type) -> tuple[Setting, ...]:
+    """The fields in written order: what has no default comes first, also where an inherited field has one."""
+    kinds = typing.get_type_hints(cls)
+    settings = []
+    for field in dataclasses.fields(cls):
+        if field.init:
+            settings.append(Setting(field.name, kinds[field.name], _default(field)))
+    return tuple(sorted(settings, key=lambda setting: not setting.required))
+
+
+def parameters_of(function: Callable[..., Any], given: Collection[str] | int = ()) -> tuple[Setting, ...]:
+    """The parameters of a function that a text may set: without those by the names ``given``, or the first ones."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+        kinds = typing.get_type_hints(function.__init__ if isinstance(function, type) else function)  # type: ignore[misc]
+    except (TypeError, ValueError, NameError):  # not to be had of what is compiled
+        return ()
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    free = named[given:] if isinstance(given, int) else [p for p in named if p.name not in given]
+    return tuple(Setting(p.name, kinds.get(p.name), REQUIRED if p.default is p.empty else p.default) for p in free)
+
+
+def bind(
+    name: str, settings: Sequence[Setting], arguments: Sequence[Argument], text: str, imports: bool = True
+) -> dict[str, Any]:
+    """The values of the ``settings`` of ``name`` that the arguments of ``text`` give, by name.
+
+    Raises :class:`~noiserobust.UserError` for settings that there are none of, that miss or that come twice.
+    """
+    names = [setting.name for setting in settings]
+    kinds = {setting.name: setting.kind for setting in settings}
+    values: dict[str, Any] = {}
+    for index, (key, value) in enumerate(arguments):
+        if key is None and (index >= len(names) or any(name in values for name in names[index:])):
+            raise UserError(f"expected at most {len(names)} values in order, then key=value, in '{shown(text)}'")
+        setting = names[index] if key is None else key
+        if setting not in names:
+            raise UserError(
+                f"{name} has no setting '{setting}' (it has {', '.join(names) or 'none'}), in '{shown(text)}'"
+            )
+        if setting in values:
+            raise UserError(f"{name}: '{setting}' is given twice in '{shown(text)}'")
+        try:
+            values[setting] = parse_value(value, kinds[setting], imports)
+        except UserError as error:
+            raise UserError(f"{name}: {setting}: {error}") from None
+    missing = [setting.name for setting in settings if setting.required and setting.name not in values]
+    if missing:
+        raise UserError(f"{name} needs {', '.join(missing)}, for example {name}:{missing[0]}=..., got '{shown(text)}'")
+    return values
+
+
+def parse_value(value: str | Value, kind: Any, imports: bool = True) -> Any:
+    """Text (or a parsed value) read as a value of type ``kind``; raises :class:`UserError` when it is none."""
+    if hasattr(kind, "from_stages"):
+        stages = read(value, kind.family, kind.joined) if isinstance(value, str) else value.stages()
+        return kind.from_stages(stages, imports)
+    options, origin = typing.get_args(kind), typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        for index, option in enumerate(options):
+            try:
+                return parse_value(value, option, imports)
+            except UserError:
+                if index == len(options) - 1:
+                    raise
+    text = value if isinstance(value, str) else value.text
+    if origin is Literal:
+        if text not in options:
+            raise UserError(f"expected one of {', '.join(map(str, options))}, got '{shown(text)}'")
+        return text
+    if kind is types.NoneType or kind is bool:
+        words = {"none": None} if kind is types.NoneType else {"true": True, "false": False}
+        if text.lower() not in words:
+            raise UserError(f"expected {' or '.join(words)}, got '{shown(text)}'")
+        return words[text.lower()]
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise UserError(
+                f"expected {'a whole number' if kind is int else 'a number'}, got '{shown(text)}'"
+            ) from None
+    if kind is Duration:
+        return Duration(text)
+    return guessed(text) if kind is None else text
+
+
+def guessed(text: str) -> Any:
+    """Text as a number, true, false or none where it is one: of a parameter whose type is not said."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

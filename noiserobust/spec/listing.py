@@ -1,0 +1,299 @@
+"""What there is of a family, read off the source without importing it: names, settings, defaults, one example each.
+
+Importing the families takes torch, seconds; what a person mistyped, or could have meant, is known at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from noiserobust.errors import UserError
+from noiserobust.spec.duration import Duration
+from noiserobust.spec.parser import Call, read, shown
+from noiserobust.spec.references import working_folder
+from noiserobust.spec.writer import called, format_value, typed
+
+PACKAGE = Path(__file__).parents[1]
+
+
+class Family(NamedTuple):
+    """Where the members of a family stand, and what they descend from."""
+
+    folder: str
+    root: str
+    text: str
+    """How their text is written."""
+
+
+FAMILIES = {
+    "noises": Family("noise", "NoiseModel", "NAME:VALUE,SETTING=VALUE; several are joined by +"),
+    "methods": Family("training/rules", "Method", "NAME:VALUE,SETTING=VALUE; noise or rule inside in parentheses"),
+    "measures": Family("minima", "Measure", "NAME:VALUE,SETTING=VALUE; noise or perturbation inside in parentheses"),
+    "metrics": Family("tasks", "Metric", "NAME, beside accuracy and loss, which are always there"),
+    "models": Family("models", "ModelSpec", "NAME:VALUE,SETTING=VALUE"),
+    "data": Family("data", "DataSource", "NAME, or the path of an image folder"),
+    "schedules": Family("training", "Schedule", "NAME(VALUE,SETTING=VALUE), where a rule has a strength"),
+    "probabilities": Family("training", "Probability", "NAME(VALUE,SETTING=VALUE), where a rule has a probability"),
+    "converters": Family("analog", "Converters", "NAME:SETTING=VALUE, or none"),
+    "perturbations": Family("minima", "Perturbation", "NAME(VALUE,SETTING=VALUE), where a measure looks"),
+    "backends": Family("analog/backends", "Backend", "NAME:SETTING=VALUE"),
+}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One thing that has a name."""
+
+    name: str
+    path: str
+    """``module:Class``."""
+    fields: tuple[tuple[str, str, str | None], ...]
+    """Its settings in written order: name, type in words, default as text (None where there is none)."""
+    summary: str
+    """The first sentence of what is said of it."""
+    example: str
+
+
+@cache
+def members(family: str) -> dict[str, Member]:
+    """The members of a family (a key of :data:`FAMILIES`) by name, in alphabetical order."""
+    if family not in FAMILIES:
+        raise UserError(f"expected {', '.join(FAMILIES)}, got '{family}'{_near(family, FAMILIES)}")
+    folder, root, _ = FAMILIES[family]
+    found = {}
+    for file in sorted((PACKAGE / folder).rglob("*.py")):
+        for node in _module(file).values():
+            if isinstance(node, ast.ClassDef) and (name := _keyword(node, "name")) is not None:
+                ancestors = _ancestors(Place(file, node))
+                if any(place.node.name == root for place in ancestors):
+                    found[name] = _member(name, ancestors)
+    return dict(sorted(found.items()))
+
+
+def check(family: str, text: str) -> None:
+    """Refuse a text that begins neither with a name of ``family`` nor with ``package.module:Name``, without an import.
+
+    Raises :class:`~noiserobust.UserError`, which suggests what is nearest.
+    """
+    known, word = members(family), _word(family)
+    if family == "data" and (os.path.isdir(text) or re.match(r"[\w-]+:", text)):
+        return
+    if family == "converters" and text.strip() == "none":
+        return
+    for stage in read(text, word, joined=family == "noises"):
+        call = stage.call(word)
+        if call.name not in known and not _importable(call):
+            names = f"({', '.join(known)})" + (" or the path of an image folder" if family == "data" else "")
+            raise UserError(f"expected a {word} {names}, got '{shown(stage.text)}'{_near(call.name, known)}")
+
+
+def _importable(call: Call) -> bool:
+    """Whether this is ``package.module:Name`` of a package that there is; it is not imported."""
+    reference = call.reference()
+    if reference is None:
+        return False
+    with working_folder():
+        return importlib.util.find_spec(reference[0].split(":")[0].split(".")[0]) is not None
+
+
+def _near(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]}?" if near else "; one of your own is package.module:Name"
+
+
+class Place(NamedTuple):
+    """A definition, and the file whose names it uses."""
+
+    file: Path
+    node: Any
+
+
+@cache
+def _module(file: Path) -> dict[str, ast.AST]:
+    """What the names of a module stand for: classes, assigned values, imports from this package."""
+    names: dict[str, ast.AST] = {}
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            names[node.name] = node
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            names[node.targets[0].id] = node.value
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name: ast.ImportFrom(node.module, [alias], 0) for alias in node.names}
+    return names
+
+
+def _lookup(file: Path, name: str) -> Place | None:
+    """Where ``name``, as ``file`` uses it, is defined; None outside of this package."""
+    node = _module(file).get(name)
+    if not isinstance(node, ast.ImportFrom):
+        return None if node is None else Place(file, node)
+    parts = (node.module or "").split(".")
+    if parts[0] != PACKAGE.name:
+        return None
+    base = PACKAGE.joinpath(*parts[1:])
+    for source in (base.with_suffix(".py"), base / "__init__.pyi", base / "__init__.py"):
+        if source.is_file() and (place := _lookup(source, node.names[0].name)) is not None:
+            return place
+    return None
+
+
+def _keyword(node: ast.ClassDef, key: str) -> str | None:
+    """A keyword of a class statement, such as ``name="gaussian"``."""
+    values = [k.value.value for k in node.keywords if k.arg == key and isinstance(k.value, ast.Constant)]
+    return str(values[0]) if values else None
+
+
+def _ancestors(place: Place) -> list[Place]:
+    """A class and what it descends from, nearest first."""
+    chain = [place]
+    for base in place.node.bases:
+        if isinstance(base, ast.Name) and (found := _lookup(place.file, base.id)) is not None:
+            chain += _ancestors(found)
+    return chain
+
+
+def _member(name: str, ancestors: list[Place]) -> Member:
+    file, node = ancestors[0]
+    module = ".".join([PACKAGE.name, *file.relative_to(PACKAGE).with_suffix("").parts])
+    fields = tuple(
+        (name, _type(kind), default and _text(default, kind)) for name, kind, default in _settings(ancestors)
+    )
+    example = _class_value(ancestors, "example") or name
+    return Member(name, f"{module}:{node.name}", fields, _summary(ast.get_docstring(node) or ""), example)
+
+
+class Field(NamedTuple):
+    """A setting: its name, its annotation, its default."""
+
+    name: str
+    kind: Place
+    default: Place | None
+
+
+def _settings(ancestors: list[Place]) -> list[Field]:
+    """The dataclass fields as they are written: what has no default comes first."""
+    fields: dict[str, Field] = {}
+    for file, node in reversed(ancestors):
+        for line in node.body:
+            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                if "ClassVar" in ast.unparse(line.annotation):
+                    continue
+                value, name = _default(line.value), line.target.id
+                default = None if value is None else Place(file, value)
+                fields[name] = Field(name, Place(file, line.annotation), default)
+    return sorted(fields.values(), key=lambda field: field.default is not None)
+
+
+def _default(value: ast.expr | None) -> ast.expr | None:
+    """The default that is assigned, also by ``field(...)``; a factory's is what it returns."""
+    if not (isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "field"):
+        return value
+    given = {keyword.arg: keyword.value for keyword in value.keywords}
+    factory = given.get("default_factory")
+    if factory is None:
+        return given.get("default")
+    return factory.body if isinstance(factory, ast.Lambda) else ast.Call(factory, [], [])
+
+
+def _class_value(ancestors: list[Place], name: str) -> str | None:
+    """A class attribute that is a text, of the nearest class that has it."""
+    for _, node in ancestors:
+        for line in node.body:
+            target = line.target if isinstance(line, ast.AnnAssign) else None
+            if isinstance(target, ast.Name) and target.id == name and isinstance(line.value, ast.Constant):
+                return str(line.value.value)
+    return None
+
+
+def _text(value: Place, kind: Place) -> str:
+    """A default as text, as :func:`~noiserobust.spec.format_value` writes it."""
+    file, node = value
+    if isinstance(node, ast.Name) and (found := _lookup(file, node.id)) is not None:
+        return _text(found, kind)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        words = set(re.findall(r"\w+", ast.unparse(kind.node)))
+        options = (float, *((int,) if "int" in words else ())) if "float" in words else (str,)
+        try:
+            constant = ast.literal_eval(node)
+        except ValueError:
+            return ast.unparse(node)
+        return format_value(typed(constant, options[0] if len(options) == 1 else float | int))
+    if node.func.id == "Duration":
+        return format_value(Duration(ast.literal_eval(node.args[0])))
+    found = _lookup(file, node.func.id)
+    if found is None or not isinstance(found.node, ast.ClassDef):
+        return ast.unparse(node)
+    ancestors = _ancestors(found)
+    fields = _settings(ancestors)
+    given = dict(zip([field.name for field in fields], [Place(file, value) for value in node.args], strict=False))
+    given |= {keyword.arg: Place(file, keyword.value) for keyword in node.keywords if keyword.arg}
+    if fields and fields[0].default is not None and _class_value(ancestors, "leading") in (None, "always"):
+        given.setdefault(fields[0].name, fields[0].default)
+    texts = []
+    for index, field in enumerate(fields):
+        if field.name in given:
+            text = _text(given[field.name], field.kind)
+            texts.append(text if index == 0 else f"{field.name}={text}")
+    return called(_keyword(found.node, "name") or "none", texts, nested=True)
+
+
+WORDS = {"float": "number", "int": "whole number", "bool": "true or false", "str": "text", "Duration": "time"}
+
+
+def _type(kind: Place) -> str:
+    """A field's type in words: ``number``, ``filter, layer``, ``schedule``."""
+    return " or ".join(dict.fromkeys(_types(kind)))
+
+
+def _types(kind: Place) -> Iterator[str]:
+    file, node = kind
+    if isinstance(node, ast.BinOp):
+        yield from _types(Place(file, node.left))
+        yield from _types(Place(file, node.right))
+    elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
+        options = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        yield ", ".join(str(ast.literal_eval(option)) for option in options)
+    elif isinstance(node, ast.Constant):
+        yield "none"
+    elif isinstance(node, ast.Name) and node.id in WORDS:
+        yield WORDS[node.id]
+    elif isinstance(node, ast.Name) and (found := _lookup(file, node.id)) is not None:
+        if isinstance(found.node, ast.ClassDef):
+            families = [_keyword(place.node, "family") for place in _ancestors(found)]
+            yield next(filter(None, families), node.id)
+        else:
+            yield from _types(found)
+    else:
+        yield ast.unparse(node)
+
+
+SIGNS = {"nabla": "grad", "sim": "~", "leftarrow": "<-", "lVert": "|", "rVert": "|", "hat": "", "tilde": ""}
+
+
+def _summary(docstring: str) -> str:
+    """The first sentence, without the marks of the documentation."""
+    text = re.sub(r"\s+", " ", docstring.split("\n\n")[0])
+    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?([^`]*)`|`+([^`]*)`+", lambda match: match[1] or match[2], text)
+    text = re.sub(r"\\mathrm|\\[,;]|[{}]", "", text)
+    text = re.sub(r"\\([A-Za-z]+) ?", lambda match: SIGNS.get(match[1], match[1]) + " ", text)
+    sentence = re.split(r"(?<!et al)\.\s+(?=[A-Z0-9])", text.strip())[0]
+    return re.sub(r"\s+(?=[),])|(?<=\s)\s+", "", sentence).strip().rstrip(".:")
+
+
+def _word(family: str) -> str:
+    """What one member is called in messages: ``noise model``."""
+    folder, root, _ = FAMILIES[family]
+    for file in sorted((PACKAGE / folder).rglob("*.py")):
+        node = _module(file).get(root)
+        if isinstance(node, ast.ClassDef):
+            return _keyword(node, "family") or root
+    return root
