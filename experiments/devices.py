@@ -25,7 +25,8 @@ from noiserobust.evaluation import Chips, Compute, evaluate, paired, summarize
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation
 from noiserobust.report import robustness_table
-from noiserobust.report.plots import accuracy_against_time
+from noiserobust.report.plots import time_figure
+from noiserobust.report.style import save
 from noiserobust.storage.checkpoints import find_checkpoints
 from noiserobust.storage.files import write_atomically
 from noiserobust.storage.rows import write_rows
@@ -115,7 +116,7 @@ class Study:
         write_atomically(self.out / "tables.md", lambda file: file.write_text("\n\n".join(text) + "\n"))
         shown = summary[(summary["recalibration"] == 0) & (summary["noise"] == "pcm")]
         name = "digits" if self.data == "digits" else "CIFAR-10, ResNet-18 of width 16"
-        accuracy_against_time(shown, self.out / "time.png", f"PCM chips over time: {name}")
+        save(time_figure(shown, f"PCM chips over time: {name}"), self.out / "time.png")
         print("\n\n".join(text))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,13 @@ def imported_parts(file: Path) -> set[str]:
 
 def test_every_part_has_its_place() -> None:
     assert {part_of(file) for file in PACKAGE.rglob("*.py")} == set(LEVEL)
+
+
+def test_the_page_on_the_design_lists_every_part() -> None:
+    page = (PACKAGE.parent / "docs" / "design.md").read_text()
+    listed = re.findall(r"^  (\w+)(?:/|\.py) ", page.split("```")[1], re.MULTILINE)
+    assert set(listed) == set(LEVEL) - {"__init__", "__main__"}
+    assert [LEVEL[part] for part in listed] == sorted(LEVEL[part] for part in listed)
 
 
 def test_imports_point_one_way() -> None:

@@ -20,8 +20,6 @@ from noiserobust.noise import NoiseModel
 from noiserobust.rng import seeded
 from noiserobust.storage.rows import read_rows, write_rows
 
-pytest.importorskip("aihwkit", reason="the profiles' numbers are aihwkit's")
-
 TIMES = ["25s", "1d", "1y"]
 
 

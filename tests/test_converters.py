@@ -19,7 +19,7 @@ from noiserobust.analog.noisy import report_stream
 from noiserobust.evaluation import Chips, Compute
 from noiserobust.evaluation.settings import grouped
 from noiserobust.rng import Stream, seeded
-from noiserobust.storage.checkpoints import weights_hash
+from noiserobust.storage.identity import network_digest
 
 STREAM = Stream(13, "test", "converters")
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -247,7 +247,7 @@ class TestOutputNoise:
 class TestModel:
     def test_nothing_is_left_behind(self) -> None:
         model, (x, _) = net().train(), images()
-        before, clean = weights_hash(model), model.eval()(x)
+        before, clean = network_digest(model), model.eval()(x)
         state = torch.get_rng_state()
         with converted(model, "io:dac=4,adc=4,noise=0.1"):
             assert not torch.equal(model(x), clean)
@@ -257,7 +257,7 @@ class TestModel:
             model(x[..., :3])  # fails between the hooks of a layer
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
         assert torch.equal(model(x), clean)
-        assert weights_hash(model) == before
+        assert network_digest(model) == before
         assert torch.equal(torch.get_rng_state(), state)
 
     def test_ideal_converters_do_nothing(self) -> None:
@@ -364,10 +364,10 @@ class TestPercentile:
     def test_modes_are_as_before(self) -> None:
         model = net().train()
         model[1].eval()
-        before = weights_hash(model)
+        before = network_digest(model)
         Converting(model, Converters(8, 8, percentile=99.0), calibration=[images()[0]])
         assert [m.training for m in model] == [True, False, True, True, True, True]
-        assert weights_hash(model) == before
+        assert network_digest(model) == before
 
 
 IO = "io:dac=6,adc=7,noise=0.05"

@@ -16,6 +16,8 @@ from noiserobust.training import Method
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
+FOLDERS = ("docs", "experiments", "noiserobust")
+LINKED = [page.relative_to(ROOT).as_posix() for folder in FOLDERS for page in sorted((ROOT / folder).rglob("*.md"))]
 PRINTED = {
     "docs/precision.md": [" ± 2.0 after ", " image passes"],
     "README.md": ["2,368 of 2,410 weights noisy", "noise: gaussian:reference=layer"],
@@ -25,6 +27,7 @@ PRINTED = {
         "random:laplace(0.25),draws=1: 0.25",
     ],
     "docs/noise.md": [],
+    "docs/layers.md": ["frozenset({(1,)})", "['0.kernel', '2.weight']"],
     "docs/hardware_design.md": ["largest x of gaussian:{x}", "single effects, added up", "digital, too"],
     "docs/sweep.md": ["rwp:gaussian(0.1)    2"],
     "docs/statistics.md": ["shared_variance", "gaussian, strength 0.1 to 0.4", "299"],
@@ -58,7 +61,7 @@ def test_every_page_with_code_is_run() -> None:
     assert {page for page in PAGES if "```python" in (ROOT / page).read_text()} == set(PRINTED)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", ["README.md", *LINKED])
 def test_links_and_pictures_are_there(page: str) -> None:
     text = (ROOT / page).read_text()
     targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]

@@ -18,7 +18,8 @@ from noiserobust.evaluation import Compute, Where
 from noiserobust.evaluation.settings import grouped
 from noiserobust.models import DigitsNet
 from noiserobust.rng import seeded
-from noiserobust.storage.checkpoints import save_checkpoint, weights_hash
+from noiserobust.storage.checkpoints import save_checkpoint
+from noiserobust.storage.identity import network_digest
 from noiserobust.storage.rows import read_rows
 
 NOISES = ["gaussian:0.3", "laplace:0.2"]
@@ -115,9 +116,9 @@ class TestModelsStayAsTheyWere:
     def test_weights_and_modes(self, data: tuple[Tensor, Tensor]) -> None:
         model = net().train()
         model[3].eval()
-        before, modes = weights_hash(model), [m.training for m in model.modules()]
+        before, modes = network_digest(model), [m.training for m in model.modules()]
         evaluate(model, data, NOISES, draws=2)
-        assert weights_hash(model) == before
+        assert network_digest(model) == before
         assert [m.training for m in model.modules()] == modes
 
     @pytest.mark.parametrize("channels_last", [True, False])
@@ -137,11 +138,11 @@ class TestModelsStayAsTheyWere:
 
     def test_also_after_an_exception(self, data: tuple[Tensor, Tensor]) -> None:
         model = net().train()
-        before = weights_hash(model)
+        before = network_digest(model)
         model.register_forward_hook(lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             evaluate(model, data, NOISES, draws=2)
-        assert weights_hash(model) == before
+        assert network_digest(model) == before
         assert model.training
 
     def test_coverage_comes_with_the_result(self, data: tuple[Tensor, Tensor]) -> None:

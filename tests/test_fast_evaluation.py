@@ -49,7 +49,6 @@ class TestDraws:
     def test_a_chip_that_is_read_once_is_the_same_chip(
         self, noise: str, t: float | None, read: int, compensation: str
     ) -> None:
-        pytest.importorskip("aihwkit")
         noisy, model, stream = NoisyWeights(net()), NoiseModel.parse(noise), report_stream(0, 0, 1)
         seen = []
         for chip in (noisy.program(model, stream), ReadOnce(noisy, model, stream)):

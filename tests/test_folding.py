@@ -16,7 +16,7 @@ from noiserobust.evaluation.settings import grouped
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.rng import seeded
-from noiserobust.storage.checkpoints import weights_hash
+from noiserobust.storage.identity import network_digest
 
 X = Stream(0, "x").normal((40, 3, 8, 8))
 Y = torch.arange(40) % 10
@@ -70,12 +70,12 @@ def test_all_norms_behind_a_layer_are_folded(model: str, norms: int, channels_la
     network = built(model)
     network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     x = torch.nn.functional.interpolate(X[:6], size=32)
-    before = weights_hash(network)
+    before = network_digest(network)
     folding, plain, folded = both(network, x)
     assert folding.report == f"{norms} of {norms} batch norms folded"
     assert_equal_to_rounding(folded, plain)
     assert not torch.equal(folded, plain)
-    assert weights_hash(network) == before
+    assert network_digest(network) == before
     assert not any("forward" in vars(module) for module in network.modules())
 
 
@@ -186,11 +186,11 @@ def test_the_noise_is_that_of_the_weight_in_the_array() -> None:
 
 def test_an_error_leaves_nothing_folded() -> None:
     net = Net(plainly)
-    noisy, before = NoisyWeights(net), weights_hash(net)
+    noisy, before = NoisyWeights(net), network_digest(net)
     folding = Folding(noisy, X[:2])
     with pytest.raises(KeyError), noisy.perturbed(Gaussian(0.2), Stream(0, "draw")), folding.folded():
         raise KeyError
-    assert weights_hash(net) == before
+    assert network_digest(net) == before
     assert_equal_to_rounding(both(net)[1], both(Net(plainly))[1])
 
 

@@ -76,7 +76,6 @@ class TestComposition:
         torch.testing.assert_close(read_back, (3 * (w + 0.1 * s * z) / s).clamp(-3, 3).round() / 3 * s)
 
     def test_devices_are_programmed_to_quantised_targets_or_read_back_in_levels(self) -> None:
-        pytest.importorskip("aihwkit")
         w = weight(6, 50).float()
         levels = {float(level) for level in torch.arange(-3, 4) / 3}
         s = w.abs().amax(1, keepdim=True)

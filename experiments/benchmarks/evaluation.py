@@ -5,8 +5,8 @@ to accuracies; "ours:10" is ten draws. ``floor`` is what none can undercut with 
 alone, on tensors that are there, in the fastest memory format and batch size. Rows go to
 docs/results/speed_evaluation.csv.
 
-    python -m experiments.benchmarks.evaluation --cases floor:3 ours:10 "ours unfolded:10" loop:3
-    python -m experiments.benchmarks.evaluation --noise pcm --cases floor:3 ours:10 "aihwkit tiles:1"
+    python experiments/benchmarks/evaluation.py --cases floor:3 ours:10 "ours unfolded:10" loop:3
+    python experiments/benchmarks/evaluation.py --noise pcm --cases floor:3 ours:10 "aihwkit tiles:1"
 
 ``--checkpoint`` evaluates a trained network, which "ours to a precision" needs; ``--accuracy CHECKPOINT...`` compares
 the accuracies of float32, bfloat16 and folded batch norm on the same draws; ``--memory`` measures memory.
@@ -32,12 +32,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import RESULTS, add_rows, in_turn, machine, markdown, ratios, timed
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import ToTensor
 
-from experiments.benchmarks.common import RESULTS, add_rows, in_turn, machine, markdown, ratios, timed
 from noiserobust import evaluate
 from noiserobust.data import load
 from noiserobust.evaluation.settings import grouped

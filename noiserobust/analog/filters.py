@@ -7,7 +7,7 @@ from torch import Tensor
 
 from noiserobust.analog.vectors import Vector
 from noiserobust.analog.weight_space import WeightSpace
-from noiserobust.rng import Stream, times
+from noiserobust.rng import Stream
 
 
 def filter_norms(rows: Tensor) -> Tensor:
@@ -31,6 +31,6 @@ def filter_noise(weights: WeightSpace, gamma: float, stream: Stream) -> Vector:
         rows = parameter if weight is None else weight.as_rows(parameter)
         # float32 whatever the weights are, so that a network in bfloat16 sees the draw that it sees in float32.
         field = stream.child(name or index).normal(rows.shape, device=rows.device)
-        field = times(field.to(torch.promote_types(field.dtype, rows.dtype)), gamma * filter_norms(rows))
+        field = field.to(torch.promote_types(field.dtype, rows.dtype)) * (gamma * filter_norms(rows))
         noise.append((field if weight is None else weight.from_rows(field)).to(parameter.dtype))
     return noise

@@ -55,7 +55,7 @@ class NoisyWeights:
 
         def write() -> None:
             lying = [(weight, weight.parameter.detach()) for weight in self._in_place]
-            direct = [weight.groups is None and adds_in_place(noise, live) for weight, live in lying]
+            direct = [weight.outputs.lead and adds_in_place(noise, live) for weight, live in lying]
             if any(direct):
                 add_in_place(noise, [(live, stream.child(weight.name)) for weight, live in compress(lying, direct)])
             for (weight, live), done in zip(lying, direct, strict=True):

@@ -20,7 +20,8 @@ from noiserobust.evaluation.statistics.summary import summarize
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.report import robustness_table
-from noiserobust.storage.rows import read_rows, write_rows
+from noiserobust.storage.ledger import Ledger
+from noiserobust.storage.provenance import provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,33 +77,22 @@ def corrupted(
     A forward pass over the images per corruption, severity, model, noise and draw.
     Source: "Revisiting Random Weight Perturbation", Table 3 and Figure 6.
     """
-    tables, places, covered = [], dict[str, tuple[str, int]](), dict[str, Coverage]()
+    tables, covered = [], dict[str, Coverage]()
     sets = load_corrupted(folder, corruptions, severities)
     total = len(list(corruptions) or CORRUPTIONS) * len(severities)
-    options = {"images": images, "model": model, "chips": chips, "compute": compute, "where": where, "out": out}
+    options = {"images": images, "model": model, "chips": chips, "compute": compute, "where": where}
     for corruption, severity, data in tqdm(sets, total=total, unit="set", disable=not progress, delay=1):
-        result = evaluate(models, data, noises, draws, seed, **options)  # type: ignore[arg-type]
-        places |= dict.fromkeys(result.rows["data"], (corruption, severity))
+        ledger = Ledger(out, columns={"corruption": corruption, "severity": severity})
+        result = evaluate(models, data, noises, draws, seed, out=ledger, **options)  # type: ignore[arg-type]
         covered |= result.coverage
-        tables.append(_placed(result.rows, places))
-    if out is not None:
-        write_rows(_placed(read_rows(out), places), out)
+        tables.append(result.rows)
     return Corrupted(pd.concat(tables, ignore_index=True), covered)
 
 
 def by_severity(rows: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     """:func:`~noiserobust.evaluation.summarize` of the mean over corruptions, for every severity (a further column)."""
-    means = rows.drop(columns=["corruption", "data"]).groupby(
-        [name for name in rows if name not in ("corruption", "data", "value")], sort=False, dropna=False
-    )
-    mean = means["value"].mean().reset_index()
+    of_one = ["corruption", "data", "answer", *provenance()]
+    kept = [name for name in rows if name not in (*of_one, "value")]
+    mean = rows.groupby(kept, sort=False, dropna=False)["value"].mean().reset_index()
     parts = [summarize(lines, confidence).assign(severity=severity) for severity, lines in mean.groupby("severity")]
     return pd.concat(parts, ignore_index=True)
-
-
-def _placed(rows: pd.DataFrame, places: dict[str, tuple[str, int]]) -> pd.DataFrame:
-    """``rows`` with their corruption and severity, which their data's hash names."""
-    for index, column in enumerate(("corruption", "severity")):
-        named = rows["data"].map({data: place[index] for data, place in places.items()})
-        rows = rows.assign(**{column: named if column not in rows else named.combine_first(rows[column])})
-    return rows

@@ -20,7 +20,8 @@ from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.models import ModelSpec, checked_forward
 from noiserobust.models.compute import device_of, known_device
 from noiserobust.rng import Stream
-from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, weights_hash
+from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints
+from noiserobust.storage.identity import answer, network_digest
 from noiserobust.storage.provenance import provenance
 from noiserobust.tasks.batches import forward_batch, prepare
 
@@ -190,7 +191,8 @@ class EvaluatedModels:
             "images": len(seen),
             "analog": " ".join(patterns),
             "precision": compute.precision,
-            "weights": weights_hash(network),
+            "weights": network_digest(network),
+            "answer": answer(network, self._prepared[view][0].inputs, compute.precision),
             "data": _name_of([self.dataset, *self.calibration], seen),
             "device": place.type,
             "noisy_weights": covered.noisy,

@@ -25,7 +25,7 @@ from noiserobust.models import ModelSpec
 from noiserobust.report.table import aligned, as_markdown
 from noiserobust.rng import Stream
 from noiserobust.storage.ledger import Ledger
-from noiserobust.storage.rows import VARIANT
+from noiserobust.storage.rows import OPERATION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,8 +105,8 @@ def landscape(
         compute=compute.with_batches_of(PASS),
         where=where,
     )
-    ledger = Ledger(None if out is None else Path(out), ["landscape", "x", "y"])
-    constant = VARIANT | {"noise": "none", "strength": 0.0, "read": 0, "t": float("nan"), "seed": seed, "part": part}
+    ledger = Ledger(out, ["landscape", "x", "y"])
+    constant = OPERATION | {"noise": "none", "strength": 0.0, "read": 0, "t": float("nan"), "seed": seed, "part": part}
     constant |= {"landscape": f"filter-normalised,over={over}", "semantics": SEMANTICS}
     covered: dict[str, Coverage] = {}
     try:
@@ -130,7 +130,7 @@ def landscape(
                         ledger.add(unit, values or {"loss": height(surface, first, second, x, y)})
                         bar.update()
     finally:
-        ledger.save()
+        ledger.close()
     return Landscape(ledger.table(), covered)
 
 

@@ -21,7 +21,7 @@ from noiserobust.minima import MaxOverRms, Measure, Surface, measure, metric
 from noiserobust.models import ModelSpec
 from noiserobust.report import measure_table
 from noiserobust.storage.ledger import Ledger
-from noiserobust.storage.rows import VARIANT
+from noiserobust.storage.rows import OPERATION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,7 +97,7 @@ def sharpness(
         compute=compute.with_batches_of(PASS),
         where=where,
     )
-    ledger = Ledger(None if out is None else Path(out), ["measure"])
+    ledger = Ledger(out, ["measure"])
     covered: dict[str, Coverage] = {}
     try:
         with tqdm(total=len(opened) * len(wanted), unit="measure", disable=not progress, delay=1) as bar:
@@ -113,7 +113,7 @@ def sharpness(
                 )
                 _fill(ledger, one, surface, wanted, {"seed": seed, "part": part}, bar)
     finally:
-        ledger.save()
+        ledger.close()
     rows, order = ledger.table(), {str(one): place for place, one in enumerate(wanted)}
     rows = rows.sort_values("measure", key=lambda texts: texts.map(order), kind="stable", ignore_index=True)
     return Sharpness(rows, covered)
@@ -147,7 +147,7 @@ def _fill(
     bar: tqdm,
 ) -> None:
     """The rows of one network."""
-    constant = model.columns | VARIANT | settings | {"semantics": SEMANTICS, "read": 0, "t": float("nan")}
+    constant = model.columns | OPERATION | settings | {"semantics": SEMANTICS, "read": 0, "t": float("nan")}
 
     def units(one: Measure) -> list[dict[str, Any]]:
         noise, strength = one.place

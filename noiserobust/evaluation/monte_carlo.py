@@ -30,7 +30,7 @@ from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.report import precision_table, robustness_table
 from noiserobust.storage.ledger import SEMANTICS, Ledger
-from noiserobust.storage.rows import VARIANT
+from noiserobust.storage.rows import OPERATION
 from noiserobust.tasks.metrics import Metric, known_metrics
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def evaluate(
     chips: Chips = Chips(),
     compute: Compute = Compute(),
     where: Where = Where(),
-    out: str | Path | None = None,
+    out: str | Path | Ledger | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """How accurate networks stay when their weights are noisy: every model under every draw of every noise.
@@ -124,8 +124,8 @@ def evaluate(
     opened = EvaluatedModels(
         copies, data, images=images, model=model, compute=compute, where=where, calibration=conditions.images
     )
-    ledger = Ledger(None if out is None else Path(out))
-    settings = VARIANT | {"seed": seed, "recalibration": conditions.recalibration, "semantics": SEMANTICS}
+    ledger = out if isinstance(out, Ledger) else Ledger(out)
+    settings = OPERATION | {"seed": seed, "recalibration": conditions.recalibration, "semantics": SEMANTICS}
     settings |= {"backend": str(conditions.backend)}
     result = Evaluation(pd.DataFrame())
     target = precision_target
@@ -156,7 +156,7 @@ def evaluate(
                         bar.update(len(conditions.readings))
                     _note(result, one)
     finally:
-        ledger.save()
+        ledger.close()
     return Evaluation(ledger.table(), result.coverage, result.uncovered, result.conversion, result.speed)
 
 

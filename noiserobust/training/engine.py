@@ -21,7 +21,7 @@ from noiserobust.models.modes import evaluating, kept_norm_stats
 from noiserobust.models.wrappers import unwrap
 from noiserobust.rng import Stream
 from noiserobust.training.ddp import Processes
-from noiserobust.training.micro_batches import as_list, only_rows
+from noiserobust.training.micro_batches import AnyBatch, as_list, only_rows
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Penalty = Callable[[Tensor, slice], Tensor]
@@ -124,7 +124,7 @@ class Engine:
 
     def gradient(
         self,
-        batch: Batch | Sequence[Batch],
+        batch: AnyBatch,
         *,
         sync: bool = True,
         norm_stats: bool = True,
@@ -171,7 +171,7 @@ class Engine:
         return Output(torch.cat(losses), torch.cat(logits))
 
     @torch.no_grad()
-    def forward(self, batch: Batch | Sequence[Batch], twin: Mapping[str, Tensor] | None = None) -> Output:
+    def forward(self, batch: AnyBatch, twin: Mapping[str, Tensor] | None = None) -> Output:
         """Losses and logits without gradient, on this rank alone; normalisation statistics stay as they were.
 
         At the present weights and in the model's present mode; or, with the parameters and buffers of a ``twin`` by

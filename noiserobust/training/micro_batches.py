@@ -10,8 +10,11 @@ from torch import Tensor
 
 from noiserobust.data.batches import Batch
 
+AnyBatch = Batch | Sequence[Batch]
+"""A batch, or the micro-batches that it consists of."""
 
-def as_list(batch: Batch | Sequence[Batch]) -> list[Batch]:
+
+def as_list(batch: AnyBatch) -> list[Batch]:
     """The micro-batches of ``batch``."""
     return [batch] if isinstance(batch, Batch) else list(batch)
 
@@ -25,7 +28,7 @@ def only_rows(micro: list[Batch], rows: Tensor) -> list[Batch]:
     return whole[rows].split(math.ceil(len(rows) / max(len(part) for part in micro)))
 
 
-def previous(memory: dict[str, Any], name: str, batch: Batch | Sequence[Batch]) -> list[Batch]:
+def previous(memory: dict[str, Any], name: str, batch: AnyBatch) -> list[Batch]:
     """The batch of the step before, ``batch`` itself in the first one; ``batch`` is remembered for the next.
 
     ``memory`` is the rank's (:class:`Engine.own_memory`): each remembers its own samples.

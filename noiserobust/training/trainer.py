@@ -22,9 +22,10 @@ from noiserobust.errors import UserError
 from noiserobust.models import checked_forward
 from noiserobust.models.modes import evaluating
 from noiserobust.rng import Stream, seeded
-from noiserobust.storage.checkpoints import load_weights, read_checkpoint, save_checkpoint
+from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.storage.files import write_atomically
 from noiserobust.storage.provenance import provenance
+from noiserobust.storage.weights import load_weights
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.classification import score
 from noiserobust.training.ddp import Processes

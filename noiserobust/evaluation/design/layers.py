@@ -30,7 +30,7 @@ from noiserobust.evaluation.statistics.summary import paired, summarize
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.checkpoints import Checkpoint
-from noiserobust.storage.rows import VARIANT
+from noiserobust.storage.rows import OPERATION
 
 INTERVAL = ["mean", "low", "high", "interval_over", "models", "draws", "confidence"]
 
@@ -251,7 +251,7 @@ def means(tables: Iterable[pd.DataFrame], confidence: float, metric: str = "accu
 
 
 def _cell(index: int) -> dict[str, Any]:
-    return {"noise": index, "strength": 0.0, "t": math.nan, **VARIANT}
+    return {"noise": index, "strength": 0.0, "t": math.nan, **OPERATION}
 
 
 def _one_input(model: EvaluatedModel) -> Any:

@@ -28,10 +28,10 @@ from noiserobust.evaluation.statistics.components import require_confidence
 from noiserobust.noise import NoiseModel
 from noiserobust.rng import Stream
 from noiserobust.storage.ledger import Ledger
-from noiserobust.storage.rows import VARIANT, completed
+from noiserobust.storage.rows import OPERATION, completed
 from noiserobust.tasks.classification import answers
 
-CELL = ["method", "model", "replicate", "noise", "strength", "t", *(name for name in VARIANT if name != "subset")]
+CELL = ["method", "model", "replicate", "noise", "strength", "t", *(name for name in OPERATION if name != "subset")]
 CHECK_EVERY = 8  # draws
 DRAW_COST = {"cpu": 20.0}
 OTHER_DRAW_COST = 250.0
@@ -258,7 +258,7 @@ def over_models(precise: pd.DataFrame) -> pd.DataFrame:
         models=("mean", "size"),
         draws=("draws", "max"),
     )
-    return table.reset_index().assign(metric="accuracy", subset=VARIANT["subset"])
+    return table.reset_index().assign(metric="accuracy", subset=OPERATION["subset"])
 
 
 def _by_draw(rows: pd.DataFrame) -> dict[str, np.ndarray]:

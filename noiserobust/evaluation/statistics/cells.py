@@ -10,9 +10,9 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.evaluation.statistics.components import Design
-from noiserobust.storage.rows import VARIANT, completed
+from noiserobust.storage.rows import OPERATION, completed
 
-CELL = ["method", "noise", "strength", "t", *VARIANT, "metric"]
+CELL = ["method", "noise", "strength", "t", *OPERATION, "metric"]
 """The columns whose rows are summarised together, to one line."""
 MODEL = ["model", "replicate"]
 """The columns that name a trained copy within its method."""
@@ -77,7 +77,7 @@ def one_model_per_replicate(draws: pd.DataFrame, design: Design) -> pd.DataFrame
 
 
 def require_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with every column of :data:`VARIANT`; UserError when a column is missing, or a value there twice."""
+    """The rows with every column of :data:`OPERATION`; UserError when a column is missing, or a value there twice."""
     rows = completed(rows)
     missing = [name for name in [*CELL, *MODEL, "draw", "read", "value"] if name not in rows]
     if missing:

@@ -11,9 +11,9 @@ from scipy.integrate import trapezoid
 from noiserobust.errors import UserError
 from noiserobust.evaluation.statistics.cells import MODEL, require_one_of, require_rows
 from noiserobust.minima.labels import without_strength
-from noiserobust.storage.rows import VARIANT, noise_free
+from noiserobust.storage.rows import OPERATION, noise_free
 
-CHIP = ["method", *MODEL, "draw", "read", "t", *VARIANT]
+CHIP = ["method", *MODEL, "draw", "read", "t", *OPERATION]
 """A sweep scales one draw: its rows agree in these columns and differ in strength."""
 
 
@@ -77,8 +77,10 @@ def _areas(block: pd.DataFrame, clean: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _at_every_draw(clean: pd.DataFrame, block: pd.DataFrame) -> pd.DataFrame:
     """A model's noise-free value, which is the same for all draws and times, for each of the chips of ``block``."""
-    known = clean.drop_duplicates(["method", *MODEL, *VARIANT])[["method", *MODEL, *VARIANT, "strength", "value"]]
-    return block.drop_duplicates(CHIP).drop(columns=["strength", "value"]).merge(known, on=["method", *MODEL, *VARIANT])
+    known = clean.drop_duplicates(["method", *MODEL, *OPERATION])[["method", *MODEL, *OPERATION, "strength", "value"]]
+    return (
+        block.drop_duplicates(CHIP).drop(columns=["strength", "value"]).merge(known, on=["method", *MODEL, *OPERATION])
+    )
 
 
 def _range(strengths: tuple[Any, ...]) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from noiserobust.data.batches import Batch
 from noiserobust.minima import Perturbation, Unperturbed
 from noiserobust.spec import Described
 from noiserobust.training.engine import Engine, Output
+from noiserobust.training.micro_batches import AnyBatch
 from noiserobust.training.schedules import Progress
 
 
@@ -41,16 +40,14 @@ class Method(Described, family="method"):
         """Whether a measure that applies :meth:`perturbation` finds the point where the update gradient is taken."""
         return type(self).step is Method.step
 
-    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+    def step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         """Take the gradients this method wants and commit once; the clean pass's output (or the only one's)."""
         perturbation = self.perturbation(progress)
         if perturbation.is_identity:
             return plain_step(engine, batch).at(perturbation)
         return self.perturbed_step(engine, batch, progress, perturbation).at(perturbation)
 
-    def perturbed_step(
-        self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, perturbation: Any
-    ) -> Output:
+    def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Any) -> Output:
         """The step with a ``perturbation`` (this rule's kind of one) that is not 0."""
         raise NotImplementedError(f"{type(self).__name__} has a perturbation but no perturbed_step")
 
@@ -75,7 +72,7 @@ class Plain(Method, name="plain"):
     example: ClassVar[str] = "plain"
 
 
-def plain_step(engine: Engine, batch: Batch | Sequence[Batch]) -> Output:
+def plain_step(engine: Engine, batch: AnyBatch) -> Output:
     """One step with the gradient at w."""
     out = engine.gradient(batch)
     engine.commit()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from noiserobust.analog.vectors import TINY, norm, scale
-from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
 from noiserobust.minima.subset import most_risen
 from noiserobust.training.engine import Engine, Output
+from noiserobust.training.micro_batches import AnyBatch
 from noiserobust.training.rules.base import Method
 from noiserobust.training.schedules import Progress, Schedule, check_strength, strength_at
 
@@ -71,9 +70,7 @@ class ESAM(Method, name="esam"):
     def passes(self) -> tuple[float, float]:
         return (1 + self.gamma + (self.gamma < 1), 1 + self.gamma)
 
-    def perturbed_step(
-        self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, perturbation: Ascent
-    ) -> Output:
+    def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Ascent) -> Output:
         chosen = self.chosen(engine, progress.step)
         everything = self.scaling == "full" or all(chosen)
         out = engine.gradient(batch, sync=False, wrt=None if everything else chosen)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from noiserobust.analog.vectors import add, along, clones, scale
-from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
 from noiserobust.training.engine import Engine, Output
+from noiserobust.training.micro_batches import AnyBatch
 from noiserobust.training.rules.sam import Climbing, unit_scaled
 
 
@@ -47,7 +46,7 @@ class GSAM(Climbing, name="gsam"):
             raise UserError("gsam: expected follow_lr=true with rho_min, got false: without it rho has no lower end")
 
     def mixed_step(
-        self, engine: Engine, batch: Batch | Sequence[Batch], perturbation: Ascent, clean: float, unit: bool = False
+        self, engine: Engine, batch: AnyBatch, perturbation: Ascent, clean: float, unit: bool = False
     ) -> Output:
         if self.follow_lr:
             rho = self.rho_min + (perturbation.rho - self.rho_min) * engine.lr_share

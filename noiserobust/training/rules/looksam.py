@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from noiserobust.analog.vectors import TINY, Vector, add, along, clones, norm
-from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
 from noiserobust.training.engine import Engine, Output
+from noiserobust.training.micro_batches import AnyBatch
 from noiserobust.training.rules.sam import Climbing
 from noiserobust.training.schedules import Progress
 
@@ -46,9 +46,7 @@ class LookSAM(Climbing, name="looksam"):
         if not 0 <= self.alpha < float("inf"):
             raise UserError(f"looksam: expected a finite alpha >= 0, got {self.alpha}; 0.7 is usual")
 
-    def perturbed_step(
-        self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, perturbation: Ascent
-    ) -> Output:
+    def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Ascent) -> Output:
         memory = engine.memory.get(self.name, {"calls": 0, "direction": []})
         climbs = memory["calls"] % self.k == 0
         if climbs:
@@ -64,7 +62,7 @@ class LookSAM(Climbing, name="looksam"):
             engine.memory[self.name] = {"calls": memory["calls"] + 1, "direction": direction, "lengths": lengths}
         return out
 
-    def _climb(self, engine: Engine, batch: Batch | Sequence[Batch], perturbation: Ascent) -> tuple[Output, Vector]:
+    def _climb(self, engine: Engine, batch: AnyBatch, perturbation: Ascent) -> tuple[Output, Vector]:
         """One step of SAM without its commit, and the g_v it leaves."""
         out = engine.gradient(batch, sync=self.sync)
         gradients = engine.take()

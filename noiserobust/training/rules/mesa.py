@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Unperturbed
 from noiserobust.models.wrappers import unwrap
 from noiserobust.training.engine import Engine, Output
+from noiserobust.training.micro_batches import AnyBatch
 from noiserobust.training.rules.distillation import SelfDistillation, penalty
 from noiserobust.training.schedules import Progress, Schedule
 
@@ -57,7 +57,7 @@ class MESA(SelfDistillation, name="mesa"):
             engine.memory[self.name] = {name: _precise(value).clone() for name, value in _tensors(engine).items()}
         return engine.memory[self.name]
 
-    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+    def step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         self.require_epochs(progress)
         average, lam = self.average(engine), self.strength(progress)
         if self.update == "before":

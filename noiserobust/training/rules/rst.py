@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation
 from noiserobust.training.engine import Engine, Output
+from noiserobust.training.micro_batches import AnyBatch
 from noiserobust.training.probability import Probability, check_probability
 from noiserobust.training.rules.asam import ASAM
 from noiserobust.training.rules.base import Method, plain_step
@@ -57,12 +56,12 @@ class RST(Method, name="rst"):
     def visitable(self) -> bool:
         return self.inner.visitable
 
-    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+    def step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         if self.coin(engine, progress):
             return self.inner_step(engine, batch, progress)
         return plain_step(engine, batch).at(self.perturbation(progress))
 
-    def inner_step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+    def inner_step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         """The step on heads."""
         return self.inner.step(engine, batch, progress)
 
@@ -112,7 +111,7 @@ class GRST(RST, name="g-rst"):
         if not 0 <= self.a < float("inf"):
             raise UserError(f"g-rst: expected a finite a >= 0, got {self.a}; 2 goes with p = 0.5")
 
-    def inner_step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+    def inner_step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         perturbation = self.inner.perturbation(progress)
         if perturbation.is_identity:
             return plain_step(engine, batch).at(perturbation)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Random
 from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.training.engine import Engine, Output
+from noiserobust.training.micro_batches import AnyBatch
 from noiserobust.training.rules.base import Method
 from noiserobust.training.schedules import Progress, Schedule, check_strength, strength_at
 
@@ -36,7 +35,7 @@ class RWP(Method, name="rwp"):
     draws: int = 1
 
     def __post_init__(self) -> None:
-        check_strength(self.name, "schedule", self.schedule)
+        check_strength(self.name, "factor", self.schedule)
         if self.draws < 1:
             raise UserError(f"rwp: expected draws >= 1, got {self.draws}")
 
@@ -47,9 +46,7 @@ class RWP(Method, name="rwp"):
     def passes(self) -> tuple[float, float]:
         return (float(self.draws), float(self.draws))
 
-    def perturbed_step(
-        self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, perturbation: Random
-    ) -> Output:
+    def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Random) -> Output:
         outputs = []
         for draw in range(self.draws):
             last = draw == self.draws - 1

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import nn
 
-from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Filters
 from noiserobust.training.engine import Engine, Output
-from noiserobust.training.micro_batches import as_list, previous
+from noiserobust.training.micro_batches import AnyBatch, as_list, previous
 from noiserobust.training.rules.base import Method
 from noiserobust.training.schedules import Progress, Schedule, check_strength, strength_at
 
@@ -67,9 +65,7 @@ class MixedRWP(Method, name="rwp-mixed"):
     def passes(self) -> tuple[float, float]:
         return (1.0, 1.0) if self.parallel else (2.0, 2.0)
 
-    def perturbed_step(
-        self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, perturbation: Filters
-    ) -> Output:
+    def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Filters) -> Output:
         if self.parallel:
             return self._half(engine, batch, progress, perturbation)
         other = previous(engine.own_memory, self.name, batch) if self.batches == "different" else batch
@@ -79,9 +75,7 @@ class MixedRWP(Method, name="rwp-mixed"):
         engine.commit()
         return out
 
-    def _half(
-        self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, perturbation: Filters
-    ) -> Output:
+    def _half(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Filters) -> Output:
         """This rank's share of the step: clean or noisy."""
         ranks = engine.ranks
         clean = ranks.count // 2 if self.clean_ranks is None else self.clean_ranks

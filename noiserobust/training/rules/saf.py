@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,7 +12,7 @@ from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Unperturbed
 from noiserobust.training.engine import Engine, Output
-from noiserobust.training.micro_batches import as_list
+from noiserobust.training.micro_batches import AnyBatch, as_list
 from noiserobust.training.rules.distillation import SelfDistillation, penalty
 from noiserobust.training.schedules import Progress
 
@@ -70,7 +69,7 @@ class SAF(SelfDistillation, name="saf"):
             engine.memory[self.name] = {"logits": logits, "epochs": epochs}
         return engine.memory[self.name]
 
-    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+    def step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         memory, indices = self.remembered(engine), _indices(as_list(batch))
         self.require_epochs(progress)
         slot, lam = progress.epoch % self.back, self.strength(progress)

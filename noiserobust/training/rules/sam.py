@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from noiserobust.analog.vectors import Vector, clones, scale_to
-from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
 from noiserobust.training.engine import Engine, Output
-from noiserobust.training.micro_batches import previous
+from noiserobust.training.micro_batches import AnyBatch, previous
 from noiserobust.training.rules.base import Method
 from noiserobust.training.schedules import Progress, Schedule, check_strength, strength_at
 
@@ -44,13 +42,11 @@ class Climbing(Method):
     def passes(self) -> tuple[float, float]:
         return (2.0, 2.0)
 
-    def perturbed_step(
-        self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, perturbation: Ascent
-    ) -> Output:
+    def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Ascent) -> Output:
         return self.mixed_step(engine, batch, perturbation, 0.0)
 
     def mixed_step(
-        self, engine: Engine, batch: Batch | Sequence[Batch], perturbation: Ascent, clean: float, unit: bool = False
+        self, engine: Engine, batch: AnyBatch, perturbation: Ascent, clean: float, unit: bool = False
     ) -> Output:
         """Step with ``clean * g + (1 - clean) * (what the rule steps with)``; ``unit`` takes g / ||g|| for g."""
         out = engine.gradient(self.climbed(engine, batch), sync=self.sync)
@@ -63,7 +59,7 @@ class Climbing(Method):
         engine.commit()
         return out
 
-    def climbed(self, engine: Engine, batch: Batch | Sequence[Batch]) -> Batch | Sequence[Batch]:
+    def climbed(self, engine: Engine, batch: AnyBatch) -> AnyBatch:
         """The samples whose gradient is climbed, here the step's own."""
         return batch
 
@@ -103,12 +99,10 @@ class SAM(Climbing, name="sam"):
     def visitable(self) -> bool:
         return self.batches == "same"  # else the samples climbed are not those that a measure sees
 
-    def perturbed_step(
-        self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, perturbation: Ascent
-    ) -> Output:
+    def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Ascent) -> Output:
         return self.mixed_step(engine, batch, perturbation, self.alpha)
 
-    def climbed(self, engine: Engine, batch: Batch | Sequence[Batch]) -> Batch | Sequence[Batch]:
+    def climbed(self, engine: Engine, batch: AnyBatch) -> AnyBatch:
         return batch if self.batches == "same" else previous(engine.own_memory, self.name, batch)
 
 
