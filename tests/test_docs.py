@@ -58,7 +58,8 @@ def test_the_pages_code_runs(page: str, capsys: pytest.CaptureFixture[str], monk
 
 
 def test_every_page_with_code_is_run() -> None:
-    assert {page for page in PAGES if "```python" in (ROOT / page).read_text()} == set(PRINTED)
+    elsewhere = {"docs/extending.md"}  # test_extending.py
+    assert {page for page in PAGES if "```python" in (ROOT / page).read_text()} == set(PRINTED) | elsewhere
 
 
 @pytest.mark.parametrize("page", ["README.md", *LINKED])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from noiserobust import UserError, evaluate
 from noiserobust.cli import main
 from noiserobust.models import DigitsNet
 from noiserobust.noise import Gaussian, NoiseModel
+from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.storage.rows import read_rows
 from noiserobust.sweep import Evaluating, Local, OnRay, Piece, Training, evaluations, runs_of, sweep
 from noiserobust.training import SAM, Plain, TrainSettings
@@ -263,6 +265,22 @@ class TestOnRay:
         )
         same(rows, local[1])
         assert len(told) == 4 + 8
+
+    def test_code_beside_the_program_is_found(
+        self, cluster: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "beside.py").write_text(
+            "from dataclasses import dataclass\n"
+            "from noiserobust.training.rules.base import Method\n"
+            "@dataclass(frozen=True)\nclass Own(Method):\n    size: float = 0.5\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        try:
+            (run,) = runs_of(BASE, {"method": ["beside:Own(0.25)"]}, tmp_path / "runs")
+            assert list(OnRay().run([run])) == [run]
+        finally:
+            sys.modules.pop("beside", None)
+        assert read_checkpoint(run.result).about["label"] == "beside:Own(0.25)"
 
     def test_a_node_that_dies_loses_nothing(self, cluster: object, tmp_path: Path) -> None:
         node = cluster.add_node(num_cpus=1)  # type: ignore[attr-defined]

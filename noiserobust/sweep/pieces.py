@@ -86,7 +86,8 @@ class Evaluating:
             data_of(settings).test,
             self.noise,
             range(self.first_draw, self.first_draw + self.draws),
-            **grouped(dict(self.options)),
+            # A checkpoint's word alone starts no code: the sweep's settings are a person's.
+            **grouped({"model": settings.model} | dict(self.options)),
         )
         write_rows(found.rows, self.result)
 
