@@ -128,6 +128,4 @@ class Evaluate:
             print(f"without converters: {', '.join(sorted(names))}: {reason}")
         for line in filter(None, dict.fromkeys(result.conversion.values())):
             print(f"backend: {line}")
-        for line in filter(None, dict.fromkeys(result.speed.values())):
-            print(f"speed: {line}")
         print(f"rows: {self.out}")
