@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from noiserobust.cli.flags import Command, Groups
 from noiserobust.errors import UserError
@@ -14,6 +15,7 @@ from noiserobust.evaluation.settings import Chips, Compute, Where
 
 if TYPE_CHECKING:
     from noiserobust.evaluation.result import Result
+    from noiserobust.sweep import Executor, Piece
 
 RARE: Groups = {
     "networks and data": ("model", "images", "data_root", "image_size"),
@@ -100,6 +102,44 @@ class OnChips(OnData):
         times = [time for text in self.chips.times if text for time in str(text).split(",")]
         chips = replace(self.chips, times=times) if times else self.chips
         return super().options() | {"draws": self.draws, "chips": chips}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who computes the pieces of a grid."""
+
+    executor: Literal["local", "ray"] = "local"
+    """local: on this machine; ray: as tasks of a Ray cluster."""
+    workers: int = 1
+    """Pieces computed at once on this machine (executor local), in as many processes."""
+    address: str | None = None
+    """Address of the Ray cluster (auto: the one around this process; default: one on this machine)."""
+    cpus: float = 1
+    """CPU cores that one piece occupies on Ray."""
+    gpus: float = 0
+    """GPUs that one piece occupies on Ray, such as 0.25."""
+    retries: int = 3
+    """How often a piece whose machine dies is run again."""
+
+    def chosen(self) -> Executor:
+        from noiserobust.sweep import Local, OnRay
+
+        ray = OnRay(self.address, self.cpus, self.gpus, self.retries)
+        return ray if self.executor == "ray" else Local(self.workers)
+
+
+@contextmanager
+def progress_of_pieces() -> Iterator[Callable[[Piece, int, int], None]]:
+    """A bar, and the function that hears of every finished piece."""
+    from tqdm import tqdm
+
+    with tqdm(unit="piece") as bar:
+
+        def tell(piece: Piece, done: int, of: int) -> None:
+            bar.total, bar.n = of, done
+            bar.set_description(piece.name[:60])
+
+        yield tell
 
 
 def swept(noises: Sequence[str], strengths: Sequence[float]) -> list[Any]:

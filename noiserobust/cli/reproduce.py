@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from noiserobust.cli.flags import Command, Groups
+from noiserobust.cli.options import Workers, progress_of_pieces
 from noiserobust.errors import UserError
 from noiserobust.papers import PAPERS
 
 if TYPE_CHECKING:
     from noiserobust.papers.grid import Artefact, Bench, Grid, Plan
-    from noiserobust.sweep import Executor, Piece
+    from noiserobust.sweep import Piece
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Reproduce(Command):
         "noiserobust reproduce all --scale mini --workers 2 --dry-run",
     )
     positional = ("paper", "names")
-    rare: ClassVar[Groups] = {"Ray cluster": ("executor", "address", "cpus", "gpus")}
+    rare: ClassVar[Groups] = {"Ray cluster": ("executor", "address", "cpus", "gpus", "retries")}
 
     paper: Literal["incorruptible", "rwp", "saf", "rst", "esam", "all", "claims"]
     """incorruptible, rwp, saf, rst, esam, or all; claims: verdicts on what the papers claim."""
@@ -42,16 +43,7 @@ class Reproduce(Command):
     """cpu, cuda, cuda:1, ...; small on a GPU trains the full-width ResNet-18 for 30 epochs."""
     seeds: int | None = None
     """Trained copies of every run (default: the scale's, 3)."""
-    workers: int = 1
-    """Pieces computed at once in this machine (executor local)."""
-    executor: Literal["local", "ray"] = "local"
-    """local: on this machine; ray: as tasks of a Ray cluster."""
-    address: str | None = None
-    """Address of the Ray cluster (auto: the one around this process; default: one on this machine)."""
-    cpus: float = 1
-    """CPU cores that one piece occupies on Ray."""
-    gpus: float = 0
-    """GPUs that one piece occupies on Ray, such as 0.25."""
+    computed_by: Workers = field(default_factory=Workers)
     dry_run: bool = False
     """List what is missing, with an estimate of the time on this machine."""
     only_done: bool = False
@@ -87,22 +79,12 @@ class Reproduce(Command):
 
     def _compute(self, pieces: list[Piece]) -> None:
         """Do what is missing of ``pieces``, unless only what is done shall be shown."""
-        from tqdm import tqdm
-
         from noiserobust.papers.grid.plan import compute
-        from noiserobust.sweep import Local, OnRay
 
-        if self.only_done:
-            return
-        ray = OnRay(self.address, self.cpus, self.gpus)
-        executor: Executor = ray if self.executor == "ray" else Local(self.workers)
-        with tqdm(unit="piece") as bar:
-
-            def tell(piece: Piece, done: int, of: int) -> None:
-                bar.total, bar.n = of, done
-                bar.set_description(piece.name[:60])
-
-            compute(pieces, executor, tell)
+        if not self.only_done:
+            executor = self.computed_by.chosen()
+            with progress_of_pieces() as tell:
+                compute(pieces, executor, tell)
 
     def _judge(self) -> None:
         """Print and write the verdicts on all claims, each from as many trained copies as are there."""
@@ -132,12 +114,12 @@ class Reproduce(Command):
         from noiserobust.papers.grid import artefacts_of
 
         chosen = PAPERS if self.paper == "all" else (self.paper,)
-        found = [artefact for paper in chosen for artefact in artefacts_of(paper).values()]
-        known = [artefact.name for artefact in found]
+        artefacts = [artefact for paper in chosen for artefact in artefacts_of(paper).values()]
+        known = [artefact.name for artefact in artefacts]
         for name in self.names:
             if name not in known:
                 raise UserError(f"expected a table or figure of {self.paper} ({', '.join(known)}), got '{name}'")
-        return [artefact for artefact in found if not self.names or artefact.name in self.names]
+        return [artefact for artefact in artefacts if not self.names or artefact.name in self.names]
 
     def _plan(self, wanted: list[Artefact]) -> Plan:
         from noiserobust.papers.grid import Plan
@@ -195,5 +177,9 @@ class Reproduce(Command):
                 seconds = clock.seconds(piece)
                 total += seconds
                 print(f"  {in_words(seconds):>8}  {piece.name}")
-        each = f", {in_words(total / self.workers)} with {self.workers} workers" if self.workers > 1 else ""
+        each = (
+            f", {in_words(total / self.computed_by.workers)} with {self.computed_by.workers} workers"
+            if self.computed_by.workers > 1
+            else ""
+        )
         print(f"about {in_words(total)} on this machine ({self.device}) one after the other{each}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from noiserobust.cli.flags import FAMILIES, Command, Groups
-from noiserobust.cli.options import show, swept
+from noiserobust.cli.options import Workers, progress_of_pieces, show, swept
 from noiserobust.cli.train import SETTINGS
 from noiserobust.errors import UserError
 from noiserobust.spec.listing import check
@@ -45,18 +45,7 @@ class Sweep(Command):
     """Evaluate on a random sample of this many test images, stratified by class."""
     evaluation_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the evaluation."""
-    executor: Literal["local", "ray"] = "local"
-    """local: on this machine; ray: as tasks of a Ray cluster."""
-    workers: int = 1
-    """Pieces computed at once on this machine (executor local), in as many processes."""
-    address: str | None = None
-    """Address of the Ray cluster (auto: the one around this process; default: one on this machine)."""
-    cpus: float = 1
-    """CPU cores that one piece occupies on Ray."""
-    gpus: float = 0
-    """GPUs that one piece occupies on Ray, such as 0.25."""
-    retries: int = 3
-    """How often a piece whose machine dies is run again."""
+    computed_by: Workers = field(default_factory=Workers)
     dry_run: bool = False
     """Only list what is missing."""
     out: Path = Path("sweep")
@@ -69,31 +58,18 @@ class Sweep(Command):
 
     def run(self) -> None:
         vary: dict[str, list[object]] = dict(map(_varied, self.vary)) | {"seed": list(self.seeds)}
-        from tqdm import tqdm
-
         from noiserobust.evaluation import Evaluation
-        from noiserobust.sweep import Local, OnRay, sweep
+        from noiserobust.sweep import sweep
 
         noises = swept(self.noise, self.strengths)
-        options: dict[str, object] = {
-            "images": self.images,
-            "precision": self.evaluation_precision,
-            "device": self.settings.device,
-        }
+        options: dict[str, object] = {"images": self.images, "precision": self.evaluation_precision}
+        options |= {"device": self.settings.device}
         if self.dry_run:
             self._list(vary, noises, options)
             return
-        ray = OnRay(self.address, self.cpus, self.gpus, self.retries)
-        executor = ray if self.executor == "ray" else Local(self.workers)
-        with tqdm(unit="piece") as bar:
-
-            def tell(piece: object, done: int, of: int) -> None:
-                bar.total, bar.n = of, done
-                bar.set_description(getattr(piece, "name", ""))
-
-            rows = sweep(
-                self.settings, vary, noises, self.draws, self.out, options=options, executor=executor, on_piece=tell
-            )
+        grid, executor = (self.settings, vary, noises, self.draws, self.out), self.computed_by.chosen()
+        with progress_of_pieces() as tell:
+            rows = sweep(*grid, options=options, executor=executor, on_piece=tell)
         result = Evaluation(rows)
         show(result.table, result.plot, self.table, self.plot)
         print(f"rows: {self.out / 'rows.parquet'}")
