@@ -177,9 +177,6 @@ class Reproduce(Command):
                 seconds = clock.seconds(piece)
                 total += seconds
                 print(f"  {in_words(seconds):>8}  {piece.name}")
-        each = (
-            f", {in_words(total / self.computed_by.workers)} with {self.computed_by.workers} workers"
-            if self.computed_by.workers > 1
-            else ""
-        )
+        workers = self.computed_by.workers
+        each = f", {in_words(total / workers)} with {workers} workers" if workers > 1 else ""
         print(f"about {in_words(total)} on this machine ({self.device}) one after the other{each}")
