@@ -72,6 +72,10 @@ def net(channels, classes, width: int = 8):
 class Undecorated(NoiseModel):
     size: float
 
+@dataclass(frozen=True)
+class Unsaid(NoiseModel):
+    size: float
+
 def share(logits, labels, above: float = 0.5):
     return (logits.softmax(1).amax(1) > above).float().mean()
 
@@ -168,6 +172,7 @@ def test_its_label_is_without_its_strength() -> None:
         (NoiseModel, "own_parts:number", "which is no class of these"),
         (NoiseModel, "own_parts:net", "which is no class of these"),
         (NoiseModel, "own_parts:Undecorated(0.1)", "write @dataclass(frozen=True) above it"),
+        (NoiseModel, "own_parts:Unsaid.strength", "which is no class of these"),
         (NoiseModel, "own_parts:Ripple(0.1),waves=5", "expected a noise model ("),
         (NoiseModel, "own_parts:Ripple(0.1,2,3)", "expected at most 2 values in order"),
         (NoiseModel, "own_parts:Ripple(colour=red)", "Ripple has no setting 'colour' (it has size, waves)"),
@@ -185,6 +190,15 @@ def test_a_mistake_is_one_line(family: type[Described], text: str, fragment: str
         family.parse(text)
     assert fragment in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_noise_says_what_its_strength_is() -> None:
+    noise = NoiseModel.parse("own_parts:Unsaid(0.1)")
+    for ask in (lambda: noise.strength, lambda: noise.is_identity, lambda: noise.scaled(2.0)):
+        with pytest.raises(UserError, match="expected own_parts:Unsaid to say what its strength is"):
+            ask()
+    with pytest.raises(UserError, match="expected a default of the field strength"):
+        type("Mine", (NoiseModel,), {"__annotations__": {"strength": float}})
 
 
 def test_what_a_function_does_wrong_is_one_line() -> None:

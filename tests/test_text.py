@@ -15,11 +15,15 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from noiserobust import training
+from noiserobust.analog.backends import Backend
 from noiserobust.analog.converters import Converters
+from noiserobust.data import DataSource
 from noiserobust.errors import UserError
+from noiserobust.minima import Measure, Perturbation
 from noiserobust.models import ModelSpec
 from noiserobust.noise import PCM, Gaussian, Hermes, Laplace, NoiseModel, Sum
 from noiserobust.spec import Described, Duration
+from noiserobust.tasks.metrics import Metric
 from noiserobust.training import RST, RWP, SAM, Constant, Linear, Method, OffToOn, Probability, Quadratic, Schedule
 
 FAMILIES: dict[str, type[Described]] = {
@@ -29,6 +33,11 @@ FAMILIES: dict[str, type[Described]] = {
     "probability": Probability,
     "model": ModelSpec,
     "converters": Converters,
+    "measure": Measure,
+    "perturbation": Perturbation,
+    "backend": Backend,
+    "metric": Metric,
+    "data": DataSource,
 }
 KNOWN = ", ".join(sorted(NoiseModel.registry))
 MEMBERS = {f"{family}-{name}": member for family, root in FAMILIES.items() for name, member in root.registry.items()}

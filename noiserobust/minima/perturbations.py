@@ -29,6 +29,7 @@ class Perturbation(Scalable, family="perturbation"):
 
     follows_gradient: ClassVar[bool] = False
     """Whether e is made of the gradient at w."""
+    strength_field: ClassVar[str | None] = None
 
     @property
     def draws(self) -> int:
@@ -100,7 +101,7 @@ class Ascent(Perturbation, name="ascent"):
 
     example: ClassVar[str] = "ascent:0.05"
     follows_gradient: ClassVar[bool] = True
-    strength_field: ClassVar[str] = "rho"
+    strength_field: ClassVar[str | None] = "rho"
 
     rho: float = 0.05
     over: Over = "all"
@@ -141,7 +142,7 @@ class Random(Perturbation, name="random"):
 
     example: ClassVar[str] = "random:gaussian(0.05)"
 
-    strength_field: ClassVar[str] = "noise"
+    strength_field: ClassVar[str | None] = "noise"
 
     noise: NoiseModel = field(default_factory=lambda: Gaussian(0.05))
     draws: int = 5
@@ -194,7 +195,7 @@ class Filters(Perturbation, name="filters"):
 
     example: ClassVar[str] = "filters:0.01"
 
-    strength_field: ClassVar[str] = "gamma"
+    strength_field: ClassVar[str | None] = "gamma"
 
     gamma: float = 0.01
     draws: int = 5

@@ -35,7 +35,7 @@ class Gaussian(NoiseModel, name="gaussian"):
     """
 
     example: ClassVar[str] = "gaussian:0.05,reference=layer"
-    strength_field: ClassVar[str] = "sigma"
+    strength_field: ClassVar[str | None] = "sigma"
 
     sigma: float
     reference: Reference = "filter"
@@ -81,7 +81,7 @@ class Laplace(NoiseModel, name="laplace"):
     """
 
     example: ClassVar[str] = "laplace:0.02"
-    strength_field: ClassVar[str] = "b"
+    strength_field: ClassVar[str | None] = "b"
 
     b: float
     reference: Reference = "filter"

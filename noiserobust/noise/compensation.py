@@ -69,6 +69,7 @@ class Compensate(NoiseModel, name="compensate"):
     """
 
     example: ClassVar[str] = "compensate:global"
+    strength_field: ClassVar[str | None] = None
 
     kind: Literal["global", "column"] = "global"
 

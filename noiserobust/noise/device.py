@@ -76,7 +76,7 @@ class DeviceProfile(NoiseModel):
     below, such as ``quantize:6+pcm``, changes what is programmed; what exceeds g_max saturates.
     """
 
-    strength_field: ClassVar[str] = "strength"
+    strength_field: ClassVar[str | None] = "strength"
     leading: ClassVar[Literal["always", "changed"]] = "changed"  # pcm, not pcm:1.0
 
     strength: float = 1.0

@@ -34,7 +34,7 @@ class Stuck(NoiseModel, name="stuck"):
     """
 
     example: ClassVar[str] = "stuck:0.001,at_max=0.0005"
-    strength_field: ClassVar[str] = "strength"
+    strength_field: ClassVar[str | None] = "strength"
 
     at_zero: float
     at_max: float = 0.0

@@ -55,7 +55,7 @@ class Quantize(NoiseModel, name="quantize"):
     """
 
     example: ClassVar[str] = "quantize:6"
-    strength_field: ClassVar[str] = "strength"
+    strength_field: ClassVar[str | None] = "strength"
 
     bits: int
     reference: Reference = "filter"

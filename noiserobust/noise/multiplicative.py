@@ -29,7 +29,7 @@ class LogNormal(NoiseModel, name="lognormal"):
     """
 
     example: ClassVar[str] = "lognormal:0.1"
-    strength_field: ClassVar[str] = "strength"
+    strength_field: ClassVar[str | None] = "strength"
 
     sigma: float
     per: Per = "chip"

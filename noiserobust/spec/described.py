@@ -140,27 +140,39 @@ class Described:
 
 
 class Scalable(Described):
-    """A described thing with a strength: one of its fields, or what that field's value calls its strength.
+    """A described thing with a strength: one of its fields, or what that field's value calls its strength."""
 
-    Without a ``strength_field`` (and without a :attr:`strength` and :meth:`scaled` of its own) its strength is 0.
-    """
+    strength_field: ClassVar[str | None] = ""
+    """The field that :meth:`scaled` multiplies; None for what has no strength: it is 0 and scales to itself."""
 
-    strength_field: ClassVar[str] = ""
-    """The field that :meth:`scaled` multiplies."""
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "strength" in vars(cls).get("__annotations__", {}) and "strength" not in vars(cls):
+            # The property below would become its default.
+            raise UserError(f"expected a default of the field strength of {reference_to(cls)}, or another name for it")
 
     @property
     def strength(self) -> float:
         """The number that :meth:`scaled` multiplies; 0 is exactly the identity."""
-        value = getattr(self, self.strength_field) if self.strength_field else 0.0
+        value = 0.0 if self.strength_field is None else self._scaled_field
         return value.strength if isinstance(value, Scalable) else value
 
     def scaled(self: S, factor: float) -> S:
         """The same with its strength multiplied by ``factor``."""
-        if not self.strength_field:
+        if self.strength_field is None:
             return self
-        value = getattr(self, self.strength_field)
+        value = self._scaled_field
         changed = value.scaled(factor) if isinstance(value, Scalable) else value * factor
         return replace(self, **{self.strength_field: changed})  # type: ignore[type-var]
+
+    @property
+    def _scaled_field(self) -> Any:
+        if not self.strength_field:
+            raise UserError(
+                f"expected {reference_to(type(self))} to say what its strength is: strength_field = 'sigma' names the "
+                "field that sweeps scale, None says that there is none"
+            )
+        return getattr(self, self.strength_field)
 
     @property
     def is_identity(self) -> bool:

@@ -18,7 +18,7 @@ def write(described: Any, nested: bool = False, without: float | None = None) ->
     """
     texts = []
     for stage in described.stages:
-        swept = without is not None and getattr(stage, "strength_field", "") != "" and stage.strength == without
+        swept = without is not None and getattr(stage, "strength_field", None) is not None and stage.strength == without
         texts.append(_call(stage, nested, without if swept else None))
         without = None if swept else without
     return "+".join(texts)
