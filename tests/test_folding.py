@@ -72,7 +72,7 @@ def test_all_norms_behind_a_layer_are_folded(model: str, norms: int, channels_la
     x = torch.nn.functional.interpolate(X[:6], size=32)
     before = network_digest(network)
     folding, plain, folded = both(network, x)
-    assert folding.report == f"{norms} of {norms} batch norms folded"
+    assert len(folding.pairs) == norms
     assert_equal_to_rounding(folded, plain)
     assert not torch.equal(folded, plain)
     assert network_digest(network) == before
@@ -105,12 +105,12 @@ def plainly(net: Net, x: Tensor) -> Tensor:
 
 def beside(net: Net, x: Tensor) -> Tensor:
     made = net.conv(x)
-    return net.norm(made) + 1e-9 * made
+    return net.norm(made) + 0.1 * made
 
 
 def by_a_view(net: Net, x: Tensor) -> Tensor:
     made = net.conv(x)
-    return net.norm(made) + 1e-9 * made[:, :1]
+    return net.norm(made) + 0.1 * made[:, :1]
 
 
 def changed_between(net: Net, x: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def changed_between(net: Net, x: Tensor) -> Tensor:
 
 
 def twice(net: Net, x: Tensor) -> Tensor:
-    return net.norm(net.conv(x)) + net.norm(net.conv(2 * x))
+    return net.norm(net.conv(x)) + net.conv(2 * x)
 
 
 def through_the_function(net: Net, x: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def through_the_function(net: Net, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("between", [beside, by_a_view, changed_between, twice, through_the_function])
 def test_a_layer_whose_output_has_another_use_is_left(between: Callable[[Net, Tensor], Tensor]) -> None:
     folding, plain, folded = both(Net(between))
-    assert folding.report == "0 of 1 batch norms folded (none directly follows a noisy layer)"
+    assert not folding.pairs
     assert torch.equal(plain, folded)
 
 
@@ -158,6 +158,7 @@ def test_hooks_keep_what_they_watch() -> None:
 def test_digital_and_shared_layers_are_left() -> None:
     net = Net(plainly)
     assert not Folding(NoisyWeights(net, exclude=["conv.*"]), X[:2]).pairs
+    net.between = lambda net, x: net.norm(net.conv(x)) + net.other(x)
     net.other = nn.Conv2d(3, 6, 3)
     net.other.weight = net.conv.weight
     assert not Folding(NoisyWeights(net), X[:2]).pairs
@@ -198,7 +199,7 @@ def test_a_network_that_cannot_be_watched_is_run_as_it_is() -> None:
     net = Net(plainly)
     net.register_forward_pre_hook(lambda *_: 1 / 0)
     folding = Folding(NoisyWeights(net), X[:2])
-    assert folding.report == "0 of 1 batch norms folded (ZeroDivisionError: division by zero)"
+    assert not folding.pairs
 
 
 class TestEvaluation:
@@ -209,8 +210,6 @@ class TestEvaluation:
         folded, plain = (
             evaluate(net, (x, Y), [noise, "gaussian:0"], draws=3, compute=Compute(fold=fold)) for fold in (True, False)
         )
-        assert folded.speed == {"Sequential[0]": "8 of 8 batch norms folded"}
-        assert plain.speed == {"Sequential[0]": ""}
         accuracies = [one.rows.query("metric == 'accuracy'")["value"].tolist() for one in (folded, plain)]
         assert accuracies[0] == accuracies[1]
         assert folded.rows["value"].tolist() == pytest.approx(plain.rows["value"].tolist(), rel=1e-4)

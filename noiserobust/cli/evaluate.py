@@ -59,6 +59,5 @@ class Evaluate(OnChips):
             digital.setdefault(reason, []).append(name)
         for reason, names in digital.items():
             print(f"without converters: {', '.join(sorted(names))}: {reason}")
-        for title, lines in {"backend": result.conversion, "speed": result.speed}.items():
-            for line in filter(None, dict.fromkeys(lines.values())):
-                print(f"{title}: {line}")
+        for line in filter(None, dict.fromkeys(result.conversion.values())):
+            print(f"backend: {line}")

@@ -23,7 +23,7 @@ from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints
 from noiserobust.storage.identity import answer, network_digest
 from noiserobust.storage.provenance import provenance
-from noiserobust.tasks.batches import forward_batch, prepare
+from noiserobust.tasks.batches import prepare
 
 
 class Run(Protocol):
@@ -176,12 +176,9 @@ class EvaluatedModels:
             network, seen = self._built(copy.source, last)
         network = network if self.device is None else network.to(self.device)
         place = device_of(network)
-        size = compute.batch_size
-        if size is None:
-            size = forward_batch(network, seen.example().to(place), compute.precision)
-        view = (seen.mean, seen.std, place, last, size)
+        view = (seen.mean, seen.std, place, last)
         if view not in self._prepared:
-            self._prepared[view] = prepare(seen, place, size, last)
+            self._prepared[view] = prepare(seen, place, compute.batch_size, last)
         covered = coverage(network, include=where.include, exclude=where.exclude)
         patterns = [*(f"+{pattern}" for pattern in where.include), *(f"-{pattern}" for pattern in where.exclude)]
         columns = {

@@ -47,8 +47,6 @@ class Evaluation(Result):
     """Per model: which of those had no converters though some were asked for, and why."""
     conversion: dict[str, str] = field(default_factory=dict)
     """Per model, one line: what the backend computes, and what it leaves to the direct path and why."""
-    speed: dict[str, str] = field(default_factory=dict)
-    """Per model, one line: which batch norms were folded, and why others were not."""
 
     @property
     def to_precision(self) -> bool:
@@ -157,7 +155,7 @@ def evaluate(
                     _note(result, one)
     finally:
         ledger.close()
-    return Evaluation(ledger.table(), result.coverage, result.uncovered, result.conversion, result.speed)
+    return Evaluation(ledger.table(), result.coverage, result.uncovered, result.conversion)
 
 
 def _chip(
@@ -182,7 +180,6 @@ def _note(result: Evaluation, one: ModelOnChips) -> None:
     name = one.model.name
     result.coverage[name], result.uncovered[name] = one.model.coverage, one.uncovered
     result.conversion[name] = one.opened.report
-    result.speed[name] = one.folding.report if one.folding else ""
 
 
 def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:
