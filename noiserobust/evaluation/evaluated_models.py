@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -26,12 +26,17 @@ from noiserobust.storage.provenance import provenance
 from noiserobust.tasks.batches import prepare
 
 
+@runtime_checkable
 class Run(Protocol):
     """A finished training run (:class:`noiserobust.training.Run`)."""
 
     @property
     def checkpoint(self) -> Path:
         """Its weights."""
+
+    @property
+    def model(self) -> ModelSpec | None:
+        """How to build its network, where the checkpoint does not suffice."""
 
 
 OneModel = nn.Module | str | Path | Checkpoint | Run
@@ -48,6 +53,8 @@ class TrainedCopy:
     method: str
     replicate: int
     source: nn.Module | Checkpoint
+    model: ModelSpec | None = None
+    """How to build its network, where the checkpoint does not suffice."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +84,14 @@ def trained_copies(models: Models) -> list[TrainedCopy]:
     copies: list[TrainedCopy] = []
     count: Counter[str] = Counter()
     for label, group in groups:
-        for source in _sources(group):
+        for source, model in _sources(group):
             about = source.about if isinstance(source, Checkpoint) else {}
             stem = source.path.stem if isinstance(source, Checkpoint) else type(source).__name__
             method = label or about.get("label", stem)
             # A copy that does not say its training seed is the next one of its method.
             index = count[method]
             name = str(source.path) if isinstance(source, Checkpoint) else f"{method}[{index}]"
-            copies.append(TrainedCopy(name, method, about.get("seed", index), source))
+            copies.append(TrainedCopy(name, method, about.get("seed", index), source, model))
             count[method] += 1
     if not copies:
         raise UserError("expected at least one model, got none")
@@ -101,13 +108,13 @@ def trained_copies(models: Models) -> list[TrainedCopy]:
     return copies
 
 
-def _sources(models: OneModel | Sequence[OneModel]) -> list[nn.Module | Checkpoint]:
+def _sources(models: OneModel | Sequence[OneModel]) -> list[tuple[nn.Module | Checkpoint, ModelSpec | None]]:
     if isinstance(models, (nn.Module, Checkpoint)):
-        return [models]
+        return [(models, None)]
     if isinstance(models, (str, Path)):
-        return list(find_checkpoints([str(models)]))
-    if hasattr(models, "checkpoint"):
-        return _sources(models.checkpoint)
+        return [(checkpoint, None) for checkpoint in find_checkpoints([str(models)])]
+    if isinstance(models, Run):
+        return [(source, models.model) for source, _ in _sources(models.checkpoint)]
     return [source for model in models for source in _sources(model)]
 
 
@@ -173,7 +180,7 @@ class EvaluatedModels:
             network, last = copy.source, bool(compute.channels_last)
         else:
             last = compute.channels_last is not False
-            network, seen = self._built(copy.source, last)
+            network, seen = self._built(copy.source, self.spec or copy.model, last)
         network = network if self.device is None else network.to(self.device)
         place = device_of(network)
         view = (seen.mean, seen.std, place, last)
@@ -207,7 +214,9 @@ class EvaluatedModels:
             columns | provenance(),
         )
 
-    def _built(self, checkpoint: Checkpoint, channels_last: bool) -> tuple[nn.Module, Labelled]:
+    def _built(
+        self, checkpoint: Checkpoint, model: ModelSpec | None, channels_last: bool
+    ) -> tuple[nn.Module, Labelled]:
         """The network of a checkpoint, and the data as it wants to see them."""
         about, dataset = checkpoint.about, self.dataset
         channels = about.get("channels", dataset.channels)
@@ -217,7 +226,7 @@ class EvaluatedModels:
         # Tensors do not say how many classes there are: a few of them need not show the last one.
         if len(classes) < len(dataset.classes) or (self.normalize and len(classes) > len(dataset.classes)):
             raise UserError(f"{checkpoint.path} knows {len(classes)} classes, the data have {len(dataset.classes)}")
-        network = checkpoint.build(self.spec, channels, len(classes))
+        network = checkpoint.build(model, channels, len(classes))
         with torch.no_grad():
             checked_forward(network, dataset.example().cpu(), str(checkpoint.path))
         if channels_last:

@@ -14,11 +14,10 @@ from tqdm import tqdm
 from noiserobust.analog.coverage import Coverage
 from noiserobust.analog.weight_space import Over
 from noiserobust.errors import UserError
-from noiserobust.evaluation.evaluated_models import EvaluatedModels, Models, named_data, trained_copies
-from noiserobust.evaluation.measure_minima import PASS, Part
+from noiserobust.evaluation.evaluated_models import Models
+from noiserobust.evaluation.measure_minima import Part, models_on_part, surface_of
 from noiserobust.evaluation.result import Result, drawn
 from noiserobust.evaluation.settings import Compute, Where
-from noiserobust.minima import Surface
 from noiserobust.minima.directions import coordinates, direction, height
 from noiserobust.minima.perturbations import check_over
 from noiserobust.models import ModelSpec
@@ -95,16 +94,7 @@ def landscape(
         raise UserError(f"expected 1 or 2 dimensions and pairs >= 1, got {dimensions} and {pairs}")
     line = coordinates(half_width, points)
     grid = list(product(line, line if dimensions == 2 else [0.0]))
-    copies = trained_copies(models)
-    opened = EvaluatedModels(
-        copies,
-        named_data(data, copies),
-        part=part,
-        images=images,
-        model=model,
-        compute=compute.with_batches_of(PASS),
-        where=where,
-    )
+    opened = models_on_part(models, data, part, images, model, compute, where)
     ledger = Ledger(out, ["landscape", "x", "y"])
     constant = OPERATION | {"noise": "none", "strength": 0.0, "read": 0, "t": float("nan"), "seed": seed, "part": part}
     constant |= {"landscape": f"filter-normalised,over={over}", "semantics": SEMANTICS}
@@ -114,13 +104,7 @@ def landscape(
             for one in opened:
                 bar.set_description(one.method, refresh=False)
                 covered[one.name] = one.coverage
-                surface = Surface(
-                    one.network,
-                    one.batches,
-                    precision=compute.precision,
-                    include=where.include,
-                    exclude=where.exclude,
-                )
+                surface = surface_of(one, compute, where)
                 for pair in range(pairs):
                     stream = Stream(seed, "landscape", one.replicate, pair)
                     first, second = (direction(surface, stream.child(axis), over) for axis in range(2))

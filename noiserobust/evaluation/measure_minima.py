@@ -87,16 +87,7 @@ def sharpness(
     Afterwards weights are as before, bit for bit. Raises :class:`~noiserobust.UserError` for what cannot be measured.
     """
     wanted = with_ratios(measures_of(measures, strengths))
-    copies = trained_copies(models)
-    opened = EvaluatedModels(
-        copies,
-        named_data(data, copies),
-        part=part,
-        images=images,
-        model=model,
-        compute=compute.with_batches_of(PASS),
-        where=where,
-    )
+    opened = models_on_part(models, data, part, images, model, compute, where)
     ledger = Ledger(out, ["measure"])
     covered: dict[str, Coverage] = {}
     try:
@@ -104,19 +95,34 @@ def sharpness(
             for one in opened:
                 bar.set_description(one.method, refresh=False)
                 covered[one.name] = one.coverage
-                surface = Surface(
-                    one.network,
-                    one.batches,
-                    precision=compute.precision,
-                    include=where.include,
-                    exclude=where.exclude,
-                )
-                _fill(ledger, one, surface, wanted, {"seed": seed, "part": part}, bar)
+                _fill(ledger, one, surface_of(one, compute, where), wanted, {"seed": seed, "part": part}, bar)
     finally:
         ledger.close()
     rows, order = ledger.table(), {str(one): place for place, one in enumerate(wanted)}
     rows = rows.sort_values("measure", key=lambda texts: texts.map(order), kind="stable", ignore_index=True)
     return Sharpness(rows, covered)
+
+
+def models_on_part(
+    models: Models,
+    data: Any,
+    part: Part,
+    images: int | None,
+    model: ModelSpec | str | None,
+    compute: Compute,
+    where: Where,
+) -> EvaluatedModels:
+    """The models, on the training or test part of the data, :data:`PASS` images at a time if nothing else is asked."""
+    copies, compute = trained_copies(models), compute.with_batches_of(PASS)
+    data = named_data(data, copies)
+    return EvaluatedModels(copies, data, part=part, images=images, model=model, compute=compute, where=where)
+
+
+def surface_of(model: EvaluatedModel, compute: Compute, where: Where) -> Surface:
+    """Where the measures of ``model`` are taken."""
+    return Surface(
+        model.network, model.batches, precision=compute.precision, include=where.include, exclude=where.exclude
+    )
 
 
 def measures_of(measures: Measure | str | Sequence[Measure | str], strengths: Sequence[float] = ()) -> list[Measure]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,20 +122,11 @@ def evaluate(
     opened = EvaluatedModels(
         copies, data, images=images, model=model, compute=compute, where=where, calibration=conditions.images
     )
-    ledger = out if isinstance(out, Ledger) else Ledger(out)
     settings = OPERATION | {"seed": seed, "recalibration": conditions.recalibration, "semantics": SEMANTICS}
     settings |= {"backend": str(conditions.backend)}
     result = Evaluation(pd.DataFrame())
-    target = precision_target
-    if target is not None:
-        target = target if isinstance(target, Target) else Target(target)
-        if chips.reads > 1 or numbers.start:
-            raise UserError(
-                f"expected one read of draws from 0 with a precision target, got reads={chips.reads} and "
-                f"draws from {numbers.start}; leave them out"
-            )
-        if further:
-            raise UserError(f"expected no further metrics with a precision target, got {', '.join(further)}")
+    target = None if precision_target is None else _target(precision_target, chips, numbers, further)
+    ledger = out if isinstance(out, Ledger) else Ledger(out)
     once = target is not None or len(conditions.readings) == 1
     on_chips = (ModelOnChips(one, conditions, compute, where, further, once) for one in opened)
     try:
@@ -155,7 +146,18 @@ def evaluate(
                     _note(result, one)
     finally:
         ledger.close()
-    return Evaluation(ledger.table(), result.coverage, result.uncovered, result.conversion)
+    return replace(result, rows=ledger.table())
+
+
+def _target(asked: float | Target, chips: Chips, draws: range, metrics: Collection[str]) -> Target:
+    if chips.reads > 1 or draws.start:
+        raise UserError(
+            f"expected one read of draws from 0 with a precision target, got reads={chips.reads} and "
+            f"draws from {draws.start}; leave them out"
+        )
+    if metrics:
+        raise UserError(f"expected no further metrics with a precision target, got {', '.join(metrics)}")
+    return asked if isinstance(asked, Target) else Target(asked)
 
 
 def _chip(
