@@ -258,6 +258,15 @@ class TestSearch:
         assert answer.value == pytest.approx(1.0013, abs=0.001)
         assert len(tried) <= 5
 
+    def test_ends_with_more_digits_than_what_is_tried(self) -> None:
+        for axis in (Range(25.0, 315576012.0, log=True), Range(1.23456, 9.87654), Range(1.23444, 9.87644, log=True)):
+            for limit in (-0.5, 0.5):
+                answer, tried = first_crossing(lambda x, a=axis: (x >= a.high) - (x <= a.low), axis, limit)  # type: ignore[misc]
+                end = axis.low if limit < 0 else axis.high
+                assert answer.value == pytest.approx(end, rel=0.5 if axis.high > 10 else 0.05)
+                assert all(axis.low <= point.x <= axis.high for point in tried)
+                assert answer.state == "found"
+
     def test_not_a_number_is_as_hard_as_can_be(self) -> None:
         answer, _ = first_crossing(lambda x: x if x < 0.5 else math.nan, Range(0, 1), 0.3)
         assert answer.value == pytest.approx(0.3, rel=0.02)

@@ -52,7 +52,8 @@ class Range:
 
     def rounded(self, x: float) -> float:
         """The nearest value that is tried."""
-        return float(round(x)) if self.whole else float(f"{x:.{DIGITS}g}")
+        value = float(round(x)) if self.whole else float(f"{x:.{DIGITS}g}")
+        return min(max(value, self.low), self.high)
 
     @property
     def tolerances(self) -> tuple[float, float]:
@@ -113,7 +114,6 @@ def search(measure: Callable[[float], Point], axis: Range, limit: float, points:
     known: dict[float, Point] = {}
 
     def height(x: float, end: int) -> float:
-        x = x if x in (axis.low, axis.high) else axis.rounded(x)
         if x not in known:
             known[x] = measure(x)
         return float(_heights([known[x]], limit)[0, end])
@@ -125,8 +125,11 @@ def search(measure: Callable[[float], Point], axis: Range, limit: float, points:
         way = _from_easy(known.values())
         over = _first_over(_heights(way, limit)[:, end])
         if 0 < over < len(way):
-            bracket = (float(axis.scale(point.x)) for point in way[over - 1 : over + 1])
-            curve = partial(lambda end, u: height(float(axis.unscale(u)), end), end)
+            # The ends have more digits than what is tried, and no logarithm brings them back.
+            bracket = {float(axis.scale(point.x)): point.x for point in way[over - 1 : over + 1]}
+            curve = partial(
+                lambda end, exact, u: height(exact.get(u, axis.rounded(axis.unscale(u))), end), end, bracket
+            )
             optimize.brentq(curve, *bracket, xtol=absolute, rtol=relative, disp=False)
     return sorted(known.values(), key=lambda point: point.x)
 
