@@ -21,7 +21,8 @@ from noiserobust.data import load
 from noiserobust.evaluation import evaluate
 from noiserobust.noise import Gaussian
 from noiserobust.report import paired_table, robustness_table
-from noiserobust.report.plots import accuracy_against_strength
+from noiserobust.report.plots import strength_figure
+from noiserobust.report.style import save
 from noiserobust.training import RWP, SAM, Method, Plain, TrainSettings, fit
 
 METHODS: list[tuple[Method, float | None]] = [
@@ -82,7 +83,7 @@ def main(demo: Demo) -> None:
         print(paired_table(result.paired(rwp, baseline)) + "\n")
     print(f"coverage: {next(iter(result.coverage.values())).summary}")
     title = f"Digits under weight noise, {len(demo.seeds)} networks x {demo.draws} draws"
-    print(f"picture: {accuracy_against_strength(summary, demo.out / 'demo.png', title)}")
+    print(f"picture: {save(strength_figure(summary, title), demo.out / 'demo.png')}")
     print(f"rows: {demo.out / 'rows.parquet'}; trained networks: {demo.out}")
     print(f"took {time.perf_counter() - started:.0f} s")
 

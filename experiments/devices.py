@@ -21,11 +21,12 @@ import pandas as pd
 import tyro
 
 from noiserobust.data import load
-from noiserobust.evaluation import evaluate, paired, summarize
+from noiserobust.evaluation import Chips, Compute, evaluate, paired, summarize
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Compensation
 from noiserobust.report import robustness_table
-from noiserobust.report.plots import accuracy_against_time
+from noiserobust.report.plots import time_figure
+from noiserobust.report.style import save
 from noiserobust.storage.checkpoints import find_checkpoints
 from noiserobust.storage.files import write_atomically
 from noiserobust.storage.rows import write_rows
@@ -89,17 +90,14 @@ class Study:
         for label, checkpoint in others:
             groups.setdefault(label, []).append(checkpoint)
         precision = "fp32" if self.data == "digits" else "bf16"
-        common = {"draws": self.draws, "images": self.images, "precision": precision, "progress": True}
-        looks: list[dict[str, object]] = [{"compensation": self.compensations}]
+        compute = Compute(precision=precision)  # type: ignore[arg-type]
+        common = {"images": self.images, "compute": compute, "out": self.out / "rows.parquet", "progress": True}
+        chips = [Chips(times=TIMES, compensation=self.compensations)]
         if self.recalibration:
-            recalibrated = {"recalibration": self.recalibration, "calibration": splits.train}
-            looks += [{"compensation": kind} | recalibrated for kind in ("none", "global")]
-        out = self.out / "rows.parquet"
-        rows = [
-            evaluate(groups, splits.test, "pcm", times=TIMES, **look, **common, out=out).rows  # type: ignore[arg-type]
-            for look in looks
-        ]
-        clean = evaluate(groups, splits.test, "gaussian:0.0", **(common | {"draws": 1}), out=out)  # type: ignore[arg-type]
+            for kind in ("none", "global"):
+                chips.append(Chips(times=TIMES, compensation=kind, recalibration=self.recalibration))
+        rows = [evaluate(groups, splits, "pcm", self.draws, chips=one, **common).rows for one in chips]  # type: ignore[arg-type]
+        clean = evaluate(groups, splits, "gaussian:0.0", 1, **common)  # type: ignore[arg-type]
         self.report(pd.concat([clean.rows, *rows], ignore_index=True))
 
     def report(self, rows: pd.DataFrame) -> None:
@@ -118,7 +116,7 @@ class Study:
         write_atomically(self.out / "tables.md", lambda file: file.write_text("\n\n".join(text) + "\n"))
         shown = summary[(summary["recalibration"] == 0) & (summary["noise"] == "pcm")]
         name = "digits" if self.data == "digits" else "CIFAR-10, ResNet-18 of width 16"
-        accuracy_against_time(shown, self.out / "time.png", f"PCM chips over time: {name}")
+        save(time_figure(shown, f"PCM chips over time: {name}"), self.out / "time.png")
         print("\n\n".join(text))
 
 

@@ -36,7 +36,7 @@ from noiserobust.storage.provenance import provenance
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.classification import score
 from noiserobust.training import TrainSettings
-from noiserobust.training.optimizers import learning_rate
+from noiserobust.training.schedules import learning_rate
 
 
 @dataclass

@@ -32,10 +32,10 @@ from scipy import stats
 
 from noiserobust.analog.noisy import NoisyWeights, report_stream
 from noiserobust.data import load
-from noiserobust.evaluation import Target, evaluate
+from noiserobust.evaluation import Compute, Target, evaluate
+from noiserobust.evaluation.evaluated_models import EvaluatedModels, trained_copies
 from noiserobust.evaluation.precision.subsets import Subsets
 from noiserobust.evaluation.precision.to_precision import DRAW_COST, noise_std, until_precise
-from noiserobust.evaluation.subjects import Setup
 from noiserobust.models.compute import Precision
 from noiserobust.noise import Gaussian
 from noiserobust.rng import Stream
@@ -61,9 +61,10 @@ class Record:
     """fp32, bf16 or fp16."""
 
     def run(self) -> None:
-        (subject,) = Setup(precision=self.precision).subjects(self.checkpoint, load(self.data).test)
-        noisy, classes = NoisyWeights(subject.network), subject.classes
-        margin = answers(subject.network, subject.batches, self.precision, classes)[1].numpy()
+        data, compute = load(self.data), Compute(precision=self.precision)
+        (model,) = EvaluatedModels(trained_copies(self.checkpoint), data, compute=compute)
+        noisy, classes = NoisyWeights(model.network), model.classes
+        margin = answers(model.network, model.batches, self.precision, classes)[1].numpy()
         files = {sigma: self.out / f"sigma{sigma:g}.npz" for sigma in self.sigmas}
         found = {sigma: list(np.load(file)["correct"]) if file.is_file() else [] for sigma, file in files.items()}
         # A draw of every sigma in turn, so that an interrupted recording has something of each.
@@ -72,7 +73,7 @@ class Record:
                 if draw < len(found[sigma]):
                     continue
                 with noisy.perturbed(Gaussian(sigma), report_stream(0, 0, draw)):
-                    correct, _ = answers(subject.network, subject.batches, self.precision, classes)
+                    correct, _ = answers(model.network, model.batches, self.precision, classes)
                 found[sigma].append(np.packbits(correct.numpy()))
                 if draw % 5 == 4 or draw == self.draws - 1:
                     write_atomically(file, partial(_save, correct=np.stack(found[sigma]), margin=margin))
@@ -119,7 +120,7 @@ class Clock:
     """fp32, bf16 or fp16."""
 
     def run(self) -> None:
-        data = load(self.data).test
+        data, compute = load(self.data).test, Compute(precision=self.precision)
         for file in self.files:
             noise = Gaussian(float(file.stem.removeprefix("sigma")))
             spread = _accuracies(_recorded(file)[0]).std(ddof=1)
@@ -127,7 +128,7 @@ class Clock:
 
             def seconds(noise: Gaussian = noise, **options: object) -> tuple[float, pd.DataFrame]:
                 start = time.process_time()
-                result = evaluate(self.checkpoint, data, noise, precision=self.precision, **options)  # type: ignore[arg-type]
+                result = evaluate(self.checkpoint, data, noise, compute=compute, **options)  # type: ignore[arg-type]
                 return time.process_time() - start, result.summary()
 
             subsets, summary = seconds(precision_target=self.target)

@@ -74,10 +74,10 @@ def page(paper: str, folder: Path) -> str | None:
 CLAIMS = """# What the papers claim, judged
 
 Each claim is written as differences that must be positive if it holds (or lie within a margin, where it says that
-two things are equal), in [experiments/claims.py](../experiments/claims.py). Two methods are compared copy by copy:
-the same training seed, the same noise draws. Intervals are two-sided t intervals over trained copies, widened so
-that all of one claim's hold together with 95 % (Bonferroni). A "best" strength is chosen by the first third of the
-copies and compared on the others, so that the choice does not flatter and the copies compared stay independent.
+two things are equal), in [noiserobust/papers/claims.py](../noiserobust/papers/claims.py). Two methods are compared
+copy by copy: the same training seed, the same noise draws. Intervals are two-sided t intervals over trained copies,
+widened so that all of one claim's hold together with 95 % (Bonferroni). A "best" strength is chosen by the first third
+of the copies and compared on the others, so that the choice does not flatter and the copies compared stay independent.
 
 - **holds**: every interval lies on the claimed side;
 - **does not hold here**: some interval lies on the other side;

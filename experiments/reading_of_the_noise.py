@@ -26,6 +26,7 @@ from torch import nn
 from noiserobust import evaluate
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import load
+from noiserobust.evaluation import Compute
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Gaussian
 from noiserobust.rng import Stream, seeded
@@ -77,7 +78,9 @@ def fall(checkpoints: list[Checkpoint], arguments: Arguments) -> pd.DataFrame:
     test, tables = load(arguments.data).test, []
     for name, unit in READINGS.items():
         noises = [unit.scaled(sigma) for sigma in GRID]
-        found = evaluate(checkpoints, test, noises, arguments.draws, images=arguments.images, precision="bf16")
+        found = evaluate(
+            checkpoints, test, noises, arguments.draws, images=arguments.images, compute=Compute(precision="bf16")
+        )
         tables.append(found.rows[found.rows["metric"] == "accuracy"].assign(of=name))
     rows = pd.concat(tables, ignore_index=True)
     # A path is a matter of the machine; the run's own name is not.
@@ -144,7 +147,7 @@ def main(arguments: Arguments) -> None:
                 noises,
                 arguments.draws,
                 images=arguments.images,
-                precision="bf16",
+                compute=Compute(precision="bf16"),
             )
             mean = (
                 found.rows[found.rows["metric"] == "accuracy"]

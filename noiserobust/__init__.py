@@ -4,25 +4,11 @@
 - :mod:`noiserobust.training`: methods, schedules, and the engine that runs them
 - :mod:`noiserobust.evaluation`: Monte Carlo under noise, and its statistics
 - :mod:`noiserobust.models`, :mod:`noiserobust.data`, :mod:`noiserobust.report`
+
+Names are loaded when they are used: ``import noiserobust`` alone loads no torch.
 """
 
-from noiserobust import noise
-from noiserobust.analog.coverage import Coverage, coverage
-from noiserobust.analog.noisy import perturbed
-from noiserobust.analog.weights import analog_weights
-from noiserobust.errors import UserError
-from noiserobust.evaluation import Evaluation, evaluate
-from noiserobust.rng import Stream
+import lazy_loader
 
-__all__ = [
-    "Coverage",
-    "Evaluation",
-    "Stream",
-    "UserError",
-    "analog_weights",
-    "coverage",
-    "evaluate",
-    "noise",
-    "perturbed",
-]
-__version__ = "0.1.0"
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = "0.2.0"

@@ -12,10 +12,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,12 +22,9 @@ from torch import Tensor
 BLOCK = 1 << 20
 """Elements of a block, about: a field is filled in blocks of whole rows, each from its own generator."""
 
-Kind = Literal["normal", "uniform", "laplace"]
 Fill = Callable[[Tensor, torch.Generator], object]
 GRAIN = 1 << 15
 """Elements from which on torch spreads a CPU operation over its own threads; a thread of ours works on fewer."""
-
-_kept: ContextVar[dict[tuple[object, ...], tuple[Tensor, int]] | None] = ContextVar("kept fields", default=None)
 
 
 @dataclass(frozen=True)
@@ -78,99 +73,44 @@ class Stream:
         return int.from_bytes(hashlib.sha256(json.dumps([self.seed, *self.path]).encode()).digest()[:8], "little") >> 1
 
     def normal(
-        self,
-        shape: Sequence[int],
-        *,
-        rows: tuple[int, int] | None = None,
-        device: torch.device | str = "cpu",
-        out: Tensor | None = None,
+        self, shape: Sequence[int], *, rows: tuple[int, int] | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
-        """Standard normal field of logical ``shape`` (or its ``rows``), contiguous float32, into ``out`` if given."""
-        return self._field("normal", shape, rows, device, out)
+        """Standard normal field of logical ``shape`` (or its ``rows``), contiguous float32."""
+        return self._field(_fill_normal, shape, rows, device)
 
     def uniform(
         self, shape: Sequence[int], *, rows: tuple[int, int] | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
         """Uniform field on [0, 1)."""
-        return self._field("uniform", shape, rows, device, None)
+        return self._field(_fill_uniform, shape, rows, device)
 
     def laplace(
         self, shape: Sequence[int], *, rows: tuple[int, int] | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
         """Laplace(0, 1) field (variance 2): the difference of two exponentials, which has no log(0) to meet."""
-        return self._field("laplace", shape, rows, device, None)
+        return self._field(_fill_laplace, shape, rows, device)
 
     def _field(
-        self,
-        kind: Kind,
-        shape: Sequence[int],
-        rows: tuple[int, int] | None,
-        device: torch.device | str,
-        out: Tensor | None,
+        self, fill: Fill, shape: Sequence[int], rows: tuple[int, int] | None, device: torch.device | str
     ) -> Tensor:
-        kept = _kept.get()
-        if kept is None or out is not None:
-            return self._made(kind, shape, rows, device, out)
-        key = (self, kind, tuple(shape), rows, torch.device(device))
-        if key not in kept:
-            field = self._made(kind, shape, rows, device, None)
-            kept[key] = field, _version(field)
-        field, version = kept[key]
-        if _version(field) != version:
-            raise RuntimeError(f"expected a kept field as it was made, got one changed in place: {self}")
-        return field
-
-    def _made(
-        self,
-        kind: Kind,
-        shape: Sequence[int],
-        rows: tuple[int, int] | None,
-        device: torch.device | str,
-        out: Tensor | None,
-    ) -> Tensor:
-        fill = _FILLS[kind]
         shape = tuple(shape)
-        first, last = rows if rows is not None else (0, shape[0] if shape else 1)
         height, width = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+        first, last = rows if rows is not None else (0, height)
         if not 0 <= first <= last <= height:
             raise IndexError(f"expected rows within 0 to {height}, got {rows}")
-        wanted = ((last - first), *shape[1:]) if shape else ()
-        field = torch.empty(wanted, dtype=torch.float32, device=device) if out is None else out
-        if field.shape != torch.Size(wanted) or not field.is_contiguous() or field.dtype != torch.float32:
-            raise ValueError(
-                f"expected a contiguous float32 out of shape {wanted}, got {field.dtype} {tuple(field.shape)}"
-            )
-        flat = field.view(last - first, width)
+        field = torch.empty(last - first, width, dtype=torch.float32, device=device)
 
         def fill_block(index: int, start: int, stop: int) -> None:
             inside, low, high = start >= first and stop <= last, max(start, first), min(stop, last)
-            target = flat[low - first : high - first]
+            target = field[low - first : high - first]
             block = target if inside else torch.empty(stop - start, width, device=device)
             fill(block, self.generator(field.device, index))
             if not inside:
                 target.copy_(block[low - start : high - start])
 
         wanted_blocks = [b for b in blocks(height, width) if b[1] < last and b[2] > first]
-        work = [partial(fill_block, *block) for block in wanted_blocks]
-        side_by_side(work, field.device)
-        return field
-
-
-@contextmanager
-def kept_fields() -> Iterator[None]:
-    """Inside, a field that is asked for again, by the same name, kind, shape, rows and device, is not made again.
-
-    For several strengths or times of one draw: enter it once per draw, since all that is made inside is kept until it
-    ends (of Gaussian or Laplace noise one copy of the analog weights). Bit for bit what would be made anew. A kept
-    field is shared, so nobody may change it in place; the next one to ask for it would get a ``RuntimeError``. It holds
-    for this thread; inside another one it keeps what that one keeps.
-    """
-    outer = _kept.get()
-    token = _kept.set({} if outer is None else outer)
-    try:
-        yield
-    finally:
-        _kept.reset(token)
+        side_by_side([partial(fill_block, *block) for block in wanted_blocks], field.device)
+        return field.view((last - first, *shape[1:]) if shape else ())
 
 
 @contextmanager
@@ -230,21 +170,6 @@ def side_by_side(work: Sequence[Callable[[], object]], device: torch.device) -> 
         wait(futures)
 
 
-def keeps_fields() -> bool:
-    """Whether this thread is inside :func:`kept_fields`."""
-    return _kept.get() is not None
-
-
-def times(field: Tensor, factor: Tensor | float) -> Tensor:
-    """``field * factor``, in the field's own memory unless it is kept or the product is more precise or larger."""
-    like = isinstance(factor, (int, float)) or (factor.dtype == field.dtype and factor.dim() <= field.dim())
-    return field.mul_(factor) if like and not keeps_fields() else field * factor
-
-
-def _version(field: Tensor) -> int:
-    return 0 if field.is_inference() else field._version  # torch does not count changes under inference_mode
-
-
 def _fill_normal(block: Tensor, generator: torch.Generator) -> None:
     block.normal_(generator=generator)
 
@@ -256,9 +181,6 @@ def _fill_uniform(block: Tensor, generator: torch.Generator) -> None:
 def _fill_laplace(block: Tensor, generator: torch.Generator) -> None:
     block.exponential_(generator=generator)
     block.sub_(torch.empty_like(block).exponential_(generator=generator))
-
-
-_FILLS: dict[Kind, Fill] = {"normal": _fill_normal, "uniform": _fill_uniform, "laplace": _fill_laplace}
 
 
 @cache

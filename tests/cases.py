@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from noiserobust.noise import (
 )
 from noiserobust.spec import Duration
 
-TABLE = str(Path(__file__).parent.parent / "experiments" / "data" / "example_device.csv")
+TABLE = "example"  # the one that is shipped
 
 # Every noise model keeps the contract of test_noise.py, of test_weights.py and of the text form: add new ones here.
 NOISES: list[NoiseModel] = [

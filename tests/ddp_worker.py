@@ -18,11 +18,12 @@ from shard_checks import SHARD_CHECKS
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from noiserobust.analog.filters import filter_noise
+from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream
 from noiserobust.training import Engine, Method, Progress
-from noiserobust.training.rules.rwp_mixed import filter_noise
 
 RULES = [
     *METHODS,
@@ -125,7 +126,7 @@ def halves(make: Callable[[], nn.Module], dtype: torch.dtype, rtol: float) -> No
 
             serial = make()
             batches = [local(clean, rank, dtype) for rank in range(world)]
-            e = filter_noise(Engine(serial, torch.optim.SGD(serial.parameters(), lr=1.0)), 0.2, AT.step)
+            e = filter_noise(WeightSpace(serial), 0.2, Stream(0, "train", "filters", AT.step))
             sizes = [len(data) for data in batches]
             parts = []
             for rank, one in enumerate(batches):

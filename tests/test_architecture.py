@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import noiserobust
 
@@ -26,6 +29,7 @@ LAYERS = [
     {"sweep"},
     {"papers"},
     {"__init__", "cli"},
+    {"__main__"},
 ]
 """The rooms, from the ground up: a room knows only those below it."""
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -50,6 +54,13 @@ def imported_parts(file: Path) -> set[str]:
 
 def test_every_part_has_its_place() -> None:
     assert {part_of(file) for file in PACKAGE.rglob("*.py")} == set(LEVEL)
+
+
+def test_the_page_on_the_design_lists_every_part() -> None:
+    page = (PACKAGE.parent / "docs" / "design.md").read_text()
+    listed = re.findall(r"^  (\w+)(?:/|\.py) ", page.split("```")[1], re.MULTILINE)
+    assert set(listed) == set(LEVEL) - {"__init__", "__main__"}
+    assert [LEVEL[part] for part in listed] == sorted(LEVEL[part] for part in listed)
 
 
 def test_imports_point_one_way() -> None:
@@ -84,11 +95,26 @@ def test_no_module_is_shadowed_by_what_its_package_exports() -> None:
     assert not shadowed
 
 
-def test_importing_the_package_is_light() -> None:
-    code = "import sys, noiserobust; print(*sorted({m.split('.')[0] for m in sys.modules}))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "noiserobust" in loaded
-    assert not {"matplotlib", "tyro", "aihwkit", "sklearn", "torchvision", "ray", "curvlinops"} & set(loaded)
+HEAVY = {"aihwkit", "curvlinops", "matplotlib", "ray", "scipy", "sklearn", "torchvision"}
+"""Loaded where they are used."""
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import noiserobust", HEAVY | {"torch", "numpy", "pandas"}),
+        ("from noiserobust.evaluation.settings import Chips", HEAVY | {"torch", "numpy", "pandas"}),
+        ("from noiserobust.training.settings import TrainSettings", HEAVY | {"torch", "numpy", "pandas"}),
+        ("import noiserobust; noiserobust.perturbed, noiserobust.coverage", HEAVY | {"pandas"}),
+        ("import noiserobust; noiserobust.evaluate", HEAVY),
+        ("from noiserobust.training import fit, Engine", HEAVY),
+    ],
+)
+def test_importing_is_light(code: str, absent: set[str]) -> None:
+    script = f"import sys; {code}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert any(name.startswith("noiserobust") for name in loaded)
+    assert not absent & set(loaded)
 
 
 def test_files_stay_readable() -> None:

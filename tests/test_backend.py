@@ -19,10 +19,12 @@ from noiserobust.analog.backends import Aihwkit, Backend, Direct
 from noiserobust.analog.backends.base import Opened
 from noiserobust.analog.noisy import NoisyWeights, Programmed, report_stream
 from noiserobust.cli import main
+from noiserobust.evaluation import Chips, Compute, Where
+from noiserobust.evaluation.settings import grouped
 from noiserobust.models.transformer import Transformer
 from noiserobust.noise import Compensation, NoiseModel, compensation_factor
 from noiserobust.rng import seeded
-from noiserobust.storage.checkpoints import weights_hash
+from noiserobust.storage.identity import network_digest
 
 aihwkit = pytest.importorskip("aihwkit.simulator.configs", reason="the full chip is aihwkit's", exc_type=ImportError)
 
@@ -119,7 +121,8 @@ class TestOneChipTwoBackends:
         model = made(Network)
         options = {"draws": 2, "times": ["25s", "1y"], "compensation": ["none", "global"]}
         direct, whole, tiled = (
-            evaluate(model, data, "pcm", backend=backend, **options).rows for backend in ("direct", WHOLE, PERFECT)
+            evaluate(model, data, "pcm", **grouped(options | {"backend": backend})).rows
+            for backend in ("direct", WHOLE, PERFECT)
         )
         assert values(whole, "accuracy") == values(tiled, "accuracy") == values(direct, "accuracy")
         assert values(whole) == pytest.approx(values(direct), abs=1e-5)
@@ -130,7 +133,9 @@ class TestOneChipTwoBackends:
 
     def test_batch_norm_learns_the_chip(self, data: tuple[Tensor, Tensor]) -> None:
         options = {"draws": 1, "times": ["1y"], "recalibration": 30, "calibration": data}
-        direct, tiled = (evaluate(made(Network), data, "pcm", backend=b, **options).rows for b in ("direct", SMALL))
+        direct, tiled = (
+            evaluate(made(Network), data, "pcm", **grouped(options | {"backend": b})).rows for b in ("direct", SMALL)
+        )
         assert values(tiled) == pytest.approx(values(direct), abs=1e-5)
 
     @pytest.mark.parametrize("kind", ["global", "column"])
@@ -198,7 +203,7 @@ class TestConverters:
     def test_each_costs_accuracy_or_changes_the_loss(self, digits: tuple[nn.Module, Tensor, Tensor]) -> None:
         model, x, y = digits
         rows = {
-            text: evaluate(model, (x, y), "gaussian:0.05", draws=4, backend=text).rows
+            text: evaluate(model, (x, y), "gaussian:0.05", draws=4, chips=Chips(backend=text)).rows
             for text in ("direct", "aihwkit", "aihwkit:inp_bits=3", "aihwkit:out_bits=4", "aihwkit:out_noise=1.0")
         }
         direct = np.array(values(rows["direct"], "accuracy"))
@@ -211,15 +216,15 @@ class TestConverters:
         """Without weight noise, chips still differ by output noise."""
         model, x, y = digits
         options = {"noises": "gaussian:0", "precision_target": 2.0, "backend": "aihwkit:out_noise=0.3"}
-        result = evaluate(model, (x, y), **options)
+        result = evaluate(model, (x, y), **grouped(options))
         assert "4 of 4 noisy weights" in next(iter(result.conversion.values()))
         assert result.rows["draw"].nunique() > 4
-        assert evaluate(model, (x, y), **(options | {"backend": "direct"})).rows["draw"].nunique() == 1
+        assert evaluate(model, (x, y), **grouped(options | {"backend": "direct"})).rows["draw"].nunique() == 1
 
     def test_no_weight_noise_still_has_output_noise(self, data: tuple[Tensor, Tensor]) -> None:
         model = made(Network)
-        assert len(set(values(evaluate(model, data, "gaussian:0", draws=4, backend="aihwkit").rows))) == 4
-        assert len(set(values(evaluate(model, data, "gaussian:0", draws=4, backend=PERFECT).rows))) == 1
+        assert len(set(values(evaluate(model, data, "gaussian:0", draws=4, chips=Chips(backend="aihwkit")).rows))) == 4
+        assert len(set(values(evaluate(model, data, "gaussian:0", draws=4, chips=Chips(backend=PERFECT)).rows))) == 1
 
 
 @pytest.fixture(scope="module")
@@ -244,8 +249,8 @@ class TestNames:
     def test_a_draw_follows_from_its_name(self, data: tuple[Tensor, Tensor]) -> None:
         model = made(Network)
         options = {"backend": "aihwkit", "times": ["25s", "1d"], "reads": 2}
-        many = evaluate(model, data, ["gaussian:0.1", "pcm"], draws=3, **options).rows
-        alone = evaluate(model, data, "pcm", draws=2, **options).rows
+        many = evaluate(model, data, ["gaussian:0.1", "pcm"], draws=3, **grouped(options)).rows
+        alone = evaluate(model, data, "pcm", draws=2, **grouped(options)).rows
         chosen = many[(many["noise"] == "pcm") & (many["draw"] < 2)]
         assert values(alone) == values(chosen)
         assert len(set(values(alone))) == 2 * 2 * 2  # every read has noise of its own
@@ -255,19 +260,20 @@ class TestNames:
         x, y = data[0].repeat(2, 1, 1, 1), data[1].repeat(2)
         options = {"backend": Aihwkit(tile=9, inp_bits=0, out_bits=0), "draws": 2}
         large, small = (
-            values(evaluate(made(Network), (x, y), "pcm", batch_size=size, **options).rows) for size in (500, 7)
+            values(evaluate(made(Network), (x, y), "pcm", **grouped(options | {"batch_size": size})).rows)
+            for size in (500, 7)
         )
         assert small == pytest.approx(large, abs=1e-5)
 
     @pytest.mark.parametrize("backend", ["aihwkit", "aihwkit:perfect=true"])
     def test_the_global_generator_and_the_model_are_untouched(self, backend: str, data: tuple[Tensor, Tensor]) -> None:
         model = made(Network).train()
-        state, before = torch.random.get_rng_state(), weights_hash(model)
+        state, before = torch.random.get_rng_state(), network_digest(model)
         children = [id(module) for module in model.modules()]
         places = [p.data_ptr() for p in model.parameters()]
-        evaluate(model, data, "pcm", draws=2, backend=backend)
+        evaluate(model, data, "pcm", draws=2, chips=Chips(backend=backend))
         assert torch.equal(torch.random.get_rng_state(), state)
-        assert weights_hash(model) == before
+        assert network_digest(model) == before
         assert [id(module) for module in model.modules()] == children
         assert [p.data_ptr() for p in model.parameters()] == places
         assert all(module.training for module in model.modules())
@@ -275,20 +281,20 @@ class TestNames:
 
     def test_also_after_an_exception(self, data: tuple[Tensor, Tensor]) -> None:
         model = made(Network)
-        before, children = weights_hash(model), [id(module) for module in model.modules()]
+        before, children = network_digest(model), [id(module) for module in model.modules()]
         tiles, noisy = opened(PERFECT, model, data[0][:2])
         programmed = noisy.program(NoiseModel.parse("gaussian:0.1"), report_stream(0, 0, 0))
         reading = tiles.reading(programmed, report_stream(0, 0, 0))
         assert [id(module) for module in reading.__enter__().modules()] != children
         assert not reading.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
-        assert weights_hash(model) == before
+        assert network_digest(model) == before
         assert [id(module) for module in model.modules()] == children
 
     def test_rows_are_found_again_and_kept_apart(self, data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
         model, out = made(Network), tmp_path / "rows.parquet"
-        first = evaluate(model, data, "gaussian:0.1", draws=2, backend="aihwkit", out=out).rows
+        first = evaluate(model, data, "gaussian:0.1", draws=2, out=out, chips=Chips(backend="aihwkit")).rows
         both = evaluate(model, data, "gaussian:0.1", draws=2, out=out)
-        again = evaluate(model, data, "gaussian:0.1", draws=2, backend=Aihwkit(), out=out)
+        again = evaluate(model, data, "gaussian:0.1", draws=2, out=out, chips=Chips(backend=Aihwkit()))
         assert values(again.rows) == values(first) != values(both.rows)
         assert list(again.summary()["backend"].unique()) == ["aihwkit"]
 
@@ -322,7 +328,7 @@ class Mixed(nn.Module):
 class TestWhatCannotBeConverted:
     def test_is_said_and_computed_directly(self, data: tuple[Tensor, Tensor]) -> None:
         model = made(Mixed)
-        result = evaluate(model, data, "gaussian:0.1", draws=2, backend=PERFECT)
+        result = evaluate(model, data, "gaussian:0.1", draws=2, chips=Chips(backend=PERFECT))
         assert values(result.rows) == pytest.approx(
             values(evaluate(model, data, "gaussian:0.1", draws=2).rows), abs=1e-5
         )
@@ -351,7 +357,9 @@ class TestWhatCannotBeConverted:
             lambda: SwinTransformer([2, 2], 8, [1, 1], [2, 2], [2, 2], num_classes=3, stochastic_depth_prob=0.0)
         )
         data = Stream(0, "x").normal((6, 3, 16, 16)), torch.arange(6) % 3
-        direct, tiled = (evaluate(model, data, "gaussian:0.05", draws=1, backend=b) for b in ("direct", PERFECT))
+        direct, tiled = (
+            evaluate(model, data, "gaussian:0.05", draws=1, chips=Chips(backend=b)) for b in ("direct", PERFECT)
+        )
         assert values(tiled.rows) == pytest.approx(values(direct.rows), abs=1e-5)
         (line,) = tiled.conversion.values()
         assert "qkv.weight (Linear: its weight is used without a call of the layer)" in line
@@ -361,22 +369,33 @@ class TestWhatCannotBeConverted:
         """torch's own fast path reads the weights of layers that it does not call."""
         model = made(lambda: Transformer(8, layers=1, heads=2).build(4, 5))
         data = torch.arange(48).reshape(12, 4) % 5, torch.arange(12) % 5
-        direct, tiled = (evaluate(model, data, "gaussian:0.05", draws=1, backend=b) for b in ("direct", PERFECT))
+        direct, tiled = (
+            evaluate(model, data, "gaussian:0.05", draws=1, chips=Chips(backend=b)) for b in ("direct", PERFECT)
+        )
         assert values(tiled.rows) == pytest.approx(values(direct.rows), abs=1e-5)
         (line,) = tiled.conversion.values()
         assert "3 of 5 noisy weights on 3 tiles" in line  # the head, tied to the embedding, too
         assert "in_proj_weight (MultiheadAttention" in line
 
     def test_excluded_weights_are_not_on_tiles(self, data: tuple[Tensor, Tensor]) -> None:
-        result = evaluate(made(Network), data, "gaussian:0.1", draws=1, backend=PERFECT, exclude=["head.*", "blocks.*"])
+        result = evaluate(
+            made(Network),
+            data,
+            "gaussian:0.1",
+            draws=1,
+            chips=Chips(backend=PERFECT),
+            where=Where(exclude=["head.*", "blocks.*"]),
+        )
         assert "2 of 2 noisy weights on 2 tiles" in next(iter(result.conversion.values()))
 
     def test_a_layer_with_hooks_keeps_them(self, data: tuple[Tensor, Tensor]) -> None:
         model, seen = made(Network), []
         model.first.register_forward_hook(lambda *_: seen.append(1))
-        result = evaluate(model, data, "gaussian:0.1", draws=1, backend=PERFECT, batch_size=60)
+        result = evaluate(
+            model, data, "gaussian:0.1", draws=1, chips=Chips(backend=PERFECT), compute=Compute(batch_size=60)
+        )
         assert "first.weight (Conv2d: it has hooks)" in next(iter(result.conversion.values()))
-        assert len(seen) == 2
+        assert len(seen) == 2 + 2  # with those of the network's answer
 
     @pytest.mark.parametrize("second", [nn.Linear, NonDynamicallyQuantizableLinear])
     def test_a_weight_that_two_layers_share_is_one_array(
@@ -386,7 +405,7 @@ class TestWhatCannotBeConverted:
         model = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(50, 50), nn.ReLU(), second(50, 50)))
         model[3].weight = model[1].weight
         options = {"draws": 1, "times": ["1y"], "compensation": ["none", "global"]}
-        direct, tiled = (evaluate(model, data, "pcm", backend=b, **options) for b in ("direct", PERFECT))
+        direct, tiled = (evaluate(model, data, "pcm", **grouped(options | {"backend": b})) for b in ("direct", PERFECT))
         assert values(tiled.rows) == pytest.approx(values(direct.rows), abs=1e-5)
         tiles = 2 if second is nn.Linear else 1
         assert f"1 of 1 noisy weights on {tiles} tiles" in next(iter(tiled.conversion.values()))
@@ -394,7 +413,9 @@ class TestWhatCannotBeConverted:
     def test_a_network_that_is_one_layer(self) -> None:
         data = Stream(0, "x").normal((30, 8)), torch.arange(30) % 3
         model = made(lambda: nn.Linear(8, 3))
-        direct, tiled = (evaluate(model, data, "gaussian:0.1", draws=1, backend=b) for b in ("direct", SMALL))
+        direct, tiled = (
+            evaluate(model, data, "gaussian:0.1", draws=1, chips=Chips(backend=b)) for b in ("direct", SMALL)
+        )
         assert values(tiled.rows) == pytest.approx(values(direct.rows), abs=1e-5)
         assert "1 of 1 noisy weights on 1 tiles" in next(iter(tiled.conversion.values()))
 

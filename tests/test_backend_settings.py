@@ -12,6 +12,7 @@ from torch import nn
 
 from noiserobust import UserError, evaluate
 from noiserobust.analog.backends import Backend
+from noiserobust.evaluation.settings import grouped
 
 
 class TestWithoutAihwkit:
@@ -32,7 +33,7 @@ data = torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
 model = torch.nn.Linear(3, 2)
 assert len(noiserobust.evaluate(model, data, "gaussian:0.1", draws=1).rows) == 2
 try:
-    noiserobust.evaluate(model, data, "gaussian:0.1", draws=1, backend="aihwkit")
+    noiserobust.evaluate(model, data, "gaussian:0.1", draws=1, chips=noiserobust.evaluation.Chips(backend="aihwkit"))
 except noiserobust.UserError as error:
     print(error)
 """
@@ -69,6 +70,6 @@ def test_text_form(text: str) -> None:
 def test_refusals(options: dict[str, object], fragment: str) -> None:
     data = torch.ones(6, 3), torch.arange(6) % 3
     with pytest.raises(UserError) as caught:
-        evaluate(**({"models": nn.Linear(3, 3), "data": data, "noises": "gaussian:0.1"} | options))  # type: ignore[arg-type]
+        evaluate(**grouped({"models": nn.Linear(3, 3), "data": data, "noises": "gaussian:0.1"} | options))
     assert fragment in str(caught.value)
     assert "\n" not in str(caught.value)

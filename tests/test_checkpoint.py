@@ -16,11 +16,11 @@ from noiserobust.models import DigitsNet, ResNet18
 from noiserobust.storage import checkpoints as module
 from noiserobust.storage.checkpoints import (
     find_checkpoints,
-    load_weights,
     read_checkpoint,
     save_checkpoint,
-    weights_hash,
 )
+from noiserobust.storage.identity import network_digest
+from noiserobust.storage.weights import load_weights
 
 ABOUT = {"model": "digits:4", "channels": 1, "classes": ["a", "b", "c"], "label": "plain", "seed": 7}
 
@@ -37,21 +37,21 @@ def test_round_trip(tmp_path: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     assert found.about == ABOUT
     assert not again.training
-    assert weights_hash(again) == weights_hash(net)
+    assert network_digest(again) == network_digest(net)
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), net.state_dict().values(), strict=True))
 
 
 def test_the_hash_names_every_bit(tmp_path: Path) -> None:
     _, net = saved(tmp_path / "a.safetensors")
-    before = weights_hash(net)
+    before = network_digest(net)
     parameter = next(net.parameters())
     parameter.data.view(torch.int32)[0, 0, 0, 0] ^= 1
-    assert weights_hash(net) != before
+    assert network_digest(net) != before
 
 
 def test_the_hash_names_the_layers_too() -> None:
     layer = torch.nn.Linear(2, 2)
-    assert weights_hash(torch.nn.Sequential(layer, torch.nn.ReLU())) != weights_hash(
+    assert network_digest(torch.nn.Sequential(layer, torch.nn.ReLU())) != network_digest(
         torch.nn.Sequential(layer, torch.nn.Tanh())
     )
 
@@ -60,13 +60,13 @@ def test_the_hash_names_the_layers_too() -> None:
 def test_prefixes_of_wrappers_are_dropped(prefix: str) -> None:
     source, target = DigitsNet(width=4).build(1, 3), DigitsNet(width=4).build(1, 3)
     load_weights(target, {prefix + name: value for name, value in source.state_dict().items()}, "file")
-    assert weights_hash(target) == weights_hash(source)
+    assert network_digest(target) == network_digest(source)
 
 
 def test_a_network_whose_own_part_is_called_so_is_loaded_too() -> None:
     source, target = (nn.Sequential(OrderedDict(module=nn.Linear(2, 2))) for _ in range(2))
     load_weights(target, source.state_dict(), "file")
-    assert weights_hash(target) == weights_hash(source)
+    assert network_digest(target) == network_digest(source)
 
 
 def test_what_does_not_fit_is_named() -> None:
@@ -112,7 +112,7 @@ def test_a_crash_while_saving_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(module, "save_file", crash)
     with pytest.raises(OSError, match="disk full"):
         saved(tmp_path / "a.safetensors")
-    assert weights_hash(read_checkpoint(path).build()) == weights_hash(net)
+    assert network_digest(read_checkpoint(path).build()) == network_digest(net)
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
 
 
@@ -132,7 +132,7 @@ def test_a_torch_file_is_read(nesting: list[str], prefix: str, new: bool, tmp_pa
     path = tmp_path / "mynet.pth"
     torch.save(wrapped(net.state_dict(), nesting, prefix), path, _use_new_zipfile_serialization=new)
     found = read_checkpoint(path).build(DigitsNet(width=4), 1, 3)
-    assert weights_hash(found) == weights_hash(net)
+    assert network_digest(found) == network_digest(net)
 
 
 def test_marks_inside_a_name_do_not_count_either() -> None:
@@ -141,7 +141,7 @@ def test_marks_inside_a_name_do_not_count_either() -> None:
     )
     weights = {name.replace("body.", "body._orig_mod.module."): value for name, value in source.state_dict().items()}
     load_weights(target, weights, "file")
-    assert weights_hash(target) == weights_hash(source)
+    assert network_digest(target) == network_digest(source)
 
 
 def test_parts_that_only_such_a_mark_tells_apart() -> None:
@@ -152,7 +152,7 @@ def test_parts_that_only_such_a_mark_tells_apart() -> None:
 
     source, target = Both(), Both()
     load_weights(target, source.state_dict(), "file")
-    assert weights_hash(target) == weights_hash(source)
+    assert network_digest(target) == network_digest(source)
 
 
 def test_a_safetensors_file_is_told_from_a_pickle_by_more_than_its_first_byte(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_names_of_well_known_implementations() -> None:
     assert {"module.conv1.weight", "module.layer2.0.shortcut.1.running_mean"} <= renamed.keys()
     fresh = ResNet18(width=4).build(3, 10)
     load_weights(fresh, renamed, "file", ResNet18.aliases)
-    assert weights_hash(fresh) == weights_hash(net)
+    assert network_digest(fresh) == network_digest(net)
     renamed.pop("module.layer1.0.conv1.weight")
     with pytest.raises(UserError, match=r"1 missing \(stages.0.0.conv1.weight\)"):
         load_weights(fresh, renamed, "file", ResNet18.aliases)

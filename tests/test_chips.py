@@ -13,12 +13,12 @@ from noiserobust import Stream, UserError, coverage, evaluate, perturbed
 from noiserobust.analog.noisy import NoisyWeights, report_stream
 from noiserobust.cli import main
 from noiserobust.data import as_dataset
+from noiserobust.evaluation import Chips
+from noiserobust.evaluation.settings import grouped
 from noiserobust.models.modes import recalibrated
 from noiserobust.noise import NoiseModel
 from noiserobust.rng import seeded
 from noiserobust.storage.rows import read_rows, write_rows
-
-pytest.importorskip("aihwkit", reason="the profiles' numbers are aihwkit's")
 
 TIMES = ["25s", "1d", "1y"]
 
@@ -50,7 +50,11 @@ def loss(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
 class TestRows:
     def test_one_per_time_read_and_compensation(self, data: tuple[Tensor, Tensor]) -> None:
         rows = evaluate(
-            [net(0), net(1)], data, "pcm", draws=2, times=TIMES, reads=3, compensation=["none", "global", "column"]
+            [net(0), net(1)],
+            data,
+            "pcm",
+            draws=2,
+            chips=Chips(times=TIMES, reads=3, compensation=["none", "global", "column"]),
         ).rows
         assert len(rows) == 2 * 2 * 3 * 3 * 3 * 2
         assert sorted(rows["t"].unique()) == [25.0, 86400.0, 31536000.0]
@@ -58,14 +62,14 @@ class TestRows:
 
     def test_by_hand(self, data: tuple[Tensor, Tensor]) -> None:
         model = net()
-        rows = evaluate(model, data, "pcm", draws=2, times=TIMES, seed=4).rows
+        rows = evaluate(model, data, "pcm", draws=2, seed=4, chips=Chips(times=TIMES)).rows
         for draw, t in ((0, 25.0), (1, 86400.0), (1, 31536000.0)):
             with perturbed(model, "pcm", seed=4, draw=draw, t=t):
                 assert value(rows, draw=draw, t=t) == pytest.approx(loss(model, data))
 
     def test_compensation_by_hand(self, data: tuple[Tensor, Tensor]) -> None:
         model = net()
-        rows = evaluate(model, data, "pcm", draws=1, times=["1y"], compensation=["none", "column"]).rows
+        rows = evaluate(model, data, "pcm", draws=1, chips=Chips(times=["1y"], compensation=["none", "column"])).rows
         stream, noise = report_stream(0, 0, 0), NoiseModel.parse("pcm")
         programmed = NoisyWeights(model).program(noise, stream)
         clean = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -79,8 +83,8 @@ class TestRows:
 
     def test_a_chip_is_the_same_whichever_times_are_asked_for(self, data: tuple[Tensor, Tensor]) -> None:
         model = net()
-        all_times = evaluate(model, data, "pcm", draws=2, times=[*TIMES, None], reads=2).rows
-        alone = evaluate(model, data, "pcm", draws=2, times=["1y"]).rows
+        all_times = evaluate(model, data, "pcm", draws=2, chips=Chips(times=[*TIMES, None], reads=2)).rows
+        alone = evaluate(model, data, "pcm", draws=2, chips=Chips(times=["1y"])).rows
         for draw in range(2):
             assert value(alone, draw=draw) == value(all_times, draw=draw, t=31536000.0, read=0)
         assert value(all_times, draw=0, t=25.0, read=0) != value(all_times, draw=0, t=25.0, read=1)
@@ -88,14 +92,16 @@ class TestRows:
         assert value(own_time, draw=1) == value(all_times, draw=1, t=None, read=0)
 
     def test_reads_of_a_static_chip_agree(self, data: tuple[Tensor, Tensor]) -> None:
-        rows = evaluate(net(), data, "gaussian:0.2", draws=2, times=["1h", "1d"], reads=2).rows
+        rows = evaluate(net(), data, "gaussian:0.2", draws=2, chips=Chips(times=["1h", "1d"], reads=2)).rows
         for draw in range(2):
             assert rows[(rows["draw"] == draw) & (rows["metric"] == "loss")]["value"].nunique() == 1
 
     def test_what_is_done_is_found_again(self, data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
         out, model = tmp_path / "rows.parquet", net()
-        first = evaluate(model, data, "pcm", draws=2, times=TIMES, out=out).rows
-        again = evaluate(model, data, "pcm", draws=2, times=TIMES, compensation=["none", "global"], out=out).rows
+        first = evaluate(model, data, "pcm", draws=2, out=out, chips=Chips(times=TIMES)).rows
+        again = evaluate(
+            model, data, "pcm", draws=2, out=out, chips=Chips(times=TIMES, compensation=["none", "global"])
+        ).rows
         stored = read_rows(out)
         assert len(stored) == 2 * len(first)
         for draw in range(2):
@@ -117,11 +123,11 @@ class TestRecalibration:
         model(data[0])  # statistics that are not the initial ones
         model.eval()
         before = {name: weight.clone() for name, weight in model.state_dict().items()}
-        rows = evaluate(model, data, "pcm", draws=1, times=["1y"], recalibration=60, calibration=data).rows
+        rows = evaluate(model, data, "pcm", draws=1, chips=Chips(times=["1y"], recalibration=60, calibration=data)).rows
         assert (rows["recalibration"] == 60).all()
         for name, weight in model.state_dict().items():
             assert torch.equal(weight, before[name]), name
-        plain = evaluate(model, data, "pcm", draws=1, times=["1y"]).rows
+        plain = evaluate(model, data, "pcm", draws=1, chips=Chips(times=["1y"])).rows
         assert value(plain) != value(rows)
         images = as_dataset(data).sample(60, Stream(0, "calibration")).images
         with perturbed(model, "pcm", t=31536000.0):
@@ -133,8 +139,8 @@ class TestRecalibration:
     def test_other_images_are_another_piece_of_work(self, data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
         out, other = tmp_path / "rows.parquet", (Stream(1, "x").normal((90, 1, 4, 4)), data[1])
         options = {"draws": 1, "times": ["1y"], "recalibration": 60, "out": out}
-        first = evaluate(net(), data, "pcm", calibration=data, **options).rows  # type: ignore[arg-type]
-        second = evaluate(net(), data, "pcm", calibration=other, **options).rows  # type: ignore[arg-type]
+        first = evaluate(net(), data, "pcm", **grouped(options | {"calibration": data})).rows
+        second = evaluate(net(), data, "pcm", **grouped(options | {"calibration": other})).rows
         assert value(first) != value(second)
         assert len(read_rows(out)) == 4
 
@@ -154,11 +160,11 @@ class TestRecalibration:
         with pytest.raises(
             UserError, match="expected a network with batch norm to recalibrate, got none in Sequential"
         ):
-            evaluate(bare, data, "pcm", recalibration=10, calibration=data)
+            evaluate(bare, data, "pcm", chips=Chips(recalibration=10, calibration=data))
 
     def test_it_needs_training_images(self, data: tuple[Tensor, Tensor]) -> None:
         with pytest.raises(UserError, match="expected calibration="):
-            evaluate(net(), data, "pcm", recalibration=10)
+            evaluate(net(), data, "pcm", chips=Chips(recalibration=10))
 
 
 class Everything(nn.Module):
@@ -208,7 +214,7 @@ def test_every_kind_of_layer_lies_in_arrays(noise: str) -> None:
 )
 def test_refusals(options: dict[str, object], fragment: str, data: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(UserError) as caught:
-        evaluate(net(), **({"data": data, "noises": "pcm"} | options))  # type: ignore[arg-type]
+        evaluate(net(), **grouped({"data": data, "noises": "pcm"} | options))
     assert fragment in str(caught.value)
 
 

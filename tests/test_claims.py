@@ -13,7 +13,7 @@ from scipy import stats
 
 from noiserobust.papers.claims import CLAIMS
 from noiserobust.papers.grid import MINI, Bench, Grid
-from noiserobust.papers.grid.claim import Change, Claim, Contrast, Found, OverEpochs, claims_text
+from noiserobust.papers.grid.claim import Change, Claim, Contrast, Measured, OverEpochs, claims_text
 from noiserobust.papers.incorruptible import RECIPE
 from noiserobust.sweep import Piece
 from noiserobust.training import TrainSettings
@@ -45,11 +45,11 @@ def judged(*contrasts: Contrast) -> str:
 
 class TestContrast:
     def test_is_paired_over_copies_with_a_t_interval(self) -> None:
-        found = Contrast("a - b", Given((71.0, 62.0, 83.0)), Given((70.0, 60.0, 80.0))).found(BENCH, 0.95)
+        measured = Contrast("a - b", Given((71.0, 62.0, 83.0)), Given((70.0, 60.0, 80.0))).measured(BENCH, 0.95)
         # Differences 1, 2, 3: mean 2, std 1, t(.975, 2) = 4.3027.
-        assert (found.n, found.mean, found.std) == (3, 2, 1)
-        assert found.low == pytest.approx(2 - 4.302653 / np.sqrt(3))
-        assert found.high == pytest.approx(2 + 4.302653 / np.sqrt(3))
+        assert (measured.n, measured.mean, measured.std) == (3, 2, 1)
+        assert measured.low == pytest.approx(2 - 4.302653 / np.sqrt(3))
+        assert measured.high == pytest.approx(2 + 4.302653 / np.sqrt(3))
 
     @pytest.mark.parametrize(
         ("copies", "within", "verdict"),
@@ -75,16 +75,16 @@ class TestContrast:
     def test_intervals_of_several_parts_are_wider(self) -> None:
         contrast = Contrast("a", Given((1.0, 2.0, 3.0)))
         alone, together = (
-            Claim("p", "s", "x", lambda at, k=k: [contrast] * k).judged(AT, BENCH).found[0] for k in (1, 4)
+            Claim("p", "s", "x", lambda at, k=k: [contrast] * k).judged(AT, BENCH).measured[0] for k in (1, 4)
         )
         assert together.low < alone.low
-        assert Contrast("a", Given((1.0, 2.0, 3.0))).found(BENCH, 1 - 0.05 / 4).low == together.low
+        assert Contrast("a", Given((1.0, 2.0, 3.0))).measured(BENCH, 1 - 0.05 / 4).low == together.low
 
 
 def test_the_detectable_difference_is_seen_four_times_in_five() -> None:
     n, trials = 5, 4000
     contrast = Contrast("a", Given((0.0,) * n))
-    effect = Found(contrast, n, 0.0, 0.0, 0.0, 1.0).detectable(0.95)
+    effect = Measured(contrast, n, 0.0, 0.0, 0.0, 1.0).detectable(0.95)
     samples = np.random.default_rng(0).normal(effect, 1.0, (trials, n))
     low = samples.mean(1) - 2.776445 * samples.std(1, ddof=1) / np.sqrt(n)
     # The usual (t + t) approximation is a little generous at few copies; binomial standard error 0.6 %.
@@ -93,25 +93,25 @@ def test_the_detectable_difference_is_seen_four_times_in_five() -> None:
 
 def test_the_copies_that_would_do() -> None:
     contrast = Contrast("a", Given((0.0, 0.0)), published=2.0)
-    needed = int(Found(contrast, 3, 0.5, -1.0, 2.0, 1.0).needed(0.95))
-    assert Found(contrast, needed, 0, 0, 0, 1.0).detectable(0.95) <= 2.0
-    assert Found(contrast, needed - 1, 0, 0, 0, 1.0).detectable(0.95) > 2.0
+    needed = int(Measured(contrast, 3, 0.5, -1.0, 2.0, 1.0).needed(0.95))
+    assert Measured(contrast, needed, 0, 0, 0, 1.0).detectable(0.95) <= 2.0
+    assert Measured(contrast, needed - 1, 0, 0, 0, 1.0).detectable(0.95) > 2.0
 
 
 def test_the_copies_that_would_show_two_equal() -> None:
     contrast, trials = Contrast("a", Given((0.0, 0.0)), within=1.0), 4000
-    n = int(Found(contrast, 5, 0.0, -2.0, 2.0, 1.5).needed(0.95))
+    n = int(Measured(contrast, 5, 0.0, -2.0, 2.0, 1.5).needed(0.95))
     samples = np.random.default_rng(0).normal(0.0, 1.5, (trials, n))
     half = stats.t.ppf(0.975, n - 1) * samples.std(1, ddof=1) / np.sqrt(n)
     shown = (np.abs(samples.mean(1)) + half < 1).mean()
     assert 0.77 < shown < 0.87
-    fewer = Found(contrast, 5, 0.5, -2.0, 2.0, 1.5).needed(0.95)
+    fewer = Measured(contrast, 5, 0.5, -2.0, 2.0, 1.5).needed(0.95)
     assert n < fewer < np.inf
-    assert Found(contrast, 5, 1.2, -2.0, 2.0, 1.5).needed(0.95) == np.inf
+    assert Measured(contrast, 5, 1.2, -2.0, 2.0, 1.5).needed(0.95) == np.inf
 
 
 def test_no_copies_are_named_for_a_difference_on_the_other_side() -> None:
-    assert Found(Contrast("a", Given((0.0, 0.0))), 5, -0.5, -2.0, 2.0, 1.5).needed(0.95) == np.inf
+    assert Measured(Contrast("a", Given((0.0, 0.0))), 5, -0.5, -2.0, 2.0, 1.5).needed(0.95) == np.inf
 
 
 def test_change_is_the_last_value_minus_that_at_a_share_of_training(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ import noiserobust
 from noiserobust import UserError, evaluate, perturbed
 from noiserobust.analog.converters import Converters, Converting, converted
 from noiserobust.analog.noisy import report_stream
+from noiserobust.evaluation import Chips, Compute
+from noiserobust.evaluation.settings import grouped
 from noiserobust.rng import Stream, seeded
-from noiserobust.storage.checkpoints import weights_hash
+from noiserobust.storage.identity import network_digest
 
 STREAM = Stream(13, "test", "converters")
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -245,7 +247,7 @@ class TestOutputNoise:
 class TestModel:
     def test_nothing_is_left_behind(self) -> None:
         model, (x, _) = net().train(), images()
-        before, clean = weights_hash(model), model.eval()(x)
+        before, clean = network_digest(model), model.eval()(x)
         state = torch.get_rng_state()
         with converted(model, "io:dac=4,adc=4,noise=0.1"):
             assert not torch.equal(model(x), clean)
@@ -255,7 +257,7 @@ class TestModel:
             model(x[..., :3])  # fails between the hooks of a layer
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
         assert torch.equal(model(x), clean)
-        assert weights_hash(model) == before
+        assert network_digest(model) == before
         assert torch.equal(torch.get_rng_state(), state)
 
     def test_ideal_converters_do_nothing(self) -> None:
@@ -362,10 +364,10 @@ class TestPercentile:
     def test_modes_are_as_before(self) -> None:
         model = net().train()
         model[1].eval()
-        before = weights_hash(model)
+        before = network_digest(model)
         Converting(model, Converters(8, 8, percentile=99.0), calibration=[images()[0]])
         assert [m.training for m in model] == [True, False, True, True, True, True]
-        assert weights_hash(model) == before
+        assert network_digest(model) == before
 
 
 IO = "io:dac=6,adc=7,noise=0.05"
@@ -381,7 +383,9 @@ def losses(rows: pd.DataFrame, **where: object) -> list[float]:
 class TestEvaluation:
     def test_by_hand(self) -> None:
         models, (x, y) = [net(), net().requires_grad_(False)], images()
-        rows = evaluate(models, (x, y), "gaussian:0.2", draws=2, reads=2, seed=5, converters=["none", IO]).rows
+        rows = evaluate(
+            models, (x, y), "gaussian:0.2", draws=2, seed=5, chips=Chips(reads=2, converters=["none", IO])
+        ).rows
         assert set(rows["converters"]) == {"none", IO}
         for replicate, model in enumerate(models):
             for draw in range(2):
@@ -401,17 +405,30 @@ class TestEvaluation:
 
     def test_the_batch_size_changes_nothing(self) -> None:
         found = [
-            losses(evaluate(net(), images(), "gaussian:0.2", draws=2, converters=IO, batch_size=size).rows)
+            losses(
+                evaluate(
+                    net(),
+                    images(),
+                    "gaussian:0.2",
+                    draws=2,
+                    chips=Chips(converters=IO),
+                    compute=Compute(batch_size=size),
+                ).rows
+            )
             for size in (7, 60)
         ]
         assert found[0] == pytest.approx(found[1], rel=1e-5)
 
     def test_without_weight_noise_draws_differ_only_by_output_noise(self, monkeypatch: pytest.MonkeyPatch) -> None:
         passes = []
-        score = noiserobust.evaluation.chips.score
-        monkeypatch.setattr(noiserobust.evaluation.chips, "score", lambda *a, **k: passes.append(1) or score(*a, **k))
+        score = noiserobust.evaluation.on_chips.score
+        monkeypatch.setattr(
+            noiserobust.evaluation.on_chips, "score", lambda *a, **k: passes.append(1) or score(*a, **k)
+        )
         kinds = ["none", "io:dac=6,adc=7", IO]
-        result = evaluate(net(), images(), "gaussian:0", draws=3, reads=2, times=["0s", "1h"], converters=kinds)
+        result = evaluate(
+            net(), images(), "gaussian:0", draws=3, chips=Chips(reads=2, times=["0s", "1h"], converters=kinds)
+        )
         for text, different in zip(kinds, (1, 1, 3 * 2 * 2), strict=True):
             found = losses(result.rows, converters=text)
             assert len(found) == 12
@@ -423,14 +440,16 @@ class TestEvaluation:
     def test_rows_on_disk_are_told_apart(self, tmp_path) -> None:  # type: ignore[no-untyped-def]
         out = tmp_path / "rows.parquet"
         plain = evaluate(net(), images(), "gaussian:0.2", draws=1, out=out).rows
-        edged = evaluate(net(), images(), "gaussian:0.2", draws=1, out=out, converters=IO).rows
+        edged = evaluate(net(), images(), "gaussian:0.2", draws=1, out=out, chips=Chips(converters=IO)).rows
         again = evaluate(net(), images(), "gaussian:0.2", draws=1, out=out).rows
         assert losses(plain) == losses(again) != losses(edged)
 
     def test_ranges_are_learnt_from_calibration_images(self) -> None:
         model, data, calibration = net(), images(), images(200)
         text = "io:dac=6,adc=7,percentile=99.0,images=150"
-        rows = evaluate(model, data, "gaussian:0.2", draws=1, converters=text, calibration=calibration).rows
+        rows = evaluate(
+            model, data, "gaussian:0.2", draws=1, chips=Chips(converters=text, calibration=calibration)
+        ).rows
         chosen = noiserobust.data.as_dataset(calibration).sample(150, Stream(0, "calibration"))
         batches = [batch.inputs for batch in noiserobust.tasks.batches.prepare(chosen, torch.device("cpu"), 128)]
         with (
@@ -441,11 +460,11 @@ class TestEvaluation:
             expected = nn.functional.cross_entropy(model(data[0]), data[1]).item()
         assert losses(rows) == [pytest.approx(expected)]
         with pytest.raises(UserError, match="expected calibration="):
-            evaluate(model, data, "gaussian:0.2", converters=text)
+            evaluate(model, data, "gaussian:0.2", chips=Chips(converters=text))
 
     def test_with_recalibration_and_compensation(self) -> None:
         options = {"draws": 2, "recalibration": 40, "calibration": images(50), "compensation": ["none", "column"]}
-        rows = evaluate(net(), images(), "gaussian:0.2", converters=["none", IO], **options).rows  # type: ignore[arg-type]
+        rows = evaluate(net(), images(), "gaussian:0.2", **grouped(options | {"converters": ["none", IO]})).rows
         assert len(rows) == 2 * 2 * 2 * 2
         assert len(set(losses(rows, compensation="none"))) == 4
 
@@ -458,7 +477,7 @@ class TestEvaluation:
             def forward(self, x: Tensor) -> Tensor:
                 return self.last(self.memory(x[:, 0])[0][:, -1])
 
-        result = evaluate({"a": Recurrent()}, images(), "gaussian:0.1", draws=1, converters=IO)
+        result = evaluate({"a": Recurrent()}, images(), "gaussian:0.1", draws=1, chips=Chips(converters=IO))
         assert set(result.uncovered["a[0]"]) == {"memory.weight_ih_l0", "memory.weight_hh_l0"}
         assert evaluate(net(), images(), "gaussian:0.1", draws=1).uncovered == {"Sequential[0]": {}}
 
@@ -498,7 +517,7 @@ def test_the_written_form(text: str, written: str) -> None:
 )
 def test_refusals(text: str, fragment: str) -> None:
     with pytest.raises(UserError, match=re.escape(fragment)):
-        evaluate(net(), images(), "gaussian:0.1", converters=text)
+        evaluate(net(), images(), "gaussian:0.1", chips=Chips(converters=text))
 
 
 def test_more_refusals() -> None:
@@ -507,7 +526,7 @@ def test_more_refusals() -> None:
     with pytest.raises(UserError, match=r"expected calibration=\.\.\. \(batches of inputs\) with a percentile"):
         Converting(net(), Converters(8, percentile=99.0))
     with pytest.raises(UserError, match="expected converters, got none"):
-        evaluate(net(), images(), "gaussian:0.1", converters=[])
+        evaluate(net(), images(), "gaussian:0.1", chips=Chips(converters=[]))
 
     class Direct(nn.Module):
         def __init__(self) -> None:
@@ -518,9 +537,14 @@ def test_more_refusals() -> None:
             return nn.functional.linear(x.flatten(1), self.layer.weight)
 
     with pytest.raises(UserError, match="expected a model that calls its Linear or convolution layers"):
-        evaluate(Direct(), images(), "gaussian:0.1", converters="io:dac=8")
+        evaluate(Direct(), images(), "gaussian:0.1", chips=Chips(converters="io:dac=8"))
     with pytest.raises(UserError, match="expected a model that calls its Linear or convolution layers"):
-        evaluate(Direct(), images(), "gaussian:0.1", converters="io:dac=8,percentile=99.0", calibration=images(600))
+        evaluate(
+            Direct(),
+            images(),
+            "gaussian:0.1",
+            chips=Chips(converters="io:dac=8,percentile=99.0", calibration=images(600)),
+        )
 
 
 def test_streams_are_below_the_reported_draw() -> None:

@@ -53,7 +53,7 @@ def test_one_model_or_one_draw() -> None:
     assert (one["interval_over"], one["high"]) == ("draws", pytest.approx(80 + 4.30265273 * 2 / math.sqrt(3)))
     draw = only(summarize(table({0: [1.0], 1: [2.0]}), design="crossed"))
     assert (draw["interval_over"], draw["high"]) == ("models", pytest.approx(1.5 + 12.706204736 * 0.5))
-    assert all(math.isnan(found[name]) for found in (one, draw) for name in ("weight_variance", "shared_variance"))
+    assert all(math.isnan(line[name]) for line in (one, draw) for name in ("weight_variance", "shared_variance"))
     assert math.isnan(only(summarize(table({0: [1.0]}), design="crossed"))["low"])
     bad = only(summarize(table({0: [1, math.nan], 1: [2, 3]}), design="crossed"))
     assert math.isnan(bad["mean"])
@@ -101,10 +101,10 @@ def test_arrays_and_rows_give_the_same() -> None:
     values = np.random.default_rng(3).normal(70, 3, (5, 4, 6))
     for design in ("nested", "crossed"):
         low, high = interval(values, design)
-        found = components(values, design) | {"low": low, "high": high}
+        estimates = components(values, design) | {"low": low, "high": high}
         for index, one in enumerate(values):
             line = only(summarize(table(dict(enumerate(one.tolist()))), design=design))
-            for name, all_of_them in found.items():
+            for name, all_of_them in estimates.items():
                 assert line[name] == pytest.approx(all_of_them[index], nan_ok=True)
 
 
@@ -114,10 +114,11 @@ def test_the_interval_covers_and_components_are_unbiased(models: int, draws: int
     values = simulation.tables("test", models, draws, weight, shared)
     covered = simulation.coverage(values, "crossed") / 100 * len(values)
     assert covered >= stats.binom.ppf(1e-4, len(values), 0.945)  # false alarms: 1e-4 at a true coverage of 94.5 %
-    found = components(values, "crossed")
+    estimates = components(values, "crossed")
     for name, truth in {"noise_variance": 1 + shared, "weight_variance": weight, "shared_variance": shared}.items():
-        standard_error = found[name].std() / math.sqrt(len(values))
-        assert abs(found[name].mean() - truth) < 4.5 * standard_error  # false alarms: 7e-6 if normal, 1e-4 if skewed
+        standard_error = estimates[name].std() / math.sqrt(len(values))
+        error = estimates[name].mean() - truth
+        assert abs(error) < 4.5 * standard_error  # false alarms: 7e-6 if normal, 1e-4 if skewed
 
 
 def test_the_nested_formula_is_wrong_for_shared_draws() -> None:

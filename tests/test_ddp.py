@@ -12,6 +12,7 @@ import pytest
 from ddp_worker import CHECKS
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", params=[2, 4])

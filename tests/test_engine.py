@@ -362,7 +362,7 @@ class TestVerbs:
 
     def test_analog_only_needs_analog_weights(self) -> None:
         model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(25))
-        with pytest.raises(UserError, match="at least one analog weight"):
+        with pytest.raises(UserError, match="at least one trainable analog weight"):
             Method.parse("sam:0.1,perturb=analog").step(sgd(model), batch(), ON)
 
     def test_what_would_silently_be_another_rule_is_refused(self) -> None:

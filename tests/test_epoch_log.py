@@ -21,7 +21,7 @@ from noiserobust.models import DigitsNet
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.tasks.batches import prepare
-from noiserobust.training import Method, TrainSettings, fit
+from noiserobust.training import MESA, SAF, Method, TrainSettings, fit
 from noiserobust.training.schedules import Progress
 
 LOG = (
@@ -185,15 +185,12 @@ AT = Progress(step=6, steps=10, epoch=6, epochs=10)
     ],
 )
 def test_the_perturbation_of_every_rule(text: str, expected: Any) -> None:
-    assert Method.parse(text).perturbation(AT, 8) == expected
+    assert Method.parse(text).perturbation(AT).by_batches(8) == expected
 
 
 @pytest.mark.parametrize("text", METHODS)
 def test_every_rule_has_one_or_says_that_it_has_none(text: str) -> None:
     method = Method.parse(text)
     apart = "ssam" in text or ("esam" in text and "beta=1.0" not in text) or "batches=different" in text
-    if apart:
-        with pytest.raises(UserError, match="name a perturbation in place of training"):
-            method.perturbation(AT, 8)
-    else:
-        assert method.perturbation(AT, 8).m == 8
+    assert method.visitable != apart
+    assert method.perturbation(AT).strength == (0.0 if isinstance(method, (SAF, MESA)) else method.strength(AT))

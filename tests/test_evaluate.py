@@ -14,9 +14,12 @@ from torch import Tensor, nn
 import noiserobust
 from noiserobust import Stream, UserError, evaluate, perturbed
 from noiserobust.data import Dataset
+from noiserobust.evaluation import Compute, Where
+from noiserobust.evaluation.settings import grouped
 from noiserobust.models import DigitsNet
 from noiserobust.rng import seeded
-from noiserobust.storage.checkpoints import save_checkpoint, weights_hash
+from noiserobust.storage.checkpoints import save_checkpoint
+from noiserobust.storage.identity import network_digest
 from noiserobust.storage.rows import read_rows
 
 NOISES = ["gaussian:0.3", "laplace:0.2"]
@@ -43,13 +46,13 @@ def values(rows: pd.DataFrame, metric: str = "accuracy", **where: object) -> lis
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Counts the evaluations of a model on the whole data, whatever the model."""
     counts = [0]
-    score = noiserobust.evaluation.chips.score
+    score = noiserobust.evaluation.on_chips.score
 
     def counting(*arguments: object, **options: object) -> object:
         counts[0] += 1
         return score(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(noiserobust.evaluation.chips, "score", counting)
+    monkeypatch.setattr(noiserobust.evaluation.on_chips, "score", counting)
     return counts
 
 
@@ -81,7 +84,7 @@ class TestRows:
 
     def test_draws_depend_on_nothing_else(self, data: tuple[Tensor, Tensor]) -> None:
         few = evaluate(net(), data, NOISES, draws=2).rows
-        many = evaluate([net(), net(1)], data, NOISES[::-1], draws=5, batch_size=7).rows
+        many = evaluate([net(), net(1)], data, NOISES[::-1], draws=5, compute=Compute(batch_size=7)).rows
         for noise in NOISES:
             assert values(few, noise=noise) == values(many, noise=noise, replicate=0)[:2]
 
@@ -101,7 +104,9 @@ class TestRows:
         assert result.paired("a", "b")["mean"].item() == pytest.approx((table["a"] - table["b"]).mean())
 
     def test_precision_is_recorded_and_used(self, data: tuple[Tensor, Tensor]) -> None:
-        full, half = (evaluate(net(), data, "gaussian:0.3", draws=2, precision=p).rows for p in ("fp32", "bf16"))
+        full, half = (
+            evaluate(net(), data, "gaussian:0.3", draws=2, compute=Compute(precision=p)).rows for p in ("fp32", "bf16")
+        )
         assert set(half["precision"]) == {"bf16"}
         assert values(half, "loss") != values(full, "loss")
         assert values(half, "loss") == pytest.approx(values(full, "loss"), rel=0.02)
@@ -111,9 +116,9 @@ class TestModelsStayAsTheyWere:
     def test_weights_and_modes(self, data: tuple[Tensor, Tensor]) -> None:
         model = net().train()
         model[3].eval()
-        before, modes = weights_hash(model), [m.training for m in model.modules()]
+        before, modes = network_digest(model), [m.training for m in model.modules()]
         evaluate(model, data, NOISES, draws=2)
-        assert weights_hash(model) == before
+        assert network_digest(model) == before
         assert [m.training for m in model.modules()] == modes
 
     @pytest.mark.parametrize("channels_last", [True, False])
@@ -121,26 +126,32 @@ class TestModelsStayAsTheyWere:
         with seeded(Stream(0, "net")):
             model = DigitsNet(width=4).build(1, 3)
         places = [(p.data_ptr(), p.stride()) for p in model.state_dict().values()]
-        evaluate(model, (torch.ones(3, 1, 4, 4), torch.arange(3)), NOISES, draws=1, channels_last=channels_last)
+        evaluate(
+            model,
+            (torch.ones(3, 1, 4, 4), torch.arange(3)),
+            NOISES,
+            draws=1,
+            compute=Compute(channels_last=channels_last),
+        )
         assert [(p.data_ptr(), p.stride()) for p in model.state_dict().values()] == places
         assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
     def test_also_after_an_exception(self, data: tuple[Tensor, Tensor]) -> None:
         model = net().train()
-        before = weights_hash(model)
+        before = network_digest(model)
         model.register_forward_hook(lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             evaluate(model, data, NOISES, draws=2)
-        assert weights_hash(model) == before
+        assert network_digest(model) == before
         assert model.training
 
     def test_coverage_comes_with_the_result(self, data: tuple[Tensor, Tensor]) -> None:
-        result = evaluate({"a": net()}, data, NOISES, draws=1, exclude=["4.*"])
+        result = evaluate({"a": net()}, data, NOISES, draws=1, where=Where(exclude=["4.*"]))
         (found,) = result.coverage.values()
         assert [row.name for row in found.rows if row.noisy] == ["1.weight"]
         assert set(result.rows["analog"]) == {"-4.*"}
         with pytest.raises(UserError, match="at least one analog weight"):
-            evaluate(net(), data, NOISES, exclude=["*"])
+            evaluate(net(), data, NOISES, where=Where(exclude=["*"]))
 
 
 class TestNothingTwice:
@@ -162,8 +173,8 @@ class TestNothingTwice:
         # Another seed, other weights, another precision: all new, and what was there stays.
         evaluate(net(), data, NOISES[0], draws=1, seed=1, out=out)
         evaluate(net(1), data, NOISES[0], draws=1, out=out)
-        evaluate(net(), data, NOISES[0], draws=1, precision="bf16", out=out)
-        evaluate(net(), data, NOISES[0], draws=1, exclude=["4.*"], out=out)
+        evaluate(net(), data, NOISES[0], draws=1, out=out, compute=Compute(precision="bf16"))
+        evaluate(net(), data, NOISES[0], draws=1, out=out, where=Where(exclude=["4.*"]))
         assert counted == [2 * 4 + 4]
         assert len(read_rows(out)) == len(second) + 4 * 2
 
@@ -206,7 +217,7 @@ class TestNothingTwice:
         self, data: tuple[Tensor, Tensor], counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         out, whole = tmp_path / "rows.parquet", evaluate(net(), data, NOISES, draws=4).rows
-        counting = noiserobust.evaluation.chips.score
+        counting = noiserobust.evaluation.on_chips.score
 
         def interrupted(*arguments: object, **options: object) -> object:
             if counted[0] == 8 + 5:
@@ -214,7 +225,7 @@ class TestNothingTwice:
             return counting(*arguments, **options)  # type: ignore[arg-type]
 
         with monkeypatch.context() as patch:
-            patch.setattr(noiserobust.evaluation.chips, "score", interrupted)
+            patch.setattr(noiserobust.evaluation.on_chips, "score", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 evaluate(net(), data, NOISES, draws=4, out=out)
         assert len(read_rows(out)) == 2 * 5
@@ -319,7 +330,7 @@ class TestMetrics:
 def test_refusals(models: object, options: dict[str, object], fragment: str, data: tuple[Tensor, Tensor]) -> None:
     arguments = {"data": data, "noises": "gaussian:0.1"} | options
     with pytest.raises(UserError) as caught:
-        evaluate(models, **arguments)  # type: ignore[arg-type]
+        evaluate(models, **grouped(arguments))
     assert fragment in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -390,9 +401,9 @@ def test_token_ids_reach_the_network_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("model", "got"),
     [
-        (nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), r"\(60, 2\)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), r"\(50, 2\)"),
         (nn.LSTM(2, 3), "tuple"),
-        (nn.Linear(2, 3), "60, 1, 2, 3"),
+        (nn.Linear(2, 3), "50, 1, 2, 3"),
     ],
 )
 def test_a_model_that_gives_no_logits_is_refused(model: nn.Module, got: str, data: tuple[Tensor, Tensor]) -> None:

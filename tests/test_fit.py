@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from noiserobust.analog.noisy import NoisyWeights, report_stream
 from noiserobust.data import Batch, Splits, load
 from noiserobust.errors import UserError
+from noiserobust.minima import PathLength
 from noiserobust.models import DigitsNet, ModelSpec
 from noiserobust.noise import Gaussian
 from noiserobust.rng import Stream
@@ -427,20 +428,41 @@ class TestFolders:
         assert (about["label"], about["seed"]) == ("sam:0.1, clip 2.5 rms", 4)
         assert (about["channels"], len(about["classes"])) == (1, 10)
         assert (tuple(about["mean"]), tuple(about["std"])) == (splits.train.mean, splits.train.std)
-        texts = about["settings"]
-        rebuilt = TrainSettings(
-            **texts
-            | {
-                "model": ModelSpec.parse(texts["model"]),
-                "method": Method.parse(texts["method"]),
-                "select_noise": Gaussian.parse(texts["select_noise"]),
-            }
-        )
+        rebuilt = TrainSettings(**about["settings"])
         assert rebuilt == of
         assert rebuilt.identity(splits) == of.identity(splits)
         model = checkpoint.build()
         assert not model.training
         assert same_bits(list(model.state_dict().values()), [checkpoint.weights[name] for name in model.state_dict()])
+
+
+class TestTexts:
+    """What a person names is given as an object or as its text, and is the object afterwards."""
+
+    def test_texts_and_objects_are_the_same_settings(self, splits: Splits) -> None:
+        texts = TrainSettings(
+            model="digits:4", method="rwp:gaussian(0.2)", select_noise="gaussian:0.3", log=["path_length"]
+        )
+        objects = TrainSettings(
+            model=DigitsNet(4), method=RWP(Gaussian(0.2)), select_noise=Gaussian(0.3), log=(PathLength(),)
+        )
+        assert texts == objects
+        assert texts.identity(splits) == objects.identity(splits)
+        assert TrainSettings() == TrainSettings(model=DigitsNet(), method=Plain(), select_noise=Gaussian(0.1))
+
+    def test_one_measure_need_not_be_a_list(self) -> None:
+        assert TrainSettings(log="path_length").log == TrainSettings(log=PathLength()).log == (PathLength(),)
+
+    def test_names_of_runs_are_what_they_were(self) -> None:
+        """Runs of earlier versions are found, not trained again."""
+        digits = load("digits")
+        assert TrainSettings().identity(digits) == "d4306c37"
+        assert TrainSettings(method="sam:0.2", weight_clip=2.5, seed=3).identity(digits) == "72a1db4a"
+
+    @pytest.mark.parametrize("field", ["model", "method", "select_noise", "log"])
+    def test_what_has_no_such_text_is_refused(self, field: str) -> None:
+        with pytest.raises(UserError, match="expected a"):
+            TrainSettings(**{field: "nothing-like-it"})
 
 
 class TestBadSettings:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
 from noiserobust import Stream, UserError, evaluate
-from noiserobust.evaluation import keep_digital
-from noiserobust.report import digital_table
-from noiserobust.report.design_plots import digital_figure
+from noiserobust.evaluation import Search, Stop, Where, keep_digital
 
 NOISE = "gaussian:2.0"
 
@@ -53,14 +52,15 @@ def test_a_redundant_layer_is_not_chosen_twice(data: tuple[Tensor, Tensor]) -> N
     The gap between the single effects is about 3 points with a standard error of 0.6: 1e-6 to be the other way round.
     """
     model = Redundant()
-    steps = keep_digital(model, data, NOISE, draws=20).steps
+    kept = keep_digital(model, data, NOISE, draws=20)
+    steps = kept.summary()
     chosen = list(steps["layer"])
     assert chosen[0] == ""
     assert chosen[1] in ("a.weight", "b.weight")
     assert chosen[2] == "c.weight"
 
     def verified(*digital: str) -> float:
-        rows = evaluate(model, data, NOISE, draws=20, exclude=digital).rows
+        rows = evaluate(model, data, NOISE, draws=20, where=Where(exclude=digital)).rows
         return rows[rows["metric"] == "accuracy"]["value"].mean()
 
     singles = {name: verified(name) - verified() for name in ("a.weight", "b.weight", "c.weight")}
@@ -69,25 +69,26 @@ def test_a_redundant_layer_is_not_chosen_twice(data: tuple[Tensor, Tensor]) -> N
     assert steps["accuracy"].iloc[2] == 100
     assert verified("a.weight", "b.weight") < 97
     # Single effects count the redundant path twice.
+    two = evaluate(model, data, NOISE, draws=20, where=kept.where(2)).summary()
+    assert two["mean"].iloc[0] == 100
     last = steps.iloc[3]
     assert last["sum_of_singles"] == pytest.approx(sum(singles.values()))
     assert last["sum_of_singles"] > last["gain"] + 5
 
 
 def test_verification_has_draws_of_its_own(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
-    found = keep_digital(
-        Redundant(), data, NOISE, draws=4, seed=7, search_draws=3, search_images=60, out=tmp_path / "rows.parquet"
-    )
-    rows = found.rows[(found.rows["metric"] == "accuracy") & (found.rows["strength"] > 0)]
+    few = Search(draws=3, images=60)
+    kept = keep_digital(Redundant(), data, NOISE, draws=4, seed=7, search=few, out=tmp_path / "rows.parquet")
+    rows = kept.rows[(kept.rows["metric"] == "accuracy") & (kept.rows["strength"] > 0)]
     search, fresh = rows[rows["seed"] == -8], rows[rows["seed"] == 7]
     assert len(search) + len(fresh) == len(rows)
     assert set(search["images"]) == {60}
     assert set(fresh["images"]) == {180}
     assert search["draw"].max() == 2
     assert fresh["draw"].max() == 3
-    step = found.steps.iloc[1]
-    own = fresh[fresh["analog"] == f"-{step['layer']}"]["value"]
-    assert step["accuracy"] == pytest.approx(own.mean())
+    step = kept.summary().iloc[1]
+    values = fresh[fresh["analog"] == f"-{step['layer']}"]["value"]
+    assert step["accuracy"] == pytest.approx(values.mean())
     seen = search[search["analog"] == f"-{step['layer']}"]["value"]
     assert step["search_accuracy"] == pytest.approx(seen.mean())
 
@@ -106,40 +107,48 @@ class Alike(nn.Module):
         return torch.cat([total, -total], 1)
 
 
+@pytest.mark.slow
 def test_the_search_flatters_itself() -> None:
     """Among layers that are all alike the best on two draws is luck: the search's gain is too large, the verified one
     is not. Over 12 seeds the difference is many standard errors; 4.5 are a false alarm in 1e-5 (t with 11 df: 5e-4)."""
     data = torch.eye(120), torch.zeros(120, dtype=torch.long)
-    found = [keep_digital(Alike(), data, NOISE, draws=2, seed=seed, max_layers=1).steps.iloc[1] for seed in range(12)]
-    optimism = np.array([step["search_gain"] - step["gain"] for step in found])
+    first = Stop(max_layers=1)
+    kept = [keep_digital(Alike(), data, NOISE, draws=2, seed=seed, stop=first) for seed in range(12)]
+    steps = [one.summary().iloc[1] for one in kept]
+    optimism = np.array([step["search_gain"] - step["gain"] for step in steps])
     assert optimism.mean() > 4.5 * optimism.std(ddof=1) / np.sqrt(12)
 
 
 def test_stops(data: tuple[Tensor, Tensor]) -> None:
-    model = Redundant()
-    assert len(keep_digital(model, data, NOISE, draws=3, max_layers=1).steps) == 2
-    assert keep_digital(model, data, NOISE, draws=3, within=0).steps["search_accuracy"].iloc[-1] == 100
-    assert len(keep_digital(model, data, NOISE, draws=3, within=100).steps) == 1
+    def steps(draws: int = 3, per_mac: bool = False, **limits: float) -> pd.DataFrame:
+        search, stop = Search(per_mac=per_mac), Stop(**limits)
+        return keep_digital(Redundant(), data, NOISE, draws, stop=stop, search=search).summary()
+
+    assert len(steps(max_layers=1)) == 2
+    assert steps(within=0)["search_accuracy"].iloc[-1] == 100
+    assert len(steps(within=100)) == 1
     # a and b cost 150 of 330 each, c 30: only c is below 20 %.
-    assert list(keep_digital(model, data, NOISE, draws=3, max_share=20).steps["layer"]) == ["", "c.weight"]
-    assert list(keep_digital(model, data, NOISE, draws=20, per_mac=True).steps["layer"])[1] == "c.weight"
+    assert list(steps(max_share=20)["layer"]) == ["", "c.weight"]
+    assert list(steps(20, per_mac=True)["layer"])[1] == "c.weight"
 
 
 def test_candidates_limit_the_search(data: tuple[Tensor, Tensor]) -> None:
     whole = keep_digital(Redundant(), data, NOISE, draws=20)
-    some = keep_digital(Redundant(), data, NOISE, draws=20, candidates=1)
-    assert list(some.steps["layer"]) == list(whole.steps["layer"][:2])
+    some = keep_digital(Redundant(), data, NOISE, draws=20, search=Search(candidates=1))
+    assert list(some.summary()["layer"]) == list(whole.summary()["layer"][:2])
     assert len(some.rows) < len(whole.rows)
 
 
 def test_what_is_digital_anyway_counts(data: tuple[Tensor, Tensor]) -> None:
-    steps = keep_digital(Redundant(), data, NOISE, draws=3, exclude=["c.weight"], max_layers=1).steps
-    assert steps["macs_share"].iloc[0] == pytest.approx(100 * 30 / 330)
-    assert steps["macs_share"].iloc[1] == pytest.approx(100 * 180 / 330)
+    where = Where(exclude=["c.weight"])
+    kept = keep_digital(Redundant(), data, NOISE, draws=3, where=where, stop=Stop(max_layers=1))
+    assert kept.summary()["macs_share"].tolist() == pytest.approx([100 * 30 / 330, 100 * 180 / 330])
+    assert kept.where(0) == where
+    assert kept.where() == Where((), ["c.weight", *kept.chosen["Redundant"]])
 
 
 def test_groups(data: tuple[Tensor, Tensor]) -> None:
-    steps = keep_digital(Redundant(), data, NOISE, draws=5, groups=["[ab].weight"]).steps
+    steps = keep_digital(Redundant(), data, NOISE, draws=5, groups=["[ab].weight"]).summary()
     assert steps["layers"].iloc[-1] == ["[ab].weight", "c.weight"]
     assert steps["accuracy"].iloc[-1] == 100
 
@@ -162,38 +171,46 @@ class Hidden(nn.Module):
         ({"max_share": 0}, "max_share in percent"),
         ({"max_share": 120}, "max_share in percent"),
         ({"max_layers": 0}, "max_layers >= 1"),
-        ({"candidates": 0}, "candidates >= 1"),
-        ({"search_draws": 0}, "draws >= 1"),
     ],
 )
-def test_refusals(data: tuple[Tensor, Tensor], options: dict, fragment: str) -> None:
+def test_limits_that_cannot_be(options: dict, fragment: str) -> None:
     with pytest.raises(UserError, match=fragment):
-        keep_digital(Redundant(), data, NOISE, draws=2, **options)
+        Stop(**options)
+
+
+def test_refusals(data: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(UserError, match="candidates >= 1"):
+        Search(candidates=0)
+    with pytest.raises(UserError, match="draws >= 1"):
+        keep_digital(Redundant(), data, NOISE, draws=2, search=Search(draws=0))
+    kept = keep_digital({"a": Redundant(), "b": Redundant()}, data, NOISE, draws=2, stop=Stop(max_layers=1))
+    assert kept.where(1, "a") == kept.where(method="a")
+    for arguments, fragment in (((), "methods a, b, got None"), ((2, "a"), "a step from 0 to 1, got 2")):
+        with pytest.raises(UserError, match=fragment):
+            kept.where(*arguments)
 
 
 def test_costs_that_cannot_be_told() -> None:
     data = Stream(0, "x").normal((20, 4)), torch.arange(20) % 2
     with pytest.raises(UserError, match=r"those of a\.weight cannot be told"):
-        keep_digital(Hidden(), data, NOISE, draws=2, per_mac=True)
-    steps = keep_digital(Hidden(), data, NOISE, draws=2).steps
-    assert steps["accuracy"].iloc[1] == steps["clean"].iloc[1]
-    text = digital_table(steps)
-    assert "nan" not in text
-    digital_figure(steps).draw_without_rendering()
+        keep_digital(Hidden(), data, NOISE, draws=2, search=Search(per_mac=True))
+    kept = keep_digital(Hidden(), data, NOISE, draws=2)
+    assert kept.summary()["accuracy"].iloc[1] == kept.summary()["clean"].iloc[1]
+    assert "nan" not in kept.table()
+    kept.plot().draw_without_rendering()
 
 
 def test_the_verdict_in_words(data: tuple[Tensor, Tensor]) -> None:
-    steps = keep_digital(Redundant(), data, NOISE, draws=5).steps
-    assert "3 layers digital: 0.00 points below clean on fresh draws, 1 allowed (interval 0.00 to 0.00: kept)" in (
-        digital_table(steps, within=1.0)
-    )
-    assert ": missed)" in digital_table(steps.iloc[:1], within=1.0)
+    kept = keep_digital(Redundant(), data, NOISE, draws=5, stop=Stop(within=1.0))
+    assert ": 0.00 points below clean on fresh draws, 1 allowed (interval 0.00 to 0.00: kept)" in kept.table()
+    none = keep_digital(Redundant(), data, NOISE, draws=5, stop=Stop(within=1.0, max_share=1))
+    assert ": missed)" in none.table()
 
 
-def test_the_picture(data: tuple[Tensor, Tensor]) -> None:
-    steps = keep_digital({"one": Redundant(), "two": Redundant()}, data, NOISE, draws=3, t=None).steps
-    figure = digital_figure(steps, within=2.0)
-    figure.draw_without_rendering()
+def test_the_picture(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    kept = keep_digital({"one": Redundant(), "two": Redundant()}, data, NOISE, draws=3)
+    figure = kept.plot(tmp_path / "digital.png")
+    assert (tmp_path / "digital.png").stat().st_size > 0
     curve, names, *_ = figure.axes
     assert curve.get_xlabel() == "% of multiply-accumulates kept digital"
     assert "+ c.weight" in names.texts[0].get_text()

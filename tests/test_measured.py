@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from noiserobust import evaluate
 from noiserobust.errors import UserError
-from noiserobust.noise import PCM, Measured, NoiseModel
+from noiserobust.noise import PCM, Measured, NoiseModel, measured
 from noiserobust.rng import Stream
 from noiserobust.storage.rows import read_rows
 
 STREAM = Stream(7, "test", "measured")
 N = 20_000
 HEADER = "state,mean_error,std\n"
+EXAMPLE = Path(measured.__file__).parent / "tables" / "example_device.csv"
 
 
 def table(folder: Path, text: str, name: str = "table.csv") -> str:
@@ -38,7 +39,7 @@ def states(*r: float) -> Tensor:
 
 class TestExample:
     def test_the_file_holds_the_published_polynomials(self) -> None:
-        lines = [line for line in Path(TABLE).read_text().splitlines() if not line.startswith("#")]
+        lines = [line for line in EXAMPLE.read_text().splitlines() if not line.startswith("#")]
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
         assert [row["state"] for row in rows] == list(range(26))
         for row in rows:
@@ -53,7 +54,6 @@ class TestExample:
     def test_it_is_told_from_pcm_by_nobody(self, t: float) -> None:
         """Two-sample Kolmogorov-Smirnov per state, also between those of the table: false-alarm rate 1e-6 each, 1.8e-5
         for all. PCM's read noise is off, since a table has none."""
-        pytest.importorskip("aihwkit")
         w = states(0.0, 0.1, 0.22, 0.5, 0.77)
         own = Measured(table=TABLE, reference="layer").program(w, STREAM).read(STREAM, t)
         theirs = PCM(reference="layer", read=0.0).program(w, STREAM.child("other")).read(STREAM, t)
@@ -61,11 +61,28 @@ class TestExample:
             assert stats.ks_2samp(one.numpy(), other.numpy()).pvalue > 1e-6
 
     def test_that_judge_would_notice_other_devices(self) -> None:
-        pytest.importorskip("aihwkit")
         w = states(0.5)
         own = Measured(table=TABLE, reference="layer").program(w, STREAM).programmed()
         other = PCM(1.1, reference="layer").program(w, STREAM.child("other")).programmed()
         assert stats.ks_2samp(own[0].numpy(), other[0].numpy()).pvalue < 1e-6
+
+    def test_it_is_there_in_any_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        data = Stream(0, "x").normal((60, 1, 2, 2)), torch.arange(60) % 3
+        rows = evaluate(net, data, "measured:example,t=1h", draws=1).rows
+        assert rows["noise"].iloc[0].startswith("measured:example,t=1h,digest=")
+        by_path, by_name = (Measured(table=name) for name in (str(EXAMPLE), "example"))
+        assert by_path.digest == by_name.digest
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_file_of_that_name_goes_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "example").mkdir()
+        shipped = Measured(table="example")
+        (tmp_path / "example").rmdir()
+        table(tmp_path, HEADER + "0,0,1\n10,0,2\n", "example")
+        assert Measured(table="example").digest != shipped.digest
 
 
 class TestTable:

@@ -10,14 +10,14 @@ import torch
 from methods import Failure, Passes, Quadratic, batch, normed_net, output, same_bits, smooth_net, state
 from torch import Tensor, nn
 
+from noiserobust.analog.filters import filter_norms
 from noiserobust.analog.noisy import report_stream
+from noiserobust.analog.weight_space import Over
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Measure, Path, Surface, filter_norms_of, measure
 from noiserobust.minima.directions import coordinates, direction, height
-from noiserobust.minima.filters import filter_norms
 from noiserobust.minima.perturbations import Ascent, Training
-from noiserobust.minima.surface import Over
 from noiserobust.noise import NoiseModel
 from noiserobust.noise.base import AdditiveChip, Chip
 from noiserobust.rng import Stream

@@ -24,7 +24,7 @@ from noiserobust.minima import Measure, Surface, measure
 from noiserobust.models import build
 from noiserobust.report import measure_table
 from noiserobust.rng import Stream, seeded
-from noiserobust.storage.checkpoints import find_checkpoints, save_checkpoint
+from noiserobust.storage.checkpoints import save_checkpoint
 from noiserobust.storage.rows import read_rows
 
 MEASURES = ["ascent_sharpness:0.1", "average_sharpness:gaussian(0.1),draws=2", "weight_norm"]
@@ -105,7 +105,7 @@ class TestLandscape:
         """Stopped in the middle, it goes on: nothing twice, the middle exact, the weights as before."""
         model, out = normed_net(), tmp_path / "rows.parquet"
         before, options = state(model), {"points": 3, "pairs": 2, "half_width": 0.5}
-        whole = landscape(model, DATA, **options)  # type: ignore[arg-type]
+        whole = landscape(model, DATA, **options).rows  # type: ignore[arg-type]
         height, calls = "noiserobust.evaluation.landscapes.height", []
 
         def counting(of: Surface, first: object, second: object, x: float, y: float) -> float:
@@ -121,7 +121,7 @@ class TestLandscape:
         assert len(read_rows(out)) == 6
         calls.extend([(9.0, 9.0)] * 10)  # past the one that stops
         with patch(height, counting):
-            resumed = landscape(model, DATA, out=out, **options)  # type: ignore[arg-type]
+            resumed = landscape(model, DATA, out=out, **options).rows  # type: ignore[arg-type]
         assert len(calls) == 17 + 12
         assert list(resumed["value"]) == list(whole["value"])
         middle = resumed[(resumed["x"] == 0) & (resumed["y"] == 0)]["value"]
@@ -130,8 +130,8 @@ class TestLandscape:
         assert averaged(resumed)["n"].tolist() == [2] * 9
 
     def test_one_dimension_is_the_middle_line(self) -> None:
-        line = landscape(normed_net(), DATA, 1, points=3)
-        area = landscape(normed_net(), DATA, 2, points=3)
+        line = landscape(normed_net(), DATA, 1, points=3).rows
+        area = landscape(normed_net(), DATA, 2, points=3).rows
         assert list(line["value"]) == list(area[area["y"] == 0]["value"])
 
     @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ class TestCorrupted:
 
     def test_rows(self, files: Path, trained: Path, tmp_path: Path) -> None:
         out = tmp_path / "rows.parquet"
-        rows = corrupted(str(trained), files, corruptions=["fog", "snow"], out=out)
+        rows = corrupted(str(trained), files, corruptions=["fog", "snow"], out=out).rows
         accuracy = rows[rows["metric"] == "accuracy"]
         assert sorted(zip(accuracy["corruption"], accuracy["severity"], strict=True)) == [
             (name, severity) for name in ("fog", "snow") for severity in range(1, 6)
@@ -196,8 +196,8 @@ class TestCorrupted:
             rows[columns].sort_values(columns, ignore_index=True),
             check_dtype=False,
         )
-        with patch("noiserobust.evaluation.chips.score", side_effect=AssertionError):
-            again = corrupted(str(trained), files, corruptions=["fog", "snow"], out=out)
+        with patch("noiserobust.evaluation.on_chips.score", side_effect=AssertionError):
+            again = corrupted(str(trained), files, corruptions=["fog", "snow"], out=out).rows
         assert list(again["value"]) == list(rows["value"])
         summary = by_severity(rows)
         worst = summary[(summary["severity"] == 5) & (summary["metric"] == "accuracy")].iloc[0]
@@ -220,7 +220,7 @@ class TestCorrupted:
 
 class TestTrajectories:
     def test_tidy_and_averaged(self, runs: Path) -> None:
-        rows = trajectories(find_checkpoints([str(runs)]))
+        rows = trajectories(runs).rows
         assert set(rows["method"]) == {"plain", "sam:0.1"}
         assert not rows.duplicated(["model", "epoch", "metric"]).any()
         lines = curves(rows, "train/loss", ["train/ascent_sharpness:0.05"])
@@ -234,7 +234,7 @@ class TestTrajectories:
 
     def test_without_a_log(self, trained: Path) -> None:
         with pytest.raises(UserError, match=r"expected a run's folder with a log.csv"):
-            trajectories(find_checkpoints([str(trained)]))
+            trajectories(trained)
 
 
 class TestCommands:

@@ -19,7 +19,8 @@ from noiserobust.data import Batches, load
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec, build, checked_forward, cost
 from noiserobust.rng import seeded
-from noiserobust.storage.checkpoints import load_weights, weights_hash
+from noiserobust.storage.identity import network_digest
+from noiserobust.storage.weights import load_weights
 
 SMALL = {
     "digits:4": 8,
@@ -252,7 +253,7 @@ class TestContract:
 
         def named(seed: int) -> str:
             with seeded(Stream(seed, "model")):
-                return weights_hash(build(text, 3, 5))
+                return network_digest(build(text, 3, 5))
 
         assert named(0) == named(0)
         assert named(0) != named(1)
@@ -272,7 +273,7 @@ class TestContract:
             if not parameter.any():
                 nn.init.constant_(parameter, 0.1)  # torchvision's ViT begins with a head of zeros: noise of size zero
         clean = {name: value.clone() for name, value in model.named_parameters()}
-        before = weights_hash(model)
+        before = network_digest(model)
         # A head that is tied to an embedding computes with a copy.
         noisy = {row.name for row in coverage(model).rows if row.noisy} & clean.keys()
 
@@ -281,7 +282,7 @@ class TestContract:
 
         with pytest.raises(KeyError, match="inside"), perturbed(model, "gaussian:0.1", seed=0):
             raise KeyError("inside" if moved() == noisy else f"only {moved()}")
-        assert weights_hash(model) == before
+        assert network_digest(model) == before
 
 
 def test_every_family_is_tried() -> None:
@@ -423,7 +424,7 @@ def test_names_of_the_reference_implementations(spec: str, rename: Callable[[str
     theirs = {rename(name): value for name, value in source.state_dict().items()}
     assert len(theirs.keys() & source.state_dict().keys()) == 0
     load_weights(target, theirs, "file", definition.aliases)
-    assert weights_hash(target) == weights_hash(source)
+    assert network_digest(target) == network_digest(source)
 
 
 class TestTorchvision:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from noiserobust.errors import UserError
-from noiserobust.training.optimizers import build_optimizer, learning_rate
+from noiserobust.training.optimizers import build_optimizer
+from noiserobust.training.schedules import learning_rate
 
 
 def built(text: str, lr: float = 0.1, weight_decay: float = 0.01) -> torch.optim.Optimizer:

@@ -16,7 +16,8 @@ from PIL import Image
 from noiserobust import report
 from noiserobust.errors import UserError
 from noiserobust.minima.labels import without_strength
-from noiserobust.report.plots import COLOURS, accuracy_against_strength, strength_figure, time_figure
+from noiserobust.report.plots import strength_figure, time_figure
+from noiserobust.report.style import COLOURS, save
 from noiserobust.report.table import paired_table, robustness_table, seconds
 from noiserobust.storage.rows import completed
 
@@ -251,7 +252,7 @@ def test_png_is_written_and_long_labels_stay_inside(tmp_path: Path) -> None:
     assert box.y0 >= 0
     assert box.x1 <= figure.bbox.x1
     assert figure.axes[0].get_window_extent().height > 150
-    path = accuracy_against_strength(summary, tmp_path / "picture.png")
+    path = save(strength_figure(summary), tmp_path / "picture.png")
     assert [file.name for file in tmp_path.iterdir()] == ["picture.png"]
     with Image.open(path) as image:
         assert image.format == "PNG"

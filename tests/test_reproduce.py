@@ -143,11 +143,13 @@ class TestOneSliceEndToEnd:
         log = pd.read_csv(plain[0].result.parent / "log.csv")
         assert "train/gradient_norm:training" in log
 
+    @pytest.mark.slow
     def test_two_workers_give_the_same_rows(self, finished: Plan, tmp_path: Path) -> None:
-        twin = plan(tmp_path, artefacts=[TABLE])
+        noisy = some("table1", ["RWP sigma 0.05"], ["sigma 0.07"])
+        twin = plan(tmp_path, artefacts=[noisy])
         twin.run(Local(2))
         columns = ["row", "column", "replicate", "draw", "value"]
-        one, two = (rows_of(TABLE, grid(), p.bench)[columns] for p in (finished, twin))
+        one, two = (rows_of(noisy, grid(), p.bench)[columns] for p in (finished, twin))
         pd.testing.assert_frame_equal(one, two)
 
 
@@ -318,26 +320,26 @@ class TestBest:
 
     def test_a_choice_on_the_shown_values_flatters_and_one_on_other_copies_does_not(self) -> None:
         run, shown, apart = grid().run("CIFAR-10", "ResNet-18"), [], []
-        for trial in range(300):
+        for trial in range(120):
             choices = tuple(self.Made(run, salt=10 * trial + k) for k in range(5))
             for flag, found in ((False, shown), (True, apart)):
                 found.append(Best(choices, apart=flag).values(finished_nothing())["value"].mean())
-        # Of four copies one chooses and three are shown: a mean of 300 means of 3 values, standard error 0.033.
+        # Of four copies one chooses and three are shown: a mean of 120 means of 3 values, standard error 0.053.
         assert abs(np.mean(apart)) < 0.16
         # The best of five means of four values is 1.16 / 2 = 0.58 high.
         assert np.mean(shown) > 0.4
 
     def test_intervals_over_the_copies_shown_cover(self) -> None:
         """Of ten copies three choose and seven are shown, independent of each other and of the choice."""
-        run, missed, trials = grid().run("CIFAR-10", "ResNet-18"), 0, 400
+        run, missed, trials = grid().run("CIFAR-10", "ResNet-18"), 0, 200
         for trial in range(trials):
             choices = tuple(self.Made(run, salt=10 * trial + k, copies=10) for k in range(5))
             values = Best(choices, apart=True).values(finished_nothing())
             assert values["replicate"].tolist() == list(range(3, 10))
             half = stats.t.ppf(0.975, 6) * values["value"].std(ddof=1) / np.sqrt(7)
             missed += abs(values["value"].mean()) > half
-        # Binomial: 20 expected, standard deviation 4.4. Chosen copy by copy by all others it would be about 80.
-        assert missed < 38
+        # Binomial: 10 expected, standard deviation 3.1. Chosen copy by copy by all others it would be about 40.
+        assert missed < 22
 
 
 class TestEstimate:
@@ -398,7 +400,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["nothing"], "expected a paper (incorruptible"),
+            (["nothing"], "expected incorruptible, rwp, saf"),
             (["incorruptible", "table99"], "expected a table or figure of incorruptible"),
             (["incorruptible", "table1", "--workers", "0"], "expected workers >= 1"),
         ],

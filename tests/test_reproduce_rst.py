@@ -13,7 +13,7 @@ from noiserobust.papers import rst
 from noiserobust.papers.grid import MINI, PAPER, SMALL, Bench, Cell, Grid, Scale, artefacts_of
 from noiserobust.papers.grid.bench import unlogged
 from noiserobust.papers.grid.derived import Best
-from noiserobust.papers.grid.draw import draw
+from noiserobust.papers.grid.pictures import draw
 from noiserobust.papers.grid.plan import quantities
 from noiserobust.papers.grid.published_values import FOLDER
 from noiserobust.training.probability import Line, Piecewise

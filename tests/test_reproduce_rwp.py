@@ -11,11 +11,11 @@ import torch
 from grids import cells_of_tables, grid, printed, runs
 from methods import batch, close, normed_net, sgd, weights
 
+from noiserobust.analog.filters import filter_norms
 from noiserobust.analog.weights import analog_weights
 from noiserobust.data import load
 from noiserobust.data.corrupted import load_corrupted
 from noiserobust.minima import Surface, filter_norms_of
-from noiserobust.minima.filters import filter_norms
 from noiserobust.papers import rwp
 from noiserobust.papers.grid import MINI, PAPER, SMALL, Bench, Scale, artefacts_of
 from noiserobust.papers.grid.corruptions import CORRUPTIONS, corrupted_copy

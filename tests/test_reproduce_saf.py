@@ -19,8 +19,9 @@ from noiserobust.papers.grid.step_time import MixedStepTime, StepTime, engine_of
 from noiserobust.training import SAM, Plain, TrainSettings
 from noiserobust.training.rules.base import Method
 from noiserobust.training.rules.looksam import LookSAM
+from noiserobust.training.rules.mesa import MESA
 from noiserobust.training.rules.rst import RST
-from noiserobust.training.rules.trajectory import MESA, SAF
+from noiserobust.training.rules.saf import SAF
 
 SCALES = pytest.mark.parametrize("scale", [MINI, SMALL, PAPER], ids=lambda scale: scale.name)
 Key = tuple[str, str, str, str]

@@ -86,18 +86,6 @@ class TestBlocks:
             made += pool.map(lambda _: field(STREAM, self.SHAPE), range(3))
         assert all(torch.equal(one, made[0]) for one in made)
 
-    def test_out_is_filled_and_returned(self) -> None:
-        out = torch.full((4, 5), float("nan"))
-        assert STREAM.normal((4, 5), out=out) is out
-        assert torch.equal(out, STREAM.normal((4, 5)))
-
-    @pytest.mark.parametrize(
-        "out", [torch.empty(5, 4), torch.empty(5, 4).T, torch.empty(4, 5, dtype=torch.float64)], ids=str
-    )
-    def test_an_out_that_does_not_fit_is_refused(self, out: Tensor) -> None:
-        with pytest.raises(ValueError, match="expected a contiguous float32 out"):
-            STREAM.normal((4, 5), out=out)
-
     @pytest.mark.parametrize("rows", [(-1, 2), (2, 1), (0, 5)])
     def test_rows_outside_the_field_are_refused(self, rows: tuple[int, int]) -> None:
         with pytest.raises(IndexError, match="expected rows within 0 to 4"):

@@ -15,10 +15,10 @@ from methods import Quadratic, close, smooth_net, weights
 from methods import batch as images
 from torch import Tensor, nn
 
+from noiserobust.analog.filters import filter_noise
 from noiserobust.data import Batch
 from noiserobust.rng import Stream, seeded
 from noiserobust.training import ASAM, ESAM, GSAM, MESA, Engine, Method, Progress
-from noiserobust.training.rules.rwp_mixed import filter_noise
 
 LR, MOMENTUM, DECAY, SEED = 0.1, 0.9, 0.01, 7
 TENSORS = {"layer.weight": slice(0, 6), "layer.bias": slice(6, 8), "other": slice(8, 12)}  # the first is 2 x 3
@@ -257,7 +257,7 @@ def test_filter_noise_of_every_kind_of_layer() -> None:
         model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.ConvTranspose2d(4, 6, 2, groups=2), nn.BatchNorm1d(5))
         nn.init.normal_(model[2].weight)
     engine = Engine(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    draws = [filter_noise(engine, 0.1, step) for step in range(4000)]
+    draws = [filter_noise(engine.weights, 0.1, engine.stream("filters", step)) for step in range(4000)]
     squares = [torch.stack(one).square().mean(0) for one in zip(*draws, strict=True)]
     conv, conv_bias, turned, turned_bias, norm, zeros = [p.detach() for p in model.parameters()]
     # (variance found, filter's norm, elements pooled)

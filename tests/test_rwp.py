@@ -10,6 +10,7 @@ from methods import Quadratic, batch, committed, output, same_bits, sgd, smooth_
 from torch import Tensor
 
 from noiserobust.errors import UserError
+from noiserobust.minima import Random
 from noiserobust.noise import Gaussian
 from noiserobust.rng import Stream
 from noiserobust.training import RWP, Method, Progress
@@ -55,7 +56,7 @@ def test_mean_rise_of_a_quadratic() -> None:
         clean = model(x).item()
         rises = []
         for draw in range(draws):
-            with engine.noisy(Gaussian(sigma), 0, draw):
+            with engine.perturbed(Random(Gaussian(sigma)), 0, draw):
                 rises.append(model(x).item() - clean)
     largest = model.layer.weight.detach().abs().max(dim=1).values.repeat_interleave(3)
     expected = sigma**2 / 2 * (model.A.diagonal()[:6] * largest**2).sum().item()

@@ -11,7 +11,7 @@ from noiserobust.data import Batch, Batches, Dataset
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream
 from noiserobust.training import SAF, Engine, Method, Progress
-from noiserobust.training.rules import trajectory
+from noiserobust.training.rules import saf
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -21,13 +21,13 @@ def test_reads_what_that_sample_was_given_e_epochs_ago(back: int, parts: int, mo
     images = Stream(1, "test").normal((20, 1, 5, 5))
     loader = Batches(Dataset(images, torch.arange(20) % 3), 8, stream=Stream(0, "test"))
     read: list[tuple[Tensor, Tensor]] = []
-    original = trajectory.penalty
+    original = saf.penalty
 
     def spied(past: Tensor, tau: float, factors: Tensor) -> object:
         read.append((past, factors))
         return original(past, tau, factors)
 
-    monkeypatch.setattr(trajectory, "penalty", spied)
+    monkeypatch.setattr(saf, "penalty", spied)
     engine, diary, orders = sgd(normed_net()), {}, []
     for epoch in range(7):
         order = []
@@ -73,14 +73,15 @@ def test_an_overflow_is_not_remembered() -> None:
     assert all(p.isfinite().all() for p in engine.parameters)
 
 
-def test_its_size_is_printed_before_training(capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_size_is_told_before_training(capsys: pytest.CaptureFixture[str]) -> None:
     """E~ x N x classes float32 numbers, and one whole number per slot and sample to know when it was written."""
     engine = Engine(model := smooth_net().float(), torch.optim.SGD(model.parameters()), samples=50_000, classes=100)
-    Method.parse("saf:back=3").prepare(engine)
+    told = Method.parse("rst:sam(0.1)").prepare(engine), Method.parse("saf:back=3").prepare(engine)
     logits = engine.memory["saf"]["logits"]
     assert logits.shape == (3, 50_000, 100)
     assert logits.dtype == torch.float32
-    assert capsys.readouterr().out == "saf: remembers 3 epochs x 50,000 samples x 100 classes: 57.8 MiB\n"
+    assert told == ("", "saf: remembers 3 epochs x 50,000 samples x 100 classes: 57.8 MiB")
+    assert capsys.readouterr().out == ""
     assert engine.passes == {"forward": 0, "backward": 0}
 
 

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust import Stream, UserError, evaluate, perturbed
-from noiserobust.evaluation import monte_carlo, sensitivity
-from noiserobust.report import sensitivity_table
-from noiserobust.report.design_plots import sensitivity_figure
+from noiserobust.evaluation import Chips, Where, on_chips, sensitivity
 from noiserobust.storage.rows import read_rows
 
 SIGMA = "gaussian:0.1"
@@ -48,7 +46,8 @@ def line(effects: pd.DataFrame, layer: str, effect: str, metric: str = "accuracy
 
 
 def test_the_fragile_layer_is_found(data: tuple[Tensor, Tensor]) -> None:
-    effects = sensitivity(planted(), data, SIGMA, draws=20).effects
+    result = sensitivity(planted(), data, SIGMA, draws=20)
+    effects = result.summary()
     for effect in ("alone", "spared"):
         fragile = line(effects, "fragile.weight", effect)
         assert fragile["low"] > 10
@@ -57,14 +56,18 @@ def test_the_fragile_layer_is_found(data: tuple[Tensor, Tensor]) -> None:
     assert (
         line(effects, "fragile.weight", "alone", "loss")["low"] > line(effects, "first.weight", "alone", "loss")["high"]
     )
-    ranked = [row.split()[0] for row in sensitivity_table(effects).splitlines()[3:6]]
-    assert ranked[0] == "fragile.weight"
+    for rank in ("alone", "spared"):
+        assert result.table(rank=rank).splitlines()[3].split()[0] == "fragile.weight"
+    wide = line(result.summary(confidence=0.99), "fragile.weight", "alone")
+    usual = line(effects, "fragile.weight", "alone")
+    assert (wide["mean"], wide["confidence"]) == (usual["mean"], 0.99)
+    assert wide["low"] < usual["low"] < usual["high"] < wide["high"]
 
 
 def test_effects_by_hand(data: tuple[Tensor, Tensor]) -> None:
     """A layer's noise is the same whichever other layers are noisy: every effect is a difference on one draw."""
     model, (x, y) = planted(), data
-    effects = sensitivity(model, data, SIGMA, draws=4, seed=3).effects
+    effects = sensitivity(model, data, SIGMA, draws=4, seed=3).summary()
 
     def accuracy(draw: int, **patterns: list[str]) -> float:
         with perturbed(model, SIGMA, seed=3, draw=draw, **patterns), torch.no_grad():
@@ -82,7 +85,7 @@ def test_effects_by_hand(data: tuple[Tensor, Tensor]) -> None:
 
 
 def test_shares_beside_each_layer(data: tuple[Tensor, Tensor]) -> None:
-    effects = sensitivity(planted(), data, SIGMA, draws=2).effects
+    effects = sensitivity(planted(), data, SIGMA, draws=2).summary()
     alone = effects[(effects["effect"] == "alone") & (effects["metric"] == "accuracy")].set_index("layer")
     assert list(alone.loc[LAYERS, "weights"]) == [36, 36, 18]
     assert list(alone.loc[LAYERS, "macs_share"]) == [40.0, 40.0, 20.0]
@@ -90,8 +93,8 @@ def test_shares_beside_each_layer(data: tuple[Tensor, Tensor]) -> None:
 
 
 def test_groups_count_as_one_layer(data: tuple[Tensor, Tensor]) -> None:
-    single = sensitivity(planted(), data, SIGMA, draws=3).effects
-    grouped = sensitivity(planted(), data, SIGMA, draws=3, groups=["f*"]).effects
+    single = sensitivity(planted(), data, SIGMA, draws=3).summary()
+    grouped = sensitivity(planted(), data, SIGMA, draws=3, groups=["f*"]).summary()
     assert set(grouped["layer"]) == {"f*", "last.weight", "all layers"}
     # Two groups in all: sparing one is noise on the other only.
     assert line(grouped, "f*", "spared")["mean"] == pytest.approx(
@@ -100,10 +103,11 @@ def test_groups_count_as_one_layer(data: tuple[Tensor, Tensor]) -> None:
 
 
 def test_several_models_have_an_interval_over_models(data: tuple[Tensor, Tensor]) -> None:
-    effects = sensitivity({"a": [planted(), planted()], "b": planted()}, data, SIGMA, draws=3).effects
+    result = sensitivity({"a": [planted(), planted()], "b": planted()}, data, SIGMA, draws=3)
+    effects = result.summary()
     assert set(effects[effects["method"] == "a"]["interval_over"]) == {"models"}
     assert set(effects[effects["method"] == "b"]["interval_over"]) == {"draws"}
-    assert sensitivity_table(effects).count("fragile.weight") == 2
+    assert str(result).count("fragile.weight") == 2
 
 
 def test_nothing_is_computed_twice(
@@ -116,31 +120,32 @@ def test_nothing_is_computed_twice(
     # Clean is a single pass, and evaluate's own rows are those with noise on all layers.
     assert sorted(stored["analog"].unique())[0] == ""
     assert len(stored) == len(first.rows) == (1 + 1 + 2 * 3) * 3 * 2
-    monkeypatch.setattr(monte_carlo.Chips, "score", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr(on_chips.ModelOnChips, "score", lambda *_, **__: pytest.fail("computed again"))
     again = sensitivity(planted(), data, SIGMA, draws=3, out=out)
-    pd.testing.assert_frame_equal(first.effects, again.effects)
+    pd.testing.assert_frame_equal(first.summary(), again.summary())
 
 
 def test_what_a_person_includes_stays_noisy_elsewhere(data: tuple[Tensor, Tensor]) -> None:
     """An inclusion wins over exclusions: a layer is spared all the same."""
-    own = sensitivity(planted(), data, SIGMA, draws=3, include=["*.weight"]).effects
-    usual = sensitivity(planted(), data, SIGMA, draws=3).effects
-    pd.testing.assert_frame_equal(own, usual)
+    included = sensitivity(planted(), data, SIGMA, draws=3, where=Where(include=["*.weight"])).summary()
+    usual = sensitivity(planted(), data, SIGMA, draws=3).summary()
+    pd.testing.assert_frame_equal(included, usual)
 
 
 def test_converters_are_harm_too_and_clean_has_none(data: tuple[Tensor, Tensor]) -> None:
     model = planted()
-    effects = sensitivity(model, data, "gaussian:0.0", draws=2, converters="io:dac=2,adc=2").effects
+    few_bits = Chips(converters="io:dac=2,adc=2")
+    effects = sensitivity(model, data, "gaussian:0.0", draws=2, chips=few_bits).summary()
     clean = evaluate(model, data, "gaussian:0.0", draws=1).rows["value"].iloc[0]
-    coarse = evaluate(model, data, "gaussian:0.0", draws=1, converters="io:dac=2,adc=2").rows["value"].iloc[0]
+    coarse = evaluate(model, data, "gaussian:0.0", draws=1, chips=few_bits).rows["value"].iloc[0]
     assert clean > coarse
     assert line(effects, "all layers", "alone")["mean"] == pytest.approx(clean - coarse)
 
 
 def test_reads_and_times(data: tuple[Tensor, Tensor]) -> None:
-    effects = sensitivity(planted(), data, "pcm", draws=2, t="1d", reads=2, compensation="global").effects
-    assert set(effects["t"]) == {86400.0}
-    assert "t 1 d" in sensitivity_table(effects)
+    result = sensitivity(planted(), data, "pcm", 2, chips=Chips(times=["1d"], reads=2, compensation="global"))
+    assert set(result.summary()["t"]) == {86400.0}
+    assert "t 1 d" in result.table()
 
 
 @pytest.mark.parametrize(
@@ -149,10 +154,9 @@ def test_reads_and_times(data: tuple[Tensor, Tensor]) -> None:
         ({"noise": "gaussian:0"}, "a noise with a strength"),
         ({"groups": ["none*"]}, "a group that matches"),
         ({"groups": ["f*", "fr*"]}, "each weight in one group"),
-        ({"compensation": ["none", "global"]}, "one compensation"),
-        ({"times": ["1h"]}, "one time since programming"),
-        ({"precision_target": 0.5}, "a number of draws"),
-        ({"exclude": ["*"]}, "at least one analog weight"),
+        ({"chips": Chips(compensation=["none", "global"])}, "one of compensation, got 2"),
+        ({"chips": Chips(times=["1h", "1d"])}, "one of times, got 2"),
+        ({"where": Where(exclude=["*"])}, "at least one analog weight"),
         ({"draws": 0}, "draws >= 1"),
     ],
 )
@@ -167,13 +171,13 @@ def test_copies_of_one_method_have_the_same_layers(data: tuple[Tensor, Tensor]) 
         sensitivity({"a": [planted(), other]}, data, SIGMA, draws=2)
 
 
-def test_the_picture_shows_every_layer_in_rank_order(data: tuple[Tensor, Tensor]) -> None:
-    effects = sensitivity({"a": planted(), "b": planted()}, data, SIGMA, draws=5).effects
-    figure = sensitivity_figure(effects)
-    figure.draw_without_rendering()
-    bars, shares, *_ = figure.axes
+def test_the_picture_shows_every_layer_in_rank_order(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    result = sensitivity({"a": planted(), "b": planted()}, data, SIGMA, draws=5)
+    bars, shares, *_ = result.plot(tmp_path / "layers.png").axes
+    assert (tmp_path / "layers.png").stat().st_size > 0
     assert bars.get_yticklabels()[0].get_text() == "fragile.weight"
     assert bars.yaxis_inverted()
     assert len(bars.patches) == len(shares.patches) == 6
-    one = sensitivity_figure(sensitivity(planted(), data, SIGMA, draws=1).effects)  # no intervals to draw
-    one.draw_without_rendering()
+    one = sensitivity(planted(), data, SIGMA, draws=1)  # no intervals to draw
+    one.plot().draw_without_rendering()
+    assert "fragile.weight" in one._repr_html_()

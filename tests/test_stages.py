@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from noiserobust import evaluate
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.errors import UserError
+from noiserobust.evaluation import Chips
 from noiserobust.noise import Gaussian, LogNormal, NoiseModel, Quantize, Stuck, reference_scale
 from noiserobust.rng import Stream
 
@@ -75,7 +76,6 @@ class TestComposition:
         torch.testing.assert_close(read_back, (3 * (w + 0.1 * s * z) / s).clamp(-3, 3).round() / 3 * s)
 
     def test_devices_are_programmed_to_quantised_targets_or_read_back_in_levels(self) -> None:
-        pytest.importorskip("aihwkit")
         w = weight(6, 50).float()
         levels = {float(level) for level in torch.arange(-3, 4) / 3}
         s = w.abs().amax(1, keepdim=True)
@@ -170,7 +170,7 @@ class TestChipAndRead:
         net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         data = Stream(0, "x").normal((60, 1, 2, 2)), torch.arange(60) % 3
         texts = ["gaussian:0.3", "gaussian:0.3+gaussian:0.1,per=read", "lognormal:0.3,per=read"]
-        rows = evaluate(net, data, texts, draws=2, reads=3).rows.query("metric == 'loss'")
+        rows = evaluate(net, data, texts, draws=2, chips=Chips(reads=3)).rows.query("metric == 'loss'")
         counts = rows.groupby(["noise", "draw"])["value"].nunique().unstack("draw")
         assert counts.loc[texts].to_numpy().tolist() == [[1, 1], [3, 3], [3, 3]]
 

@@ -77,17 +77,17 @@ def test_the_estimate_and_its_variance_are_unbiased(kind: str) -> None:
     random = generator("unbiased", kind)
     scores = {"prior": score(prior(margin)), "uniform": np.ones(500), "wrong": random.uniform(FLOOR, 1, 500)}[kind]
     strata = Strata.cut(random.normal(size=500) if kind == "wrong" else margin, scores, 64)
-    found = np.array([strata.estimate(correct[strata.subset(random)]) for _ in range(4000)])
-    assert abs(found[:, 0].mean() - correct.mean()) < 5 * found[:, 0].std() / np.sqrt(4000)
+    estimates = np.array([strata.estimate(correct[strata.subset(random)]) for _ in range(4000)])
+    assert abs(estimates[:, 0].mean() - correct.mean()) < 5 * estimates[:, 0].std() / np.sqrt(4000)
     # By hand: the variance of a stratified sample without replacement from known answers.
     groups = np.split(correct[strata.order].astype(float), strata.size.cumsum()[:-1])
     by_hand = sum(
         (size / 500) ** 2 * (1 - taken / size) * group.var(ddof=1) / taken if size > taken else 0.0
         for size, taken, group in zip(strata.size, strata.taken, groups, strict=True)
     )
-    assert abs(found[:, 1].mean() - by_hand) < 5 * found[:, 1].std() / np.sqrt(4000)
-    excess = stats.kurtosis(found[:, 0])
-    assert found[:, 0].var() == pytest.approx(by_hand, rel=5 * np.sqrt((excess + 2) / 4000))
+    assert abs(estimates[:, 1].mean() - by_hand) < 5 * estimates[:, 1].std() / np.sqrt(4000)
+    excess = stats.kurtosis(estimates[:, 0])
+    assert estimates[:, 0].var() == pytest.approx(by_hand, rel=5 * np.sqrt((excess + 2) / 4000))
 
 
 def test_strata_by_margin_need_fewer_images() -> None:
@@ -129,8 +129,8 @@ def test_the_refit_is_the_penalised_likelihoods_maximum() -> None:
         return float(share @ np.logaddexp(0, -sign * (x[positions] @ beta)) + (beta[1:] ** 2).sum() / 2 / 1000)
 
     best = optimize.minimize(loss, np.zeros(3), method="BFGS", options={"gtol": 1e-8}).x
-    found = refitted(margin, positions, correct[positions], weight)
-    assert found == pytest.approx(special.expit(x @ best), abs=1e-4)
+    estimates = refitted(margin, positions, correct[positions], weight)
+    assert estimates == pytest.approx(special.expit(x @ best), abs=1e-4)
 
 
 def test_the_refit_of_answers_that_all_agree_is_flat() -> None:
@@ -156,6 +156,6 @@ def test_scores_are_judged_by_the_variance_that_they_bring() -> None:
     correct = random.random(50_000) < chance[positions]
     for scores in (score(chance), np.ones(2000)):
         truth = scores.mean() * (chance * (1 - chance) / scores).mean()
-        found = sampling_variance(scores, chance, positions, correct, np.ones(50_000))
+        estimates = sampling_variance(scores, chance, positions, correct, np.ones(50_000))
         parts = scores.mean() * (correct - chance[positions]) ** 2 / scores[positions]
-        assert abs(found - truth) < 5 * parts.std() / np.sqrt(50_000)
+        assert abs(estimates - truth) < 5 * parts.std() / np.sqrt(50_000)

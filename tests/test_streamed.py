@@ -17,6 +17,7 @@ import noiserobust
 from noiserobust.data import Batch, Streamed, StreamedBatches, feed, held_batches, load, training_batches
 from noiserobust.data.folder import read_image
 from noiserobust.errors import UserError
+from noiserobust.evaluation import Compute
 from noiserobust.models import ModelSpec
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import read_checkpoint
@@ -245,7 +246,9 @@ class TestUse:
         for kept in (feed.KEPT, 0):
             monkeypatch.setattr(feed, "KEPT", kept)
             test = load(settings.data, image_size=16).test
-            results.append(noiserobust.evaluate(run.checkpoint, test, "gaussian:0.1", draws=2, batch_size=3).rows)
+            results.append(
+                noiserobust.evaluate(run.checkpoint, test, "gaussian:0.1", draws=2, compute=Compute(batch_size=3)).rows
+            )
         values: list[Tensor] = [torch.tensor(rows["value"].to_numpy()) for rows in results]
         torch.testing.assert_close(values[0], values[1], rtol=0, atol=0)
         assert set(results[0]["images"]) == {4}

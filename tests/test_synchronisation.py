@@ -24,7 +24,7 @@ ALLOWED = {
     ("rst.py", "coin"): "the coin is a CPU tensor on every device",
     ("esam.py", "chosen"): "so are the coins of the tensors that are perturbed",
     ("rng.py", "_mersenne_state"): "the state of a CPU generator",
-    ("ssam.py", "ascent"): "once per mask, every hundredth step: a mask made of an overflow would stay",
+    ("ssam.py", "_masks"): "once per mask, every hundredth step: a mask made of an overflow would stay",
     ("batchnorm.py", "forward"): "torch's own, of a norm with momentum=None",
     ("grad_scaler.py", "_maybe_opt_step"): "GradScaler's own: it must know whether the step is to be skipped",
     ("grad_scaler.py", "get_scale"): "GradScaler's own number",

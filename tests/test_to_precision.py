@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import noiserobust
 from noiserobust import Stream, UserError, evaluate
 from noiserobust.cli import main
 from noiserobust.data import Batch, Dataset, load
-from noiserobust.evaluation import Target
+from noiserobust.evaluation import Chips, Compute, Target
 from noiserobust.evaluation.precision.subsets import PILOT, Subsets
 from noiserobust.evaluation.precision.to_precision import (
     half_width,
@@ -26,9 +27,10 @@ from noiserobust.evaluation.precision.to_precision import (
     summarize_to_precision,
     until_precise,
 )
+from noiserobust.evaluation.settings import grouped
 from noiserobust.report import precision_table
 from noiserobust.rng import seeded
-from noiserobust.storage.checkpoints import weights_hash
+from noiserobust.storage.identity import network_digest
 from noiserobust.storage.rows import read_rows
 
 NOISE = "gaussian:0.4"
@@ -48,10 +50,12 @@ def digits() -> tuple[nn.Module, Dataset]:
     return model, test.subset(test.labels.argsort(stable=True))
 
 
-def synthetic(images: int, tilt: float, repetition: int, tells: float = 1.0) -> Subsets:
-    """Image i is right under draw k when m_i + tilt z_k + e_ik > 0: a clean margin, a draw's luck, the image's own.
+def synthetic(
+    images: int, tilt: float, repetition: int, tells: float = 1.0, margins: Callable[[], np.ndarray] | None = None
+) -> Subsets:
+    """Image i is right under draw k when m_i + tilt z_k + e_ik > 0: a clean margin, luck of the draw and of the image.
 
-    ``tells``: how much of m is seen as the clean margin (0: nothing).
+    ``tells``: how much of m is seen as the clean margin (0: nothing); ``margins``: what is seen instead.
     """
     margin = np.random.default_rng(0).normal(1, 1.5, images)
     seen = tells * margin + (1 - tells) * np.random.default_rng(1).normal(1, 1.5, images)
@@ -60,7 +64,7 @@ def synthetic(images: int, tilt: float, repetition: int, tells: float = 1.0) -> 
         random = np.random.default_rng([repetition, draw])
         return (margin + tilt * random.normal() + random.normal(size=images) > 0)[positions]
 
-    return Subsets(images, lambda: seen, answers, Stream(repetition, "subsets"), 20.0)
+    return Subsets(images, margins or (lambda: seen), answers, Stream(repetition, "subsets"), 20.0)
 
 
 def truth(images: int, tilt: float) -> float:
@@ -76,7 +80,7 @@ class TestInterval:
         assert half_width(values, np.full(4, 0.1), 0.99) > expected
 
     def test_images_that_all_agree_may_hide_some_that_do_not(self) -> None:
-        """Four images of 100 draws each, standing for 2 points each: 400 looks without a mistake bound its chance."""
+        """Four images of 100 draws each, standing for 2 points each: 400 answers without a mistake bound its chance."""
         steps = np.full(100, 2.0)
         bound = half_width(np.full(100, 100.0), steps)
         assert bound == pytest.approx(-math.log(0.05) * 2 / 100)
@@ -97,15 +101,16 @@ class TestInterval:
         assert noise_std(values, np.full(80, 50.0)) == (0, 0, 0)
         assert noise_std(np.full(40, 3.0), np.zeros(40)) == (0, 0, 0)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("images", "tilt", "target"), [(400, 0.3, 1.25), (60, 1.0, 2.5)])
     def test_coverage(self, images: int, tilt: float, target: float) -> None:
         """95 % intervals of 100 repetitions, from subsets and from whole passes. At least 78 cover: false alarms 1e-6
         were it 93 %. Intervals of half the width cover in under 75 here, tried."""
         covered, used = 0, []
         for repetition in range(100):
-            found = until_precise(Target(target), synthetic(images, tilt, repetition).until_precise)
-            covered += abs(np.mean([one["subset_accuracy"] for one in found]) - truth(images, tilt)) <= target
-            used.append(len(found))
+            draws = until_precise(Target(target), synthetic(images, tilt, repetition).until_precise)
+            covered += abs(np.mean([one["subset_accuracy"] for one in draws]) - truth(images, tilt)) <= target
+            used.append(len(draws))
         assert covered >= 78 == stats.binom.ppf(1e-6, 100, 0.93)
         assert np.mean(used) > 3 * PILOT  # the rule decides, not the pilot
 
@@ -113,26 +118,25 @@ class TestInterval:
         """Against 4,000 whole draws; mean square over 40 repetitions within 5 standard errors, false alarms 6e-7."""
         whole = synthetic(400, 0.3, 999)
         exact = np.var([whole.everything(draw)["subset_accuracy"] for draw in range(4000)])
-        found, covered = [], 0
+        squares, covered = [], 0
         for repetition in range(40):
             fixed = pd.DataFrame(map(synthetic(400, 0.3, repetition).for_noise_std, range(64)))
             values, variances = fixed["subset_accuracy"].to_numpy(), fixed["subset_variance"].to_numpy()
-            found.append(values.var(ddof=1) - variances.mean())
+            squares.append(values.var(ddof=1) - variances.mean())
             _, low, high = noise_std(values, variances)
             covered += low <= math.sqrt(exact) <= high
-        error = math.hypot(np.std(found) / math.sqrt(40), exact * math.sqrt(2 / 4000))
-        assert abs(np.mean(found) - exact) < 5 * error
+        error = math.hypot(np.std(squares) / math.sqrt(40), exact * math.sqrt(2 / 4000))
+        assert abs(np.mean(squares) - exact) < 5 * error
         assert covered >= stats.binom.ppf(1e-6, 40, 0.93)
 
 
 class TestPlan:
-    def test_a_few_images_are_all_looked_at_without_a_clean_pass(self) -> None:
-        subsets = synthetic(60, 0.3, 0)
-        subsets._margins = lambda: 1 / 0  # type: ignore[assignment, return-value]
-        found = until_precise(Target(2.0), subsets.until_precise)
-        assert {one["subset_images"] for one in found} == {60}
-        assert {one["subset_variance"] for one in found} == {0}
-        assert len(found) > PILOT
+    def test_a_few_images_are_all_taken_without_a_clean_pass(self) -> None:
+        subsets = synthetic(60, 0.3, 0, margins=lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+        draws = until_precise(Target(2.0), subsets.until_precise)
+        assert {one["subset_images"] for one in draws} == {60}
+        assert {one["subset_variance"] for one in draws} == {0}
+        assert len(draws) > PILOT
 
     def test_whole_passes_after_the_pilot_where_that_is_cheaper(self) -> None:
         subsets = synthetic(100, 0.02, 0)
@@ -168,9 +172,8 @@ class TestPlan:
         assert severe < mild
 
     def test_margins_without_a_number(self) -> None:
-        subsets = synthetic(600, 0.3, 0)
         for odd in (np.full(600, np.nan), np.full(600, np.inf), np.where(np.arange(600) % 2, np.inf, -np.inf)):
-            subsets = Subsets(600, partial(np.copy, odd), subsets._answers, Stream(0, "s"), 20.0)
+            subsets = synthetic(600, 0.3, 0, margins=partial(np.copy, odd))
             assert np.isfinite(subsets.until_precise(PILOT)["subset_accuracy"])
 
 
@@ -180,8 +183,11 @@ class TestEvaluate:
     ) -> None:
         """Difference of two means within 5 of its standard errors: false alarms 6e-7."""
         model, data = digits
-        line = evaluate(model, data, NOISE, precision_target=1.0).summary().iloc[0]
-        assert (line["mean"], line["half_width"], line["reached"]) == (line["mean"], 1.0, True)
+        result = evaluate(model, data, NOISE, precision_target=1.0)
+        line, rows = result.summary().iloc[0], result.rows
+        draws = rows[rows["metric"] == "subset_accuracy"]["value"]
+        assert (line["half_width"], line["reached"], line["draws"]) == (1.0, True, len(draws))
+        assert line["mean"] == pytest.approx(draws.mean())
         assert (line["low"], line["high"]) == (line["mean"] - 1, line["mean"] + 1)
         assert (line["interval_over"], line["confidence"]) == ("draws", 0.95)
         full = evaluate(model, data, NOISE, draws=300, seed=1).summary().set_index("metric").loc["accuracy"]
@@ -221,7 +227,11 @@ class TestEvaluate:
     def test_several_cells(self, digits: tuple[nn.Module, Dataset]) -> None:
         model, data = digits
         result = evaluate(
-            {"a": [model, model], "b": model}, data, ["gaussian:0", NOISE], precision_target=4.0, times=["1s", "1h"]
+            {"a": [model, model], "b": model},
+            data,
+            ["gaussian:0", NOISE],
+            precision_target=4.0,
+            chips=Chips(times=["1s", "1h"]),
         )
         summary = result.summary()
         assert len(summary) == 3 * 2 * 2
@@ -267,11 +277,11 @@ class TestEvaluate:
     def test_converters_and_their_own_noise(self, digits: tuple[nn.Module, Dataset]) -> None:
         """Coarse converters change what is computed; where outputs are noisy, draws differ without noise in weights."""
         edges = ["none", "io:dac=2,adc=2", "io:noise=0.2"]
-        summary = evaluate(*digits, "gaussian:0", converters=edges, precision_target=3.0).summary()
+        summary = evaluate(*digits, "gaussian:0", precision_target=3.0, chips=Chips(converters=edges)).summary()
         assert summary["converters"].nunique() == 3
         assert summary["draws"].tolist()[:2] == [1, 1]
         assert summary["draws"].tolist()[2] >= PILOT
-        full = evaluate(*digits, "gaussian:0", converters=edges, draws=1).summary()
+        full = evaluate(*digits, "gaussian:0", draws=1, chips=Chips(converters=edges)).summary()
         exact = full[full["metric"] == "accuracy"]["mean"].tolist()
         assert summary["mean"].tolist()[:2] == pytest.approx(exact[:2])
         assert exact[0] != exact[1]
@@ -281,7 +291,11 @@ class TestEvaluate:
         model, data = digits
         norm = nn.BatchNorm1d(10)
         result = evaluate(
-            nn.Sequential(*model, norm), data, NOISE, precision_target=5.0, recalibration=50, calibration=data
+            nn.Sequential(*model, norm),
+            data,
+            NOISE,
+            precision_target=5.0,
+            chips=Chips(recalibration=50, calibration=data),
         )
         assert (result.rows["recalibration"] == 50).all()
         assert (norm.running_mean == 0).all()  # type: ignore[union-attr]
@@ -294,7 +308,7 @@ class TestReproducibleAndWithoutTrace:
         assert torch.equal(torch.get_rng_state(), state)
         pd.testing.assert_frame_equal(a, b)
         assert a["value"].tolist() != other["value"].tolist()
-        again = evaluate(*digits, NOISE, batch_size=7, precision_target=2.0).rows
+        again = evaluate(*digits, NOISE, precision_target=2.0, compute=Compute(batch_size=7)).rows
         assert again["value"].tolist() == pytest.approx(a["value"].tolist())
 
     @pytest.mark.parametrize("stop", [5, PILOT + 3])
@@ -331,15 +345,15 @@ class TestReproducibleAndWithoutTrace:
     def test_the_model_stays_as_it_was_also_after_an_exception(self, digits: tuple[nn.Module, Dataset]) -> None:
         model, data = digits
         model.train()
-        before = weights_hash(model)
+        before = network_digest(model)
         evaluate(model, data, NOISE, precision_target=5.0)
-        assert weights_hash(model) == before
+        assert network_digest(model) == before
         assert model.training
         hook = model.register_forward_hook(lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             evaluate(model, data, NOISE, precision_target=5.0)
         hook.remove()
-        assert weights_hash(model) == before
+        assert network_digest(model) == before
         assert model.training
 
 
@@ -365,13 +379,13 @@ def test_picked_images_are_those_at_the_positions() -> None:
         ({"precision_target": 50.0}, "got 50.0"),
         ({"precision_target": math.nan}, "got nan"),
         ({"precision_target": 1.0, "reads": 2}, "one read of draws from 0"),
-        ({"precision_target": 1.0, "first_draw": 3}, "first_draw=3"),
+        ({"precision_target": 1.0, "draws": range(3, 5)}, "draws from 3"),
         ({"precision_target": 1.0, "metrics": ["top5"]}, "no further metrics"),
     ],
 )
 def test_refusals(digits: tuple[nn.Module, Dataset], options: dict[str, object], fragment: str) -> None:
     with pytest.raises(UserError, match=fragment):
-        evaluate(*digits, NOISE, **options)  # type: ignore[arg-type]
+        evaluate(*digits, NOISE, **grouped(options))
 
 
 @pytest.mark.parametrize(
@@ -389,6 +403,7 @@ def test_targets_that_cannot_be(settings: dict[str, float], fragment: str) -> No
         Target(0.5, **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = ["--epochs", "1", "--batch-size", "400", "--model", "digits:4", "--select-draws", "1"]
     main(["train", *tiny, "--seeds", "0", "1", "--out", str(tmp_path / "runs")])

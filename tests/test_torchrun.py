@@ -29,6 +29,9 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))} | more
 
 
+slow = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def data() -> Splits:
     return splits()
@@ -68,6 +71,7 @@ def agree(one: Path, two: Path) -> None:
     pd.testing.assert_frame_equal(*logs, rtol=1e-4)
 
 
+@slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_train_what_one_trains(name: str, runs: Path, data: Splits, tmp_path: Path) -> None:
     alone = fit(RUNS[name], tmp_path, splits=data)
@@ -77,12 +81,14 @@ def test_two_processes_train_what_one_trains(name: str, runs: Path, data: Splits
     assert read_checkpoint(together).about["ranks"] == [2, 2, 2]
 
 
+@slow
 def test_only_rank_0_writes(runs: Path) -> None:
     assert not (runs / "nowhere").exists()
     for folder in (runs / "two").iterdir():
         assert sorted(file.name for file in folder.iterdir()) == ["log.csv", "model.safetensors"]
 
 
+@slow
 @pytest.mark.parametrize("name", RESUMED)
 def test_two_processes_resume_bit_for_bit(name: str, runs: Path) -> None:
     parts, whole = (of(RESUMED[name], runs / out) for out in ("parts", "whole"))
@@ -91,6 +97,7 @@ def test_two_processes_resume_bit_for_bit(name: str, runs: Path) -> None:
     pd.testing.assert_frame_equal(*logs, check_exact=True)
 
 
+@slow
 def test_another_number_of_processes_goes_on(runs: Path, data: Splits, tmp_path: Path) -> None:
     whole = fit(RUNS["plain"], tmp_path, splits=data)
     lines: list[int] = []
@@ -104,6 +111,7 @@ def test_another_number_of_processes_goes_on(runs: Path, data: Splits, tmp_path:
     pd.testing.assert_frame_equal(*(log.drop(columns="seconds")[:2] for log in logs), check_exact=True)
 
 
+@slow
 @pytest.mark.parametrize(
     ("how", "code", "line"),
     [
@@ -134,6 +142,21 @@ def test_what_ends_one_ends_all(how: str, code: int, line: str, tmp_path: Path) 
     # Nothing but the progress bar of rank 0.
     shown = [text for text in said[0].replace("\r", "\n").splitlines() if text.strip()]
     assert all(text.startswith("plain seed 0:") for text in shown), said[0]
+
+
+@slow
+def test_torchruns_report_names_the_first_error_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, str(HERE / "torchrun_worker.py"), "refused", str(tmp_path)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    _, _, root_cause = done.stderr.partition("Root Cause")
+    assert "traceback : error: expected luck, got none\n====" in root_cause
 
 
 def test_alone_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:

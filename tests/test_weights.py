@@ -143,7 +143,7 @@ class TestWhatIsAnalog:
         net = nn.Sequential(nn.Linear(2, 2), nn.Embedding(3, 2), nn.Linear(2, 2))
         assert [w.name for w in analog_weights(net, exclude=["0.*"])] == ["2.weight"]
         assert [w.name for w in analog_weights(net, exclude=["*"], include=["2.*"])] == ["2.weight"]
-        assert [w.name for w in analog_weights(net, include=["1.weight"])] == ["0.weight", "1.weight", "2.weight"]
+        assert [w.name for w in analog_weights(net, include=["1.weight@1"])] == ["0.weight", "1.weight", "2.weight"]
         assert coverage(net, exclude=["0.*"]).rows[0].reason == "excluded by pattern"
         with pytest.raises(UserError, match="pattern that matches a parameter, got '3"):
             analog_weights(net, exclude=["3.*"])

@@ -9,20 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from evaluation_rows import only, table
 from scipy import stats
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation.design.chip_yield import (
-    chips_needed,
-    distribution,
-    percentiles,
-    share_bounds,
-    tolerance_bound,
-    yields,
-)
-from noiserobust.report.yield_plot import yield_against_accuracy, yield_figure
-from noiserobust.report.yield_table import yield_table
+from noiserobust.evaluation import evaluate, yields
+from noiserobust.evaluation.design.chip_yield import chips_needed, share_bounds, tolerance_bound
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
@@ -61,16 +54,17 @@ def test_the_tolerance_bound_is_scipys_and_agrees_with_the_share() -> None:
         assert (low >= share) == (bound >= above)
 
 
+@pytest.mark.slow
 def test_the_statement_is_true_as_often_as_it_says() -> None:
     """Over 2,000 sets of 60 chips, continuous and with heavy ties; false alarms 1e-4 per bound."""
     generator, sets, chips, share, confidence = np.random.default_rng(6), 2000, 60, 0.9, 0.9
     for rounding in (6, 0):
-        found = [
+        bounds = [
             tolerance_bound(np.round(values, rounding), share, confidence)
             for values in generator.normal(0, 2, (sets, chips))
         ]
         # The share of chips that reach x after rounding: those that lie above x minus half a unit.
-        true = np.sum(stats.norm.sf(np.array(found) - 0.5 * 10.0**-rounding, scale=2) >= share)
+        true = np.sum(stats.norm.sf(np.array(bounds) - 0.5 * 10.0**-rounding, scale=2) >= share)
         assert true >= stats.binom.ppf(1e-4, sets, confidence)
     # With 60 chips the second worst is the bound: P(Binomial(60, 0.1) >= 3) = 0.947 is its true confidence, not 0.9.
     exact = stats.binom.sf(2, chips, 1 - share)
@@ -92,71 +86,82 @@ def test_pooled_bounds_hold_for_the_networks_at_hand() -> None:
 
 def test_a_line_per_network_or_pooled() -> None:
     rows = table({0: [60, 70, 80, 90], 1: [70, 70, 70, 50]})
-    first, second = yields(rows, above=70, share=0.5, confidence=0.9).to_dict("records")
+    first, second = yields(rows, above=70, share=0.5).summary(0.9).to_dict("records")
     assert (first["model"], first["chips"], first["reached"], first["models"]) == ("sgd-0.pt", 4, 3, 1)
     assert first["low"] == pytest.approx(stats.beta.ppf(0.1, 3, 2))
     assert first["bound"] == 60  # P(Binomial(4, 1/2) >= 1) = 0.9375, but >= 2 only 0.6875
     assert (second["reached"], second["needed"]) == (3, 4)
-    line = only(yields(rows, above=70, share=0.5, confidence=0.9, pooled=True))
-    assert (line["model"], line["chips"], line["reached"], line["bound"]) == (
-        "2 models",
-        8,
-        6,
-        60,
-    )  # P(Binomial(8, 1/2) >= 3) = 0.855
-    assert only(yields(rows, pooled=True))["above"] != 70
-    assert math.isnan(only(yields(rows, pooled=True))["bound"])  # 299 chips are needed
-    assert math.isnan(yields(table({0: [1.0, math.nan]}), above=1).iloc[0]["reached"])
+    line = only(yields(rows, above=70, share=0.5, pooled=True).summary(0.9))
+    expected = ("2 models", 8, 6, 60)  # P(Binomial(8, 1/2) >= 3) = 0.855
+    assert (line["model"], line["chips"], line["reached"], line["bound"]) == expected
+    line = only(yields(rows, pooled=True).summary())
+    assert math.isnan(line["above"])
+    assert math.isnan(line["bound"])  # 299 chips are needed
+    assert math.isnan(yields(table({0: [1.0, math.nan]}), above=2).summary().iloc[0]["reached"])
 
 
 def test_reads_of_a_chip_are_one_chip_and_no_noise_is_no_chip() -> None:
     rows = pd.concat([table({0: [60, 70]}, read=0), table({0: [62, 72]}, read=1)])
     clean = table({0: [95, 95]}, noise="none").assign(strength=0.0)
-    line = only(yields(pd.concat([rows, clean]), above=71))
+    line = only(yields(pd.concat([rows, clean]), above=71).summary())
     assert (line["noise"], line["chips"], line["reached"]) == ("gaussian:0.1", 2, 1)
     with pytest.raises(UserError, match="rows with noise, got only none"):
         yields(clean)
 
 
+def test_a_result_is_taken_as_its_rows() -> None:
+    data = torch.eye(20), torch.zeros(20, dtype=torch.long)
+    result = evaluate(torch.nn.Linear(20, 2), data, "gaussian:1.0", draws=5)
+    assert yields(result, above=50).summary().equals(yields(result.rows, above=50).summary())
+
+
 def test_percentiles_lie_between_order_statistics() -> None:
     generator = np.random.default_rng(8)
     values = generator.normal(70, 3, 200)
-    found = percentiles(table({0: values.tolist()}), (1, 10, 50)).set_index("percent")
+    points = yields(table({0: values.tolist()})).percentiles((1, 10, 50)).set_index("percent")
     ordered = np.sort(values)
-    assert found.loc[50, "value"] == ordered[99]
+    assert points.loc[50, "value"] == ordered[99]
     # Conover: the interval [x(l), x(u)] covers with P(l <= Binomial < u).
     for percent in (10, 50):
-        low, high = (int(np.searchsorted(ordered, found.loc[percent, end])) + 1 for end in ("low", "high"))
+        low, high = (int(np.searchsorted(ordered, points.loc[percent, end])) + 1 for end in ("low", "high"))
         binomial = stats.binom(200, percent / 100)
         assert binomial.cdf(low - 1) <= 0.025 < binomial.cdf(low)
         assert binomial.sf(high - 1) <= 0.025 < binomial.sf(high - 2)
-    assert found.loc[1, "low"] == -math.inf
-    assert math.isnan(only(percentiles(table({0: [1, math.nan]}), (50,)))["value"])
-    single = only(percentiles(table({0: [5.0]}), (50,)))
+    assert points.loc[1, "low"] == -math.inf
+    assert math.isnan(only(yields(table({0: [1, math.nan]})).percentiles((50,)))["value"])
+    single = only(yields(table({0: [5.0]})).percentiles((50,)))
     assert (single["value"], single["low"], single["high"]) == (5, -math.inf, math.inf)
 
 
 def test_the_curve_is_the_shares_of_every_value() -> None:
     rows = table({0: [60, 70, 70, 90]})
-    curve = distribution(rows, confidence=0.9)
+    curve = yields(rows).distribution(confidence=0.9)
     assert list(curve["value"]) == [60, 70, 90]
     assert list(curve["reaching"]) == [1, 0.75, 0.25]
     for point in curve.to_dict("records"):
-        line = only(yields(rows, above=point["value"], confidence=0.9))
+        line = only(yields(rows, above=point["value"]).summary(0.9))
         assert (point["low"], point["high"]) == (pytest.approx(line["low"]), pytest.approx(line["high"]))
     with pytest.raises(UserError, match="got NaN on every line"):
-        distribution(table({0: [math.nan]}))
+        yields(table({0: [math.nan]})).distribution()
+
+
+def test_a_fraction_is_not_taken_for_a_percentage() -> None:
+    for above in (0.9, 1):
+        with pytest.raises(UserError, match=rf"got {above}; accuracy is in percent: 90 for 90 %"):
+            yields(table({0: [95]}), above=above)
+    assert only(yields(table({0: [95]}), above=0).summary())["reached"] == 1
+    assert only(yields(table({0: [0.4]}, metric="loss"), above=0.3, metric="loss").summary())["reached"] == 1
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: yields(table({0: [1]}), share=99), "share of chips between 0 and 1, got 99; 0.99 means"),
-        (lambda: yields(table({0: [1]}), confidence=95), "confidence between 0 and 1, got 95"),
+        (lambda: yields(table({0: [1]})).summary(95), "confidence between 0 and 1, got 95"),
         (lambda: yields(table({0: [1]}), metric="loss"), r"metric of the table \(accuracy\), got 'loss'"),
         (lambda: yields(table({0: [1, 2], 1: [1]}), pooled=True), "as many draws .* to pool, got 1 to 2"),
         (lambda: yields(table({0: [1], 1: [1]}).assign(replicate=0), pooled=True), "they share noise draws"),
-        (lambda: percentiles(table({0: [1]}), (100,)), "percentiles between 0 and 100, got 100"),
+        (lambda: yields(table({0: [1]})).percentiles((100,)), "percentiles between 0 and 100, got 100"),
         (lambda: chips_needed(1.0), "share of chips between 0 and 1"),
         (lambda: chips_needed(failures=-1), "failures >= 0, got -1"),
     ],
@@ -174,20 +179,20 @@ def test_table_and_picture_say_what_the_bounds_are(tmp_path: Path) -> None:
             for name, mean in (("sgd", 70), ("rwp", 74))
         ]
     )
-    found, points = yields(rows, 70, 0.9), percentiles(rows, (5, 50))
-    text = yield_table(found, points)
+    text = yields(rows, 70, 0.9).table(percents=(5, 50))
     assert "noise: gaussian:0.1, t 1 h" in text
     assert "rwp, replicate 1" in text
     assert "90 % of all reach" in text
+    assert "median" in text
     assert "each bound alone with 95 % confidence" in text
     assert "about chips of that one network" in text
-    assert "needs 299 chips" in yield_table(yields(rows))
+    assert "needs 299 chips" in str(yields(rows))
     pooled = yields(rows, 70, 0.9, pooled=True)
-    assert "Pooled: chips of these networks" in yield_table(pooled)
-    assert "| network | chips |" in yield_table(pooled, markdown=True)
-    figure = yield_figure(distribution(rows, pooled=True), pooled)
-    (axis,) = figure.axes
+    assert "Pooled: chips of these networks" in pooled.table(percents=None)
+    assert "| network | chips |" in pooled.table(markdown=True)
+    assert "2 models" in pooled._repr_html_()
+    (axis,) = pooled.plot(tmp_path / "yield.png").axes
+    assert (tmp_path / "yield.png").stat().st_size > 0
     dots = {tuple(line.get_xydata()[0]) for line in axis.lines if line.get_marker() == "o"}
-    assert dots == {(bound, 90.0) for bound in pooled["bound"]}
-    assert len(yield_figure(distribution(rows), found).axes[0].collections) == 0  # four lines: no bands
-    assert yield_against_accuracy(distribution(rows), found, tmp_path / "yield.png").stat().st_size > 0
+    assert dots == {(bound, 90.0) for bound in pooled.summary()["bound"]}
+    assert len(yields(rows).plot().axes[0].collections) == 0  # four lines: no bands

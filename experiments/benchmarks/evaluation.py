@@ -5,8 +5,8 @@ to accuracies; "ours:10" is ten draws. ``floor`` is what none can undercut with 
 alone, on tensors that are there, in the fastest memory format and batch size. Rows go to
 docs/results/speed_evaluation.csv.
 
-    python -m experiments.benchmarks.evaluation --cases floor:3 ours:10 "ours unfolded:10" loop:3
-    python -m experiments.benchmarks.evaluation --noise pcm --cases floor:3 ours:10 "aihwkit tiles:1"
+    python experiments/benchmarks/evaluation.py --cases floor:3 ours:10 "ours unfolded:10" loop:3
+    python experiments/benchmarks/evaluation.py --noise pcm --cases floor:3 ours:10 "aihwkit tiles:1"
 
 ``--checkpoint`` evaluates a trained network, which "ours to a precision" needs; ``--accuracy CHECKPOINT...`` compares
 the accuracies of float32, bfloat16 and folded batch norm on the same draws; ``--memory`` measures memory.
@@ -32,14 +32,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import RESULTS, add_rows, in_turn, machine, markdown, ratios, timed
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import ToTensor
 
-from experiments.benchmarks.common import RESULTS, add_rows, in_turn, machine, markdown, ratios, timed
 from noiserobust import evaluate
 from noiserobust.data import load
+from noiserobust.evaluation.settings import grouped
 from noiserobust.models import ModelSpec
 from noiserobust.models.compute import autocast
 from noiserobust.rng import Stream, seeded
@@ -117,7 +118,8 @@ class Bench:
 
     def ours(self, **options: Any) -> None:
         network = self.args.checkpoint or copy.deepcopy(self.network).to(memory_format=torch.channels_last)
-        evaluate(network, str(self.folder), NOISE[self.args.noise], draws=self.draws, channels_last=True, **options)
+        options = grouped({"channels_last": True, **options})
+        evaluate(network, str(self.folder), NOISE[self.args.noise], self.draws, **options)
 
     @torch.no_grad()
     def loop(self) -> None:
@@ -250,7 +252,7 @@ def accuracies(checkpoints: list[str], folder: Path, draws: int) -> list[dict[st
         for noise in ("gaussian:0.05", "gaussian:0.1", "gaussian:0.2"):
             found = {}
             for name, options in {"plain": {}, **ways}.items():
-                made = evaluate(checkpoint, str(folder), noise, draws=draws, **{"fold": False, **options}).rows
+                made = evaluate(checkpoint, str(folder), noise, draws=draws, **grouped({"fold": False, **options})).rows
                 found[name] = made[made["metric"] == "accuracy"]["value"].to_numpy()
             for name in ways:
                 difference = found[name] - found["plain"]

@@ -3,8 +3,8 @@
 Each case is timed three times, in a process of its own that keeps its memory, and the least counts. Rows go to
 docs/results/speed_evaluation_scaling.csv, the picture to figures/evaluation_scaling.png.
 
-    python -m experiments.benchmarks.evaluation_scaling draws width levels threads ranks
-    python -m experiments.benchmarks.evaluation_scaling --plot
+    python experiments/benchmarks/evaluation_scaling.py draws width levels threads ranks
+    python experiments/benchmarks/evaluation_scaling.py --plot
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from common import FIGURES, RESULTS, add_rows, machine
 
-from experiments.benchmarks.common import FIGURES, RESULTS, add_rows, machine
+from noiserobust.report.style import QUIET, colour, dress, line_style, panels, save
 
 OUT = RESULTS / "speed_evaluation_scaling.csv"
 STANDARD: dict[str, Any] = {"width": 16, "draws": 8, "levels": 1, "threads": 1, "images": 500, "ranks": 1}
@@ -37,6 +38,7 @@ ONE = """
 import json, sys, time
 import torch
 from noiserobust import evaluate
+from noiserobust.evaluation import Compute
 from noiserobust.models import ModelSpec
 
 case = json.loads(sys.argv[1])
@@ -48,7 +50,8 @@ y = (torch.arange(len(x)) % 10).to(device)
 noises = [f"gaussian:{0.01 * (1 + level)}" for level in range(case["levels"])]
 
 def run(draws):
-    evaluate(network, (x, y), noises, draws=draws, first_draw=case["first"], channels_last=True)
+    numbers = range(case["first"], case["first"] + draws)
+    evaluate(network, (x, y), noises, numbers, compute=Compute(channels_last=True))
     if device != "cpu":
         torch.cuda.synchronize()
 
@@ -91,24 +94,24 @@ def measured(case: dict[str, Any]) -> dict[str, Any]:
 
 def plot(table: pd.DataFrame) -> None:
     """Cost of a draw and level, in bare passes, along every axis."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 4, figsize=(12, 3), constrained_layout=True)
-    for axis, place in zip(("draws", "levels", "width"), axes, strict=False):
+    names = {"draws": "draws", "levels": "noise levels", "width": "width of the ResNet-18"}
+    figure, axes = panels(4, "What an evaluation costs", size=(3.2, 2.6), columns=4)
+    for (axis, name), place in zip(names.items(), axes, strict=False):
         part = table[table["axis"] == axis]
         cost = part["seconds"] / part["pass"] / part["draws"] / part["levels"]
         cost = cost.groupby(part[axis]).median()
-        place.plot(cost.index, cost, "o-")
-        place.axhline(1, color="grey", linewidth=0.8)
-        place.axhline(1.05, color="grey", linewidth=0.8, linestyle=":")
+        place.plot(cost.index, cost, **line_style(0))
+        place.axhline(1, color=QUIET, linewidth=0.8)
+        place.axhline(1.05, color=QUIET, linewidth=0.8, linestyle=":")
         place.set_xscale("log", base=2)
         place.set_xticks(list(cost.index), [str(value) for value in cost.index])
-        place.set_xlabel({"draws": "draws", "levels": "noise levels", "width": "width of the ResNet-18"}[axis])
-    axes[0].set_ylabel("time of a draw and level / bare pass")
+        dress(place, "", name, "time of a draw and level / bare pass" if axis == "draws" else "")
     shared = table[table["axis"].isin(["threads", "ranks"])]
     cost = shared["seconds"].groupby([shared["axis"], shared["threads"] * shared["ranks"]]).median().unstack()
-    cost.T.plot.bar(ax=axes[3], rot=0, xlabel="cores", ylabel="seconds for 8 draws")
-    figure.savefig(FIGURES / "evaluation_scaling.png", dpi=120)
+    cost.T.plot.bar(ax=axes[3], rot=0, color=[colour(index) for index in range(len(cost))])
+    axes[3].legend(frameon=False)
+    dress(axes[3], "", "cores", "seconds for 8 draws")
+    save(figure, FIGURES / "evaluation_scaling.png")
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
 """What a training step of every rule costs beside a plain one, beside what people write, and beside pytorch_optimizer.
 
-    python -m experiments.benchmarks.training rules          # time of every rule in turn, one process
-    python -m experiments.benchmarks.training memory         # peak memory of every rule, a process each
-    python -m experiments.benchmarks.training widths         # plain, RWP and SAM at several widths
-    python -m experiments.benchmarks.training ranks          # on one process and on two (DDP, gloo)
-    python -m experiments.benchmarks.training report         # tables and the picture of all rows so far
+    python experiments/benchmarks/training.py rules          # time of every rule in turn, one process
+    python experiments/benchmarks/training.py memory         # peak memory of every rule, a process each
+    python experiments/benchmarks/training.py widths         # plain, RWP and SAM at several widths
+    python experiments/benchmarks/training.py ranks          # on one process and on two (DDP, gloo)
+    python experiments/benchmarks/training.py report         # tables and the picture of all rows so far
 
 Every call adds rows to docs/results/speed_training*.csv, so that long measurements can be made in pieces: --rounds 2,
 again and again. The network is ResNet-18 on random 32 x 32 images, channels_last, bf16 autocast, SGD with momentum
@@ -18,30 +18,24 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import tyro
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from common import FIGURES, RESULTS, add_rows, in_turn, markdown, ratios
+from loops import CLASSES, OTHERS, Setup, of_loop
+from matplotlib.lines import Line2D
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from experiments.benchmarks.common import FIGURES, RESULTS, add_rows, in_turn, machine, markdown, ratios
-from noiserobust.data import Batch
-from noiserobust.models import ModelSpec
-from noiserobust.rng import Stream, seeded
+from noiserobust.report.style import QUIET, TEXT, Entry, colour, dress, panels, save
 from noiserobust.storage.files import write_atomically
 from noiserobust.training import RST, Engine, Method, Progress
 
-CLASSES = 10
 EPOCH = 10
 """The epoch that all steps lie in: past the start of SAF and MESA."""
 TIMES, MEMORY, SCALING = (RESULTS / f"speed_training{part}.csv" for part in ("", "_memory", "_scaling"))
@@ -80,54 +74,6 @@ RULES = {
     "RST(.5)": Rule("rst:sam(0.05),p=0.5", 1.55, 1.5, "(2 + 1) / 2 passes", steps=2),
     "G-RST(.5)": Rule("g-rst:sam(0.05),p=0.5", 1.55, 1.5, "(2 + 1) / 2 passes", steps=2),
 }
-OTHERS = {
-    "loop: plain": "plain training as people write it",
-    "loop: RWP, subtracted": "randn_like, add; subtract after the backward pass, which leaves weights changed",
-    "loop: RWP, copied": "clone; randn_like, add; copy back after the backward pass",
-    "pytorch_optimizer: SAM": "SAM of pytorch_optimizer",
-    "pytorch_optimizer: ASAM": "its SAM with adaptive=True",
-    "pytorch_optimizer: LookSAM-5": "its LookSAM with k=5",
-}
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Network, data and machine of all cases."""
-
-    width: int = 64
-    """Channels of the first stage of ResNet-18."""
-    batch: int = 128
-    """Images a step (of all processes together)."""
-    device: str = "cpu"
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    threads: int = torch.get_num_threads()
-    """CPU threads of a process."""
-
-    def model(self) -> nn.Module:
-        with seeded(Stream(0, "benchmark", "weights")):
-            model = ModelSpec.parse(f"resnet18:{self.width}").build(3, CLASSES)
-        return model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def data(self, size: int) -> Batch:
-        inputs = Stream(0, "benchmark", "inputs").normal((size, 3, 32, 32))
-        labels = (Stream(0, "benchmark", "labels").uniform((size,)) * CLASSES).long()
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return Batch(inputs.to(self.device), labels.to(self.device), torch.arange(size).to(self.device))
-
-    def sgd(self, model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.SGD(model.parameters(), **SGD)
-
-    def loss(self, model: nn.Module, data: Batch) -> Tensor:
-        kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
-        with torch.autocast(torch.device(self.device).type, kind, enabled=self.precision != "fp32"):
-            return cross_entropy(model(data.inputs), data.labels)
-
-    def describe(self) -> dict[str, object]:
-        fields = {"width": self.width, "batch": self.batch, "precision": self.precision}
-        return {**fields, **machine(self.device, ("pytorch_optimizer",))}
-
-
-SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
 
 
 def of_rule(
@@ -162,70 +108,6 @@ def of_rule(
 
 def _at(step: int) -> Progress:
     return Progress(step, 10**6, EPOCH, 100)
-
-
-def of_loop(name: str, setup: Setup) -> tuple[int, Callable[[], object]]:
-    """Steps as people write them, and those of pytorch_optimizer; how many one call takes."""
-    model, data = setup.model(), setup.data(setup.batch)
-    analog = [m.weight for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-
-    def backward(optimizer: torch.optim.Optimizer) -> None:
-        optimizer.zero_grad()
-        setup.loss(model, data).backward()
-
-    def noise(weight: Tensor) -> Tensor:
-        largest = weight.abs().amax(tuple(range(1, weight.dim())), keepdim=True)
-        return 0.1 * largest * torch.randn_like(weight)
-
-    if name.startswith("pytorch_optimizer"):
-        import pytorch_optimizer
-
-        if "LookSAM" in name:
-            other = pytorch_optimizer.LookSAM(model.parameters(), torch.optim.SGD, rho=0.05, k=5, **SGD)
-        else:
-            other = pytorch_optimizer.SAM(model.parameters(), torch.optim.SGD, rho=0.05, adaptive="ASAM" in name, **SGD)
-        steps = 5 if "LookSAM" in name else 1
-
-        def theirs() -> None:
-            for _ in range(steps):
-                backward(other)
-                if "LookSAM" in name and other.get_step() % 5:
-                    # Between climbs it takes the gradient it has; a closure would be a second pass for nothing.
-                    other.first_step()
-                    other.second_step()
-                else:
-                    other.step(lambda: backward(other))
-
-        return steps, theirs
-    optimizer = setup.sgd(model)
-
-    def plain() -> None:
-        backward(optimizer)
-        optimizer.step()
-
-    def subtracted() -> None:
-        with torch.no_grad():
-            added = [noise(weight) for weight in analog]
-            for weight, field in zip(analog, added, strict=True):
-                weight.add_(field)
-        backward(optimizer)
-        with torch.no_grad():
-            for weight, field in zip(analog, added, strict=True):
-                weight.sub_(field)
-        optimizer.step()
-
-    def copied() -> None:
-        with torch.no_grad():
-            saved = [weight.clone() for weight in analog]
-            for weight in analog:
-                weight.add_(noise(weight))
-        backward(optimizer)
-        with torch.no_grad():
-            for weight, clean in zip(analog, saved, strict=True):
-                weight.copy_(clean)
-        optimizer.step()
-
-    return 1, {"plain": plain, "RWP, subtracted": subtracted, "RWP, copied": copied}[name.partition(": ")[2]]
 
 
 def case(name: str, setup: Setup) -> tuple[int, Callable[[], object]]:
@@ -298,7 +180,7 @@ class Benchmark:
 
     what: tyro.conf.Positional[Literal["rules", "memory", "widths", "ranks", "report", "peak"]]
     """peak is what memory starts for one case."""
-    setup: tyro.conf.OmitArgPrefixes[Setup] = Setup()
+    setup: tyro.conf.OmitArgPrefixes[Setup] = field(default_factory=Setup)
     rounds: int = 5
     """Times that each case is measured."""
     cases: tuple[str, ...] = ("plain", *RULES, *OTHERS)
@@ -318,7 +200,7 @@ class Benchmark:
             for name in self.cases:
                 flags = [f"--{key}={value}" for key, value in vars(setup).items()]
                 done = subprocess.run(
-                    [sys.executable, "-m", "experiments.benchmarks.training", "peak", "--cases", name, *flags],
+                    [sys.executable, __file__, "peak", "--cases", name, *flags],
                     check=True,
                     stdout=subprocess.PIPE,
                     text=True,
@@ -354,7 +236,7 @@ def table() -> pd.DataFrame:
     found = found.sort_values("case", key=lambda cases: cases.map(order.index), ignore_index=True)
     if MEMORY.exists():
         memory = _like(pd.read_csv(MEMORY), last).groupby("case").last()
-        copies = (memory["bytes"] - memory["bytes"]["plain"]) / memory["weights"]
+        copies = (memory["bytes"] - memory["bytes"].get("plain", float("nan"))) / memory["weights"]
         found["copies"] = found["case"].map(copies)
     rules = found["case"].map(RULES)
     for column in ("target", "bound", "why"):
@@ -389,21 +271,24 @@ def report() -> None:
 def draw(found: pd.DataFrame) -> None:
     """The ratios with their quartiles, targets as ticks, bounds as dots."""
     rows = found[found["case"] != "plain"].iloc[::-1].reset_index(drop=True)
-    figure, axes = plt.subplots(figsize=(7.5, 0.32 * len(rows) + 1.2))
-    colours = ["tab:gray" if case in OTHERS else "tab:blue" for case in rows["case"]]
-    axes.barh(rows.index, rows["ratio"], color=colours, height=0.6)
+    title = "What a training step costs, in plain steps"
+    legend: list[Entry] = [
+        (Line2D([], [], color=TEXT), "quartiles"),
+        (Line2D([], [], color=colour(1), marker="|", linestyle="", markeredgewidth=2, markersize=14), "target"),
+        (Line2D([], [], color=TEXT, marker="o", linestyle="", markersize=4), "bound by passes"),
+    ]
+    figure, (axis,) = panels(1, title, legend=legend, size=(6.3, 0.32 * len(rows) + 0.6))
+    axis.barh(
+        rows.index, rows["ratio"], color=[QUIET if case in OTHERS else colour(0) for case in rows["case"]], height=0.6
+    )
     spread = [(rows["ratio"] - rows["q1"]).clip(lower=0), (rows["q3"] - rows["ratio"]).clip(lower=0)]
-    axes.errorbar(rows["ratio"], rows.index, xerr=spread, fmt="none", color="black", capsize=2, label="quartiles")
-    axes.plot(rows["target"], rows.index, "|", color="tab:red", markersize=14, markeredgewidth=2, label="target")
-    axes.plot(rows["bound"], rows.index, "o", color="black", markersize=4, label="bound by passes")
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks(rows.index, rows["case"])
-    axes.set_xlabel("time of a step / time of a plain step, in the same round")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.06), ncols=3, frameon=False)
-    figure.tight_layout()
-    FIGURES.mkdir(exist_ok=True)
-    write_atomically(FIGURES / "speed_training.png", lambda file: figure.savefig(file, format="png", dpi=120))
-    plt.close(figure)
+    axis.errorbar(rows["ratio"], rows.index, xerr=spread, fmt="none", color=TEXT, capsize=2)
+    axis.plot(rows["target"], rows.index, "|", color=colour(1), markersize=14, markeredgewidth=2)
+    axis.plot(rows["bound"], rows.index, "o", color=TEXT, markersize=4)
+    axis.axvline(1, color=TEXT, linewidth=0.8)
+    axis.set_yticks(rows.index, rows["case"])
+    dress(axis, "", "time of a step / time of a plain step, in the same round", grid="x")
+    save(figure, FIGURES / "speed_training.png")
 
 
 if __name__ == "__main__":

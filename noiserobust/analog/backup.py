@@ -56,7 +56,7 @@ def _like(tensors: Sequence[Tensor]) -> list[Tensor]:
     twins = []
     for tensor in tensors:
         key = (tensor.dtype, tensor.device)
-        own, free[key] = free[key][: tensor.numel()], free[key][tensor.numel() :]
+        memory, free[key] = free[key][: tensor.numel()], free[key][tensor.numel() :]
         dense = torch.empty_like(tensor, device="meta")  # the strides that a dense copy would have
-        twins.append(own.as_strided(dense.size(), dense.stride()))
+        twins.append(memory.as_strided(dense.size(), dense.stride()))
     return twins

@@ -52,7 +52,7 @@ def count_macs(model: nn.Module, inputs: Tensor, weights: Sequence[AnalogWeight]
     names = {id(weight.parameter): weight.name for weight in weights}
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
-        stack.enter_context(_open_attention())
+        stack.enter_context(open_attention())
         for module in unwrap(model).modules():
             if isinstance(module, nn.RNNBase):
                 stack.callback(module.register_forward_pre_hook(counter.pause).remove)
@@ -104,7 +104,7 @@ def _parts(weights: Sequence[AnalogWeight]) -> list[tuple[AnalogWeight, Tensor]]
 
 
 @contextmanager
-def _open_attention() -> Iterator[None]:
+def open_attention() -> Iterator[None]:
     """Attention computed by operations that can be counted, not by fused kernels (some are unknown to the counter)."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

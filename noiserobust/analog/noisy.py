@@ -55,7 +55,7 @@ class NoisyWeights:
 
         def write() -> None:
             lying = [(weight, weight.parameter.detach()) for weight in self._in_place]
-            direct = [weight.groups is None and adds_in_place(noise, live) for weight, live in lying]
+            direct = [weight.outputs.lead and adds_in_place(noise, live) for weight, live in lying]
             if any(direct):
                 add_in_place(noise, [(live, stream.child(weight.name)) for weight, live in compress(lying, direct)])
             for (weight, live), done in zip(lying, direct, strict=True):
@@ -118,11 +118,11 @@ class Programmed:
             yield
 
 
-class LookedAtOnce(Programmed):
+class ReadOnce(Programmed):
     """The same chips where each is read once: programmed weight by weight, and forgotten, so that none is kept."""
 
     def __init__(self, noisy: NoisyWeights, noise: NoiseModel, stream: Stream) -> None:
-        super().__init__(noisy, _ProgrammedAnew(noisy, noise, stream), stream)
+        super().__init__(noisy, _ChipsOnDemand(noisy, noise, stream), stream)
         self.noise = noise
 
     @contextmanager
@@ -132,7 +132,7 @@ class LookedAtOnce(Programmed):
             yield
 
 
-class _ProgrammedAnew(Mapping[str, Chip]):
+class _ChipsOnDemand(Mapping[str, Chip]):
     """Chips by the name of their weight, programmed whenever they are asked for."""
 
     def __init__(self, noisy: NoisyWeights, noise: NoiseModel, stream: Stream) -> None:

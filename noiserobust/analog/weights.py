@@ -5,68 +5,56 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from noiserobust.analog.layers import FIRST, Outputs, has_own_forward, outputs_named, outputs_of, registered_parent
 from noiserobust.errors import UserError
 from noiserobust.models.wrappers import canonical, unwrap
 from noiserobust.noise.sharded import is_sharded
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
-
-
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-
-
-_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 @dataclass(frozen=True, eq=False)
 class AnalogWeight:
     """A parameter that would sit in a crossbar.
 
-    ``name`` is canonical (without ``module.`` and ``_orig_mod.``) and names the weight's randomness. ``tied`` says
-    that an embedding shares it: the look-up stays digital, so only this layer sees the noise.
+    ``name`` is canonical (without ``module.`` and ``_orig_mod.``) and names the weight's randomness. ``outputs`` says
+    which of its dimensions count outputs. ``tied`` says that an embedding shares it: the look-up stays digital, so only
+    this layer sees the noise.
     """
 
     name: str
     parameter: nn.Parameter
     owner: nn.Module
     tied: bool = False
-
-    @property
-    def groups(self) -> int | None:
-        """Groups of a transposed convolution, whose output channel is dimension 1; ``None`` for all others."""
-        return self.owner.groups if isinstance(self.owner, nn.modules.conv._ConvTransposeNd) else None
+    outputs: Outputs = FIRST
 
     def as_rows(self, tensor: Tensor) -> Tensor:
-        """``tensor``, shaped like the parameter, with the output channel first: (outputs, inputs...)."""
-        if self.groups is None:
-            return tensor
-        if is_sharded(tensor):
-            raise UserError(f"{self.name}: expected a whole transposed convolution, got one sharded over processes")
-        inputs, outputs, *kernel = tensor.shape
-        grouped = tensor.reshape(self.groups, inputs // self.groups, outputs, *kernel).transpose(1, 2)
-        return grouped.reshape(self.groups * outputs, inputs // self.groups, *kernel)
+        """``tensor``, shaped like the parameter, with one row per output: (outputs, inputs...)."""
+        if not self.outputs.lead and is_sharded(tensor):
+            raise UserError(f"{self.name}: expected outputs in dimension 0 of a weight sharded over processes")
+        return self.outputs.rows(tensor)
 
     def from_rows(self, rows: Tensor) -> Tensor:
         """The inverse of :meth:`as_rows`."""
-        if self.groups is None:
-            return rows
-        outputs, inputs, *kernel = rows.shape
-        grouped = rows.reshape(self.groups, outputs // self.groups, inputs, *kernel).transpose(1, 2)
-        return grouped.reshape(self.groups * inputs, outputs // self.groups, *kernel)
+        return self.outputs.weight(rows, tuple(self.parameter.shape))
 
 
 def analog_weights(model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[AnalogWeight]:
     """The weights of ``model`` that would sit in a crossbar, in the model's order.
 
-    Those of Linear, ConvNd, ConvTransposeNd, recurrent layers and cells, and attention in-projections; not biases,
-    norms or embeddings. ``exclude`` takes weights out by shell pattern on their name, then ``include`` puts weights
-    in (any parameter of two or more dimensions): ``exclude=["*"], include=["stages.0.*"]`` leaves only the first
-    stage noisy.
+    Those of the layers that :mod:`noiserobust.analog.layers` knows: Linear, ConvNd, ConvTransposeNd, Bilinear,
+    recurrent layers and cells, attention in-projections, and of ``transformers`` its Conv1D and stacked experts; not
+    biases, norms or embeddings. ``exclude`` takes weights out by shell pattern on their name, then ``include`` puts
+    weights in: ``exclude=["*"], include=["stages.0.*"]`` leaves only the first stage noisy. A parameter of a layer that
+    nobody registered needs its axes of outputs, too: ``include=["*.kernel@1"]`` where it is stored (inputs, outputs).
 
-    Raises :class:`~noiserobust.UserError` for a pattern that matches no parameter.
+    Raises :class:`~noiserobust.UserError` for a pattern that matches no parameter, and for one that includes a
+    parameter without saying where its outputs are.
     """
     return [weight for weight, _ in classified(model, include, exclude) if isinstance(weight, AnalogWeight)]
 
@@ -79,45 +67,71 @@ def classified(
 ) -> Iterator[tuple[AnalogWeight | Unused, str]]:
     """Every parameter once, as an analog weight or with the reason why it is none."""
     model = unwrap(model)
-    embedded = {id(module.weight) for module in model.modules() if isinstance(module, _EMBEDDINGS)}
+    included = [_Included(*pattern.partition("@")[::2], pattern) for pattern in include]
+    embedded = {_place(module.weight) for module in model.modules() if isinstance(module, _EMBEDDINGS)}
     crossbar = {
-        id(parameter)
+        _place(parameter)
         for module in model.modules()
         for attribute, parameter in module.named_parameters(recurse=False)
-        if not digital_reason(module, attribute, parameter)
+        if attribute in outputs_of(module) and parameter.numel()
     }
-    seen: set[int] = set()
+    seen: set[object] = set()
     matched: set[str] = set()
-    found: list[tuple[AnalogWeight | Unused, str]] = []
+    classes: list[tuple[AnalogWeight | Unused, str]] = []
     for path, module in model.named_modules():
+        known = outputs_of(module)
         for attribute, parameter in module.named_parameters(recurse=False):
-            name = canonical(f"{path}.{attribute}" if path else attribute)
+            name, place = canonical(f"{path}.{attribute}" if path else attribute), _place(parameter)
             reason = digital_reason(module, attribute, parameter)
-            tied = id(parameter) in embedded and not isinstance(module, _EMBEDDINGS)
-            if id(parameter) in seen and not tied:
+            tied = place in embedded and not isinstance(module, _EMBEDDINGS)
+            if place in seen and not tied:
                 continue
-            if reason and id(parameter) in crossbar and id(parameter) not in embedded:
+            if reason and place in crossbar and place not in embedded:
                 continue  # shared with a layer that does sit in a crossbar, and listed there
-            matched |= {pattern for pattern in (*include, *exclude) if fnmatchcase(name, pattern)}
+            asked = [one for one in included if fnmatchcase(name, one.names)]
+            matched |= {one.text for one in asked} | {pattern for pattern in exclude if fnmatchcase(name, pattern)}
+            outputs = known.get(attribute)
             if any(fnmatchcase(name, pattern) for pattern in exclude):
                 reason = "excluded by pattern"
-            if any(fnmatchcase(name, pattern) for pattern in include):
+            if asked and parameter.numel():
                 reason = "" if parameter.dim() >= 2 else reason or "a vector, not a matrix"
             if tied and reason:
                 continue  # the embedding itself is listed
             if tied and type(module).forward is not nn.Linear.forward:
                 reason = f"{type(module).__name__} tied to an embedding"
             if not tied:
-                seen.add(id(parameter))
-            found.append(
-                (AnalogWeight(name, parameter, module, tied), "") if not reason else ((name, parameter), reason)
-            )
+                seen.add(place)
+            if reason:
+                classes.append(((name, parameter), reason))
+                continue
+            for one in asked:
+                outputs = outputs_named(one.axes, tuple(parameter.shape)) if one.axes else outputs
+            if outputs is None:
+                raise UserError(
+                    f"expected the axis of the outputs of {name}, of which no registered layer vouches for "
+                    f"{type(module).__name__}.{attribute} {tuple(parameter.shape)}; include '{asked[0].names}@0' where "
+                    "outputs are in dimension 0, @1 in dimension 1"
+                )
+            classes.append((AnalogWeight(name, parameter, module, tied, outputs), ""))
     for pattern in (*include, *exclude):
         if pattern not in matched:
             raise UserError(
                 f"expected a pattern that matches a parameter, got '{pattern}'; coverage(model) lists the names"
             )
-    yield from found
+    yield from classes
+
+
+class _Included(NamedTuple):
+    names: str
+    axes: str
+    text: str
+
+
+def _place(parameter: Tensor) -> object:
+    """What makes two parameters one weight: the same memory, seen in the same way (tied, or shared through .data)."""
+    if is_sharded(parameter) or parameter.device.type == "meta" or not parameter.numel():
+        return id(parameter)
+    return parameter.device, parameter.data_ptr(), tuple(parameter.shape), parameter.stride()
 
 
 def digital_reason(module: nn.Module, attribute: str, parameter: nn.Parameter) -> str:
@@ -128,12 +142,7 @@ def digital_reason(module: nn.Module, attribute: str, parameter: nn.Parameter) -
         )
     if parameter.numel() == 0:
         return "empty"
-    known = (
-        (isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)) and attribute == "weight")
-        or (isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and attribute.startswith("weight_"))
-        or (isinstance(module, nn.MultiheadAttention) and attribute in _ATTENTION)
-    )
-    if known:
+    if attribute in outputs_of(module):
         return ""
     if isinstance(module, _NORMS):
         return "normalisation"
@@ -143,4 +152,11 @@ def digital_reason(module: nn.Module, attribute: str, parameter: nn.Parameter) -
         return "bias"
     if isinstance(module, nn.utils.parametrize.ParametrizationList):
         return "parametrised weight (remove the parametrisation first)"
-    return f"{type(module).__name__}.{attribute}: no known crossbar weight (include it by name)"
+    parent = registered_parent(module)
+    if parent is not None and has_own_forward(type(module), parent) and parameter.dim() > 1:
+        return (
+            f"{type(module).__name__} has a forward of its own (include it by name@axis if it uses the weight as it is)"
+        )
+    if parameter.dim() < 2:
+        return f"{type(module).__name__}.{attribute}: a vector"
+    return f"{type(module).__name__}.{attribute}: no registered layer vouches for it (include it by name@axis)"

@@ -1,5 +1,5 @@
 """The command line: one file per command."""
 
-from noiserobust.cli.app import COMMANDS, main
+from noiserobust.cli.app import COMMANDS, command_class, main
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "command_class", "main"]

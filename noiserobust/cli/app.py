@@ -1,83 +1,87 @@
-"""The program ``noiserobust``: one word per command, each a dataclass whose fields are its flags."""
+"""The program ``noiserobust``: the first word chooses the command, and only that command's module is imported."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
-import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
-from noiserobust.cli.budget import Budget
-from noiserobust.cli.corrupted import Corrupted
-from noiserobust.cli.curves import Curves
-from noiserobust.cli.evaluate import Evaluate
-from noiserobust.cli.keep_digital import KeepDigital
-from noiserobust.cli.landscape import Landscape
-from noiserobust.cli.list import List
-from noiserobust.cli.models import Models
-from noiserobust.cli.report import Report
-from noiserobust.cli.reproduce import Reproduce
-from noiserobust.cli.sensitivity import Sensitivity
-from noiserobust.cli.sharpness import Sharpness
-from noiserobust.cli.sweep import Sweep
-from noiserobust.cli.train import Train
-from noiserobust.cli.yields import Yield
+import noiserobust
 from noiserobust.errors import UserError
-from noiserobust.spec import Described
 
-COMMANDS: dict[str, Any] = {
-    "train": Train,
-    "evaluate": Evaluate,
-    "report": Report,
-    "yield": Yield,
-    "sharpness": Sharpness,
-    "landscape": Landscape,
-    "corrupted": Corrupted,
-    "sensitivity": Sensitivity,
-    "keep-digital": KeepDigital,
-    "budget": Budget,
-    "sweep": Sweep,
-    "reproduce": Reproduce,
-    "models": Models,
-    "list": List,
-    "curves": Curves,
+PROG = "noiserobust"
+GROUPS: dict[str, dict[str, str]] = {
+    "train": {
+        "train": "train one network per seed",
+        "sweep": "train a grid of settings and evaluate it, here or on Ray",
+        "curves": "draw what runs logged, against epochs or against each other",
+    },
+    "evaluate": {
+        "evaluate": "accuracy under weight noise: rows, table, picture",
+        "corrupted": "accuracy on CIFAR-10-C or CIFAR-100-C",
+        "report": "tables, differences and pictures of stored rows",
+        "yield": "share of chips that reach an accuracy, with exact bounds",
+    },
+    "understand": {
+        "sharpness": "sharpness, gradients and Hessian of trained networks",
+        "landscape": "the loss around trained networks, along random directions",
+    },
+    "design": {
+        "sensitivity": "which layers noise hurts most",
+        "keep-digital": "which layers to keep digital",
+        "budget": "how much noise a network may meet",
+    },
+    "papers": {"reproduce": "tables and figures of five papers, and their claims judged"},
+    "look up": {
+        "list": "noises, methods, measures, metrics, models, data by name",
+        "models": "networks with their parameters and what a pass costs",
+    },
 }
+"""Every command and what it does, as help shows them."""
+COMMANDS = {name: says for group in GROUPS.values() for name, says in group.items()}
+CLASSES = {"yield": "yields:Yield"}
+"""Classes of commands that are not in the file of their name."""
+EXAMPLES = (
+    'noiserobust train --method "rwp:gaussian(0.1)" --seeds 0 1 2',
+    "noiserobust evaluate runs --noise gaussian:1 --strengths 0 0.05 0.1",
+)
 
-_registry = ConstructorRegistry()
 
-
-@_registry.primitive_rule
-def _described(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """A noise model, method or model is one word on the command line: its text form."""
-    kind = info.type
-    if not (isinstance(kind, type) and issubclass(kind, Described)):
-        return None
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=kind.family.upper().replace(" ", "-"),
-        instance_from_str=lambda words: kind.parse(words[0]),
-        is_instance=lambda value: isinstance(value, kind),
-        str_from_instance=lambda value: [str(value)],
-    )
+def command_class(name: str) -> Any:
+    """The dataclass whose fields are a command's flags; importing it loads no torch."""
+    usual = f"{name.replace('-', '_')}:{name.title().replace('-', '')}"
+    module, _, kind = CLASSES.get(name, usual).partition(":")
+    return getattr(import_module(f"noiserobust.cli.{module}"), kind)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: bad input is one line on stderr and exit code 2."""
     try:
-        command = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="noiserobust",
-            description="Train and evaluate neural networks that survive analog weight noise.",
-            args=arguments,
-            registry=_registry,
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
-        command.run()
+        _run(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
-        print(f"noiserobust: error: {error}", file=sys.stderr)
+        print(f"{PROG}: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:  # whoever reads, such as head, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        print("noiserobust: interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"{PROG}: interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _run(words: list[str]) -> None:
+    from noiserobust.cli.flags import nearest, read_command, refused
+    from noiserobust.cli.help import command_help, overview
+
+    name, *rest = words or ["--help"]
+    if name in ("--help", "-h"):
+        print(overview(GROUPS, PROG, (noiserobust.__doc__ or "").splitlines()[0], EXAMPLES))
+    elif name == "--version":
+        print(f"{PROG} {noiserobust.__version__}")
+    elif name not in COMMANDS:
+        raise refused(f"expected a command, got '{name}'{nearest(name, COMMANDS)}", PROG)
+    elif {"--help", "-h"} & set(rest):
+        print(command_help(command_class(name), f"{PROG} {name}"))
+    else:
+        read_command(command_class(name), rest, f"{PROG} {name}").run()

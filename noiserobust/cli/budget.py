@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-import tyro
-
-from noiserobust.cli.design import Design
+from noiserobust.cli.flags import Groups
+from noiserobust.cli.options import RARE, OnChips
 from noiserobust.errors import UserError
-from noiserobust.evaluation import budget
-from noiserobust.noise import NoiseModel
-from noiserobust.report import budget_table
+from noiserobust.spec.listing import check
 
 
 @dataclass(frozen=True)
-class Budget(Design):
+class Budget(OnChips):
     """How much noise a network may meet: the value of one number at which it loses the stated points, with its
     interval."""
 
-    noise: tyro.conf.Suppress[tuple[NoiseModel, ...]] = ()
+    examples = (
+        'noiserobust budget runs --vary "gaussian:{x}" --between 0 0.5 --within 2',
+        "noiserobust budget runs --vary-time pcm --between 1min 1y --plot b.png",
+    )
+    rare: ClassVar[Groups] = {
+        "search and interval": ("log", "points", "tolerance", "confidence"),
+        **RARE,
+    }
+
     vary: str | None = None
     """Noise with one free number, such as gaussian:{x} or gaussian:0.05,reference=tile,rows={x},columns={x}."""
     vary_time: str | None = None
@@ -34,10 +40,9 @@ class Budget(Design):
     """Values on the first grid, which shows whether the loss is monotone."""
     tolerance: float = 0.02
     """How finely the answer is searched, as a fraction of it (of the range, on a logarithmic axis)."""
+    confidence: float = 0.95
+    """Confidence of the intervals."""
     out: Path = Path("budget.parquet")
-    """File for the rows; what it already holds is not computed again."""
-    plot: Path | None = None
-    """Picture of the points lost against the number (PNG)."""
 
     def run(self) -> None:
         vary = self.vary_time if self.vary is None else self.vary
@@ -45,29 +50,9 @@ class Budget(Design):
             raise UserError("expected either --vary with {x} in a noise, such as gaussian:{x}, or --vary-time with one")
         if self.between is None:
             raise UserError("expected --between LOW HIGH, the range to search, such as 0 0.5, or 1min 1y for times")
-        t = self.one("times", self.times)
-        checkpoints, splits = self.opened()
-        found = budget(
-            checkpoints,
-            splits.test,
-            vary,
-            self.between,
-            self.within,
-            self.draws,
-            self.seed,
-            vary_time=self.vary_time is not None,
-            log=self.log,
-            points=self.points,
-            tolerance=self.tolerance,
-            confidence=self.confidence,
-            t=t,
-            out=self.out,
-            progress=True,
-            **{"include": self.include, "exclude": self.exclude} | self.options(splits),
-        )
-        print(budget_table(found.answers) + "\n")
-        if self.plot is not None:
-            from noiserobust.report.design_plots import noise_budget
+        check("noises", vary.replace("{x}", "1"))
+        from noiserobust.evaluation import Axis, budget
 
-            print(f"picture: {noise_budget(found.answers, found.curve, self.plot)}")
-        self.written(budget_table(found.answers, markdown=True))
+        axis = Axis(self.vary_time is not None, self.log, self.points, self.tolerance, self.confidence)
+        result = budget(vary=vary, between=self.between, within=self.within, axis=axis, **self.options())
+        self.show(result, confidence=self.confidence)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from noiserobust.cli.inputs import Inputs
+from noiserobust.cli.options import Networks
 from noiserobust.errors import UserError
-from noiserobust.evaluation.corruptions import by_severity, corrupted
-from noiserobust.noise import Gaussian, NoiseModel
-from noiserobust.report import robustness_table
 
 
 @dataclass(frozen=True)
-class Corrupted(Inputs):
+class Corrupted(Networks):
     """Accuracy on CIFAR-10-C or CIFAR-100-C: rows per corruption and severity, and their means."""
+
+    examples = (
+        "noiserobust corrupted runs --folder CIFAR-10-C --plot corrupted.png",
+        "noiserobust corrupted runs --folder CIFAR-10-C --noise gaussian:0.1 --draws 5",
+    )
 
     folder: Path | None = None
     """Folder with <corruption>.npy (five severities one after the other) and labels.npy."""
@@ -22,40 +24,23 @@ class Corrupted(Inputs):
     """Corruptions, such as fog motion_blur (default: the usual fifteen)."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Severities, 1 to 5."""
-    noise: tuple[NoiseModel, ...] = (Gaussian(0.0),)
+    noise: tuple[str, ...] = ("gaussian:0.0",)
     """Weight noise on top, such as gaussian:0.05."""
     draws: int = 1
-    """Noise draws per checkpoint."""
-    seed: int = 0
-    """Names the draws."""
+    """Noise draws per network."""
     out: Path = Path("corrupted.parquet")
-    """File for the rows; what it already holds is not computed again."""
-    plot: Path | None = None
-    """Picture of accuracy against severity (PNG)."""
 
     def run(self) -> None:
-        checkpoints = self.opened()
         if self.folder is None:
             raise UserError("expected --folder with CIFAR-10-C's or CIFAR-100-C's .npy files, got none")
-        rows = corrupted(
-            checkpoints,
-            self.folder,
-            self.noise,
-            self.draws,
-            self.seed,
+        from noiserobust.evaluation import corrupted
+
+        result = corrupted(
+            folder=self.folder,
+            noises=self.noise,
+            draws=self.draws,
             corruptions=self.corruptions,
             severities=self.severities,
-            out=self.out,
-            progress=True,
-            **self.options,
+            **self.options(),
         )
-        summary = by_severity(rows)
-        for severity, own in summary.groupby("severity"):
-            print(f"severity {severity}, mean over {rows['corruption'].nunique()} corruptions")
-            print(robustness_table(own) + "\n")
-        if self.plot is not None:
-            from noiserobust.report.curves import severity_figure
-            from noiserobust.report.plots import save
-
-            print(f"picture: {save(severity_figure(summary), self.plot)}")
-        print(f"rows: {self.out}")
+        self.show(result)

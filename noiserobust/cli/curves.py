@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import tyro
-
+from noiserobust.cli.flags import Command
+from noiserobust.cli.options import show
 from noiserobust.errors import UserError
-from noiserobust.evaluation.training_logs import curves, trajectories
-from noiserobust.storage.checkpoints import find_checkpoints
-from noiserobust.storage.rows import write_rows
 
 
 @dataclass(frozen=True)
-class Curves:
+class Curves(Command):
     """Draw what runs logged: against epochs, or one column against another (train --log measures further ones)."""
 
-    runs: tyro.conf.Positional[tuple[str, ...]]
+    examples = (
+        "noiserobust curves runs --y loss perturbed_accuracy",
+        "noiserobust curves runs --x train/loss --y train/ascent_sharpness:0.05",
+    )
+    positional = ("runs",)
+
+    runs: tuple[str, ...] = ()
     """Runs' folders, or folders of runs; LABEL=PATH gives the method another name."""
     x: str = "epoch"
     """epoch, or a column of the logs such as train/loss: the curve is then a trajectory."""
@@ -29,13 +33,11 @@ class Curves:
     """File for the logs as tidy rows: model, method, replicate, epoch, metric, value."""
 
     def run(self) -> None:
-        from noiserobust.report.curves import epochs_figure
-        from noiserobust.report.plots import save
+        from noiserobust.evaluation import trajectories
 
         if not self.y:
             raise UserError("expected columns to draw, got none; --y loss is one")
-        rows = trajectories(find_checkpoints(self.runs))
-        figure = epochs_figure(curves(rows, self.x, self.y), self.x, f"Training, against {self.x}")
-        print(f"picture: {save(figure, self.plot)}")
+        result = trajectories(self.runs, out=self.out)
+        show(result.table, partial(result.plot, x=self.x, y=self.y), None, self.plot)
         if self.out is not None:
-            print(f"rows: {write_rows(rows, self.out)}")
+            print(f"rows: {self.out}")

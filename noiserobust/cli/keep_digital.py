@@ -4,23 +4,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from noiserobust.cli.design import Design
-from noiserobust.evaluation import keep_digital
-from noiserobust.report import digital_table
+from noiserobust.cli.flags import Groups
+from noiserobust.cli.options import RARE, OnChips
 
 
 @dataclass(frozen=True)
-class KeepDigital(Design):
+class KeepDigital(OnChips):
     """Which layers to keep digital: chosen one after the other on draws of their own, verified together on fresh
     ones."""
 
+    examples = (
+        "noiserobust keep-digital runs --noise gaussian:0.1 --within 2",
+        "noiserobust keep-digital runs --noise pcm --times 1d --max-share 20 --per-mac",
+    )
+    rare: ClassVar[Groups] = {
+        "search and intervals": ("per_mac", "candidates", "search_draws", "search_images", "confidence"),
+        **RARE,
+    }
+
+    noise: str = "gaussian:0.05"
+    """Weight noise, such as gaussian:0.05 (sigma)."""
     within: float | None = None
     """Stop when the search is this many points below clean."""
     max_share: float | None = None
     """Keep at most this percentage of all multiply-accumulates digital."""
     max_layers: int | None = None
     """Keep at most this many layers digital."""
+    groups: tuple[str, ...] = ()
+    """Patterns, such as stages.0.*: all weights that one matches count as one layer."""
     per_mac: bool = False
     """Choose by gain per multiply-accumulate."""
     candidates: int | None = None
@@ -29,41 +42,14 @@ class KeepDigital(Design):
     """Draws of the search (default: as many as --draws)."""
     search_images: int | None = None
     """Test images of the search, stratified by class (default: all)."""
-    groups: tuple[str, ...] = ()
-    """Patterns, such as stages.0.*: all weights that one matches count as one layer."""
+    confidence: float = 0.95
+    """Confidence of the intervals."""
     out: Path = Path("keep-digital.parquet")
-    """File for the rows; what it already holds is not computed again."""
-    plot: Path | None = None
-    """Picture of accuracy against the share of multiply-accumulates kept digital (PNG)."""
 
     def run(self) -> None:
-        noise, t = self.one("noise", self.noise), self.one("times", self.times)
-        checkpoints, splits = self.opened()
-        found = keep_digital(
-            checkpoints,
-            splits.test,
-            noise,
-            self.draws,
-            self.seed,
-            search_draws=self.search_draws,
-            search_images=self.search_images,
-            candidates=self.candidates,
-            per_mac=self.per_mac,
-            within=self.within,
-            max_share=self.max_share,
-            max_layers=self.max_layers,
-            groups=self.groups,
-            confidence=self.confidence,
-            include=self.include,
-            exclude=self.exclude,
-            t=t,
-            out=self.out,
-            progress=True,
-            **self.options(splits),
-        )
-        print(digital_table(found.steps, self.within) + "\n")
-        if self.plot is not None:
-            from noiserobust.report.design_plots import digital_layers
+        from noiserobust.evaluation import Search, Stop, keep_digital
 
-            print(f"picture: {digital_layers(found.steps, self.plot, self.within)}")
-        self.written(digital_table(found.steps, self.within, markdown=True))
+        stop = Stop(self.within, self.max_share, self.max_layers)
+        search = Search(self.search_draws, self.search_images, self.candidates, self.per_mac)
+        result = keep_digital(noise=self.noise, stop=stop, search=search, groups=self.groups, **self.options())
+        self.show(result, confidence=self.confidence)

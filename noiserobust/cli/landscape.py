@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from noiserobust.cli.inputs import NamedData
-from noiserobust.evaluation import landscape
-from noiserobust.evaluation.landscapes import averaged
-from noiserobust.evaluation.measure_minima import Part
-from noiserobust.minima.surface import Over
+from noiserobust.cli.options import OnData
 
 
 @dataclass(frozen=True)
-class Landscape(NamedData):
-    """The loss around checkpoints along filter-normalised random directions: rows, and a picture."""
+class Landscape(OnData):
+    """The loss around trained networks along filter-normalised random directions: rows, and a picture."""
+
+    examples = (
+        "noiserobust landscape runs --dimensions 1 --plot landscape.png",
+        "noiserobust landscape runs --points 41 --pairs 3 --images 1000 --plot l.png",
+    )
 
     dimensions: Literal[1, 2] = 2
     """Lines or contours."""
@@ -25,41 +26,14 @@ class Landscape(NamedData):
     """Points a side (odd)."""
     pairs: int = 1
     """Pairs of directions to average over."""
-    over: Over = "all"
+    over: Literal["all", "analog"] = "all"
     """All filters, or those of analog weights."""
-    part: Part = "test"
-    """Images of the data: train or test."""
-    seed: int = 0
-    """Names the directions."""
+    part: Literal["train", "test"] = "test"
+    """Images of the data."""
     out: Path = Path("landscape.parquet")
-    """File for the rows; what it already holds is not computed again, so a stopped command goes on."""
-    plot: Path | None = None
-    """Picture (PNG)."""
 
     def run(self) -> None:
-        checkpoints = self.opened()
-        splits = self.splits(checkpoints)
-        rows = landscape(
-            checkpoints,
-            splits.train if self.part == "train" else splits.test,
-            self.dimensions,
-            half_width=self.half_width,
-            points=self.points,
-            pairs=self.pairs,
-            over=self.over,
-            seed=self.seed,
-            part=self.part,
-            out=self.out,
-            progress=True,
-            **self.options,
-        )
-        points = averaged(rows)
-        for method, own in points.groupby("method", sort=False):
-            middle = own[(own["x"] == 0) & (own["y"] == 0)]["mean"].iloc[0]
-            print(f"{method}: loss {middle:.4g} in the middle, {own['mean'].max():.4g} at most")
-        if self.plot is not None:
-            from noiserobust.report.curves import landscape_figure
-            from noiserobust.report.plots import save
+        from noiserobust.evaluation import landscape
 
-            print(f"picture: {save(landscape_figure(points), self.plot)}")
-        print(f"rows: {self.out}")
+        names = ("dimensions", "half_width", "points", "pairs", "over", "part")
+        self.show(landscape(**{name: getattr(self, name) for name in names}, **self.options()))

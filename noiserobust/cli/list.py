@@ -6,8 +6,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import Literal
 
-import tyro
-
+from noiserobust.cli.flags import Command
 from noiserobust.spec.listing import FAMILIES, Member, members
 
 WIDTH = 80
@@ -18,11 +17,15 @@ Family = Literal["noises", "methods", "measures", "metrics", "models", "data", "
 
 
 @dataclass(frozen=True)
-class List:
+class List(Command):
     """List what there is by name, with settings, defaults and an example: of one family, or the names of all."""
 
-    family: tyro.conf.Positional[Family | None] = None
-    """Family to list."""
+    examples = ("noiserobust list", "noiserobust list noises")
+    positional = ("family",)
+
+    family: Family | None = None
+    """Family to list: noises, methods, measures, metrics, models, data, schedules, probabilities, converters,
+    perturbations or backends."""
 
     def run(self) -> None:
         print(listing(self.family))

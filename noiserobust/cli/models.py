@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import tyro
-
-from noiserobust.models import ModelSpec, cost
-from noiserobust.models.base import Native
+from noiserobust.cli.flags import Command
 
 PAPERS = (
     *("digits", "resnet9", "resnet18", "resnet34", "resnet50", "resnet101"),
@@ -19,10 +16,16 @@ PAPERS = (
 
 
 @dataclass(frozen=True)
-class Models:
+class Models(Command):
     """List networks with their parameters and what a pass costs: FLOPs per image, forward and forward + backward."""
 
-    models: tyro.conf.Positional[tuple[ModelSpec, ...]] = ()
+    examples = (
+        "noiserobust models",
+        "noiserobust models resnet18:width=16 torchvision:convnext_tiny --classes 100",
+    )
+    positional = ("models",)
+
+    models: tuple[str, ...] = ()
     """Networks, such as resnet18:width=16, torchvision:convnext_tiny or factory:package.module:function (default:
     those of the papers)."""
     channels: int | None = None
@@ -33,18 +36,23 @@ class Models:
     """Classes."""
 
     def run(self) -> None:
-        specs = self.models or tuple(map(ModelSpec.parse, PAPERS))
+        from noiserobust.models import ModelSpec, cost
+        from noiserobust.models.base import Native
+
+        specs = tuple(map(ModelSpec.parse, self.models or PAPERS))
         width = max(len(str(spec)) for spec in specs)
         print(
             f"{'model':{width}}  {'input':>11}  {'classes':>7}  {'parameters':>11}  {'forward':>8}  {'+ backward':>10}"
         )
         for spec in specs:
             wanted = (self.channels, self.size, self.classes)
-            native = Native(*(own if given is None else given for given, own in zip(wanted, spec.native, strict=True)))
-            found = cost(spec, *native)
+            native = Native(
+                *(own if number is None else number for number, own in zip(wanted, spec.native, strict=True))
+            )
+            costs = cost(spec, *native)
             shape = f"{native.channels}x{native.size}x{native.size}"
             print(
-                f"{spec!s:{width}}  {shape:>11}  {native.classes:>7,}  {found.parameters:>11,}  "
-                f"{found.forward / 1e9:>8.4g}  {found.forward_backward / 1e9:>10.4g}"
+                f"{spec!s:{width}}  {shape:>11}  {native.classes:>7,}  {costs.parameters:>11,}  "
+                f"{costs.forward / 1e9:>8.4g}  {costs.forward_backward / 1e9:>10.4g}"
             )
         print("forward, + backward: GFLOPs per image, a multiplication and an addition counted as two")

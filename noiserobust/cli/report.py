@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-import tyro
-
-from noiserobust.cli.present import present, stored_rows
-from noiserobust.evaluation import area
-from noiserobust.evaluation.statistics.components import Design
+from noiserobust.cli.flags import Command
+from noiserobust.cli.options import show
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Command):
     """Tables and pictures from rows that evaluate wrote; several files are put together."""
 
-    rows: tyro.conf.Positional[tuple[Path, ...]]
+    examples = (
+        'noiserobust report rows.parquet --baseline "plain" --intervals',
+        'noiserobust report a.parquet b.parquet --where "strength <= 0.1" --plot a.png',
+    )
+    positional = ("rows",)
+
+    rows: tuple[Path, ...] = ()
     """Parquet files of rows."""
     where: str | None = None
     """Only rows of which this holds, such as "seed == 0 and images == 500" (columns: docs/evaluation.md)."""
     baseline: str | None = None
     """Method that every other one is compared with, as a paired difference with its interval."""
-    design: Design = "nested"
+    design: Literal["nested", "crossed"] = "nested"
     """nested: every trained copy has noise draws of its own, as evaluate makes them; crossed: copies share their
     draws (docs/statistics.md)."""
     area: bool = False
@@ -36,6 +40,10 @@ class Report:
     """The tables as Markdown."""
 
     def run(self) -> None:
+        from noiserobust.cli.stored import Stored, stored_rows
+        from noiserobust.evaluation import area
+
         rows = stored_rows(self.rows, self.where)
-        rows, metric = (area(rows), "area") if self.area else (rows, "accuracy")
-        present(rows, self.plot, self.table, self.baseline, self.design, self.intervals, metric)
+        options: dict[str, Any] = {"design": self.design, "baseline": self.baseline, "intervals": self.intervals}
+        result = Stored(area(rows), metric="area", **options) if self.area else Stored(rows, **options)
+        show(result.table, result.plot, self.table, self.plot)

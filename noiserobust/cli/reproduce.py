@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import tyro
-from tqdm import tqdm
-
+from noiserobust.cli.flags import Command, Groups
+from noiserobust.cli.options import Workers, progress_of_pieces
 from noiserobust.errors import UserError
-from noiserobust.storage.files import write_atomically
-from noiserobust.sweep import Executor, Local, OnRay, Piece
+from noiserobust.papers import PAPERS
 
 if TYPE_CHECKING:
     from noiserobust.papers.grid import Artefact, Bench, Grid, Plan
+    from noiserobust.sweep import Piece
 
 
 @dataclass(frozen=True)
-class Reproduce:
+class Reproduce(Command):
     """Regenerate tables and figures of five papers, measured beside published; only what is missing is computed."""
 
-    paper: tyro.conf.Positional[str]
+    examples = (
+        "noiserobust reproduce incorruptible table1 --scale mini",
+        "noiserobust reproduce all --scale mini --workers 2 --dry-run",
+    )
+    positional = ("paper", "names")
+    rare: ClassVar[Groups] = {"Ray cluster": ("executor", "address", "cpus", "gpus", "retries")}
+
+    paper: Literal["incorruptible", "rwp", "saf", "rst", "esam", "all", "claims"]
     """incorruptible, rwp, saf, rst, esam, or all; claims: verdicts on what the papers claim."""
-    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    names: tuple[str, ...] = ()
     """Tables and figures, such as table1 figure3 (default: all of the paper)."""
     scale: Literal["mini", "small", "paper"] = "mini"
     """mini: digits, minutes; small: CIFAR-10's images, narrow nets (full-width on a GPU); paper: as published."""
     out: Path = Path("reproduced")
     """Folder for runs, pieces, rows, tables and pictures; a scale has a folder of its own in it."""
-    data: str | None = None
+    data: Path | None = None
     """Where CIFAR-10 lies as an image folder (default: torchvision's copy, downloaded into data_root)."""
     data_root: str = "data"
     """Where named data lie or are downloaded to."""
@@ -37,16 +43,7 @@ class Reproduce:
     """cpu, cuda, cuda:1, ...; small on a GPU trains the full-width ResNet-18 for 30 epochs."""
     seeds: int | None = None
     """Trained copies of every run (default: the scale's, 3)."""
-    workers: int = 1
-    """Pieces computed at once in this machine (executor local)."""
-    executor: Literal["local", "ray"] = "local"
-    """local: on this machine; ray: as tasks of a Ray cluster."""
-    address: str | None = None
-    """Address of the Ray cluster (auto: the one around this process; default: one on this machine)."""
-    cpus: float = 1
-    """CPU cores that one piece occupies on Ray."""
-    gpus: float = 0
-    """GPUs that one piece occupies on Ray, such as 0.25."""
+    computed_by: Workers = field(default_factory=Workers)
     dry_run: bool = False
     """List what is missing, with an estimate of the time on this machine."""
     only_done: bool = False
@@ -84,22 +81,16 @@ class Reproduce:
         """Do what is missing of ``pieces``, unless only what is done shall be shown."""
         from noiserobust.papers.grid.plan import compute
 
-        if self.only_done:
-            return
-        ray = OnRay(self.address, self.cpus, self.gpus)
-        executor: Executor = ray if self.executor == "ray" else Local(self.workers)
-        with tqdm(unit="piece") as bar:
-
-            def tell(piece: Piece, done: int, of: int) -> None:
-                bar.total, bar.n = of, done
-                bar.set_description(piece.name[:60])
-
-            compute(pieces, executor, tell)
+        if not self.only_done:
+            executor = self.computed_by.chosen()
+            with progress_of_pieces() as tell:
+                compute(pieces, executor, tell)
 
     def _judge(self) -> None:
         """Print and write the verdicts on all claims, each from as many trained copies as are there."""
         from noiserobust.papers.claims import CLAIMS
         from noiserobust.papers.grid.claim import claims_text
+        from noiserobust.storage.files import write_atomically
 
         grids, bench = self._bench()
         if self.dry_run:
@@ -120,18 +111,15 @@ class Reproduce:
 
     def _wanted(self) -> list[Artefact]:
         """What was asked for, in the papers' order."""
-        papers = _papers()
         from noiserobust.papers.grid import artefacts_of
 
-        chosen = papers if self.paper == "all" else [self.paper]
-        if not set(chosen) <= set(papers):
-            raise UserError(f"expected a paper ({', '.join(papers)}, all), got '{self.paper}'")
-        found = [artefact for paper in chosen for artefact in artefacts_of(paper).values()]
-        known = [artefact.name for artefact in found]
+        chosen = PAPERS if self.paper == "all" else (self.paper,)
+        artefacts = [artefact for paper in chosen for artefact in artefacts_of(paper).values()]
+        known = [artefact.name for artefact in artefacts]
         for name in self.names:
             if name not in known:
                 raise UserError(f"expected a table or figure of {self.paper} ({', '.join(known)}), got '{name}'")
-        return [artefact for artefact in found if not self.names or artefact.name in self.names]
+        return [artefact for artefact in artefacts if not self.names or artefact.name in self.names]
 
     def _plan(self, wanted: list[Artefact]) -> Plan:
         from noiserobust.papers.grid import Plan
@@ -171,10 +159,8 @@ class Reproduce:
         scale = SMALL_GPU if self.scale == "small" and self.device != "cpu" else SCALES[self.scale]
         place: dict[str, str] = {"data_root": self.data_root, "device": self.device}
         if self.data is not None:
-            place["cifar10"] = self.data
-        return {
-            paper: Grid(scale, import_module(f"noiserobust.papers.{paper}").RECIPE, place) for paper in _papers()
-        }  # fmt: skip
+            place["cifar10"] = str(self.data)
+        return {paper: Grid(scale, import_module(f"noiserobust.papers.{paper}").RECIPE, place) for paper in PAPERS}
 
     def _list(self, plan: Plan) -> None:
         self._list_missing({"trainings": plan.runs, "measurements": plan.measurements})
@@ -191,16 +177,6 @@ class Reproduce:
                 seconds = clock.seconds(piece)
                 total += seconds
                 print(f"  {in_words(seconds):>8}  {piece.name}")
-        each = f", {in_words(total / self.workers)} with {self.workers} workers" if self.workers > 1 else ""
+        workers = self.computed_by.workers
+        each = f", {in_words(total / workers)} with {workers} workers" if workers > 1 else ""
         print(f"about {in_words(total)} on this machine ({self.device}) one after the other{each}")
-
-
-def _papers() -> list[str]:
-    try:
-        from noiserobust.papers import PAPERS
-    except ImportError:
-        raise UserError(
-            "expected the folder experiments/ of a checkout, got an installation without it; install noiserobust from "
-            "its repository"
-        ) from None
-    return list(PAPERS)

@@ -6,46 +6,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from noiserobust.cli.design import Design
-from noiserobust.evaluation import sensitivity
-from noiserobust.report import sensitivity_table
+from noiserobust.cli.options import OnChips
 
 
 @dataclass(frozen=True)
-class Sensitivity(Design):
+class Sensitivity(OnChips):
     """Which layers noise hurts most: noise on one layer at a time and on all but one, as a ranked table with
     intervals."""
 
+    examples = (
+        "noiserobust sensitivity runs --noise gaussian:0.1 --draws 20",
+        "noiserobust sensitivity runs --noise pcm --times 1d --plot layers.png",
+    )
+
+    noise: str = "gaussian:0.05"
+    """Weight noise, such as gaussian:0.05 (sigma)."""
     groups: tuple[str, ...] = ()
     """Patterns, such as stages.0.*: all weights that one matches count as one layer."""
     rank: Literal["alone", "spared"] = "alone"
     """Rank by what a layer's noise costs alone, or by what is gained where it alone is digital."""
+    confidence: float = 0.95
+    """Confidence of the intervals."""
     out: Path = Path("sensitivity.parquet")
-    """File for the rows; what it already holds is not computed again."""
-    plot: Path | None = None
-    """Picture of the ranked layers, with their shares of weights and multiply-accumulates (PNG)."""
 
     def run(self) -> None:
-        noise, t = self.one("noise", self.noise), self.one("times", self.times)
-        checkpoints, splits = self.opened()
-        found = sensitivity(
-            checkpoints,
-            splits.test,
-            noise,
-            self.draws,
-            self.seed,
-            groups=self.groups,
-            confidence=self.confidence,
-            include=self.include,
-            exclude=self.exclude,
-            t=t,
-            out=self.out,
-            progress=True,
-            **self.options(splits),
-        )
-        print(sensitivity_table(found.effects, self.rank) + "\n")
-        if self.plot is not None:
-            from noiserobust.report.design_plots import sensitive_layers
+        from noiserobust.evaluation import sensitivity
 
-            print(f"picture: {sensitive_layers(found.effects, self.plot, self.rank)}")
-        self.written(sensitivity_table(found.effects, self.rank, markdown=True))
+        result = sensitivity(noise=self.noise, groups=self.groups, **self.options())
+        self.show(result, confidence=self.confidence, rank=self.rank)

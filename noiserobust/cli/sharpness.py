@@ -4,63 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from noiserobust.cli.inputs import NamedData
-from noiserobust.evaluation import sharpness, summarize
-from noiserobust.evaluation.measure_minima import USUAL, Part
-from noiserobust.minima import Measure
-from noiserobust.report.measures import measure_table
-from noiserobust.storage.files import write_atomically
+from noiserobust.cli.options import OnData
 
 
 @dataclass(frozen=True)
-class Sharpness(NamedData):
+class Sharpness(OnData):
     """Measure minima: sharpness, gradients, Hessian, weights; the table of their means, and one row per draw."""
 
-    measures: tuple[Measure, ...] = tuple(map(Measure.parse, USUAL))
-    """Measures, such as average_sharpness:gaussian(0.1),draws=10 ascent_sharpness:0.05,over=analog hessian_top:3
-    hessian_trace (docs/measures.md lists them all)."""
+    examples = (
+        "noiserobust sharpness runs --measures ascent_sharpness:0.05 hessian_top:3",
+        'noiserobust sharpness runs --measures "average_sharpness:gaussian(0.1)" loss',
+    )
+
+    measures: tuple[str, ...] = ()
+    """Measures, such as ascent_sharpness:0.05,over=analog (default: the usual ones; docs/measures.md)."""
     strengths: tuple[float, ...] = ()
-    """Sweep: every measure that has a perturbation, at each of these strengths of it (for curves)."""
-    part: Part = "test"
-    """Images of the data: train or test."""
-    seed: int = 0
-    """Names draws and probes."""
-    include: tuple[str, ...] = ()
-    """Patterns of further parameters that are analog."""
-    exclude: tuple[str, ...] = ()
-    """Patterns of parameters that stay digital."""
+    """Every measure that has a perturbation, at each of these strengths of it (for curves)."""
+    part: Literal["train", "test"] = "test"
+    """Images of the data."""
     out: Path = Path("sharpness.parquet")
-    """File for the rows; what it already holds is not computed again."""
-    plot: Path | None = None
-    """Picture of the measures against the swept strengths (PNG)."""
-    table: Path | None = None
-    """The table as Markdown."""
 
     def run(self) -> None:
-        checkpoints = self.opened()
-        splits = self.splits(checkpoints)
-        result = sharpness(
-            checkpoints,
-            splits.train if self.part == "train" else splits.test,
-            self.measures,
-            self.seed,
-            part=self.part,
-            strengths=self.strengths,
-            include=self.include,
-            exclude=self.exclude,
-            out=self.out,
-            progress=True,
-            **self.options,
-        )
-        summary = summarize(result.rows)
-        print(measure_table(summary) + "\n")
-        if self.table is not None:
-            text = measure_table(summary, markdown=True) + "\n"
-            print(f"table: {write_atomically(self.table, lambda file: file.write_text(text))}")
-        if self.plot is not None:
-            from noiserobust.report.curves import measures_figure
-            from noiserobust.report.plots import save
+        from noiserobust.evaluation import sharpness
 
-            print(f"picture: {save(measures_figure(summary), self.plot)}")
-        print(f"rows: {self.out}")
+        given: dict[str, Any] = {"measures": self.measures} if self.measures else {}
+        self.show(sharpness(part=self.part, strengths=self.strengths, **given, **self.options()))

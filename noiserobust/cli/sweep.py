@@ -2,54 +2,50 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-import tyro
-from tqdm import tqdm
-
-from noiserobust.cli.present import present
+from noiserobust.cli.flags import FAMILIES, Command, Groups
+from noiserobust.cli.options import Workers, progress_of_pieces, show, swept
+from noiserobust.cli.train import SETTINGS
 from noiserobust.errors import UserError
-from noiserobust.models.compute import Precision
-from noiserobust.noise import Gaussian, NoiseModel
-from noiserobust.sweep import Local, OnRay, evaluations, runs_of, sweep
-from noiserobust.training import TrainSettings
+from noiserobust.spec.listing import check
+from noiserobust.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
-class Sweep(TrainSettings):
+class Sweep(Command):
     """Train a grid of runs and evaluate them all, in this process or on a Ray cluster; only what is missing is
     computed."""
 
+    examples = (
+        'noiserobust sweep --vary "method=plain|sam:0.2" "lr=0.05|0.1" --seeds 0 1 2',
+        'noiserobust sweep --vary "method=plain|sam:0.2" --executor ray --dry-run',
+    )
+    rare: ClassVar[Groups] = {
+        "training": ("model", "method", "weight_clip", "batch_size", "lr"),
+        "evaluation": ("images", "evaluation_precision"),
+        "workers": ("workers", "address", "cpus", "gpus", "retries"),
+        **SETTINGS,
+    }
+    hidden = ("seed",)
+
     vary: tuple[str, ...] = ()
     """Settings that take several values: "method=plain|sam:0.2|rwp:gaussian(0.1)" "lr=0.05|0.1"."""
-    seed: tyro.conf.Suppress[int] = 0
     seeds: tuple[int, ...] = (0,)
     """Training seeds: one trained copy (replicate) each."""
-    noise: tuple[NoiseModel, ...] = field(default_factory=lambda: (Gaussian(0.05),))
-    """Noise models of the evaluation."""
+    noise: tuple[str, ...] = ("gaussian:0.05",)
+    """Weight noise of the evaluation, such as gaussian:0.05 (sigma)."""
     strengths: tuple[float, ...] = ()
-    """Every noise, scaled to each of these strengths."""
+    """Every noise at each of these strengths in place of its own."""
     draws: int = 10
     """Noise draws per run and noise."""
     images: int | None = None
     """Evaluate on a random sample of this many test images, stratified by class."""
-    evaluation_precision: Precision = "fp32"
+    evaluation_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the evaluation."""
-    executor: Literal["local", "ray"] = "local"
-    """local: on this machine; ray: as tasks of a Ray cluster."""
-    workers: int = 1
-    """Pieces computed at once on this machine (executor local), in as many processes."""
-    address: str | None = None
-    """Address of the Ray cluster (auto: the one around this process; default: one on this machine)."""
-    cpus: float = 1
-    """CPU cores that one piece occupies on Ray."""
-    gpus: float = 0
-    """GPUs that one piece occupies on Ray, such as 0.25."""
-    retries: int = 3
-    """How often a piece whose machine dies is run again."""
+    computed_by: Workers = field(default_factory=Workers)
     dry_run: bool = False
     """Only list what is missing."""
     out: Path = Path("sweep")
@@ -58,41 +54,30 @@ class Sweep(TrainSettings):
     """Picture of accuracy against strength (PNG)."""
     table: Path | None = None
     """The table as Markdown."""
+    settings: TrainSettings = field(default_factory=TrainSettings)
 
     def run(self) -> None:
-        base = TrainSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainSettings)})
-        vary: dict[str, list[object]] = dict(_varied(text) for text in self.vary) | {"seed": list(self.seeds)}
-        if self.strengths and not all(one.strength for one in self.noise):
-            raise UserError("expected a noise with a strength to sweep, got one of 0; write its unit, as in gaussian:1")
-        noises = [one.scaled(s / one.strength) for one in self.noise for s in self.strengths] or list(self.noise)
-        options: dict[str, object] = {
-            "images": self.images,
-            "precision": self.evaluation_precision,
-            "device": self.device,
-        }
+        vary: dict[str, list[object]] = dict(map(_varied, self.vary)) | {"seed": list(self.seeds)}
+        from noiserobust.evaluation import Evaluation
+        from noiserobust.sweep import sweep
+
+        noises = swept(self.noise, self.strengths)
+        options: dict[str, object] = {"images": self.images, "precision": self.evaluation_precision}
+        options |= {"device": self.settings.device}
         if self.dry_run:
-            self._list(base, vary, noises, options)
+            self._list(vary, noises, options)
             return
-        ray = OnRay(self.address, self.cpus, self.gpus, self.retries)
-        executor = ray if self.executor == "ray" else Local(self.workers)
-        with tqdm(unit="piece") as bar:
-
-            def tell(piece: object, done: int, of: int) -> None:
-                bar.total, bar.n = of, done
-                bar.set_description(getattr(piece, "name", ""))
-
-            rows = sweep(base, vary, noises, self.draws, self.out, options=options, executor=executor, on_piece=tell)
-        present(rows, self.plot, self.table)
+        grid, executor = (self.settings, vary, noises, self.draws, self.out), self.computed_by.chosen()
+        with progress_of_pieces() as tell:
+            rows = sweep(*grid, options=options, executor=executor, on_piece=tell)
+        result = Evaluation(rows)
+        show(result.table, result.plot, self.table, self.plot)
         print(f"rows: {self.out / 'rows.parquet'}")
 
-    def _list(
-        self,
-        base: TrainSettings,
-        vary: dict[str, list[object]],
-        noises: list[NoiseModel],
-        options: dict[str, object],
-    ) -> None:
-        runs = runs_of(base, vary, self.out / "runs")
+    def _list(self, vary: dict[str, list[object]], noises: list[Any], options: dict[str, object]) -> None:
+        from noiserobust.sweep import evaluations, runs_of
+
+        runs = runs_of(self.settings, vary, self.out / "runs")
         for pieces in (runs, evaluations(runs, noises, self.draws, self.out / "pieces", options)):
             missing = [piece for piece in pieces if not piece.result.is_file()]
             print(f"{len(missing)} of {len(pieces)} missing")
@@ -104,4 +89,8 @@ def _varied(text: str) -> tuple[str, list[object]]:
     name, equals, values = text.partition("=")
     if not equals or not values:
         raise UserError(f"expected --vary setting=value|value, got '{text}'")
-    return name.strip().replace("-", "_"), [value.strip() for value in values.split("|")]
+    name, texts = name.strip().replace("-", "_"), [value.strip() for value in values.split("|")]
+    if name in FAMILIES:
+        for value in texts:
+            check(FAMILIES[name], value)
+    return name, list(texts)

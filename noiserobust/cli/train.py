@@ -2,40 +2,61 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import tyro
+from noiserobust.cli.flags import Command
+from noiserobust.training.settings import TrainSettings
 
-from noiserobust.data import load
-from noiserobust.storage.checkpoints import read_checkpoint
-from noiserobust.training import Run, TrainSettings, fit, torchrun
+if TYPE_CHECKING:
+    from noiserobust.training import Run
+
+SETTINGS = {
+    "network and data": ("initial", "data_root", "image_size", "crop", "flip", "cutout"),
+    "optimizer": (
+        *("optimizer", "lr_warmup", "weight_decay", "label_smoothing", "clip_norm", "micro_batches"),
+        *("precision", "channels_last"),
+    ),
+    "epoch that is kept": ("select_on", "select_noise", "select_draws", "validation"),
+    "measures in the log": ("log", "log_on", "log_images"),
+}
+"""Rare settings of a run, by group."""
 
 
 @dataclass(frozen=True)
-class Train(TrainSettings):
+class Train(Command):
     """Train one network per seed; an interrupted run goes on where it was, a finished one is not trained again."""
 
-    seed: tyro.conf.Suppress[int] = 0
+    examples = (
+        'noiserobust train --method "rwp:gaussian(0.1)" --seeds 0 1 2',
+        "noiserobust train --data cifar10 --model resnet18:16 --method sam:0.2",
+    )
+    rare = SETTINGS
+    hidden = ("seed",)
+
+    settings: TrainSettings = field(default_factory=TrainSettings)
     seeds: tuple[int, ...] = (0,)
     """Training seeds: one trained copy (replicate) each."""
     out: Path = Path("runs")
     """Folder for the runs."""
 
     def run(self) -> None:
-        names = [f.name for f in dataclasses.fields(TrainSettings)]
-        settings = TrainSettings(**{name: getattr(self, name) for name in names})
+        from noiserobust.data import load
+        from noiserobust.training import fit, torchrun
+
+        settings = self.settings
         with torchrun(settings.device) as processes:
             splits = processes.in_turn(lambda: load(settings.data, settings.data_root, settings.image_size))
             for seed in self.seeds:
-                of = dataclasses.replace(settings, seed=seed)
-                run = fit(of, self.out, splits=splits, progress=True, processes=processes)
+                run = fit(replace(settings, seed=seed), self.out, splits=splits, progress=True, processes=processes)
                 if processes.writes:
                     self._tell(run)
 
     @staticmethod
     def _tell(run: Run) -> None:
+        from noiserobust.storage.checkpoints import read_checkpoint
+
         settings = run.settings
         kept = read_checkpoint(run.checkpoint).about["log"]
         watched = "test" if settings.select_on == "test" else "validation"

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import tyro
-
-from noiserobust.cli.present import stored_rows
-from noiserobust.evaluation.design.chip_yield import chips_needed, distribution, percentiles, yields
-from noiserobust.report.yield_table import yield_table
-from noiserobust.storage.files import write_atomically
+from noiserobust.cli.flags import Command
+from noiserobust.cli.options import show
 
 
 @dataclass(frozen=True)
-class Yield:
+class Yield(Command):
     """What share of chips reaches an accuracy, and what accuracy a share of chips reaches, with exact bounds."""
 
-    rows: tyro.conf.Positional[tuple[Path, ...]]
+    examples = (
+        "noiserobust yield rows.parquet --above 70 --share 0.99 --pooled",
+        'noiserobust yield rows.parquet --where "strength == 0.1" --plot yield.png',
+    )
+    positional = ("rows",)
+
+    rows: tuple[Path, ...] = ()
     """Parquet files of rows that evaluate wrote; a draw is a chip."""
     above: float | None = None
     """Accuracy (percent) that a chip must reach; a chip at exactly this value does."""
@@ -37,20 +40,14 @@ class Yield:
     """The table as Markdown."""
 
     def run(self) -> None:
-        rows = stored_rows(self.rows, self.where)
-        found = yields(rows, self.above, self.share, self.confidence, self.pooled)
-        points = percentiles(rows, self.percentiles, self.confidence, self.pooled) if self.percentiles else None
-        print(yield_table(found, points) + "\n")
+        from noiserobust.cli.stored import stored_rows
+        from noiserobust.evaluation.design.chip_yield import chips_needed, yields
+
+        result = yields(stored_rows(self.rows, self.where), self.above, self.share, pooled=self.pooled)
+        table = partial(result.table, confidence=self.confidence, percents=self.percentiles)
+        show(table, partial(result.plot, confidence=self.confidence), self.table, self.plot)
         needed = [chips_needed(self.share, self.confidence, failures) for failures in (0, 1, 2)]
         print(
             f"chips needed to say that {100 * self.share:g} % reach X with {100 * self.confidence:g} % confidence: "
             f"{needed[0]} if X is the worst of them, {needed[1]} for the second worst, {needed[2]} for the third"
         )
-        if self.table is not None:
-            text = yield_table(found, points, markdown=True) + "\n"
-            print(f"table: {write_atomically(self.table, lambda file: file.write_text(text))}")
-        if self.plot is not None:
-            from noiserobust.report.yield_plot import yield_against_accuracy
-
-            curves = distribution(rows, self.confidence, self.pooled)
-            print(f"picture: {yield_against_accuracy(curves, found, self.plot)}")

@@ -1,32 +1,5 @@
 """Evaluating networks: Monte Carlo under weight noise, measures of minima, landscapes, corrupted images, logs."""
 
-from noiserobust.evaluation.corruptions import corrupted
-from noiserobust.evaluation.design.digital_layers import KeptDigital, keep_digital
-from noiserobust.evaluation.design.layer_sensitivity import Sensitivity, sensitivity
-from noiserobust.evaluation.design.noise_budget import Budget, budget
-from noiserobust.evaluation.landscapes import landscape
-from noiserobust.evaluation.measure_minima import sharpness
-from noiserobust.evaluation.monte_carlo import Evaluation, evaluate
-from noiserobust.evaluation.precision.to_precision import Target
-from noiserobust.evaluation.statistics.noise_area import area
-from noiserobust.evaluation.statistics.summary import paired, summarize
-from noiserobust.evaluation.training_logs import trajectories
+import lazy_loader
 
-__all__ = [
-    "Budget",
-    "Evaluation",
-    "KeptDigital",
-    "Sensitivity",
-    "Target",
-    "area",
-    "budget",
-    "corrupted",
-    "evaluate",
-    "keep_digital",
-    "landscape",
-    "paired",
-    "sensitivity",
-    "sharpness",
-    "summarize",
-    "trajectories",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

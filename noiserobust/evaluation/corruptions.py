@@ -3,66 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from tqdm import tqdm
 
+from noiserobust.analog.coverage import Coverage
 from noiserobust.data.corrupted import CORRUPTIONS, load_corrupted
+from noiserobust.evaluation.evaluated_models import Models
 from noiserobust.evaluation.monte_carlo import evaluate
+from noiserobust.evaluation.result import Result, drawn
+from noiserobust.evaluation.settings import Chips, Compute, Where
 from noiserobust.evaluation.statistics.summary import summarize
-from noiserobust.evaluation.subjects import Models
+from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
-from noiserobust.storage.rows import read_rows, write_rows
+from noiserobust.report import robustness_table
+from noiserobust.storage.ledger import Ledger
+from noiserobust.storage.provenance import provenance
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Corrupted(Result):
+    """Accuracy on corrupted images: evaluate's ``rows`` with two further columns, ``corruption`` and ``severity``."""
+
+    coverage: dict[str, Coverage] = field(default_factory=dict)
+
+    def summary(self, confidence: float = 0.95) -> pd.DataFrame:
+        """:func:`~noiserobust.evaluation.summarize` of the mean over corruptions, for every ``severity``."""
+        return by_severity(self.rows, confidence)
+
+    def table(self, markdown: bool = False) -> str:
+        """Evaluate's table of the mean over corruptions, for every severity."""
+        title = f"severity {{}}, mean over {self.rows['corruption'].nunique()} corruptions\n"
+        return "\n\n".join(
+            title.format(severity) + "\n" * markdown + robustness_table(lines, markdown=markdown)
+            for severity, lines in self.summary().groupby("severity")
+        )
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Accuracy against severity; a PNG where ``path`` is given."""
+        from noiserobust.report.curves import severity_figure
+
+        return drawn(severity_figure(self.summary()), path)
 
 
 def corrupted(
     models: Models,
     folder: str | Path,
     noises: NoiseModel | str | Sequence[NoiseModel | str] = "gaussian:0",
-    draws: int = 1,
+    draws: int | range = 1,
     seed: int = 0,
     *,
     corruptions: Sequence[str] = (),
     severities: Sequence[int] = (1, 2, 3, 4, 5),
+    images: int | None = None,
+    model: ModelSpec | str | None = None,
+    chips: Chips = Chips(),
+    compute: Compute = Compute(),
+    where: Where = Where(),
     out: str | Path | None = None,
     progress: bool = False,
-    **options: Any,
-) -> pd.DataFrame:
-    """Rows of :func:`noiserobust.evaluate` for every corruption and severity, which are two further columns.
+) -> Corrupted:
+    """How accurate networks stay on corrupted images, for every corruption and severity; and under weight noise.
 
     - ``folder``: what :func:`noiserobust.data.corrupted.load_corrupted` reads; by default its fifteen corruptions.
-    - ``noises``: weight noise on top; by default none. ``out`` and all further ``options`` are evaluate's.
+    - ``noises``: weight noise on top; by default none. Everything else is as in :func:`noiserobust.evaluate`.
 
     A forward pass over the images per corruption, severity, model, noise and draw.
     Source: "Revisiting Random Weight Perturbation", Table 3 and Figure 6.
     """
-    tables, places = [], dict[str, tuple[str, int]]()
+    tables, covered = [], dict[str, Coverage]()
     sets = load_corrupted(folder, corruptions, severities)
     total = len(list(corruptions) or CORRUPTIONS) * len(severities)
+    options = {"images": images, "model": model, "chips": chips, "compute": compute, "where": where}
     for corruption, severity, data in tqdm(sets, total=total, unit="set", disable=not progress, delay=1):
-        rows = evaluate(models, data, noises, draws, seed, out=out, **options).rows
-        places |= dict.fromkeys(rows["data"], (corruption, severity))
-        tables.append(_placed(rows, places))
-    if out is not None:
-        write_rows(_placed(read_rows(out), places), out)
-    return pd.concat(tables, ignore_index=True)
+        ledger = Ledger(out, columns={"corruption": corruption, "severity": severity})
+        result = evaluate(models, data, noises, draws, seed, out=ledger, **options)  # type: ignore[arg-type]
+        covered |= result.coverage
+        tables.append(result.rows)
+    return Corrupted(pd.concat(tables, ignore_index=True), covered)
 
 
 def by_severity(rows: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     """:func:`~noiserobust.evaluation.summarize` of the mean over corruptions, for every severity (a further column)."""
-    means = rows.drop(columns=["corruption", "data"]).groupby(
-        [name for name in rows if name not in ("corruption", "data", "value")], sort=False, dropna=False
-    )
-    mean = means["value"].mean().reset_index()
-    parts = [summarize(own, confidence).assign(severity=severity) for severity, own in mean.groupby("severity")]
+    of_one = ["corruption", "data", "answer", *provenance()]
+    kept = [name for name in rows if name not in (*of_one, "value")]
+    mean = rows.groupby(kept, sort=False, dropna=False)["value"].mean().reset_index()
+    parts = [summarize(lines, confidence).assign(severity=severity) for severity, lines in mean.groupby("severity")]
     return pd.concat(parts, ignore_index=True)
-
-
-def _placed(rows: pd.DataFrame, places: dict[str, tuple[str, int]]) -> pd.DataFrame:
-    """``rows`` with their corruption and severity, which their data's hash names."""
-    for index, column in enumerate(("corruption", "severity")):
-        named = rows["data"].map({data: place[index] for data, place in places.items()})
-        rows = rows.assign(**{column: named if column not in rows else named.combine_first(rows[column])})
-    return rows

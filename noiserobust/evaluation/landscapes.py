@@ -3,55 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import torch
 from tqdm import tqdm
 
+from noiserobust.analog.coverage import Coverage
+from noiserobust.analog.weight_space import Over
 from noiserobust.errors import UserError
-from noiserobust.evaluation.measure_minima import Part, part_of
-from noiserobust.evaluation.subjects import Models, Setup
-from noiserobust.minima import Surface
+from noiserobust.evaluation.evaluated_models import Models
+from noiserobust.evaluation.measure_minima import Part, models_on_part, surface_of
+from noiserobust.evaluation.result import Result, drawn
+from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.minima.directions import coordinates, direction, height
 from noiserobust.minima.perturbations import check_over
-from noiserobust.minima.surface import Over
 from noiserobust.models import ModelSpec
-from noiserobust.models.compute import Precision
+from noiserobust.report.table import aligned, as_markdown
 from noiserobust.rng import Stream
 from noiserobust.storage.ledger import Ledger
-from noiserobust.storage.rows import VARIANT
+from noiserobust.storage.rows import OPERATION
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SEMANTICS = 1
 """Raise when a change gives other heights at the same place."""
 
 
+@dataclass(frozen=True)
+class Landscape(Result):
+    """Losses around networks: one of the ``rows`` per model, pair of directions (``draw``) and point (``x``, ``y``)."""
+
+    coverage: dict[str, Coverage] = field(default_factory=dict)
+
+    def summary(self, confidence: float = 0.95) -> pd.DataFrame:
+        """One line per method and point: ``mean``, ``std`` (ddof 1) and number ``n`` over pairs of directions and
+        trained copies. There is no interval, so that ``confidence`` has no effect."""
+        return averaged(self.rows)
+
+    def table(self, markdown: bool = False) -> str:
+        """A line per method: the loss in the middle, which is the network's own, and the largest."""
+        grid = [["method", "loss in the middle", "at most"]]
+        for method, points in self.summary().groupby("method", sort=False):
+            middle = points[(points["x"] == 0) & (points["y"] == 0)]["mean"].iloc[0]
+            grid.append([str(method), f"{middle:.4g}", f"{points['mean'].max():.4g}"])
+        return (as_markdown if markdown else aligned)(grid)
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Lines in one dimension, contours, a panel per method, in two; a PNG where ``path`` is given."""
+        from noiserobust.report.curves import landscape_figure
+
+        return drawn(landscape_figure(self.summary()), path)
+
+
 def landscape(
     models: Models,
-    data: Any,
+    data: Any = None,
     dimensions: int = 2,
+    seed: int = 0,
     *,
     half_width: float = 1.0,
     points: int = 21,
     pairs: int = 1,
     over: Over = "all",
-    seed: int = 0,
     part: Part = "test",
-    model: ModelSpec | str | None = None,
     images: int | None = None,
-    batch_size: int = 500,
-    precision: Precision = "fp32",
-    device: str | torch.device | None = None,
-    channels_last: bool | None = None,
+    model: ModelSpec | str | None = None,
+    compute: Compute = Compute(),
+    where: Where = Where(),
     out: str | Path | None = None,
     progress: bool = False,
-) -> pd.DataFrame:
-    r"""L(w + x d1 + y d2) on a grid, d1 and d2 random directions, filter-normalised: one row per point and pair.
+) -> Landscape:
+    r"""How the loss rises around trained networks: L(w + x d1 + y d2) on a grid, d1 and d2 random directions.
 
     - ``dimensions``: 1 (y = 0) or 2. ``half_width``: x and y run from -half_width to half_width in ``points`` steps
-      (odd, so that the middle is the network itself, whose loss it gives exactly); 1 moves every filter by its length.
+      (odd, so that the middle is the network itself, whose loss it gives exactly); directions are filter-normalised: 1
+      moves every filter by its length.
     - ``pairs``: how many pairs of directions, the column ``draw``; methods share those of a replicate.
     - ``over``: ``all`` filters (default; vectors, that is biases and norms, stay) or those of ``analog`` weights.
 
@@ -64,27 +94,28 @@ def landscape(
         raise UserError(f"expected 1 or 2 dimensions and pairs >= 1, got {dimensions} and {pairs}")
     line = coordinates(half_width, points)
     grid = list(product(line, line if dimensions == 2 else [0.0]))
-    setup = Setup(model, images, batch_size, precision, device, channels_last)
-    subjects = setup.subjects(models, part_of(data, part))
-    ledger = Ledger(None if out is None else Path(out), ["landscape", "x", "y"])
-    constant = VARIANT | {"noise": "none", "strength": 0.0, "read": 0, "t": float("nan"), "seed": seed, "part": part}
+    opened = models_on_part(models, data, part, images, model, compute, where)
+    ledger = Ledger(out, ["landscape", "x", "y"])
+    constant = OPERATION | {"noise": "none", "strength": 0.0, "read": 0, "t": float("nan"), "seed": seed, "part": part}
     constant |= {"landscape": f"filter-normalised,over={over}", "semantics": SEMANTICS}
+    covered: dict[str, Coverage] = {}
     try:
-        with tqdm(total=len(subjects) * pairs * len(grid), unit="point", disable=not progress, delay=1) as bar:
-            for subject in subjects:
-                bar.set_description(subject.method, refresh=False)
-                surface = Surface(subject.network, subject.batches, precision=precision)
+        with tqdm(total=len(opened) * pairs * len(grid), unit="point", disable=not progress, delay=1) as bar:
+            for one in opened:
+                bar.set_description(one.method, refresh=False)
+                covered[one.name] = one.coverage
+                surface = surface_of(one, compute, where)
                 for pair in range(pairs):
-                    stream = Stream(seed, "landscape", subject.replicate, pair)
+                    stream = Stream(seed, "landscape", one.replicate, pair)
                     first, second = (direction(surface, stream.child(axis), over) for axis in range(2))
                     for x, y in grid:
-                        unit = subject.about | constant | {"draw": pair, "x": x, "y": y}
+                        unit = one.columns | constant | {"draw": pair, "x": x, "y": y}
                         values = ledger.find(unit)
                         ledger.add(unit, values or {"loss": height(surface, first, second, x, y)})
                         bar.update()
     finally:
-        ledger.save()
-    return ledger.table()
+        ledger.close()
+    return Landscape(ledger.table(), covered)
 
 
 def averaged(rows: pd.DataFrame, by: Sequence[str] = ("method", "x", "y")) -> pd.DataFrame:

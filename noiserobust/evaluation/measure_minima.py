@@ -3,79 +3,126 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+import pandas as pd
 from tqdm import tqdm
 
 from noiserobust.analog.coverage import Coverage
 from noiserobust.analog.noisy import report_stream
-from noiserobust.data import load
 from noiserobust.errors import UserError
-from noiserobust.evaluation.monte_carlo import Evaluation
-from noiserobust.evaluation.subjects import Models, Setup, Subject
+from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models, named_data, trained_copies
+from noiserobust.evaluation.result import Result, drawn
+from noiserobust.evaluation.settings import Compute, Where
+from noiserobust.evaluation.statistics.summary import summarize
 from noiserobust.minima import MaxOverRms, Measure, Surface, measure, metric
 from noiserobust.models import ModelSpec
-from noiserobust.models.compute import Precision
+from noiserobust.report import measure_table
 from noiserobust.storage.ledger import Ledger
-from noiserobust.storage.rows import VARIANT
+from noiserobust.storage.rows import OPERATION
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SEMANTICS = 1
 """Raise when a change makes the same measure give other values, so that no stale row is taken for a new one."""
 
 USUAL = ("loss", "average_sharpness:gaussian(0.05)", "ascent_sharpness:0.05", "gradient_norm")
 
+PASS = 500
+"""Images per pass, where nothing is said."""
+
 Part = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Sharpness(Result):
+    """Measures of minima. ``rows`` have evaluate's columns (``noise`` and ``strength`` say the perturbation), with
+    ``measure``, the measure's text, and ``part``; ``coverage`` says per model which weights are analog."""
+
+    coverage: dict[str, Coverage] = field(default_factory=dict)
+
+    def summary(self, confidence: float = 0.95) -> pd.DataFrame:
+        """Mean, standard deviations over draws and trained models, and interval of every measure
+        (:func:`statistics.summarize`)."""
+        return summarize(self.rows, confidence)
+
+    def table(self, markdown: bool = False) -> str:
+        """A line per measure, perturbation and method."""
+        return measure_table(self.summary(), markdown)
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Every measure taken at several strengths, against the strength; a PNG where ``path`` is given."""
+        from noiserobust.report.curves import measures_figure
+
+        return drawn(measures_figure(self.summary()), path)
 
 
 def sharpness(
     models: Models,
-    data: Any,
+    data: Any = None,
     measures: Measure | str | Sequence[Measure | str] = USUAL,
     seed: int = 0,
     *,
     part: Part = "test",
     strengths: Sequence[float] = (),
-    model: ModelSpec | str | None = None,
     images: int | None = None,
-    batch_size: int = 500,
-    precision: Precision = "fp32",
-    device: str | torch.device | None = None,
-    channels_last: bool | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    model: ModelSpec | str | None = None,
+    compute: Compute = Compute(),
+    where: Where = Where(),
     out: str | Path | None = None,
     progress: bool = False,
-) -> Evaluation:
-    """What ``measures`` say of every model, in eval mode; weights are restored bit for bit.
+) -> Sharpness:
+    """How sharp the minima are in which trained networks lie: what ``measures`` say of every model, in eval mode.
 
     - ``measures``: of :mod:`noiserobust.minima`, or their texts. ``max_over_rms`` always stands beside them, since a
       net can be flat under noise proportional to its largest weight only for having no outliers.
     - ``strengths``: every measure that has a perturbation is taken at each of these strengths of it, for curves.
-    - ``part``: which images, where ``data`` have a name.
-    - draw k of replicate r is the draw of :func:`noiserobust.evaluate`; everything else is as there.
+    - ``part``: which images, ``"train"`` or ``"test"``, where ``data`` have a name.
+    - draw k of replicate r is the draw of :func:`noiserobust.evaluate`; everything else is as there. A pass takes 500
+      images where ``compute`` does not say another batch size.
 
-    Rows have evaluate's columns (``metric`` and ``value``; ``noise`` and ``strength`` say the perturbation), with
-    ``measure``, the measure's text, and ``part``; ``summary()`` gives means, uncertainties and intervals. What ``out``
-    already holds is not computed again. Raises :class:`~noiserobust.UserError` for what cannot be measured.
+    Afterwards weights are as before, bit for bit. Raises :class:`~noiserobust.UserError` for what cannot be measured.
     """
     wanted = with_ratios(measures_of(measures, strengths))
-    setup = Setup(model, images, batch_size, precision, device, channels_last, include, exclude)
-    subjects = setup.subjects(models, part_of(data, part))
-    ledger = Ledger(None if out is None else Path(out), ["measure"])
+    opened = models_on_part(models, data, part, images, model, compute, where)
+    ledger = Ledger(out, ["measure"])
     covered: dict[str, Coverage] = {}
     try:
-        with tqdm(total=len(subjects) * len(wanted), unit="measure", disable=not progress, delay=1) as bar:
-            for subject in subjects:
-                bar.set_description(subject.method, refresh=False)
-                covered[subject.name] = subject.coverage
-                _fill(ledger, subject, setup, wanted, {"seed": seed, "part": part}, bar)
+        with tqdm(total=len(opened) * len(wanted), unit="measure", disable=not progress, delay=1) as bar:
+            for one in opened:
+                bar.set_description(one.method, refresh=False)
+                covered[one.name] = one.coverage
+                _fill(ledger, one, surface_of(one, compute, where), wanted, {"seed": seed, "part": part}, bar)
     finally:
-        ledger.save()
+        ledger.close()
     rows, order = ledger.table(), {str(one): place for place, one in enumerate(wanted)}
     rows = rows.sort_values("measure", key=lambda texts: texts.map(order), kind="stable", ignore_index=True)
-    return Evaluation(rows, covered)
+    return Sharpness(rows, covered)
+
+
+def models_on_part(
+    models: Models,
+    data: Any,
+    part: Part,
+    images: int | None,
+    model: ModelSpec | str | None,
+    compute: Compute,
+    where: Where,
+) -> EvaluatedModels:
+    """The models, on the training or test part of the data, :data:`PASS` images at a time if nothing else is asked."""
+    copies, compute = trained_copies(models), compute.with_batches_of(PASS)
+    data = named_data(data, copies)
+    return EvaluatedModels(copies, data, part=part, images=images, model=model, compute=compute, where=where)
+
+
+def surface_of(model: EvaluatedModel, compute: Compute, where: Where) -> Surface:
+    """Where the measures of ``model`` are taken."""
+    return Surface(
+        model.network, model.batches, precision=compute.precision, include=where.include, exclude=where.exclude
+    )
 
 
 def measures_of(measures: Measure | str | Sequence[Measure | str], strengths: Sequence[float] = ()) -> list[Measure]:
@@ -97,28 +144,16 @@ def with_ratios(measures: Sequence[Measure]) -> list[Measure]:
     return list(dict.fromkeys([*measures, MaxOverRms()]))
 
 
-def part_of(data: Any, part: Part) -> Any:
-    """The training images of ``data`` that have a name, where those are wanted."""
-    if part not in ("train", "test"):
-        raise UserError(f"expected part train or test, got {part!r}")
-    if isinstance(data, (str, Path)):
-        splits = load(str(data))
-        return splits.train if part == "train" else splits.test
-    return data
-
-
 def _fill(
-    ledger: Ledger, subject: Subject, setup: Setup, wanted: Sequence[Measure], about: dict[str, Any], bar: tqdm
+    ledger: Ledger,
+    model: EvaluatedModel,
+    surface: Surface,
+    wanted: Sequence[Measure],
+    settings: dict[str, Any],
+    bar: tqdm,
 ) -> None:
     """The rows of one network."""
-    surface = Surface(
-        subject.network,
-        subject.batches,
-        precision=setup.precision,
-        include=setup.include,
-        exclude=setup.exclude,
-    )
-    constant = subject.about | VARIANT | about | {"semantics": SEMANTICS, "read": 0, "t": float("nan")}
+    constant = model.columns | OPERATION | settings | {"semantics": SEMANTICS, "read": 0, "t": float("nan")}
 
     def units(one: Measure) -> list[dict[str, Any]]:
         noise, strength = one.place
@@ -129,8 +164,8 @@ def _fill(
     for one in sorted(wanted, key=lambda one: one.gradients is None):
         values = [ledger.find(unit) for unit in units(one)]
         if any(value is None for value in values):
-            found = measure(surface, [one], lambda draw: report_stream(about["seed"], subject.replicate, draw))[one]
-            values = [{metric(one, part): value for part, value in draw.items()} for draw in found]
+            draws = measure(surface, [one], lambda draw: report_stream(settings["seed"], model.replicate, draw))[one]
+            values = [{metric(one, part): value for part, value in draw.items()} for draw in draws]
         for unit, value in zip(units(one), values, strict=True):
             ledger.add(unit, value or {})
         bar.update()

@@ -29,10 +29,19 @@ class Result(ABC):
 
     @abstractmethod
     def plot(self, path: str | Path | None = None) -> Figure:
-        """The summary as a picture, written to ``path`` where one is given."""
+        """The summary as a picture, written to ``path`` (a PNG) where one is given."""
 
     def __str__(self) -> str:
         return self.table()
 
     def _repr_html_(self) -> str:
         return str(self.summary().to_html(index=False, float_format="{:.4g}".format))
+
+
+def drawn(figure: Figure, path: str | Path | None) -> Figure:
+    """``figure``, written to ``path`` where one is given."""
+    from noiserobust.report.plots import save
+
+    if path is not None:
+        save(figure, path)
+    return figure

@@ -5,8 +5,8 @@ Small values that every question takes by the same names; importing them loads n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 
@@ -20,8 +20,8 @@ class Chips:
     """Reads of every chip at each time."""
     compensation: str | Sequence[str] = "none"
     """Drift compensation: none, global, column; several are compared on the same chips."""
-    converters: Any = "none"
-    """Converters at the arrays' edges: none, or such as io:dac=8,adc=8,noise=0.06; several on the same chips."""
+    converters: Any | Sequence[Any] = "none"
+    """Converters at the arrays' inputs and outputs: none, or such as io:dac=8,adc=8,noise=0.06; several on the same chips."""
     recalibration: int = 0
     """Training images from which each chip's batch norms learn their statistics anew (0: they do not)."""
     calibration: Any = None
@@ -47,6 +47,10 @@ class Compute:
     compile: bool = False
     """Compile the network by torch.compile, once for all draws."""
 
+    def with_batches_of(self, images: int) -> Compute:
+        """The same with that many images per pass, where no other number was asked for."""
+        return self if self.batch_size is not None else replace(self, batch_size=images)
+
 
 @dataclass(frozen=True)
 class Where:
@@ -56,3 +60,17 @@ class Where:
     """Patterns of further parameters that are analog."""
     exclude: Sequence[str] = ()
     """Patterns of parameters that stay digital."""
+
+
+def grouped(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat ``options``, as flags are, with those of :class:`Chips`, :class:`Compute` and :class:`Where` in such values.
+
+    >>> grouped({"draws": 3, "device": "cuda"})["compute"].device
+    'cuda'
+    """
+    options, kinds = dict(options), {"chips": Chips, "compute": Compute, "where": Where}
+    for name, kind in kinds.items():
+        given = {field.name: options.pop(field.name) for field in fields(kind) if field.name in options}
+        if given:
+            options[name] = kind(**given)
+    return options

@@ -3,35 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from noiserobust.errors import UserError
+from noiserobust.evaluation.evaluated_models import Models, trained_copies
+from noiserobust.evaluation.result import Result, drawn
+from noiserobust.report.table import aligned, as_markdown
 from noiserobust.storage.checkpoints import Checkpoint
+from noiserobust.storage.rows import write_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def trajectories(checkpoints: Sequence[Checkpoint]) -> pd.DataFrame:
-    """The logs of finished runs: columns model, method, replicate, epoch, metric (the log's column) and value.
+@dataclass(frozen=True)
+class Trajectories(Result):
+    """What runs logged: one of the ``rows`` per model, epoch and ``metric``, which is a column of the log."""
 
-    Raises :class:`~noiserobust.UserError` for a checkpoint that has no log beside it.
+    def summary(self, confidence: float = 0.95) -> pd.DataFrame:
+        """One line per method, epoch and metric: ``mean``, ``std`` (ddof 1) and number ``n`` over runs. There is no
+        interval, so that ``confidence`` has no effect."""
+        groups = self.rows.groupby(["method", "epoch", "metric"], sort=False)["value"]
+        return groups.agg(mean="mean", std="std", n="size").reset_index()
+
+    def table(self, markdown: bool = False) -> str:
+        """A line per method: its last epoch, and the means of what was logged there."""
+        metrics = list(dict.fromkeys(self.rows["metric"]))
+        grid = [["method", "epoch", *metrics]]
+        for method, lines in self.summary().groupby("method", sort=False):
+            last = lines[lines["epoch"] == lines["epoch"].max()].set_index("metric")["mean"].reindex(metrics)
+            numbers = ["–" if np.isnan(value) else f"{value:.4g}" for value in last]
+            grid.append([str(method), str(lines["epoch"].max()), *numbers])
+        return (as_markdown if markdown else aligned)(grid)
+
+    def plot(
+        self, path: str | Path | None = None, x: str = "epoch", y: Sequence[str] = ("loss", "perturbed_accuracy")
+    ) -> Figure:
+        """A panel per column ``y`` of the logs, against epochs or another column ``x``; a PNG where ``path`` is
+        given."""
+        from noiserobust.report.curves import epochs_figure
+
+        return drawn(epochs_figure(curves(self.rows, x, y), x, f"Training, against {x}"), path)
+
+
+def trajectories(models: Models, *, out: str | Path | None = None) -> Trajectories:
+    """How training went: the logs of finished runs as one table, for curves.
+
+    ``models`` are runs as :func:`noiserobust.evaluate` takes them, ``out`` a parquet file for the rows. Raises
+    :class:`~noiserobust.UserError` for what has no log beside it.
     """
     tables = []
-    for index, checkpoint in enumerate(checkpoints):
-        file = checkpoint.path.parent / "log.csv"
-        if not file.is_file():
-            raise UserError(
-                f"expected a run's folder with a log.csv, got {checkpoint.path}; name runs that train wrote"
-            )
-        about = checkpoint.about
-        table = pd.read_csv(file).melt(id_vars="epoch", var_name="metric", value_name="value")
-        table.insert(0, "model", str(checkpoint.path))
-        table.insert(1, "method", about.get("label", checkpoint.path.parent.name))
-        table.insert(2, "replicate", about.get("seed", index))
+    for copy in trained_copies(models):
+        path = copy.source.path if isinstance(copy.source, Checkpoint) else None
+        if path is None or not (path.parent / "log.csv").is_file():
+            raise UserError(f"expected a run's folder with a log.csv, got {copy.name}; name runs that train wrote")
+        table = pd.read_csv(path.parent / "log.csv").melt(id_vars="epoch", var_name="metric", value_name="value")
+        table.insert(0, "model", copy.name)
+        table.insert(1, "method", copy.method)
+        table.insert(2, "replicate", copy.replicate)
         tables.append(table)
-    if not tables:
-        raise UserError("expected at least one run, got none; runs/* names all runs of a folder")
-    return pd.concat(tables, ignore_index=True)
+    rows = pd.concat(tables, ignore_index=True)
+    if out is not None:
+        write_rows(rows, out)
+    return Trajectories(rows)
 
 
 def curves(rows: pd.DataFrame, x: str, y: Sequence[str]) -> pd.DataFrame:
@@ -41,11 +80,11 @@ def curves(rows: pd.DataFrame, x: str, y: Sequence[str]) -> pd.DataFrame:
     Raises :class:`~noiserobust.UserError` for a column that a method's runs did not log.
     """
     lines = []
-    for method, own in rows.groupby("method", sort=False):
-        table = own.pivot_table(index=["replicate", "epoch"], columns="metric", values="value").reset_index()
+    for method, logged in rows.groupby("method", sort=False):
+        table = logged.pivot_table(index=["replicate", "epoch"], columns="metric", values="value").reset_index()
         for name in (x, *y):
             if name not in table:
-                known = ", ".join(sorted(map(str, own["metric"].unique())))
+                known = ", ".join(sorted(map(str, logged["metric"].unique())))
                 raise UserError(f"expected a column that {method} logged ({known}), got '{name}'")
         for epoch, group in table.groupby("epoch"):
             for name in y:

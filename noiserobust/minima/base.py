@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from noiserobust.analog.weight_space import Over
 from noiserobust.errors import UserError
-from noiserobust.minima.perturbations import Perturbation, Point, visit
-from noiserobust.minima.surface import Over, Surface
+from noiserobust.minima.perturbations import Perturbation
+from noiserobust.minima.surface import Surface
+from noiserobust.minima.visit import Point, visit
 from noiserobust.rng import Stream
 from noiserobust.spec import Described
 
@@ -24,14 +26,14 @@ class Measure(Described, family="measure"):
     """Something to know about a network as it stands."""
 
     needs_data: ClassVar[bool] = True
-    """Whether a loss is looked at; if not, it is about the weights alone."""
+    """Whether it is about the loss on data; if not, it is about the weights alone."""
 
     names_over: ClassVar[bool] = False
     """Whether ``over="analog"`` has to be said by the metric, since the perturbation does not."""
 
     @abstractmethod
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
-        """What is found, one dictionary per draw."""
+        """The measure's values by part, one dictionary per draw."""
 
     @property
     def draws(self) -> int:
@@ -40,7 +42,7 @@ class Measure(Described, family="measure"):
 
     @property
     def gradients(self) -> Over | None:
-        """The parameters whose gradient at the perturbed point is looked at; None for none."""
+        """The parameters whose gradient at the perturbed point is needed; None for none."""
         return None
 
     @property
@@ -67,7 +69,7 @@ class PointMeasure(Measure):
     @property
     @abstractmethod
     def perturbation(self) -> Perturbation:
-        """Where to look."""
+        """The perturbation whose point w + e it reads."""
 
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
         return [{"": getattr(point, self.reads)} for point in self.points(surface, streams)]
@@ -97,11 +99,11 @@ class PointMeasure(Measure):
 def measure(surface: Surface, measures: Sequence[Measure], streams: Streams) -> dict[Measure, list[Values]]:
     """The values of all ``measures`` at the present weights: for each, a dictionary of parts per draw.
 
-    Passes are shared: one at w serves all, and measures at the same perturbation look there together.
+    Passes are shared: one at w serves all, and measures at the same perturbation share a visit.
     """
     # Those that take gradients first: what they see answers the others, too.
-    found = {one: one.values(surface, streams) for one in sorted(measures, key=lambda one: one.gradients is None)}
-    return {one: found[one] for one in measures}
+    values = {one: one.values(surface, streams) for one in sorted(measures, key=lambda one: one.gradients is None)}
+    return {one: values[one] for one in measures}
 
 
 def column(one: Measure, part: str = "") -> str:

@@ -1,43 +1,46 @@
-"""The loss along random directions whose filters are as long as the network's own."""
+"""The loss along random directions whose filters are as long as the network's."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from noiserobust.analog.filters import filter_norms
+from noiserobust.analog.vectors import Vector
+from noiserobust.analog.weight_space import Over, WeightSpace
 from noiserobust.errors import UserError
-from noiserobust.minima.filters import filter_norms
-from noiserobust.minima.surface import Over, Surface
-from noiserobust.minima.vectors import Gradients
+from noiserobust.minima.surface import Surface
 from noiserobust.rng import Stream
 
 
 @torch.no_grad()
-def direction(surface: Surface, stream: Stream, over: Over = "all") -> Gradients:
+def direction(weights: WeightSpace, stream: Stream, over: Over = "all") -> Vector:
     r"""A filter-normalised random direction: :math:`d_k \leftarrow d_k\, \lVert w_k \rVert_2 / \lVert d_k \rVert_2`.
 
     d is standard normal, k counts filters (output channels); parameters of a single dimension, biases and norms, do not
     move. ``over`` leaves only the ``analog`` weights moving.
     Source: Li et al., "Visualizing the Loss Landscape of Neural Nets", section 4.
     """
-    known = {id(weight.parameter): weight for weight in surface.analog}
-    found: Gradients = []
-    for parameter, name, moves in zip(surface.parameters, surface.names, surface.chosen(over), strict=True):
+    analog = {id(weight.parameter): weight for weight in weights.analog}
+    step: Vector = []
+    for parameter, name, moves in zip(weights.parameters, weights.names, weights.chosen(over), strict=True):
         if not moves or parameter.dim() < 2:
-            found.append(None)
+            step.append(None)
             continue
-        weight = known.get(id(parameter))
+        weight = analog.get(id(parameter))
         rows = parameter if weight is None else weight.as_rows(parameter)
         field = _normalised(stream.child(name).normal(rows.shape, device=rows.device), rows).to(parameter.dtype)
-        found.append(field if weight is None else weight.from_rows(field))
-    if all(part is None for part in found):
-        raise UserError("expected a weight of two or more dimensions to move, found none; a landscape needs filters")
-    return found
+        step.append(field if weight is None else weight.from_rows(field))
+    if all(part is None for part in step):
+        raise UserError("expected a weight of two or more dimensions to move, got none; a landscape needs filters")
+    return step
 
 
-def height(surface: Surface, first: Gradients, second: Gradients, x: float, y: float) -> float:
+def height(surface: Surface, first: Vector, second: Vector, x: float, y: float) -> float:
     """L(w + x d1 + y d2); at (0, 0) it is L(w), bit for bit. One forward pass."""
-    with surface.moved(first, second, factors=(x, y)):
+    with surface.restored():
+        surface.add(first, x)
+        surface.add(second, y)
         return surface.loss()
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from noiserobust.analog.weight_space import Over
 from noiserobust.minima.perturbations import Perturbation, Training, Unperturbed, check_over
 from noiserobust.minima.sharpness import AtMeasure
-from noiserobust.minima.surface import Over
 
 
 @dataclass(frozen=True)

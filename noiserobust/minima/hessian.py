@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from noiserobust.analog.weight_space import Over
 from noiserobust.errors import UserError
 from noiserobust.minima.base import Measure, Streams, Values
 from noiserobust.minima.perturbations import check_over
-from noiserobust.minima.surface import Loss, Over, Surface
+from noiserobust.minima.surface import Loss, Surface
+from noiserobust.models.compute import as_weights
 from noiserobust.models.modes import evaluating
 
 Product = Callable[[Tensor], Tensor]
@@ -63,10 +65,10 @@ class HessianTop(Measure, name="hessian_top"):
             start = streams(0).child("hessian").normal((size,)).double().numpy()
             operator = LinearOperator((size, size), matvec=times, dtype=np.float64)
             few = min(size, max(20, 2 * self.k + 1))
-            found = eigsh(
+            eigenvalues = eigsh(
                 operator, self.k, which="LA", v0=start, ncv=few, tol=self.tolerance, return_eigenvectors=False
             )
-        largest_first = np.sort(found)[::-1].tolist()
+        largest_first = np.sort(eigenvalues)[::-1].tolist()
         return [{"" if rank == 1 else str(rank): value for rank, value in enumerate(largest_first, start=1)}]
 
 
@@ -95,14 +97,14 @@ class HessianTrace(Measure, name="hessian_trace"):
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
         parameters = _chosen(surface, self.over)
         size, dtype = sum(p.numel() for p in parameters), parameters[0].dtype
-        found = []
+        values = []
         with _products(surface, self.over) as product:
             for probe in range(self.probes):
                 coins = streams(0).child("hutchinson", probe).uniform((size,)) < 0.5
                 v = coins.to(surface.device, dtype).mul_(2).sub_(1)
-                found.append((v.double() @ product(v).double()).item())
-        values = np.array(found)
-        return [{"": float(values.mean()), "standard_error": float(values.std(ddof=1) / len(values) ** 0.5)}]
+                values.append((v.double() @ product(v).double()).item())
+        error = float(np.std(values, ddof=1) / len(values) ** 0.5)
+        return [{"": float(np.mean(values)), "standard_error": error}]
 
 
 @contextmanager
@@ -115,7 +117,7 @@ def _products(surface: Surface, over: Over) -> Iterator[Product]:
         warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
         from curvlinops import HessianLinearOperator
 
-        data = [(surface.inputs(batch), batch.labels) for batch in surface.batches]
+        data = [(as_weights(surface.model, batch.inputs), batch.labels) for batch in surface.batches]
         parameters = _chosen(surface, over)
         operator = HessianLinearOperator(
             surface.model, _Mean(surface.loss_of), parameters, data, check_deterministic=False

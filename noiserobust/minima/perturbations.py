@@ -1,20 +1,19 @@
-"""Perturbations: the ways from w to a point w + e nearby, and what is found there."""
+"""Perturbations: ways from w to a point w + e nearby. Training rules step with them, measures visit them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from noiserobust.data import Batch
+from noiserobust.analog.filters import filter_noise
+from noiserobust.analog.vectors import TINY, Vector, multiply, norm, scale, scale_to
+from noiserobust.analog.weight_space import Over, WeightSpace
 from noiserobust.errors import UserError
-from noiserobust.minima.filters import filter_noise
-from noiserobust.minima.surface import Over, Surface
-from noiserobust.minima.vectors import Gradients, adaptive_ascent, ascent, clones, inner, norm
 from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.rng import Stream
 from noiserobust.spec import Scalable
@@ -22,9 +21,14 @@ from noiserobust.spec import Scalable
 
 @dataclass(frozen=True)
 class Perturbation(Scalable, family="perturbation"):
-    """A way to choose e. ``m``: the data are taken in micro-batches of m samples, each with an e of its own."""
+    """A way to choose the step e from w to w + e.
+
+    ``m`` is for measures: the data are taken in micro-batches of m samples, each with an e of its own. A perturbation
+    says what e is in :meth:`step`, or how the weights get to w + e in :meth:`moved`.
+    """
 
     follows_gradient: ClassVar[bool] = False
+    """Whether e is made of the gradient at w."""
     strength_field: ClassVar[str | None] = None
 
     @property
@@ -43,10 +47,26 @@ class Perturbation(Scalable, family="perturbation"):
         if self.m is not None and self.m < 1:
             raise UserError(f"{self.name}: expected micro-batches of m >= 1 samples, got {self.m}")
 
+    def step(self, weights: WeightSpace, gradient: Vector, stream: Stream) -> Vector:
+        """e, one tensor per parameter, here 0; may be made in the memory of ``gradient``, whose scale must not count.
+
+        ``gradient`` is that at w where :attr:`follows_gradient`, else empty; ``stream`` names what is random.
+        """
+        return [None] * len(weights.parameters)
+
     @contextmanager
-    def moved(self, surface: Surface, gradient: Gradients, stream: Stream) -> Iterator[None]:
-        """Inside, the weights are w + e; restored bit for bit. Uses ``gradient`` up where it follows it."""
-        yield
+    def moved(self, weights: WeightSpace, gradient: Vector, stream: Stream) -> Iterator[None]:
+        """Inside, the weights are w + e; restored bit for bit. Uses ``gradient`` up: the list is empty afterwards."""
+        step = self.step(weights, gradient, stream)
+        gradient.clear()
+        with weights.moved(step):
+            yield
+
+    def by_batches(self, m: int) -> Perturbation:
+        """The same with an e for every micro-batch of ``m`` samples."""
+        if not any(one.name == "m" for one in fields(self)):
+            raise UserError(f"{self.name}: expected a field m (samples per micro-batch), got none; measures need it")
+        return replace(self, m=m)  # type: ignore[call-arg]
 
     @property
     def label(self) -> str:
@@ -67,14 +87,16 @@ class Unperturbed(Perturbation, name="none"):
 
 @dataclass(frozen=True)
 class Ascent(Perturbation, name="ascent"):
-    r"""SAM's single step up the gradient: :math:`e = \rho\, g / \lVert g \rVert_2`, one norm over all tensors.
+    r"""SAM's single step up the gradient: :math:`e = \rho\, g / (\lVert g \rVert_2 + 10^{-12})`, one norm over all.
 
     - ``rho``: the radius. ``over``: ``all`` trainable parameters, as SAM climbs, or the ``analog`` weights alone.
     - ``m``: every micro-batch of m samples climbs its own gradient (m-sharpness); without m, that of all the data.
-    - ``eta``: climb as ASAM does, :math:`e = \rho\, T^2 g / \lVert T g \rVert_2` with T = |w| + eta on weights.
+    - ``eta``: climb as ASAM does, :math:`e = \rho\, T^2 g / \lVert T g \rVert_2`, T being :math:`|w| + \eta` element by
+      element on weights and 1 on biases (parameters whose name says bias).
 
     Source: "Incorruptible Neural Networks", Eq. 3; Foret et al., "Sharpness-Aware Minimization for Efficiently
-    Improving Generalization", Eq. 2 and section 2 (m-sharpness).
+    Improving Generalization" (arXiv 2010.01412), Eq. 2 and section 2 (m-sharpness); Kwon et al., "ASAM" (arXiv
+    2102.11600), Eq. 8.
     """
 
     example: ClassVar[str] = "ascent:0.05"
@@ -92,15 +114,17 @@ class Ascent(Perturbation, name="ascent"):
             raise UserError(f"ascent: expected a finite rho >= 0, got {self.rho}")
         check_over(self.name, self.over)
 
-    @contextmanager
-    def moved(self, surface: Surface, gradient: Gradients, stream: Stream) -> Iterator[None]:
-        gradient = surface.only(gradient, self.over)
+    @torch.no_grad()
+    def step(self, weights: WeightSpace, gradient: Vector, stream: Stream) -> Vector:
+        gradient = weights.only(gradient, self.over)
         if self.eta is None:
-            steps = ascent(gradient, self.rho)
-        else:
-            steps = adaptive_ascent(gradient, surface.parameters, surface.names, self.rho, self.eta)
-        with surface.moved(steps):
-            yield
+            return scale_to(gradient, self.rho)
+        T: Vector = [
+            None if g is None or "bias" in name.rpartition(".")[2] else parameter.abs().add_(self.eta)
+            for g, parameter, name in zip(gradient, weights.parameters, weights.names, strict=True)
+        ]
+        length = norm(multiply(gradient, T))
+        return scale(multiply(gradient, T), self.rho / (length + TINY))
 
 
 @dataclass(frozen=True)
@@ -130,20 +154,20 @@ class Random(Perturbation, name="random"):
         check_over(self.name, self.over)
 
     @contextmanager
-    def moved(self, surface: Surface, gradient: Gradients, stream: Stream) -> Iterator[None]:
+    def moved(self, weights: WeightSpace, gradient: Vector, stream: Stream) -> Iterator[None]:
         with ExitStack() as stack:
             if self.over == "all":
-                stack.enter_context(surface.moved(self._digital(surface, stream)))
-            stack.enter_context(surface.noisy_weights.perturbed(self.noise, stream))
+                stack.enter_context(weights.moved(self._digital(weights, stream)))
+            stack.enter_context(weights.noisy.perturbed(self.noise, stream))
             yield
 
     @torch.no_grad()
-    def _digital(self, surface: Surface, stream: Stream) -> Gradients:
+    def _digital(self, weights: WeightSpace, stream: Stream) -> Vector:
         """The noise of every parameter that is not analog."""
-        analog = surface.chosen("analog")
+        analog = weights.chosen("analog")
         return [
             None if a else self._noise(p, stream.child(name))
-            for a, p, name in zip(analog, surface.parameters, surface.names, strict=True)
+            for a, p, name in zip(analog, weights.parameters, weights.names, strict=True)
         ]
 
     def _noise(self, parameter: Tensor, stream: Stream) -> Tensor:
@@ -165,7 +189,8 @@ class Filters(Perturbation, name="filters"):
     r"""Filter-wise random weight perturbation of every parameter: :math:`e_k \sim N(0, (\gamma \lVert w_k \rVert_2)^2)`
     for every filter k; a parameter of a single dimension is one filter.
 
-    Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization", section 3.2.
+    Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization" (TMLR 2024),
+    section 3.2.
     """
 
     example: ClassVar[str] = "filters:0.01"
@@ -181,10 +206,8 @@ class Filters(Perturbation, name="filters"):
         if not 0 <= self.gamma < float("inf"):
             raise UserError(f"filters: expected a finite gamma >= 0, got {self.gamma}")
 
-    @contextmanager
-    def moved(self, surface: Surface, gradient: Gradients, stream: Stream) -> Iterator[None]:
-        with surface.moved(filter_noise(surface.parameters, surface.names, surface.analog, self.gamma, stream)):
-            yield
+    def step(self, weights: WeightSpace, gradient: Vector, stream: Stream) -> Vector:
+        return filter_noise(weights, self.gamma, stream)
 
     @property
     def label(self) -> str:
@@ -198,92 +221,12 @@ class Training(Perturbation, name="training"):
 
     example: ClassVar[str] = "training"
 
-    @contextmanager
-    def moved(self, surface: Surface, gradient: Gradients, stream: Stream) -> Iterator[None]:
+    def step(self, weights: WeightSpace, gradient: Vector, stream: Stream) -> Vector:
         raise UserError("expected a perturbation such as ascent(0.05), got training, which only a training log knows")
-        yield
 
     @property
     def is_identity(self) -> bool:
         return False
-
-
-@dataclass(frozen=True)
-class Point:
-    """What is found at w + e: means over micro-batches, where there are several."""
-
-    loss: float
-    """L(w + e)."""
-    rise: float
-    """L(w + e) - L(w), from one and the same samples."""
-    radius: float
-    """||e||, over all trainable parameters."""
-    gradient_norm: float = float("nan")
-    """Norm of the gradient at w + e."""
-    cosine: float = float("nan")
-    """Cosine between the gradients at w and at w + e."""
-
-
-def visit(surface: Surface, perturbation: Perturbation, streams: Sequence[Stream], over: Over | None) -> list[Point]:
-    """The points of all draws, draw k being named ``streams[k]``; with gradients over ``over``, or without any.
-
-    A forward pass at w, which serves all measures and draws, and one per draw; a backward pass at w where the gradient
-    is followed or compared, and one per draw with ``over``.
-    """
-    # A visit with gradients answers one without.
-    for known in dict.fromkeys([over, over or "all", over or "analog"]):
-        if (key := (perturbation, tuple(streams), known)) in surface.memo:
-            return surface.memo[key]
-    parts = surface.parts(perturbation.m)
-    sums = [[0.0] * 5 for _ in streams]
-    for index, part in enumerate(parts):
-        share = sum(len(batch) for batch in part) / surface.images
-        whole = perturbation.m is None
-        clean, gradient = clean_point(surface, part, whole, perturbation.follows_gradient or over is not None)
-        before = clean.mean().item()
-        for draw, stream in enumerate(streams):
-            own = stream if whole else stream.child("part", index)
-            values = _look(surface, part, perturbation, own, gradient, before, over)
-            for place, value in enumerate(values):
-                sums[draw][place] += share * value
-    found = [Point(*values) for values in sums]
-    surface.memo[(perturbation, tuple(streams), over)] = found
-    return found
-
-
-def clean_point(surface: Surface, part: Sequence[Batch], whole: bool, gradient: bool) -> tuple[Tensor, Gradients]:
-    """Losses at w and, where asked, their mean's gradient (not to be changed); remembered for the whole data."""
-    known = surface.memo.get("clean") if whole else None
-    if known is None or (gradient and not known[1]):
-        known = surface.gradient(part) if gradient else (surface.losses(part), [])
-        if whole:
-            surface.memo["clean"] = known
-    return known
-
-
-def _look(
-    surface: Surface,
-    part: Sequence[Batch],
-    perturbation: Perturbation,
-    stream: Stream,
-    gradient: Gradients,
-    before: float,
-    over: Over | None,
-) -> tuple[float, float, float, float, float]:
-    if perturbation.is_identity:  # nothing to look for: no further pass
-        if over is None:
-            return before, 0.0, 0.0, float("nan"), float("nan")
-        return before, 0.0, 0.0, norm(surface.only(gradient, over)).item(), 1.0
-    clean = [parameter.detach().clone() for parameter in surface.parameters]
-    with perturbation.moved(surface, clones(gradient) if perturbation.follows_gradient else [], stream):
-        radius = norm([p.detach() - c for p, c in zip(surface.parameters, clean, strict=True)]).item()
-        if over is None:
-            loss = surface.loss(part)
-            return loss, loss - before, radius, float("nan"), float("nan")
-        losses, there = surface.gradient(part)
-    here, there = surface.only(gradient, over), surface.only(there, over)
-    loss, length = losses.mean().item(), norm(there)
-    return loss, loss - before, radius, length.item(), (inner(here, there) / (norm(here) * length)).item()
 
 
 def check_over(name: str, over: str) -> None:

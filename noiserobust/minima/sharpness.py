@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from noiserobust.errors import UserError
+from noiserobust.analog.weight_space import Over
 from noiserobust.minima.base import Measure, PointMeasure, Streams, Values
 from noiserobust.minima.perturbations import Ascent, Perturbation, Random, Training, Unperturbed
-from noiserobust.minima.surface import Over, Surface
+from noiserobust.minima.surface import Surface
 from noiserobust.noise import Gaussian, NoiseModel
 
 
@@ -193,10 +193,3 @@ class PerturbationRadius(AtMeasure, name="perturbation_radius"):
 
     example: ClassVar[str] = "perturbation_radius:ascent(0.05)"
     reads: ClassVar[str] = "radius"
-
-
-def check_positive(name: str, **values: int | float) -> None:
-    """Refuse numbers that are not finite and above 0."""
-    for what, value in values.items():
-        if not 0 < value < float("inf"):
-            raise UserError(f"{name}: expected a finite {what} > 0, got {value}")

@@ -1,4 +1,4 @@
-"""ESAM's own: the samples it selects, beside those that it leaves out."""
+"""ESAM's selection: the samples that it keeps, beside those that it leaves out."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from noiserobust.analog.vectors import Vector, add, clones, inner, norm, scale_to
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima.base import Measure, Streams, Values
 from noiserobust.minima.perturbations import Ascent
 from noiserobust.minima.surface import Surface
-from noiserobust.minima.vectors import Gradients, add, ascent, clones, inner, norm
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ESAMSubset(Measure, name="esam_subset"):
 
     def _part(self, surface: Surface, part: Batch) -> Values:
         losses, gradient = surface.gradient([part])
-        with surface.moved(ascent(clones(gradient), self.rho)):
+        with surface.moved(scale_to(clones(gradient), self.rho)):
             there, gradient_there = surface.gradient([part])
             rows = most_risen(there - losses, self.gamma)
             chosen = torch.zeros(len(part), dtype=torch.bool, device=losses.device)
@@ -84,17 +84,17 @@ class ESAMSubset(Measure, name="esam_subset"):
         }
 
 
-def _cosines(surface: Surface, selected: Batch, whole: Gradients, share: float) -> tuple[float, float]:
+def _cosines(surface: Surface, selected: Batch, whole: Vector, share: float) -> tuple[float, float]:
     """Cosines of the gradients on the ``selected`` samples and on the others with the ``whole`` one's.
 
     g_B = share g_B+ + (1 - share) g_B-, so that of the others needs no pass.
     """
-    _, own = surface.gradient([selected])
-    others = add(clones(whole), own, -share)
-    return _cosine(own, whole), _cosine(others, whole)
+    _, gradient = surface.gradient([selected])
+    others = add(clones(whole), gradient, -share)
+    return _cosine(gradient, whole), _cosine(others, whole)
 
 
-def _cosine(a: Gradients, b: Gradients) -> float:
+def _cosine(a: Vector, b: Vector) -> float:
     return (inner(a, b) / (norm(a) * norm(b))).item()
 
 

@@ -8,12 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from noiserobust.analog.filters import filter_norms
+from noiserobust.analog.vectors import norm
+from noiserobust.analog.weight_space import Over
 from noiserobust.errors import UserError
 from noiserobust.minima.base import Measure, Streams, Values
-from noiserobust.minima.filters import filter_norms
 from noiserobust.minima.perturbations import check_over
-from noiserobust.minima.surface import Over, Surface
-from noiserobust.minima.vectors import norm
+from noiserobust.minima.surface import Surface
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class MaxOverRms(Measure, name="max_over_rms"):
 
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
         ratios = {}
-        for weight in surface.noisy_weights.weights:
+        for weight in surface.noisy.weights:
             w = weight.parameter.detach().float()
             ratios[weight.name] = (w.abs().amax() / w.square().mean().sqrt()).item()
         return [{"": sum(ratios.values()) / len(ratios), "largest": max(ratios.values())} | ratios]
@@ -109,5 +110,5 @@ class Path:
 
 def filter_norms_of(surface: Surface) -> Tensor:
     """The norm of every filter of every analog weight, (filters,)."""
-    rows = [weight.as_rows(weight.parameter.detach()) for weight in surface.noisy_weights.weights]
+    rows = [weight.as_rows(weight.parameter.detach()) for weight in surface.noisy.weights]
     return torch.cat([filter_norms(weight.float()).flatten() for weight in rows])

@@ -1,4 +1,7 @@
-"""What an analog array does to the weights it stores: pure functions from a weight and a named stream to a weight."""
+"""Models of what an analog memory array does to the weights that it stores: errors of programming, drift, read noise.
+
+A model is a small frozen value. Given a weight and a named random stream it makes a noisy weight, always the same one.
+"""
 
 from noiserobust.noise.additive import Gaussian, Laplace
 from noiserobust.noise.base import Chip, NoiseModel, Sum, read_stream

@@ -1,4 +1,4 @@
-"""Noise proportional to the largest weight of a column: Gaussian and Laplace."""
+"""Gaussian and Laplace noise, in proportion to the largest weight of a column."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from noiserobust.rng import Stream
 
 @dataclass(frozen=True)
 class Gaussian(NoiseModel, name="gaussian"):
-    r"""Gaussian noise: :math:`w_i + \sigma s_i z_i` with :math:`z_i \sim N(0, 1)`.
+    r"""Gaussian noise added to every weight: :math:`w_i + \sigma s_i z_i` with :math:`z_i \sim N(0, 1)`.
 
     ``s`` is max|w| over the ``reference`` group (:func:`~noiserobust.noise.reference_scale`), so ``sigma`` is the
     standard deviation as a fraction of the largest weight. With ``reading="literal"`` the standard deviation is
@@ -74,9 +74,10 @@ class Gaussian(NoiseModel, name="gaussian"):
 
 @dataclass(frozen=True)
 class Laplace(NoiseModel, name="laplace"):
-    r"""Laplace noise: :math:`w_i + b s_i l_i` with :math:`l_i \sim \mathrm{Laplace}(0, 1)`, of variance 2.
+    r"""Laplace noise added to every weight: :math:`w_i + b s_i l_i` with :math:`l_i \sim \mathrm{Laplace}(0, 1)`.
 
-    The standard deviation is thus :math:`\sqrt{2}\, b \max|w|`. Source: "Incorruptible Neural Networks", Table 4.
+    l has variance 2, so the standard deviation is :math:`\sqrt{2}\, b \max|w|`. Source: "Incorruptible Neural
+    Networks", Table 4.
     """
 
     example: ClassVar[str] = "laplace:0.02"

@@ -1,4 +1,8 @@
-"""A noise model is a small frozen value; what it writes is a chip; a chip is read."""
+"""The base of all noise models.
+
+A noise model is a small frozen value. It writes a weight into an array, which makes a :class:`Chip`. A chip is read, at
+any time and as often as one likes, and each read gives a noisy weight.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from torch import Tensor
 
 from noiserobust.errors import UserError
 from noiserobust.noise.sharded import is_sharded
-from noiserobust.rng import Stream, times
+from noiserobust.rng import Stream
 from noiserobust.spec import Scalable
 from noiserobust.spec.parser import Value
 
@@ -21,7 +25,7 @@ Per = Literal["chip", "read"]
 
 
 class Chip:
-    """One weight as written into an array. This base is a perfect array: what is read is what was asked for."""
+    """One weight as it is stored in an array. This base is a perfect array, which gives back what was written."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
@@ -43,7 +47,7 @@ class Chip:
 
 @dataclass(frozen=True)
 class NoiseModel(Scalable, family="noise model"):
-    """What an array does to the weights it stores.
+    """A model of the errors that an array makes in the weights it stores.
 
     A leaf states its settings as fields, its maths in :meth:`write`, and in ``strength_field`` which field is its
     strength (or else :attr:`strength` and :meth:`scaled`). Weights have their output channel first, ``(outputs,
@@ -79,8 +83,11 @@ class NoiseModel(Scalable, family="noise model"):
 
     @property
     def row_std(self) -> Callable[[Tensor], Tensor] | None:
-        """Where all that the chip does is to add std times a standard normal field drawn from its stream: what gives a
-        weight's stds, one a row or one for all. Such noise can be added in place."""
+        """The function that gives a weight's standard deviations, one per row or one for all; ``None`` for most models.
+
+        Only for a model that adds std times one standard normal field of its stream and does nothing else. Such noise
+        can be added in place.
+        """
         return None
 
     @property
@@ -172,13 +179,16 @@ class AlteredChip(Chip):
 
 
 def read_stream(stream: Stream, t: float | None = None, read: int = 0) -> Stream:
-    """The name of one read's own noise, below that of its weight: reads at other times and repeats are independent."""
+    """The stream of one read's own noise, named by the weight's ``stream``, the time and the number of the read.
+
+    So reads at other times and repeated reads are independent.
+    """
     return stream.child("read", read, "" if t is None else repr(float(t)))
 
 
 def additive(below: Chip, field: Tensor, scale: Tensor) -> Chip:
-    """The chip ``below`` plus ``scale * field``; the field is used up."""
-    return AdditiveChip(below, times(field, scale))
+    """The chip ``below`` plus ``scale * field``."""
+    return AdditiveChip(below, field * scale)
 
 
 def check_strength(

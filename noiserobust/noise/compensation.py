@@ -1,4 +1,4 @@
-"""Drift compensation: what a chip can do about its own conductances' decay by reading its arrays out again.
+"""Drift compensation: outputs are rescaled to make up for the decay of the conductances.
 
 A read-out right after programming is compared with one now. With perfect inputs and outputs the read-out of one-hot
 inputs is mean |w|, so it needs no data:
@@ -8,7 +8,7 @@ inputs is mean |w|, so it needs no data:
 over a crossbar (``"global"``: Joshi et al., "Accurate deep neural network inference using computational phase-change
 memory", Nature Communications 2020, and aihwkit's ``GlobalDriftCompensation``) or over each of its output columns
 (``"column"``: aihwkit's ``PerColumnDriftCompensation``). Hardware multiplies a crossbar's outputs by it; here the same
-factor is folded into the weights, which is the same where biases are added digitally.
+factor is folded into the weights, which is the same where biases are added digitally and no converter lies between.
 """
 
 from __future__ import annotations
@@ -59,8 +59,10 @@ def compensation_factor(chip: Chip, now: Tensor, kind: Compensation) -> Tensor:
 
 @dataclass(frozen=True)
 class Compensate(NoiseModel, name="compensate"):
-    """Compensation as a stage: ``pcm:t=1d+compensate:global`` is what a network sees on a compensated chip, so that
-    it can be trained for one, ``rwp:pcm(t=1d)+compensate(global)``.
+    """Drift compensation as a stage of a noise model: ``pcm:t=1d+compensate:global``.
+
+    That is what a network sees on a compensated chip, so that it can be trained for one:
+    ``rwp:pcm(t=1d)+compensate(global)``.
 
     It has no strength of its own and leaves what does not drift as it is. (In evaluation the option ``compensation``
     compares compensations on the same chips.)
@@ -80,7 +82,7 @@ class Compensate(NoiseModel, name="compensate"):
 
 
 class CompensatedChip(Chip):
-    """The chip ``below``, whose read-outs are used at every read."""
+    """The chip ``below``, compensated at every read."""
 
     def __init__(self, below: Chip, kind: Compensation) -> None:
         super().__init__(below.weight)

@@ -1,4 +1,7 @@
-"""Device profiles: weights stored as conductances that are programmed, decay and are read with noise."""
+"""The base of device profiles: noise models of weights that are stored as conductances.
+
+Conductances are programmed, drift, and are read with noise.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +37,18 @@ class Devices(Protocol):
     def program(self, target: Tensor, stream: Stream) -> Tensor:
         """Conductances right after programming ``target``."""
 
-    def fate(self, target: Tensor, stream: Stream) -> Tensor | None:
-        """What is fixed on a device besides its programmed conductance: its drift exponent, its relaxation."""
+    def drift_parameters(self, target: Tensor, stream: Stream) -> Tensor | None:
+        """What decides how each device changes after programming, such as its drift exponent; ``None``: nothing."""
 
-    def read(self, target: Tensor, programmed: Tensor, fate: Tensor | None, t: float, stream: Stream) -> Tensor:
-        """Conductances seen at ``t`` seconds after programming, by the read that ``stream`` names."""
+    def read(self, target: Tensor, programmed: Tensor, drift: Tensor | None, t: float, stream: Stream) -> Tensor:
+        """Conductances at ``t`` seconds after programming, by the read that ``stream`` names.
+
+        ``drift`` are the :meth:`drift_parameters`; ``None`` at time 0, when nothing has drifted yet.
+        """
 
 
 class DifferentialPair:
-    """A weight is the difference of two devices of which one is meant to be at 0: g = g_max max(±w, 0)."""
+    """A weight stored as the difference of two devices, of which one is meant to be at 0: g = g_max max(±w, 0)."""
 
     g_max: float
 
@@ -56,7 +62,9 @@ class DifferentialPair:
 
 @dataclass(frozen=True)
 class DeviceProfile(NoiseModel):
-    r"""Base of all profiles: conductances :math:`g = g_{max} |w| / s` with the scale s of a ``reference`` group.
+    r"""A noise model of a memory device, in which weights are stored as conductances.
+
+    A weight w of a group with the scale s is stored as the conductance :math:`g = g_{max} |w| / s`.
 
     - ``strength`` multiplies the whole deviation from the weight that was to be stored, drift included (1: the device).
     - ``reference``, ``rows``, ``columns``: what is mapped to g_max (:func:`~noiserobust.noise.reference_scale`). With a
@@ -95,7 +103,7 @@ class DeviceProfile(NoiseModel):
 
 
 class DeviceChip(Chip):
-    """A weight in programmed devices. What is fixed on it is drawn once, by name, when it is first needed."""
+    """A weight stored in programmed devices. How they drift is drawn once, by name, when it is first needed."""
 
     @torch.no_grad()
     def __init__(self, below: Chip, clean: Tensor, profile: DeviceProfile, stream: Stream) -> None:
@@ -105,19 +113,21 @@ class DeviceChip(Chip):
         self.tile = (profile.rows, profile.columns) if profile.reference.startswith("tile") else below.tile
         self.scale = reference_scale(clean, profile.reference, profile.rows, profile.columns)
         # In one memory format, since vectorised functions round differently in others.
-        self.asked = below.programmed().detach().contiguous()
+        self.target_weight = below.programmed().detach().contiguous()
         # A group of zeros has no scale, and nothing to store.
-        relative = self.asked / self.scale.where(self.scale > 0, 1)
-        self.target = self.devices.split(relative)
+        relative = self.target_weight / self.scale.where(self.scale > 0, 1)
+        self.targets = self.devices.split(relative)
         self.conductances = [
-            self.devices.program(target, stream.child("program", device)) for device, target in enumerate(self.target)
+            self.devices.program(target, stream.child("program", device)) for device, target in enumerate(self.targets)
         ]
 
     @cached_property
-    def fate(self) -> list[Tensor | None]:
-        """Per device, what else is fixed on this chip, such as drift exponents."""
+    def drift_parameters(self) -> list[Tensor | None]:
+        """Per device, what decides how this chip changes over time, such as drift exponents."""
         return [
-            self.devices.fate(target, self.stream.child("fate", device)) for device, target in enumerate(self.target)
+            # The name is part of every draw that was published.
+            self.devices.drift_parameters(target, self.stream.child("fate", device))
+            for device, target in enumerate(self.targets)
         ]
 
     def read(self, stream: Stream, t: float | None = None) -> Tensor:
@@ -125,18 +135,18 @@ class DeviceChip(Chip):
         self.profile.check_time(t)
         with torch.no_grad():
             # At time 0 nothing has drifted yet, so that exponents need not be drawn.
-            fates = self.fate if t > 0 else [None] * len(self.target)
-            devices = enumerate(zip(self.target, self.conductances, fates, strict=True))
-            seen = [self.devices.read(*device, float(t), stream.child(index)) for index, device in devices]
-        return self._weight(self.below.read(stream.child("below"), t), seen)
+            drift = self.drift_parameters if t > 0 else [None] * len(self.targets)
+            devices = enumerate(zip(self.targets, self.conductances, drift, strict=True))
+            read = [self.devices.read(*device, float(t), stream.child(index)) for index, device in devices]
+        return self._weight(self.below.read(stream.child("below"), t), read)
 
     def programmed(self) -> Tensor:
         return self._weight(self.below.programmed(), self.conductances)
 
     def _weight(self, below: Tensor, conductances: list[Tensor]) -> Tensor:
-        """``below`` plus what the devices make of what they were asked to store; gradients pass straight through."""
+        """``below`` plus the devices' deviation from their targets; gradients pass straight through."""
         with torch.no_grad():
-            deviation = self.scale * self.devices.join(conductances) - self.asked
+            deviation = self.scale * self.devices.join(conductances) - self.target_weight
         return below + self.profile.strength * deviation
 
 

@@ -1,4 +1,4 @@
-"""Cells that do not obey: stuck at zero, stuck at the largest conductance."""
+"""Faulty memory cells: stuck at zero or at the largest conductance."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from noiserobust.rng import Stream
 
 @dataclass(frozen=True)
 class Stuck(NoiseModel, name="stuck"):
-    r"""Cells stuck at zero or at g_max, as shares of all cells; which ones is fixed on a chip.
+    r"""Faulty memory cells, stuck at zero or at the largest conductance g_max, given as shares of all cells.
 
     A weight is a differential pair of cells, :math:`w = s (g_+ - g_-)`, of which the array below is asked for
     :math:`g_\pm = \max(\pm w, 0) / s`, s = max|w| of the ``reference`` group. Each cell by itself is stuck at 0 with
-    probability ``at_zero``, at 1 with probability ``at_max``, or obeys. So for w > 0
+    probability ``at_zero``, at 1 with probability ``at_max``, or obeys. Which ones is fixed on a chip. So for w > 0
 
     - active cell at zero: 0; at max: s
     - idle cell at zero: w as it was; at max: w - s

@@ -1,4 +1,4 @@
-"""A finite number of levels that a weight can be stored at, or read back at."""
+"""Quantised weights: a finite number of levels at which a weight can be stored, or read back."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ def check_bits(name: str, bits: int) -> None:
 
 @dataclass(frozen=True)
 class Quantize(NoiseModel, name="quantize"):
-    r"""Weights at :math:`2^{bits} - 1` equally spaced levels from -s to s, s = max|w| of the ``reference`` group.
+    r"""Weights rounded to a finite number of levels.
 
-    With :math:`n = 2^{bits-1} - 1` levels on either side of 0, :math:`w \mapsto s\,\mathrm{round}(n w / s) / n`, halves
-    to the even level; what lies beyond ±s saturates. A differential pair of cells of c bits each (2^c conductances from
-    0 to g_max, one cell of the pair at 0) has 2^(c+1) - 1 levels: it is ``bits`` = c + 1.
+    There are :math:`2^{bits} - 1` equally spaced levels from -s to s, s = max|w| of the ``reference`` group. With
+    :math:`n = 2^{bits-1} - 1` levels on either side of 0, :math:`w \mapsto s\,\mathrm{round}(n w / s) / n`, halves to
+    the even level; what lies beyond ±s saturates. A differential pair of cells of c bits each (2^c conductances from 0
+    to g_max, one cell of the pair at 0) has 2^(c+1) - 1 levels: it is ``bits`` = c + 1.
 
     It acts on what lies below it: ``quantize:6+pcm`` programs devices to quantised targets,
     ``gaussian:0.02+quantize:6`` quantises what is read back. Nothing about it is random. ``strength`` goes from the

@@ -1,4 +1,4 @@
-"""One's own measurements of a device: a table of its states and their errors becomes a profile."""
+"""A device from one's own measurements: a table of its states and their errors becomes a noise model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import hashlib
 import math
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -21,13 +22,18 @@ from noiserobust.spec import Duration
 REQUIRED = ("state", "mean_error", "std")
 DRIFT = ("drift_mean", "drift_std")
 T0 = Duration(20)
+EXAMPLE = "example"
+"""The name of the table that comes with the package."""
 
 
 @dataclass(frozen=True)
 class Measured(DeviceProfile, name="measured"):
-    r"""A device as one has measured it oneself: ``measured:path/to/table.csv``.
+    r"""A device described by a table of measurements: ``measured:path/to/table.csv``.
 
-    The table has a header and one line per state, in ascending order; lines that begin with ``#`` are remarks.
+    ``measured:example`` is a table that comes with the package: PCM's published numbers, an example of the format and
+    no measurement. (A file named ``example`` in the working folder goes first.)
+
+    A table has a header and one line per state, in ascending order; lines that begin with ``#`` are remarks.
 
     - ``state``: the conductance that was asked for, ``mean_error``: the mean of what was got minus that, ``std``: its
       standard deviation; in µS or any other unit, such as a fraction of the largest state: it cancels
@@ -44,8 +50,8 @@ class Measured(DeviceProfile, name="measured"):
     ``programming`` and ``drift`` multiply these errors (1: as measured; 0: off). Read noise is another stage:
     ``measured:table.csv+gaussian:0.005,per=read``.
 
-    ``digest`` names the table's content, so that results of one table are never taken for another's. It is found when
-    the profile is made, and is part of its text; where it is given, the file must still agree. Raises
+    ``digest`` names the table's content, so that results of one table are never taken for another's. It is computed
+    when the profile is made, and is part of its text; where it is given, the file must still agree. Raises
     :class:`~noiserobust.UserError` with file and line for a table that is not as above.
     """
 
@@ -91,7 +97,7 @@ class Measured(DeviceProfile, name="measured"):
 
 
 class MeasuredDevices:
-    """Differential pairs of devices of which a table says how they are programmed and drift."""
+    """Differential pairs of devices that are programmed and drift as a table says."""
 
     def __init__(self, table: dict[str, np.ndarray], programming: float, drift: float, t0: float) -> None:
         self.table, self.programming, self.drift, self.t0 = table, programming, drift, t0
@@ -108,14 +114,15 @@ class MeasuredDevices:
         error = self.interpolated("mean_error", target) + self.interpolated("std", target) * normal_like(target, stream)
         return (target + self.programming * error).clamp(min=0)
 
-    def fate(self, target: Tensor, stream: Stream) -> Tensor | None:
+    def drift_parameters(self, target: Tensor, stream: Stream) -> Tensor | None:
+        """The drift exponents, where the table has them."""
         if "drift_mean" not in self.table:
             return None
         mean, std = (self.interpolated(name, target) for name in DRIFT)
         return self.drift * (mean + std * normal_like(target, stream))
 
-    def read(self, target: Tensor, programmed: Tensor, fate: Tensor | None, t: float, stream: Stream) -> Tensor:
-        return programmed if fate is None else programmed * ((t + self.t0) / self.t0) ** -fate
+    def read(self, target: Tensor, programmed: Tensor, drift: Tensor | None, t: float, stream: Stream) -> Tensor:
+        return programmed if drift is None else programmed * ((t + self.t0) / self.t0) ** -drift
 
     def interpolated(self, column: str, target: Tensor) -> Tensor:
         """A column of the table at conductances within its states, linear between them."""
@@ -169,8 +176,11 @@ _tables: dict[tuple[str, str], dict[str, np.ndarray]] = {}
 
 
 def _content(name: str) -> bytes:
+    path = Path(name)
+    if name == EXAMPLE and not path.is_file():
+        return files(__package__).joinpath("tables", "example_device.csv").read_bytes()
     try:
-        return Path(name).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"measured: expected a table (CSV), got {name}: {error.strerror}; check the name") from None
 

@@ -1,4 +1,4 @@
-"""Errors in proportion to the weight itself: log-normal."""
+"""Log-normal noise: errors in proportion to the weight itself."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from noiserobust.noise.base import AlteredChip, Chip, NoiseModel, Per, check_per, check_strength
-from noiserobust.rng import Stream, times
+from noiserobust.rng import Stream
 
 
 @dataclass(frozen=True)
 class LogNormal(NoiseModel, name="lognormal"):
-    r"""Log-normal error: :math:`w_i\, e^{\sigma z_i}` with :math:`z_i \sim N(0, 1)`.
+    r"""Every weight times a log-normal number: :math:`w_i\, e^{\sigma z_i}` with :math:`z_i \sim N(0, 1)`.
 
     The usual model of resistance variation (Liu et al., "Vortex: Variation-aware training for memristor X-bar", DAC
     2015). It keeps the median: the mean of the factor is :math:`e^{\sigma^2 / 2}` and its standard deviation
@@ -51,7 +51,7 @@ class LogNormal(NoiseModel, name="lognormal"):
     def _deviation(self, like: Tensor, stream: Stream) -> Tensor:
         """strength (e^(sigma z) - 1), of the shape and precision of ``like``."""
         z = stream.normal(like.shape, device=like.device).to(like.dtype)
-        return torch.expm1(times(z, self.sigma)).mul_(self.strength)
+        return torch.expm1(self.sigma * z) * self.strength
 
     @property
     def is_identity(self) -> bool:

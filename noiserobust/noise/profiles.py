@@ -1,25 +1,24 @@
-"""Published devices: PCM, Hermes, ReRAM (Wan 2022, CMO/HfOx) and a state-independent one.
+"""Noise models of published devices: PCM, Hermes, ReRAM (Wan 2022, CMO/HfOx) and a state-independent one.
 
-Numbers and formulas are aihwkit's (``aihwkit.inference.noise``), called on our own conductances with our own named
-streams. Its compiled part is not needed. Times are seconds after programming.
+Their numbers and physics are in :mod:`noiserobust.noise.published`. Conductances are in µS, times in seconds after
+programming.
 """
 
 from __future__ import annotations
 
-import importlib
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from typing import ClassVar
 
 from noiserobust.errors import UserError
-from noiserobust.noise.device import DeviceProfile, Devices, DifferentialPair, check_scale, normal_like
-from noiserobust.rng import Stream
+from noiserobust.noise.device import DeviceProfile, Devices, check_scale
+from noiserobust.noise.published import (
+    HERMES_DEVICES,
+    PCM_DEVICE,
+    CMODevices,
+    DriftingPair,
+    WanPair,
+    state_independent_device,
+)
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,10 @@ class DriftingProfile(DeviceProfile):
         for part in ("programming", "drift", "read"):
             check_scale(self.name, part, getattr(self, part))
 
-    @property
-    def scales(self) -> dict[str, float]:
-        """The three scales under aihwkit's names."""
-        return {"prog_noise_scale": self.programming, "drift_scale": self.drift, "read_noise_scale": self.read}
-
 
 @dataclass(frozen=True)
 class PCM(DriftingProfile, name="pcm"):
-    r"""Phase-change memory, g_max 25 µS (Nandakumar et al., ICECS 2019; aihwkit ``PCMLikeNoiseModel``).
+    r"""Phase-change memory (PCM), g_max 25 µS (Nandakumar et al., ICECS 2019; aihwkit ``PCMLikeNoiseModel``).
 
     With r = g / g_max, :math:`\xi, \zeta, \eta \sim N(0, 1)` per device (and per read for :math:`\eta`):
 
@@ -61,15 +55,16 @@ class PCM(DriftingProfile, name="pcm"):
     example: ClassVar[str] = "pcm:t=1d"
 
     def devices(self) -> Devices:
-        return _published("pcm", "PCMLikeNoiseModel", tuple(self.scales.items()))
+        return DriftingPair(PCM_DEVICE, self.programming, self.drift, self.read)
 
 
 @dataclass(frozen=True)
 class Hermes(DriftingProfile, name="hermes"):
-    """PCM of the IBM Hermes chip (Le Gallo et al., Nature Electronics 2023; aihwkit ``HermesNoiseModel``).
+    """Phase-change memory of the IBM Hermes chip (Le Gallo et al., Nature Electronics 2023).
 
     Two devices hold each conductance (g_max 20.7 µS, t_0 300 s, t_read 512 ns), or ``cells=1`` (10.35 µS, 200 s): less
-    accurately programmed. Programming, drift and read noise as of :class:`PCM`, with polynomials of their own.
+    accurately programmed. Programming, drift and read noise as of :class:`PCM`, with polynomials of their own. (aihwkit
+    ``HermesNoiseModel``.)
     """
 
     example: ClassVar[str] = "hermes:cells=1"
@@ -82,7 +77,7 @@ class Hermes(DriftingProfile, name="hermes"):
             raise UserError(f"hermes: expected 1 or 2 cells per conductance, got {self.cells!r}")
 
     def devices(self) -> Devices:
-        return _published("hermes", "HermesNoiseModel", (*self.scales.items(), ("num_devices", self.cells)))
+        return DriftingPair(HERMES_DEVICES[self.cells], self.programming, self.drift, self.read)
 
 
 @dataclass(frozen=True)
@@ -105,8 +100,8 @@ class StateIndependent(DriftingProfile, name="state_independent"):
             check_scale(self.name, part, getattr(self, part))
 
     def devices(self) -> Devices:
-        settings = {"prog_coeff": (self.sigma, 0.0, 0.0), "drift_nu_mean": self.nu_mean, "drift_nu_std": self.nu_std}
-        return _published("custom", "StateIndependentNoiseModel", (*self.scales.items(), *settings.items()))
+        device = state_independent_device(self.sigma, self.nu_mean, self.nu_std)
+        return DriftingPair(device, self.programming, self.drift, self.read)
 
 
 @dataclass(frozen=True)
@@ -127,7 +122,7 @@ class ReRamWan2022(DeviceProfile, name="reram_wan2022"):
             raise UserError(f"reram_wan2022: measured at 1s, 1d and 2d only, got t={t:g} s; use one of these")
 
     def devices(self) -> Devices:
-        return _wan()
+        return WanPair()
 
 
 @dataclass(frozen=True)
@@ -156,112 +151,3 @@ class ReRamCMO(DriftingProfile, name="reram_cmo"):
 
     def devices(self) -> Devices:
         return CMODevices(self.acceptance, self.programming, self.drift, self.read)
-
-
-class PublishedDevices(DifferentialPair):
-    """Devices of one of aihwkit's noise models."""
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.g_max = model, float(model.g_max)
-
-    def program(self, target: Tensor, stream: Stream) -> Tensor:
-        with DrawnFrom(stream):
-            return self.model.apply_programming_noise_to_conductance(target)
-
-    def fate(self, target: Tensor, stream: Stream) -> Tensor | None:
-        with DrawnFrom(stream):
-            return self.model.generate_drift_coefficients(target)
-
-    def read(self, target: Tensor, programmed: Tensor, fate: Tensor | None, t: float, stream: Stream) -> Tensor:
-        with DrawnFrom(stream):
-            # Without exponents (time 0) any will do: nothing is raised to them.
-            return self.model.apply_drift_noise_to_conductance(programmed, programmed if fate is None else fate, t)
-
-
-class WanDevices(PublishedDevices):
-    """Wan's: the error at a later time is drawn anew, once per chip."""
-
-    TIMES = (86400.0, 172800.0)
-
-    def fate(self, target: Tensor, stream: Stream) -> Tensor | None:
-        later = []
-        for index, t in enumerate(self.TIMES):
-            with DrawnFrom(stream.child(index)):
-                later.append(self.model.apply_drift_noise_to_conductance(target, target, t))
-        return torch.stack(later)
-
-    def read(self, target: Tensor, programmed: Tensor, fate: Tensor | None, t: float, stream: Stream) -> Tensor:
-        return programmed if fate is None or t not in self.TIMES else fate[self.TIMES.index(t)]
-
-
-class CMODevices:
-    """Single bidirectional devices, with aihwkit's coefficients but relaxation that a device keeps."""
-
-    def __init__(self, acceptance: float, programming: float, drift: float, read: float) -> None:
-        self.model = _model("reram", "ReRamCMONoiseModel", acceptance_range=acceptance)
-        self.g_min, self.g_max = float(self.model.g_min), float(self.model.g_max)
-        self.programming, self.drift, self.noise = programming, drift, read
-
-    def split(self, relative: Tensor) -> list[Tensor]:
-        return [self.g_min + (relative.clamp(-1, 1) + 1) / 2 * (self.g_max - self.g_min)]
-
-    def join(self, conductances: list[Tensor]) -> Tensor:
-        return 2 * (conductances[0] - self.g_min) / (self.g_max - self.g_min) - 1
-
-    def program(self, target: Tensor, stream: Stream) -> Tensor:
-        constant, slope = self.model.coeff_dict[self.model.acceptance_range]
-        return target + self.programming * (constant + slope * target) * normal_like(target, stream)
-
-    def fate(self, target: Tensor, stream: Stream) -> Tensor | None:
-        return normal_like(target, stream)
-
-    def read(self, target: Tensor, programmed: Tensor, fate: Tensor | None, t: float, stream: Stream) -> Tensor:
-        if fate is None:
-            return programmed
-        decay, noise = self.model.decay_dict, self.model.read_dict
-        slope, constant = decay["std"]
-        relaxed = programmed + self.drift * (decay["mean"][0] * math.log(t) + (slope * math.log(t) + constant) * fate)
-        spread = noise["K"] * math.sqrt(math.log((t + noise["t_read"]) / (2 * noise["t_read"])))
-        std = spread * relaxed.clamp(min=self.g_min).log10()
-        return (relaxed + self.noise * std * normal_like(target, stream)).clamp(self.g_min, self.g_max)
-
-
-class DrawnFrom(TorchFunctionMode):
-    """Inside, ``torch.randn_like`` takes its numbers from a named stream, one child per call; this thread only.
-
-    A list of masks as an index, which Hermes uses and torch deprecates, means what it always meant: a tuple.
-    """
-
-    def __init__(self, stream: Stream) -> None:
-        super().__init__()
-        self.stream, self.calls = stream, 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        if func is torch.randn_like:
-            self.calls += 1
-            return normal_like(args[0], self.stream.child(self.calls))
-        if func is Tensor.__getitem__ and isinstance(args[1], list):
-            args = (args[0], tuple(args[1]))
-        return func(*args, **(kwargs or {}))
-
-
-@cache
-def _published(module: str, name: str, settings: tuple[tuple[str, Any], ...]) -> PublishedDevices:
-    listed = {key: list(value) if isinstance(value, tuple) else value for key, value in settings}
-    return PublishedDevices(_model(module, name, **listed))
-
-
-@cache
-def _wan() -> WanDevices:
-    return WanDevices(_model("reram", "ReRamWan2022NoiseModel", g_max=40.0))
-
-
-def _model(module: str, name: str, **settings: Any) -> Any:
-    try:
-        found = importlib.import_module(f"aihwkit.inference.noise.{module}")
-    except ImportError as error:
-        raise UserError(
-            f"expected aihwkit 1.1.0 for the device profiles, got: {error}; install it with pip install aihwkit==1.1.0 "
-            "(Linux, x86-64)"
-        ) from None
-    return getattr(found, name)(**settings)

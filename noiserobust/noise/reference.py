@@ -1,4 +1,4 @@
-"""The scale of the noise: the largest weight that a weight shares a column with."""
+"""The scale of the noise: the largest absolute weight among those that share a column, a layer or a crossbar."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Reference = Literal["filter", "layer", "tile", "tile-column"]
 
 
 def reference_scale(weight: Tensor, reference: Reference = "filter", rows: int = 512, columns: int = 512) -> Tensor:
-    """max |w| over each weight's reference group, in a shape that broadcasts against ``weight``.
+    """The largest absolute weight, max |w|, of each weight's group, in a shape that broadcasts against ``weight``.
 
     ``weight`` has shape (outputs, inputs...). On the chip its inputs, flattened in logical order, are the rows of a
     crossbar and its outputs the columns.

@@ -33,7 +33,7 @@ def printed(paper: str, table: str, a: tuple[str, str], b: tuple[str, str], unit
 
 
 def over_regularised(at: Grid) -> Sequence[Contrast]:
-    found = []
+    contrasts = []
     # Table 1: RWP trained at sigma_test against RWP trained harder. Under 0.02 the paper prints the same for both.
     harder_than = {0.03: 0.05, 0.05: 0.08, 0.07: 0.08}
     for test in at.few(tuple(harder_than), inc.SMALL_TRAIN):
@@ -41,11 +41,11 @@ def over_regularised(at: Grid) -> Sequence[Contrast]:
         under = inc.noise(at, test)
         shown = printed("incorruptible", "table1", (f"RWP sigma {harder:g}", f"sigma {test:g}"),
                         (f"RWP sigma {test:g}", f"sigma {test:g}"))  # fmt: skip
-        found.append(
+        contrasts.append(
             Contrast(f"under sigma {test:g}: RWP {harder:g} minus RWP {test:g}",
                      Accuracy(inc.rwp(at, harder), under), Accuracy(inc.rwp(at, test), under), published=shown)
         )  # fmt: skip
-    return found
+    return contrasts
 
 
 def fair(best: Best) -> Best:
@@ -67,18 +67,18 @@ def small_and_large(at: Grid) -> Sequence[Contrast]:
 
 
 def one_rho(at: Grid) -> Sequence[Contrast]:
-    found = []
+    contrasts = []
     for test in inc.TEST[1:]:
         under = inc.noise(at, test)
-        found.append(
+        contrasts.append(
             Contrast(f"under sigma {test:g}: best radius there minus rho 0.3", fair(inc.best_sam(at, test)),
                      Accuracy(inc.sam(at, 0.3), under), within=1.0)
         )  # fmt: skip
-    return found
+    return contrasts
 
 
 def ramps_beat_constants(at: Grid) -> Sequence[Contrast]:
-    found = []
+    contrasts = []
     for method, best, ramp in (
         ("RWP", inc.best_rwp, inc.ramped_rwp),
         ("SAM", inc.best_sam, inc.ramped_sam),
@@ -86,29 +86,29 @@ def ramps_beat_constants(at: Grid) -> Sequence[Contrast]:
         for test in (0.02, 0.07):
             shown = printed("incorruptible", "table3", (f"Quadratic {method}", f"sigma {test:g}"),
                             (f"Constant {method}", f"sigma {test:g}"))  # fmt: skip
-            found.append(
+            contrasts.append(
                 Contrast(f"under sigma {test:g}: quadratic {method} minus the best constant {method}",
                          Accuracy(ramp(at, "Quadratic"), inc.noise(at, test)), fair(best(at, test)), published=shown)
             )  # fmt: skip
     for method, best, ramp in (("RWP", inc.best_rwp, inc.ramped_rwp), ("SAM", inc.best_sam, inc.ramped_sam)):
         run = ramp(at, "Quadratic")
         small, large = (Gain(Accuracy(run, inc.noise(at, test)), fair(best(at, test))) for test in (0.02, 0.07))
-        found.append(Contrast(f"that gain of {method} under sigma 0.07 minus that under 0.02", large, small))
-    return found
+        contrasts.append(Contrast(f"that gain of {method} under sigma 0.07 minus that under 0.02", large, small))
+    return contrasts
 
 
 def quadratic_most(at: Grid) -> Sequence[Contrast]:
-    found = []
+    contrasts = []
     for method, ramp in (("RWP", inc.ramped_rwp), ("SAM", inc.ramped_sam)):
         for other in ("Linear", "Off-to-On"):
             shown = printed("incorruptible", "table3", (f"Quadratic {method}", "sigma 0.07"),
                             (f"{other} {method}", "sigma 0.07"))  # fmt: skip
             under = inc.noise(at, 0.07)
-            found.append(
+            contrasts.append(
                 Contrast(f"under sigma 0.07: quadratic minus {other.lower()} {method}",
                          Accuracy(ramp(at, "Quadratic"), under), Accuracy(ramp(at, other), under), published=shown)
             )  # fmt: skip
-    return found
+    return contrasts
 
 
 def gradients_collapse(at: Grid) -> Sequence[Contrast]:
@@ -124,15 +124,15 @@ def gradients_collapse(at: Grid) -> Sequence[Contrast]:
 
 def sharpness_parts(at: Grid) -> Sequence[Contrast]:
     measure = inc.sharpness_of(at, 0.02)
-    found = []
+    contrasts = []
     for row, run in (("SGD", inc.plain(at)), ("SAM 0.3", inc.sam(at, 0.3))):
         logged = logging(run, measure, on=("train", "test"))
         when, change = f"{row}, second half of training", partial(Change, logged, since=0.5)
-        found += [
+        contrasts += [
             Contrast(f"{when}: how much test sharpness rises", change(f"test/{measure}"), unit="nats"),
             Contrast(f"{when}: how much training sharpness falls", change(f"train/{measure}", falls=True), unit="nats"),
         ]
-    return found
+    return contrasts
 
 
 def cosines(at: Grid) -> Sequence[Contrast]:
@@ -239,12 +239,16 @@ def balanced(at: Grid) -> Sequence[Contrast]:
 
 
 def esam_matches(at: Grid) -> Sequence[Contrast | Cost]:
-    sam, own = esam.sam(at, "CIFAR-100", "ResNet-18"), esam.esam(at, "CIFAR-100", "ResNet-18")
+    sam, efficient = esam.sam(at, "CIFAR-100", "ResNet-18"), esam.esam(at, "CIFAR-100", "ResNet-18")
     return [
         Contrast(
-            "accuracy, ResNet-18: ESAM minus SAM", Accuracy(own), Accuracy(sam), within=1.0, published=80.41 - 80.17
+            "accuracy, ResNet-18: ESAM minus SAM",
+            Accuracy(efficient),
+            Accuracy(sam),
+            within=1.0,
+            published=80.41 - 80.17,
         ),
-        Cost("a step of ESAM", own, at_most=1.45, published=3483 / 2423),
+        Cost("a step of ESAM", efficient, at_most=1.45, published=3483 / 2423),
     ]
 
 

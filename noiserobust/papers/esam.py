@@ -85,8 +85,8 @@ def runs(at: Grid, data: str, network: str) -> dict[str, TrainSettings]:
 def ablated(at: Grid, data: str, network: str) -> dict[str, TrainSettings]:
     """The same with each of ESAM's two parts alone."""
     parts = {"ESAM-SWP": esam(at, data, network, gamma=1.0), "ESAM-SDS": esam(at, data, network, beta=1.0)}
-    found = runs(at, data, network)
-    return {"SGD": found["SGD"], "SAM": found["SAM"], **parts, "ESAM": found["ESAM"]}
+    whole = runs(at, data, network)
+    return {"SGD": whole["SGD"], "SAM": whole["SAM"], **parts, "ESAM": whole["ESAM"]}
 
 
 def speed(run: TrainSettings, reference: TrainSettings) -> Percent:

@@ -6,14 +6,14 @@ what the paper reports best (docs/reading_of_the_noise.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from noiserobust.noise import Gaussian, Laplace, NoiseModel
 from noiserobust.papers.grid.artefacts import Cell, artefact
 from noiserobust.papers.grid.derived import Best
 from noiserobust.papers.grid.measured import heights
-from noiserobust.papers.grid.quantity import Accuracy, Logged, logging
+from noiserobust.papers.grid.quantity import Accuracy, Logged, Part, logged, logging
 from noiserobust.papers.grid.scale import Grid
 from noiserobust.training import TrainSettings
 from noiserobust.training.rules.base import Plain
@@ -96,29 +96,32 @@ def share(steps: int) -> float:
     return round(steps / ITERATIONS, 3)
 
 
+def constant(at: Grid, rhos: Sequence[float] = (), sigmas: Sequence[float] = ()) -> dict[str, TrainSettings]:
+    """Plain training, SAM at constant radii and RWP at constant sigmas, by the names of their rows."""
+    rows = {"SGD": plain(at)} | {f"SAM rho {rho:g}": sam(at, rho) for rho in rhos}
+    return rows | {f"RWP sigma {sigma:g}": rwp(at, sigma) for sigma in sigmas}
+
+
 def additive() -> RWP:
     """aihwkit's additive hardware-aware training at its usual strength, the same rule weight for weight."""
     return RWP(Gaussian(0.06, reference="tile"))
 
 
-def under(run: TrainSettings, row: str, at: Grid, test: Sequence[float] = TEST) -> Iterator[Cell]:
-    """One run's row of a table: its accuracy under every test noise."""
-    for sigma in test:
-        yield Cell(row, f"sigma {sigma:g}", Accuracy(run, noise(at, sigma)))
+def under(at: Grid, rows: Mapping[str, TrainSettings], test: Sequence[float] = TEST) -> Iterator[Cell]:
+    """The accuracy of each run under every test noise."""
+    for row, run in rows.items():
+        for sigma in test:
+            yield Cell(row, f"sigma {sigma:g}", Accuracy(run, noise(at, sigma)))
 
 
 @artefact(PAPER, "RWP at several strengths in training and in test")
 def table1(at: Grid) -> Iterator[Cell]:
-    yield from under(plain(at), "SGD", at)
-    for sigma in at.few(TRAIN, SMALL_TRAIN):
-        yield from under(rwp(at, sigma), f"RWP sigma {sigma:g}", at)
+    yield from under(at, constant(at, sigmas=at.few(TRAIN, SMALL_TRAIN)))
 
 
 @artefact(PAPER, "SAM at several radii in training, noise in test")
 def table2(at: Grid) -> Iterator[Cell]:
-    yield from under(plain(at), "SGD", at)
-    for rho in at.few(RHOS, SMALL_RHOS):
-        yield from under(sam(at, rho), f"SAM rho {rho:g}", at)
+    yield from under(at, constant(at, at.few(RHOS, SMALL_RHOS)))
 
 
 def best_rwp(at: Grid, sigma: float) -> Best:
@@ -135,22 +138,15 @@ def best_sam(at: Grid, sigma: float) -> Best:
 
 @artefact(PAPER, "Schedules of the perturbation, constant ones at their best strength", note=RAMP_NOTE)
 def table3(at: Grid) -> Iterator[Cell]:
-    for sigma in TEST[1:]:
-        yield Cell("Constant RWP", f"sigma {sigma:g}", best_rwp(at, sigma))
-    for ramp in RAMPS:
-        yield from under(ramped_rwp(at, ramp), f"{ramp} RWP", at, TEST[1:])
-    for sigma in TEST[1:]:
-        yield Cell("Constant SAM", f"sigma {sigma:g}", best_sam(at, sigma))
-    for ramp in RAMPS:
-        yield from under(ramped_sam(at, ramp), f"{ramp} SAM", at, TEST[1:])
+    for method, best, ramped in (("RWP", best_rwp, ramped_rwp), ("SAM", best_sam, ramped_sam)):
+        for sigma in TEST[1:]:
+            yield Cell(f"Constant {method}", f"sigma {sigma:g}", best(at, sigma))
+        yield from under(at, {f"{ramp} {method}": ramped(at, ramp) for ramp in RAMPS}, TEST[1:])
 
 
 @artefact(PAPER, "Laplace noise in test, Gaussian in training")
 def table4(at: Grid) -> Iterator[Cell]:
-    rows = {"SGD": plain(at)}
-    rows |= {f"SAM rho {rho:g}": sam(at, rho) for rho in (0.2, 0.3, 0.5)}
-    rows |= {f"RWP sigma {sigma:g}": rwp(at, sigma) for sigma in at.few((0.03, 0.05, 0.07), (0.03, 0.05))}
-    for row, run in rows.items():
+    for row, run in constant(at, (0.2, 0.3, 0.5), at.few((0.03, 0.05, 0.07), (0.03, 0.05))).items():
         for b in (0.01, 0.02, 0.03, 0.04):
             yield Cell(row, f"b {b:g}", Accuracy(run, laplace(at, b)))
 
@@ -169,10 +165,8 @@ def architectures(at: Grid, networks: Sequence[str]) -> Iterator[Cell]:
     for network in networks:
         narrow = f"narrow {network}"
         for sigma in (0.02, 0.07):
-            for method, run in (
-                ("SAM", sam(at, BEST_RHO[sigma], narrow)),
-                ("RWP", rwp(at, BEST_SIGMA[sigma], narrow)),
-            ):
+            runs = {"SAM": sam(at, BEST_RHO[sigma], narrow), "RWP": rwp(at, BEST_SIGMA[sigma], narrow)}
+            for method, run in runs.items():
                 yield Cell(network, f"sigma {sigma:g}, {method}", Accuracy(run, noise(at, sigma)))
 
 
@@ -205,20 +199,23 @@ def table7(at: Grid) -> Iterator[Cell]:
                 yield Cell(f"{network}, {schedule}", f"sigma 0.07, {method}", Accuracy(run, noise(at, 0.07)))
 
 
+def quadratic(
+    at: Grid, ramped: Callable[..., TrainSettings], row: str, strengths: Sequence[float], lengths: Sequence[int]
+) -> Iterator[Cell]:
+    for strength in strengths:
+        for steps in lengths:
+            run = ramped(at, "Quadratic", strength, steps)
+            yield Cell(f"Quadratic {row} {strength:g}", f"iterations {steps}", Accuracy(run, noise(at, 0.07)))
+
+
 @artefact(PAPER, "Quadratic RWP: largest strength and length of the ramp")
 def table8(at: Grid) -> Iterator[Cell]:
-    for sigma in (0.08, 0.1, 0.12):
-        for steps in (35_000, 45_000, 55_000):
-            run = ramped_rwp(at, "Quadratic", sigma, steps)
-            yield Cell(f"Quadratic RWP sigma {sigma:g}", f"iterations {steps}", Accuracy(run, noise(at, 0.07)))
+    yield from quadratic(at, ramped_rwp, "RWP sigma", (0.08, 0.1, 0.12), (35_000, 45_000, 55_000))
 
 
 @artefact(PAPER, "Quadratic SAM: largest radius and length of the ramp")
 def table9(at: Grid) -> Iterator[Cell]:
-    for rho in (0.8, 1.0, 1.2):
-        for steps in (15_000, 20_000, 25_000):
-            run = ramped_sam(at, "Quadratic", rho, steps)
-            yield Cell(f"Quadratic SAM rho {rho:g}", f"iterations {steps}", Accuracy(run, noise(at, 0.07)))
+    yield from quadratic(at, ramped_sam, "SAM rho", (0.8, 1.0, 1.2), (15_000, 20_000, 25_000))
 
 
 @artefact(PAPER, "Comparators: weight clipping and aihwkit's additive hardware-aware training", note=(
@@ -235,8 +232,7 @@ def comparators(at: Grid) -> Iterator[Cell]:
         "SAM rho 0.2": sam(at, 0.2),
         "SAM rho 0.3": sam(at, 0.3),
     }
-    for row, run in rows.items():
-        yield from under(run, row, at)
+    yield from under(at, rows)
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -247,10 +243,10 @@ def comparators(at: Grid) -> Iterator[Cell]:
 def figure1(at: Grid) -> Iterator[Cell]:
     yield Cell("no noise", "SGD", Logged(plain(at), "accuracy"))
     yield Cell("sigma 0.05", "SGD", Logged(plain(at), "perturbed_accuracy"))
-    for rho in at.few((0.2, 0.3, 0.5, 0.8), SMALL_RHOS):
-        yield Cell(f"SAM rho {rho:g}", "SAM under sigma 0.05", Logged(sam(at, rho), "perturbed_accuracy"))
-    for sigma in at.few((0.02, 0.05, 0.08), SMALL_TRAIN):
-        yield Cell(f"RWP sigma {sigma:g}", "RWP under sigma 0.05", Logged(rwp(at, sigma), "perturbed_accuracy"))
+    rows = constant(at, at.few((0.2, 0.3, 0.5, 0.8), SMALL_RHOS), at.few((0.02, 0.05, 0.08), SMALL_TRAIN))
+    for row, run in rows.items():
+        if row != "SGD":
+            yield Cell(row, f"{row[:3]} under sigma 0.05", Logged(run, "perturbed_accuracy"))
 
 
 @artefact(PAPER, "Accuracy under sigma 0.07 against clean accuracy; the best of SAM and RWP", kind="scatter",
@@ -264,19 +260,14 @@ def figure2(at: Grid) -> Iterator[Cell]:
 
 def trained(at: Grid) -> dict[str, TrainSettings]:
     """Every constant run of tables 1 and 2."""
-    rows = {"SGD": plain(at)}
-    rows |= {f"SAM rho {rho:g}": sam(at, rho) for rho in at.few(RHOS, SMALL_RHOS)}
-    return rows | {f"RWP sigma {sigma:g}": rwp(at, sigma) for sigma in at.few(TRAIN, SMALL_TRAIN)}
+    return constant(at, at.few(RHOS, SMALL_RHOS), at.few(TRAIN, SMALL_TRAIN))
 
 
 def followed(at: Grid) -> dict[str, TrainSettings]:
-    """The runs that figures 3 to 5 and 8 to 10 follow through training; at the scale paper also those that its text
-    speaks of."""
+    """The runs that figures 3 to 5 and 8 to 10 follow; at the scale paper also those that its text speaks of."""
     rhos = (0.2, 0.3, 0.8, 1.0) if at.as_published else (0.2, 0.3, 0.8)
     sigmas = (0.02, 0.03, 0.05, 0.08) if at.as_published else (0.02, 0.05, 0.08)
-    rows = {"SGD": plain(at)}
-    rows |= {f"SAM rho {rho:g}": sam(at, rho) for rho in at.few(rhos, SMALL_RHOS)}
-    return rows | {f"RWP sigma {sigma:g}": rwp(at, sigma) for sigma in at.few(sigmas, SMALL_TRAIN)}
+    return constant(at, at.few(rhos, SMALL_RHOS), at.few(sigmas, SMALL_TRAIN))
 
 
 STEP_NOTE = (
@@ -286,17 +277,17 @@ STEP_NOTE = (
 GRADIENT, SHARPNESS = "gradient_norm:training", "gradient_sharpness:training"
 COSINE = "gradient_cosine:training"
 PERTURBED = "perturbed_loss:training"
+BOTH: Sequence[Part] = ("train", "test")
 
 
 @artefact(PAPER, "Norm of the update gradient; sharpness where it is taken", kind="trajectory",
           x="epoch (left), training loss (right)", note=STEP_NOTE)  # fmt: skip
 def figure3(at: Grid) -> Iterator[Cell]:
     for row, run in followed(at).items():
-        yield Cell(row, "norm of the update gradient", Logged(logging(run, GRADIENT), f"train/{GRADIENT}"))
+        yield Cell(row, "norm of the update gradient", logged(run, GRADIENT))
     for row, run in followed(at).items():
         if row != "SGD":
-            logged = Logged(logging(run, SHARPNESS), f"train/{SHARPNESS}", "train/loss")
-            yield Cell(row, "gradient sharpness", logged)
+            yield Cell(row, "gradient sharpness", logged(run, SHARPNESS, "train/loss"))
 
 
 def sharpness_of(at: Grid, sigma: float) -> str:
@@ -307,9 +298,8 @@ def sharpness_of(at: Grid, sigma: float) -> str:
 def sharpness_paths(at: Grid, sigma: float) -> Iterator[Cell]:
     measure = sharpness_of(at, sigma)
     for row, run in followed(at).items():
-        logged = logging(run, measure, on=("train", "test"))
-        yield Cell(row, "training images", Logged(logged, f"train/{measure}", "train/loss"))
-        yield Cell(row, "test images", Logged(logged, f"test/{measure}", "test/loss"))
+        yield Cell(row, "training images", logged(run, measure, "train/loss", on=BOTH))
+        yield Cell(row, "test images", logged(run, measure, "test/loss", "test", on=BOTH))
 
 
 @artefact(PAPER, "Average-direction sharpness under sigma 0.02 against the loss", kind="trajectory",
@@ -318,15 +308,14 @@ def figure4(at: Grid) -> Iterator[Cell]:
     yield from sharpness_paths(at, 0.02)
     measure = sharpness_of(at, 0.02)
     for row, run in followed(at).items():
-        logged = logging(run, measure, on=("train", "test"))
-        yield Cell(row, "test against training", Logged(logged, f"test/{measure}", f"train/{measure}"))
+        yield Cell(row, "test against training", logged(run, measure, f"train/{measure}", "test", on=BOTH))
 
 
 @artefact(PAPER, "Cosine of perturbed and clean gradient", kind="epochs", x="epoch", y="cosine", note=STEP_NOTE)
 def figure5(at: Grid) -> Iterator[Cell]:
     for row, run in followed(at).items():
         if row != "SGD":
-            yield Cell(row, row.split()[0], Logged(logging(run, COSINE), f"train/{COSINE}"))
+            yield Cell(row, row.split()[0], logged(run, COSINE))
 
 
 @artefact(PAPER, "Accuracy under sigma 0.02 against clean accuracy", kind="scatter", x="clean accuracy (%)",
@@ -349,7 +338,7 @@ def figure7(at: Grid) -> Iterator[Cell]:
 @artefact(PAPER, "Norm of the update gradient; distance travelled", kind="epochs", x="epoch", note=STEP_NOTE)
 def figure8(at: Grid) -> Iterator[Cell]:
     for row, run in followed(at).items():
-        yield Cell(row, "norm of the update gradient", Logged(logging(run, GRADIENT), f"train/{GRADIENT}"))
+        yield Cell(row, "norm of the update gradient", logged(run, GRADIENT))
     for row, run in followed(at).items():
         yield Cell(row, "distance travelled, sum over epochs", Logged(logging(run, "path_length"), "path_length"))
 
@@ -366,7 +355,7 @@ def figure9(at: Grid) -> Iterator[Cell]:
 def figure10(at: Grid) -> Iterator[Cell]:
     for row, run in followed(at).items():
         if row != "SGD":
-            yield Cell(row, row.split()[0], Logged(logging(run, PERTURBED), f"train/{PERTURBED}", "train/loss"))
+            yield Cell(row, row.split()[0], logged(run, PERTURBED, "train/loss"))
 
 
 def ramps(at: Grid) -> dict[str, TrainSettings]:
@@ -388,12 +377,10 @@ def ramps(at: Grid) -> dict[str, TrainSettings]:
 ))  # fmt: skip
 def figure11(at: Grid) -> Iterator[Cell]:
     for row, run in ramps(at).items():
-        logged = logging(run, SHARPNESS)
-        yield Cell(row, "gradient sharpness", Logged(logged, f"train/{SHARPNESS}", "train/loss"))
+        yield Cell(row, "gradient sharpness", logged(run, SHARPNESS, "train/loss"))
     measure = sharpness_of(at, 0.07)
     for row, run in ramps(at).items():
-        yield Cell(row, "average-direction sharpness, sigma 0.07",
-                   Logged(logging(run, measure, on=("train", "test")), f"train/{measure}", "train/loss"))  # fmt: skip
+        yield Cell(row, "average-direction sharpness, sigma 0.07", logged(run, measure, "train/loss", on=BOTH))
 
 
 @artefact(PAPER, "Loss at the largest perturbation, constant and quadratically ramped", kind="epochs", x="epoch",
@@ -404,9 +391,9 @@ def figure12(at: Grid) -> Iterator[Cell]:
     m = (at.scale.recipe or RECIPE).batch_size
     climbed = f"perturbed_loss:ascent({at.rho(SAM_MAX)!r},m={m})"
     drawn = f"perturbed_loss:random({at.gaussian(RWP_MAX, **READING).nested()},draws=2)"
-    for panel, measure, constant, ramped in (
+    for panel, measure, *runs in (
         ("SAM", climbed, sam(at, SAM_MAX), ramped_sam(at, "Quadratic")),
         ("RWP", drawn, rwp(at, RWP_MAX), ramped_rwp(at, "Quadratic")),
     ):
-        for row, run in (("constant", constant), ("quadratic ramp", ramped)):
-            yield Cell(row, panel, Logged(logging(run, measure), f"train/{measure}"))
+        for row, run in zip(("constant", "quadratic ramp"), runs, strict=True):
+            yield Cell(row, panel, logged(run, measure))

@@ -98,9 +98,9 @@ Rule = Callable[[str], Method]
 
 def run(at: Grid, network: str, data: str, rule: Rule, *, cutout: bool = False, **changes: Any) -> TrainSettings:
     """A run with the settings that ``network`` and ``data`` have in the paper, as far as they are known."""
-    own = own_data(at, data)
+    known = own_data(at, data)
     given = dict(IMAGENET if data == "ImageNet" else VIT if network == VIT_NETWORK else {}) | changes
-    return at.run(own, network, rule(own), **given, **({"cutout": CUTOUT[own]} if cutout else {}))
+    return at.run(known, network, rule(known), **given, **({"cutout": CUTOUT[known]} if cutout else {}))
 
 
 def own_data(at: Grid, data: str) -> str:

@@ -10,7 +10,7 @@ from noiserobust.papers.grid.artefacts import Cell, artefact
 from noiserobust.papers.grid.derived import Remembered
 from noiserobust.papers.grid.estimate import KNOWN
 from noiserobust.papers.grid.measured import heights, step_time
-from noiserobust.papers.grid.quantity import Accuracy, Logged, logging
+from noiserobust.papers.grid.quantity import Accuracy, Logged, logged
 from noiserobust.papers.grid.scale import Grid
 from noiserobust.papers.grid.step_time import steps_of
 from noiserobust.training import TrainSettings
@@ -18,8 +18,9 @@ from noiserobust.training.rules.base import Method, Plain
 from noiserobust.training.rules.esam import ESAM
 from noiserobust.training.rules.gsam import GSAM
 from noiserobust.training.rules.looksam import LookSAM
+from noiserobust.training.rules.mesa import MESA
+from noiserobust.training.rules.saf import SAF
 from noiserobust.training.rules.sam import SAM
-from noiserobust.training.rules.trajectory import MESA, SAF
 
 PAPER = "saf"
 
@@ -76,10 +77,10 @@ def changes(network: str, data: str, method: str) -> dict[str, Any]:
     """The paper's settings of one run where they differ from :data:`RECIPE`."""
     if data != "ImageNet":
         return {"weight_decay": DECAY.get(network, RECIPE.weight_decay)}
-    own = dict(VIT if network.startswith("ViT") else IMAGENET)
+    changed = dict(VIT if network.startswith("ViT") else IMAGENET)
     if network == "ResNet-50" and method in ("SAF", "MESA"):
-        own["weight_decay"] = 1e-4
-    return own
+        changed["weight_decay"] = 1e-4
+    return changed
 
 
 def trajectory(at: Grid, network: str, data: str) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def trajectory(at: Grid, network: str, data: str) -> dict[str, Any]:
 
 def rule(at: Grid, network: str, data: str, method: str) -> Method:
     """A method of the paper with its settings for ``network`` on ``data``."""
-    rho, own = at.rho(RHO.get(network, 0.05)), trajectory(at, network, data)
+    rho, timing = at.rho(RHO.get(network, 0.05)), trajectory(at, network, data)
     rules: dict[str, Method] = {
         "SGD": Plain(),
         "AdamW": Plain(),
@@ -107,8 +108,8 @@ def rule(at: Grid, network: str, data: str, method: str) -> Method:
         "ESAM": ESAM(rho, beta=0.6, gamma=0.7),
         "GSAM": GSAM(rho),
         "LookSAM": LookSAM(rho),
-        "SAF": SAF(0.3, start=own["start"], back=own["back"]),
-        "MESA": MESA(0.3 if data == "ImageNet" else 0.8, start=own["start"], beta=own["beta"]),
+        "SAF": SAF(0.3, start=timing["start"], back=timing["back"]),
+        "MESA": MESA(0.3 if data == "ImageNet" else 0.8, start=timing["start"], beta=timing["beta"]),
     }
     return rules[method]
 
@@ -116,8 +117,8 @@ def rule(at: Grid, network: str, data: str, method: str) -> Method:
 def trained(at: Grid, network: str, data: str, method: str) -> TrainSettings:
     """The run of a published row."""
     # ImageNet's ResNet-101 begins by shrinking the image, CIFAR's does not.
-    own = "ResNet-101 for CIFAR" if network == "ResNet-101" and data != "ImageNet" else network
-    return at.run(data, own, rule(at, network, data, method), **changes(network, data, method))
+    known = "ResNet-101 for CIFAR" if network == "ResNet-101" and data != "ImageNet" else network
+    return at.run(data, known, rule(at, network, data, method), **changes(network, data, method))
 
 
 def costs(row: str, column: str, run: TrainSettings) -> Iterator[Cell]:
@@ -204,7 +205,7 @@ def figure4(at: Grid) -> Iterator[Cell]:
         yield Cell(method, "training loss", Logged(run, "train_loss"))
     for method, run in runs.items():
         measure = f"ascent_sharpness:0.05,m={run.batch_size}"
-        yield Cell(method, "sharpness, rho 0.05", Logged(logging(run, measure), f"train/{measure}"))
+        yield Cell(method, "sharpness, rho 0.05", logged(run, measure))
 
 
 @artefact(PAPER, "Loss landscapes of WRN-28-10, CIFAR-100", kind="landscape", note=LANDSCAPE)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from noiserobust.report.table import GAP, aligned, as_markdown, seconds
+from noiserobust.report.table import GAP, at_time, seconds, titled
 
 ALL = "all layers"
 Line = dict[Any, Any]
@@ -16,57 +16,43 @@ Line = dict[Any, Any]
 def sensitivity_table(effects: pd.DataFrame, by: str = "alone", markdown: bool = False) -> str:
     """Layers ranked by the accuracy that their noise ``alone`` costs (or that is gained where they are ``spared``).
 
-    Takes the ``effects`` of ``evaluation.sensitivity``. The last lines hold what the single effects add up to, and what
-    noise on all layers costs together.
+    Takes the ``effects`` of ``noiserobust.evaluation.sensitivity``. The last lines hold what the single effects
+    add up to, and what noise on all layers at once costs.
     """
     paragraphs = []
-    for _, own in effects.groupby(["method", "noise", "t"], sort=False, dropna=False):
+    for _, table in effects.groupby(["method", "noise", "t"], sort=False, dropna=False):
         header = ["layer", "costs alone", "gains when digital", "loss alone", "weights", "MACs"]
         grid = [header]
-        ranked = ranking(own, by)
+        ranked = ranking(table, by)
         for name in ranked:
-            found = effect(own, name, "alone"), effect(own, name, "spared"), effect(own, name, "alone", "loss")
-            shares = [share(found[0][column]) for column in ("weights_share", "macs_share")]
-            grid.append([name, *map(interval, found[:2]), f"{found[2]['mean']:+.3f}", *shares])
-        sums = [sum(effect(own, name, kind)["mean"] for name in ranked) for kind in ("alone", "spared")]
+            alone, spared = effect(table, name, "alone"), effect(table, name, "spared")
+            loss = effect(table, name, "alone", "loss")["mean"]
+            grid.append([name, interval(alone), interval(spared), f"{loss:+.3f}", *_shares(alone)])
+        sums = [sum(effect(table, name, kind)["mean"] for name in ranked) for kind in ("alone", "spared")]
         grid.append(["single effects, added up", *(f"{total:+.2f}" for total in sums), "", "", ""])
-        whole = effect(own, ALL, "alone")
-        shares = [share(whole[column]) for column in ("weights_share", "macs_share")]
-        loss = effect(own, ALL, "alone", "loss")["mean"]
-        grid.append([ALL, interval(whole), interval(whole), f"{loss:+.3f}", *shares])
-        paragraphs.append(_titled(place(whole), grid, markdown))
+        whole = effect(table, ALL, "alone")
+        loss = effect(table, ALL, "alone", "loss")["mean"]
+        grid.append([ALL, interval(whole), interval(whole), f"{loss:+.3f}", *_shares(whole)])
+        paragraphs.append(titled(place(whole), grid, markdown))
     caption = f"points of accuracy: mean {meaning(effects)}; loss in nats; weights and MACs as shares of the network's"
     return "\n\n".join([*paragraphs, caption])
 
 
 def digital_table(steps: pd.DataFrame, within: float | None = None, markdown: bool = False) -> str:
-    """Step by step, which layer is kept digital next and what that gives. Takes the ``steps`` of ``keep_digital``."""
+    """Step by step, which layer is kept digital next and what that gives.
+
+    Takes the ``steps`` of ``noiserobust.evaluation.keep_digital``.
+    """
     paragraphs = []
-    for _, own in steps.groupby(["method", "noise", "t"], sort=False, dropna=False):
-        grid = [
-            [
-                "step",
-                "digital, too",
-                "MACs",
-                "weights",
-                "accuracy",
-                "below clean",
-                "gain",
-                "singles add up to",
-                "in search",
-            ]
-        ]
-        for line in records(own):
-            cells = [
-                str(line["step"]),
-                line["layer"] or "none",
-                share(line["macs_share"]),
-                share(line["weights_share"]),
-            ]
+    for _, table in steps.groupby(["method", "noise", "t"], sort=False, dropna=False):
+        header = ["step", "digital, too", "MACs", "weights", "accuracy", "below clean", "gain"]
+        grid = [[*header, "singles add up to", "in search"]]
+        for line in records(table):
+            cells = [str(line["step"]), line["layer"] or "none", *reversed(_shares(line))]
             cells += [f"{line['accuracy']:.2f}", interval(line, "lost"), f"{line['gain']:+.2f}"]
             grid.append([*cells, f"{line['sum_of_singles']:+.2f}", f"{line['search_gain']:+.2f}"])
-        last = records(own)[-1]
-        text = _titled(f"{place(last)}; clean {last['clean']:.2f} %", grid, markdown)
+        last = records(table)[-1]
+        text = titled(f"{place(last)}; clean {last['clean']:.2f} %", grid, markdown)
         paragraphs.append(text if within is None else f"{text}\n\n{verdict(last, within)}")
     caption = (
         "accuracy in %, the rest in points of it, on fresh draws: mean "
@@ -77,7 +63,10 @@ def digital_table(steps: pd.DataFrame, within: float | None = None, markdown: bo
 
 
 def budget_table(answers: pd.DataFrame, markdown: bool = False) -> str:
-    """One line per method: the answer, its interval, and in words what stands in its way (``budget`` gives them)."""
+    """One line per method: the noise it can bear, the interval of that, and in words what stands in the way.
+
+    Takes the ``answers`` of ``noiserobust.evaluation.budget``.
+    """
     grid = [["method", "clean", "budget", "interval", "remark"]]
     for line in records(answers):
         grid.append([line["method"], f"{line['clean']:.2f}", *_budget(line), _remark(line)])
@@ -89,7 +78,7 @@ def budget_table(answers: pd.DataFrame, markdown: bool = False) -> str:
         f"clean accuracy in %; interval: {100 * first['confidence']:g} % over {over(answers)}; searched from "
         f"{_x(first, first['easy'])} (easy) to {_x(first, first['hard'])}"
     )
-    return _titled(title, grid, markdown) + f"\n\n{caption}"
+    return titled(title, grid, markdown) + f"\n\n{caption}"
 
 
 def verdict(line: Line, within: float) -> str:
@@ -131,9 +120,13 @@ def share(percent: float) -> str:
     return GAP if math.isnan(percent) else f"{percent:.1f} %"
 
 
+def _shares(line: Line) -> list[str]:
+    return [share(line[column]) for column in ("weights_share", "macs_share")]
+
+
 def place(line: Line) -> str:
     """Method, noise and time in words."""
-    return f"{line['method']}, noise: {line['noise']}" + ("" if math.isnan(line["t"]) else f", t {seconds(line['t'])}")
+    return f"{line['method']}, noise: {line['noise']}{at_time(line['t'])}"
 
 
 def meaning(table: pd.DataFrame) -> str:
@@ -170,7 +163,3 @@ def _remark(line: Line) -> str:
     if line["crossings"] > 1:
         return "the loss is not monotone: this is the first place, from the easy end, where it exceeds the limit"
     return ""
-
-
-def _titled(title: str, grid: list[list[str]], markdown: bool) -> str:
-    return f"**{title}**\n\n{as_markdown(grid)}" if markdown else f"{title}\n{aligned(grid)}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from noiserobust.report.table import _sizes, aligned, as_markdown
+from noiserobust.report.table import GAP, aligned, as_markdown, sizes
 
 
 def measure_table(summary: pd.DataFrame, markdown: bool = False) -> str:
@@ -17,27 +17,19 @@ def measure_table(summary: pd.DataFrame, markdown: bool = False) -> str:
     """
     names = summary["metric"]
     shown = summary[~names.str.startswith("max_over_rms/") | (names == "max_over_rms/largest")]
-    header = [
-        "measure",
-        "at",
-        "method",
-        "mean",
-        "± draws",
-        "± models",
-        f"{100 * shown['confidence'].iloc[0]:g} %",
-        "over",
-    ]
+    confidence = f"{100 * shown['confidence'].iloc[0]:g} %"
+    header = ["measure", "at", "method", "mean", "± draws", "± models", confidence, "over"]
     body = [_line(line) for line in shown.to_dict("records")]
     return (as_markdown if markdown else aligned)([header, *body])
 
 
 def _line(line: dict[Any, Any]) -> list[str]:
     numbers = [line["mean"], line["noise_std"], line["weight_std"]]
-    interval = "–" if math.isnan(line["low"]) else f"{_number(line['low'])} to {_number(line['high'])}"
+    interval = GAP if math.isnan(line["low"]) else f"{_number(line['low'])} to {_number(line['high'])}"
     place = "" if line["noise"] == "none" else line["noise"]
-    over = f"{_sizes(pd.DataFrame([line]))}"
+    over = sizes(pd.DataFrame([line]))
     return [line["metric"], place, line["method"], *map(_number, numbers), interval, over]
 
 
 def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.4g}"
+    return GAP if math.isnan(value) else f"{value:.4g}"

@@ -6,21 +6,20 @@ import math
 
 import pandas as pd
 
-from noiserobust.report.table import aligned, as_markdown, seconds, variant
+from noiserobust.report.table import GAP, aligned, as_markdown, at_time, variant
 
 
 def precision_table(summary: pd.DataFrame, markdown: bool = False) -> str:
-    """One line per model, noise and look: ``76.71 ± 0.50``, draws, images per draw, images' forward passes.
+    """One line per model and noise: ``76.71 ± 0.50``, draws, images per draw, images' forward passes.
 
-    Takes what ``evaluation.to_precision.summarize_to_precision`` returns. A line that gave up says so. The noise's
-    standard deviation is shown where it was measured.
+    Takes what ``summarize_to_precision`` of ``noiserobust.evaluation.precision.to_precision`` returns. A line that gave
+    up says so. The noise's standard deviation is shown where it was measured.
     """
     std = bool(summary["noise_std"].notna().any())
     header = ["method", "replicate", "noise", "accuracy", "draws", "images per draw", "image passes"]
     grid = [[*header, *(["noise std"] if std else [])]]
     for _, line in summary.iterrows():
-        noise = line["noise"] if math.isnan(line["t"]) else f"{line['noise']}, t {seconds(line['t'])}"
-        noise += variant({**line, "subset": "all"})
+        noise = line["noise"] + at_time(line["t"]) + variant({**line, "subset": "all"})
         accuracy = f"{line['mean']:.2f} ± {line['half_width']:.2f}"
         if not line["reached"]:
             accuracy += f" (not ± {line['target']:g}: gave up)"
@@ -28,7 +27,7 @@ def precision_table(summary: pd.DataFrame, markdown: bool = False) -> str:
         cells += [f"{line[name]:,}" for name in ("draws", "images_per_draw", "image_forwards")]
         if std:
             low, high = line["noise_std_low"], line["noise_std_high"]
-            cells.append("–" if math.isnan(low) else f"{line['noise_std']:.2f} [{low:.2f}, {high:.2f}]")
+            cells.append(GAP if math.isnan(low) else f"{line['noise_std']:.2f} [{low:.2f}, {high:.2f}]")
         grid.append(cells)
     percent = 100 * summary["confidence"].iloc[0]
     caption = (

@@ -12,7 +12,7 @@ import pandas as pd
 from noiserobust.errors import UserError
 from noiserobust.minima.labels import without_strength
 from noiserobust.spec import Duration
-from noiserobust.storage.rows import VARIANT, completed, noise_free
+from noiserobust.storage.rows import OPERATION, completed, noise_free
 
 # Metric -> its unit and the decimals that are worth reading.
 UNITS = {"accuracy": ("%", 2), "area": ("%", 2)}
@@ -36,26 +36,24 @@ def robustness_table(
     chosen = lines_of(summary, metric)
     unit, decimals = UNITS.get(metric, ("", 3))
     spreads = [name for name in ("noise_std", "weight_std") if chosen[name].notna().any() and not intervals]
-    render = as_markdown if markdown else aligned
     blocks = []
     for name, block in readings(chosen).items():
         grid = _grid(block, name, spreads, decimals, intervals)
-        title = f"noise: {name}" if name else "without noise"
-        blocks.append((f"**{title}**\n\n" if markdown else f"{title}\n") + render(grid))
+        blocks.append(titled(f"noise: {name}" if name else "without noise", grid, markdown))
     words = {"noise_std": "std over noise draws", "weight_std": "std over trained models"}
     meaning = " ± ".join(["mean", *(words[name] for name in spreads)])
     noisy = chosen[~noise_free(chosen)]
     told = noisy if len(noisy) else chosen
     if intervals:
         meaning = f"mean [its {100 * told['confidence'].iloc[0]:g} % interval{_over(told)}]"
-    caption = f"{metric}{f' in {unit}' if unit else ''}: {meaning}; {_sizes(told)}{_design(told)}"
+    caption = f"{metric}{f' in {unit}' if unit else ''}: {meaning}; {sizes(told)}{_design(told)}"
     return "\n\n".join([*blocks, caption])
 
 
 def paired_table(paired: pd.DataFrame) -> str:
     """Differences as text, one line per noise: ``sigma 0.3: +12.3 points [95 %: +10.1, +14.5], 3 models x 10 draws``.
 
-    Accuracy differences are in percentage points. Takes what ``evaluation.statistics.paired`` returns.
+    Accuracy differences are in percentage points. Takes what ``noiserobust.evaluation.paired`` returns.
     """
     paragraphs = []
     for name, block in readings(paired).items():
@@ -80,17 +78,19 @@ def readings(summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
     Noise-free lines that name no reading (``none``) belong to all of them; the name is "" if there is nothing else.
     """
     pairs = zip(summary["noise"], summary["strength"], strict=True)
-    own = pd.Series([without_strength(noise, strength) for noise, strength in pairs], index=summary.index, dtype=object)
+    texts = pd.Series(
+        [without_strength(noise, strength) for noise, strength in pairs], index=summary.index, dtype=object
+    )
     around = pd.Series(map(variant, completed(summary).to_dict("records")), index=summary.index, dtype=object)
-    everywhere = noise_free(summary) & (own == summary["noise"]) & (around == "")
-    names = own + around
+    everywhere = noise_free(summary) & (texts == summary["noise"]) & (around == "")
+    names = texts + around
     return {name: summary[everywhere | (names == name)] for name in names[~everywhere].unique()} or {"": summary}
 
 
 def variant(line: Mapping[Any, Any]) -> str:
     """What is done around the chip, in words: ``, global compensation, batch norm from 500 images``."""
     words = {"compensation": "{} compensation", "recalibration": "batch norm from {} images"}
-    said = [words.get(key, key + " {}").format(line[key]) for key in VARIANT if line[key] != VARIANT[key]]
+    said = [words.get(key, key + " {}").format(line[key]) for key in OPERATION if line[key] != OPERATION[key]]
     return "".join(f", {words}" for words in said)
 
 
@@ -103,6 +103,11 @@ def seconds(t: float) -> str:
     """A time in its largest unit: ``25 s``, ``1 h``, ``1 d``, ``1.16 d``, ``1 y``."""
     unit, size = next(((unit, size) for unit, size in Duration.UNITS.items() if t >= size), ("s", 1.0))
     return f"{t / size:.3g} {unit}"
+
+
+def at_time(t: float) -> str:
+    """A time as it follows the name of a noise: ``, t 1 d``; nothing where no time is named."""
+    return "" if math.isnan(t) else f", t {seconds(t)}"
 
 
 def _records(block: pd.DataFrame) -> list[dict[Any, Any]]:
@@ -127,8 +132,7 @@ def _label(line: dict[Any, Any], name: str) -> str:
         strength = "" if not math.isnan(line["t"]) else line["noise"]
     else:
         strength = f"{symbol(name)} {line['strength']:g}"
-    time = "" if math.isnan(line["t"]) else f"t {seconds(line['t'])}"
-    return ", ".join(filter(None, [strength, time]))
+    return (strength + at_time(line["t"])).removeprefix(", ")
 
 
 def _grid(
@@ -179,6 +183,11 @@ def _part(columns: list[list[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
+def titled(title: str, grid: list[list[str]], markdown: bool) -> str:
+    """A grid under its title, as text or Markdown."""
+    return f"**{title}**\n\n{as_markdown(grid)}" if markdown else f"{title}\n{aligned(grid)}"
+
+
 def as_markdown(grid: list[list[str]]) -> str:
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in grid]
     lines = [escaped[0], ["---"] * len(grid[0]), *escaped[1:]]
@@ -194,7 +203,7 @@ def _difference(line: dict[Any, Any], name: str) -> str:
     if math.isnan(line["low"]):
         interval = "no interval from a single draw"
     mean = f"{_label(line, name)}: {line['mean']:+.{decimals}f}{unit}"
-    return f"{mean} [{interval}], {_sizes(table)}{_design(table)}"
+    return f"{mean} [{interval}], {sizes(table)}{_design(table)}"
 
 
 def _over(summary: pd.DataFrame) -> str:
@@ -206,7 +215,7 @@ def _over(summary: pd.DataFrame) -> str:
     return f" over {over} only" if over == "draws" or (over == "models" and _design(summary)) else ""
 
 
-def _sizes(summary: pd.DataFrame) -> str:
+def sizes(summary: pd.DataFrame) -> str:
     """``3 models x 10 draws``, or the range where lines differ."""
     return " x ".join(_count(summary[column], word) for column, word in (("models", "model"), ("draws", "draw")))
 

@@ -7,15 +7,17 @@ from typing import Any
 
 import pandas as pd
 
-from noiserobust.report.table import GAP, UNITS, aligned, as_markdown, seconds, variant
-from noiserobust.storage.rows import VARIANT, completed
+from noiserobust.report.table import GAP, UNITS, at_time, titled, variant
+from noiserobust.storage.rows import OPERATION, completed
 
-PLACE = ["noise", "strength", "t", *VARIANT]
+PLACE = ["noise", "strength", "t", *OPERATION]
 LINE = [*PLACE, "method", "model"]
 
 
 def yield_table(yields: pd.DataFrame, percentiles: pd.DataFrame | None = None, markdown: bool = False) -> str:
-    """What ``evaluation.yields`` and ``evaluation.percentiles`` found, as text: a block per noise, a line per model.
+    """The share of chips that reach an accuracy, as text: a block per noise, a line per model.
+
+    Takes what ``yields`` and ``percentiles`` of ``noiserobust.evaluation.design.chip_yield`` return.
 
     The last lines say what a bound means, and of which chips it speaks.
     """
@@ -32,18 +34,14 @@ def yield_table(yields: pd.DataFrame, percentiles: pd.DataFrame | None = None, m
         columns[f"{_percent(first['share'])} of all reach"] = [_bound(line) for line in lines]
         columns |= _percentile_columns(percentiles, lines)
         grid = [list(columns), *map(list, zip(*columns.values(), strict=True))]
-        title = f"noise: {name}"
-        blocks.append(f"**{title}**\n\n{as_markdown(grid)}" if markdown else f"{title}\n{aligned(grid)}")
+        blocks.append(titled(f"noise: {name}", grid, markdown))
     return "\n\n".join([*blocks, _caption(yields, percentiles is not None)])
 
 
 def places(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The lines by noise, time and what is done around the chip, in words."""
     table = completed(table)
-    names = [
-        line["noise"] + ("" if math.isnan(line["t"]) else f", t {seconds(line['t'])}") + variant(line)
-        for line in table.to_dict("records")
-    ]
+    names = [line["noise"] + at_time(line["t"]) + variant(line) for line in table.to_dict("records")]
     return {str(name): block for name, block in table.groupby(pd.Series(names, table.index), sort=False)}
 
 
@@ -71,9 +69,9 @@ def _bound(line: dict[Any, Any]) -> str:
 def _percentile_columns(percentiles: pd.DataFrame | None, lines: list[dict[Any, Any]]) -> dict[str, list[str]]:
     if percentiles is None:
         return {}
-    found = {(*_key(line), line["percent"]): line for line in completed(percentiles).to_dict("records")}
+    intervals = {(*_key(line), line["percent"]): line for line in completed(percentiles).to_dict("records")}
     return {
-        _ordinal(percent): [_interval(found[(*_key(line), percent)]) for line in lines]
+        _ordinal(percent): [_interval(intervals[(*_key(line), percent)]) for line in lines]
         for percent in percentiles["percent"].unique()
     }
 

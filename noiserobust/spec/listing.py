@@ -92,8 +92,8 @@ def check(family: str, text: str) -> None:
     for stage in read(text, word, joined=family == "noises"):
         call = stage.call(word)
         if call.name not in known and not _importable(call):
-            names = ", ".join(known)
-            raise UserError(f"expected a {word} ({names}), got '{shown(stage.text)}'{_near(call.name, known)}")
+            names = f"({', '.join(known)})" + (" or the path of an image folder" if family == "data" else "")
+            raise UserError(f"expected a {word} {names}, got '{shown(stage.text)}'{_near(call.name, known)}")
 
 
 def _importable(call: Call) -> bool:

@@ -1,1 +1,1 @@
-"""What lies on disk: checkpoints, rows, files whole or not at all, provenance."""
+"""What lies on disk: trained networks, rows of results and which network they belong to, files whole or not at all."""

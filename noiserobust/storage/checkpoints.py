@@ -1,12 +1,9 @@
-"""Weights as safetensors with everything needed to use them; others' checkpoints, without running their code."""
+"""Trained networks on disk: their weights as safetensors, with everything that is needed to use them."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import inspect
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,10 +16,11 @@ from torch import Tensor, nn
 
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
-from noiserobust.models.wrappers import canonical, unwrap
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.files import write_atomically
+from noiserobust.storage.identity import digest_tensor
 from noiserobust.storage.torch_file import is_torch_file, read_torch_file
+from noiserobust.storage.weights import load_weights
 
 KEY = "noiserobust"
 
@@ -45,7 +43,7 @@ class Checkpoint:
         """16 hex digits that name the weights, wherever the file lies."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.weights.items()):
-            _digest_tensor(digest, name, tensor)
+            digest_tensor(digest, name, tensor)
         return digest.hexdigest()[:16]
 
     def build(
@@ -111,7 +109,7 @@ def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:
 
     ``LABEL=PLACE`` replaces the method's name that was stored with them.
     """
-    found = []
+    checkpoints = []
     for place in places:
         label, equals, rest = place.partition("=")
         labelled = bool(equals) and not Path(place).exists()
@@ -124,113 +122,5 @@ def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:
             )
         for checkpoint in map(read_checkpoint, inside or [path]):
             about = {**checkpoint.about, "label": label} if labelled else checkpoint.about
-            found.append(replace(checkpoint, about=about))
-    return found
-
-
-def load_weights(
-    model: nn.Module,
-    weights: Mapping[str, Tensor],
-    source: str | Path,
-    aliases: Sequence[tuple[str, str]] = (),
-    classes: int | None = None,
-) -> None:
-    """Copy ``weights`` into ``model``.
-
-    With ``classes``, the network's own number, what it has of it where ``weights`` have another number (the layers
-    that give the logits) stays as it is.
-
-    Marks that DDP, DataParallel and torch.compile leave in names (``module``, ``_orig_mod``) do not count, on either
-    side and at any depth; where names still differ, ``aliases`` (:class:`~noiserobust.models.ModelSpec`) translate
-    those of well-known implementations. Counters of batches that an old file lacks stay at 0. Raises
-    :class:`~noiserobust.UserError` that names missing, unexpected and misshapen entries.
-    """
-    model = unwrap(model)
-    wanted = model.state_dict()
-    own, given = _by_plain_name(wanted), _by_plain_name(weights)
-    translated = {_translated(name, aliases): original for name, original in given.items()}
-    if len(own.keys() & translated.keys()) > len(own.keys() & given.keys()):
-        given = translated
-    if classes is not None:
-        heads = {n for n in own.keys() & given.keys() if _of_other_classes(wanted[own[n]], weights[given[n]], classes)}
-        own = {name: original for name, original in own.items() if name not in heads}
-        given = {name: original for name, original in given.items() if name not in heads}
-    missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
-    misshapen = [
-        f"{name} {tuple(weights[given[name]].shape)} instead of {tuple(wanted[own[name]].shape)}"
-        for name in own
-        if name in given and weights[given[name]].shape != wanted[own[name]].shape
-    ]
-    wrong = [
-        *_listed("missing", missing),
-        *_listed("unexpected", [name for name in given if name not in own]),
-        *_listed("of another shape", misshapen),
-    ]
-    if wrong:
-        raise UserError(
-            f"{source} does not fit {type(model).__name__}: {'; '.join(wrong)}; check --model and its width"
-        )
-    model.load_state_dict(wanted | {own[name]: weights[original] for name, original in given.items()})
-
-
-def weights_hash(model: nn.Module) -> str:
-    """16 hex digits that name ``model``: the exact bits of its parameters and buffers, and what computes with them.
-
-    The second is each module's class, its source where that is not torch's, and its plain attributes, since the same
-    weights between other activations are another network. A function elsewhere that a ``forward`` calls is not seen.
-    """
-    digest = hashlib.sha256()
-    for path, module in unwrap(model).named_modules():
-        digest.update(f"{canonical(path)} {_anatomy(module)}\n".encode())
-    for name, tensor in sorted(unwrap(model).state_dict().items()):
-        _digest_tensor(digest, name, tensor)
-    return digest.hexdigest()[:16]
-
-
-def _digest_tensor(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
-    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-
-
-def _of_other_classes(own: Tensor, given: Tensor, classes: int) -> bool:
-    """Whether ``own`` and ``given`` differ in the number of classes, their first dimension, and in nothing else."""
-    same = own.dim() > 0 and own.shape[1:] == given.shape[1:]
-    return same and len(own) == classes != len(given)
-
-
-def _anatomy(module: nn.Module) -> str:
-    kind = type(module)
-    parts = [kind.__module__, kind.__qualname__, module.extra_repr()]
-    if not kind.__module__.startswith("torch."):
-        # Not to be had for what was typed into a session: then the name has to do.
-        with contextlib.suppress(OSError, TypeError):
-            parts.append(inspect.getsource(kind))
-    for name, value in sorted(vars(module).items()):
-        if name.startswith("_") or name == "training":
-            continue
-        if callable(value):
-            code = getattr(value, "__code__", None)
-            parts.append(f"{name}={getattr(value, '__qualname__', type(value).__qualname__)}")
-            parts.append("" if code is None else f"{code.co_code.hex()} {code.co_consts} {code.co_names}")
-        elif isinstance(value, (bool, int, float, str, tuple, list, dict, type(None))):
-            parts.append(f"{name}={value!r}")
-    return " ".join(parts)
-
-
-def _by_plain_name(weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """Names without the marks of wrappers -> names as they are."""
-    plain = {".".join(p for p in name.split(".") if p not in ("module", "_orig_mod")): name for name in weights}
-    # Two names that only such a part tells apart: it is the network's own.
-    return plain if len(plain) == len(weights) else {name: name for name in weights}
-
-
-def _translated(name: str, aliases: Sequence[tuple[str, str]]) -> str:
-    for pattern, replacement in aliases:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _listed(what: str, names: list[str]) -> list[str]:
-    """``3 missing (a, b, c)``, at most six named."""
-    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-    return [f"{len(names)} {what} ({shown})"] if names else []
+            checkpoints.append(replace(checkpoint, about=about))
+    return checkpoints

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import json
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,83 +12,164 @@ from typing import Any
 import pandas as pd
 
 from noiserobust.errors import UserError
-from noiserobust.storage.rows import VARIANT, completed, read_rows, write_rows
+from noiserobust.storage.database import Database
+from noiserobust.storage.identity import VARYING, same_answer
+from noiserobust.storage.provenance import provenance
+from noiserobust.storage.records import Keys, Record, condition_of, record_of, table_of
+from noiserobust.storage.rows import OPERATION
 
 SEMANTICS = 1
 """Raise when a change makes the same evaluation give other values, so that no stale row is taken for a new one."""
 
 UNIT = [
     *("weights", "data", "noise", "seed", "replicate", "draw", "read", "t"),
-    *(*VARIANT, "analog", "precision", "device", "semantics"),
+    *(*OPERATION, "analog", "precision", "device", "semantics"),
 ]
 """The columns that name a piece of work: a row that agrees in all of them is never computed twice."""
 
 FURTHER = ("measure", "landscape")
 """Columns that only rows of another kind than :func:`noiserobust.evaluate`'s have."""
 
-SAVE_EVERY = 20.0  # seconds of work that a killed evaluation may lose
+COMMIT_EVERY = 2.0  # seconds of work that a killed evaluation may lose
+EXPORT_EVERY = 20.0  # seconds, and 50 times as long as an export takes
+
+log = logging.getLogger("noiserobust")
 
 
 class Ledger:
-    """Rows by unit of work, with those that a file already holds.
+    """The rows of one evaluation, with those that a file already holds.
 
-    ``further`` are columns that name a unit besides :data:`UNIT`, where something else than accuracy is measured.
+    Finished units go into a database beside the file (:class:`~noiserobust.storage.database.Database`) every few
+    seconds, so that several processes may share one file: each takes over what another has finished, and
+    none loses rows. The file itself is brought up to date now and then, and by :meth:`close`.
+
+    - ``path``: the parquet file; None keeps the rows in memory only.
+    - ``further``: columns that name a unit besides :data:`UNIT`, where something else than accuracy is measured.
+    - ``columns``: further columns of all rows, which do not name a unit.
+
+    A stored row counts only for a network whose ``answer`` is the row's to rounding
+    (:func:`~noiserobust.storage.identity.answer`); else its unit is computed anew and replaced.
     """
 
-    def __init__(self, path: Path | None, further: Sequence[str] = ()) -> None:
-        self.path = path
-        self.unit = [*UNIT, *further]
-        if path is not None and path.is_dir():
+    def __init__(
+        self, path: str | Path | None, further: Sequence[str] = (), columns: Mapping[str, Any] | None = None
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self.unit, self.columns = [*UNIT, *further], dict(columns or {})
+        if self.path is not None and self.path.is_dir():
             raise UserError(f"expected a file for the rows, got the folder {path}; add a file name")
-        needed = [*self.unit, "method", "metric"]
-        there = path is not None and path.is_file()
-        self.stored = completed(read_rows(path)) if path is not None and there else pd.DataFrame(columns=needed)
-        lacking = [name for name in needed if name not in self.stored]
-        if lacking:
-            raise UserError(
-                f"expected evaluation rows in {path}, got a table without {', '.join(lacking)}; name another file"
-            )
-        if foreign := [name for name in FURTHER if name in self.stored and name not in self.unit]:
-            raise UserError(
-                f"expected rows of the same kind in {path}, got some that name their {foreign[0]}; name another file"
-            )
-        self.known: dict[tuple[Any, ...], dict[str, float]] = {}
-        for row in self.stored.to_dict("records"):
-            self.known.setdefault(self._key(row), {})[row["metric"]] = row["value"]
-        self.rows: list[dict[str, Any]] = []
+        self._keys = Keys(self.unit)
+        self._known: dict[bytes, tuple[str, dict[str, float]]] = {}
+        self._versions: dict[bytes, dict[str, Any]] = {}
+        self._outdated: set[bytes] = set()
+        self._noted: set[str] = set()
+        self._conditions: dict[str, int] = {}
+        self._records: list[Record] = []
         self._places: list[tuple[int, ...]] = []
-        self.saved = time.monotonic()
+        self._committed = 0
+        self._commit_time = self._export_time = time.monotonic()
+        self._export_seconds = 0.0
+        self._database = None if self.path is None else Database(self.path, self.unit, self._check)
 
     def find(self, unit: Mapping[str, Any], metrics: Iterable[str] = ()) -> dict[str, float] | None:
         """What is known of ``unit``; ``None`` when that lacks one of the further ``metrics``."""
-        values = self.known.get(self._key(unit))
-        return values if values is not None and all(metric in values for metric in metrics) else None
+        key, wanted = self._keys(unit), set(metrics)
+        answered, values = self._known.get(key, ("", None))
+        same = answered == unit.get("answer", "") or same_answer(answered, unit.get("answer", ""), unit["precision"])
+        if values is not None and same and wanted <= values.keys():
+            return values
+        values = self._stored(key, unit)
+        if values is None or not wanted <= values.keys():
+            self._versions.pop(key, None)
+            return None
+        return values
 
     def add(self, unit: Mapping[str, Any], values: Mapping[str, float], place: tuple[int, ...] = ()) -> None:
         """Note the ``values`` of ``unit``; tables are sorted by ``place``, whatever the order in which work is done."""
-        self.known[self._key(unit)] = dict(values)
-        self.rows += [{**unit, "metric": m, "value": v} for m, v in values.items()]
+        key = self._keys(unit)
+        # What was found keeps the versions that computed it.
+        row = {**unit, **self.columns, **self._versions.get(key, {})}
+        condition = self._conditions.setdefault(condition_of(row), len(self._conditions))
+        self._known[key] = unit.get("answer", ""), dict(values)
+        self._records += [record_of(key, row, metric, value, condition) for metric, value in values.items()]
         self._places += [place] * len(values)
-        if time.monotonic() - self.saved > SAVE_EVERY:
+        now = time.monotonic()
+        if now - self._export_time > max(EXPORT_EVERY, 50 * self._export_seconds):
             self.save()
+        elif now - self._commit_time > COMMIT_EVERY:
+            self._commit()
 
     def table(self) -> pd.DataFrame:
-        first = ["model", "method", "replicate", "noise", "strength", "draw", "read", "t", *VARIANT, "metric", "value"]
-        order = sorted(range(len(self.rows)), key=self._places.__getitem__)
-        table = pd.DataFrame([self.rows[index] for index in order])
-        return table[[*first, *(name for name in table if name not in first)]]
+        """The rows of this evaluation, tidy."""
+        order = sorted(range(len(self._records)), key=self._places.__getitem__)
+        conditions = dict(enumerate(map(json.loads, self._conditions)))
+        return table_of(conditions, (self._records[index][2:] for index in order))
 
     def save(self) -> None:
-        """The file holds what it held and the rows so far; rows of the same unit and method are replaced."""
-        self.saved = time.monotonic()
-        if self.path is None or not self.rows:
+        """Bring the file up to date: it holds what it held, the rows so far, and those of other processes."""
+        if self._database is None:
             return
-        new = self.table()
-        done = {(self._key(row), row["method"]) for row in self.rows}
-        kept = self.stored[[(self._key(row), row["method"]) not in done for row in self.stored.to_dict("records")]]
-        write_rows(new if kept.empty else pd.concat([kept, new], ignore_index=True), self.path)
+        self._commit()
+        start = time.monotonic()
+        self._database.export(list(self._conditions), self._records)
+        self._export_time = time.monotonic()
+        self._export_seconds = self._export_time - start
 
-    def _key(self, row: Mapping[Any, Any]) -> tuple[Any, ...]:
-        # NaN (no time named) equals nothing, itself included.
-        values = (row[name] for name in self.unit)
-        return tuple(None if isinstance(value, float) and math.isnan(value) else value for value in values)
+    def close(self) -> None:
+        """:meth:`save`, once and for all."""
+        if self._database is None:
+            return
+        try:
+            self.save()
+        finally:
+            self._database.close()
+            self._database = None
+
+    def _commit(self) -> None:
+        if self._database is not None and self._committed < len(self._records):
+            self._database.put(list(self._conditions), self._records, self._committed, self._outdated)
+            self._committed = len(self._records)
+            self._outdated.clear()
+        self._commit_time = time.monotonic()
+
+    def _stored(self, key: bytes, unit: Mapping[str, Any]) -> dict[str, float] | None:
+        """What the database knows of ``unit`` as this very network answers."""
+        values: dict[str, float] = {}
+        replaced = False
+        for metric, value, condition in self._database.find(key) if self._database else []:
+            if same_answer(unit.get("answer", ""), condition.get("answer", ""), unit["precision"]):
+                values.setdefault(metric, value)
+                self._versions[key] = {name: condition[name] for name in provenance() if name in condition}
+            else:
+                replaced |= condition["method"] == unit["method"]
+        if replaced:
+            self._outdated.add(key)
+            self._note(unit)
+        return values or None
+
+    def _note(self, unit: Mapping[str, Any]) -> None:
+        name = str(unit.get("model", unit["weights"]))
+        if name in self._noted:
+            return
+        self._noted.add(name)
+        if unit.get("answer") == VARYING:
+            log.warning("%s: outputs vary from pass to pass, so that its rows in %s are computed anew", name, self.path)
+        else:
+            log.warning(
+                "%s: outputs are not those with which its rows in %s were stored (a hook, another forward?); they are "
+                "computed anew and replaced",
+                name,
+                self.path,
+            )
+
+    def _check(self, columns: Sequence[str]) -> None:
+        """Refuse a table of rows that are not of this kind."""
+        if lacking := [name for name in [*self.unit, "method", "metric"] if name not in columns]:
+            raise UserError(
+                f"expected evaluation rows in {self.path}, got a table without {', '.join(lacking)}; name another file"
+            )
+        if foreign := [name for name in FURTHER if name in columns and name not in self.unit]:
+            raise UserError(
+                f"expected rows of the same kind in {self.path}, got some that name their {foreign[0]}; "
+                "name another file"
+            )

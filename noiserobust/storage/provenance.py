@@ -1,4 +1,4 @@
-"""The versions that made a result."""
+"""The versions of code that made a result."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def provenance() -> dict[str, str]:
 @functools.cache
 def _provenance() -> dict[str, str]:
     try:
-        own = importlib.metadata.version("noiserobust")
+        package = importlib.metadata.version("noiserobust")
     except importlib.metadata.PackageNotFoundError:
-        own = ""
+        package = ""
     versions = {"torch": str(torch.__version__), "numpy": np.__version__, "python": platform.python_version()}
-    return {"noiserobust": own} | versions | {"commit": _commit(Path(__file__).resolve().parents[1])}
+    return {"noiserobust": package} | versions | {"commit": _commit(Path(__file__).resolve().parents[1])}
 
 
 def _commit(package: Path) -> str:

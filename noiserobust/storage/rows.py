@@ -1,4 +1,4 @@
-"""Tables of result rows on disk."""
+"""Tables of result rows on disk: one row per network, noise, draw and metric."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ import pyarrow
 from noiserobust.errors import UserError
 from noiserobust.storage.files import write_atomically
 
-VARIANT: dict[str, Any] = {"compensation": "none", "recalibration": 0, "converters": "none", "backend": "direct"}
-
-
-VARIANT |= {"subset": "all"}
+OPERATION: dict[str, Any] = {
+    "compensation": "none",
+    "recalibration": 0,
+    "converters": "none",
+    "backend": "direct",
+    "subset": "all",
+}
+"""Columns that say how chips were operated and on which images, with what holds in files that lack them: no drift
+compensation, no recalibration of batch norms, ideal converters, the network itself as what computes, all images."""
 
 
 def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
@@ -36,8 +41,8 @@ def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def completed(rows: pd.DataFrame) -> pd.DataFrame:
-    """``rows`` with every column of :data:`VARIANT`: files written before there were any lack them."""
-    return rows.assign(**{name: value for name, value in VARIANT.items() if name not in rows})
+    """``rows`` with every column of :data:`OPERATION`: files written before there were any lack them."""
+    return rows.assign(**{name: value for name, value in OPERATION.items() if name not in rows})
 
 
 def noise_free(rows: pd.DataFrame) -> pd.Series[bool]:

@@ -11,11 +11,12 @@ from typing import Any, Protocol
 
 from noiserobust.data import Splits, load
 from noiserobust.evaluation import evaluate
+from noiserobust.evaluation.settings import grouped
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.ledger import SEMANTICS
 from noiserobust.storage.rows import write_rows
 from noiserobust.training import TrainSettings, fit
-from noiserobust.training.trainer import run_of
+from noiserobust.training.runs import run_of
 
 
 class Piece(Protocol):
@@ -62,7 +63,7 @@ class Evaluating:
     draws: int
     out: Path
     options: tuple[tuple[str, Any], ...] = ()
-    """Keyword arguments of :func:`noiserobust.evaluate`."""
+    """What :func:`noiserobust.evaluate` is told besides, flat (:func:`~noiserobust.evaluation.settings.grouped`)."""
 
     @property
     def name(self) -> str:
@@ -84,10 +85,9 @@ class Evaluating:
             self.trained.result,
             data_of(settings).test,
             self.noise,
-            self.draws,
-            first_draw=self.first_draw,
+            range(self.first_draw, self.first_draw + self.draws),
             # A checkpoint's word alone starts no code: the sweep's settings are a person's.
-            **{"model": settings.model} | dict(self.options),
+            **grouped({"model": settings.model} | dict(self.options)),
         )
         write_rows(found.rows, self.result)
 

@@ -5,48 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
 
 from noiserobust.data import Batch, Labelled, held_batches
-from noiserobust.models.compute import Precision, as_weights, autocast
-from noiserobust.models.modes import evaluating
 
 FORWARD_BATCH = {"cpu": 50}
-
-
 OTHER_FORWARD_BATCH = 500
-"""Images per forward pass, by device, of networks that are not known yet."""
-
-
-CACHE = 3 << 20
-"""Bytes of a batch's largest layer output on the CPU, so that it stays in the caches (docs/speed.md); twice that where
-it would be less than :data:`FEW` images, since each pass also puts all weights into the order its kernels want."""
-
-
-FEW = 24
-
-
-@torch.no_grad()
-def forward_batch(network: nn.Module, images: Tensor, precision: Precision = "fp32") -> int:
-    """Images per forward pass that suit ``network`` and its device, 8 to 500; ``images`` are a few of its inputs."""
-    sizes = [1]
-    if images.device.type != "cpu":
-        return OTHER_FORWARD_BATCH
-
-    def note(module: nn.Module, inputs: object, output: object) -> None:
-        sizes.append(output.numel() * output.element_size() if isinstance(output, Tensor) else 0)
-
-    hooks = [module.register_forward_hook(note) for module in network.modules()]
-    try:
-        with evaluating(network), autocast(images.device, precision):
-            network(as_weights(network, images))
-    except Exception:  # it will say so when it is evaluated
-        return FORWARD_BATCH["cpu"]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    fitting = CACHE * len(images) // max(sizes)
-    return min(max(fitting, min(FEW, 2 * fitting), 8), OTHER_FORWARD_BATCH)
+"""Images per forward pass, by device."""
 
 
 def prepare(

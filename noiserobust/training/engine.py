@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from noiserobust.analog.backup import Backup
-from noiserobust.analog.noisy import NoisyWeights
-from noiserobust.analog.weights import AnalogWeight, analog_weights
+from noiserobust.analog.vectors import Vector
+from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
-from noiserobust.minima.vectors import Gradients
+from noiserobust.minima import Perturbation
 from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.modes import evaluating, kept_norm_stats
-from noiserobust.models.wrappers import canonical, unwrap
-from noiserobust.noise.base import NoiseModel
+from noiserobust.models.wrappers import unwrap
 from noiserobust.rng import Stream
-from noiserobust.training.parts import as_list, moved_to, only_rows, require_supported
-from noiserobust.training.ranks import Ranks
+from noiserobust.training.ddp import Processes
+from noiserobust.training.micro_batches import AnyBatch, as_list, only_rows
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Penalty = Callable[[Tensor, slice], Tensor]
@@ -32,20 +29,31 @@ Penalty = Callable[[Tensor, slice], Tensor]
 
 @dataclass(frozen=True)
 class Output:
-    """What a pass saw: per-sample ``losses`` (B,) and ``logits`` (B, classes), detached."""
+    """What a pass or a step saw: per-sample ``losses`` (B,) and ``logits`` (B, classes), detached.
+
+    ``perturbation`` is what a step moved the weights by, ``strength`` its size (or that of the rule's loss term); None
+    where nobody said.
+    """
 
     losses: Tensor
     logits: Tensor
+    perturbation: Perturbation | None = None
+    strength: float | None = None
+
+    def at(self, perturbation: Perturbation) -> Output:
+        """The same of a step with ``perturbation``, where it does not say yet."""
+        known = self.perturbation is not None
+        return self if known else replace(self, perturbation=perturbation, strength=perturbation.strength)
 
 
 class Engine:
     """A model, an optimizer and the mechanics between them.
 
-    The verbs: :meth:`gradient` takes a gradient, :meth:`forward` only looks, :meth:`take`, :meth:`put` and
-    :meth:`average` hand gradients out, back in and between ranks, :meth:`moved` and :meth:`noisy` move the weights for
-    a while, :meth:`commit` makes the optimizer's step. Everything else that a training step needs happens inside them:
-    autocast and loss scaling, micro-batches, ``no_sync``, normalisation buffers, gradient clipping, weight clipping,
-    exact restore.
+    The verbs: :meth:`gradient` takes a gradient, :meth:`forward` only outputs, :meth:`take`, :meth:`put` and
+    :meth:`average` hand gradients out, back in and between ranks, :meth:`perturbed` and :meth:`moved` move the weights
+    for a while, :meth:`commit` makes the optimizer's step. Everything else that a training step needs happens inside
+    them: autocast and loss scaling, micro-batches, ``no_sync``, normalisation buffers, gradient clipping, weight
+    clipping, exact restore.
 
     - ``optimizer``: any ``torch.optim`` optimizer over the model's parameters.
     - ``loss(logits, labels)``: one value per sample (cross-entropy by default).
@@ -59,6 +67,7 @@ class Engine:
 
     ``memory`` is what the rules keep from step to step (:meth:`state_dict` saves it): a method itself is settings only.
     It is the same on every rank; what a rank alone remembers, such as its last batch, lies in ``own_memory``.
+    ``weights`` are the parameters that the optimizer trains, ``ranks`` the processes of a DDP model.
     """
 
     def __init__(
@@ -85,32 +94,17 @@ class Engine:
         self.clip_norm, self.weight_clip, self.seed = clip_norm, weight_clip, seed
         self.samples, self.classes = samples, classes
         self.device = device_of(model)
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        self._given = sum(len(group["params"]) for group in optimizer.param_groups)
-        require_supported(model, optimizer)
+        given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._given = len(given)
+        self.weights = WeightSpace(model, given)
+        self.parameters, self.names = self.weights.parameters, self.weights.names
+        _require_supported(model, optimizer)
         self._first_lr = float(optimizer.param_groups[0]["lr"])
         self.passes = {"forward": 0, "backward": 0}
         self.memory: dict[str, Any] = {}
         self.own_memory: dict[str, Any] = {}
-        self.ranks = Ranks(model)
-        self.ranks.require_same_seed(seed)
-        self._backup = Backup(self.parameters)
-
-    @cached_property
-    def analog(self) -> NoisyWeights:
-        """The model's analog weights."""
-        return NoisyWeights(self.model)
-
-    @cached_property
-    def filters(self) -> list[AnalogWeight]:
-        """The analog weights, if any: they know which of their dimensions are filters."""
-        return analog_weights(self.model)
-
-    @cached_property
-    def names(self) -> list[str]:
-        """The canonical name of every parameter; ``""`` for one that is not the model's."""
-        known = {id(p): canonical(name) for name, p in unwrap(self.model).named_parameters()}
-        return [known.get(id(parameter), "") for parameter in self.parameters]
+        self.ranks = Processes.of(model)
+        self.ranks.require_same_seed(seed, self.device)
 
     def stream(self, *name: str | int) -> Stream:
         """The training randomness of that name."""
@@ -130,7 +124,7 @@ class Engine:
 
     def gradient(
         self,
-        batch: Batch | Sequence[Batch],
+        batch: AnyBatch,
         *,
         sync: bool = True,
         norm_stats: bool = True,
@@ -177,7 +171,7 @@ class Engine:
         return Output(torch.cat(losses), torch.cat(logits))
 
     @torch.no_grad()
-    def forward(self, batch: Batch | Sequence[Batch], twin: Mapping[str, Tensor] | None = None) -> Output:
+    def forward(self, batch: AnyBatch, twin: Mapping[str, Tensor] | None = None) -> Output:
         """Losses and logits without gradient, on this rank alone; normalisation statistics stay as they were.
 
         At the present weights and in the model's present mode; or, with the parameters and buffers of a ``twin`` by
@@ -202,16 +196,16 @@ class Engine:
                 logits.append(out)
         return Output(torch.cat(losses), torch.cat(logits))
 
-    def take(self) -> Gradients:
+    def take(self) -> Vector:
         """The gradients held, one per parameter (``None`` where there is none); the engine holds none afterwards."""
         # As views into DDP's buckets they would change under their holder's hands with the next backward pass.
         views = getattr(self.model, "gradient_as_bucket_view", False)
-        gradients: Gradients = [p.grad.clone() if views and p.grad is not None else p.grad for p in self.parameters]
+        gradients: Vector = [p.grad.clone() if views and p.grad is not None else p.grad for p in self.parameters]
         for parameter in self.parameters:
             parameter.grad = None
         return gradients
 
-    def put(self, gradients: Gradients, weight: float = 1.0) -> None:
+    def put(self, gradients: Vector, weight: float = 1.0) -> None:
         """Add ``weight`` times ``gradients`` to those held. The tensors are the engine's from here on."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is None:
@@ -220,35 +214,23 @@ class Engine:
                 gradient.mul_(weight)
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
-    def average(self, gradients: Gradients) -> Gradients:
+    def average(self, gradients: Vector) -> Vector:
         """The mean of ``gradients`` over ranks, in their own memory."""
         return self.ranks.average(gradients, self.parameters)
 
-    def only_analog(self, gradients: Gradients) -> Gradients:
-        """``gradients`` without those of parameters that are not analog."""
-        analog = {id(weight.parameter) for weight in self.analog.weights}
-        return [g if id(p) in analog else None for p, g in zip(self.parameters, gradients, strict=True)]
+    def perturbed(
+        self, perturbation: Perturbation, *name: str | int, gradient: Vector | None = None
+    ) -> AbstractContextManager[None]:
+        """Inside, the weights are w + e of ``perturbation``; afterwards every bit of w is back.
 
-    @contextmanager
-    def moved(self, steps: Gradients) -> Iterator[None]:
-        """Inside, every parameter stands at w + step; afterwards every bit of w is back.
-
-        ``steps`` is emptied, so that while the next gradient is taken only the backup is held on top of plain training.
+        What is random in e is named by the engine's seed and ``name``. An e that follows the gradient is made of
+        ``gradient``, which is used up: the list is empty afterwards.
         """
-        with self._backup.moved():
-            with torch.no_grad():
-                pairs = [(p, s) for p, s in zip(self.parameters, steps, strict=True) if s is not None]
-                if pairs:
-                    torch._foreach_add_([p for p, _ in pairs], [s for _, s in pairs])
-                pairs.clear()
-                steps.clear()
-            yield
+        return perturbation.moved(self.weights, [] if gradient is None else gradient, self.stream(*name))
 
-    @contextmanager
-    def noisy(self, noise: NoiseModel, *name: str | int) -> Iterator[None]:
-        """Inside, the analog weights are a draw of ``noise`` named by the engine's seed and ``name``."""
-        with self.analog.perturbed(noise, self.stream(*name)):
-            yield
+    def moved(self, step: Vector) -> AbstractContextManager[None]:
+        """Inside, the weights are w + ``step``, whatever that is; :meth:`WeightSpace.moved`, which empties the list."""
+        return self.weights.moved(step)
 
     def commit(self) -> bool:
         """Unscale, clip and step once with the gradients held, then hold none; whether the scaler let it step."""
@@ -274,7 +256,7 @@ class Engine:
         if self.weight_clip is not None and stepped:
             self._clip_weights(self.weight_clip)
         if getattr(self.model, "broadcast_buffers", False):
-            self.ranks.share_buffers()
+            self.ranks.share_buffers(unwrap(self.model))
         return stepped
 
     def state_dict(self) -> dict[str, Any]:
@@ -284,7 +266,7 @@ class Engine:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a copy of a state that :meth:`state_dict` gave."""
-        self.memory, self.own_memory = (moved_to(self.device, state[name]) for name in ("memory", "own_memory"))
+        self.memory, self.own_memory = (copied_to(self.device, state[name]) for name in ("memory", "own_memory"))
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
 
@@ -308,7 +290,7 @@ class Engine:
     @torch.no_grad()
     def _clip_weights(self, times_rms: float) -> None:
         trained = {id(parameter) for parameter in self.parameters}
-        for weight in self.analog.weights:
+        for weight in self.weights.noisy.weights:
             if id(weight.parameter) not in trained:
                 continue  # frozen: nothing here may change it
             limit = times_rms * weight.parameter.square().mean().sqrt()
@@ -319,3 +301,23 @@ class Engine:
         model = self.model
         with model.no_sync() if apart and isinstance(model, DistributedDataParallel) else nullcontext():
             yield
+
+
+def copied_to(device: torch.device, value: Any) -> Any:
+    """A copy of nested dictionaries and lists, with their tensors on ``device``."""
+    if isinstance(value, Tensor):
+        return value.to(device, copy=True)
+    if isinstance(value, dict):
+        return {key: copied_to(device, part) for key, part in value.items()}
+    return [copied_to(device, part) for part in value] if isinstance(value, list) else value
+
+
+def _require_supported(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse what would silently train by another rule."""
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise UserError("expected an optimizer that steps without a closure, got LBFGS; use SGD or AdamW")
+    sharded = any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+    if sharded or any(type(module).__name__.startswith(("FullySharded", "FSDP")) for module in model.modules()):
+        raise UserError(
+            "expected whole parameters on every rank, got FSDP: norms and noise would be each shard's own; use DDP"
+        )

@@ -13,11 +13,10 @@ from torch import nn
 
 from noiserobust.data import Batch, Labelled
 from noiserobust.errors import UserError
-from noiserobust.minima import Loss, Measure, PathLength, Surface, column, measure
+from noiserobust.minima import Loss, Measure, PathLength, Perturbation, Surface, Training, column, measure
 from noiserobust.minima import Path as WeightPath
 from noiserobust.rng import Stream
 from noiserobust.tasks.batches import prepare
-from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import TrainSettings
 
 
@@ -36,7 +35,10 @@ class EpochLog:
     def __init__(self, settings: TrainSettings, model: nn.Module, sets: Mapping[str, Labelled | None]) -> None:
         self.settings = settings
         about_data = [one for one in settings.log if one.needs_data]
-        self.of_data: Sequence[Measure] = list(dict.fromkeys([Loss(), *about_data])) if about_data else []
+        # Told apart by what they become when ``training`` is known.
+        self.at_rule = [one for one in about_data if one.at_training(Training()) is not one]
+        of_data = [one for one in about_data if one not in self.at_rule]
+        self.of_data = list(dict.fromkeys([Loss(), *of_data])) if about_data else []
         self.of_weights = [one for one in settings.log if not one.needs_data and not isinstance(one, PathLength)]
         self.weights = Surface(model, [])
         seen = {name: _images(settings, name, sets[name]) for name in settings.log_on if about_data}
@@ -47,31 +49,37 @@ class EpochLog:
         }
         self.path = WeightPath(self.weights) if PathLength() in settings.log else None
         # What cannot be measured is said now, not after an epoch.
-        self._bound(Progress(0, 1, 0, settings.epochs))
+        if self.at_rule and not settings.method.visitable:
+            raise UserError(
+                f"expected a rule whose update gradient's point is known to measures, got {settings.method.name}; "
+                "name a perturbation in place of training, such as ascent(0.05)"
+            )
 
-    def line(self, progress: Progress) -> dict[str, float]:
-        """The columns of the epoch whose last step was at ``progress``."""
+    def line(self, perturbation: Perturbation | None) -> dict[str, float]:
+        """The columns of an epoch, ``perturbation`` being that of its last step."""
         if not self.settings.log:
             return {}
-        started, found = time.perf_counter(), dict[str, float]()
+        started, columns = time.perf_counter(), dict[str, float]()
         streams = Stream(self.settings.seed, "measure").child
-        found |= _columns(self.weights, [(one, one) for one in self.of_weights], streams, "")
+        columns |= _columns(self.weights, [(one, one) for one in self.of_weights], streams, "")
         if self.path is not None:
-            found[column(PathLength())] = self.path.step()
-        bound = self._bound(progress)
-        own = [(one, now) for one, now in zip(self.of_data, bound, strict=True) if now is one]
-        of_steps = [(one, now) for one, now in zip(self.of_data, bound, strict=True) if now is not one]
+            columns[column(PathLength())] = self.path.step()
+        at_rule = []
+        if self.at_rule and perturbation is not None:
+            stepped_with = perturbation.by_batches(self.settings.batch_size)
+            at_rule = [(one, one.at_training(stepped_with)) for one in self.at_rule]
+        of_data = [(one, one) for one in self.of_data]
         for name in self.surfaces:
-            for surface, measures in ((self.surfaces[name], own), (self.steps[name], of_steps)):
+            for surface, measures in ((self.surfaces[name], of_data), (self.steps[name], at_rule)):
                 surface.forget()
-                found |= _columns(surface, measures, streams, f"{name}/")
+                columns |= _columns(surface, measures, streams, f"{name}/")
                 surface.forget()
         used = [*self.surfaces.values(), *self.steps.values()]
         cost = {f"log_{kind}": sum(surface.passes[kind] for surface in used) for kind in ("forward", "backward")}
         for surface in used:
             surface.passes = dict.fromkeys(surface.passes, 0.0)
         return {
-            **found,
+            **columns,
             "log_images": self.settings.log_images,
             **{name: round(passes, 6) for name, passes in cost.items()},
             "log_seconds": round(time.perf_counter() - started, 3),
@@ -92,14 +100,6 @@ class EpochLog:
         """What is logged, as plain values."""
         settings = self.settings
         return [*map(str, settings.log), *settings.log_on, settings.log_images] if settings.log else []
-
-    def _bound(self, progress: Progress) -> list[Measure]:
-        """The measures of data, ``training`` being the rule's perturbation at ``progress``."""
-        settings = self.settings
-        if not any("training" in str(one) for one in self.of_data):
-            return list(self.of_data)
-        at = settings.method.perturbation(progress, settings.batch_size)
-        return [one.at_training(at) for one in self.of_data]
 
 
 def require_logged(settings: TrainSettings, folder: Path) -> None:
@@ -130,11 +130,11 @@ def _columns(
     surface: Surface, measures: Sequence[tuple[Measure, Measure]], streams: Callable[[int], Stream], prefix: str
 ) -> dict[str, float]:
     """Means over draws of ``measures``: the name that was asked for, and what is measured now."""
-    found, columns = measure(surface, [now for _, now in measures], streams), {}
+    values, columns = measure(surface, [now for _, now in measures], streams), {}
     for one, now in measures:
-        draws = found[now]
+        draws = values[now]
         for part in draws[0]:
-            columns[prefix + column(one, part)] = sum(values[part] for values in draws) / len(draws)
+            columns[prefix + column(one, part)] = sum(draw[part] for draw in draws) / len(draws)
     return columns
 
 

@@ -1,10 +1,9 @@
-"""Any torch.optim optimizer by its text form, and the cosine learning rate with warm-up."""
+"""Any torch.optim optimizer by its text form."""
 
 from __future__ import annotations
 
 import ast
 import inspect
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import nn
 
 from noiserobust.errors import UserError
 from noiserobust.spec.parser import Argument, read
-from noiserobust.training.schedules import warmup_steps
 
 
 def build_optimizer(
@@ -39,17 +37,6 @@ def build_optimizer(
         return known[name.lower()](parameters, lr=lr, weight_decay=weight_decay, **options)
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
         raise UserError(f"optimizer '{text}': {error}") from None
-
-
-def learning_rate(step: int, steps: int, warmup: int | float = 0) -> float:
-    """Factor on the peak rate: up in a line over the warm-up, then (1 + cos(pi s)) / 2 over the share s that remains.
-
-    ``warmup`` is a number of steps (``int``) or a fraction of all steps (``float``).
-    """
-    length = warmup_steps(warmup, steps)
-    if step < length:
-        return (step + 1) / (length + 1)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - length) / max(1, steps - length))))
 
 
 def _option(argument: Argument, text: str) -> tuple[str, object]:

@@ -1,7 +1,7 @@
-"""Schedules of strength: functions of progress.
+"""Schedules over training: of a rule's strength, and of the learning rate.
 
-Source: "Incorruptible Neural Networks", section 5.2. With T_w the warm-up and m the maximum, the strength at step t
-is m from T_w on, and before that m t/T_w (linear), m (t/T_w)^2 (quadratic) or 0 (off to on).
+Source of the strengths': "Incorruptible Neural Networks", section 5.2. With T_w the warm-up and m the maximum, the
+strength at step t is m from T_w on, and before that m t/T_w (linear), m (t/T_w)^2 (quadratic) or 0 (off to on).
 """
 
 from __future__ import annotations
@@ -124,9 +124,25 @@ def strength_at(strength: Strength, progress: Progress) -> float:
     return strength(progress) if isinstance(strength, Schedule) else strength
 
 
+def check_strength(name: str, symbol: str, strength: Strength) -> None:
+    """Refuse a strength that is a negative or infinite number; a schedule checks itself."""
+    if not isinstance(strength, Schedule) and not 0 <= strength < float("inf"):
+        raise UserError(f"{name}: expected a finite {symbol} >= 0, got {strength}")
+
+
+def learning_rate(step: int, steps: int, warmup: int | float = 0) -> float:
+    """Factor on the peak rate: up in a line over the warm-up, then (1 + cos(pi s)) / 2 over the share s that remains.
+
+    ``warmup`` is a number of steps (``int``) or a fraction of all steps (``float``).
+    """
+    length = warmup_steps(warmup, steps)
+    if step < length:
+        return (step + 1) / (length + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - length) / max(1, steps - length))))
+
+
 def _check(name: str, maximum: float, warmup: float) -> None:
-    if not 0 <= maximum < float("inf"):
-        raise UserError(f"{name}: expected a finite maximum >= 0, got {maximum}")
+    check_strength(name, "maximum", maximum)
     check_warmup(f"{name}: expected warmup", warmup)
 
 

@@ -7,20 +7,35 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import torch
-
-from noiserobust.data import Splits
 from noiserobust.errors import UserError
-from noiserobust.minima import Measure
-from noiserobust.models import DigitsNet, ModelSpec
-from noiserobust.models.compute import Precision
-from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.spec import Described
-from noiserobust.storage.checkpoints import read_checkpoint
-from noiserobust.training.rules.base import Method, Plain
-from noiserobust.training.schedules import check_warmup
+
+if TYPE_CHECKING:
+    from typing import Generic, TypeVar
+
+    from noiserobust.data import Splits
+    from noiserobust.minima import Measure
+    from noiserobust.models import ModelSpec
+    from noiserobust.noise import NoiseModel
+    from noiserobust.training.rules.base import Method
+
+    T = TypeVar("T")
+
+    class Text(Generic[T]):
+        """Type of a field that takes an object or its text form, and is the object afterwards."""
+
+        def __get__(self, instance: object, owner: type | None = None) -> T: ...
+        def __set__(self, instance: object, value: T | str) -> None: ...
+
+    ModelText = Text[ModelSpec]
+    MethodText = Text[Method]
+    NoiseText = Text[NoiseModel]
+    MeasureTexts = Text[tuple[Measure, ...]]
+else:  # the command line reads texts, without loading what they describe
+    ModelText = MethodText = NoiseText = str
+    MeasureTexts = tuple[str, ...]
 
 SEMANTICS = 1
 """Raise when a change makes the same settings train different weights, so that no stale run is taken for a new one."""
@@ -33,21 +48,22 @@ ADDED = {"cutout": 0, "initial": None}
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Everything that determines a run's weights."""
+    """Everything that determines a run's weights. Models, methods, noises and measures are given as objects or as texts
+    (``TrainSettings(method="sam:0.2")``) and are objects afterwards."""
 
     data: str = "digits"
-    """digits, cifar10, cifar100, fashion-mnist, svhn, imagenet, or the path of an image folder (FOLDER/train/CLASS/*,
-    FOLDER/test/CLASS/*; stream:FOLDER leaves it on disk)."""
+    """Training and test data: a name, or the path of an image folder (FOLDER/train/CLASS/*, FOLDER/test/CLASS/*;
+    stream:FOLDER leaves it on disk)."""
     data_root: str = "data"
     """Where named data lie or are downloaded to."""
     image_size: int | None = None
     """Resize the images of a folder to this many pixels a side."""
-    model: ModelSpec = field(default_factory=DigitsNet)
-    """Network, such as digits or resnet18:width=16."""
+    model: ModelText = field(default=cast("Any", "digits"))
+    """Network, such as resnet18:width=16, or one of your own: factory:package.module:function."""
     initial: str | None = None
     """Checkpoint to start from (fine-tuning); layers that give the logits of another number of classes start anew."""
-    method: Method = field(default_factory=Plain)
-    """plain, sam:0.2, rwp:gaussian(0.1), or with a schedule: sam:linear(0.5,warmup=0.3)."""
+    method: MethodText = field(default=cast("Any", "plain"))
+    """Training rule, such as sam:0.2 or rwp:gaussian(0.1), or with a schedule: sam:linear(0.5,warmup=0.3)."""
     weight_clip: float | None = None
     """Clip analog weights to this many times their layer's rms after every step (2 to 4 is usual)."""
     epochs: int = 30
@@ -77,13 +93,13 @@ class TrainSettings:
     CIFAR-100)."""
     select_on: Literal["validation", "test", "none"] = "validation"
     """Data whose perturbed accuracy chooses the epoch kept; test leaks (for reproducing papers); none: the last."""
-    select_noise: NoiseModel = field(default_factory=lambda: Gaussian(0.1))
+    select_noise: NoiseText = field(default=cast("Any", "gaussian:0.1"))
     """Noise of that choice. Its draws are never those that evaluation reports."""
     select_draws: int = 3
     """Noise draws of that choice."""
     validation: float = 0.1
     """Fraction of the training data held out for the log and the choice (unused with select_on test)."""
-    log: tuple[Measure, ...] = ()
+    log: MeasureTexts = field(default=cast("Any", ()))
     """Measures of every epoch's weights as further columns of the log, such as ascent_sharpness:0.05 or path_length
     (docs/measures.md); they change no weights and no run's name."""
     log_on: tuple[Literal["train", "validation", "test"], ...] = ("train",)
@@ -92,7 +108,7 @@ class TrainSettings:
     """How many of each (a fixed sample, stratified by class; all if there are fewer)."""
     seed: int = 0
     """Names initial weights, order, augmentation and training noise; also the replicate of the trained copy."""
-    precision: Precision = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """fp32, or autocast to bf16 or fp16 (fp16 with loss scaling, for GPUs)."""
     channels_last: bool = True
     """Memory format of images and convolutions."""
@@ -100,6 +116,7 @@ class TrainSettings:
     """cpu, cuda, cuda:1, ..."""
 
     def __post_init__(self) -> None:
+        self._read_texts()
         for name in ("epochs", "batch_size", "micro_batches", "select_draws"):
             if getattr(self, name) < 1:
                 raise UserError(f"expected {name} >= 1, got {getattr(self, name)}")
@@ -117,15 +134,14 @@ class TrainSettings:
         for name in ("lr", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"expected a finite {name} >= 0, got {getattr(self, name)}")
-        texts = self.log if isinstance(self.log, (list, tuple)) else (self.log,)
-        measures = [one if isinstance(one, Measure) else Measure.parse(str(one)) for one in texts]
-        object.__setattr__(self, "log", tuple(dict.fromkeys(measures)))
         object.__setattr__(self, "log_on", tuple(dict.fromkeys(self.log_on)))
         if self.log_images < 1 or (self.log and not self.log_on):
             where = ", ".join(self.log_on) or "none"
             raise UserError(f"expected log_images >= 1 on train, validation or test, got {self.log_images} on {where}")
         if unknown := set(self.log_on) - {"train", "validation", "test"}:
             raise UserError(f"expected log_on train, validation or test, got {', '.join(sorted(unknown))}")
+        from noiserobust.training.schedules import check_warmup
+
         check_warmup("expected lr_warmup", self.lr_warmup)
         if self.weight_clip is not None and not self.weight_clip > 0:
             raise UserError(
@@ -134,6 +150,20 @@ class TrainSettings:
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise UserError(f"expected clip_norm > 0, got {self.clip_norm}; leave it out for no gradient clipping")
         _check_device(self.device)
+
+    def _read_texts(self) -> None:
+        """Texts become the objects that they describe."""
+        from noiserobust.minima import Measure
+        from noiserobust.models import ModelSpec
+        from noiserobust.noise import NoiseModel
+        from noiserobust.training.rules.base import Method
+
+        kinds: dict[str, type[Described]] = {"model": ModelSpec, "method": Method, "select_noise": NoiseModel}
+        for name, kind in kinds.items():
+            object.__setattr__(self, name, kind.parse(getattr(self, name)))
+        log: Any = self.log
+        measures = map(Measure.parse, log if isinstance(log, (list, tuple)) else (log,))
+        object.__setattr__(self, "log", tuple(dict.fromkeys(measures)))
 
     @property
     def label(self) -> str:
@@ -157,6 +187,8 @@ class TrainSettings:
         values = self.described()
         settings = {k: v for k, v in values.items() if k not in WITHOUT_EFFECT and ADDED.get(k, ...) != v}
         if self.initial is not None:
+            from noiserobust.storage.checkpoints import read_checkpoint
+
             settings["initial"] = read_checkpoint(self.initial).digest  # what it holds counts, not where it lies
         crop, flip = self.augmentation(splits)
         content = [splits.train.fingerprint, splits.test.fingerprint, splits.train.mean, splits.train.std]
@@ -172,6 +204,8 @@ def _plain(value: Any) -> Any:
 
 
 def _check_device(device: str) -> None:
+    import torch
+
     try:
         kind = torch.device(device).type
     except RuntimeError:

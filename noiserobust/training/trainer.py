@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import pickle
-import re
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,43 +22,19 @@ from noiserobust.errors import UserError
 from noiserobust.models import checked_forward
 from noiserobust.models.modes import evaluating
 from noiserobust.rng import Stream, seeded
-from noiserobust.storage.checkpoints import load_weights, read_checkpoint, save_checkpoint
+from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.storage.files import write_atomically
 from noiserobust.storage.provenance import provenance
+from noiserobust.storage.weights import load_weights
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.classification import score
-from noiserobust.training.engine import Engine
+from noiserobust.training.ddp import Processes
+from noiserobust.training.engine import Engine, copied_to
 from noiserobust.training.epoch_log import EpochLog, require_logged
-from noiserobust.training.optimizers import build_optimizer, learning_rate
-from noiserobust.training.parts import moved_to
-from noiserobust.training.processes import Processes
-from noiserobust.training.schedules import Progress
+from noiserobust.training.optimizers import build_optimizer
+from noiserobust.training.runs import Run, run_of
+from noiserobust.training.schedules import Progress, learning_rate
 from noiserobust.training.settings import TrainSettings
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its folder holds ``model.safetensors`` (the epoch kept) and ``log.csv`` (one line per epoch)."""
-
-    folder: Path
-    settings: TrainSettings
-
-    @property
-    def checkpoint(self) -> Path:
-        """The weights that were kept, with their settings."""
-        return self.folder / "model.safetensors"
-
-    @property
-    def log(self) -> pd.DataFrame:
-        """Per epoch: training loss, clean and perturbed accuracy and loss, strength, rate, largest weights, seconds,
-        and what ``settings.log`` asked for."""
-        return pd.read_csv(self.folder / "log.csv")
-
-
-def run_of(settings: TrainSettings, out: str | Path, splits: Splits) -> Run:
-    """The run that ``settings`` name, finished or not."""
-    slug = re.sub(r"[^a-z0-9.]+", "-", settings.label.lower()).strip("-")
-    return Run(Path(out) / f"{slug}-seed{settings.seed}-{settings.identity(splits)}", settings)
 
 
 def fit(
@@ -149,7 +123,9 @@ class _Trainer:
         self.best: dict[str, Tensor] = {}
 
     def train(self, on_epoch: Callable[[dict[str, Any]], object] | None, progress: bool) -> None:
-        self.settings.method.prepare(self.engine)
+        note = self.settings.method.prepare(self.engine)
+        if note and progress and self.processes.writes:
+            tqdm.write(note)
         self._resume()
         done = len(self.log) * len(self.batches)
         title = f"{self.settings.label} seed {self.settings.seed}"
@@ -171,7 +147,7 @@ class _Trainer:
                 bar.set_postfix({k: f"{line[k]:.1f}" for k in ("accuracy", "perturbed_accuracy") if k in line})
                 if on_epoch is not None:
                     on_epoch(line)
-        self._finish()
+        self.processes.first(self._keep)
 
     def _epoch(self, epoch: int, bar: tqdm) -> dict[str, Any]:
         settings, started = self.settings, time.perf_counter()
@@ -199,14 +175,15 @@ class _Trainer:
         for name in ("train_loss", "loss"):
             if not math.isfinite(losses.get(name, 0.0)):
                 raise UserError(f"training diverged in epoch {epoch}: {name} is {losses[name]}; lower lr or strength")
-        always = {"strength": settings.method.strength(at), "lr": rate, **self._extremes()}
+        strength = settings.method.strength(at) if out.strength is None else out.strength
+        always = {"strength": strength, "lr": rate, **self._extremes()}
         return self.processes.first(
             lambda: {
                 "epoch": epoch,
                 **losses,
                 **always,
                 # The column max_over_rms stays what it is without a log.
-                **{name: value for name, value in self.measures.line(at).items() if name not in always},
+                **{name: value for name, value in self.measures.line(out.perturbation).items() if name not in always},
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
@@ -215,12 +192,12 @@ class _Trainer:
         """Clean and perturbed accuracy and loss on the held-out data; ranks share the draws."""
         if not self.watched:
             return {}
-        settings, own = self.settings, dict[int, dict[str, float]]()
+        settings, scores = self.settings, dict[int, dict[str, float]]()
         for draw in range(self.processes.rank - 1, settings.select_draws, self.processes.count):
             stream = Stream(settings.seed, "select", draw)
             with self.noisy.perturbed(settings.select_noise, stream) if draw >= 0 else nullcontext():
-                own[draw] = score(self.model, self.watched, settings.precision)
-        scores = {draw: found for part in self.processes.gather(own) for draw, found in part.items()}
+                scores[draw] = score(self.model, self.watched, settings.precision)
+        scores = {draw: values for part in self.processes.gather(scores) for draw, values in part.items()}
         clean, draws = scores.pop(-1), [scores[draw] for draw in range(settings.select_draws)]
         return clean | {f"perturbed_{name}": sum(draw[name] for draw in draws) / len(draws) for name in clean}
 
@@ -237,14 +214,14 @@ class _Trainer:
         return all(line["perturbed_accuracy"] > earlier["perturbed_accuracy"] for earlier in self.log[:-1])
 
     def _save(self) -> None:
-        own = self.processes.gather(moved_to(torch.device("cpu"), self.engine.own_memory))
+        own_memory = self.processes.gather(copied_to(torch.device("cpu"), self.engine.own_memory))
         if not self.processes.writes:
             return
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.engine.optimizer.state_dict(),
             "engine": self.engine.state_dict(),
-            "own_memory": own,
+            "own_memory": own_memory,
             "best": self.best,
             "log": self.log,
             "measures": self.measures.described,
@@ -259,8 +236,9 @@ class _Trainer:
             return
         self.model.load_state_dict(state["model"])
         self.engine.optimizer.load_state_dict(state["optimizer"])
-        own = state.get("own_memory") or [{}]  # older states know of one process only
-        self.engine.load_state_dict(state["engine"] | {"own_memory": own[self.processes.rank % len(own)]})
+        own_memory = state.get("own_memory") or [{}]  # older states know of one process only
+        rank = self.processes.rank % len(own_memory)
+        self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})
         self.best, self.log = state["best"], state["log"]
         self.ranks = state.get("ranks", [1] * len(self.log))
         self.measures.resume(self.log, state.get("measures", []))
@@ -275,9 +253,6 @@ class _Trainer:
                 f"expected the state of an interrupted run, got {self._resume_file}, which cannot be read "
                 f"({type(error).__name__}); remove it to start this run anew"
             ) from None
-
-    def _finish(self) -> None:
-        self.processes.first(self._keep)
 
     def _keep(self) -> None:
         kept = (

@@ -14,130 +14,192 @@ A chip is one (model, draw). Nothing is assumed of the distribution of accuracie
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from noiserobust.errors import UserError
+from noiserobust.evaluation.result import Result, drawn
 from noiserobust.evaluation.statistics.cells import CELL, MODEL, by_draw, one_model_per_replicate, place, require_one_of
 from noiserobust.evaluation.statistics.components import require_confidence
+from noiserobust.report.yield_table import yield_table
 from noiserobust.storage.rows import noise_free
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PERCENTS = (1, 5, 50)
+
+
+@dataclass(frozen=True)
+class Yield(Result):
+    """How many chips are good enough: ``rows`` are the chips, their reads averaged, one line each.
+
+    Every bound holds alone with the ``confidence`` that is asked for. A line is about one (method, noise, strength, t)
+    and model, or about all models of a method where they are ``pooled``.
+    """
+
+    above: float | None
+    share: float
+    pooled: bool
+
+    def summary(self, confidence: float = 0.95) -> pd.DataFrame:
+        """How many chips reach ``above``, and what ``share`` of all chips reach.
+
+        - ``reached`` of ``chips`` are at or above ``above``; ``low`` and ``high`` are Clopper and Pearson's one-sided
+          bounds for the share of all chips that are (``above=None``: NaN)
+        - ``bound``: at least ``share`` of all chips reach it (:func:`tolerance_bound`), NaN when there are too few
+        - ``needed``: chips from which such a bound exists (:func:`chips_needed`)
+
+        ``low >= share`` exactly when ``bound >= above``. A chip whose value is NaN makes its line NaN.
+        """
+        needed = chips_needed(self.share, confidence)
+        above = np.nan if self.above is None else self.above
+        lines = []
+        for columns, values in self._chips():
+            valid = not np.isnan([above, *values]).any()
+            reached = (values >= above).sum() if valid else np.nan
+            low, high = share_bounds(reached, len(values), confidence) if valid else (np.nan, np.nan)
+            bound = tolerance_bound(values, self.share, confidence)
+            columns |= {"above": above, "reached": reached, "low": low, "high": high}
+            lines.append(columns | {"share": self.share, "bound": bound, "needed": needed, "confidence": confidence})
+        return pd.DataFrame(lines)
+
+    def percentiles(self, percents: Sequence[float] = PERCENTS, confidence: float = 0.95) -> pd.DataFrame:
+        """Percentiles of the chips' accuracies, one line each per line of :meth:`summary`.
+
+        ``value`` is the lowest that ``percent`` % of the chips do not exceed, ``low`` and ``high`` two order statistics
+        between which the population's lies with at least ``confidence`` (equal tails; W. J. Conover, "Practical
+        Nonparametric Statistics", 1999, section 3.2); -inf or inf where the chips are too few for a bound on that side.
+        Everything is NaN when a chip is.
+        """
+        require_confidence(confidence)
+        for percent in percents:
+            if not 0 < percent < 100:
+                raise UserError(f"expected percentiles between 0 and 100, got {percent}")
+        return pd.DataFrame(
+            columns | {"percent": percent} | _percentile(values, percent / 100, confidence) | {"confidence": confidence}
+            for columns, values in self._chips()
+            for percent in percents
+        )
+
+    def distribution(self, confidence: float = 0.95) -> pd.DataFrame:
+        """The curve behind :meth:`summary`: for every value that occurs, the share of chips that reach it.
+
+        Columns ``value``, ``reaching`` (share of the chips at or above it), ``low`` and ``high``, Clopper and
+        Pearson's bounds for it, at each value alone. Lines with a NaN among their chips are left out.
+        """
+        require_confidence(confidence)
+        curves = []
+        for columns, values in self._chips():
+            if np.isnan(values).any():
+                continue
+            ordered, counts = np.unique(values, return_counts=True)
+            reached = counts[::-1].cumsum()[::-1]  # all reach the lowest
+            low, high = share_bounds(reached, len(values), confidence)
+            curve = pd.DataFrame({"value": ordered, "reaching": reached / len(values), "low": low, "high": high})
+            curves.append(curve.assign(**columns, confidence=confidence))
+        if not curves:
+            raise UserError(
+                "expected chips with accuracies, got NaN on every line; evaluate networks that do not diverge"
+            )
+        return pd.concat(curves, ignore_index=True)
+
+    def table(
+        self, markdown: bool = False, confidence: float = 0.95, percents: Sequence[float] | None = PERCENTS
+    ) -> str:
+        """A block per noise, a line per model: shares, bounds, percentiles."""
+        points = self.percentiles(percents, confidence) if percents else None
+        return yield_table(self.summary(confidence), points, markdown)
+
+    def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
+        """The share of chips that reach an accuracy against that accuracy, with its bounds."""
+        from noiserobust.report.yield_plot import yield_figure
+
+        return drawn(yield_figure(self.distribution(confidence), self.summary(confidence)), path)
+
+    def _chips(self) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+        """What a line is about, and the values of its chips."""
+        key = CELL if self.pooled else [*CELL, *MODEL]
+        for names, block in self.rows.groupby(key, sort=False, dropna=False, observed=True):
+            columns = dict(zip(CELL, names, strict=False))
+            counts = block.groupby(MODEL, sort=False, observed=True).size()
+            if counts.min() < counts.max():
+                raise UserError(
+                    f"expected as many draws of {place(block.iloc[0])} for every model of {columns['method']} to pool, "
+                    f"got {counts.min()} to {counts.max()}; evaluate the missing draws, or do not pool"
+                )
+            alone = len(counts) == 1
+            columns |= {"model": block["model"].iloc[0] if alone else f"{len(counts)} models"}
+            columns |= {"replicate": block["replicate"].iloc[0] if alone else "all"}
+            yield columns | {"models": len(counts), "chips": len(block)}, block["value"].to_numpy(dtype=float)
 
 
 def yields(
-    rows: pd.DataFrame,
+    rows: pd.DataFrame | Result,
     above: float | None = None,
     share: float = 0.99,
-    confidence: float = 0.95,
+    *,
     pooled: bool = False,
     metric: str = "accuracy",
-) -> pd.DataFrame:
-    """One line per (method, noise, strength, t) and model, or over all models of a method when ``pooled``.
+) -> Yield:
+    """How many chips are good enough? What share of them reaches ``above``, and what ``share`` of them reach.
 
-    - ``reached`` of ``chips`` are at or above ``above``; ``low`` and ``high`` are Clopper and Pearson's bounds for the
-      share of all chips that are, each alone with ``confidence`` (one-sided; ``above=None``: NaN)
-    - ``bound``: with ``confidence`` at least ``share`` of all chips reach it: the largest such order statistic of
-      the chips (S. S. Wilks' tolerance limit, Ann. Math. Stat. 12, 1941), NaN when there are too few chips
-    - ``needed``: chips from which such a bound exists (:func:`chips_needed`)
+    >>> print(yields(evaluate("runs", draws=300), above=90, share=0.99))  # doctest: +SKIP
 
-    ``low >= share`` exactly when ``bound >= above``. Noise-free rows are left out: their chips are all the same one.
-    Several reads of a chip are averaged; a chip whose value is NaN makes its line NaN.
+    ``rows`` are what :func:`evaluate` gives; noise-free ones are left out, since their chips are all the same one.
+    ``above`` is in units of the metric (percent of accuracy), ``share`` a fraction. Several reads of a chip are
+    averaged. ``pooled``: one line for all models of a method instead of one for each.
 
-    Raises :class:`UserError` for a share or confidence outside (0, 1), for rows without noise, and with ``pooled``
-    for two models on one replicate: they share draws, so their chips are not independent.
+    Raises :class:`UserError` for an ``above`` that looks like a fraction, a share outside (0, 1), rows without noise,
+    and with ``pooled`` for unequal numbers of draws and for two models on one replicate: they share draws, so
+    their chips are not independent.
     """
-    require_confidence(confidence)
-    needed = chips_needed(share, confidence)
-    lines = []
-    for about, values in _chips(rows, metric, pooled):
-        line = about | {"above": np.nan, "reached": np.nan, "low": np.nan, "high": np.nan}
-        valid = not np.isnan(values).any()
-        if above is not None:
-            line["above"] = above
-            if valid:
-                reached = int((values >= above).sum())
-                line["reached"] = reached
-                line["low"], line["high"] = share_bounds(reached, len(values), confidence)
-        bound = tolerance_bound(values, share, confidence)
-        lines.append(line | {"share": share, "bound": bound, "needed": needed, "confidence": confidence})
-    return pd.DataFrame(lines)
+    _require_share(share)
+    if above is not None and 0 < above <= 1 and metric == "accuracy":
+        raise UserError(f"expected an accuracy in percent as above, got {above:g}; accuracy is in percent: 90 for 90 %")
+    draws = by_draw(rows.rows if isinstance(rows, Result) else rows)
+    require_one_of(draws, "metric", metric)
+    draws = draws[draws["metric"] == metric]
+    noisy = draws[~noise_free(draws)]
+    if noisy.empty:
+        raise UserError(f"expected rows with noise, got only {place(draws.iloc[0])}; evaluate under noise")
+    if pooled:
+        one_model_per_replicate(noisy, "crossed")
+    result = Yield(noisy, above, share, pooled)
+    for _ in result._chips():  # bad input is refused here
+        pass
+    return result
 
 
-def percentiles(
-    rows: pd.DataFrame,
-    percents: Sequence[float] = (1, 5, 50),
-    confidence: float = 0.95,
-    pooled: bool = False,
-    metric: str = "accuracy",
-) -> pd.DataFrame:
-    """Percentiles of the chips' accuracies, one line each per line of :func:`yields`.
-
-    ``value`` is the lowest that ``percent`` % of the chips do not exceed, ``low`` and ``high`` two order statistics
-    between which the population's lies with at least ``confidence`` (equal tails; W. J. Conover, "Practical
-    Nonparametric Statistics", 1999, section 3.2); -inf or inf where the chips are too few for a bound on that side.
-    Everything is NaN when a chip is.
-    """
-    require_confidence(confidence)
-    for percent in percents:
-        if not 0 < percent < 100:
-            raise UserError(f"expected percentiles between 0 and 100, got {percent}")
-    return pd.DataFrame(
-        about | {"percent": percent} | _percentile(values, percent / 100, confidence) | {"confidence": confidence}
-        for about, values in _chips(rows, metric, pooled)
-        for percent in percents
-    )
-
-
-def distribution(
-    rows: pd.DataFrame, confidence: float = 0.95, pooled: bool = False, metric: str = "accuracy"
-) -> pd.DataFrame:
-    """The curve behind :func:`yields`: for every value that occurs, the share of chips that reach it.
-
-    Columns of :func:`yields`, and ``value``, ``reaching`` (share of the chips at or above it), ``low`` and ``high``,
-    Clopper and Pearson's bounds for it: each alone, and at each value alone, with ``confidence``.
-    Lines with a NaN among their chips are left out.
-    """
-    require_confidence(confidence)
-    curves = []
-    for about, values in _chips(rows, metric, pooled):
-        if np.isnan(values).any():
-            continue
-        found, counts = np.unique(values, return_counts=True)
-        reached, n = counts[::-1].cumsum()[::-1], len(values)  # all reach the lowest
-        low = stats.beta.ppf(1 - confidence, reached, n - reached + 1)
-        high = np.where(reached < n, stats.beta.ppf(confidence, reached + 1, np.maximum(n - reached, 1)), 1.0)
-        curve = pd.DataFrame({"value": found, "reaching": reached / n, "low": low, "high": high})
-        curves.append(curve.assign(**about, confidence=confidence))
-    if not curves:
-        raise UserError("expected chips with accuracies, got NaN on every line; evaluate networks that do not diverge")
-    return pd.concat(curves, ignore_index=True)
-
-
-def share_bounds(reached: int, chips: int, confidence: float = 0.95) -> tuple[float, float]:
+def share_bounds(reached: Any, chips: int, confidence: float = 0.95) -> tuple[Any, Any]:
     """Clopper and Pearson's exact lower and upper bound for a share, each one-sided with ``confidence``."""
-    low, high = (
-        stats.binomtest(reached, chips, alternative=side).proportion_ci(confidence, method="exact")
-        for side in ("greater", "less")
-    )
-    return float(low.low), float(high.high)
+    require_confidence(confidence)
+    reached = np.asarray(reached)
+    low = stats.beta.ppf(1 - confidence, reached, chips - reached + 1)
+    high = stats.beta.ppf(confidence, reached + 1, chips - reached)
+    return np.where(reached == 0, 0.0, low)[()], np.where(reached == chips, 1.0, high)[()]
 
 
 def tolerance_bound(values: Any, share: float = 0.99, confidence: float = 0.95) -> float:
     """The largest order statistic that, with ``confidence``, at least ``share`` of the population reaches.
 
-    It is the r-th smallest of n values with the largest r for which P(Binomial(n, 1 - share) >= r) >= confidence;
-    NaN when there is none (too few values, :func:`chips_needed`) or a value is NaN.
+    It is the r-th smallest of n values with the largest r for which P(Binomial(n, 1 - share) >= r) >= confidence (S. S.
+    Wilks' tolerance limit, Ann. Math. Stat. 12, 1941); NaN when there is none (too few values, :func:`chips_needed`)
+    or a value is NaN.
     """
     _require_share(share)
     require_confidence(confidence)
     values = np.asarray(values, dtype=float)
     if np.isnan(values).any():
         return float("nan")
-    chance = stats.binom(len(values), 1 - share)
-    rank = int(chance.ppf(1 - confidence))  # the r above, except where ppf hits 1 - confidence exactly
-    rank += bool(chance.cdf(rank) <= 1 - confidence)
+    failures = stats.binom(len(values), 1 - share)
+    rank = int(failures.ppf(1 - confidence))  # the r above, except where ppf hits 1 - confidence exactly
+    rank += bool(failures.cdf(rank) <= 1 - confidence)
     return float(np.sort(values)[rank - 1]) if rank else float("nan")
 
 
@@ -157,18 +219,8 @@ def chips_needed(share: float = 0.99, confidence: float = 0.95, failures: int = 
     require_confidence(confidence)
     if failures < 0:
         raise UserError(f"expected failures >= 0, got {failures}")
-
-    def enough(chips: int) -> bool:
-        return bool(stats.binom.cdf(failures, chips, 1 - share) <= 1 - confidence)
-
-    most = failures + 1
-    while not enough(most):
-        most *= 2
-    least = most // 2  # not enough, or fewer than failures + 1
-    while most - least > 1:
-        middle = (least + most) // 2
-        least, most = (least, middle) if enough(middle) else (middle, most)
-    return most
+    # The chips until one failure more than may be are those failures and a negative binomial number of good ones.
+    return failures + 1 + int(stats.nbinom.ppf(confidence, failures + 1, 1 - share))
 
 
 def _percentile(values: np.ndarray, quantile: float, confidence: float) -> dict[str, float]:
@@ -180,30 +232,6 @@ def _percentile(values: np.ndarray, quantile: float, confidence: float) -> dict[
         "low": float(low if low == low else -np.inf),
         "high": float(high if high == high else np.inf),
     }
-
-
-def _chips(rows: pd.DataFrame, metric: str, pooled: bool) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """What a line is about, and the values of its chips."""
-    draws = by_draw(rows)
-    require_one_of(draws, "metric", metric)
-    draws = draws[draws["metric"] == metric]
-    noisy = draws[~noise_free(draws)]
-    if noisy.empty:
-        raise UserError(f"expected rows with noise, got only {place(draws.iloc[0])}; evaluate under noise")
-    if pooled:
-        one_model_per_replicate(noisy, "crossed")
-    for key, block in noisy.groupby(CELL if pooled else [*CELL, *MODEL], sort=False, dropna=False, observed=True):
-        about = dict(zip(CELL, key, strict=False))
-        counts = block.groupby(MODEL, sort=False, observed=True).size()
-        if counts.min() < counts.max():
-            raise UserError(
-                f"expected as many draws of {place(block.iloc[0])} for every model of {about['method']} to pool, got "
-                f"{counts.min()} to {counts.max()}; evaluate the missing draws, or do not pool"
-            )
-        alone = len(counts) == 1
-        about |= {"model": block["model"].iloc[0] if alone else f"{len(counts)} models"}
-        about |= {"replicate": block["replicate"].iloc[0] if alone else "all"}
-        yield about | {"models": len(counts), "chips": len(block)}, block["value"].to_numpy(dtype=float)
 
 
 def _require_share(share: float) -> None:

@@ -1,24 +1,28 @@
-"""Where a curve first exceeds a limit, with an interval: root finding on a mean and on its confidence band.
+"""Where a curve first exceeds a limit, with an interval: root finding on its mean and on both ends of its interval.
 
-The band's two edges are searched like the mean itself. Where the mean's own limit x* is true, its pointwise interval
-contains the limit with the stated confidence, and then x* lies between the points where the upper and where the lower
-edge reach the limit (for edges that rise along the search): an inverted test, which needs no slope and no linear curve.
+Where x* is the point at which the true mean meets the limit, the mean's pointwise interval at x* contains the limit
+with the stated confidence. Then x* lies between the points where the upper and where the lower end reach the limit (for
+ends that rise along the search): an inverted test, which needs no slope and no linear curve.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy import optimize
 
 from noiserobust.errors import UserError
 
-DIGITS = 4  # significant ones of a value that is tried, so that it reads well and is found again in a file
+DIGITS = 4  # significant ones of a value that is tried, so that it reads well and is known again in a file
 
 
 @dataclass(frozen=True)
-class Axis:
+class Range:
     """The values that the searched number may take, and how finely it is searched."""
 
     low: float
@@ -26,7 +30,7 @@ class Axis:
     log: bool = False
     whole: bool = False
     tolerance: float = 0.02
-    """A bracket this narrow is narrow enough: as a fraction of its larger end (or 50 times less, of the range); on a
+    """A bracket this narrow is narrow enough: as a fraction of its larger end (plus 50 times less, of the range); on a
     logarithmic axis as a fraction of the range's logarithm. Within it the answer is interpolated."""
 
     def __post_init__(self) -> None:
@@ -43,28 +47,29 @@ class Axis:
         """``points`` values from low to high, evenly spaced (in the logarithm); fewer where whole numbers coincide."""
         if points < 2:
             raise UserError(f"expected at least 2 points to begin with, got {points}")
-        inner = [self.at(self.low, self.high, index / (points - 1)) for index in range(1, points - 1)]
-        return sorted({self.low, *inner, self.high})
+        spaced = (np.geomspace if self.log else np.linspace)(self.low, self.high, points)[1:-1]
+        return sorted({self.low, *map(self.rounded, spaced), self.high})
 
-    def at(self, a: float, b: float, fraction: float) -> float:
-        """The value that far on the way from ``a`` to ``b``."""
-        value = a * (b / a) ** fraction if self.log else a + fraction * (b - a)
-        return float(round(value)) if self.whole else float(f"{value:.{DIGITS}g}")
+    def rounded(self, x: float) -> float:
+        """The nearest value that is tried."""
+        value = float(round(x)) if self.whole else float(f"{x:.{DIGITS}g}")
+        return min(max(value, self.low), self.high)
 
-    def between(self, a: float, b: float, fraction: float) -> float | None:
-        """A value strictly between, about that far on the way; ``None`` when the bracket is narrow enough."""
+    @property
+    def tolerances(self) -> tuple[float, float]:
+        """Absolute and relative, of :meth:`scale`."""
         if self.whole:
-            if abs(b - a) <= 1:
-                return None
-            return min(max(self.at(a, b, fraction), min(a, b) + 1), max(a, b) - 1)
-        if self.log:
-            near = abs(math.log(b / a)) <= self.tolerance * math.log(self.high / self.low)
-        else:
-            near = abs(b - a) <= self.tolerance * max(abs(a), abs(b), (self.high - self.low) / 50)
-        if near:
-            return None
-        value = self.at(a, b, fraction)
-        return value if min(a, b) < value < max(a, b) else None
+            return 0.5, 1e-15  # rounded, the ends are neighbours
+        span = self.tolerance * float(self.scale(self.high) - self.scale(self.low))
+        return (span, 1e-15) if self.log else (span / 50, self.tolerance)
+
+    def scale(self, x: Any) -> Any:
+        """Where x stands on the axis that is searched."""
+        return np.log(x) if self.log and not self.whole else x
+
+    def unscale(self, x: Any) -> Any:
+        """The inverse of :meth:`scale`."""
+        return np.exp(x) if self.log and not self.whole else x
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Crossing:
 
     ``state`` is ``"found"``, ``"always"`` (the whole range stays within the limit: the answer lies beyond its ``hard``
     end) or ``"never"`` (even the ``easy`` end exceeds it). ``value``, ``low`` and ``high`` are infinite, with the sign
-    of the side, where they lie outside the range; an edge without a value (a single draw) is NaN.
+    of the side, where they lie outside the range; without an interval (a single draw) low and high are NaN.
     """
 
     state: str
@@ -95,76 +100,83 @@ class Crossing:
     low: float
     high: float
     crossings: int
-    """How often the points seen change sides: more than once means that the curve is not monotone."""
-    points: tuple[Point, ...]
+    """How often the points change sides: more than once means that the curve is not monotone."""
 
 
-def first_crossing(measure: Callable[[float], Point], axis: Axis, limit: float, points: int = 5) -> Crossing:
-    """Search the curve that ``measure`` gives at single values.
+def search(measure: Callable[[float], Point], axis: Range, limit: float, points: int = 5) -> list[Point]:
+    """Points of the curve that ``measure`` gives at single values, close to each other where it first meets ``limit``.
 
     It is measured on a grid of ``points`` first, so that a curve that is not monotone is searched in the first part in
-    which it exceeds the limit; the end with the lower mean is the easy one. Then each of mean, upper and lower edge is
-    narrowed down by false position and halving in turn, sharing all that was measured. A dip between two points of the
-    grid is not seen.
+    which it exceeds the limit; the end with the lower mean is the easy one. Then its mean and both ends of its interval
+    are bracketed within the axis' tolerance by Brent's method (:func:`scipy.optimize.brentq`), sharing what was
+    measured. A dip between two points of the grid is not seen.
     """
-    seen: dict[float, Point] = {}
+    known: dict[float, Point] = {}
 
-    def at(x: float) -> Point:
-        if x not in seen:
-            seen[x] = measure(x)
-        return seen[x]
+    def height(x: float, end: int) -> float:
+        if x not in known:
+            known[x] = measure(x)
+        return float(_heights([known[x]], limit)[0, end])
 
-    grid = axis.grid(points)
-    ends = at(grid[0]), at(grid[-1])
-    # NaN (a network that gives no numbers there) is as hard as can be.
-    first, last = ((_height(end.mean, limit), end.harm) for end in ends)
-    if first > last:
-        grid.reverse()
-    for x in grid:
-        at(x)
-    value = _last_within(lambda x: at(x).mean, axis, limit, seen, grid)
-    edges = [math.nan, math.nan]
-    if not any(math.isnan(point.low) and not math.isnan(point.mean) for point in seen.values()):
-        edges = [
-            _last_within(lambda x: at(x).high, axis, limit, seen, grid),
-            _last_within(lambda x: at(x).low, axis, limit, seen, grid),
-        ]
-    state = "found" if math.isfinite(value) else "never" if value == _beyond(grid, easy=True) else "always"
-    along = [seen[x].mean for x in sorted(seen)]
-    sides = [_height(mean, limit) > 0 for mean in along]
-    crossings = sum(a != b for a, b in itertools.pairwise(sides))
-    low, high = sorted(edges) if not math.isnan(edges[0]) else edges
-    return Crossing(state, grid[0], grid[-1], value, low, high, crossings, tuple(seen[x] for x in sorted(seen)))
+    for x in axis.grid(points):
+        height(x, 0)
+    absolute, relative = axis.tolerances
+    for end in [0, 1, 2] * 2:  # a value tried for one end may open another's bracket anew
+        way = _from_easy(known.values())
+        over = _first_over(_heights(way, limit)[:, end])
+        if 0 < over < len(way):
+            # The ends have more digits than what is tried, and no logarithm brings them back.
+            bracket = {float(axis.scale(point.x)): point.x for point in way[over - 1 : over + 1]}
+            curve = partial(
+                lambda end, exact, u: height(exact.get(u, axis.rounded(axis.unscale(u))), end), end, bracket
+            )
+            optimize.brentq(curve, *bracket, xtol=absolute, rtol=relative, disp=False)
+    return sorted(known.values(), key=lambda point: point.x)
 
 
-def _last_within(
-    curve: Callable[[float], float], axis: Axis, limit: float, seen: Iterable[float], grid: list[float]
-) -> float:
-    """The last value on the way from the easy end at which ``curve`` has not exceeded the limit."""
-    way = sorted(seen, reverse=grid[0] > grid[-1])
-    heights = [_height(curve(x), limit) for x in way]
-    over = next((index for index, height in enumerate(heights) if height > 0), None)
-    if over is None:
-        return _beyond(grid, easy=False)
-    if over == 0:
-        return _beyond(grid, easy=True)
-    a, b, below, above = way[over - 1], way[over], heights[over - 1], heights[over]
-    halve = False
-    while True:
-        straight = -below / (above - below) if math.isfinite(above) else 0.5
-        x = axis.between(a, b, 0.5 if halve else min(max(straight, 0.1), 0.9))
-        if x is None:
-            return a if axis.whole else axis.at(a, b, straight)
-        height = _height(curve(x), limit)
-        a, b, below, above = (x, b, height, above) if height <= 0 else (a, x, below, height)
-        halve = not halve
+def crossing(points: Sequence[Point], axis: Range, limit: float) -> Crossing:
+    """Where the curve through ``points`` first exceeds the ``limit``, from its easy end, and the interval of that."""
+    way = _from_easy(points)
+    heights = _heights(way, limit)
+    value, *ends = (_last_within([point.x for point in way], column, axis) for column in heights.T)
+    if any(math.isnan(point.low) and not math.isnan(point.mean) for point in points):
+        ends = [math.nan, math.nan]
+    state = "found" if math.isfinite(value) else "always" if value == _beyond(way[0].x, way[-1].x) else "never"
+    crossings = int(np.count_nonzero(np.diff(heights[:, 0] > 0)))
+    return Crossing(state, way[0].x, way[-1].x, value, min(ends), max(ends), crossings)
 
 
-def _height(value: float, limit: float) -> float:
-    """How far above the limit; not a number counts as infinitely far."""
-    return math.inf if math.isnan(value) else value - limit
+def _last_within(x: Sequence[float], heights: np.ndarray, axis: Range) -> float:
+    """The last value on the way from the easy end at which the curve has not exceeded the limit."""
+    over = _first_over(heights)
+    if over in (0, len(x)):
+        return _beyond(x[0], x[-1]) if over else _beyond(x[-1], x[0])
+    if axis.whole:
+        return x[over - 1]
+    a, b = axis.scale(x[over - 1]), axis.scale(x[over])
+    below, above = heights[over - 1 : over + 1]
+    straight = -below / (above - below) if math.isfinite(above) else 0.5
+    return axis.rounded(axis.unscale(a + straight * (b - a)))
 
 
-def _beyond(grid: list[float], easy: bool) -> float:
-    """Outside the range on the easy or on the hard side."""
-    return math.inf if (grid[0] > grid[-1]) == easy else -math.inf
+def _from_easy(points: Iterable[Point]) -> list[Point]:
+    """The points from the easy end of the range to the hard one."""
+    way = sorted(points, key=lambda point: point.x)
+    easy, hard = ((_heights([point], 0.0)[0, 0], point.harm) for point in (way[0], way[-1]))
+    return way[::-1] if easy > hard else way
+
+
+def _heights(points: Sequence[Point], limit: float) -> np.ndarray:
+    """How far mean, upper and lower end are above the limit; not a number counts as infinitely far."""
+    heights = np.array([[point.mean, point.high, point.low] for point in points]) - limit
+    return np.where(np.isnan(heights), np.inf, heights)
+
+
+def _first_over(heights: np.ndarray) -> int:
+    """The place of the first height above 0, or how many there are."""
+    return int(np.argmax(np.append(heights, np.inf) > 0))
+
+
+def _beyond(a: float, b: float) -> float:
+    """Infinity, on the side of ``b`` seen from ``a``."""
+    return math.copysign(math.inf, b - a)

@@ -1,49 +1,47 @@
-"""Which layers to keep digital: found greedily on some draws, verified jointly on others."""
+"""Which layers to keep digital: chosen greedily on some draws, verified jointly on others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm import tqdm
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation.design.layers import Bench, Layer, at_once, benches, check_single, contrast, level
-from noiserobust.evaluation.subjects import Models
+from noiserobust.evaluation.design.layers import (
+    Layer,
+    Layers,
+    NoisyLayers,
+    Sample,
+    differences,
+    means,
+    noisy_layers,
+)
+from noiserobust.evaluation.evaluated_models import Models
+from noiserobust.evaluation.result import Result, drawn
+from noiserobust.evaluation.settings import Chips, Compute, Where
+from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
+from noiserobust.report.design_tables import digital_table
 
-
-@dataclass(frozen=True)
-class KeptDigital:
-    """What :func:`keep_digital` found: evaluation's ``rows``, and ``steps``, one line per method and step.
-
-    Step k keeps the ``layers`` (a list, in the order in which they were chosen) digital, the last of which is
-    ``layer``; ``macs_share`` and ``weights_share`` are percentages of the whole network's, what is digital anyway
-    included. All of it on fresh draws, in points of accuracy:
-
-    - ``accuracy``, ``low``, ``high``: with the set digital
-    - ``lost``, ``lost_low``, ``lost_high``: clean minus that, draw by draw
-    - ``gain``, ``gain_low``, ``gain_high``: that minus noise on all layers, draw by draw
-    - ``sum_of_singles``: the gains of the set's layers, each digital alone, added up
-    - ``search_accuracy``, ``search_gain``: what the search saw on its own draws (and images), which is biased upwards
-      because the set was chosen for it
-    """
-
-    rows: pd.DataFrame
-    steps: pd.DataFrame
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
 class Stop:
-    """When enough layers are digital: ``within`` points of clean on the search's draws, that percentage of
-    multiply-accumulates, that many layers."""
+    """When enough layers are digital; without any limit every layer is taken in turn."""
 
-    within: float | None
-    max_share: float | None
-    max_layers: int | None
+    within: float | None = None
+    """Stop as soon as the search is that many points of accuracy below clean."""
+    max_share: float | None = None
+    """Never keep more percent of the multiply-accumulates digital, what is digital anyway included."""
+    max_layers: int | None = None
+    """Never keep more layers digital."""
 
     def __post_init__(self) -> None:
         if self.within is not None and self.within < 0:
@@ -54,161 +52,213 @@ class Stop:
             raise UserError(f"expected max_layers >= 1, got {self.max_layers}")
 
 
+@dataclass(frozen=True)
+class Search:
+    """How the next layer to keep digital is chosen."""
+
+    draws: int | None = None
+    """Noise draws of the search (None: as many as verify it)."""
+    images: int | None = None
+    """Images of the search, a stratified sample (None: as many as verify it)."""
+    candidates: int | None = None
+    """After the first step only that many layers, of the largest gains alone, are tried (None: all; L layers then
+    cost L (L + 1) / 2 sets)."""
+    per_mac: bool = False
+    """Choose by gain per multiply-accumulate instead of gain. A layer that gains nothing comes last."""
+
+    def __post_init__(self) -> None:
+        if self.candidates is not None and self.candidates < 1:
+            raise UserError(f"expected candidates >= 1, got {self.candidates}")
+
+
+@dataclass(frozen=True)
+class KeptDigital(Result):
+    """Which layers to keep digital: rows of :func:`evaluate`, whose column ``digital`` names those that were."""
+
+    noise: str
+    layers: Mapping[str, Layers]
+    """Of each method."""
+    chosen: Mapping[str, Sequence[str]]
+    """Of each method: the layers to keep digital, in the order in which they were chosen."""
+    stop: Stop
+    seed: int
+    """Of the draws that verify; the search's are -1 - ``seed``."""
+
+    def summary(self, confidence: float = 0.95) -> pd.DataFrame:
+        """One line per method and step. Step k keeps the first k ``layers`` digital, the last of which is ``layer``.
+
+        ``macs_share`` and ``weights_share`` are percentages of the whole network's, what is digital anyway included.
+        All of it on fresh draws, in points of accuracy:
+
+        - ``clean``, ``accuracy``, ``low``, ``high``: the digital network; with the set digital, and its interval
+        - ``lost``, ``lost_low``, ``lost_high``: clean minus that, draw by draw
+        - ``gain``, ``gain_low``, ``gain_high``: that minus noise on all layers, draw by draw
+        - ``sum_of_singles``: the gains of the set's layers, each digital alone, added up
+        - ``search_accuracy``, ``search_gain``: what the search saw on its draws (and images), which is biased upwards
+          because the set was chosen for it
+        """
+        return pd.concat([self._steps(method, confidence) for method in self.layers], ignore_index=True)
+
+    def where(self, step: int = -1, method: str | None = None) -> Where:
+        """Which weights are analog after ``step`` (the last one by default), to evaluate and to train with.
+
+        >>> evaluate("runs", where=keep_digital("runs").where())  # doctest: +SKIP
+
+        Raises :class:`~noiserobust.UserError` for a step or method that there is not, or no method where there are
+        several.
+        """
+        if method is None and len(self.layers) == 1:
+            (method,) = self.layers
+        if method is None or method not in self.layers:
+            raise UserError(f"expected one of the methods {', '.join(self.layers)}, got {method}; say which method=")
+        steps = range(len(self.chosen[method]) + 1)
+        if step not in (*steps, -1):
+            raise UserError(f"expected a step from 0 to {steps[-1]}, got {step}")
+        return self.layers[method].but(self.chosen[method][: steps[step]])
+
+    def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
+        """Step by step, which layer is kept digital next and what that gives."""
+        return digital_table(self.summary(confidence), self.stop.within, markdown)
+
+    def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
+        """Accuracy on fresh draws against the share of multiply-accumulates kept digital."""
+        from noiserobust.report.design_plots import digital_figure
+
+        return drawn(digital_figure(self.summary(confidence), self.stop.within), path)
+
+    def _steps(self, method: str, confidence: float) -> pd.DataFrame:
+        layers, chosen = self.layers[method], self.chosen[method]
+        rows = self.rows[self.rows["method"] == method]
+        fresh, search = (
+            dict(iter(rows[rows["seed"] == seed].groupby("digital"))) for seed in (self.seed, -1 - self.seed)
+        )
+        sets = [chosen[:step] for step in range(len(chosen) + 1)]
+        labels = [layers.label(digital) for digital in sets]
+        clean, noisy = fresh[layers.label(layers.names)], fresh[""]
+        accuracy = means([fresh[label] for label in labels], confidence)
+        lost = differences([(clean, fresh[label]) for label in labels], confidence)
+        gain = differences([(fresh[label], noisy) for label in labels], confidence)
+        singles = [0.0]
+        if chosen:
+            singles += list(differences([(fresh[name], noisy) for name in chosen], confidence)["mean"].cumsum())
+        about = {layer.name: layer for layer in layers}
+        steps = pd.DataFrame(
+            {
+                "method": method,
+                "noise": self.noise,
+                "t": noisy["t"].iloc[0],
+                "step": range(len(sets)),
+                "layer": ["", *chosen],
+                "layers": [list(digital) for digital in sets],
+                "macs_share": [layers.digital_share + sum(about[name].macs_share for name in one) for one in sets],
+                "weights_share": [sum(about[name].weights_share for name in one) for one in sets],
+                "clean": means([clean], confidence)["mean"].iloc[0],
+                "accuracy": accuracy.pop("mean"),
+            }
+        ).join(accuracy)
+        for name, difference in (("lost", lost), ("gain", gain)):
+            steps[[name, f"{name}_low", f"{name}_high"]] = difference[["mean", "low", "high"]]
+        seen = [_accuracy(search[label]) for label in labels]
+        return steps.assign(
+            sum_of_singles=singles, search_accuracy=seen, search_gain=[value - seen[0] for value in seen]
+        )
+
+
 def keep_digital(
     models: Models,
-    data: Any,
+    data: Any = None,
     noise: NoiseModel | str = "gaussian:0.05",
     draws: int = 10,
     seed: int = 0,
     *,
-    search_draws: int | None = None,
-    search_images: int | None = None,
-    candidates: int | None = None,
-    per_mac: bool = False,
-    within: float | None = None,
-    max_share: float | None = None,
-    max_layers: int | None = None,
+    stop: Stop = Stop(),
+    search: Search = Search(),
     groups: Sequence[str] = (),
-    confidence: float = 0.95,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    t: float | str | None = None,
+    images: int | None = None,
+    model: ModelSpec | str | None = None,
+    chips: Chips = Chips(),
+    compute: Compute = Compute(),
+    where: Where = Where(),
     out: str | Path | None = None,
     progress: bool = False,
-    **options: Any,
 ) -> KeptDigital:
-    """Make layers digital one after the other, each time the one that gains most beside those already digital.
+    """Which layers should not be analog? One after the other, the layer that gains most beside those already digital.
 
-    The search measures accuracy (ties go to the lower loss), as the mean over a method's models and ``search_draws``
-    (default: ``draws``) on ``search_images`` (default: all). Its draws are named by the seed -1 - ``seed``, so that the
-    ``draws`` of ``seed`` are fresh: on them and on all images every set on the way is then measured, with the interval
-    of its mean. A set chosen among many looks better on the draws that chose it than it is. It is still chosen for
-    these models and images.
+    >>> print(keep_digital("runs", noise="gaussian:0.1", stop=Stop(within=1.0)))  # doctest: +SKIP
 
-    - ``candidates``: after the first step only that many layers, of the largest gains alone, are tried. L layers cost
-      L (L + 1) / 2 sets without it.
-    - ``per_mac``: choose by gain per multiply-accumulate instead of gain. A layer that gains nothing comes last.
-    - ``within``, ``max_share``, ``max_layers``: stop as soon as the search is that near to clean; never keep more of
-      the multiply-accumulates (percent, what is digital anyway included) or more layers. With none of them every layer
-      is taken in turn.
+    The search measures accuracy (ties go to the lower loss), as the mean over a method's models. Its draws are named
+    by the seed -1 - ``seed``, so that the ``draws`` of ``seed`` are fresh: on them and on all images every set on
+    the way is then measured. A set chosen among many looks better on the draws that chose it than it is. It is still
+    chosen for these models and images. ``stop`` says when enough layers are digital (:class:`Stop`), ``search`` how the
+    next one is chosen (:class:`Search`); everything else is as for :func:`~noiserobust.evaluation.sensitivity`.
 
-    Everything else is as for :func:`~noiserobust.evaluation.sensitivity`. Raises :class:`~noiserobust.UserError` for
-    input that cannot be evaluated, and for shares of multiply-accumulates where a layer's cannot be told.
+    Raises :class:`~noiserobust.UserError` for input that cannot be evaluated, and for shares of multiply-accumulates
+    where a layer's cannot be told.
     """
-    stop = Stop(within, max_share, max_layers)
-    if candidates is not None and candidates < 1:
-        raise UserError(f"expected candidates >= 1, got {candidates}")
-    check_single(options)
+    settings: dict[str, Any] = {"groups": groups, "images": images, "model": model, "chips": chips}
+    settings |= {"compute": compute, "where": where, "out": out}
     with tqdm(unit="set", disable=not progress, delay=1) as bar:
-        options |= {"times": (t,)}
-        data = at_once(data)
-        found = benches(
-            models,
-            data,
-            noise,
-            groups=groups,
-            include=include,
-            exclude=exclude,
-            out=out,
-            bar=bar,
-            options=options,
-        )
-        lines = []
-        for bench in found:
-            _require_macs(bench, per_mac or max_share is not None)
-            search = _Search(bench, draws if search_draws is None else search_draws, -1 - seed, search_images)
-            lines += _verified(bench, search, search.sets(stop, candidates, per_mac), draws, seed, confidence)
-    return KeptDigital(pd.concat([bench.rows for bench in found], ignore_index=True), pd.DataFrame(lines))
+        methods = noisy_layers(models, data, noise, bar, **settings)
+        fresh = Sample(draws, seed)
+        sample = Sample(draws if search.draws is None else search.draws, -1 - seed, search.images)
+        chosen = {}
+        for one in methods:
+            if search.per_mac or stop.max_share is not None:
+                _require_macs(one)
+            chosen[one.method] = _chosen(one, sample, stop, search)
+            one.clean(fresh)
+            one.under((), fresh)
+            for step, name in enumerate(chosen[one.method]):
+                one.under({name}, fresh)
+                one.under(chosen[one.method][: step + 1], fresh)
+    rows = pd.concat([one.rows for one in methods], ignore_index=True)
+    layers = {one.method: one.layers for one in methods}
+    return KeptDigital(rows, str(methods[0].noise), layers, chosen, stop, seed)
 
 
-class _Search:
-    """Mean accuracy and loss of sets of digital layers on the search's own draws."""
-
-    def __init__(self, bench: Bench, draws: int, seed: int, images: int | None) -> None:
-        self.bench, self.sample = bench, (draws, seed, images)
-        self.clean = _means(bench.clean(*self.sample))[0]
-
-    def value(self, digital: Sequence[str]) -> tuple[float, float]:
-        """(accuracy, minus loss), so that the larger pair is the better one."""
-        return _means(self.bench.under(digital, *self.sample))
-
-    def sets(self, stop: Stop, candidates: int | None, per_mac: bool) -> list[list[str]]:
-        """The sets on the way, from none; each is the one before and one layer more."""
-        chosen: list[str] = []
-        found = [chosen]
-        left = list(self.bench.layers)
-        while left and not self.enough(stop, chosen):
-            share = self.bench.digital_share + sum(x.macs_share for x in self.bench.layers if x.name in chosen)
-            left = [x for x in left if stop.max_share is None or share + x.macs_share <= stop.max_share + 1e-9]
-            base = self.value(chosen)
-            merits = {x.name: _merit(base, self.value([*chosen, x.name]), x, per_mac) for x in left}
-            left.sort(key=lambda x: merits[x.name], reverse=True)  # a stable sort: ties stay in the network's order
-            if not chosen and candidates is not None:
-                left = left[:candidates]
-            if left:
-                chosen = [*chosen, left.pop(0).name]
-                found.append(chosen)
-        return found
-
-    def enough(self, stop: Stop, chosen: Sequence[str]) -> bool:
-        if stop.max_layers is not None and len(chosen) >= stop.max_layers:
-            return True
-        return stop.within is not None and self.clean - self.value(chosen)[0] <= stop.within
+def _chosen(noisy: NoisyLayers, sample: Sample, stop: Stop, search: Search) -> list[str]:
+    """The layers to keep digital, in the order in which they are chosen."""
+    chosen: list[str] = []
+    left = list(noisy.layers)
+    clean = _accuracy(noisy.clean(sample))
+    share = noisy.layers.digital_share
+    most = math.inf if stop.max_layers is None else stop.max_layers
+    while left and len(chosen) < most:
+        base = noisy.under(chosen, sample)
+        if stop.within is not None and clean - _accuracy(base) <= stop.within:
+            break
+        left = [one for one in left if stop.max_share is None or share + one.macs_share <= stop.max_share + 1e-9]
+        merits = {one: _merit(base, noisy.under([*chosen, one.name], sample), one, search.per_mac) for one in left}
+        left.sort(key=lambda one: merits[one], reverse=True)  # a stable sort: ties stay in the network's order
+        if not chosen and search.candidates is not None:
+            left = left[: search.candidates]
+        if left:
+            best = left.pop(0)
+            share += best.macs_share
+            chosen.append(best.name)
+    return chosen
 
 
-def _merit(base: tuple[float, float], value: tuple[float, float], layer: Layer, per_mac: bool) -> tuple[float, ...]:
-    """What a layer is worth: its gain, or its gain per cost where it gains anything."""
-    gain, fall = value[0] - base[0], value[1] - base[1]
+def _merit(base: pd.DataFrame, rows: pd.DataFrame, layer: Layer, per_mac: bool) -> tuple[float, ...]:
+    """What a layer is worth: its gain, or its gain per cost where it gains anything; then the fall of the loss."""
+    gain, fall = _accuracy(rows) - _accuracy(base), _mean(base, "loss") - _mean(rows, "loss")
     if not per_mac:
         return gain, fall
     return (1.0, gain / layer.macs, fall) if gain > 0 else (0.0, gain, fall)
 
 
-def _verified(
-    bench: Bench, search: _Search, sets: list[list[str]], draws: int, seed: int, confidence: float
-) -> list[dict[str, Any]]:
-    """One line per set, on fresh draws."""
-    clean, noisy = bench.clean(draws, seed), bench.under((), draws, seed)
-    layers = {layer.name: layer for layer in bench.layers}
-    singles = {name: contrast(bench.under([name], draws, seed), noisy, confidence)["mean"] for name in sets[-1]}
-    first = search.value(())[0]
-    lines = []
-    for step, digital in enumerate(sets):
-        rows = bench.under(digital, draws, seed)
-        accuracy = level(rows, confidence)
-        seen = search.value(digital)[0]
-        line = {
-            "method": bench.method,
-            "noise": str(bench.noise),
-            "t": noisy["t"].iloc[0],
-            "step": step,
-            "layer": digital[-1] if digital else "",
-            "layers": digital,
-            "macs_share": bench.digital_share + sum(layers[name].macs_share for name in digital),
-            "weights_share": sum(layers[name].weights_share for name in digital),
-            "clean": level(clean, confidence)["mean"],
-            "accuracy": accuracy.pop("mean"),
-        }
-        line |= accuracy
-        for name, difference in (
-            ("lost", contrast(clean, rows, confidence)),
-            ("gain", contrast(rows, noisy, confidence)),
-        ):
-            line |= {name: difference["mean"], f"{name}_low": difference["low"], f"{name}_high": difference["high"]}
-        line |= {"sum_of_singles": sum(singles[name] for name in digital)}
-        lines.append(line | {"search_accuracy": seen, "search_gain": seen - first})
-    return lines
+def _accuracy(rows: pd.DataFrame) -> float:
+    return _mean(rows, "accuracy")
 
 
-def _means(rows: pd.DataFrame) -> tuple[float, float]:
-    means = rows.groupby("metric")["value"].mean()
-    return float(means["accuracy"]), -float(means["loss"])
+def _mean(rows: pd.DataFrame, metric: str) -> float:
+    return float(rows.loc[rows["metric"] == metric, "value"].mean())
 
 
-def _require_macs(bench: Bench, needed: bool) -> None:
-    unknown = [layer.name for layer in bench.layers if not layer.macs >= 0]
-    if needed and unknown:
+def _require_macs(noisy: NoisyLayers) -> None:
+    unknown = [layer.name for layer in noisy.layers if not layer.macs >= 0]
+    if unknown:
         raise UserError(
-            f"expected multiply-accumulates of every layer of {bench.method}, but those of {', '.join(unknown[:6])} "
+            f"expected multiply-accumulates of every layer of {noisy.method}, but those of {', '.join(unknown[:6])} "
             "cannot be told: leave per_mac and max_share out"
         )

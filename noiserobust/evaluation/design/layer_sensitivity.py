@@ -2,107 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 from tqdm import tqdm
 
-from noiserobust.evaluation.design.layers import Bench, at_once, benches, check_single, contrast
-from noiserobust.evaluation.subjects import Models
+from noiserobust.evaluation.design.layers import Layers, Sample, differences, noisy_layers
+from noiserobust.evaluation.evaluated_models import Models
+from noiserobust.evaluation.result import Result, drawn
+from noiserobust.evaluation.settings import Chips, Compute, Where
+from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
+from noiserobust.report.design_tables import ALL, sensitivity_table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Effect = Literal["alone", "spared"]
+SHARES = ["weights", "weights_share", "macs", "macs_share"]
 METRICS = {"accuracy": 1, "loss": -1}
 """What is compared, and the sign that makes harm positive in clean minus noisy."""
-ALL = "all layers"
 
 
 @dataclass(frozen=True)
-class Sensitivity:
-    """What :func:`sensitivity` found: evaluation's ``rows`` and one line of ``effects`` per layer, effect and metric.
+class Sensitivity(Result):
+    """Which layers noise hurts: rows of :func:`evaluate`, whose column ``digital`` names the layers without noise."""
 
-    ``effect`` is
+    noise: str
+    layers: Mapping[str, Layers]
+    """Of each method."""
 
-    - ``"alone"``: clean minus noise on this layer only, what its noise costs where all else is perfect
-    - ``"spared"``: noise on all but this layer minus noise on all, what is gained where it alone is digital
+    def summary(self, confidence: float = 0.95) -> pd.DataFrame:
+        """One line per method, layer, effect and metric: ``mean`` with its interval ``low`` to ``high``.
 
-    each as ``mean``, ``low``, ``high`` in points of accuracy, or nats of loss with the sign turned, so that positive
-    is harm done (alone) or undone (spared). The line of ``layer`` "all layers" has the whole loss, clean minus noise on
-    all, under both. Single effects do not add up to it.
-    """
+        ``effect`` is
 
-    rows: pd.DataFrame
-    effects: pd.DataFrame
+        - ``"alone"``: clean minus noise on this layer only, what its noise costs where all else is perfect
+        - ``"spared"``: noise on all but this layer minus noise on all, what is gained where it alone is digital
+
+        in points of accuracy, or nats of loss with the sign turned, so that positive is harm done (alone) or undone
+        (spared). The lines of ``layer`` "all layers" have the whole loss, clean minus noise on all, under both. Single
+        effects do not add up to it.
+        """
+        return pd.concat([self._effects(method, confidence) for method in self.layers], ignore_index=True)
+
+    def table(self, markdown: bool = False, confidence: float = 0.95, rank: Effect = "alone") -> str:
+        """Layers ranked by what their noise costs ``"alone"``, or by what is gained where they alone are ``"spared"``
+        it."""
+        return sensitivity_table(self.summary(confidence), rank, markdown)
+
+    def plot(self, path: str | Path | None = None, confidence: float = 0.95, rank: Effect = "alone") -> Figure:
+        """The same as bars with intervals, beside each layer's share of weights and multiply-accumulates."""
+        from noiserobust.report.design_plots import sensitivity_figure
+
+        return drawn(sensitivity_figure(self.summary(confidence), rank), path)
+
+    def _effects(self, method: str, confidence: float) -> pd.DataFrame:
+        layers, rows = self.layers[method], self.rows[self.rows["method"] == method]
+        under = dict(iter(rows.groupby("digital")))
+        clean, noisy = under[layers.label(layers.names)], under[""]
+        pairs = [(clean, noisy)] * 2
+        about = [{"layer": ALL} | {name: sum(layer.columns[name] for layer in layers) for name in SHARES}] * 2
+        for layer in layers:
+            rest = layers.label(set(layers.names) - {layer.name})
+            pairs += [(clean, under[rest]), (under[layer.name], noisy)]
+            about += [layer.columns] * 2
+        head = {"method": method, "noise": self.noise, "t": noisy["t"].iloc[0]}
+        lines = pd.DataFrame([head | columns for columns in about])
+        lines["effect"] = ["alone", "spared"] * (len(lines) // 2)
+        compared = [
+            pd.concat([lines.assign(metric=metric), differences(_turned(pairs, sign), confidence, metric)], axis=1)
+            for metric, sign in METRICS.items()
+        ]
+        # The metrics of one effect follow each other.
+        return pd.concat(compared).sort_index(kind="stable")
 
 
 def sensitivity(
     models: Models,
-    data: Any,
+    data: Any = None,
     noise: NoiseModel | str = "gaussian:0.05",
     draws: int = 10,
     seed: int = 0,
     *,
     groups: Sequence[str] = (),
-    confidence: float = 0.95,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    t: float | str | None = None,
+    images: int | None = None,
+    model: ModelSpec | str | None = None,
+    chips: Chips = Chips(),
+    compute: Compute = Compute(),
+    where: Where = Where(),
     out: str | Path | None = None,
     progress: bool = False,
-    **options: Any,
 ) -> Sensitivity:
-    """Noise on one layer at a time and on all but one, 2 L + 2 evaluations of every model and draw for L layers.
+    """Which layers does noise hurt most? Noise on one layer at a time, and on all but one.
 
-    A layer is a weight tensor; each pattern of ``groups`` makes one layer of all the weights that it matches. A
-    difference is taken draw by draw, under common random numbers (:mod:`.layers`); its interval is over models where
-    there are several of a method, else over draws. ``t`` is the time of reading (:func:`evaluate`'s ``times``).
-    Everything else is as for :func:`evaluate`, whose rows these are: the ``analog`` column says which layers were
-    noisy.
+    >>> sensitivity("runs", noise="gaussian:0.1").plot("sensitivity.png")  # doctest: +SKIP
+
+    A layer is a weight tensor; each pattern of ``groups`` makes one layer of all the weights that it matches. That
+    takes 2 L + 2 evaluations of every model and draw for L layers. A difference is taken draw by draw, under common
+    random numbers (:mod:`.layers`); its interval is over models where there are several of a method, else over draws.
+    Everything else is as for :func:`evaluate`, under one condition: one time, compensation and converters.
 
     Raises :class:`~noiserobust.UserError` for input that cannot be evaluated, a noise without strength, and groups
     that match nothing or overlap.
     """
-    check_single(options)
+    settings: dict[str, Any] = {"groups": groups, "images": images, "model": model, "chips": chips}
+    settings |= {"compute": compute, "where": where, "out": out}
     with tqdm(unit="set", disable=not progress, delay=1) as bar:
-        options |= {"times": (t,)}
-        found = benches(
-            models,
-            at_once(data),
-            noise,
-            groups=groups,
-            include=include,
-            exclude=exclude,
-            out=out,
-            bar=bar,
-            options=options,
-        )
-        bar.total = sum(2 * len(bench.layers) + 2 for bench in found)
-        lines = [line for bench in found for line in _effects(bench, draws, seed, confidence)]
-    rows = pd.concat([bench.rows for bench in found], ignore_index=True)
-    return Sensitivity(rows, pd.DataFrame(lines))
+        methods = noisy_layers(models, data, noise, bar, **settings)
+        bar.total = sum(2 * len(one.layers) + 2 for one in methods)
+        sample = Sample(draws, seed)
+        for one in methods:
+            names = set(one.layers.names)
+            one.clean(sample)
+            one.under((), sample)
+            for name in one.layers.names:
+                one.under(names - {name}, sample)
+                one.under({name}, sample)
+    rows = pd.concat([one.rows for one in methods], ignore_index=True)
+    return Sensitivity(rows, str(methods[0].noise), {one.method: one.layers for one in methods})
 
 
-def _effects(bench: Bench, draws: int, seed: int, confidence: float) -> list[dict[str, Any]]:
-    names = {layer.name for layer in bench.layers}
-    clean, noisy = bench.clean(draws, seed), bench.under((), draws, seed)
-    compared = {(ALL, effect): (clean, noisy) for effect in ("alone", "spared")}
-    for layer in bench.layers:
-        compared[layer.name, "alone"] = clean, bench.under(names - {layer.name}, draws, seed)
-        compared[layer.name, "spared"] = bench.under({layer.name}, draws, seed), noisy
-    about = {layer.name: layer.about for layer in bench.layers}
-    head = {"method": bench.method, "noise": str(bench.noise), "t": noisy["t"].iloc[0]}
-    return [
-        head
-        | (about.get(name) or _whole(bench))
-        | {"effect": effect, "metric": metric}
-        | contrast(a, b, confidence, metric, sign)
-        for (name, effect), (a, b) in compared.items()
-        for metric, sign in METRICS.items()
-    ]
-
-
-def _whole(bench: Bench) -> dict[str, Any]:
-    columns = [layer.about for layer in bench.layers]
-    return {"layer": ALL} | {name: sum(about[name] for about in columns) for name in columns[0] if name != "layer"}
+def _turned(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], sign: int) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    return [(a, b) if sign > 0 else (b, a) for a, b in pairs]

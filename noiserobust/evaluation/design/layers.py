@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import glob
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,17 @@ from tqdm import tqdm
 from noiserobust.analog.coverage import coverage
 from noiserobust.analog.macs import count_macs
 from noiserobust.analog.weights import analog_weights
-from noiserobust.data import Dataset
 from noiserobust.errors import UserError
+from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models, named_data, trained_copies
 from noiserobust.evaluation.monte_carlo import evaluate
+from noiserobust.evaluation.settings import Chips, Compute, Where
 from noiserobust.evaluation.statistics.summary import paired, summarize
-from noiserobust.evaluation.subjects import Models, Setup, Subject, labelled
+from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.checkpoints import Checkpoint
-from noiserobust.storage.rows import VARIANT
+from noiserobust.storage.rows import OPERATION
 
-DIGITAL: dict[str, Any] = {
-    "times": (None,),
-    "reads": 1,
-    "compensation": "none",
-    "converters": "none",
-    "recalibration": 0,
-    "backend": "direct",
-}
-"""What :func:`evaluate` is told of the clean network: nothing is done around a chip where there is none."""
+INTERVAL = ["mean", "low", "high", "interval_over", "models", "draws", "confidence"]
 
 
 @dataclass(frozen=True)
@@ -57,195 +51,210 @@ class Layer:
     """Of all that the network needs, in percent."""
 
     @property
-    def about(self) -> dict[str, Any]:
-        """The columns of its lines in a table of results."""
-        return {
-            "layer": self.name,
-            "weights": self.weights,
-            "weights_share": self.weights_share,
-            "macs": self.macs,
-            "macs_share": self.macs_share,
-        }
+    def columns(self) -> dict[str, Any]:
+        """Those of its lines in a table of results."""
+        columns = asdict(self)
+        del columns["members"]
+        return {"layer": columns.pop("name")} | columns
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The noisy layers of one method's networks, in the network's order."""
+
+    layers: tuple[Layer, ...]
+    digital_share: float
+    """Percent of the multiply-accumulates that are digital before any layer is made so."""
+    where: Where
+    """Which weights are analog before."""
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def names(self) -> list[str]:
+        return [layer.name for layer in self.layers]
+
+    def label(self, digital: Collection[str]) -> str:
+        """The column ``digital`` of rows in which these layers are digital."""
+        return ", ".join(name for name in self.names if name in digital)
+
+    def but(self, digital: Collection[str]) -> Where:
+        """Which weights are analog when the layers ``digital`` are not."""
+        if not digital:
+            return self.where
+        noisy = [name for layer in self if layer.name not in digital for name in layer.members]
+        if self.where.include:
+            # What a person includes wins over every exclusion, so that the rest has to be named instead.
+            return Where([glob.escape(name) for name in noisy], ["*"])
+        names = [glob.escape(name) for layer in self if layer.name in digital for name in layer.members]
+        return Where((), [*self.where.exclude, *names])
+
+    def only(self, layer: Layer) -> Where:
+        """Which weights are analog when ``layer`` alone is."""
+        return Where([glob.escape(name) for name in layer.members], ["*"])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which draws are measured, on how many images (None: all)."""
+
+    draws: int
+    seed: int
+    images: int | None = None
 
 
 @dataclass
-class Bench:
-    """The copies of one method, evaluated under noise on any set of their layers; nothing is measured twice."""
+class NoisyLayers:
+    """The trained copies of one method, under noise on any set of their layers; nothing is measured twice."""
 
     method: str
-    members: list[nn.Module | Checkpoint]
-    data: Any
     noise: NoiseModel
-    layers: list[Layer]
-    include: Sequence[str]
-    exclude: Sequence[str]
-    digital_share: float
-    """Percent of the multiply-accumulates that are digital before any layer is made so."""
-    out: Path | None
-    options: Mapping[str, Any]
-    """What :func:`evaluate` is told besides."""
+    layers: Layers
+    chips: Chips
+    evaluate: Callable[..., Any]
+    """:func:`evaluate` with all that is always the same."""
     bar: tqdm[Any]
     measured: dict[Any, pd.DataFrame] = field(default_factory=dict)
 
-    def under(self, digital: Collection[str], draws: int, seed: int, images: int | None = None) -> pd.DataFrame:
-        """Rows with noise on all layers but ``digital`` (names of layers)."""
+    def under(self, digital: Collection[str], sample: Sample) -> pd.DataFrame:
+        """Rows with noise on all layers but ``digital`` (their names)."""
         noisy = [layer for layer in self.layers if layer.name not in digital]
         if not noisy:
-            return self.clean(draws, seed, images)
-        return self._measure(self.noise, *self._patterns(noisy), draws, seed, images)
+            return self.clean(sample)
+        where = self.layers.only(noisy[0]) if len(noisy) == 1 < len(self.layers) else self.layers.but(digital)
+        return self._measure(digital, sample, noises=self.noise, chips=self.chips, where=where)
 
-    def clean(self, draws: int, seed: int, images: int | None = None) -> pd.DataFrame:
+    def clean(self, sample: Sample) -> pd.DataFrame:
         """Rows of the digital network, as many as there are draws, to be compared with."""
-        return self._measure(self.noise.scaled(0), self.include, self.exclude, draws, seed, images, DIGITAL)
+        # Nothing is done around a chip where there is none.
+        return self._measure(self.layers.names, sample, noises=self.noise.scaled(0), where=self.layers.where)
 
     @property
     def rows(self) -> pd.DataFrame:
-        """All that was measured so far."""
+        """All that was measured so far; the column ``digital`` names the layers that were."""
         return pd.concat(self.measured.values(), ignore_index=True)
 
-    def _patterns(self, noisy: Sequence[Layer]) -> tuple[Sequence[str], Sequence[str]]:
-        """(include, exclude) that leave only ``noisy`` noisy; the same set has always the same patterns."""
-        names = [glob.escape(name) for layer in noisy for name in layer.members]
-        if len(noisy) == len(self.layers):
-            return self.include, self.exclude
-        # What a person includes wins over every exclusion, so that the rest has to be named instead.
-        if len(noisy) == 1 or self.include:
-            return names, ["*"]
-        digital = [glob.escape(name) for layer in self.layers if layer not in noisy for name in layer.members]
-        return (), [*self.exclude, *digital]
-
-    def _measure(
-        self,
-        noise: NoiseModel,
-        include: Sequence[str],
-        exclude: Sequence[str],
-        draws: int,
-        seed: int,
-        images: int | None,
-        around: Mapping[str, Any] | None = None,
-    ) -> pd.DataFrame:
-        key = (noise, tuple(include), tuple(exclude), draws, seed, images, around is None)
-        if key not in self.measured:
-            options = {**self.options, **(around or {})} | ({} if images is None else {"images": images})
-            options |= {"include": include, "exclude": exclude, "out": self.out}
-            models = {self.method: self.members}
-            self.measured[key] = evaluate(models, self.data, noise, draws, seed, **options).rows
+    def _measure(self, digital: Collection[str], sample: Sample, **settings: Any) -> pd.DataFrame:
+        label = self.layers.label(digital)
+        if (label, sample) not in self.measured:
+            settings |= {name: value for name, value in asdict(sample).items() if value is not None}
+            self.measured[label, sample] = self.evaluate(**settings).rows.assign(digital=label)
         self.bar.update()
-        return self.measured[key]
+        return self.measured[label, sample]
 
 
-def benches(
+def noisy_layers(
     models: Models,
     data: Any,
     noise: NoiseModel | str,
+    bar: tqdm[Any],
     *,
     groups: Sequence[str],
-    include: Sequence[str],
-    exclude: Sequence[str],
+    images: int | None,
+    model: ModelSpec | str | None,
+    chips: Chips,
+    compute: Compute,
+    where: Where,
     out: str | Path | None,
-    bar: tqdm[Any],
-    options: Mapping[str, Any],
-) -> list[Bench]:
-    """One bench per method; bad input is refused here, before any work."""
+) -> list[NoisyLayers]:
+    """One for each method; bad input is refused here, before any work."""
     noise = NoiseModel.parse(noise) if isinstance(noise, str) else noise
-    plain = str(options.get("converters", "none")) == "none" and str(options.get("backend", "direct")) == "direct"
-    if noise.is_identity and plain:
+    require_one_condition(chips)
+    if noise.is_identity and str(chips.converters) == "none" and str(chips.backend) == "direct":
         raise UserError(f"expected a noise with a strength, got {noise}: it disturbs no layer")
-    names = ("model", "images", "batch_size", "precision", "device", "channels_last")
-    setup = Setup(**{name: options[name] for name in names if name in options}, include=include, exclude=exclude)
-    path = None if out is None else Path(out)
-    found = []
-    for method, members in by_method(models).items():
-        layers: list[Layer] = []
-        shared = 0.0
-        for subject in setup.subjects({method: members}, data):
-            own, digital_share = layers_of(subject, groups, include, exclude)
-            if layers and [layer.members for layer in own] != [layer.members for layer in layers]:
-                raise UserError(f"expected copies of one network as {method}, got {subject.name} with other layers")
-            layers, shared = own, digital_share
-        found.append(Bench(method, members, data, noise, layers, include, exclude, shared, path, options, bar))
-    return found
+    methods, data = opened(models, data)
+    fixed: dict[str, Any] = {"images": images, "model": model, "compute": compute}
+    noisy = []
+    for method, members in methods.items():
+        copies = trained_copies({method: members})
+        shared: Layers | None = None
+        for one in EvaluatedModels(copies, data, where=where, **fixed):
+            layers = layers_of(one, groups, where)
+            if shared and [layer.members for layer in layers] != [layer.members for layer in shared]:
+                raise UserError(f"expected copies of one network as {method}, got {one.name} with other layers")
+            shared = layers
+        assert shared is not None
+        run = partial(evaluate, {method: members}, data, out=out, **fixed)
+        noisy.append(NoisyLayers(method, noise, shared, chips, run, bar))
+    return noisy
 
 
-def check_single(options: Mapping[str, Any]) -> None:
-    """Refuse what :func:`evaluate` would compare, or draw by draw differences cannot be taken with."""
-    for name in ("compensation", "converters"):
-        if isinstance(options.get(name), (list, tuple)):
-            raise UserError(f"expected one {name}, got {len(options[name])} in a list; call once for each")
-    if "times" in options:
-        raise UserError("expected t=..., one time since programming, got times")
-    if options.get("precision_target") is not None:
-        raise UserError("expected a number of draws, got a precision_target: differences are taken draw by draw")
+def opened(models: Models, data: Any) -> tuple[dict[str, list[nn.Module | Checkpoint]], Any]:
+    """The trained copies of each method, and the data, loaded once."""
+    copies = trained_copies(models)
+    methods: dict[str, list[nn.Module | Checkpoint]] = {}
+    for copy in copies:
+        methods.setdefault(copy.method, []).append(copy.source)
+    return methods, named_data(data, copies)
 
 
-def by_method(models: Models) -> dict[str, list[nn.Module | Checkpoint]]:
-    """The trained copies of each method."""
-    found: dict[str, list[nn.Module | Checkpoint]] = {}
-    for method, member in labelled(models):
-        found.setdefault(method, []).append(member)
-    return found
+def require_one_condition(chips: Chips) -> None:
+    """Refuse what :func:`evaluate` would compare: differences are between layers or noises, under one condition."""
+    for name in ("times", "compensation", "converters"):
+        values = getattr(chips, name)
+        if isinstance(values, (list, tuple)) and len(values) != 1:
+            raise UserError(f"expected one of {name}, got {len(values)}; call once for each")
 
 
-def layers_of(
-    subject: Subject, groups: Sequence[str], include: Sequence[str], exclude: Sequence[str]
-) -> tuple[list[Layer], float]:
-    """The noisy layers in the network's order, and the percentage of multiply-accumulates that is digital anyway.
+def layers_of(model: EvaluatedModel, groups: Sequence[str], where: Where) -> Layers:
+    """The noisy layers of one network.
 
-    Each pattern of ``groups`` makes one layer of the weights that it matches; every other weight is its own.
+    Each pattern of ``groups`` makes one layer of the weights that it matches; every other weight is one by itself.
     """
-    weights = analog_weights(subject.network, include=include, exclude=exclude)
-    covered = coverage(subject.network, include=include, exclude=exclude)
-    macs = count_macs(subject.network, _one_input(subject), weights)
-    owner: dict[str, str] = {}
+    patterns = {"include": where.include, "exclude": where.exclude}
+    weights = analog_weights(model.network, **patterns)
+    total = coverage(model.network, **patterns).total
+    macs = count_macs(model.network, _one_input(model), weights)
+    members: dict[str, list[str]] = {}
     for weight in weights:
         matching = [pattern for pattern in groups if fnmatchcase(weight.name, pattern)]
         if len(matching) > 1:
             raise UserError(f"expected each weight in one group, got {weight.name} in {' and '.join(matching)}")
-        owner[weight.name] = matching[0] if matching else weight.name
+        members.setdefault(matching[0] if matching else weight.name, []).append(weight.name)
     for pattern in groups:
-        if pattern not in owner.values():
+        if pattern not in members:
             raise UserError(f"expected a group that matches a noisy weight, got '{pattern}'; coverage lists the names")
     size = {weight.name: weight.parameter.numel() for weight in weights}
-    layers = []
-    for name in dict.fromkeys(owner.values()):
-        members = tuple(member for member, group in owner.items() if group == name)
-        count = math.fsum(macs.by_weight[member] for member in members)
-        cells = sum(size[member] for member in members)
-        layers.append(
-            Layer(name, members, cells, 100 * cells / covered.total, count, 100 * count / max(1.0, macs.total))
-        )
-    return layers, 100 * macs.other / max(1.0, macs.total)
+    every = max(1.0, macs.total)
+
+    def layer(name: str, names: Sequence[str]) -> Layer:
+        cells, count = sum(size[member] for member in names), math.fsum(macs.by_weight[member] for member in names)
+        return Layer(name, tuple(names), cells, 100 * cells / total, count, 100 * count / every)
+
+    return Layers(tuple(layer(*group) for group in members.items()), 100 * macs.other / every, where)
 
 
-def contrast(
-    a: pd.DataFrame, b: pd.DataFrame, confidence: float, metric: str = "accuracy", sign: int = 1
-) -> dict[str, Any]:
-    """``sign * (a - b)`` draw by draw: mean, low, high, and what the interval is over (:func:`statistics.paired`).
+def differences(
+    pairs: Iterable[tuple[pd.DataFrame, pd.DataFrame]], confidence: float, metric: str = "accuracy"
+) -> pd.DataFrame:
+    """a - b draw by draw for each pair of rows: one line each of mean, interval and what that is over.
 
-    The two sets of rows are of one method, the same replicates and the same draws.
+    Both rows of a pair are of one method, the same replicates and the same draws (:func:`statistics.paired`).
     """
     # Two conditions of one method, told as two methods under one condition: what `paired` compares.
-    same = {name: b[name].iloc[0] for name in ("noise", "strength", "t", *VARIANT)}
-    sides = {"a": a, "b": b} if sign > 0 else {"a": b, "b": a}
-    rows = pd.concat([side.assign(method=name, **same) for name, side in sides.items()], ignore_index=True)
-    return _interval(paired(rows, "a", "b", confidence, metric).iloc[0])
+    sides = [
+        side[side["metric"] == metric].assign(**_cell(index), method=name)
+        for index, pair in enumerate(pairs)
+        for name, side in zip("ab", pair, strict=True)
+    ]
+    return paired(pd.concat(sides, ignore_index=True), "a", "b", confidence, metric)[INTERVAL]
 
 
-def level(rows: pd.DataFrame, confidence: float, metric: str = "accuracy") -> dict[str, Any]:
-    """The mean of one set of rows with its interval, as :func:`contrast` gives a difference."""
-    return _interval(summarize(rows[rows["metric"] == metric], confidence).iloc[0])
+def means(tables: Iterable[pd.DataFrame], confidence: float, metric: str = "accuracy") -> pd.DataFrame:
+    """The mean of each set of rows, as :func:`differences` gives them."""
+    told = [rows[rows["metric"] == metric].assign(**_cell(index)) for index, rows in enumerate(tables)]
+    return summarize(pd.concat(told, ignore_index=True), confidence)[INTERVAL]
 
 
-def _interval(line: pd.Series[Any]) -> dict[str, Any]:
-    return {name: line[name] for name in ("mean", "low", "high", "interval_over", "models", "draws", "confidence")}
+def _cell(index: int) -> dict[str, Any]:
+    return {"noise": index, "strength": 0.0, "t": math.nan, **OPERATION}
 
 
-def _one_input(subject: Subject) -> Any:
-    inputs = subject.batches[0].inputs[:1]
-    parameter = next((p for p in subject.network.parameters() if p.is_floating_point()), None)
+def _one_input(model: EvaluatedModel) -> Any:
+    inputs = model.batches[0].inputs[:1]
+    parameter = next((p for p in model.network.parameters() if p.is_floating_point()), None)
     return inputs if parameter is None or not inputs.is_floating_point() else inputs.to(parameter.dtype)
-
-
-def at_once(data: Any) -> Any:
-    """Data given by name, loaded a single time; what is handed over otherwise stays as it is."""
-    return Setup().dataset(data) if isinstance(data, (str, Path, Dataset)) else data

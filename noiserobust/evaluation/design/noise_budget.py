@@ -3,38 +3,97 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm import tqdm
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation.design.crossing import Axis, Crossing, Point, first_crossing
-from noiserobust.evaluation.design.layers import DIGITAL, at_once, by_method, check_single, contrast, level
+from noiserobust.evaluation.design.crossing import Point, Range, crossing, search
+from noiserobust.evaluation.design.layers import differences, opened, require_one_condition
+from noiserobust.evaluation.evaluated_models import Models
 from noiserobust.evaluation.monte_carlo import evaluate
-from noiserobust.evaluation.subjects import Models
+from noiserobust.evaluation.result import Result, drawn
+from noiserobust.evaluation.settings import Chips, Compute, Where
+from noiserobust.evaluation.statistics.components import require_confidence
+from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
+from noiserobust.report.design_tables import budget_table
 from noiserobust.spec import Duration
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NUMBER = "{x}"
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What :func:`budget` found: evaluation's ``rows``, one line of ``answers`` per method, and the ``curve``.
+class Axis:
+    """What x is, and how finely it is searched."""
 
-    ``answers``: ``value`` with its interval ``low`` to ``high`` (infinite where it lies outside the range on that side,
-    NaN without an interval), ``state`` ("found", "always" or "never" within the range), ``easy`` and ``hard`` (the ends
-    of the range), ``within`` (points), ``clean`` (percent), ``crossings`` (more than one: the loss is not monotone),
-    ``evaluated`` (values tried). ``curve``: every value tried, with the points lost there and their interval.
-    """
+    time: bool = False
+    """Whether x is the time since programming; otherwise it is the number ``{x}`` in the noise."""
+    log: bool | None = None
+    """Search in the logarithm (None: for times, and for wide ranges of whole numbers)."""
+    points: int = 5
+    """Values on the first grid, which shows whether the loss is monotone."""
+    tolerance: float = 0.02
+    """How finely the answer is searched, as a fraction of it (of the range, on a logarithmic axis)."""
+    confidence: float = 0.95
+    """Of the interval whose ends are searched as finely; those of others are interpolated between the values tried."""
 
-    rows: pd.DataFrame
-    answers: pd.DataFrame
-    curve: pd.DataFrame
+    def __post_init__(self) -> None:
+        require_confidence(self.confidence)
+
+
+@dataclass(frozen=True)
+class Budget(Result):
+    """How much noise a network may meet: rows of :func:`evaluate`, with the value tried in their column ``x``."""
+
+    vary: str
+    axis: Axis
+    between: Range
+    within: float
+
+    def summary(self, confidence: float = 0.95) -> pd.DataFrame:
+        """One line per method: ``value`` with its interval ``low`` to ``high``.
+
+        They are infinite where they lie outside the range on that side, NaN without an interval. ``state``: "found",
+        "always" or "never" within the range; ``easy`` and ``hard``: the ends of the range; ``within`` (points);
+        ``clean`` (percent); ``crossings``: more than one says that the loss is not monotone; ``evaluated``: values
+        tried.
+        """
+        lines = []
+        for method, curve in self.curve(confidence).groupby("method", sort=False):
+            points = _points(curve)
+            rows = self.rows[(self.rows["method"] == method) & (self.rows["metric"] == "accuracy")]
+            clean = rows.loc[rows["x"].isna(), "value"].mean()
+            answer = vars(crossing(points, self.between, self.within))
+            about = curve.iloc[0][["interval_over", "models", "draws", "confidence"]].to_dict()
+            head = {"method": method, "vary": self.vary, "vary_time": self.axis.time, "within": self.within}
+            lines.append(head | {"clean": clean} | answer | {"evaluated": len(points)} | about)
+        return pd.DataFrame(lines)
+
+    def curve(self, confidence: float = 0.95) -> pd.DataFrame:
+        """Every value ``x`` tried: the points ``lost`` there against clean with their interval, and the mean loss
+        (nats) as ``harm``."""
+        curves = [
+            _curve(rows, confidence).assign(method=method) for method, rows in self.rows.groupby("method", sort=False)
+        ]
+        return pd.concat(curves, ignore_index=True)
+
+    def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
+        """One line per method: the answer, its interval, and in words what stands in its way."""
+        return budget_table(self.summary(confidence), markdown)
+
+    def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
+        """Points lost against what is varied, and where they reach the limit."""
+        from noiserobust.report.design_plots import budget_figure
+
+        return drawn(budget_figure(self.summary(confidence), self.curve(confidence)), path)
 
 
 @dataclass(frozen=True)
@@ -50,11 +109,8 @@ class Varied:
             example = "pcm" if self.time else "gaussian:{x}"
             raise UserError(f"expected {what}, such as {example}, got '{self.template}'")
 
-    def at(self, x: float) -> tuple[NoiseModel, float | None]:
-        """The noise, and its time where that is what varies."""
-        if self.time:
-            return NoiseModel.parse(self.template), x
-        return NoiseModel.parse(self.template.replace(NUMBER, f"{x:.10g}")), None
+    def at(self, x: float) -> NoiseModel:
+        return NoiseModel.parse(self.template if self.time else self.template.replace(NUMBER, f"{x:.10g}"))
 
     def number(self, text: str | float) -> float:
         """An end of the range as a person wrote it."""
@@ -65,7 +121,7 @@ class Varied:
         except ValueError:
             raise UserError(f"expected a number as an end of the range, got '{text}'") from None
 
-    def axis(self, between: tuple[str | float, str | float], log: bool | None, tolerance: float) -> Axis:
+    def range(self, between: tuple[str | float, str | float], axis: Axis) -> Range:
         """How the number is searched: whole where the noise takes only whole ones; times, and wide ranges of whole
         numbers, in their logarithm."""
         low, high = (self.number(end) for end in between)
@@ -73,7 +129,7 @@ class Varied:
             self.at(end)
         whole = not self.time and self._refuses(math.floor((low + high) / 2) + 0.5)
         wide = whole and low > 0 and high >= 8 * low
-        return Axis(low, high, (self.time or wide) if log is None else log, whole, tolerance)
+        return Range(low, high, (self.time or wide) if axis.log is None else axis.log, whole, axis.tolerance)
 
     def _refuses(self, x: float) -> bool:
         try:
@@ -85,92 +141,78 @@ class Varied:
 
 def budget(
     models: Models,
-    data: Any,
-    vary: str,
-    between: tuple[str | float, str | float],
+    data: Any = None,
+    vary: str = "gaussian:{x}",
+    between: tuple[str | float, str | float] = (0, 0.5),
     within: float = 1.0,
     draws: int = 10,
     seed: int = 0,
     *,
-    vary_time: bool = False,
-    log: bool | None = None,
-    points: int = 5,
-    tolerance: float = 0.02,
-    confidence: float = 0.95,
-    t: float | str | None = None,
+    axis: Axis = Axis(),
+    images: int | None = None,
+    model: ModelSpec | str | None = None,
+    chips: Chips = Chips(),
+    compute: Compute = Compute(),
+    where: Where = Where(),
     out: str | Path | None = None,
     progress: bool = False,
-    **options: Any,
 ) -> Budget:
-    """The largest (or fewest) x at which the mean accuracy stays within ``within`` points of clean.
+    """How much noise may there be? The largest (or least) x that costs at most ``within`` points of accuracy.
 
-    With ``vary`` such as ``"gaussian:{x}"``, ``"gaussian:0.05,reference=tile,rows={x},columns={x}"`` or a noise that
-    takes bits; with ``vary_time``, ``vary`` is a noise such as ``"pcm"`` and x the time since programming. ``between``
-    are the ends of x (times as ``"1h"``); the one that loses less is the easy one, from which the search starts.
+    >>> print(budget("runs", vary="gaussian:{x}", between=(0, 0.5), within=2.0))  # doctest: +SKIP
+
+    ``vary`` is a noise with a free number, such as ``"gaussian:{x}"``,
+    ``"gaussian:0.05,reference=tile,rows={x},columns={x}"`` or a noise that takes bits; with ``axis=Axis(time=True)`` it
+    is a noise such as ``"pcm"`` and x the time since programming. ``between`` are the ends of x (times as ``"1h"``);
+    the one that loses less is the easy one, from which the search starts.
 
     Every x meets the same draws (a noise scaled up is the same draw scaled up; read noise is drawn anew at every time),
     so that the loss is as smooth in x as the network is and the root of its mean can be searched for
     (:mod:`.crossing`). The interval inverts the pointwise one of the loss: it holds the x whose interval contains
     ``within``. That is over models where a method has several, else over draws: it then tells nothing about another
     training run. Where the loss is not monotone the answer is the first loss of more than ``within`` on the way from
-    the easy end, as far as the grid of ``points`` sees it.
+    the easy end, as far as the grid of ``axis.points`` sees it.
 
-    Everything else is as for :func:`~noiserobust.evaluate`, whose rows these are. Raises
+    Everything else is as for :func:`~noiserobust.evaluate`, under one condition. Raises
     :class:`~noiserobust.UserError` for input that cannot be evaluated, a text without (or with a needless) ``{x}``, and
     a range that the noise refuses.
     """
-    varied = Varied(vary, vary_time)
+    varied = Varied(vary, axis.time)
     if not within >= 0:
         raise UserError(f"expected within >= 0 points of accuracy, got {within}")
-    check_single(options)
-    axis = varied.axis(between, log, tolerance)
-    shared = {"data": at_once(data), "draws": draws, "seed": seed, "out": out} | options
-    lines: list[dict[str, Any]] = []
-    curve: list[dict[str, Any]] = []
-    tables: list[pd.DataFrame] = []
+    require_one_condition(chips)
+    whole_range = varied.range(between, axis)
+    methods, data = opened(models, data)
+    fixed: dict[str, Any] = {"data": data, "draws": draws, "seed": seed, "images": images, "model": model}
+    fixed |= {"compute": compute, "where": where, "out": out}
+
+    def measured(group: Any) -> list[pd.DataFrame]:
+        """The rows of one method: clean first, then those of every value tried."""
+        run = partial(evaluate, group, **fixed)
+        # Nothing is done around a chip where there is none.
+        tables = [run(noises=varied.at(whole_range.low).scaled(0)).rows.assign(x=math.nan)]
+
+        def loss(x: float) -> Point:
+            around = replace(chips, times=(x,)) if axis.time else chips
+            tables.append(run(noises=varied.at(x), chips=around).rows.assign(x=x))
+            bar.update()
+            return _points(_curve(pd.concat([tables[0], tables[-1]]), axis.confidence))[0]
+
+        search(loss, whole_range, within, axis.points)
+        return tables
+
     with tqdm(unit="value", disable=not progress, delay=1) as bar:
-        for method, members in by_method(models).items():
-            bar.set_description_str(f"{method} ", refresh=False)
-            loss = _Loss(varied, axis, t, shared | {"models": {method: members}}, confidence, bar)
-            found = first_crossing(loss, axis, within, points)
-            clean = level(loss.tables[0], confidence)["mean"]
-            head = {"method": method, "vary": vary, "vary_time": vary_time, "within": within, "clean": clean}
-            lines.append(head | _answer(found) | loss.about)
-            curve += [
-                head | {"x": point.x, "lost": point.mean, "low": point.low, "high": point.high} | loss.about
-                for point in found.points
-            ]
-            tables += loss.tables
-    return Budget(pd.concat(tables, ignore_index=True), pd.DataFrame(lines), pd.DataFrame(curve))
+        tables = [table for method, members in methods.items() for table in measured({method: members})]
+    return Budget(pd.concat(tables, ignore_index=True), vary, axis, whole_range, within)
 
 
-class _Loss:
-    """Points that one method loses at a value, draw by draw against its clean accuracy."""
-
-    def __init__(
-        self,
-        varied: Varied,
-        axis: Axis,
-        t: float | str | None,
-        shared: Mapping[str, Any],
-        confidence: float,
-        bar: tqdm[Any],
-    ) -> None:
-        self.varied, self.t, self.shared, self.confidence, self.bar = varied, t, shared, confidence, bar
-        self.tables = [evaluate(noises=varied.at(axis.low)[0].scaled(0), **{**shared, **DIGITAL}).rows]
-        self.about: dict[str, Any] = {}
-        """What the intervals are over, and of how many."""
-
-    def __call__(self, x: float) -> Point:
-        noise, time = self.varied.at(x)
-        self.tables.append(evaluate(noises=noise, times=(self.t if time is None else time,), **self.shared).rows)
-        self.about = contrast(self.tables[0], self.tables[-1], self.confidence)
-        mean, low, high = (self.about.pop(name) for name in ("mean", "low", "high"))
-        self.bar.update()
-        rows = self.tables[-1]
-        return Point(x, mean, low, high, rows.loc[rows["metric"] == "loss", "value"].mean())
+def _curve(rows: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """Points that one method loses at every x, draw by draw against its clean accuracy."""
+    clean, noisy = rows[rows["x"].isna()], dict(iter(rows.groupby("x")))
+    lost = differences([(clean, one) for one in noisy.values()], confidence).rename(columns={"mean": "lost"})
+    harm = rows[rows["metric"] == "loss"].groupby("x")["value"].mean()
+    return lost.assign(x=list(noisy), harm=harm.to_numpy())
 
 
-def _answer(found: Crossing) -> dict[str, Any]:
-    names: Sequence[str] = ("state", "value", "low", "high", "easy", "hard", "crossings")
-    return {name: getattr(found, name) for name in names} | {"evaluated": len(found.points)}
+def _points(curve: pd.DataFrame) -> list[Point]:
+    return [Point(*line) for line in curve[["x", "lost", "low", "high", "harm"]].itertuples(index=False)]

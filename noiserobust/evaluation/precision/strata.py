@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr
 
 FLOOR = 0.05
 """Least score: without it the rare flip of a confident image would get a huge weight."""
@@ -59,7 +58,7 @@ class Strata:
 
     @property
     def step(self) -> float:
-        """How far an image not looked at could move t: the largest W_h / n_h of a stratum not taken whole, or 0."""
+        """How far an image that was not taken could move t: the largest W_h / n_h of a stratum not whole, or 0."""
         return float((self.size / self.taken)[self.size > self.taken].max(initial=0.0) / len(self.order))
 
     def subset(self, generator: np.random.Generator) -> np.ndarray:
@@ -94,12 +93,14 @@ class Strata:
 
 
 def score(chance: np.ndarray) -> np.ndarray:
-    """How much an image deserves to be looked at: the standard deviation of its answer, at least ``FLOOR``."""
+    """How much an image tells: the standard deviation of its answer, at least ``FLOOR``."""
     return np.maximum(np.sqrt(chance * (1 - chance)), FLOOR)
 
 
 def prior(margin: np.ndarray) -> np.ndarray:
     """The chance of a right answer under noise before any was seen: Phi(m / tau), tau half the median of abs(m)."""
+    from scipy.special import ndtr
+
     return ndtr(margin / max(np.median(np.abs(margin)) / 2, np.finfo(float).tiny))
 
 

@@ -56,7 +56,7 @@ class Subsets:
         if draw >= PILOT:
             return self._values(self.plan.strata, draw, "stopped")
         if draw not in self._seen:
-            self._look(self._first, draw, "stopped")
+            self._answered(self._first, draw, "stopped")
         return _values(self._first, self._seen[draw][1])
 
     def for_noise_std(self, draw: int) -> dict[str, float]:
@@ -76,24 +76,22 @@ class Subsets:
 
     @cached_property
     def plan(self) -> Plan:
-        """What follows from the pilot; its draws are looked at again where only their values are known."""
-        looks = [self.until_precise(draw) for draw in range(PILOT)]
+        """What follows from the pilot; its draws are made again where only their values are known."""
+        pilot = [self.until_precise(draw) for draw in range(PILOT)]
         positions, correct = (
             np.concatenate(parts) for parts in zip(*(self._seen[k] for k in range(PILOT)), strict=True)
         )
-        total = np.var([look["subset_accuracy"] / 100 for look in looks], ddof=1)
-        inside = np.mean([look["subset_variance"] for look in looks]) / 1e4
+        total = np.var([draw["subset_accuracy"] / 100 for draw in pilot], ddof=1)
+        inside = np.mean([draw["subset_variance"] for draw in pilot]) / 1e4
         # One standard error above the estimate: an s that chance made small would ask for far too many images.
         noise = max(total - inside, 0.0) + total * np.sqrt(2 / PILOT)
         if self._first.images == self.images:
             return Plan(self._first, np.ones(self.images), noise, 0.25)
         weight = np.tile(self._first.represents, PILOT)
         chance = refitted(self.margin, positions, correct, weight)
-        found = [
-            (sampling_variance(candidate, chance, positions, correct, weight), candidate)
-            for candidate in (score(chance), np.ones(self.images))
-        ]
-        between, best = min(found, key=lambda pair: pair[0])
+        scores = [score(chance), np.ones(self.images)]
+        variances = [sampling_variance(one, chance, positions, correct, weight) for one in scores]
+        between, best = min(variances), scores[int(np.argmin(variances))]
         sizes = [*(n for n in SIZES if n < self.images), self.images]
         costs = [(n + self.draw_cost) * (noise + between * (1 / n - 1 / self.images)) for n in sizes]
         return Plan(self._strata(best, sizes[int(np.argmin(costs))]), best, noise, between)
@@ -114,7 +112,7 @@ class Subsets:
     def _strata(self, scores: np.ndarray, images: int) -> Strata:
         return Strata.whole(self.images) if images >= self.images else Strata.cut(self.margin, scores, images)
 
-    def _look(self, strata: Strata, draw: int, purpose: str) -> np.ndarray:
+    def _answered(self, strata: Strata, draw: int, purpose: str) -> np.ndarray:
         generator = np.random.Generator(np.random.PCG64(self.stream.child(purpose, draw).integer()))
         positions = strata.subset(generator)
         correct = np.asarray(self._answers(draw, positions), dtype=bool)
@@ -123,7 +121,7 @@ class Subsets:
         return correct
 
     def _values(self, strata: Strata, draw: int, purpose: str) -> dict[str, float]:
-        return _values(strata, self._look(strata, draw, purpose))
+        return _values(strata, self._answered(strata, draw, purpose))
 
 
 def _values(strata: Strata, correct: np.ndarray) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Accuracy under noise to a stated precision: draws and images are decided on the way, and the work stops by itself.
 
-Per model, noise and look: every draw's accuracy is estimated from a fresh subset of the images
+Per model, noise and reading: every draw's accuracy is estimated from a fresh subset of the images
 (:mod:`noiserobust.evaluation.precision.subsets`), until the t interval of their mean is narrow enough.
 """
 
@@ -16,23 +16,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from noiserobust.analog.noisy import report_stream
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
-from noiserobust.evaluation.chips import Chips
+from noiserobust.evaluation.on_chips import ModelOnChips
 from noiserobust.evaluation.precision.subsets import PILOT, Subsets
-from noiserobust.evaluation.subjects import Subject
-from noiserobust.models.compute import Precision
+from noiserobust.evaluation.statistics.components import require_confidence
 from noiserobust.noise import NoiseModel
 from noiserobust.rng import Stream
 from noiserobust.storage.ledger import Ledger
-from noiserobust.storage.rows import VARIANT, completed
+from noiserobust.storage.rows import OPERATION, completed
 from noiserobust.tasks.classification import answers
 
-CELL = ["method", "model", "replicate", "noise", "strength", "t", *(name for name in VARIANT if name != "subset")]
+CELL = ["method", "model", "replicate", "noise", "strength", "t", *(name for name in OPERATION if name != "subset")]
 CHECK_EVERY = 8  # draws
 DRAW_COST = {"cpu": 20.0}
 OTHER_DRAW_COST = 250.0
@@ -44,8 +43,8 @@ subset fills none of them, so that its launches count, not its images."""
 class Target:
     """Accuracy to ± ``half_width`` points with ``confidence``, over noise draws; and where to give up.
 
-    ``max_draws`` and ``max_images`` (images' forward passes) are per model, noise and look. ``noise_std_draws``: draws
-    of a second, fixed design that measures the noise's standard deviation (0: none; from 32). Raises
+    ``max_draws`` and ``max_images`` (images' forward passes) are per model, noise and reading. ``noise_std_draws``:
+    draws of a second, fixed design that measures the noise's standard deviation (0: none; from 32). Raises
     :class:`~noiserobust.UserError` for what cannot be.
     """
 
@@ -61,8 +60,7 @@ class Target:
                 f"expected a precision target in percentage points between 0 and 50, got {self.half_width}; "
                 "0.5 asks for accuracy ± 0.5"
             )
-        if not 0 < self.confidence < 1:
-            raise UserError(f"expected a confidence between 0 and 1, got {self.confidence}; 0.95 is usual")
+        require_confidence(self.confidence)
         for name, value, least in (
             ("max_draws", self.max_draws, PILOT),
             ("max_images", self.max_images, 1),
@@ -74,81 +72,82 @@ class Target:
 
 @dataclass
 class Measurement:
-    """One subject's subsets: clean margins once, answers under any draw."""
+    """One model's subsets: clean margins once, answers under any draw."""
 
-    subject: Subject
-    chips: Chips
-    precision: Precision
+    on_chips: ModelOnChips
     seed: int
 
     @cached_property
     def margins(self) -> np.ndarray:
         """Clean ones of all images, by a pass of the network itself."""
-        subject = self.subject
-        return answers(subject.network, subject.batches, self.precision, subject.classes)[1].double().cpu().numpy()
+        return self._answers(self.on_chips.model.network, self.on_chips.model.batches)[1].double().cpu().numpy()
 
-    def correct(self, noise: NoiseModel, look: Mapping[str, Any], draw: int, positions: np.ndarray) -> np.ndarray:
+    def correct(self, noise: NoiseModel, reading: Mapping[str, Any], draw: int, positions: np.ndarray) -> np.ndarray:
         """Whether the chip of ``draw`` is right at ``positions``."""
-        subject = self.subject
-        self.chips.scrap()
-        with self.chips.seen(noise, report_stream(self.seed, subject.replicate, draw), **look) as network:
-            return answers(network, pick(subject.batches, positions), self.precision, subject.classes)[0].cpu().numpy()
+        model = self.on_chips.model
+        self.on_chips.next_chip()
+        with self.on_chips.reading(noise, report_stream(self.seed, model.replicate, draw), **reading) as network:
+            return self._answers(network, pick(model.batches, positions))[0].cpu().numpy()
 
-    def subsets(self, noise: NoiseModel, look: Mapping[str, Any]) -> Subsets:
-        subject = self.subject
-        stream = Stream(self.seed, "subset", subject.replicate, str(noise), repr(sorted(look.items())))
-        cost = DRAW_COST.get(subject.batches[0].inputs.device.type, OTHER_DRAW_COST)
-        return Subsets(len(subject.dataset), lambda: self.margins, partial(self.correct, noise, look), stream, cost)
+    def subsets(self, noise: NoiseModel, reading: Mapping[str, Any]) -> Subsets:
+        model = self.on_chips.model
+        stream = Stream(self.seed, "subset", model.replicate, str(noise), repr(sorted(reading.items())))
+        cost = DRAW_COST.get(model.batches[0].inputs.device.type, OTHER_DRAW_COST)
+        return Subsets(len(model.dataset), lambda: self.margins, partial(self.correct, noise, reading), stream, cost)
+
+    def _answers(self, network: nn.Module, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        return answers(network, batches, self.on_chips.compute.precision, self.on_chips.model.classes)
 
 
 def measure_to_precision(
     target: Target,
     measurements: Iterable[Measurement],
     noises: Sequence[NoiseModel],
-    looks: Sequence[Mapping[str, Any]],
+    readings: Sequence[Mapping[str, Any]],
     settings: Mapping[str, Any],
     ledger: Ledger,
     progress: bool = False,
 ) -> Iterator[Measurement]:
-    """Rows into ``ledger`` until every (model, noise, look) is precise enough, or given up; known ones are taken.
+    """Rows into ``ledger`` until every (model, noise, reading) is precise enough, or given up; known ones are taken.
 
     Gives every measurement when it is done.
     """
     with tqdm(unit="draw", disable=not progress, delay=1) as bar:
         for one in measurements:
-            bar.set_description(one.subject.method, refresh=False)
-            about = one.subject.about | dict(settings) | {"target": target.half_width, "confidence": target.confidence}
-            for noise, look in product(noises, looks):
-                unit = about | {"noise": str(noise), "strength": noise.strength} | dict(look)
-                _measure(target, one, noise, look, _Known(ledger, unit, bar))
+            bar.set_description(one.on_chips.model.method, refresh=False)
+            about = one.on_chips.model.columns | dict(settings)
+            about |= {"target": target.half_width, "confidence": target.confidence}
+            for noise, reading in product(noises, readings):
+                unit = about | {"noise": str(noise), "strength": noise.strength} | dict(reading)
+                _measure(target, one, noise, reading, _Known(ledger, unit, bar))
             yield one
 
 
 def until_precise(target: Target, values: Callable[[int], dict[str, float]]) -> list[dict[str, float]]:
     """The ``values`` of draws 0, 1, ... until their mean is precise enough, or the target gives up."""
-    found: list[dict[str, float]] = []
+    known: list[dict[str, float]] = []
     accuracies, steps, images = [], [], 0.0
     for draw in range(target.max_draws):
         one = values(draw)
-        found.append(one)
+        known.append(one)
         accuracies.append(one["subset_accuracy"])
         steps.append(one["subset_step"])
         images += one["subset_images"]
-        if len(found) < PILOT:
+        if len(known) < PILOT:
             continue
         if images >= target.max_images:
             break
-        # Looked at now and then: every look is another chance to stop on a width that is small by luck.
-        if (len(found) - PILOT) % CHECK_EVERY:
+        # Not after every draw: each check is another chance to stop on a width that is small by luck.
+        if (len(known) - PILOT) % CHECK_EVERY:
             continue
         if half_width(np.array(accuracies), np.array(steps), target.confidence) <= target.half_width:
             break
-    return found
+    return known
 
 
-def _measure(target: Target, one: Measurement, noise: NoiseModel, look: Mapping[str, Any], known: _Known) -> None:
-    subsets = one.subsets(noise, look)
-    if one.chips.always_same(noise, look["converters"]):
+def _measure(target: Target, one: Measurement, noise: NoiseModel, reading: Mapping[str, Any], known: _Known) -> None:
+    subsets = one.subsets(noise, reading)
+    if one.on_chips.conditions.always_same(noise, reading["converters"]):
         known.values("stopped", 0, subsets.everything)
         return
     until_precise(target, lambda draw: known.values("stopped", draw, subsets.until_precise))
@@ -158,7 +157,7 @@ def _measure(target: Target, one: Measurement, noise: NoiseModel, look: Mapping[
 
 @dataclass
 class _Known:
-    """The values of one model, noise and look: from the ledger, or made and put there."""
+    """The values of one model, noise and reading: from the ledger, or made and put there."""
 
     ledger: Ledger
     about: Mapping[str, Any]
@@ -179,10 +178,12 @@ def half_width(accuracies: np.ndarray, steps: np.ndarray, confidence: float = 0.
 
         t_{(1 + confidence) / 2, K - 1} sqrt(S^2 / K (1 + 10 / K)),    S^2 = var (ddof 1)
 
-    The factor 1 + 10 / K pays for looking again and again and for skewed accuracies. It is at least the "rule of
-    three" bound -log(1 - confidence) / sum_k 1 / ``steps``[k]: what a group of images may hide of which all looked at
+    The factor 1 + 10 / K pays for checking again and again and for skewed accuracies. It is at least the "rule of
+    three" bound -log(1 - confidence) / sum_k 1 / ``steps``[k]: what a group of images may hide of which all answers
     so far agreed, where an image stands for ``steps`` (0: nothing is hidden). A single value is taken as exact.
     """
+    from scipy import stats
+
     count = len(accuracies)
     if count < 2:
         return 0.0
@@ -199,6 +200,8 @@ def noise_std(accuracies: np.ndarray, variances: np.ndarray, confidence: float =
     with d = 2 K / max(kurtosis - 1, 0.5) degrees of freedom, kurtosis that of the accuracies (3 for a normal
     distribution). Numbers below 0 are 0.
     """
+    from scipy import stats
+
     total, added, tail = float(np.var(accuracies, ddof=1)), float(np.mean(variances)), (1 - confidence) / 2
     if total == 0:
         return 0.0, 0.0, 0.0
@@ -255,7 +258,7 @@ def over_models(precise: pd.DataFrame) -> pd.DataFrame:
         models=("mean", "size"),
         draws=("draws", "max"),
     )
-    return table.reset_index().assign(metric="accuracy", subset=VARIANT["subset"])
+    return table.reset_index().assign(metric="accuracy", subset=OPERATION["subset"])
 
 
 def _by_draw(rows: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -264,10 +267,10 @@ def _by_draw(rows: pd.DataFrame) -> dict[str, np.ndarray]:
     return {str(metric): table[metric].to_numpy(float) for metric in table}
 
 
-def _accuracy(found: Mapping[str, np.ndarray], target: float, confidence: float) -> dict[str, Any]:
-    mean, width = found["subset_accuracy"].mean(), _width(found, confidence)
-    reported = max(width, target) if len(found["subset_accuracy"]) > 1 else width
-    images = found["subset_images"]
+def _accuracy(values: Mapping[str, np.ndarray], target: float, confidence: float) -> dict[str, Any]:
+    mean, width = values["subset_accuracy"].mean(), _width(values, confidence)
+    reported = max(width, target) if len(values["subset_accuracy"]) > 1 else width
+    images = values["subset_images"]
     return {
         "metric": "accuracy",
         "mean": mean,
@@ -282,17 +285,17 @@ def _accuracy(found: Mapping[str, np.ndarray], target: float, confidence: float)
     }
 
 
-def _spread(found: Mapping[str, np.ndarray], confidence: float) -> dict[str, Any]:
+def _spread(values: Mapping[str, np.ndarray], confidence: float) -> dict[str, Any]:
     names = ["noise_std", "noise_std_low", "noise_std_high"]
-    if not found:
+    if not values:
         return dict.fromkeys(names, math.nan) | {"noise_std_draws": 0, "noise_std_forwards": 0}
-    values = noise_std(found["subset_accuracy"], found["subset_variance"], confidence)
-    sizes = {"noise_std_draws": len(found["subset_images"]), "noise_std_forwards": int(found["subset_images"].sum())}
-    return dict(zip(names, values, strict=True)) | sizes
+    spread = noise_std(values["subset_accuracy"], values["subset_variance"], confidence)
+    sizes = {"noise_std_draws": len(values["subset_images"]), "noise_std_forwards": int(values["subset_images"].sum())}
+    return dict(zip(names, spread, strict=True)) | sizes
 
 
-def _width(found: Mapping[str, np.ndarray], confidence: float) -> float:
-    return half_width(found["subset_accuracy"], found["subset_step"], confidence)
+def _width(values: Mapping[str, np.ndarray], confidence: float) -> float:
+    return half_width(values["subset_accuracy"], values["subset_step"], confidence)
 
 
 def pick(batches: Sequence[Batch], positions: np.ndarray) -> list[Batch]:

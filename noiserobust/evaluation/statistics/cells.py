@@ -10,9 +10,9 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.evaluation.statistics.components import Design
-from noiserobust.storage.rows import VARIANT, completed
+from noiserobust.storage.rows import OPERATION, completed
 
-CELL = ["method", "noise", "strength", "t", *VARIANT, "metric"]
+CELL = ["method", "noise", "strength", "t", *OPERATION, "metric"]
 """The columns whose rows are summarised together, to one line."""
 MODEL = ["model", "replicate"]
 """The columns that name a trained copy within its method."""
@@ -43,19 +43,19 @@ def cells(draws: pd.DataFrame, design: Design) -> Iterator[tuple[tuple[Any, ...]
     In the crossed design a column of ``values`` is one draw; in the nested one the order of a model's draws is moot.
     Raises :class:`UserError` when a model lacks draws that another one of its method has.
     """
-    models: dict[Any, pd.DataFrame] = {
-        method: _copies(block, method, design) for method, block in draws.groupby("method", observed=True)
-    }
+    models: dict[Any, pd.DataFrame] = {}
+    positions = pd.Series(0, draws.index)
+    for method, block in draws.groupby("method", observed=True):
+        models[method] = _copies(block, method, design)
+        positions[block.index] = block.groupby(MODEL, sort=False, dropna=False, observed=True).ngroup()
     for key, cell in draws.groupby(CELL, sort=False, dropna=False, observed=True):
-        names = models[key[0]]
-        owner = pd.MultiIndex.from_frame(names).get_indexer(pd.MultiIndex.from_frame(cell[MODEL]))
+        names, owner = models[key[0]], positions[cell.index].to_numpy()
         column = pd.factorize(cell["draw"])[0] if design == "crossed" else cell.groupby(owner).cumcount().to_numpy()
-        values = np.zeros((len(names), column.max() + 1))
-        found = np.zeros(values.shape, dtype=bool)
-        values[owner, column], found[owner, column] = cell["value"], True
-        if not found.all():
-            raise UserError(_unbalanced(cell, names, found, design))
-        yield key, values
+        present = np.zeros((len(names), column.max() + 1), dtype=bool)
+        present[owner, column] = True
+        if not present.all():
+            raise UserError(_unbalanced(cell, names, present, design))
+        yield key, cell["value"].to_numpy(float)[np.lexsort((column, owner))].reshape(present.shape)
 
 
 def one_model_per_replicate(draws: pd.DataFrame, design: Design) -> pd.DataFrame:
@@ -77,7 +77,7 @@ def one_model_per_replicate(draws: pd.DataFrame, design: Design) -> pd.DataFrame
 
 
 def require_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with every column of :data:`VARIANT`; UserError when a column is missing, or a value there twice."""
+    """The rows with every column of :data:`OPERATION`; UserError when a column is missing, or a value there twice."""
     rows = completed(rows)
     missing = [name for name in [*CELL, *MODEL, "draw", "read", "value"] if name not in rows]
     if missing:
@@ -119,14 +119,14 @@ def _copies(block: pd.DataFrame, method: Any, design: Design) -> pd.DataFrame:
     return names
 
 
-def _unbalanced(cell: pd.DataFrame, names: pd.DataFrame, found: np.ndarray, design: Design) -> str:
+def _unbalanced(cell: pd.DataFrame, names: pd.DataFrame, present: np.ndarray, design: Design) -> str:
     """Which model lacks what, in one line."""
-    counts = found.sum(axis=1)
+    counts = present.sum(axis=1)
     most, least = counts.argmax(), counts.argmin()
     what, method = place(cell.iloc[0]), cell["method"].iloc[0]
     remedy = "evaluate the missing draws or drop one"
     if design == "crossed":
-        lacking = cell["draw"].unique()[found[least].argmin()]
+        lacking = cell["draw"].unique()[present[least].argmin()]
         return (
             f"expected the same draws of {what} for every model of {method} in the crossed design, got none named "
             f"{lacking} for {names['model'][least]} (replicate {names['replicate'][least]}); {remedy}"

@@ -19,7 +19,6 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import numpy as np
-from scipy import stats
 
 from noiserobust.errors import UserError
 
@@ -62,7 +61,7 @@ def interval(values: np.ndarray, design: Design = "nested", confidence: float = 
     Nested: mean ± t_{M-1} sqrt(A / (M K)). A / K is the variance of the y[m] and holds the noise's share already: exact
     for normal effects, whatever their sizes.
 
-    Crossed: mean ± h, which adds the copies' and the draws' own intervals by squares, counting R once
+    Crossed: mean ± h, which adds the intervals over copies and over draws by squares, counting R once
     (subtracted from the one or the other, whichever leaves the wider interval):
 
         h^2 = max(t_{M-1}^2 A + t_{K-1}^2 [B - R]+,  t_{K-1}^2 B + t_{M-1}^2 [A - R]+) / (M K)
@@ -74,17 +73,19 @@ def interval(values: np.ndarray, design: Design = "nested", confidence: float = 
     Either design: one copy gives mean ± t_{K-1} std / sqrt(K) over its draws, and says nothing about another training;
     crossed with one draw, the interval is over models under that draw alone.
     """
+    from scipy import stats
+
     require_design(design)
     models, draws = values.shape[-2:]
     with np.errstate(invalid="ignore"):
         mean = values.mean(axis=(-2, -1))
+        over_models, over_draws = stats.t.ppf((1 + confidence) / 2, [models - 1, draws - 1]) ** 2
         if models == 1:
-            square = _quantile(confidence, draws) ** 2 * _variance(values[..., 0, :]) / draws
+            square = over_draws * _variance(values[..., 0, :]) / draws
         elif design == "nested" or draws == 1:
-            square = _quantile(confidence, models) ** 2 * _variance(values.mean(axis=-1)) / models
+            square = over_models * _variance(values.mean(axis=-1)) / models
         else:
             by_model, by_draw, residual = mean_squares(values)
-            over_models, over_draws = (_quantile(confidence, count) ** 2 for count in (models, draws))
             models_first = over_models * by_model + over_draws * np.maximum(by_draw - residual, 0)
             draws_first = over_draws * by_draw + over_models * np.maximum(by_model - residual, 0)
             square = np.maximum(models_first, draws_first) / (models * draws)
@@ -123,7 +124,3 @@ def _variance(values: np.ndarray) -> Any:
     if values.shape[-1] < 2:
         return np.full_like(values.mean(axis=-1), np.nan)
     return values.var(axis=-1, ddof=1)
-
-
-def _quantile(confidence: float, count: int) -> float:
-    return float(stats.t.ppf((1 + confidence) / 2, count - 1)) if count > 1 else np.nan

@@ -11,9 +11,9 @@ from scipy.integrate import trapezoid
 from noiserobust.errors import UserError
 from noiserobust.evaluation.statistics.cells import MODEL, require_one_of, require_rows
 from noiserobust.minima.labels import without_strength
-from noiserobust.storage.rows import VARIANT, noise_free
+from noiserobust.storage.rows import OPERATION, noise_free
 
-CHIP = ["method", *MODEL, "draw", "read", "t", *VARIANT]
+CHIP = ["method", *MODEL, "draw", "read", "t", *OPERATION]
 """A sweep scales one draw: its rows agree in these columns and differ in strength."""
 
 
@@ -23,11 +23,11 @@ def area(rows: pd.DataFrame) -> pd.DataFrame:
         area = integral of accuracy(s) ds / (s_max - s_min),    s from s_min to s_max, by the trapezoid rule
 
     over the strengths s that were evaluated: the mean accuracy (%) over the range, so that an area can be read, and
-    two compared, in points. A strength sweep scales one and the same draw, so a chip has its own area: noise and
+    two compared, in points. A strength sweep scales one and the same draw, so every chip has an area: noise and
     weight uncertainty, intervals and paired differences are those of any metric (``summarize(area(rows))``).
 
     ``noise`` becomes its text without the swept number, and the range (``gaussian, strength 0 to 0.3``), ``strength``
-    NaN; the other columns are the rows' own. Noise-free rows (``none``) are strength 0 of every noise. Noises at a
+    NaN; the other columns are those of the rows. Noise-free rows (``none``) are strength 0 of every noise. Noises at a
     single strength are left out; so is a composition, whose text keeps a number that the sweep scales.
 
     Raises :class:`UserError` when chips (of the same or of different methods) were evaluated at different strengths
@@ -38,10 +38,11 @@ def area(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["metric"] == "accuracy"]
     noises = rows[["noise", "strength"]].drop_duplicates()
     names = {key: without_strength(*key) for key in noises.itertuples(index=False, name=None)}
-    own = pd.Series([names[key] for key in zip(rows["noise"], rows["strength"], strict=True)], rows.index, dtype=object)
-    everywhere = noise_free(rows) & (own == rows["noise"])
-    found = [_areas(rows[own == name], rows[everywhere], name) for name in own[~everywhere].unique()]
-    areas = pd.concat(found, ignore_index=True) if found else rows.iloc[:0]
+    keys = zip(rows["noise"], rows["strength"], strict=True)
+    name = pd.Series([names[key] for key in keys], rows.index, dtype=object)
+    everywhere = noise_free(rows) & (name == rows["noise"])
+    swept = [_areas(rows[name == one], rows[everywhere], one) for one in name[~everywhere].unique()]
+    areas = pd.concat(swept, ignore_index=True) if swept else rows.iloc[:0]
     if areas.empty:
         raise UserError(
             f"expected a noise at two or more strengths, got {', '.join(map(str, noises['noise']))}; "
@@ -76,8 +77,10 @@ def _areas(block: pd.DataFrame, clean: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _at_every_draw(clean: pd.DataFrame, block: pd.DataFrame) -> pd.DataFrame:
     """A model's noise-free value, which is the same for all draws and times, for each of the chips of ``block``."""
-    known = clean.drop_duplicates(["method", *MODEL, *VARIANT])[["method", *MODEL, *VARIANT, "strength", "value"]]
-    return block.drop_duplicates(CHIP).drop(columns=["strength", "value"]).merge(known, on=["method", *MODEL, *VARIANT])
+    known = clean.drop_duplicates(["method", *MODEL, *OPERATION])[["method", *MODEL, *OPERATION, "strength", "value"]]
+    return (
+        block.drop_duplicates(CHIP).drop(columns=["strength", "value"]).merge(known, on=["method", *MODEL, *OPERATION])
+    )
 
 
 def _range(strengths: tuple[Any, ...]) -> str:

@@ -92,12 +92,12 @@ def paired(
     a, b = (one_model_per_replicate(draws[draws["method"] == name], design) for name in (method_a, method_b))
     shared = a.merge(b, on=["replicate", "draw", *CELL[1:]], suffixes=("", "_b"))
     if shared.empty:
-        found = " and ".join(
+        replicates = " and ".join(
             f"{sorted(side['replicate'].unique().tolist())} ({side['method'].iloc[0]})" for side in (a, b)
         )
         raise UserError(
             "expected replicates with the same noises and draws for both methods, "
-            f"got replicates {found}; evaluate both methods on the same training seeds"
+            f"got replicates {replicates}; evaluate both methods on the same training seeds"
         )
     shared["value"] -= shared["value_b"]
     pair = {"method_a": method_a, "method_b": method_b}
@@ -113,6 +113,6 @@ def _line(values: np.ndarray, confidence: float, design: Design) -> dict[str, An
     """What a table says of ``values[model, draw]``."""
     models, draws = values.shape
     low, high = interval(values, design, confidence)
-    found = {name: float(value) for name, value in components(values, design).items()}
     counts = {"interval_over": interval_over(models, draws, design), "models": models, "draws": draws}
-    return found | {"low": float(low), "high": float(high)} | counts | {"confidence": confidence, "design": design}
+    columns = {name: float(value) for name, value in components(values, design).items()}
+    return columns | {"low": float(low), "high": float(high)} | counts | {"confidence": confidence, "design": design}

@@ -45,16 +45,16 @@ class Contrast:
         trained = [bench.training(run, seed) for one in quantities for run in one.runs for seed in bench.seeds]
         return [*trained, *(piece for one in quantities for piece in one.pieces(bench))]
 
-    def found(self, bench: Bench, confidence: float) -> Found:
+    def measured(self, bench: Bench, confidence: float) -> Measured:
         """The difference with its two-sided t interval over trained copies."""
         a = _copies(self.a, bench)
         differences = (a if self.b is None else a - _copies(self.b, bench)).dropna().to_numpy()
         n, mean = len(differences), float(differences.mean())
         if n < 2:
-            return Found(self, n, mean, math.nan, math.nan, math.nan)
+            return Measured(self, n, mean, math.nan, math.nan, math.nan)
         std = float(differences.std(ddof=1))
         half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * std / math.sqrt(n)
-        return Found(self, n, mean, mean - half, mean + half, std)
+        return Measured(self, n, mean, mean - half, mean + half, std)
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ class Cost:
     def pieces(self, bench: Bench) -> list[Piece]:
         return [self._piece(bench)]
 
-    def found(self, bench: Bench, confidence: float) -> Found:
+    def measured(self, bench: Bench, confidence: float) -> Measured:
         """The median ratio with its quartiles."""
         line = read_rows(self._piece(bench).result).iloc[0]
-        return Found(self, 1, float(line["value"]), float(line["low"]), float(line["high"]), math.nan)
+        return Measured(self, 1, float(line["value"]), float(line["low"]), float(line["high"]), math.nan)
 
 
 @dataclass(frozen=True)
-class Found:
+class Measured:
     """A measured difference: mean, interval and standard deviation over ``n`` trained copies."""
 
     of: Contrast | Cost
@@ -150,25 +150,25 @@ class Claim:
         """The claim's differences; their intervals hold together with 95 % (Bonferroni)."""
         contrasts = self.contrasts(grid)
         confidence = 1 - (1 - CONFIDENCE) / max(1, sum(isinstance(one, Contrast) for one in contrasts))
-        return Judgement(self, tuple(one.found(bench, confidence) for one in contrasts), confidence)
+        return Judgement(self, tuple(one.measured(bench, confidence) for one in contrasts), confidence)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim with what was found."""
+    """A claim with what was measured."""
 
     claim: Claim
-    found: tuple[Found, ...]
+    measured: tuple[Measured, ...]
     confidence: float
 
     @property
     def verdict(self) -> str:
-        verdicts = {one.verdict for one in self.found}
+        verdicts = {one.verdict for one in self.measured}
         return "does not hold here" if "no" in verdicts else "cannot tell" if "open" in verdicts else "holds"
 
     def lines(self) -> list[str]:
         """One line per difference, in words."""
-        return [_line(one, self.confidence) for one in self.found]
+        return [_line(one, self.confidence) for one in self.measured]
 
 
 @dataclass(frozen=True)
@@ -225,12 +225,12 @@ def _factor(n: int, confidence: float, power: float) -> float:
     return float(t.ppf(0.5 + confidence / 2) + t.ppf(power)) / math.sqrt(n)
 
 
-def _line(found: Found, confidence: float) -> str:
-    of = found.of
+def _line(measured: Measured, confidence: float) -> str:
+    of = measured.of
     digits = 2 if of.unit in ("points", "plain steps") else 3
-    number = f"{found.mean:+.{digits}f}" if isinstance(of, Contrast) else f"{found.mean:.{digits}f}"
-    interval = f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
-    interval += f", {found.n} copies" if isinstance(of, Contrast) else ""
+    number = f"{measured.mean:+.{digits}f}" if isinstance(of, Contrast) else f"{measured.mean:.{digits}f}"
+    interval = f"[{measured.low:.{digits}f}, {measured.high:.{digits}f}]"
+    interval += f", {measured.n} copies" if isinstance(of, Contrast) else ""
     what = f"{of.says}: {number} {of.unit} {interval}"
     if isinstance(of, Cost):
         what += f" (median and quartiles of paired steps; at most {of.at_most:g} expected)"
@@ -240,20 +240,20 @@ def _line(found: Found, confidence: float) -> str:
         what += (
             f"; published {of.published:+.{digits}f}" if isinstance(of, Contrast) else f"; published {of.published:g}"
         )
-    what += {"yes": " — as claimed", "no": " — the other way", "open": " — open"}[found.verdict]
-    if found.verdict == "open" and isinstance(of, Contrast) and not math.isnan(found.std):
-        what += ": " + _could_have_been_seen(found, of, confidence, digits)
+    what += {"yes": " — as claimed", "no": " — the other way", "open": " — open"}[measured.verdict]
+    if measured.verdict == "open" and isinstance(of, Contrast) and not math.isnan(measured.std):
+        what += ": " + _could_have_been_seen(measured, of, confidence, digits)
     return what
 
 
-def _could_have_been_seen(found: Found, of: Contrast, confidence: float, digits: int) -> str:
-    needed = found.needed(confidence)
+def _could_have_been_seen(measured: Measured, of: Contrast, confidence: float, digits: int) -> str:
+    needed = measured.needed(confidence)
     copies = f"{needed:g} copies" if needed < math.inf else "more than 2,000 copies"
     if of.within is not None:
-        if abs(found.mean) >= of.within:
+        if abs(measured.mean) >= of.within:
             return "no number of copies would show them equal, if they differ as measured"
         return f"{copies} would show them equal (power 80 %), if they differ as measured"
-    seen = f"so many would have shown {found.detectable(confidence):.{digits}f} (power 80 %)"
-    if of.published is None and found.mean <= 0:
+    seen = f"so many would have shown {measured.detectable(confidence):.{digits}f} (power 80 %)"
+    if of.published is None and measured.mean <= 0:
         return f"{seen}; the measured difference is on the other side"
     return f"{seen}; {copies} would show {'the published difference' if of.published else 'this one'}"

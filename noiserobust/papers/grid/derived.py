@@ -100,16 +100,18 @@ class Best(Composed):
         return self.choices
 
     def values(self, bench: Bench) -> pd.DataFrame:
-        found = [choice.values(bench) for choice in self.choices]
+        accuracies = [choice.values(bench) for choice in self.choices]
         sign = -1 if self.unit in ("error", "loss") else 1
-        seen = found
+        seen = accuracies
         if self.apart:
-            copies = sorted(found[0]["replicate"].unique())
+            copies = sorted(accuracies[0]["replicate"].unique())
             first = copies[: max(1, len(copies) // 3)]
-            seen = [values[values["replicate"].isin(first)] for values in found]
-            found = [values[~values["replicate"].isin(first)] for values in found]
+            seen = [values[values["replicate"].isin(first)] for values in accuracies]
+            accuracies = [values[~values["replicate"].isin(first)] for values in accuracies]
         chosen = int(np.argmax([sign * values["value"].mean() for values in seen]))
-        return found[chosen].assign(choice=self.labels[chosen] if self.labels else str(self.choices[chosen].run.method))
+        return accuracies[chosen].assign(
+            choice=self.labels[chosen] if self.labels else str(self.choices[chosen].run.method)
+        )
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,8 @@ class Times(Composed):
         return [self.of]
 
     def values(self, bench: Bench) -> pd.DataFrame:
-        found = self.of.values(bench)
-        return found.assign(value=self.factor * found["value"])
+        values = self.of.values(bench)
+        return values.assign(value=self.factor * values["value"])
 
 
 @dataclass(frozen=True)
@@ -179,8 +181,8 @@ class Compared(Composed):
 
     def values(self, bench: Bench) -> pd.DataFrame:
         a, b = (one.values(bench).set_index(["replicate", "draw"])["value"] for one in self.parts)
-        found = self.compared(a, b).reset_index()
-        return table(found["replicate"], found["draw"], np.nan, found["value"])
+        compared = self.compared(a, b).reset_index()
+        return table(compared["replicate"], compared["draw"], np.nan, compared["value"])
 
 
 @dataclass(frozen=True)
@@ -216,5 +218,5 @@ class Variation(Composed):
 
     def values(self, bench: Bench) -> pd.DataFrame:
         copies = self.of.values(bench).groupby("replicate")["value"]
-        found = (copies.std(ddof=0) / copies.mean()).reset_index()
-        return table(found["replicate"], 0, np.nan, found["value"])
+        ratios = (copies.std(ddof=0) / copies.mean()).reset_index()
+        return table(ratios["replicate"], 0, np.nan, ratios["value"])

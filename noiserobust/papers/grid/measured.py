@@ -49,12 +49,12 @@ class OfRun:
         return [self.piece(bench.training(self.run, seed), bench.pieces) for seed in seeds]
 
     def values(self, bench: Bench) -> pd.DataFrame:
-        found = []
+        tables = []
         for piece in self.pieces(bench):
-            own = self.read(read_rows(piece.result))
-            own = own.assign(replicate=piece.trained.settings.seed)
-            found.append(own.assign(draw=own.get("draw", 0), x=own.get("x", np.nan)))
-        return pd.concat(found, ignore_index=True)
+            values = self.read(read_rows(piece.result))
+            values = values.assign(replicate=piece.trained.settings.seed)
+            tables.append(values.assign(draw=values.get("draw", 0), x=values.get("x", np.nan)))
+        return pd.concat(tables, ignore_index=True)
 
 
 def measured(
@@ -64,8 +64,8 @@ def measured(
     """A measure of :mod:`noiserobust.minima` on the finished network; ``metric`` names one of its parts."""
 
     def read(rows: pd.DataFrame) -> pd.DataFrame:
-        own = rows[rows["measure"] == measure]
-        return own[own["metric"] == (metric or own["metric"].iloc[0])][["draw", "value"]]
+        values = rows[rows["measure"] == measure]
+        return values[values["metric"] == (metric or values["metric"].iloc[0])][["draw", "value"]]
 
     return OfRun(run, lambda t, out: Sharpness(t, out, measure, part, images), read, metric or measure.split(":")[0])
 
@@ -96,7 +96,7 @@ def step_time(
     """
 
     def read(rows: pd.DataFrame) -> pd.DataFrame:
-        found = {
+        by_unit = {
             "time": rows["value"],
             "extra_time": rows["value"] - 1,
             "seconds_per_step": rows["seconds"],
@@ -105,7 +105,7 @@ def step_time(
             "minutes": rows["seconds"] * rows["run_steps"] / 60,
             "extra_minutes": (rows["seconds"] - rows["plain_seconds"]) * rows["run_steps"] / 60,
         }
-        return pd.DataFrame({"value": found[unit]})
+        return pd.DataFrame({"value": by_unit[unit]})
 
     timed = MixedStepTime if isinstance(run.method, (RST, LookSAM)) else StepTime
     return OfRun(run, lambda t, out: timed(t, out, halves=halves), read, unit, trained=False)

@@ -8,18 +8,19 @@ import json
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 
-from noiserobust.analog.weights import analog_weights
+from noiserobust.analog.filters import filter_noise
+from noiserobust.analog.vectors import norm
+from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.data import Splits
-from noiserobust.evaluation import corrupted, evaluate, landscape, sharpness
+from noiserobust.evaluation import Compute, corrupted, evaluate, landscape, sharpness
 from noiserobust.evaluation.landscapes import SEMANTICS as LANDSCAPE
 from noiserobust.evaluation.measure_minima import SEMANTICS as SHARPNESS
 from noiserobust.evaluation.measure_minima import Part
-from noiserobust.minima import Surface, filter_norms_of, filters
-from noiserobust.minima.vectors import norm
+from noiserobust.minima import Surface, filter_norms_of
 from noiserobust.models.compute import Precision
 from noiserobust.noise import Gaussian
 from noiserobust.papers.grid.corruptions import CORRUPTIONS, corrupted_copy
@@ -90,7 +91,12 @@ class Sharpness(Measuring):
         seen = data.train if self.part == "train" else data.test
         images = None if self.images is None else min(self.images, len(seen))
         found = sharpness(
-            self.trained.result, seen, self.measure_text, part=self.part, images=images, device=settings.device
+            self.trained.result,
+            data,
+            self.measure_text,
+            part=self.part,
+            images=images,
+            compute=Compute(device=settings.device),
         )
         return found.rows
 
@@ -118,15 +124,15 @@ class Heights(Measuring):
         seen = data.train if self.part == "train" else data.test
         return landscape(
             self.trained.result,
-            seen,
+            data,
             self.dimensions,
             half_width=self.half_width,
             points=self.points,
             pairs=self.pairs,
             part=self.part,
             images=None if self.images is None else min(self.images, len(seen)),
-            device=settings.device,
-        )
+            compute=Compute(device=settings.device),
+        ).rows
 
 
 @dataclass(frozen=True)
@@ -150,12 +156,8 @@ class InitialRadius(Measuring):
         data = data_of(settings).train
         with seeded(Stream(settings.seed, "init")):
             model = settings.model.build(data.channels, len(data.classes))
-        names, parameters = zip(*model.named_parameters(), strict=True)
-        analog, streams = analog_weights(model), Stream(settings.seed, "radius")
-        drawn = (
-            norm(filters.filter_noise(parameters, names, analog, self.gamma, streams.child(draw))).item()
-            for draw in range(self.draws)
-        )
+        weights, streams = WeightSpace(model), Stream(settings.seed, "radius")
+        drawn = (norm(filter_noise(weights, self.gamma, streams.child(draw))).item() for draw in range(self.draws))
         return pd.DataFrame({"draw": range(self.draws), "value": drawn, **provenance()})
 
 
@@ -191,14 +193,14 @@ class Corrupted(Measuring):
 
     def measure(self) -> pd.DataFrame:
         settings = self.trained.settings
-        options: dict[str, Any] = {"precision": self.precision, "device": settings.device}
+        compute = Compute(precision=self.precision, device=settings.device)
         if self.folder is not None:
-            rows = corrupted(self.trained.result, self.folder, images=self.images, **options)
+            rows = corrupted(self.trained.result, self.folder, images=self.images, compute=compute).rows
         else:
             test = data_of(settings).test
             chosen = test if self.images is None else test.sample(self.images, Stream(0, "images"))
             folder = corrupted_copy(chosen, self.out.parent / "corrupted")
-            rows = corrupted(self.trained.result, folder, corruptions=list(CORRUPTIONS), **options)
+            rows = corrupted(self.trained.result, folder, corruptions=list(CORRUPTIONS), compute=compute).rows
         return rows[rows["metric"] == "accuracy"]
 
 
@@ -224,7 +226,7 @@ class FineTuned(Measuring):
             before = dataclasses.replace(settings, method=Plain(), seed=0)
             start = str(fit(before, runs, splits=half_of_classes(data)).checkpoint)
         run = fit(dataclasses.replace(settings, initial=start), runs, splits=data)
-        return evaluate(run.checkpoint, data.test, CLEAN, 1, device=settings.device).rows
+        return evaluate(run.checkpoint, data.test, CLEAN, 1, compute=Compute(device=settings.device)).rows
 
 
 def half_of_classes(data: Splits) -> Splits:

@@ -12,11 +12,11 @@ import pandas as pd
 from noiserobust.papers.grid.artefacts import Artefact, Cell
 from noiserobust.papers.grid.bench import Bench
 from noiserobust.papers.grid.estimate import here
+from noiserobust.papers.grid.markdown import text_of
 from noiserobust.papers.grid.published_values import published
 from noiserobust.papers.grid.quantity import Quantity
 from noiserobust.papers.grid.scale import Grid
 from noiserobust.papers.grid.step_time import StepTime
-from noiserobust.papers.grid.text import text_of
 from noiserobust.storage.files import write_atomically
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.rows import write_rows
@@ -75,20 +75,20 @@ class Plan:
             write_atomically(folder / f"{artefact.name}.md", lambda temporary: temporary.write_text(text + "\n"))
         )
         if artefact.kind != "table":
-            from noiserobust.papers.grid.draw import draw
-            from noiserobust.report.plots import save
+            from noiserobust.papers.grid.pictures import draw
+            from noiserobust.report.style import save
 
             written.append(save(draw(rows, artefact.kind, f"{artefact.says}: {artefact.title} ({grid.scale.name})",
                                      artefact.x, artefact.y), folder / f"{artefact.name}.png"))  # fmt: skip
         return written
 
     def _pieces(self, of: Callable[[Quantity], Sequence[Piece]]) -> list[Piece]:
-        found: dict[Piece, None] = {}
+        pieces: dict[Piece, None] = {}
         for artefact, grid in self.wanted:
             for cell in artefact.cells(grid):
                 for quantity in quantities(cell):
-                    found |= dict.fromkeys(of(quantity))
-        return list(found)
+                    pieces |= dict.fromkeys(of(quantity))
+        return list(pieces)
 
 
 def compute(pieces: Sequence[Piece], executor: Executor | None = None, on_piece: OnPiece | None = None) -> None:

@@ -24,8 +24,8 @@ class Published:
 def published(paper: str) -> dict[tuple[str, str, str, str], Published]:
     """The printed numbers of ``paper`` by (artefact, row, column, quantity); cells that the text lost are left out."""
     table = pd.read_csv(FOLDER / f"{paper}.csv").astype({"value": float, "noise_std": float, "weight_std": float})
-    found = {}
+    cells = {}
     for line in table[table["value"].notna()].to_dict("records"):
         spreads = (None if pd.isna(line[name]) else line[name] for name in ("noise_std", "weight_std"))
-        found[line["artefact"], line["row"], line["column"], line["quantity"]] = Published(line["value"], *spreads)
-    return found
+        cells[line["artefact"], line["row"], line["column"], line["quantity"]] = Published(line["value"], *spreads)
+    return cells

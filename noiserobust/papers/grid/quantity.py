@@ -17,6 +17,9 @@ from noiserobust.storage.rows import read_rows
 from noiserobust.sweep import Evaluating, Piece
 from noiserobust.training import TrainSettings
 
+Part = Literal["train", "test"]
+"""Part of the data on which a measure is logged."""
+
 
 class Quantity(Protocol):
     """A number (or a line of numbers) that a cell shows.
@@ -99,9 +102,16 @@ class Logged:
         return pd.concat(parts, ignore_index=True)
 
 
-def logging(run: TrainSettings, *measures: str, on: Sequence[Literal["train", "test"]] = ("train",)) -> TrainSettings:
+def logging(run: TrainSettings, *measures: str, on: Sequence[Part] = ("train",)) -> TrainSettings:
     """``run`` with ``measures`` in its log."""
     return dataclasses.replace(run, log=tuple(measures), log_on=tuple(on))  # type: ignore[arg-type]
+
+
+def logged(
+    run: TrainSettings, measure: str, x: str = "epoch", of: Part = "train", on: Sequence[Part] = ("train",)
+) -> Logged:
+    """A measure that ``run`` logs on the parts ``on`` of the data; its values on the part ``of`` against ``x``."""
+    return Logged(logging(run, measure, on=on), f"{of}/{measure}", x)
 
 
 def table(replicate: object, draw: object, x: object, value: object) -> pd.DataFrame:

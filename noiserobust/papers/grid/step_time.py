@@ -24,7 +24,6 @@ from noiserobust.training import Engine, Progress, TrainSettings
 from noiserobust.training.engine import Output
 from noiserobust.training.optimizers import build_optimizer
 from noiserobust.training.rules.base import Method, Plain
-from noiserobust.training.rules.rwp_mixed import filter_noise
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class NoisyHalf(Method):
     of: Method
 
     def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
-        with engine.moved(filter_noise(engine, self.of.strength(progress), progress.step)):
+        with engine.perturbed(self.of.perturbation(progress), "filters", progress.step):
             out = engine.gradient(batch, norm_stats=False)
         engine.commit()
         return out

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from noiserobust.data.batches import Batch
-from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation, Unperturbed
 from noiserobust.spec import Described
 from noiserobust.training.engine import Engine, Output
+from noiserobust.training.micro_batches import AnyBatch
 from noiserobust.training.schedules import Progress
 
 
@@ -18,44 +16,64 @@ from noiserobust.training.schedules import Progress
 class Method(Described, family="method"):
     """One training step as a few lines of "gradient here, gradient there, combine".
 
-    A method is its settings and never changes; what a run must remember from step to step lies in ``engine.memory``.
+    A rule states the :meth:`perturbation` of a step and, in :meth:`perturbed_step`, what is done with it; or, when it
+    is another kind of rule, all of :meth:`step`. A method is its settings and never changes; what a run must remember
+    from step to step lies in ``engine.memory``.
     """
 
     every_step: ClassVar[bool] = False
     """Whether the method must see every step of a run, so that a coin cannot leave any out."""
 
-    def prepare(self, engine: Engine) -> None:
-        """Lay out what the run will remember, before it starts (the first step does it, too)."""
+    def prepare(self, engine: Engine) -> str:
+        """Lay out what the run will remember, before it starts (the first step does it, too).
 
-    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+        What a person should know of it in one line, such as how much memory it takes; empty for nothing.
+        """
+        return ""
+
+    def perturbation(self, progress: Progress) -> Perturbation:
+        """What moves the weights in this step, at its present strength."""
+        return Unperturbed()
+
+    @property
+    def visitable(self) -> bool:
+        """Whether a measure that applies :meth:`perturbation` finds the point where the update gradient is taken."""
+        return type(self).step is Method.step
+
+    def step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         """Take the gradients this method wants and commit once; the clean pass's output (or the only one's)."""
-        out = engine.gradient(batch)
-        engine.commit()
-        return out
+        perturbation = self.perturbation(progress)
+        if perturbation.is_identity:
+            return plain_step(engine, batch).at(perturbation)
+        return self.perturbed_step(engine, batch, progress, perturbation).at(perturbation)
+
+    def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Any) -> Output:
+        """The step with a ``perturbation`` (this rule's kind of one) that is not 0."""
+        raise NotImplementedError(f"{type(self).__name__} has a perturbation but no perturbed_step")
 
     def strength(self, progress: Progress) -> float:
-        """The size of this step's perturbation, for the log; 0 costs a plain step."""
-        return 0.0
+        """The size of this step's perturbation; 0 costs a plain step."""
+        return self.perturbation(progress).strength
 
-    def perturbation(self, progress: Progress, m: int) -> Perturbation:
-        """Where this step's update gradient is taken, batches being of ``m`` samples: what a log calls ``training``.
-
-        Raises :class:`~noiserobust.UserError` for a rule whose point cannot be found apart from its step.
-        """
-        if type(self).step is not Method.step:
-            raise UserError(
-                f"expected a rule whose update gradient's point is known to measures, got {self.name}; "
-                "name a perturbation in place of training, such as ascent(0.05)"
-            )
-        return Unperturbed(m)
+    @property
+    def passes(self) -> tuple[float, float]:
+        """Forward and backward passes of a perturbed step, in units of one over the whole batch."""
+        return (1.0, 1.0)
 
     def cost(self, progress: Progress) -> tuple[float, float]:
         """Expected forward and backward passes of this step, in units of one over the whole batch."""
-        return (1.0, 1.0)
+        return (1.0, 1.0) if self.perturbation(progress).is_identity else self.passes
 
 
 @dataclass(frozen=True)
 class Plain(Method, name="plain"):
-    """Training without perturbation: the gradient at w."""
+    """Training without perturbation: the gradient at w. One forward and one backward pass."""
 
     example: ClassVar[str] = "plain"
+
+
+def plain_step(engine: Engine, batch: AnyBatch) -> Output:
+    """One step with the gradient at w."""
+    out = engine.gradient(batch)
+    engine.commit()
+    return out

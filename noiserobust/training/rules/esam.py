@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from noiserobust.data.batches import Batch
+from noiserobust.analog.vectors import TINY, norm, scale
 from noiserobust.errors import UserError
-from noiserobust.minima import Ascent, Perturbation
+from noiserobust.minima import Ascent
 from noiserobust.minima.subset import most_risen
-from noiserobust.minima.vectors import TINY, norm, scale
 from noiserobust.training.engine import Engine, Output
+from noiserobust.training.micro_batches import AnyBatch
 from noiserobust.training.rules.base import Method
-from noiserobust.training.rules.sam import check_rho
-from noiserobust.training.schedules import Progress, Schedule, strength_at
+from noiserobust.training.schedules import Progress, Schedule, check_strength, strength_at
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,13 @@ class ESAM(Method, name="esam"):
     Ranks choose the same tensors, each climbs its own gradient and keeps its own samples. Normalisation statistics
     learn from the pass at w only. The samples kept are re-packed into as few micro-batches as hold them.
 
-    What it costs: the pass that ranks the samples is a forward of the whole batch, so SDS alone pays only for
-    gamma < 2/3 (1 + 1/3 + gamma < 2). :meth:`cost` counts passes; a backward pass for a share beta of the weights still
-    runs through all activations, about (1 + beta) / 2 of a whole one, which makes ESAM(beta .6, gamma .5) 1.7 of
-    plain training by count.
+    Cost: 2 + gamma forward passes (1 + gamma without SDS) and 1 + gamma backward. The pass that
+    ranks the samples is a forward of the whole batch, so SDS alone pays only for gamma < 2/3 (1 + 1/3 + gamma < 2). A
+    backward pass for a share beta of the weights still runs through all activations, about (1 + beta) / 2 of a whole
+    one, which makes ESAM(beta .6, gamma .5) 1.7 of plain training by count.
 
-    Source: "Efficient Sharpness-aware Minimization for Improved Training of Neural Networks", Eq. 5 and 6, Algorithm 1.
+    Source: Du et al., "Efficient Sharpness-aware Minimization for Improved Training of Neural Networks" (arXiv
+    2110.03141), Eq. 5 and 6, Algorithm 1.
     """
 
     example: ClassVar[str] = "esam:0.05,beta=0.5"
@@ -50,7 +49,7 @@ class ESAM(Method, name="esam"):
     scaling: Literal["selected", "full", "paper"] = "selected"
 
     def __post_init__(self) -> None:
-        check_rho(self.name, self.rho)
+        check_strength(self.name, "rho", self.rho)
         if not 0 < self.beta <= 1:
             raise UserError(f"esam: expected beta in (0, 1], got {self.beta}; 1 perturbs every tensor")
         if not 0 < self.gamma <= 1:
@@ -60,20 +59,29 @@ class ESAM(Method, name="esam"):
         if self.scaling == "paper" and self.beta == 1:
             raise UserError("esam: expected beta < 1 with scaling=paper, which divides by 1 - beta; use selected")
 
-    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
-        rho = self.strength(progress)
-        if rho == 0:
-            return super().step(engine, batch, progress)
+    def perturbation(self, progress: Progress) -> Ascent:
+        return Ascent(strength_at(self.rho, progress))
+
+    @property
+    def visitable(self) -> bool:
+        return self.beta == 1  # else other tensors move at every step
+
+    @property
+    def passes(self) -> tuple[float, float]:
+        return (1 + self.gamma + (self.gamma < 1), 1 + self.gamma)
+
+    def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Ascent) -> Output:
         chosen = self.chosen(engine, progress.step)
         everything = self.scaling == "full" or all(chosen)
         out = engine.gradient(batch, sync=False, wrt=None if everything else chosen)
-        gradients = engine.take()
-        steps = [gradient if wanted else None for gradient, wanted in zip(gradients, chosen, strict=True)]
+        gradient = engine.take()
+        step = [g if wanted else None for g, wanted in zip(gradient, chosen, strict=True)]
         share = 1 - self.beta if self.scaling == "paper" else self.beta
-        if any(step is not None for step in steps):  # else only tensors that the loss does not reach were chosen: e = 0
-            length = norm(gradients if self.scaling == "full" else steps)
-            scale(steps, rho / share / (length + TINY))
-        with engine.moved(steps):
+        if any(g is not None for g in step):  # else only tensors that the loss does not reach were chosen: e = 0
+            length = norm(gradient if self.scaling == "full" else step)
+            scale(step, perturbation.rho / share / (length + TINY))
+        gradient.clear()
+        with engine.moved(step):
             rows = None
             if self.gamma < 1:
                 rows = most_risen(engine.forward(batch).losses - out.losses, self.gamma)
@@ -89,16 +97,3 @@ class ESAM(Method, name="esam"):
             if coins.any():
                 return [bool(coin) for coin in coins.tolist()]
             attempt += 1
-
-    def strength(self, progress: Progress) -> float:
-        return strength_at(self.rho, progress)
-
-    def perturbation(self, progress: Progress, m: int) -> Perturbation:
-        if self.beta < 1:  # which tensors move is another choice at every step
-            return super().perturbation(progress, m)
-        return Ascent(self.strength(progress), m=m)
-
-    def cost(self, progress: Progress) -> tuple[float, float]:
-        if self.strength(progress) == 0:
-            return (1.0, 1.0)
-        return (1 + self.gamma + (self.gamma < 1), 1 + self.gamma)

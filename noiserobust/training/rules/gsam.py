@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from noiserobust.data.batches import Batch
+from noiserobust.analog.vectors import add, along, clones, scale
 from noiserobust.errors import UserError
-from noiserobust.minima.vectors import add, along, clones, scale
+from noiserobust.minima import Ascent
 from noiserobust.training.engine import Engine, Output
+from noiserobust.training.micro_batches import AnyBatch
 from noiserobust.training.rules.sam import Climbing, unit_scaled
-from noiserobust.training.schedules import Progress
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,9 @@ class GSAM(Climbing, name="gsam"):
     - ``follow_lr``: rho falls with the learning rate, from ``rho`` at the rate's peak (:attr:`Engine.lr_share`) to
       ``rho_min`` at rate 0. Two passes are taken even where that makes it 0.
 
-    Source: Zhuang et al., "Surrogate Gap Minimization Improves Sharpness-Aware Training", Algorithm 1.
+    Cost: two forward and two backward passes.
+    Source: Zhuang et al., "Surrogate Gap Minimization Improves Sharpness-Aware Training" (arXiv 2203.08065),
+    Algorithm 1.
     """
 
     example: ClassVar[str] = "gsam:0.05,alpha=0.4"
@@ -45,25 +46,23 @@ class GSAM(Climbing, name="gsam"):
             raise UserError("gsam: expected follow_lr=true with rho_min, got false: without it rho has no lower end")
 
     def mixed_step(
-        self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, clean: float, unit: bool = False
+        self, engine: Engine, batch: AnyBatch, perturbation: Ascent, clean: float, unit: bool = False
     ) -> Output:
-        rho = self.strength(progress)
-        if rho == 0:
-            return super().mixed_step(engine, batch, progress, clean, unit)
         if self.follow_lr:
-            rho = self.rho_min + (rho - self.rho_min) * engine.lr_share
+            rho = self.rho_min + (perturbation.rho - self.rho_min) * engine.lr_share
+            perturbation = replace(perturbation, rho=rho)
         out = engine.gradient(batch, sync=self.sync)
-        gradients = engine.take()
-        with engine.moved(self.climb(engine, clones(gradients), rho, progress)):
+        gradient = engine.take()
+        with engine.perturbed(perturbation, gradient=clones(gradient)):
             engine.gradient(batch, norm_stats=False, sync=self.sync)
         perturbed = engine.take()
         # g_p - alpha (g - c g_p) = (1 + alpha c) g_p - alpha g
-        share = along(gradients, perturbed)
+        share = along(gradient, perturbed)
         scale(perturbed, (1 + self.alpha * share) * (1 - clean))
-        combined = add(perturbed, gradients, -self.alpha * (1 - clean))
+        combined = add(perturbed, gradient, -self.alpha * (1 - clean))
         if clean:
-            combined = add(combined, unit_scaled(engine, gradients) if unit else gradients, clean)
+            combined = add(combined, unit_scaled(engine, gradient) if unit else gradient, clean)
         # With sync both were averages already, and so is what was made of them.
         engine.put(combined if self.sync else engine.average(combined))
         engine.commit()
-        return out
+        return out.at(perturbation)

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from noiserobust.data.batches import Batch
+from noiserobust.analog.vectors import TINY, Vector, add, along, clones, norm
 from noiserobust.errors import UserError
-from noiserobust.minima.vectors import TINY, Gradients, add, along, clones, norm
+from noiserobust.minima import Ascent
 from noiserobust.training.engine import Engine, Output
+from noiserobust.training.micro_batches import AnyBatch
 from noiserobust.training.rules.sam import Climbing
 from noiserobust.training.schedules import Progress
 
@@ -27,7 +28,9 @@ class LookSAM(Climbing, name="looksam"):
     - ``k``: steps from one climb to the next (inside RST, of the steps that the coin chooses).
     - ``layerwise``: every tensor takes its own projection and norms; by default they are those of all tensors at once.
 
-    Source: Liu et al., "Towards Efficient and Scalable Sharpness-Aware Minimization", Eq. 7 and Algorithm 1.
+    Cost: two forward and two backward passes at a climb, one of each in between: 1 + 1/k of plain training's.
+    Source: Liu et al., "Towards Efficient and Scalable Sharpness-Aware Minimization" (arXiv 2203.02714), Eq. 7 and
+    Algorithm 1.
     """
 
     example: ClassVar[str] = "looksam:0.1,k=5"
@@ -43,14 +46,11 @@ class LookSAM(Climbing, name="looksam"):
         if not 0 <= self.alpha < float("inf"):
             raise UserError(f"looksam: expected a finite alpha >= 0, got {self.alpha}; 0.7 is usual")
 
-    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
-        rho = self.strength(progress)
-        if rho == 0:
-            return super().step(engine, batch, progress)
+    def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Ascent) -> Output:
         memory = engine.memory.get(self.name, {"calls": 0, "direction": []})
         climbs = memory["calls"] % self.k == 0
         if climbs:
-            out, direction = self._climb(engine, batch, progress, rho)
+            out, direction = self._climb(engine, batch, perturbation)
             lengths = None
         else:
             out, direction = engine.gradient(batch), memory["direction"]
@@ -62,13 +62,11 @@ class LookSAM(Climbing, name="looksam"):
             engine.memory[self.name] = {"calls": memory["calls"] + 1, "direction": direction, "lengths": lengths}
         return out
 
-    def _climb(
-        self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, rho: float
-    ) -> tuple[Output, Gradients]:
+    def _climb(self, engine: Engine, batch: AnyBatch, perturbation: Ascent) -> tuple[Output, Vector]:
         """One step of SAM without its commit, and the g_v it leaves."""
         out = engine.gradient(batch, sync=self.sync)
         gradients = engine.take()
-        with engine.moved(self.climb(engine, clones(gradients), rho, progress)):
+        with engine.perturbed(perturbation, gradient=clones(gradients)):
             engine.gradient(batch, norm_stats=False)
         clean = gradients if self.sync else engine.average(gradients)
         perturbed = engine.take()
@@ -80,7 +78,7 @@ class LookSAM(Climbing, name="looksam"):
 
     @torch.no_grad()
     def _lengths(
-        self, gradients: Gradients, direction: Gradients, known: dict[str, list[Any]] | None
+        self, gradients: Vector, direction: Vector, known: dict[str, list[Any]] | None
     ) -> dict[str, list[Any]]:
         """||g_v|| of the parts: taken once, not at every step that re-uses g_v, unless other gradients are there."""
         there = [gradient is not None for gradient in gradients]
@@ -89,12 +87,12 @@ class LookSAM(Climbing, name="looksam"):
         return {"there": there, "norms": [norm(axis) for _, axis in self._parts(gradients, direction)]}
 
     @torch.no_grad()
-    def _turned(self, gradients: Gradients, direction: Gradients, lengths: Sequence[Tensor]) -> Gradients:
+    def _turned(self, gradients: Vector, direction: Vector, lengths: Sequence[Tensor]) -> Vector:
         for (part, axis), length in zip(self._parts(gradients, direction), lengths, strict=True):
             part[:] = add(part, axis, self.alpha * norm(part) / (length + TINY))
         return gradients
 
-    def _parts(self, gradients: Gradients, others: Gradients) -> list[tuple[Gradients, Gradients]]:
+    def _parts(self, gradients: Vector, others: Vector) -> list[tuple[Vector, Vector]]:
         """All tensors together, or each alone, of those that both have (changed in place: they are the tensors)."""
         pairs: list[tuple[Tensor | None, Tensor | None]] = [
             (g, o) for g, o in zip(gradients, others, strict=True) if g is not None and o is not None
@@ -105,5 +103,4 @@ class LookSAM(Climbing, name="looksam"):
 
     def cost(self, progress: Progress) -> tuple[float, float]:
         # Climbs are counted by the steps the rule itself took: exact when its strength is never 0 and no coin skips it.
-        climbs = self.strength(progress) > 0 and progress.step % self.k == 0
-        return (2.0, 2.0) if climbs else (1.0, 1.0)
+        return super().cost(progress) if progress.step % self.k == 0 else (1.0, 1.0)

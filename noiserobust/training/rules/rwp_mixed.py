@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from noiserobust.data.batches import Batch
+from torch import nn
+
 from noiserobust.errors import UserError
-from noiserobust.minima import Filters, Perturbation, filters
-from noiserobust.minima.vectors import Gradients
+from noiserobust.minima import Filters
 from noiserobust.training.engine import Engine, Output
-from noiserobust.training.parts import as_list, before
-from noiserobust.training.ranks import has_sync_batch_norm
+from noiserobust.training.micro_batches import AnyBatch, as_list, previous
 from noiserobust.training.rules.base import Method
-from noiserobust.training.schedules import Progress, Schedule, strength_at
+from noiserobust.training.schedules import Progress, Schedule, check_strength, strength_at
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,10 @@ class MixedRWP(Method, name="rwp-mixed"):
     All noisy ranks share one e, named by the step. Normalisation statistics learn from the clean pass; with parallel
     halves every rank takes them from rank 0, a clean one.
 
-    Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization", Eq. 4,
-    section 3.2 and Algorithm 1 (its "N(0, gamma ||w_k||)" read as a standard deviation, as its code does).
+    Cost: two forward and two backward passes; with parallel halves one of each on every rank.
+    Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization" (TMLR 2024;
+    arXiv 2404.00357), Eq. 4, section 3.2 and Algorithm 1 (its "N(0, gamma ||w_k||)" read as a standard deviation, as
+    its code does).
     """
 
     example: ClassVar[str] = "rwp-mixed:cosine(0.01)"
@@ -48,8 +48,7 @@ class MixedRWP(Method, name="rwp-mixed"):
     clean_ranks: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.gamma, Schedule) and not 0 <= self.gamma < float("inf"):
-            raise UserError(f"rwp-mixed: expected a finite gamma >= 0, got {self.gamma}")
+        check_strength(self.name, "gamma", self.gamma)
         if not 0 <= self.alpha <= 1:
             raise UserError(f"rwp-mixed: expected alpha in [0, 1], got {self.alpha}; it weighs the clean gradient")
         if self.batches not in ("different", "same"):
@@ -59,20 +58,24 @@ class MixedRWP(Method, name="rwp-mixed"):
         if self.clean_ranks is not None and not (self.parallel and self.clean_ranks >= 1):
             raise UserError(f"rwp-mixed: expected clean_ranks >= 1 with parallel=true, got {self.clean_ranks}")
 
-    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
-        gamma = self.strength(progress)
-        if gamma == 0:
-            return super().step(engine, batch, progress)
+    def perturbation(self, progress: Progress) -> Filters:
+        return Filters(strength_at(self.gamma, progress), draws=1)
+
+    @property
+    def passes(self) -> tuple[float, float]:
+        return (1.0, 1.0) if self.parallel else (2.0, 2.0)
+
+    def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Filters) -> Output:
         if self.parallel:
-            return self._half(engine, batch, progress, gamma)
-        other = before(engine.own_memory, self.name, batch) if self.batches == "different" else batch
+            return self._half(engine, batch, progress, perturbation)
+        other = previous(engine.own_memory, self.name, batch) if self.batches == "different" else batch
         out = engine.gradient(batch, weight=self.alpha, sync=False)
-        with engine.moved(filter_noise(engine, gamma, progress.step)):
+        with engine.perturbed(perturbation, "filters", progress.step):
             engine.gradient(other, weight=1 - self.alpha, norm_stats=False)
         engine.commit()
         return out
 
-    def _half(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress, gamma: float) -> Output:
+    def _half(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Filters) -> Output:
         """This rank's share of the step: clean or noisy."""
         ranks = engine.ranks
         clean = ranks.count // 2 if self.clean_ranks is None else self.clean_ranks
@@ -81,13 +84,13 @@ class MixedRWP(Method, name="rwp-mixed"):
                 f"rwp-mixed: expected clean and noisy ranks for parallel halves, got {clean} clean of {ranks.count}; "
                 "start 2 or more processes with torchrun and DDP, or leave parallel out"
             )
-        if has_sync_batch_norm(engine.model.modules()):
+        if any(isinstance(module, nn.SyncBatchNorm) for module in engine.model.modules()):
             raise UserError(
                 "rwp-mixed: expected batch norm per rank, got SyncBatchNorm: it would normalise clean activations with "
                 "noisy ones; leave out convert_sync_batchnorm, or parallel"
             )
         size = sum(len(part) for part in as_list(batch))
-        sizes = ranks.sizes(size)
+        sizes = ranks.gather_numbers(size, engine.device)
         is_clean = ranks.rank < clean
         share, half = (self.alpha, sizes[:clean]) if is_clean else (1 - self.alpha, sizes[clean:])
         # DDP divides by the number of ranks; what is left is share * (this rank's samples / its half's samples).
@@ -95,22 +98,8 @@ class MixedRWP(Method, name="rwp-mixed"):
         if is_clean:
             out = engine.gradient(batch, weight=weight)
         else:
-            with engine.moved(filter_noise(engine, gamma, progress.step)):
+            with engine.perturbed(perturbation, "filters", progress.step):
                 out = engine.gradient(batch, weight=weight, norm_stats=False)
         engine.commit()
-        ranks.share_buffers()
+        ranks.share_buffers(engine.model)
         return out
-
-    def strength(self, progress: Progress) -> float:
-        return strength_at(self.gamma, progress)
-
-    def perturbation(self, progress: Progress, m: int) -> Perturbation:
-        return Filters(self.strength(progress), 1, m)
-
-    def cost(self, progress: Progress) -> tuple[float, float]:
-        return (2.0, 2.0) if self.strength(progress) and not self.parallel else (1.0, 1.0)
-
-
-def filter_noise(engine: Engine, gamma: float, step: int) -> Gradients:
-    """e for every parameter, named by the seed and the step (:func:`noiserobust.minima.filters.filter_noise`)."""
-    return filters.filter_noise(engine.parameters, engine.names, engine.filters, gamma, engine.stream("filters", step))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
 
+from noiserobust.analog.vectors import Vector, multiply
 from noiserobust.errors import UserError
-from noiserobust.minima.vectors import Gradients
+from noiserobust.minima import Ascent
 from noiserobust.training.engine import Engine
-from noiserobust.training.rules.sam import Climbing, ascent
-from noiserobust.training.schedules import Progress
+from noiserobust.training.rules.sam import Climbing
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,10 @@ class SSAM(Climbing, name="ssam"):
       which the mask is made (averaged over ranks); ``random`` keeps a random choice named by the seed.
     - ``every``: steps between new masks (inside RST, of the steps that the coin chooses).
 
-    Source: Mi et al., "Make Sharpness-Aware Minimization Stronger: A Sparsified Perturbation Approach", Eq. 6 and
-    Algorithm 1 (whose Fisher information sums single samples' squared gradients, an extra pass per sample).
+    Cost: two forward and two backward passes.
+    Source: Mi et al., "Make Sharpness-Aware Minimization Stronger: A Sparsified Perturbation Approach" (arXiv
+    2210.05177), Eq. 6 and Algorithm 1 (whose Fisher information sums single samples' squared gradients, an extra
+    pass per sample).
     """
 
     example: ClassVar[str] = "ssam:0.1,fraction=0.5"
@@ -45,36 +47,40 @@ class SSAM(Climbing, name="ssam"):
         if self.every < 1:
             raise UserError(f"ssam: expected every >= 1 steps between masks, got {self.every}")
 
-    @torch.no_grad()
-    def ascent(self, engine: Engine, gradients: Gradients, rho: float, progress: Progress) -> Gradients:
+    @property
+    def visitable(self) -> bool:
+        return False  # the mask is the run's
+
+    def climb(self, engine: Engine, gradient: Vector, perturbation: Ascent) -> AbstractContextManager[None]:
+        chosen = engine.weights.only(gradient, self.perturb)
+        gradient.clear()
+        masks = self._masks(engine, chosen)
+        return engine.moved(multiply(perturbation.step(engine.weights, chosen, engine.stream()), masks))
+
+    def _masks(self, engine: Engine, gradient: Vector) -> Vector:
+        """The present masks, made anew at every :attr:`every`-th call."""
         memory = engine.memory.get(self.name, {"calls": 0, "masks": []})
-        masks = memory["masks"]
+        masks, known = memory["masks"], True
         if memory["calls"] % self.every == 0:
-            scores = self._scores(engine, gradients, memory["calls"] // self.every)
+            scores = self._scores(engine, gradient, memory["calls"] // self.every)
             masks = _largest(scores, self.fraction)
             # A mask made of an overflow would outlive it: that step is skipped, and the next one makes a new mask.
             known = all(bool(score.isfinite().all()) for score in scores if score is not None)
-        else:
-            known = True
         if known:
             engine.memory[self.name] = {"calls": memory["calls"] + 1, "masks": masks}
-        steps = ascent(gradients, rho)
-        for step, mask in zip(steps, masks, strict=True):
-            if step is not None and mask is not None:
-                step.mul_(mask)
-        return steps
+        return masks
 
-    def _scores(self, engine: Engine, gradients: Gradients, renewal: int) -> Gradients:
+    def _scores(self, engine: Engine, gradient: Vector, renewal: int) -> Vector:
         if self.mask == "fisher":
             # Averaged, so that every rank keeps the same mask and any rank's state resumes all of them.
-            return engine.average([None if g is None else g.square() for g in gradients])
+            return engine.average([None if g is None else g.square() for g in gradient])
         return [
             None if g is None else engine.stream("mask", renewal, index).uniform(g.shape, device=g.device)
-            for index, g in enumerate(gradients)
+            for index, g in enumerate(gradient)
         ]
 
 
-def _largest(scores: Gradients, fraction: float) -> list[Tensor | None]:
+def _largest(scores: Vector, fraction: float) -> Vector:
     """Masks that keep exactly the share of largest scores over all tensors."""
     flat = torch.cat([score.reshape(-1) for score in scores if score is not None])
     keep = torch.zeros_like(flat, dtype=torch.bool)

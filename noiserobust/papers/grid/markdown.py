@@ -1,4 +1,4 @@
-"""Tables as text: measured beside published."""
+"""Tables and notes of a paper as Markdown: measured beside published."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _grid(rows: pd.DataFrame) -> list[list[str]]:
     several = rows["quantity"].nunique() > 1
     places = list(dict.fromkeys(zip(rows["column"], rows["quantity"], strict=True)))
     heads = [f"{column}, {_unit(quantity)}" if several else column for column, quantity in places]
-    cells = {key: _cell(own) for key, own in rows.groupby(["row", "column", "quantity"], sort=False)}
+    cells = {key: _cell(values) for key, values in rows.groupby(["row", "column", "quantity"], sort=False)}
     names = list(dict.fromkeys(rows["row"]))
     return [["", *heads], *([name, *(cells.get((name, *place), "") for place in places)] for name in names)]
 

@@ -1,0 +1,36 @@
+"""Filters: the weights of one output channel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from noiserobust.analog.vectors import Vector
+from noiserobust.analog.weight_space import WeightSpace
+from noiserobust.rng import Stream
+
+
+def filter_norms(rows: Tensor) -> Tensor:
+    """The norm of every filter of a weight (outputs, inputs...): (outputs, 1, ...); a vector is one filter."""
+    if rows.dim() < 2:
+        return torch.linalg.vector_norm(rows)
+    return torch.linalg.vector_norm(rows, dim=tuple(range(1, rows.dim())), keepdim=True)
+
+
+@torch.no_grad()
+def filter_noise(weights: WeightSpace, gamma: float, stream: Stream) -> Vector:
+    r"""Noise of every parameter: :math:`e_k \sim N(0, (\gamma \lVert w_k \rVert_2)^2)` for every filter k.
+
+    The draw of a parameter is named by ``stream`` and its name.
+    Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization", section 3.2.
+    """
+    analog = {id(weight.parameter): weight for weight in weights.analog}
+    noise: Vector = []
+    for index, (parameter, name) in enumerate(zip(weights.parameters, weights.names, strict=True)):
+        weight = analog.get(id(parameter))
+        rows = parameter if weight is None else weight.as_rows(parameter)
+        # float32 whatever the weights are, so that a network in bfloat16 sees the draw that it sees in float32.
+        field = stream.child(name or index).normal(rows.shape, device=rows.device)
+        field = field.to(torch.promote_types(field.dtype, rows.dtype)) * (gamma * filter_norms(rows))
+        noise.append((field if weight is None else weight.from_rows(field)).to(parameter.dtype))
+    return noise

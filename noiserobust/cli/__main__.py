@@ -1,5 +1,0 @@
-"""``python -m noiserobust.cli``."""
-
-from noiserobust.cli import main
-
-main()

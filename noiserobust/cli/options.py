@@ -1,0 +1,169 @@
+"""The flags that commands share, by the same names everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from noiserobust.cli.flags import Command, Groups
+from noiserobust.errors import UserError
+from noiserobust.evaluation.settings import Chips, Compute, Where
+
+if TYPE_CHECKING:
+    from noiserobust.evaluation.result import Result
+    from noiserobust.sweep import Executor, Piece
+
+RARE: Groups = {
+    "networks and data": ("model", "images", "data_root", "image_size"),
+    "chips": ("reads", "compensation", "converters", "recalibration", "backend"),
+    "which weights are analog": ("include", "exclude"),
+    "computing": ("precision", "batch_size", "channels_last", "fold", "compile"),
+}
+"""Groups of rare flags, where a command has them."""
+
+
+@dataclass(frozen=True)
+class Networks(Command):
+    """Trained networks, what is asked of them with, and where the answer goes."""
+
+    positional = ("checkpoints",)
+    rare = RARE
+
+    checkpoints: tuple[str, ...] = ()
+    """Runs' folders, folders of runs, or files of weights (.safetensors, .pt, .pth); LABEL=PATH gives a method another
+    name."""
+    seed: int = 0
+    """Names what is drawn at random."""
+    images: int | None = None
+    """Only a random sample of this many images, stratified by class."""
+    model: str | None = None
+    """Network of checkpoints that do not name theirs, such as resnet18:width=16."""
+    compute: Compute = field(default_factory=Compute)
+    out: Path = Path("rows.parquet")
+    """File for the rows; what it already holds is not computed again."""
+    plot: Path | None = None
+    """Picture (PNG)."""
+    table: Path | None = None
+    """The table as Markdown."""
+
+    def options(self) -> dict[str, Any]:
+        """The shared flags as the functions of :mod:`noiserobust.evaluation` take them."""
+        if not self.checkpoints:
+            raise UserError("expected at least one checkpoint, got none; name runs' folders, or a folder of runs")
+        names = ("model", "images", "seed", "compute", "out")
+        return {"models": self.checkpoints, "progress": True} | {name: getattr(self, name) for name in names}
+
+    def show(self, result: Result, **options: Any) -> None:
+        """Print the result's table, write what was asked for, and say where things are."""
+        show(partial(result.table, **options), partial(result.plot, **options), self.table, self.plot)
+        print(f"rows: {self.out}")
+
+
+@dataclass(frozen=True)
+class OnData(Networks):
+    """Networks on data that have a name."""
+
+    data: str | None = None
+    """Data: a name, an image folder or stream:FOLDER (default: what the first checkpoint was trained on)."""
+    data_root: str | None = None
+    """Where named data lie or are downloaded to (default: data)."""
+    image_size: int | None = None
+    """Resize the images of a folder to this many pixels a side."""
+    where: Where = field(default_factory=Where)
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | {"data": self._splits(), "where": self.where}
+
+    def _splits(self) -> Any:
+        if self.data is None:
+            if (self.data_root, self.image_size) != (None, None):
+                raise UserError("expected --data beside --data-root and --image-size, got none; name the data")
+            return None
+        from noiserobust.data import load
+
+        return load(self.data, self.data_root or "data", self.image_size)
+
+
+@dataclass(frozen=True)
+class OnChips(OnData):
+    """Networks on chips whose weights are noisy."""
+
+    hidden = ("calibration",)
+
+    draws: int = 10
+    """Noise draws (chips) per network."""
+    chips: Chips = field(default_factory=Chips)
+
+    def options(self) -> dict[str, Any]:
+        times = [time for text in self.chips.times if text for time in str(text).split(",")]
+        chips = replace(self.chips, times=times) if times else self.chips
+        return super().options() | {"draws": self.draws, "chips": chips}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who computes the pieces of a grid."""
+
+    executor: Literal["local", "ray"] = "local"
+    """local: on this machine; ray: as tasks of a Ray cluster."""
+    workers: int = 1
+    """Pieces computed at once on this machine (executor local), in as many processes."""
+    address: str | None = None
+    """Address of the Ray cluster (auto: the one around this process; default: one on this machine)."""
+    cpus: float = 1
+    """CPU cores that one piece occupies on Ray."""
+    gpus: float = 0
+    """GPUs that one piece occupies on Ray, such as 0.25."""
+    retries: int = 3
+    """How often a piece whose machine dies is run again."""
+
+    def chosen(self) -> Executor:
+        from noiserobust.sweep import Local, OnRay
+
+        ray = OnRay(self.address, self.cpus, self.gpus, self.retries)
+        return ray if self.executor == "ray" else Local(self.workers)
+
+
+@contextmanager
+def progress_of_pieces() -> Iterator[Callable[[Piece, int, int], None]]:
+    """A bar, and the function that hears of every finished piece."""
+    from tqdm import tqdm
+
+    with tqdm(unit="piece") as bar:
+
+        def tell(piece: Piece, done: int, of: int) -> None:
+            bar.total, bar.n = of, done
+            bar.set_description(piece.name[:60])
+
+        yield tell
+
+
+def swept(noises: Sequence[str], strengths: Sequence[float]) -> list[Any]:
+    """Every noise at each of the strengths, where some are given."""
+    if not strengths:
+        return list(noises)
+    from noiserobust.noise import NoiseModel
+
+    models = [NoiseModel.parse(text) for text in noises]
+    if not all(model.strength for model in models):
+        raise UserError("expected a noise with a strength to sweep, got one of 0; write its unit, as in gaussian:1")
+    return [model.scaled(strength / model.strength) for model in models for strength in strengths]
+
+
+def show(
+    table: Callable[..., str], plot: Callable[[Path], object], table_file: Path | None, plot_file: Path | None
+) -> None:
+    """Print a table; write it as Markdown, and the picture, where that was asked for."""
+    print(table() + "\n")
+    if table_file is not None:
+        from noiserobust.storage.files import write_atomically
+
+        text = table(markdown=True).rstrip() + "\n"
+        print(f"table: {write_atomically(table_file, lambda file: file.write_text(text))}")
+    if plot_file is not None:
+        plot(plot_file)
+        print(f"picture: {plot_file}")

@@ -1,0 +1,86 @@
+"""Rows that commands wrote, read again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from noiserobust.errors import UserError
+from noiserobust.evaluation import Evaluation, paired, summarize
+from noiserobust.evaluation.result import drawn
+from noiserobust.evaluation.statistics.components import Design
+from noiserobust.report import paired_table, robustness_table
+from noiserobust.storage.ledger import UNIT
+from noiserobust.storage.rows import completed, read_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def stored_rows(paths: Sequence[Path], where: str | None = None) -> pd.DataFrame:
+    """The rows of several files, each once, of which the condition ``where`` holds."""
+    if not paths:
+        raise UserError("expected files of rows, got none; evaluate writes them")
+    rows = pd.concat([completed(read_rows(path)) for path in paths], ignore_index=True)
+    if "noise" in rows:  # other tools may write a bare number
+        rows["noise"] = rows["noise"].astype(str)
+    unit = [*UNIT, "method", "metric"]
+    if set(unit) <= set(rows):  # nor do they name units of work: their rows are all kept
+        rows = rows[~rows.duplicated(unit) | rows["weights"].isna()].reset_index(drop=True)
+    if where is not None:
+        try:
+            rows = rows.query(where)
+        except Exception as error:  # whatever the expression does wrong
+            columns = ", ".join(map(str, rows.columns))
+            raise UserError(f"expected a condition on {columns}, got '{where}': {error}") from None
+        if rows.empty:
+            raise UserError(f"expected rows of which '{where}' holds, got none")
+    if (rows["subset"] != "all").nunique() > 1:
+        raise UserError(
+            "expected rows of whole passes or rows evaluated to a precision, got both; "
+            "choose with --where \"subset == 'all'\" or \"subset != 'all'\""
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class Stored(Evaluation):
+    """Rows that evaluate wrote, summarised as a person asks."""
+
+    design: Design = "nested"
+    baseline: str | None = None
+    """Method that every other one is compared with."""
+    intervals: bool = False
+    """Whether the table has intervals instead of standard deviations."""
+    metric: str = "accuracy"
+
+    def __post_init__(self) -> None:
+        if self.to_precision and self.baseline is not None:
+            raise UserError("expected rows of whole passes to compare with a baseline, got some to a precision")
+
+    def summary(self, confidence: float = 0.95) -> pd.DataFrame:
+        if self.to_precision:
+            return super().summary(confidence)
+        return summarize(self.rows, confidence, design=self.design)
+
+    def table(self, markdown: bool = False) -> str:
+        """The summary, then every other method's difference from the baseline."""
+        if self.to_precision:
+            return super().table(markdown)
+        tables = [robustness_table(self.summary(), self.metric, markdown=markdown, intervals=self.intervals)]
+        for method in self.rows["method"].unique():
+            if self.baseline not in (None, method):
+                pairs = paired(self.rows, method, self.baseline, metric=self.metric, design=self.design)
+                tables.append(f"```\n{paired_table(pairs)}\n```" if markdown else paired_table(pairs))
+        return "\n\n".join(tables)
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        if self.metric != "area":
+            return super().plot(path)
+        from noiserobust.report.area_plot import area_figure
+
+        return drawn(area_figure(self.summary()), path)

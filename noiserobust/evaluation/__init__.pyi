@@ -1,0 +1,46 @@
+from .corruptions import Corrupted, corrupted
+from .design.chip_yield import Yield, yields
+from .design.digital_layers import KeptDigital, Search, Stop, keep_digital
+from .design.layer_sensitivity import Sensitivity, sensitivity
+from .design.noise_budget import Axis, Budget, budget
+from .landscapes import Landscape, landscape
+from .measure_minima import Sharpness, sharpness
+from .monte_carlo import Evaluation, evaluate
+from .precision.to_precision import Target
+from .result import Result
+from .settings import Chips, Compute, Where
+from .statistics.noise_area import area
+from .statistics.summary import paired, summarize
+from .training_logs import Trajectories, trajectories
+
+__all__ = [
+    "Axis",
+    "Budget",
+    "Chips",
+    "Compute",
+    "Corrupted",
+    "Evaluation",
+    "KeptDigital",
+    "Landscape",
+    "Result",
+    "Search",
+    "Sensitivity",
+    "Sharpness",
+    "Stop",
+    "Target",
+    "Trajectories",
+    "Where",
+    "Yield",
+    "area",
+    "budget",
+    "corrupted",
+    "evaluate",
+    "keep_digital",
+    "landscape",
+    "paired",
+    "sensitivity",
+    "sharpness",
+    "summarize",
+    "trajectories",
+    "yields",
+]

@@ -1,0 +1,241 @@
+"""The models that are evaluated, opened one after the other, with the data as each wants to see them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from noiserobust.analog.coverage import Coverage, coverage
+from noiserobust.data import Batch, Labelled, Splits, as_dataset, load
+from noiserobust.errors import UserError
+from noiserobust.evaluation.settings import Compute, Where
+from noiserobust.models import ModelSpec, checked_forward
+from noiserobust.models.compute import device_of, known_device
+from noiserobust.rng import Stream
+from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints
+from noiserobust.storage.identity import answer, network_digest
+from noiserobust.storage.provenance import provenance
+from noiserobust.tasks.batches import prepare
+
+
+@runtime_checkable
+class Run(Protocol):
+    """A finished training run (:class:`noiserobust.training.Run`)."""
+
+    @property
+    def checkpoint(self) -> Path:
+        """Its weights."""
+
+    @property
+    def model(self) -> ModelSpec | None:
+        """How to build its network, where the checkpoint does not suffice."""
+
+
+OneModel = nn.Module | str | Path | Checkpoint | Run
+Models = OneModel | Sequence[OneModel] | Mapping[str, OneModel | Sequence[OneModel]]
+"""A module, a checkpoint, a run, the path of either or of a folder of runs, ``LABEL=PATH``; several of them; or groups
+of them by the method's name."""
+
+
+@dataclass(frozen=True)
+class TrainedCopy:
+    """One trained network of a method; ``replicate`` is its training seed, or its position among the method's."""
+
+    name: str
+    method: str
+    replicate: int
+    source: nn.Module | Checkpoint
+    model: ModelSpec | None = None
+    """How to build its network, where the checkpoint does not suffice."""
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """One trained copy on its device, with the data it is evaluated on."""
+
+    name: str
+    method: str
+    replicate: int
+    network: nn.Module
+    dataset: Labelled
+    """The data, with the normalisation that this network wants."""
+    batches: Sequence[Batch]
+    """The same, normalised and moved once."""
+    classes: int
+    coverage: Coverage
+    columns: dict[str, Any]
+    """The columns of its rows that do not depend on the noise."""
+
+
+def trained_copies(models: Models) -> list[TrainedCopy]:
+    """Every trained copy that ``models`` name, in order; checkpoints are read.
+
+    Raises :class:`~noiserobust.UserError` when there is none, or two of one method are the same replicate.
+    """
+    groups = models.items() if isinstance(models, Mapping) else [(None, models)]
+    copies: list[TrainedCopy] = []
+    count: Counter[str] = Counter()
+    for label, group in groups:
+        for source, model in _sources(group):
+            about = source.about if isinstance(source, Checkpoint) else {}
+            stem = source.path.stem if isinstance(source, Checkpoint) else type(source).__name__
+            method = label or about.get("label", stem)
+            # A copy that does not say its training seed is the next one of its method.
+            index = count[method]
+            name = str(source.path) if isinstance(source, Checkpoint) else f"{method}[{index}]"
+            copies.append(TrainedCopy(name, method, about.get("seed", index), source, model))
+            count[method] += 1
+    if not copies:
+        raise UserError("expected at least one model, got none")
+    names: dict[tuple[str, int], str] = {}
+    for copy in copies:
+        place = (copy.method, copy.replicate)
+        if place in names:
+            raise UserError(
+                f"expected one model per method and replicate, got {names[place]} and {copy.name} both as "
+                f"'{copy.method}' replicate {copy.replicate}; give them labels: {{label: model, ...}}, or "
+                "LABEL=PATH on the command line"
+            )
+        names[place] = copy.name
+    return copies
+
+
+def _sources(models: OneModel | Sequence[OneModel]) -> list[tuple[nn.Module | Checkpoint, ModelSpec | None]]:
+    if isinstance(models, (nn.Module, Checkpoint)):
+        return [(models, None)]
+    if isinstance(models, (str, Path)):
+        return [(checkpoint, None) for checkpoint in find_checkpoints([str(models)])]
+    if isinstance(models, Run):
+        return [(source, models.model) for source, _ in _sources(models.checkpoint)]
+    return [source for model in models for source in _sources(model)]
+
+
+def named_data(data: Any, copies: Sequence[TrainedCopy]) -> Any:
+    """``data`` that have a name, loaded (``None``: those that the first copy was trained on); others as they are."""
+    if isinstance(data, (str, Path)):
+        return load(str(data))
+    if data is not None:
+        return data
+    source = copies[0].source
+    stored = {} if isinstance(source, nn.Module) else source.about.get("settings", {})
+    if "data" not in stored:
+        raise UserError(f"expected data, since {copies[0].name} does not say what it was trained on; name them")
+    # What a file names is code that only a person may start.
+    return load(stored["data"], stored.get("data_root", "data"), stored.get("image_size"), imports=False)
+
+
+def part_of(data: Any, part: str) -> Labelled:
+    """The ``train`` or ``test`` part of what has parts; anything else as a data set."""
+    if part not in ("train", "test"):
+        raise UserError(f"expected part train or test, got {part!r}")
+    if isinstance(data, Splits):
+        return data.train if part == "train" else data.test
+    return as_dataset(data)
+
+
+class EvaluatedModels:
+    """An iterable of :class:`EvaluatedModel` that opens each network only when its turn comes.
+
+    ``calibration``: further data that values depend on; they are named by the rows' ``data``, too.
+    """
+
+    def __init__(
+        self,
+        copies: Sequence[TrainedCopy],
+        data: Any,
+        *,
+        part: str = "test",
+        images: int | None = None,
+        model: ModelSpec | str | None = None,
+        compute: Compute = Compute(),
+        where: Where = Where(),
+        calibration: Sequence[Labelled] = (),
+    ) -> None:
+        self.copies, self.compute, self.where, self.calibration = copies, compute, where, calibration
+        # Tensors and loaders that a person hands over are taken as they are; data sets are normalised as in training.
+        self.normalize = isinstance(data, (Splits, Labelled))
+        whole = part_of(data, part)
+        self.dataset = whole if images is None else whole.sample(images, Stream(0, "images"))
+        self.spec = ModelSpec.parse(model) if isinstance(model, str) else model
+        self.device = None if compute.device is None else known_device(compute.device)
+        self._prepared: dict[Any, Sequence[Batch]] = {}
+
+    def __len__(self) -> int:
+        return len(self.copies)
+
+    def __iter__(self) -> Iterator[EvaluatedModel]:
+        return map(self._opened, self.copies)
+
+    def _opened(self, copy: TrainedCopy) -> EvaluatedModel:
+        compute, where, seen = self.compute, self.where, self.dataset
+        if isinstance(copy.source, nn.Module):
+            network, last = copy.source, bool(compute.channels_last)
+        else:
+            last = compute.channels_last is not False
+            network, seen = self._built(copy.source, self.spec or copy.model, last)
+        network = network if self.device is None else network.to(self.device)
+        place = device_of(network)
+        view = (seen.mean, seen.std, place, last)
+        if view not in self._prepared:
+            self._prepared[view] = prepare(seen, place, compute.batch_size, last)
+        covered = coverage(network, include=where.include, exclude=where.exclude)
+        patterns = [*(f"+{pattern}" for pattern in where.include), *(f"-{pattern}" for pattern in where.exclude)]
+        columns = {
+            "model": copy.name,
+            "method": copy.method,
+            "replicate": copy.replicate,
+            "images": len(seen),
+            "analog": " ".join(patterns),
+            "precision": compute.precision,
+            "weights": network_digest(network),
+            "answer": answer(network, self._prepared[view][0].inputs, compute.precision),
+            "data": _name_of([self.dataset, *self.calibration], seen),
+            "device": place.type,
+            "noisy_weights": covered.noisy,
+            "all_weights": covered.total,
+        }
+        return EvaluatedModel(
+            copy.name,
+            copy.method,
+            copy.replicate,
+            network,
+            seen,
+            self._prepared[view],
+            int(self.dataset.labels.max()) + 1,
+            covered,
+            columns | provenance(),
+        )
+
+    def _built(
+        self, checkpoint: Checkpoint, model: ModelSpec | None, channels_last: bool
+    ) -> tuple[nn.Module, Labelled]:
+        """The network of a checkpoint, and the data as it wants to see them."""
+        about, dataset = checkpoint.about, self.dataset
+        channels = about.get("channels", dataset.channels)
+        if channels != dataset.channels:
+            raise UserError(f"{checkpoint.path} takes {channels} channels, the data have {dataset.channels}")
+        classes = about.get("classes", dataset.classes)
+        # Tensors do not say how many classes there are: a few of them need not show the last one.
+        if len(classes) < len(dataset.classes) or (self.normalize and len(classes) > len(dataset.classes)):
+            raise UserError(f"{checkpoint.path} knows {len(classes)} classes, the data have {len(dataset.classes)}")
+        network = checkpoint.build(model, channels, len(classes))
+        with torch.no_grad():
+            checked_forward(network, dataset.example().cpu(), str(checkpoint.path))
+        if channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        normalized = self.normalize and "mean" in about
+        return network, dataset.with_normalization(about["mean"], about["std"]) if normalized else dataset
+
+
+def _name_of(content: Sequence[Labelled], seen: Labelled) -> str:
+    """16 hex digits that name what the network sees: the data's content and their normalisation."""
+    named = [*(data.fingerprint for data in content), seen.mean, seen.std]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]

@@ -1,0 +1,189 @@
+"""A model on chips: programmed draw by draw, read under every condition, scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import nn
+
+from noiserobust.analog.backends import Backend
+from noiserobust.analog.converters import Converters, Converting, output_stream
+from noiserobust.analog.folding import Folding
+from noiserobust.analog.noisy import NoisyWeights, Programmed, ReadOnce
+from noiserobust.data import Batch, Labelled, Splits
+from noiserobust.errors import UserError
+from noiserobust.evaluation.evaluated_models import EvaluatedModel, named_data, part_of
+from noiserobust.evaluation.settings import Chips, Compute, Where
+from noiserobust.models.compute import autocast, device_of
+from noiserobust.models.modes import recalibrated
+from noiserobust.models.wrappers import unwrap
+from noiserobust.noise import Compensation, NoiseModel, check_compensation
+from noiserobust.rng import Stream
+from noiserobust.spec import Duration
+from noiserobust.tasks.batches import prepare
+from noiserobust.tasks.classification import score
+from noiserobust.tasks.metrics import Metric
+
+CALIBRATION_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """:class:`~noiserobust.evaluation.settings.Chips`, checked, its texts read and its images loaded."""
+
+    readings: list[dict[str, Any]]
+    """Every way in which a chip is read, as columns of its rows; no time is NaN."""
+    converters: dict[str, Converters]
+    backend: Backend
+    recalibration: int
+    calibration: dict[str, Labelled | None]
+    """Training images by the text of the converters that learn their ranges from them; as "" those of batch norm."""
+
+    @classmethod
+    def of(cls, chips: Chips, data: Any) -> Conditions:
+        """Those of ``chips``; ``data`` are what is evaluated on, with a training part where they have a name."""
+        for name, least in (("reads", 1), ("recalibration", 0)):
+            if getattr(chips, name) < least:
+                raise UserError(f"expected {name} >= {least}, got {getattr(chips, name)}")
+        kinds = _listed(chips.compensation)
+        for kind in kinds:
+            check_compensation(kind)
+        if isinstance(chips.times, str) or not list(chips.times) or not kinds:
+            raise UserError(
+                f'expected a list of times and compensations, got {chips.times!r} and {kinds}; ["1h"] is one time'
+            )
+        times = [float("nan") if t is None else float(Duration(t)) for t in chips.times]
+        parsed = [Converters.parse(one) if isinstance(one, str) else one for one in _listed(chips.converters)]
+        if not parsed:
+            raise UserError('expected converters, got none; "none" are ideal ones')
+        converters = {str(one): one for one in parsed}
+        backend = Backend.parse(chips.backend) if isinstance(chips.backend, str) else chips.backend
+        if str(backend) != "direct" and set(converters) != {"none"}:
+            raise UserError(
+                f"expected converters none with backend {backend}, which has its own, got {', '.join(converters)}"
+            )
+        readings = [
+            {"t": t, "read": read, "compensation": kind, "converters": text}
+            for t, read, kind, text in product(
+                dict.fromkeys(times), range(chips.reads), dict.fromkeys(kinds), converters
+            )
+        ]
+        counts = {"": chips.recalibration} | {text: one.calibration for text, one in converters.items()}
+        calibration = {text: _calibration(chips.calibration, data, count) for text, count in counts.items()}
+        return cls(readings, converters, backend, chips.recalibration, calibration)
+
+    @property
+    def images(self) -> list[Labelled]:
+        """The training images, each set once: the same may serve several purposes."""
+        return list(dict.fromkeys(images for images in self.calibration.values() if images is not None))
+
+    def always_same(self, noise: NoiseModel, converters: str) -> bool:
+        """Whether every draw is the same, at any time: without noise, unless the outputs are noisy."""
+        return noise.is_identity and self.backend.exact and not self.converters[converters].noise
+
+
+class ModelOnChips:
+    """One model on one chip after the other.
+
+    ``read_once``: each chip is read once, so that none of it need be kept.
+    """
+
+    def __init__(
+        self,
+        model: EvaluatedModel,
+        conditions: Conditions,
+        compute: Compute,
+        where: Where,
+        metrics: Mapping[str, Metric] | None = None,
+        read_once: bool = False,
+    ) -> None:
+        self.model, self.conditions, self.compute = model, conditions, compute
+        self.metrics, self.read_once = metrics or {}, read_once
+        network, images = model.network, model.batches[0].inputs[:2]
+        patterns = {"include": where.include, "exclude": where.exclude}
+        self.noisy = NoisyWeights(network, **patterns)
+        self.opened = conditions.backend.open(network, self.noisy, images, compute.precision)
+        self.calibration: Sequence[Batch] = self._prepared(conditions.calibration[""])
+        with autocast(device_of(network), compute.precision):
+            self.converting = {
+                text: Converting(
+                    network,
+                    one,
+                    **patterns,
+                    calibration=[batch.inputs for batch in self._prepared(conditions.calibration[text])],
+                )
+                for text, one in conditions.converters.items()
+            }
+        # Between a layer and its norm there must be nothing, and the norm's statistics must be known.
+        plain = str(conditions.backend) == "direct" and not self.calibration
+        self.folding = Folding(self.noisy, images) if plain and compute.fold else None
+        self.compiled: Any = None
+        if compute.compile:
+            if not plain or not all(one.is_identity for one in conditions.converters.values()):
+                raise UserError(
+                    "expected backend direct without converters or recalibration with compile; leave it out"
+                )
+            self.compiled = torch.compile(unwrap(network), dynamic=False)
+        self.programmed: Programmed | None = None
+
+    @property
+    def uncovered(self) -> dict[str, str]:
+        """Analog weights without converters, and why."""
+        return {name: reason for one in self.converting.values() for name, reason in one.uncovered.items()}
+
+    def next_chip(self) -> None:
+        """Forget the chip: the next reading is of another draw."""
+        self.programmed = None
+
+    @contextmanager
+    def reading(
+        self, noise: NoiseModel, stream: Stream, t: float, read: int, compensation: Compensation, converters: str
+    ) -> Iterator[nn.Module]:
+        """Inside, what computes with the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own)."""
+        time = None if t != t else t
+        if self.programmed is None and not noise.is_identity:
+            self.programmed = (
+                ReadOnce(self.noisy, noise, stream) if self.read_once else self.noisy.program(noise, stream)
+            )
+        converting = self.converting[converters]
+        with ExitStack() as stack:
+            network = stack.enter_context(self.opened.reading(self.programmed, stream, time, read, compensation))
+            if self.folding and self.programmed is not None and self.conditions.converters[converters].is_identity:
+                stack.enter_context(self.folding.folded())
+            stack.enter_context(converting.applied(output_stream(stream, time, read)))
+            if self.calibration:
+                stack.enter_context(recalibrated(network, self.calibration, self.compute.precision))
+            yield network if self.compiled is None else self.compiled
+        converting.check_called()
+
+    def score(self, noise: NoiseModel, stream: Stream, **reading: Any) -> dict[str, float]:
+        """The metrics of the chip on all images; ``reading`` is that of :meth:`reading`."""
+        with self.reading(noise, stream, **reading) as network:
+            return score(network, self.model.batches, self.compute.precision, self.model.classes, self.metrics)
+
+    def _prepared(self, data: Labelled | None) -> Sequence[Batch]:
+        """Training images as the network wants to see them."""
+        if data is None:
+            return []
+        seen = data.with_normalization(self.model.dataset.mean, self.model.dataset.std)
+        last = self.model.batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
+        return prepare(seen, device_of(self.model.network), CALIBRATION_BATCH, last)
+
+
+def _listed(values: Any) -> list[Any]:
+    return [values] if isinstance(values, (str, Converters)) else list(values)
+
+
+def _calibration(calibration: Any, data: Any, images: int) -> Labelled | None:
+    """The training images to calibrate from: a sample stratified by class, the same for every chip."""
+    if not images:
+        return None
+    if calibration is None and not isinstance(data, Splits):
+        raise UserError("expected calibration=... (training images) to calibrate from, since data have no name")
+    source = data if calibration is None else named_data(calibration, [])
+    return part_of(source, "train").sample(images, Stream(0, "calibration"))

@@ -1,0 +1,238 @@
+"""Result rows in a SQLite database, beside the parquet file that is exported from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from noiserobust.errors import UserError
+from noiserobust.storage.records import VALUES, Keys, Record, records_of, table_of
+from noiserobust.storage.rows import completed, read_rows, write_rows
+
+WAIT = 600.0  # seconds for which another process may write or export
+PATIENCE = 10.0  # seconds of them at a stretch, which no Ctrl-C interrupts
+
+SCHEMA = [
+    "CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT)",
+    "CREATE TABLE IF NOT EXISTS conditions (id INTEGER PRIMARY KEY AUTOINCREMENT, columns TEXT UNIQUE)",
+    "CREATE TABLE IF NOT EXISTS results (key BLOB, method TEXT, metric TEXT, value REAL, condition INTEGER, "
+    "draw INTEGER, read INTEGER, t REAL, x REAL, y REAL, PRIMARY KEY (key, method, metric))",
+]
+
+UPSERT = """
+INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key, method, metric)
+DO UPDATE SET value = excluded.value, condition = excluded.condition
+WHERE value IS NOT excluded.value OR condition IS NOT excluded.condition
+"""
+
+
+class Database:
+    """All rows of the parquet file ``path``, in ``path.ledger``, where many processes find and put them one by one.
+
+    Each change is one transaction, and an export writes all rows; so of several writers none loses any. SQLite's locks
+    make it so on local disks and on network file systems whose POSIX locks work; elsewhere give each process a file.
+
+    What a person does to ``path`` counts: a file that is there without a ledger, or was replaced since the last export,
+    is taken in; one that was deleted is begun anew. Rows of a process that is at work meanwhile stay.
+
+    ``unit``: the columns that name a unit of work. ``check(columns)`` raises for a table that does not belong here.
+    """
+
+    def __init__(self, path: Path, unit: Sequence[str], check: Callable[[Sequence[str]], None]) -> None:
+        # A link and the file behind it share one ledger.
+        self.path, self.file = Path(os.path.realpath(path)), Path(f"{os.path.realpath(path)}.ledger")
+        self.unit, self.check, self.keys = list(unit), check, Keys(unit)
+        self._conditions: dict[int, dict[str, Any]] = {}
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._cannot_write(error.strerror) from None
+        with self._one_line_errors():
+            self._connection = sqlite3.connect(self.file, timeout=PATIENCE, isolation_level=None)
+        try:
+            with self._transaction():
+                for statement in SCHEMA:
+                    self._connection.execute(statement)
+                self._follow_unit()
+                self._follow_file()
+                self._epoch = self._get("epoch")
+        except BaseException as error:
+            self._connection.close()
+            with suppress(OSError):
+                if isinstance(error, UserError) and not self.file.stat().st_size:  # begun for a file of another kind
+                    self.file.unlink()
+            raise
+
+    def find(self, key: bytes) -> list[tuple[str, float, Mapping[str, Any]]]:
+        """(metric, value, condition) of every row of one unit of work, whatever its method."""
+        with self._one_line_errors():
+            rows = self._connection.execute(
+                "SELECT metric, value, condition FROM results WHERE key = ? ORDER BY rowid", [key]
+            )
+            return [(metric, _number(value), self._condition(number)) for metric, value, number in rows.fetchall()]
+
+    def put(self, conditions: Sequence[str], records: Sequence[Record], done: int, outdated: set[bytes]) -> None:
+        """Insert or replace ``records`` from number ``done`` on; all where a person replaced the file meanwhile.
+
+        ``conditions``: what the records' ``condition`` counts, as JSON. Units that are ``outdated`` lose their other
+        metrics.
+        """
+        with self._transaction():
+            self._put(conditions, records, done, outdated)
+
+    def export(self, conditions: Sequence[str], records: Sequence[Record]) -> None:
+        """Bring the parquet file up to date, whole or not at all; ``records`` are all that this process has put."""
+        with self._transaction():
+            self._follow_file()
+            self._put(conditions, records, len(records), set())
+            if self._get("unexported"):
+                write_rows(self._table(), self.path)
+                self._set(digest=_digest(self.path), unexported="")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _put(self, conditions: Sequence[str], records: Sequence[Record], done: int, outdated: set[bytes]) -> None:
+        if self._get("epoch") != self._epoch:
+            self._epoch, done = self._get("epoch"), 0
+        new = records[done:]
+        units = dict.fromkeys((record.key, record.method) for record in new if record.key in outdated)
+        self._connection.executemany("DELETE FROM results WHERE key = ? AND method = ?", units)
+        self._insert(conditions, new)
+
+    def _insert(self, conditions: Sequence[str], records: Iterable[Record]) -> None:
+        ids: dict[int, int] = {}
+
+        def stored(number: int) -> int:
+            if number not in ids:
+                text = [conditions[number]]
+                self._connection.execute("INSERT OR IGNORE INTO conditions (columns) VALUES (?)", text)
+                row = self._connection.execute("SELECT id FROM conditions WHERE columns = ?", text).fetchone()
+                ids[number] = row[0]
+            return ids[number]
+
+        rows = [record._replace(condition=stored(record.condition)) for record in records]
+        before = self._connection.total_changes
+        self._connection.executemany(UPSERT, rows)
+        if self._connection.total_changes > before:
+            self._set(unexported="yes")
+
+    def _follow_unit(self) -> None:
+        """Give the rows new keys where another version of this package named their units by other columns."""
+        unit = json.dumps(self.unit)
+        if self._get("unit") == unit:
+            return
+        if self._connection.execute("SELECT 1 FROM results LIMIT 1").fetchone():
+            rows = completed(self._table())
+            self.check(rows.columns.tolist())
+            self._clear()
+            self._insert(*records_of(rows, self.keys))
+        self._set(unit=unit)
+
+    def _follow_file(self) -> None:
+        """Do as the parquet file says, where that is not the one exported last."""
+        digest = _digest(self.path)
+        if digest == self._get("digest"):
+            return
+        rows = completed(read_rows(self.path)) if digest else None
+        if rows is not None:
+            self.check(rows.columns.tolist())
+        if self._get("digest"):  # else it was never exported: what is here is not in any file yet
+            self._clear()
+        unexported = self._get("unexported")
+        if rows is not None:
+            self._insert(*records_of(rows, self.keys))
+        self._set(digest=digest, unexported=unexported)
+
+    def _clear(self) -> None:
+        self._connection.execute("DELETE FROM results")
+        self._connection.execute("DELETE FROM conditions")
+        # A process at work sees by this that it must put its rows again.
+        self._set(epoch=uuid.uuid4().hex, unexported="")
+
+    def _table(self) -> pd.DataFrame:
+        texts = self._connection.execute("SELECT id, columns FROM conditions").fetchall()
+        order = "condition, draw, read, t, x, y, rowid"
+        values = self._connection.execute(f"SELECT {', '.join(VALUES)} FROM results ORDER BY {order}")
+        return table_of({number: json.loads(text) for number, text in texts}, values)
+
+    def _condition(self, number: int) -> dict[str, Any]:
+        if number not in self._conditions:
+            (text,) = self._connection.execute("SELECT columns FROM conditions WHERE id = ?", [number]).fetchone()
+            self._conditions[number] = json.loads(text)
+        return self._conditions[number]
+
+    def _get(self, name: str) -> str:
+        row = self._connection.execute("SELECT value FROM about WHERE name = ?", [name]).fetchone()
+        return row[0] if row else ""
+
+    def _set(self, **values: str) -> None:
+        self._connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", values.items())
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._one_line_errors():
+            self._begin()
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _begin(self) -> None:
+        deadline = time.monotonic() + WAIT
+        while True:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise UserError(
+                    f"expected {self.file} to be free within {WAIT:.0f} s, got one that another process keeps locked; "
+                    "wait for it, or name another file"
+                ) from None
+            raise self._cannot_write(str(error)) from None
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"expected the ledger of {self.path.name}, got {self.file}, which cannot be read ({error}); delete it, "
+                "the rows in the parquet file stay"
+            ) from None
+
+    def _cannot_write(self, reason: str | None) -> UserError:
+        return UserError(f"expected a folder that can be written for {self.path}, got: {reason}; name another")
+
+
+def _digest(path: Path) -> str:
+    """Of the file's content; "" where there is no file."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _number(value: float | None) -> float:
+    """SQLite keeps NaN as NULL."""
+    return float("nan") if value is None else value

@@ -1,0 +1,123 @@
+"""Which network a stored row belongs to: a digest of what it is made of, and its answer to a few inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from noiserobust.models.compute import Precision, as_weights, autocast, device_of
+from noiserobust.models.modes import evaluating
+from noiserobust.models.wrappers import canonical, unwrap
+from noiserobust.rng import Stream
+
+INPUTS = 4  # that a network is asked
+SUMS = 4  # of its outputs that are its answer
+OUTPUTS = 4096  # that enter them, at most
+TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2}
+"""How far two answers of one network may be apart, relative to the largest number in them: rounding."""
+VARYING = "varies"
+"""The answer of a network whose outputs differ from pass to pass."""
+
+
+def network_digest(model: nn.Module) -> str:
+    """16 hex digits that name a network: its parameters and buffers bit by bit, and its modules.
+
+    Every parameter, buffer (persistent or not) and public tensor attribute counts with name, dtype and shape; every
+    module with its name, class, ``extra_repr`` and public plain attributes. What the classes' code does is not looked
+    at: :func:`answer` shows it. Wrappers (DDP, torch.compile) do not count.
+    """
+    digest = hashlib.sha256()
+    for path, module in unwrap(model).named_modules():
+        parts = [canonical(path), type(module).__qualname__, module.extra_repr(), *_plain_attributes(module)]
+        digest.update(f"{' '.join(parts)}\n".encode())
+    for name, tensor in sorted(_tensors(unwrap(model)), key=lambda named: named[0]):
+        digest_tensor(digest, name, tensor)
+    return digest.hexdigest()[:16]
+
+
+def digest_tensor(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    """Add a tensor's name, dtype, shape and bits to ``digest``."""
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    values = tensor.detach().cpu()
+    values = values.int_repr() if values.is_quantized else values.to_dense() if values.is_sparse else values
+    digest.update(values.contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+@torch.no_grad()
+def answer(model: nn.Module, inputs: Tensor, precision: Precision = "fp32") -> str:
+    """What a network says of the first four ``inputs`` in eval mode: four weighted sums of its outputs, as text.
+
+        a_k = sum_j v_kj y_j / sqrt(J),    y_1 ... y_J its outputs in order, v_kj standard normal and always the same
+
+    so that another forward, activation or hook shows (of more than 4096 outputs, some that are evenly spaced).
+    "varies" where a second pass gives other outputs; "" where the network takes no such inputs or gives no tensor.
+    Buffers, modes and torch's generators are as before afterwards.
+    """
+    device, few = device_of(model), as_weights(model, inputs[:INPUTS])
+    generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    try:
+        with evaluating(model), autocast(device, precision), generators:
+            one, other = (_answered(model, few) for _ in range(2))
+    except Exception:  # it says so when it is evaluated
+        return ""
+    return one if same_answer(one, other, precision) else VARYING
+
+
+def same_answer(one: str, other: str, precision: Precision = "fp32") -> bool:
+    """Whether two answers agree to rounding; one that varies agrees with none."""
+    if VARYING in (one, other):
+        return False
+    if one == other:
+        return True
+    pairs = [(float(a), float(b)) for a, b in zip(one.split(), other.split(), strict=False)]
+    if len(pairs) != SUMS or any(math.isnan(a) != math.isnan(b) for a, b in pairs):
+        return False
+    largest = max((abs(value) for pair in pairs for value in pair if not math.isnan(value)), default=0.0)
+    limit = TOLERANCE[precision] * largest
+    return all(a == b or math.isnan(a) or abs(a - b) <= limit < math.inf for a, b in pairs)
+
+
+def _answered(model: nn.Module, inputs: Tensor) -> str:
+    """The weighted sums of one pass; buffers that it changes, as observers do, are put back."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        values = model(inputs).double().cpu().flatten()
+    finally:
+        for buffer, before in buffers:
+            if not torch.equal(buffer, before):
+                buffer.copy_(before)
+    values = values[:: max(1, math.ceil(len(values) / OUTPUTS))]
+    weights = Stream(0, "answer").normal((SUMS, len(values))).double()
+    return " ".join(f"{value:.6g}" for value in (weights @ values / math.sqrt(len(values))).tolist())
+
+
+def _plain_attributes(module: nn.Module) -> Iterator[str]:
+    for name, value in sorted(vars(module).items()):
+        several = value if isinstance(value, (tuple, list)) else [value]
+        if name.startswith("_") or name == "training":
+            continue
+        if all(isinstance(one, (bool, int, float, str, type(None))) for one in several):
+            yield f"{name}={value!r}"
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, buffers and tensors in public attributes, each under every name it has."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        registered = {**module._parameters, **module._buffers}
+        public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+        for name, tensor in _within({**registered, **public}):
+            yield canonical(f"{path}.{name}" if path else name), tensor
+
+
+def _within(values: Mapping[str, object]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, (tuple, list)):
+            yield from _within({f"{name}[{index}]": one for index, one in enumerate(value)})
+        elif isinstance(value, Mapping):
+            yield from _within({f"{name}[{key}]": one for key, one in value.items()})

@@ -1,0 +1,38 @@
+"""A batch in micro-batches: as a list, some of its rows, the one of the step before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from noiserobust.data.batches import Batch
+
+AnyBatch = Batch | Sequence[Batch]
+"""A batch, or the micro-batches that it consists of."""
+
+
+def as_list(batch: AnyBatch) -> list[Batch]:
+    """The micro-batches of ``batch``."""
+    return [batch] if isinstance(batch, Batch) else list(batch)
+
+
+def only_rows(micro: list[Batch], rows: Tensor) -> list[Batch]:
+    """The samples at ``rows`` of the whole batch, in as few micro-batches as are no larger than the given ones.
+
+    Put together first: to ask each part which of the rows are its own would wait for the device.
+    """
+    whole = micro[0] if len(micro) == 1 else Batch.join(micro)
+    return whole[rows].split(math.ceil(len(rows) / max(len(part) for part in micro)))
+
+
+def previous(memory: dict[str, Any], name: str, batch: AnyBatch) -> list[Batch]:
+    """The batch of the step before, ``batch`` itself in the first one; ``batch`` is remembered for the next.
+
+    ``memory`` is the rank's (:class:`Engine.own_memory`): each remembers its own samples.
+    """
+    kept = memory.get(name)
+    memory[name] = [dict(vars(part)) for part in as_list(batch)]
+    return as_list(batch) if kept is None else [Batch(**part) for part in kept]

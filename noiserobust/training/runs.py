@@ -1,0 +1,125 @@
+"""Finished runs: a folder with the trained weights, the settings and the log, opened again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from noiserobust.data import Splits
+from noiserobust.errors import UserError
+from noiserobust.minima import Measure
+from noiserobust.models import Factory, ModelSpec
+from noiserobust.noise import NoiseModel
+from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.training.rules.base import Method
+from noiserobust.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run: its folder holds ``model.safetensors`` (the epoch kept) and ``log.csv`` (one line per epoch).
+
+    ``model`` names the network where the checkpoint alone does not suffice, because it is somebody's code.
+    """
+
+    folder: Path
+    settings: TrainSettings
+    model: ModelSpec | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """The weights that were kept, with their settings."""
+        return self.folder / "model.safetensors"
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The trained network, in eval mode, on the CPU; built once."""
+        return read_checkpoint(self.checkpoint).build(self.model)
+
+    @property
+    def log(self) -> pd.DataFrame:
+        """Per epoch: training loss, clean and perturbed accuracy and loss, strength, rate, largest weights, seconds,
+        and what ``settings.log`` asked for."""
+        return pd.read_csv(self.folder / "log.csv")
+
+    @property
+    def label(self) -> str:
+        """The method as it stands in tables: ``sam:0.2``, ``plain, clip 2.5 rms``."""
+        return self.settings.label
+
+    def _repr_html_(self) -> str:
+        title = f"<b>{escape(self.label)}</b> {escape(str(self.settings.model))}, seed {self.settings.seed}"
+        log = self.log.to_html(index=False, float_format="{:.4g}".format, max_rows=10)
+        return f"<div>{title}<br><code>{escape(str(self.folder))}</code>{log}</div>"
+
+
+def run_of(settings: TrainSettings, out: str | Path, splits: Splits) -> Run:
+    """The run that ``settings`` name, finished or not."""
+    slug = re.sub(r"[^a-z0-9.]+", "-", settings.label.lower()).strip("-")
+    return Run(Path(out) / f"{slug}-seed{settings.seed}-{settings.identity(splits)}", settings)
+
+
+def load_run(folder: str | Path, model: ModelSpec | str | None = None) -> Run:
+    """The finished run in ``folder``: ``load_run("runs/sam-0.2-seed0-1a2b3c4d").network`` is the trained network.
+
+    - ``model``: the network where it is code of one's own (``factory:package.module:function``): what a file names is
+      only run when you name it, too.
+
+    Raises :class:`~noiserobust.UserError` for a folder that holds no finished run.
+    """
+    folder = Path(folder)
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        if (folder / "resume.pt").is_file():
+            raise UserError(f"expected a finished run, got {folder}, which was interrupted; the same training goes on")
+        inside = len([*folder.glob("*/model.safetensors")])
+        hint = f"it holds {inside} runs: name one of them" if inside else "noiserobust train makes one"
+        raise UserError(f"expected the folder of a run, with model.safetensors, got {folder}; {hint}")
+    about = read_checkpoint(file).about
+    if not isinstance(about.get("settings"), Mapping) or not (folder / "log.csv").is_file():
+        raise UserError(
+            f"expected a run that noiserobust trained, with its settings and log.csv, got {folder}; for weights alone "
+            "name the file where models are asked for"
+        )
+    spec, named = ModelSpec.parse(model) if isinstance(model, str) else model, str(about["settings"].get("model"))
+    if spec is None and _is_code(named):
+        raise UserError(
+            f"expected load_run(..., model='{named}'), got {folder} alone: its network is code, which only you may "
+            "start by name"
+        )
+    return Run(folder, _settings(about["settings"], folder, spec), spec)
+
+
+def _is_code(model: str) -> bool:
+    """Whether a network's text names somebody's code and not a network of this package."""
+    name = model.partition(":")[0]
+    return name == Factory.name or name not in ModelSpec.registry
+
+
+def _settings(stored: Mapping[str, Any], folder: Path, model: ModelSpec | None) -> TrainSettings:
+    """Settings from the plain values that a checkpoint holds."""
+    names = {field.name for field in fields(TrainSettings)}
+    if unknown := sorted(set(stored) - names):
+        raise UserError(
+            f"expected settings that this version knows, got {', '.join(unknown)} in {folder}; use the version that "
+            "trained it"
+        )
+    values: dict[str, Any] = dict(stored)
+    # What a file names is code that only a person may start.
+    for name, kind in (("method", Method), ("select_noise", NoiseModel)):
+        values[name] = kind.parse(values[name], imports=False)
+    values["log"] = [Measure.parse(text, imports=False) for text in values.get("log", ())]
+    values["model"] = model or ModelSpec.parse(values["model"], imports=False)
+    # A run that was trained on a GPU can be read without one.
+    if str(values.get("device")).startswith("cuda") and not torch.cuda.is_available():
+        values["device"] = "cpu"
+    return TrainSettings(**values)

@@ -1,0 +1,125 @@
+"""A finished run opened again: the trained network, its settings, its log; what is no finished run is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from methods import same_bits
+from test_fit import stored
+from torch import nn
+
+from noiserobust.data import Splits, load
+from noiserobust.errors import UserError
+from noiserobust.evaluation import evaluate
+from noiserobust.models import ModelSpec
+from noiserobust.rng import Stream, seeded
+from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
+from noiserobust.training import Method, Run, TrainSettings, fit, load_run
+
+
+def small(channels: int, classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, classes))
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    digits = load("digits")
+    return dataclasses.replace(
+        digits, train=digits.train.sample(120, Stream(0, "test")), test=digits.test.sample(60, Stream(0, "test"))
+    )
+
+
+def settings(**changes: Any) -> TrainSettings:
+    few = {"model": ModelSpec.parse("digits:2"), "epochs": 2, "batch_size": 32, "validation": 0.2, "select_draws": 1}
+    text = {"method": Method.parse("sam:linear(0.1,warmup=0.25)"), "log": ("path_length",), "log_on": ("test",)}
+    return TrainSettings(**(few | text | changes))
+
+
+@pytest.fixture(scope="module")
+def trained(splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return fit(settings(weight_clip=2.5, lr_warmup=3), tmp_path_factory.mktemp("runs"), splits=splits)
+
+
+def test_it_is_the_run_that_was_trained(trained: Run, splits: Splits) -> None:
+    run = load_run(str(trained.folder))
+    assert run == trained
+    assert run.label == "sam:linear(0.1,warmup=0.25), clip 2.5 rms"
+    pd.testing.assert_frame_equal(run.log, trained.log)
+    assert run.network is run.network
+    assert not run.network.training
+    weights = [tensor for _, tensor in sorted(run.network.state_dict().items())]
+    assert same_bits(weights, [tensor for _, tensor in sorted(read_checkpoint(trained.checkpoint).weights.items())])
+    assert same_bits(stored(run), stored(trained))
+    html = run._repr_html_()
+    assert run.label in html
+    assert "<table" in html
+
+
+def test_it_evaluates(trained: Run, splits: Splits) -> None:
+    run = load_run(trained.folder)
+    rows = evaluate({run.label: str(run.checkpoint)}, splits.test, "gaussian:0.1", draws=2).rows
+    about = read_checkpoint(run.checkpoint).about
+    seen = splits.test.with_normalization(about["mean"], about["std"])
+    clean = evaluate(str(run.checkpoint), splits.test, "gaussian:0", draws=1).rows
+    with torch.no_grad():
+        right = (run.network(seen.normalize(seen.images)).argmax(1) == splits.test.labels).double().mean().item()
+    accuracy = clean[clean["metric"] == "accuracy"]["value"].iloc[0]
+    assert accuracy == pytest.approx(100 * right)
+    assert set(rows["method"]) == {run.label}
+
+
+class TestRefusals:
+    def refused(self, folder: Path, message: str) -> None:
+        with pytest.raises(UserError, match=message) as caught:
+            load_run(folder)
+        assert "\n" not in str(caught.value)
+
+    def test_what_is_no_run(self, trained: Run, tmp_path: Path) -> None:
+        self.refused(tmp_path / "nowhere", "expected the folder of a run, .* noiserobust train makes one")
+        self.refused(trained.folder.parent, "it holds 1 runs: name one of them")
+        save_checkpoint(tmp_path / "weights" / "model.safetensors", trained.network.state_dict(), {"model": "digits:2"})
+        self.refused(tmp_path / "weights", "expected a run that noiserobust trained")
+
+    def test_an_interrupted_one(self, splits: Splits, tmp_path: Path) -> None:
+        def stop(line: dict[str, Any]) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            fit(settings(), tmp_path, splits=splits, on_epoch=stop)
+        (folder,) = tmp_path.iterdir()
+        self.refused(folder, "expected a finished run, got .*, which was interrupted")
+
+    def test_settings_of_another_version(self, trained: Run, tmp_path: Path) -> None:
+        folder = shutil.copytree(trained.folder, tmp_path / "other")
+        checkpoint = read_checkpoint(folder)
+        about = {**checkpoint.about, "settings": {**checkpoint.about["settings"], "moon": 1}}
+        save_checkpoint(folder / "model.safetensors", checkpoint.weights, about)
+        self.refused(folder, "expected settings that this version knows, got moon")
+
+    def test_code_has_to_be_named(self, splits: Splits, tmp_path: Path) -> None:
+        spec = ModelSpec.parse("factory:test_runs:small")
+        run = fit(settings(model=spec, select_on="none"), tmp_path, splits=splits)
+        self.refused(run.folder, r"expected load_run\(..., model='factory:test_runs:small'\)")
+        for named in (spec, "factory:test_runs:small"):
+            opened = load_run(run.folder, model=named)
+            assert opened.settings.model == spec
+            with seeded(Stream(0, "test")):
+                x = torch.rand(2, 1, 8, 8)
+            assert opened.network(x).shape == (2, 10)
+
+
+def test_a_run_trained_on_a_gpu_is_read_without_one(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(trained.folder, tmp_path / "gpu")
+    checkpoint = read_checkpoint(folder)
+    about = {**checkpoint.about, "settings": {**checkpoint.about["settings"], "device": "cuda:3"}}
+    save_checkpoint(folder / "model.safetensors", checkpoint.weights, about)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert load_run(folder).settings.device == "cpu"

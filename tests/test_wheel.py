@@ -1,0 +1,106 @@
+"""The wheel holds the package alone, and what it installs works from any folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from noiserobust.papers import PAPERS
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ["pyproject.toml", "README.md", "LICENSE", "noiserobust", "tests", "experiments", "figures"]
+COMMON = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command: str | Path, folder: Path) -> str:
+    """What a command prints, run in ``folder`` without any setting of ours."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run([str(word) for word in command], cwd=folder, env=clean, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy, since a build leaves its folders beside the sources."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = folder / "checkout"
+    copy.mkdir()
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.png"))
+        else:
+            shutil.copyfile(source, copy / name)
+    run(sys.executable, *COMMON, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, copy, folder=folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ``bin`` of an environment with the wheel, and the packages of others from this one.
+
+    A folder named in a .pth file is searched, its own .pth files are not read: so the checkout that is installed here
+    as editable stays out of sight.
+    """
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, symlinks=True)
+    python = folder / "bin" / "python"
+    run(sys.executable, *COMMON, "--python", python, "install", "--no-deps", "--no-index", wheel, folder=folder)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    others = [place for place in sys.path if Path(place).name in ("site-packages", "dist-packages")]
+    (packages / "others.pth").write_text("\n".join(others) + "\n")
+    return folder / "bin"
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names if ".dist-info/" not in name} == {"noiserobust"}
+    assert not [name for name in names if {"tests", "experiments", "figures"} & set(name.split("/"))]
+    assert "noiserobust/py.typed" in names
+
+
+def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    kinds = (".py", ".pyi", ".csv", ".typed")
+    files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "noiserobust").rglob("*") if path.suffix in kinds]
+    assert not set(files) - set(names)
+
+
+def test_the_installed_package_is_the_wheels_own(environment: Path, tmp_path: Path) -> None:
+    code = "import noiserobust.papers.grid as g; print(noiserobust.__file__, *(len(g.published(p)) for p in {!r}))"
+    place, *cells = run(
+        environment / "python", "-c", f"import noiserobust; {code.format(PAPERS)}", folder=tmp_path
+    ).split()
+    assert Path(place).is_relative_to(environment.parent)
+    assert all(int(count) > 10 for count in cells)
+
+
+def test_a_table_of_a_paper_is_planned_from_any_folder(environment: Path, tmp_path: Path) -> None:
+    command = [environment / "noiserobust", "reproduce", "incorruptible", "table1"]
+    printed = run(*command, "--dry-run", "--scale", "mini", folder=tmp_path)
+    assert "21 of 21 trainings missing" in printed
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(find_spec("noiserobust.__main__") is None, reason="comes with the commands of 0.2")
+def test_the_commands_say_what_they_are(environment: Path, tmp_path: Path) -> None:
+    assert "reproduce" in run(environment / "python", "-m", "noiserobust", "--help", folder=tmp_path)
+    assert "0.2" in run(environment / "noiserobust", "--version", folder=tmp_path)
+
+
+@pytest.mark.skipif(not list((ROOT / "noiserobust").rglob("*example*.csv")), reason="comes with the noises of 0.2")
+def test_the_example_of_a_measured_device_is_there(environment: Path, tmp_path: Path) -> None:
+    code = "from noiserobust.noise import NoiseModel; print(NoiseModel.parse('measured:example'))"
+    assert "measured:" in run(environment / "python", "-c", code, folder=tmp_path)
