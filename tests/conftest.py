@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
-import matplotlib
-from hypothesis import settings
+# One thread a process, also in those that a test starts: two that spin for the same core slow each other down, so that
+# time limits would depend on the machine's load. Tests about threads ask for theirs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import matplotlib  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 matplotlib.use("Agg")
 # Started by nohup or in the background, SIGINT is ignored, and so it would be in every process that a test starts.
