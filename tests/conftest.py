@@ -9,8 +9,8 @@ import signal
 # time limits would depend on the machine's load. Tests about threads ask for theirs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import matplotlib  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import matplotlib
+from hypothesis import settings
 
 matplotlib.use("Agg")
 # Started by nohup or in the background, SIGINT is ignored, and so it would be in every process that a test starts.

@@ -21,7 +21,7 @@ class Chips:
     compensation: str | Sequence[str] = "none"
     """Drift compensation: none, global, column; several are compared on the same chips."""
     converters: Any | Sequence[Any] = "none"
-    """ADC, DAC and output noise around the arrays: none, or such as io:dac=8,adc=8,noise=0.06; several on the same chips."""
+    """ADC, DAC and output noise around the arrays: none, or io:dac=8,adc=8,noise=0.06; several on the same chips."""
     recalibration: int = 0
     """Training images from which each chip's batch norms learn their statistics anew (0: they do not)."""
     calibration: Any = None
