@@ -392,7 +392,8 @@ def test_profiles_run_without_aihwkit(text: str) -> None:
         "import torch, noiserobust, noiserobust.noise.profiles\n"
         "net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))\n"
         "data = torch.rand(6, 1, 2, 2), torch.arange(6) % 3\n"
-        f"print(noiserobust.evaluate(net, data, '{text}', draws=1, times=['1d']).rows['noise'].iloc[0])"
+        "chips = noiserobust.Chips(times=['1d'])\n"
+        f"print(noiserobust.evaluate(net, data, '{text}', draws=1, chips=chips).rows['noise'].iloc[0])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noiserobust import Stream, evaluate
+from noiserobust import Compute, Stream, evaluate
 from noiserobust.evaluation.landscapes import landscape
 from noiserobust.evaluation.measure_minima import sharpness
 from noiserobust.rng import seeded
@@ -155,7 +155,7 @@ class TestStoredRows:
         first = loss(net, out)
         try:
             torch.set_num_threads(2 if threads == 1 else 1)
-            assert loss(net, out, batch_size=7, channels_last=False) == first
+            assert loss(net, out, compute=Compute(batch_size=7, channels_last=False)) == first
         finally:
             torch.set_num_threads(threads)
         assert not caplog.records

@@ -128,6 +128,14 @@ class TestUnknownLayers:
         assert coverage(network).rows[0].reason.startswith("Standardised has a forward of its own")
         assert traced_outputs(network, lambda: network(torch.randn(2, 4)))["0.weight"].axes == frozenset()
         assert [weight.name for weight in analog_weights(network, include=["0.weight@0"])] == ["0.weight", "1.weight"]
+        with (
+            pytest.warns(UserWarning, match="of Standardised stay digital"),
+            perturbed(network, "gaussian:0.1"),
+        ):
+            pass
+        for settled in ({"include": ["0.weight@0"]}, {"exclude": ["0.weight"]}):
+            with perturbed(network, "gaussian:0.1", **settled):
+                pass
 
     def test_torchs_own_subclasses_are_known(self) -> None:
         assert set(outputs_of(nn.LSTM(3, 4))) == {"weight_ih_l0", "weight_hh_l0"}

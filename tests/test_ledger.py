@@ -310,7 +310,7 @@ def test_after_a_process_was_killed_the_next_goes_on(path: Path) -> None:
         scores.append(score(*arguments))
         return scores[-1]
 
-    with patch("noiserobust.evaluation.chips.score", counting):
+    with patch("noiserobust.evaluation.on_chips.score", counting):
         rows = evaluate(net(), DATA, "gaussian:0.3", draws=4, out=path).rows
     assert len(scores) == 2
     assert len(rows) == 4 * 2 + 2

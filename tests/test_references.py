@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 import torch
 from torch import nn
+from noiserobust.minima import Random
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Gaussian, NoiseModel, reference_scale
 from noiserobust.noise.base import additive
@@ -55,7 +56,7 @@ class Ramp(Schedule):
 class Half(Method):
     noise: NoiseModel = field(default_factory=lambda: Gaussian(0.1))
     def step(self, engine, batch, progress):
-        with engine.noisy(self.noise, progress.step):
+        with engine.perturbed(Random(self.noise), progress.step):
             out = engine.gradient(batch)
         engine.commit()
         return out

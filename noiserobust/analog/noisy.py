@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import compress
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from noiserobust.analog.backup import Backup
-from noiserobust.analog.weights import AnalogWeight, analog_weights
+from noiserobust.analog.weights import OWN_FORWARD, AnalogWeight, classified
 from noiserobust.errors import UserError
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Chip, Compensation, NoiseModel, compensated, read_stream
@@ -29,7 +30,15 @@ class NoisyWeights:
     def __init__(self, model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
         self.model = model
         forget_gathered(model)
-        self.weights = analog_weights(model, include=include, exclude=exclude)
+        every = list(classified(model, include, exclude))
+        self.weights = [weight for weight, _ in every if isinstance(weight, AnalogWeight)]
+        digital = sorted({reason.partition(" ")[0] for _, reason in every if OWN_FORWARD in reason})
+        if digital:
+            warnings.warn(
+                f"weights of {', '.join(digital)} stay digital: a subclass with its own forward may compute with a "
+                "function of its weight; include them by name@axis where it does not, or exclude them by name",
+                stacklevel=2,
+            )
         if not self.weights:
             raise UserError(
                 "expected at least one analog weight (Linear, Conv, recurrent or attention), found none in "

@@ -16,6 +16,7 @@ from noiserobust.noise.sharded import is_sharded
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+OWN_FORWARD = "has a forward of its own"
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +155,7 @@ def digital_reason(module: nn.Module, attribute: str, parameter: nn.Parameter) -
         return "parametrised weight (remove the parametrisation first)"
     parent = registered_parent(module)
     if parent is not None and has_own_forward(type(module), parent) and parameter.dim() > 1:
-        return (
-            f"{type(module).__name__} has a forward of its own (include it by name@axis if it uses the weight as it is)"
-        )
+        return f"{type(module).__name__} {OWN_FORWARD} (include it by name@axis if it uses the weight as it is)"
     if parameter.dim() < 2:
         return f"{type(module).__name__}.{attribute}: a vector"
     return f"{type(module).__name__}.{attribute}: no registered layer vouches for it (include it by name@axis)"
