@@ -171,6 +171,8 @@ def _text(
     lines = [
         "# Every training rule on digits",
         "",
+        "How much each training rule helps a small network under weight noise, and what its step costs.",
+        "",
         about[1].replace("\n", " "),
         "",
         f"    python experiments/rules_on_digits.py    # makes this page; {_machine()}",

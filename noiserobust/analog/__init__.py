@@ -1,1 +1,1 @@
-"""A network on arrays: which weights are analog, noisy weights in and out, converters, folding, backends."""
+"""Networks whose weights lie in analog arrays: which weights do, how noise gets into them, converters, backends."""

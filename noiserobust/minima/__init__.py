@@ -1,4 +1,4 @@
-"""What can be said of a minimum: sharpness, gradients, weights, curvature. Training logs it, evaluation reports it."""
+"""Measures of trained networks: sharpness, gradients, weights, curvature; training logs and evaluation reports them."""
 
 from noiserobust.minima.base import Measure, column, measure, metric
 from noiserobust.minima.gradients import GradientCosine, GradientNorm

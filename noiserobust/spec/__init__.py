@@ -1,4 +1,4 @@
-"""Settings as short text, ``gaussian:0.05,reference=layer``, and things found by name. Standard library only."""
+"""Settings as short text, ``gaussian:0.05,reference=layer``, and members found by name. Standard library only."""
 
 from noiserobust.spec.described import Described, Scalable
 from noiserobust.spec.duration import Duration

@@ -1,1 +1,1 @@
-"""What lies on disk: trained networks, rows of results and which network they belong to, files whole or not at all."""
+"""Files on disk: trained networks, rows of results and the network they belong to; written whole or not at all."""

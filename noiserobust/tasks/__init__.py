@@ -1,1 +1,1 @@
-"""What a network's output means: losses, metrics, batches."""
+"""What a network's outputs mean: accuracy, loss and further metrics; data made ready for forward passes."""

@@ -1,1 +1,1 @@
-"""Questions of hardware design: sensitivity, digital layers, noise budget, yield."""
+"""Hardware design: sensitivity of layers, layers to keep digital, noise budget, yield of chips."""
