@@ -44,8 +44,8 @@ def main(out: str, first_draw: str, draws: str, mine: str, other: str, passes: s
             os.kill(os.getpid(), signal.SIGKILL)
         return float(len(labels))
 
-    options = {"first_draw": int(first_draw), "metrics": {"images": counting}, "out": out}
-    noiserobust.evaluate(net(), DATA, "gaussian:0.3", int(draws), **options)  # type: ignore[arg-type]
+    numbers = range(int(first_draw), int(first_draw) + int(draws))
+    noiserobust.evaluate(net(), DATA, "gaussian:0.3", numbers, metrics={"images": counting}, out=out)
     print(done)
 
 

@@ -203,7 +203,7 @@ class TestNothingTwice:
     def test_a_folder_for_the_rows_is_refused_before_the_work(
         self, data: tuple[Tensor, Tensor], counted: list[int], tmp_path: Path
     ) -> None:
-        with pytest.raises(UserError, match="expected a file for the rows, got the folder"):
+        with pytest.raises(UserError, match="expected the name of a file to write, got the folder"):
             evaluate(net(), data, NOISES, out=tmp_path)
         assert counted == [0]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noiserobust import Stream, evaluate
+from noiserobust import Compute, Stream, evaluate
 from noiserobust.evaluation.landscapes import landscape
 from noiserobust.evaluation.measure_minima import sharpness
 from noiserobust.rng import seeded
@@ -155,7 +155,7 @@ class TestStoredRows:
         first = loss(net, out)
         try:
             torch.set_num_threads(2 if threads == 1 else 1)
-            assert loss(net, out, batch_size=7, channels_last=False) == first
+            assert loss(net, out, compute=Compute(batch_size=7, channels_last=False)) == first
         finally:
             torch.set_num_threads(threads)
         assert not caplog.records
@@ -211,6 +211,17 @@ class TestAnswer:
         with seeded(Stream(0, "net")):
             net = nn.Linear(6, 20_000)
         assert len(answer(net, DATA[0])) < 60
+
+    def test_of_a_network_for_one_size_of_batch(self) -> None:
+        class Fixed(Net):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x.view(60, 6))
+
+        net = Fixed()
+        one = answer(net, DATA[0])
+        assert len(one.split()) == 4
+        hooked(net)
+        assert not same_answer(one, answer(net, DATA[0]))
 
     def test_of_what_gives_none(self) -> None:
         assert answer(nn.Linear(5, 3), DATA[0]) == ""

@@ -222,6 +222,16 @@ class TestRefusals:
         with pytest.raises(UserError, match=r"a folder that can be written for .*: attempt to write a readonly"):
             Ledger(path)
 
+    def test_what_is_no_file_stays_what_it_is(self, path: Path) -> None:
+        """A pipe here, as a device is (never tried on /dev/null: where the test fails, the machine loses it)."""
+        os.mkfifo(path)
+        with pytest.raises(UserError, match=r"got .*rows\.parquet, a device or pipe"):
+            Ledger(path)
+        with pytest.raises(UserError, match=r"got .*rows\.parquet, a device or pipe"):
+            write_rows(pd.DataFrame({"a": [1]}), path)
+        assert path.is_fifo()
+        assert os.listdir(path.parent) == ["rows.parquet"]
+
     def test_one_that_another_process_keeps(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         filled(path, range(1))
         monkeypatch.setattr("noiserobust.storage.database.WAIT", 0.0)
@@ -270,6 +280,19 @@ class TestAtOnce:
         one.close()
         assert losses(path) == ({0: 0} if replaced else {}) | {2: 2, 3: 3, 4: 4}
 
+    @pytest.mark.parametrize("again", [True, False])
+    def test_a_ledger_that_goes_while_one_is_at_work(self, path: Path, again: bool) -> None:
+        """Nothing is lost, whether or not another process has begun a new one."""
+        filled(path, range(2))
+        one = Ledger(path)
+        one.add(unit(2), {"loss": 2.0})
+        Path(f"{path}.ledger").unlink()
+        if again:
+            filled(path, range(3, 4))
+        one.add(unit(4), {"loss": 4.0})
+        one.close()
+        assert losses(path) == {0: 0, 1: 1, 2: 2, 4: 4} | ({3: 3} if again else {})
+
     def test_the_file_is_brought_up_to_date_meanwhile(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "EXPORT_EVERY", 0.0)
         ledger = Ledger(path)
@@ -310,7 +333,7 @@ def test_after_a_process_was_killed_the_next_goes_on(path: Path) -> None:
         scores.append(score(*arguments))
         return scores[-1]
 
-    with patch("noiserobust.evaluation.chips.score", counting):
+    with patch("noiserobust.evaluation.on_chips.score", counting):
         rows = evaluate(net(), DATA, "gaussian:0.3", draws=4, out=path).rows
     assert len(scores) == 2
     assert len(rows) == 4 * 2 + 2

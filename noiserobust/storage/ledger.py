@@ -13,6 +13,7 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.storage.database import Database
+from noiserobust.storage.files import file_to_write
 from noiserobust.storage.identity import VARYING, same_answer
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.records import Keys, Record, condition_of, record_of, table_of
@@ -54,10 +55,10 @@ class Ledger:
     def __init__(
         self, path: str | Path | None, further: Sequence[str] = (), columns: Mapping[str, Any] | None = None
     ) -> None:
+        if path is not None:
+            file_to_write(path)
         self.path = None if path is None else Path(path)
         self.unit, self.columns = [*UNIT, *further], dict(columns or {})
-        if self.path is not None and self.path.is_dir():
-            raise UserError(f"expected a file for the rows, got the folder {path}; add a file name")
         self._keys = Keys(self.unit)
         self._known: dict[bytes, tuple[str, dict[str, float]]] = {}
         self._versions: dict[bytes, dict[str, Any]] = {}
