@@ -23,7 +23,6 @@ from noiserobust.evaluation.precision.subsets import PILOT, Subsets
 from noiserobust.evaluation.precision.to_precision import (
     half_width,
     noise_std,
-    pick,
     summarize_to_precision,
     until_precise,
 )
@@ -32,6 +31,7 @@ from noiserobust.report import precision_table
 from noiserobust.rng import seeded
 from noiserobust.storage.identity import network_digest
 from noiserobust.storage.rows import read_rows
+from noiserobust.tasks.batches import pick
 
 NOISE = "gaussian:0.4"
 
@@ -318,7 +318,7 @@ class TestReproducibleAndWithoutTrace:
         model, data = digits
         target, out = Target(1.5, noise_std_draws=40), tmp_path / "rows.parquet"
         whole = evaluate(model, data, NOISE, precision_target=target).rows
-        answers, calls = noiserobust.evaluation.precision.to_precision.answers, [0]
+        answers, calls = noiserobust.evaluation.on_chips.answers, [0]
 
         def interrupted(*arguments: object) -> object:
             calls[0] += 1
@@ -326,7 +326,7 @@ class TestReproducibleAndWithoutTrace:
                 raise KeyboardInterrupt
             return answers(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(noiserobust.evaluation.precision.to_precision, "answers", interrupted)
+        monkeypatch.setattr(noiserobust.evaluation.on_chips, "answers", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluate(model, data, NOISE, precision_target=target, out=out)
         assert read_rows(out)["draw"].nunique() == stop

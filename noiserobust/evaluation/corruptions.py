@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,30 +31,28 @@ if TYPE_CHECKING:
 class Corrupted(Result):
     """Accuracy on corrupted images: evaluate's ``rows`` with two further columns, ``corruption`` and ``severity``."""
 
-    coverage: dict[str, Coverage] = field(default_factory=dict)
-
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """:func:`~noiserobust.evaluation.summarize` of the mean over corruptions, for every ``severity``."""
         return by_severity(self.rows, confidence)
 
-    def table(self, markdown: bool = False) -> str:
+    def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """Evaluate's table of the mean over corruptions, for every severity."""
         title = f"severity {{}}, mean over {self.rows['corruption'].nunique()} corruptions\n"
         return "\n\n".join(
             title.format(severity) + "\n" * markdown + robustness_table(lines, markdown=markdown)
-            for severity, lines in self.summary().groupby("severity")
+            for severity, lines in self.summary(confidence).groupby("severity")
         )
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
         """Accuracy against severity; a PNG where ``path`` is given."""
         from noiserobust.report.curves import severity_figure
 
-        return drawn(severity_figure(self.summary()), path)
+        return drawn(severity_figure(self.summary(confidence)), path)
 
 
 def corrupted(
     models: Models,
-    folder: str | Path,
+    data: str | Path,
     noises: NoiseModel | str | Sequence[NoiseModel | str] = "gaussian:0",
     draws: int | range = 1,
     seed: int = 0,
@@ -71,22 +69,23 @@ def corrupted(
 ) -> Corrupted:
     """How accurate networks stay on corrupted images, for every corruption and severity; and under weight noise.
 
-    - ``folder``: what :func:`noiserobust.data.corrupted.load_corrupted` reads; by default its fifteen corruptions.
+    - ``data``: the folder that :func:`noiserobust.data.corrupted.load_corrupted` reads.
+    - ``corruptions``: some of its files' names (default: the usual fifteen); ``severities``: 1 to 5.
     - ``noises``: weight noise on top; by default none. Everything else is as in :func:`noiserobust.evaluate`.
 
     A forward pass over the images per corruption, severity, model, noise and draw.
     Source: "Revisiting Random Weight Perturbation", Table 3 and Figure 6.
     """
     tables, covered = [], dict[str, Coverage]()
-    sets = load_corrupted(folder, corruptions, severities)
+    sets = load_corrupted(data, corruptions, severities)
     total = len(list(corruptions) or CORRUPTIONS) * len(severities)
     options = {"images": images, "model": model, "chips": chips, "compute": compute, "where": where}
-    for corruption, severity, data in tqdm(sets, total=total, unit="set", disable=not progress, delay=1):
+    for corruption, severity, dataset in tqdm(sets, total=total, unit="set", disable=not progress, delay=1):
         ledger = Ledger(out, columns={"corruption": corruption, "severity": severity})
-        result = evaluate(models, data, noises, draws, seed, out=ledger, **options)  # type: ignore[arg-type]
+        result = evaluate(models, dataset, noises, draws, seed, out=ledger, **options)  # type: ignore[arg-type]
         covered |= result.coverage
         tables.append(result.rows)
-    return Corrupted(pd.concat(tables, ignore_index=True), covered)
+    return Corrupted(pd.concat(tables, ignore_index=True), coverage=covered)
 
 
 def by_severity(rows: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:

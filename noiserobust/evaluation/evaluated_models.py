@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,7 +20,7 @@ from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.models import ModelSpec, checked_forward
 from noiserobust.models.compute import device_of, known_device
 from noiserobust.rng import Stream
-from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints
+from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
 from noiserobust.storage.provenance import provenance
 from noiserobust.tasks.batches import prepare
@@ -53,17 +53,12 @@ class TrainedCopy:
     method: str
     replicate: int
     source: nn.Module | Checkpoint
-    model: ModelSpec | None = None
-    """How to build its network, where the checkpoint does not suffice."""
 
 
 @dataclass(frozen=True)
-class EvaluatedModel:
+class EvaluatedModel(TrainedCopy):
     """One trained copy on its device, with the data it is evaluated on."""
 
-    name: str
-    method: str
-    replicate: int
     network: nn.Module
     dataset: Labelled
     """The data, with the normalisation that this network wants."""
@@ -71,6 +66,8 @@ class EvaluatedModel:
     """The same, normalised and moved once."""
     classes: int
     coverage: Coverage
+    compute: Compute
+    where: Where
     columns: dict[str, Any]
     """The columns of its rows that do not depend on the noise."""
 
@@ -84,14 +81,14 @@ def trained_copies(models: Models) -> list[TrainedCopy]:
     copies: list[TrainedCopy] = []
     count: Counter[str] = Counter()
     for label, group in groups:
-        for source, model in _sources(group):
+        for source in _sources(group):
             about = source.about if isinstance(source, Checkpoint) else {}
             stem = source.path.stem if isinstance(source, Checkpoint) else type(source).__name__
             method = label or about.get("label", stem)
             # A copy that does not say its training seed is the next one of its method.
             index = count[method]
             name = str(source.path) if isinstance(source, Checkpoint) else f"{method}[{index}]"
-            copies.append(TrainedCopy(name, method, about.get("seed", index), source, model))
+            copies.append(TrainedCopy(name, method, about.get("seed", index), source))
             count[method] += 1
     if not copies:
         raise UserError("expected at least one model, got none")
@@ -108,13 +105,13 @@ def trained_copies(models: Models) -> list[TrainedCopy]:
     return copies
 
 
-def _sources(models: OneModel | Sequence[OneModel]) -> list[tuple[nn.Module | Checkpoint, ModelSpec | None]]:
+def _sources(models: OneModel | Sequence[OneModel]) -> list[nn.Module | Checkpoint]:
     if isinstance(models, (nn.Module, Checkpoint)):
-        return [(models, None)]
+        return [models]
     if isinstance(models, (str, Path)):
-        return [(checkpoint, None) for checkpoint in find_checkpoints([str(models)])]
+        return [*find_checkpoints([str(models)])]
     if isinstance(models, Run):
-        return [(source, models.model) for source, _ in _sources(models.checkpoint)]
+        return [replace(read_checkpoint(models.checkpoint), model=models.model)]
     return [source for model in models for source in _sources(model)]
 
 
@@ -144,25 +141,30 @@ def part_of(data: Any, part: str) -> Labelled:
 class EvaluatedModels:
     """An iterable of :class:`EvaluatedModel` that opens each network only when its turn comes.
 
-    ``calibration``: further data that values depend on; they are named by the rows' ``data``, too.
+    The arguments are those of :func:`noiserobust.evaluate`; ``part`` is that of the data.
     """
+
+    data: Any
+    """The data, loaded."""
+    calibration: Sequence[Labelled] = ()
+    """Further data that values depend on; they are named by the rows' ``data``, too."""
 
     def __init__(
         self,
-        copies: Sequence[TrainedCopy],
-        data: Any,
-        *,
+        models: Models,
+        data: Any = None,
         part: str = "test",
+        *,
         images: int | None = None,
         model: ModelSpec | str | None = None,
         compute: Compute = Compute(),
         where: Where = Where(),
-        calibration: Sequence[Labelled] = (),
     ) -> None:
-        self.copies, self.compute, self.where, self.calibration = copies, compute, where, calibration
+        self.copies, self.compute, self.where = trained_copies(models), compute, where
+        self.data = named_data(data, self.copies)
         # Tensors and loaders that a person hands over are taken as they are; data sets are normalised as in training.
-        self.normalize = isinstance(data, (Splits, Labelled))
-        whole = part_of(data, part)
+        self.normalize = isinstance(self.data, (Splits, Labelled))
+        whole = part_of(self.data, part)
         self.dataset = whole if images is None else whole.sample(images, Stream(0, "images"))
         self.spec = ModelSpec.parse(model) if isinstance(model, str) else model
         self.device = None if compute.device is None else known_device(compute.device)
@@ -180,7 +182,7 @@ class EvaluatedModels:
             network, last = copy.source, bool(compute.channels_last)
         else:
             last = compute.channels_last is not False
-            network, seen = self._built(copy.source, self.spec or copy.model, last)
+            network, seen = self._built(copy.source, last)
         network = network if self.device is None else network.to(self.device)
         place = device_of(network)
         view = (seen.mean, seen.std, place, last)
@@ -203,20 +205,18 @@ class EvaluatedModels:
             "all_weights": covered.total,
         }
         return EvaluatedModel(
-            copy.name,
-            copy.method,
-            copy.replicate,
-            network,
-            seen,
-            self._prepared[view],
-            int(self.dataset.labels.max()) + 1,
-            covered,
-            columns | provenance(),
+            **vars(copy),
+            network=network,
+            dataset=seen,
+            batches=self._prepared[view],
+            classes=int(self.dataset.labels.max()) + 1,
+            coverage=covered,
+            compute=compute,
+            where=where,
+            columns=columns | provenance(),
         )
 
-    def _built(
-        self, checkpoint: Checkpoint, model: ModelSpec | None, channels_last: bool
-    ) -> tuple[nn.Module, Labelled]:
+    def _built(self, checkpoint: Checkpoint, channels_last: bool) -> tuple[nn.Module, Labelled]:
         """The network of a checkpoint, and the data as it wants to see them."""
         about, dataset = checkpoint.about, self.dataset
         channels = about.get("channels", dataset.channels)
@@ -226,7 +226,7 @@ class EvaluatedModels:
         # Tensors do not say how many classes there are: a few of them need not show the last one.
         if len(classes) < len(dataset.classes) or (self.normalize and len(classes) > len(dataset.classes)):
             raise UserError(f"{checkpoint.path} knows {len(classes)} classes, the data have {len(dataset.classes)}")
-        network = checkpoint.build(model, channels, len(classes))
+        network = checkpoint.build(self.spec, channels, len(classes))
         with torch.no_grad():
             checked_forward(network, dataset.example().cpu(), str(checkpoint.path))
         if channels_last:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from noiserobust.analog.coverage import Coverage
 from noiserobust.analog.noisy import report_stream
 from noiserobust.errors import UserError
-from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models, named_data, trained_copies
+from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models
 from noiserobust.evaluation.result import Result, drawn
 from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.evaluation.statistics.summary import summarize
@@ -40,24 +40,22 @@ Part = Literal["train", "test"]
 @dataclass(frozen=True)
 class Sharpness(Result):
     """Measures of minima. ``rows`` have evaluate's columns (``noise`` and ``strength`` say the perturbation), with
-    ``measure``, the measure's text, and ``part``; ``coverage`` says per model which weights are analog."""
-
-    coverage: dict[str, Coverage] = field(default_factory=dict)
+    ``measure``, the measure's text, and ``part``."""
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """Mean, standard deviations over draws and trained models, and interval of every measure
         (:func:`statistics.summarize`)."""
         return summarize(self.rows, confidence)
 
-    def table(self, markdown: bool = False) -> str:
+    def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """A line per measure, perturbation and method."""
-        return measure_table(self.summary(), markdown)
+        return measure_table(self.summary(confidence), markdown)
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
         """Every measure taken at several strengths, against the strength; a PNG where ``path`` is given."""
         from noiserobust.report.curves import measures_figure
 
-        return drawn(measures_figure(self.summary()), path)
+        return drawn(measures_figure(self.summary(confidence)), path)
 
 
 def sharpness(
@@ -87,7 +85,8 @@ def sharpness(
     Afterwards weights are as before, bit for bit. Raises :class:`~noiserobust.UserError` for what cannot be measured.
     """
     wanted = with_ratios(measures_of(measures, strengths))
-    opened = models_on_part(models, data, part, images, model, compute, where)
+    compute = compute.with_batches_of(PASS)
+    opened = EvaluatedModels(models, data, part, images=images, model=model, compute=compute, where=where)
     ledger = Ledger(out, ["measure"])
     covered: dict[str, Coverage] = {}
     try:
@@ -95,34 +94,17 @@ def sharpness(
             for one in opened:
                 bar.set_description(one.method, refresh=False)
                 covered[one.name] = one.coverage
-                _fill(ledger, one, surface_of(one, compute, where), wanted, {"seed": seed, "part": part}, bar)
+                _fill(ledger, one, wanted, {"seed": seed, "part": part}, bar)
     finally:
         ledger.close()
     rows, order = ledger.table(), {str(one): place for place, one in enumerate(wanted)}
     rows = rows.sort_values("measure", key=lambda texts: texts.map(order), kind="stable", ignore_index=True)
-    return Sharpness(rows, covered)
+    return Sharpness(rows, coverage=covered)
 
 
-def models_on_part(
-    models: Models,
-    data: Any,
-    part: Part,
-    images: int | None,
-    model: ModelSpec | str | None,
-    compute: Compute,
-    where: Where,
-) -> EvaluatedModels:
-    """The models, on the training or test part of the data, :data:`PASS` images at a time if nothing else is asked."""
-    copies, compute = trained_copies(models), compute.with_batches_of(PASS)
-    data = named_data(data, copies)
-    return EvaluatedModels(copies, data, part=part, images=images, model=model, compute=compute, where=where)
-
-
-def surface_of(model: EvaluatedModel, compute: Compute, where: Where) -> Surface:
+def surface_of(model: EvaluatedModel) -> Surface:
     """Where the measures of ``model`` are taken."""
-    return Surface(
-        model.network, model.batches, precision=compute.precision, include=where.include, exclude=where.exclude
-    )
+    return Surface(model.network, model.batches, precision=model.compute.precision, **vars(model.where))
 
 
 def measures_of(measures: Measure | str | Sequence[Measure | str], strengths: Sequence[float] = ()) -> list[Measure]:
@@ -147,12 +129,12 @@ def with_ratios(measures: Sequence[Measure]) -> list[Measure]:
 def _fill(
     ledger: Ledger,
     model: EvaluatedModel,
-    surface: Surface,
     wanted: Sequence[Measure],
     settings: dict[str, Any],
-    bar: tqdm,
+    bar: tqdm[Any],
 ) -> None:
     """The rows of one network."""
+    surface = surface_of(model)
     constant = model.columns | OPERATION | settings | {"semantics": SEMANTICS, "read": 0, "t": float("nan")}
 
     def units(one: Measure) -> list[dict[str, Any]]:

@@ -21,7 +21,8 @@ class Chips:
     compensation: str | Sequence[str] = "none"
     """Drift compensation: none, global, column; several are compared on the same chips."""
     converters: Any | Sequence[Any] = "none"
-    """Converters at the arrays' inputs and outputs: none, or such as io:dac=8,adc=8,noise=0.06; several on the same chips."""
+    """Converters at the arrays' inputs and outputs: none, or such as io:dac=8,adc=8,noise=0.06; several on the same
+    chips."""
     recalibration: int = 0
     """Training images from which each chip's batch norms learn their statistics anew (0: they do not)."""
     calibration: Any = None

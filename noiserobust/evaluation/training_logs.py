@@ -31,18 +31,23 @@ class Trajectories(Result):
         groups = self.rows.groupby(["method", "epoch", "metric"], sort=False)["value"]
         return groups.agg(mean="mean", std="std", n="size").reset_index()
 
-    def table(self, markdown: bool = False) -> str:
+    def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """A line per method: its last epoch, and the means of what was logged there."""
         metrics = list(dict.fromkeys(self.rows["metric"]))
         grid = [["method", "epoch", *metrics]]
-        for method, lines in self.summary().groupby("method", sort=False):
+        for method, lines in self.summary(confidence).groupby("method", sort=False):
             last = lines[lines["epoch"] == lines["epoch"].max()].set_index("metric")["mean"].reindex(metrics)
             numbers = ["–" if np.isnan(value) else f"{value:.4g}" for value in last]
             grid.append([str(method), str(lines["epoch"].max()), *numbers])
         return (as_markdown if markdown else aligned)(grid)
 
     def plot(
-        self, path: str | Path | None = None, x: str = "epoch", y: Sequence[str] = ("loss", "perturbed_accuracy")
+        self,
+        path: str | Path | None = None,
+        confidence: float = 0.95,
+        *,
+        x: str = "epoch",
+        y: Sequence[str] = ("loss", "perturbed_accuracy"),
     ) -> Figure:
         """A panel per column ``y`` of the logs, against epochs or another column ``x``; a PNG where ``path`` is
         given."""

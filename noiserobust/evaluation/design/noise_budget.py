@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm import tqdm
 
+from noiserobust.analog.coverage import Coverage
 from noiserobust.errors import UserError
 from noiserobust.evaluation.design.crossing import Point, Range, crossing, search
 from noiserobust.evaluation.design.layers import differences, opened, require_one_condition
@@ -145,7 +146,7 @@ def budget(
     vary: str = "gaussian:{x}",
     between: tuple[str | float, str | float] = (0, 0.5),
     within: float = 1.0,
-    draws: int = 10,
+    draws: int | range = 10,
     seed: int = 0,
     *,
     axis: Axis = Axis(),
@@ -185,12 +186,15 @@ def budget(
     methods, data = opened(models, data)
     fixed: dict[str, Any] = {"data": data, "draws": draws, "seed": seed, "images": images, "model": model}
     fixed |= {"compute": compute, "where": where, "out": out}
+    covered: dict[str, Coverage] = {}
 
     def measured(group: Any) -> list[pd.DataFrame]:
         """The rows of one method: clean first, then those of every value tried."""
         run = partial(evaluate, group, **fixed)
         # Nothing is done around a chip where there is none.
-        tables = [run(noises=varied.at(whole_range.low).scaled(0)).rows.assign(x=math.nan)]
+        clean = run(noises=varied.at(whole_range.low).scaled(0))
+        covered.update(clean.coverage)
+        tables = [clean.rows.assign(x=math.nan)]
 
         def loss(x: float) -> Point:
             around = replace(chips, times=(x,)) if axis.time else chips
@@ -203,7 +207,7 @@ def budget(
 
     with tqdm(unit="value", disable=not progress, delay=1) as bar:
         tables = [table for method, members in methods.items() for table in measured({method: members})]
-    return Budget(pd.concat(tables, ignore_index=True), vary, axis, whole_range, within)
+    return Budget(pd.concat(tables, ignore_index=True), vary, axis, whole_range, within, coverage=covered)
 
 
 def _curve(rows: pd.DataFrame, confidence: float) -> pd.DataFrame:
