@@ -35,12 +35,6 @@ def test_components_and_interval_by_hand() -> None:
     assert (line["interval_over"], line["design"]) == ("models and draws", "crossed")
 
 
-def test_the_nested_summary_says_what_it_is() -> None:
-    line = only(summarize(table(HAND)))
-    assert (line["design"], line["interval_over"]) == ("nested", "models")
-    assert math.isnan(line["shared_variance"])
-
-
 def test_without_noise_both_designs_say_the_same() -> None:
     rows = table({0: [90.0, 90.0], 1: [92.0, 92.0], 2: [91.0, 91.0]})
     nested, crossed = (only(summarize(rows, design=design)) for design in ("nested", "crossed"))

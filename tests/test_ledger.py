@@ -231,6 +231,8 @@ class TestRefusals:
             write_rows(pd.DataFrame({"a": [1]}), path)
         assert path.is_fifo()
         assert os.listdir(path.parent) == ["rows.parquet"]
+        with pytest.raises(UserError, match="expected the name of a file to write, got the folder"):
+            Ledger(path.parent)
 
     def test_one_that_another_process_keeps(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         filled(path, range(1))

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from evaluation_rows import only, table
 from scipy import stats
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation import evaluate, yields
+from noiserobust.evaluation import yields
 from noiserobust.evaluation.design.chip_yield import chips_needed, share_bounds, tolerance_bound
 
 
@@ -107,12 +106,6 @@ def test_reads_of_a_chip_are_one_chip_and_no_noise_is_no_chip() -> None:
     assert (line["noise"], line["chips"], line["reached"]) == ("gaussian:0.1", 2, 1)
     with pytest.raises(UserError, match="rows with noise, got only none"):
         yields(clean)
-
-
-def test_a_result_is_taken_as_its_rows() -> None:
-    data = torch.eye(20), torch.zeros(20, dtype=torch.long)
-    result = evaluate(torch.nn.Linear(20, 2), data, "gaussian:1.0", draws=5)
-    assert yields(result, above=50).summary().equals(yields(result.rows, above=50).summary())
 
 
 def test_percentiles_lie_between_order_statistics() -> None:

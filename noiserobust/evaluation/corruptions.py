@@ -33,7 +33,11 @@ class Corrupted(Result):
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """:func:`~noiserobust.evaluation.summarize` of the mean over corruptions, for every ``severity``."""
-        return by_severity(self.rows, confidence)
+        one_file = ["corruption", "data", "answer", *provenance(), "value"]
+        rest = [name for name in self.rows if name not in one_file]
+        mean = self.rows.groupby(rest, sort=False, dropna=False)["value"].mean().reset_index()
+        parts = [summarize(rows, confidence).assign(severity=severity) for severity, rows in mean.groupby("severity")]
+        return pd.concat(parts, ignore_index=True)
 
     def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """Evaluate's table of the mean over corruptions, for every severity."""
@@ -86,12 +90,3 @@ def corrupted(
         covered |= result.coverage
         tables.append(result.rows)
     return Corrupted(pd.concat(tables, ignore_index=True), coverage=covered)
-
-
-def by_severity(rows: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
-    """:func:`~noiserobust.evaluation.summarize` of the mean over corruptions, for every severity (a further column)."""
-    of_one = ["corruption", "data", "answer", *provenance()]
-    kept = [name for name in rows if name not in (*of_one, "value")]
-    mean = rows.groupby(kept, sort=False, dropna=False)["value"].mean().reset_index()
-    parts = [summarize(lines, confidence).assign(severity=severity) for severity, lines in mean.groupby("severity")]
-    return pd.concat(parts, ignore_index=True)

@@ -166,7 +166,7 @@ class EvaluatedModels:
         self.normalize = isinstance(self.data, (Splits, Labelled))
         whole = part_of(self.data, part)
         self.dataset = whole if images is None else whole.sample(images, Stream(0, "images"))
-        self.spec = ModelSpec.parse(model) if isinstance(model, str) else model
+        self.spec = None if model is None else ModelSpec.parse(model)
         self.device = None if compute.device is None else known_device(compute.device)
         self._prepared: dict[Any, Sequence[Batch]] = {}
 

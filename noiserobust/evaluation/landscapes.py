@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -40,7 +39,8 @@ class Landscape(Result):
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """One line per method and point: ``mean``, ``std`` (ddof 1) and number ``n`` over pairs of directions and
         trained copies. There is no interval, so that ``confidence`` has no effect."""
-        return averaged(self.rows)
+        groups = self.rows.groupby(["method", "x", "y"], sort=False)["value"]
+        return groups.agg(mean="mean", std="std", n="size").reset_index()
 
     def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """A line per method: the loss in the middle, which is the network's own, and the largest."""
@@ -115,8 +115,3 @@ def landscape(
     finally:
         ledger.close()
     return Landscape(ledger.table(), coverage=covered)
-
-
-def averaged(rows: pd.DataFrame, by: Sequence[str] = ("method", "x", "y")) -> pd.DataFrame:
-    """Mean loss and its spread (std, ddof 1) over pairs and trained copies, one line per method and point."""
-    return rows.groupby(list(by), sort=False)["value"].agg(mean="mean", std="std", n="size").reset_index()

@@ -84,20 +84,20 @@ def sharpness(
 
     Afterwards weights are as before, bit for bit. Raises :class:`~noiserobust.UserError` for what cannot be measured.
     """
-    wanted = with_ratios(measures_of(measures, strengths))
+    kinds = list(dict.fromkeys([*measures_of(measures, strengths), MaxOverRms()]))
     compute = compute.with_batches_of(PASS)
     opened = EvaluatedModels(models, data, part, images=images, model=model, compute=compute, where=where)
     ledger = Ledger(out, ["measure"])
     covered: dict[str, Coverage] = {}
     try:
-        with tqdm(total=len(opened) * len(wanted), unit="measure", disable=not progress, delay=1) as bar:
+        with tqdm(total=len(opened) * len(kinds), unit="measure", disable=not progress, delay=1) as bar:
             for one in opened:
                 bar.set_description(one.method, refresh=False)
                 covered[one.name] = one.coverage
-                _fill(ledger, one, wanted, {"seed": seed, "part": part}, bar)
+                _fill(ledger, one, kinds, {"seed": seed, "part": part}, bar)
     finally:
         ledger.close()
-    rows, order = ledger.table(), {str(one): place for place, one in enumerate(wanted)}
+    rows, order = ledger.table(), {str(one): place for place, one in enumerate(kinds)}
     rows = rows.sort_values("measure", key=lambda texts: texts.map(order), kind="stable", ignore_index=True)
     return Sharpness(rows, coverage=covered)
 
@@ -109,27 +109,19 @@ def surface_of(model: EvaluatedModel) -> Surface:
 
 def measures_of(measures: Measure | str | Sequence[Measure | str], strengths: Sequence[float] = ()) -> list[Measure]:
     """The measures that a person named, each once; with ``strengths``, each at every one of them where it has any."""
-    given = [measures] if isinstance(measures, (Measure, str)) else list(measures)
-    wanted = [Measure.parse(one) if isinstance(one, str) else one for one in given]
-    if not wanted:
+    parsed = [Measure.parse(one) for one in ([measures] if isinstance(measures, (Measure, str)) else measures)]
+    if not parsed:
         raise UserError("expected at least one measure, got none; ascent_sharpness:0.05 is one")
-    if strengths:
-        swept = [one for one in wanted if one.place[1] > 0]
-        if not swept:
-            raise UserError(f"expected a measure with a strength to sweep, got {', '.join(map(str, wanted))}")
-        wanted = [o for one in wanted for o in ([one.swept(s) for s in strengths] if one in swept else [one])]
-    return list(dict.fromkeys(wanted))
-
-
-def with_ratios(measures: Sequence[Measure]) -> list[Measure]:
-    """``measures`` and max|w| / rms(w)."""
-    return list(dict.fromkeys([*measures, MaxOverRms()]))
+    if strengths and not any(one.place[1] > 0 for one in parsed):
+        raise UserError(f"expected a measure with a strength to sweep, got {', '.join(map(str, parsed))}")
+    swept = [[one.swept(s) for s in strengths] if strengths and one.place[1] > 0 else [one] for one in parsed]
+    return list(dict.fromkeys(one for several in swept for one in several))
 
 
 def _fill(
     ledger: Ledger,
     model: EvaluatedModel,
-    wanted: Sequence[Measure],
+    kinds: Sequence[Measure],
     settings: dict[str, Any],
     bar: tqdm[Any],
 ) -> None:
@@ -142,8 +134,8 @@ def _fill(
         place = {"noise": noise, "strength": strength, "measure": str(one)}
         return [constant | place | {"draw": draw} for draw in range(one.draws)]
 
-    # Those that take gradients first: what is seen there answers the others, too. What is done is saved.
-    for one in sorted(wanted, key=lambda one: one.gradients is None):
+    # Those that take gradients first: their passes give the other measures, too. Each is stored when it is done.
+    for one in sorted(kinds, key=lambda one: one.gradients is None):
         values = [ledger.find(unit) for unit in units(one)]
         if any(value is None for value in values):
             draws = measure(surface, [one], lambda draw: report_stream(settings["seed"], model.replicate, draw))[one]

@@ -112,7 +112,7 @@ def evaluate(
     Accuracy is in percent, loss in nats. Afterwards the models' weights and modes are as before, bit for bit. Raises
     :class:`~noiserobust.UserError` for input that cannot be evaluated.
     """
-    wanted, numbers, further = noise_models(noises), draw_numbers(draws), known_metrics(metrics)
+    noise_kinds, numbers, further = noise_models(noises), draw_numbers(draws), known_metrics(metrics)
     opened = EvaluatedModels(models, data, images=images, model=model, compute=compute, where=where)
     conditions = Conditions.of(chips, opened.data)
     opened.calibration = conditions.images
@@ -122,14 +122,14 @@ def evaluate(
     target = None if precision_target is None else _target(precision_target, chips, numbers, further)
     if target:
         settings |= {"target": target.half_width, "confidence": target.confidence}
-    total = None if target else len(opened) * len(wanted) * len(numbers) * len(conditions.readings)
+    total = None if target else len(opened) * len(noise_kinds) * len(numbers) * len(conditions.readings)
     bar = tqdm(total=total, unit="draw" if target else "read", disable=not progress, delay=1)
     ledger = out if isinstance(out, Ledger) else Ledger(out)
     with closing(ledger), bar:
         for copy in opened:
             bar.set_description(copy.method, refresh=False)
             on_chips = ModelOnChips(copy, conditions, further, target is not None or len(conditions.readings) == 1)
-            for noise in wanted:
+            for noise in noise_kinds:
                 columns = copy.columns | settings | {"noise": str(noise), "strength": noise.strength}
                 if target:
                     for reading in conditions.readings:
@@ -161,10 +161,10 @@ def _chip(
     on_chips.next_chip()
     conditions = on_chips.conditions
     for reading in conditions.readings:
-        unit = known = {**columns, "draw": draw, **reading}
+        unit = source = {**columns, "draw": draw, **reading}
         if conditions.always_same(noise, reading["converters"]):
-            known = unit | {"draw": first} | conditions.readings[0] | {"converters": reading["converters"]}
-        values = ledger.find(known, on_chips.metrics)
+            source = unit | {"draw": first} | conditions.readings[0] | {"converters": reading["converters"]}
+        values = ledger.find(source, on_chips.metrics)
         if values is None:
             stream = report_stream(columns["seed"], on_chips.model.replicate, draw)
             values = on_chips.score(noise, stream, **reading)
@@ -173,11 +173,10 @@ def _chip(
 
 def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:
     """The noise models that a person named, each once."""
-    given = [noises] if isinstance(noises, (NoiseModel, str)) else list(noises)
-    wanted = [NoiseModel.parse(noise) if isinstance(noise, str) else noise for noise in given]
-    if not wanted:
+    models = map(NoiseModel.parse, [noises] if isinstance(noises, (NoiseModel, str)) else noises)
+    if not (unique := list(dict.fromkeys(models))):
         raise UserError("expected at least one noise, got none; gaussian:0.05 is one")
-    return list(dict.fromkeys(wanted))
+    return unique
 
 
 def draw_numbers(draws: int | range) -> range:

@@ -60,11 +60,10 @@ class Conditions:
                 f'expected a list of times and compensations, got {chips.times!r} and {kinds}; ["1h"] is one time'
             )
         times = [float("nan") if t is None else float(Duration(t)) for t in chips.times]
-        parsed = [Converters.parse(one) if isinstance(one, str) else one for one in _listed(chips.converters)]
-        if not parsed:
+        converters = {str(one): one for one in map(Converters.parse, _listed(chips.converters))}
+        if not converters:
             raise UserError('expected converters, got none; "none" are ideal ones')
-        converters = {str(one): one for one in parsed}
-        backend = Backend.parse(chips.backend) if isinstance(chips.backend, str) else chips.backend
+        backend = Backend.parse(chips.backend)
         if str(backend) != "direct" and set(converters) != {"none"}:
             raise UserError(
                 f"expected converters none with backend {backend}, which has its own, got {', '.join(converters)}"

@@ -152,8 +152,8 @@ def yields(
     >>> print(yields(evaluate("runs", draws=300), above=90, share=0.99))  # doctest: +SKIP
 
     ``rows`` are what :func:`evaluate` gives, or the file in which it wrote them; noise-free ones are left out, since
-    their chips are all the same one. ``above`` is in units of the metric (percent of accuracy), ``share`` a fraction. Several reads of a chip are
-    averaged. ``pooled``: one line for all models of a method instead of one for each.
+    their chips are all the same one. ``above`` is in units of the metric (percent of accuracy), ``share`` a fraction.
+    Several reads of a chip are averaged. ``pooled``: one line for all models of a method instead of one for each.
 
     Raises :class:`UserError` for an ``above`` that looks like a fraction, a share outside (0, 1), rows without noise,
     and with ``pooled`` for unequal numbers of draws and for two models on one replicate: they share draws, so

@@ -182,7 +182,7 @@ def noisy_layers(
     **fixed: Any,
 ) -> list[NoisyLayers]:
     """One for each method, with ``fixed`` for :func:`evaluate`; bad input is refused here, before any work."""
-    noise = NoiseModel.parse(noise) if isinstance(noise, str) else noise
+    noise = NoiseModel.parse(noise)
     require_one_condition(chips)
     if noise.is_identity and str(chips.converters) == "none" and str(chips.backend) == "direct":
         raise UserError(f"expected a noise with a strength, got {noise}: it disturbs no layer")
