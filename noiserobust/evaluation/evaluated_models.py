@@ -1,4 +1,4 @@
-"""The models that are evaluated, opened one after the other, with the data as each wants to see them."""
+"""Trained networks to evaluate: modules, runs or files, opened one after the other, each with its normalised data."""
 
 from __future__ import annotations
 
@@ -177,47 +177,47 @@ class EvaluatedModels:
         return map(self._opened, self.copies)
 
     def _opened(self, copy: TrainedCopy) -> EvaluatedModel:
-        compute, where, seen = self.compute, self.where, self.dataset
+        compute, where, dataset = self.compute, self.where, self.dataset
         if isinstance(copy.source, nn.Module):
-            network, last = copy.source, bool(compute.channels_last)
+            network, channels_last = copy.source, bool(compute.channels_last)
         else:
-            last = compute.channels_last is not False
-            network, seen = self._built(copy.source, last)
+            channels_last = compute.channels_last is not False
+            network, dataset = self._built(copy.source, channels_last)
         network = network if self.device is None else network.to(self.device)
-        place = device_of(network)
-        view = (seen.mean, seen.std, place, last)
-        if view not in self._prepared:
-            self._prepared[view] = prepare(seen, place, compute.batch_size, last)
-        covered = coverage(network, include=where.include, exclude=where.exclude)
+        device = device_of(network)
+        key = (dataset.mean, dataset.std, device, channels_last)
+        if key not in self._prepared:
+            self._prepared[key] = prepare(dataset, device, compute.batch_size, channels_last)
+        analog = coverage(network, include=where.include, exclude=where.exclude)
         patterns = [*(f"+{pattern}" for pattern in where.include), *(f"-{pattern}" for pattern in where.exclude)]
         columns = {
             "model": copy.name,
             "method": copy.method,
             "replicate": copy.replicate,
-            "images": len(seen),
+            "images": len(dataset),
             "analog": " ".join(patterns),
             "precision": compute.precision,
             "weights": network_digest(network),
-            "answer": answer(network, self._prepared[view][0].inputs, compute.precision),
-            "data": _name_of([self.dataset, *self.calibration], seen),
-            "device": place.type,
-            "noisy_weights": covered.noisy,
-            "all_weights": covered.total,
+            "answer": answer(network, self._prepared[key][0].inputs, compute.precision),
+            "data": _digest([self.dataset, *self.calibration], dataset),
+            "device": device.type,
+            "noisy_weights": analog.noisy,
+            "all_weights": analog.total,
         }
         return EvaluatedModel(
             **vars(copy),
             network=network,
-            dataset=seen,
-            batches=self._prepared[view],
+            dataset=dataset,
+            batches=self._prepared[key],
             classes=int(self.dataset.labels.max()) + 1,
-            coverage=covered,
+            coverage=analog,
             compute=compute,
             where=where,
             columns=columns | provenance(),
         )
 
     def _built(self, checkpoint: Checkpoint, channels_last: bool) -> tuple[nn.Module, Labelled]:
-        """The network of a checkpoint, and the data as it wants to see them."""
+        """The network of a checkpoint, and the data with the normalisation that it was trained with."""
         about, dataset = checkpoint.about, self.dataset
         channels = about.get("channels", dataset.channels)
         if channels != dataset.channels:
@@ -235,7 +235,7 @@ class EvaluatedModels:
         return network, dataset.with_normalization(about["mean"], about["std"]) if normalized else dataset
 
 
-def _name_of(content: Sequence[Labelled], seen: Labelled) -> str:
-    """16 hex digits that name what the network sees: the data's content and their normalisation."""
-    named = [*(data.fingerprint for data in content), seen.mean, seen.std]
-    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
+def _digest(content: Sequence[Labelled], normalized: Labelled) -> str:
+    """16 hex digits that name a network's inputs: the content of the data, and their normalisation."""
+    parts = [*(data.fingerprint for data in content), normalized.mean, normalized.std]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

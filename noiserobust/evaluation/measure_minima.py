@@ -44,7 +44,7 @@ class Sharpness(Result):
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """Mean, standard deviations over draws and trained models, and interval of every measure
-        (:func:`statistics.summarize`)."""
+        (:func:`~noiserobust.evaluation.summarize`)."""
         return summarize(self.rows, confidence)
 
     def table(self, markdown: bool = False, confidence: float = 0.95) -> str:

@@ -1,4 +1,4 @@
-"""Monte Carlo evaluation: one row per model, noise, draw and read; aggregation comes last."""
+"""Monte Carlo evaluation: one row per model, noise, draw, read and metric, aggregated last."""
 
 from __future__ import annotations
 
@@ -50,8 +50,10 @@ class Evaluation(Result):
         return bool((self.rows["subset"] != "all").all())
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
-        """Mean, noise_std, weight_std, variance components and interval (:func:`statistics.summarize`); of what was
-        evaluated to a precision :func:`to_precision.summarize_to_precision`, with the confidence asked for there."""
+        """Mean, noise_std, weight_std, variance components and interval (:func:`~noiserobust.evaluation.summarize`).
+
+        Rows evaluated to a precision are summarised per model, with the confidence that they were evaluated with
+        (:func:`~noiserobust.evaluation.precision.to_precision.summarize_to_precision`)."""
         return summarize_to_precision(self.rows) if self.to_precision else summarize(self.rows, confidence)
 
     def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
@@ -68,7 +70,8 @@ class Evaluation(Result):
         return drawn((time_figure if summary["t"].nunique() > 1 else strength_figure)(summary), path)
 
     def paired(self, method_a: str, method_b: str, confidence: float = 0.95, metric: str = "accuracy") -> pd.DataFrame:
-        """Difference a - b on shared replicates and draws, with its interval (:func:`statistics.paired`)."""
+        """Mean difference a - b on shared replicates and draws, with its interval
+        (:func:`~noiserobust.evaluation.paired`)."""
         return paired(self.rows, method_a, method_b, confidence, metric)
 
 

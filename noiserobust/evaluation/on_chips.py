@@ -1,4 +1,4 @@
-"""A model on chips: programmed draw by draw, read under every condition, scored."""
+"""A trained network on simulated chips: programmed draw by draw, read under every condition, scored."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Conditions:
 
 
 class ModelOnChips:
-    """One model on one chip after the other.
+    """One trained network on one simulated chip after the other: each draw of the noise is a chip.
 
     ``read_once``: each chip is read once, so that none of it need be kept.
     """
@@ -179,12 +179,12 @@ class ModelOnChips:
         return answers(network, batches, self.model.compute.precision, self.model.classes)
 
     def _prepared(self, data: Labelled | None) -> Sequence[Batch]:
-        """Training images as the network wants to see them."""
+        """Training images, normalised as the test images are."""
         if data is None:
             return []
-        seen = data.with_normalization(self.model.dataset.mean, self.model.dataset.std)
-        last = self.model.batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
-        return prepare(seen, device_of(self.model.network), CALIBRATION_BATCH, last)
+        normalized = data.with_normalization(self.model.dataset.mean, self.model.dataset.std)
+        channels_last = self.model.batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
+        return prepare(normalized, device_of(self.model.network), CALIBRATION_BATCH, channels_last)
 
 
 def _listed(values: Any) -> list[Any]:

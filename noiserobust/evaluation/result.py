@@ -1,4 +1,4 @@
-"""What every question answers with: tidy rows, their summary, a table, a picture."""
+"""What every function of this package returns: tidy rows, their summary, a table, a picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result(ABC):
-    """Base of all answers. ``rows`` are tidy: one per model, condition, draw and metric.
+    """Base of all results. ``rows`` are tidy: one per model, condition, draw and metric.
 
     A table or picture is of the summary with the same ``confidence``; some take further options by name.
     """

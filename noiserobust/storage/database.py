@@ -38,7 +38,7 @@ WHERE value IS NOT excluded.value OR condition IS NOT excluded.condition
 
 
 class Database:
-    """All rows of the parquet file ``path``, in ``path.ledger``, where many processes find and put them one by one.
+    """A SQLite database ``PATH.ledger`` with all rows of the parquet file ``PATH``, which several processes share.
 
     Each change is one transaction, and an export writes all rows; so of several writers none loses any. SQLite's locks
     make it so on local disks and on network file systems whose POSIX locks work; elsewhere give each process a file.

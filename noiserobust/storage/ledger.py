@@ -1,4 +1,4 @@
-"""Rows by unit of work: what is done is never done twice, and lands on disk while the work goes on."""
+"""Result rows by unit of work: each is computed once, and stored while the evaluation goes on."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Ledger:
     def add(self, unit: Mapping[str, Any], values: Mapping[str, float], place: tuple[int, ...] = ()) -> None:
         """Note the ``values`` of ``unit``; tables are sorted by ``place``, whatever the order in which work is done."""
         key = self._keys(unit)
-        # What was found keeps the versions that computed it.
+        # A stored unit keeps the versions that computed it.
         row = {**unit, **self.columns, **self._versions.get(key, {})}
         condition = self._conditions.setdefault(condition_of(row), len(self._conditions))
         self._known[key] = unit.get("answer", ""), dict(values)

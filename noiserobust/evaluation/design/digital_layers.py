@@ -155,10 +155,8 @@ class KeptDigital(OfLayers):
         ).join(accuracy)
         for name, difference in (("lost", lost), ("gain", gain)):
             steps[[name, f"{name}_low", f"{name}_high"]] = difference[["mean", "low", "high"]]
-        seen = [_accuracy(search[label]) for label in labels]
-        return steps.assign(
-            sum_of_singles=singles, search_accuracy=seen, search_gain=[value - seen[0] for value in seen]
-        )
+        searched = pd.Series([_accuracy(search[label]) for label in labels])
+        return steps.assign(sum_of_singles=singles, search_accuracy=searched, search_gain=searched - searched[0])
 
 
 def keep_digital(

@@ -259,9 +259,10 @@ def differences(
 ) -> pd.DataFrame:
     """a - b draw by draw for each pair of rows: one line each of mean, interval and what that is over.
 
-    Both rows of a pair are of one method, the same replicates and the same draws (:func:`statistics.paired`).
+    Both rows of a pair are of one method, the same replicates and the same draws
+    (:func:`~noiserobust.evaluation.paired`).
     """
-    # Two conditions of one method, told as two methods under one condition: what `paired` compares.
+    # Two conditions of one method become two methods under one condition, which `paired` compares.
     sides = [
         side[side["metric"] == metric].assign(**_cell(index), method=name)
         for index, pair in enumerate(pairs)
@@ -272,8 +273,8 @@ def differences(
 
 def means(tables: Iterable[pd.DataFrame], confidence: float, metric: str = "accuracy") -> pd.DataFrame:
     """The mean of each set of rows, as :func:`differences` gives them."""
-    told = [rows[rows["metric"] == metric].assign(**_cell(index)) for index, rows in enumerate(tables)]
-    return summarize(pd.concat(told, ignore_index=True), confidence)[INTERVAL]
+    cells = [rows[rows["metric"] == metric].assign(**_cell(index)) for index, rows in enumerate(tables)]
+    return summarize(pd.concat(cells, ignore_index=True), confidence)[INTERVAL]
 
 
 def _cell(index: int) -> dict[str, Any]:
