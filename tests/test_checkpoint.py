@@ -94,8 +94,16 @@ def wrapped(state: dict[str, Tensor], nesting: list[str], prefix: str = "") -> o
     return content
 
 
-@pytest.mark.parametrize("nesting", [[], ["state_dict"], ["model"], ["model", "state_dict"], ["net"]])
-@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod.module."])
+@pytest.mark.parametrize(
+    ("nesting", "prefix"),
+    [
+        ([], ""),
+        (["state_dict"], "module."),
+        (["model"], "_orig_mod."),
+        (["model", "state_dict"], "module._orig_mod.module."),
+        (["net"], "_orig_mod.module."),
+    ],
+)
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
 def test_a_torch_file_is_read(nesting: list[str], prefix: str, new: bool, tmp_path: Path) -> None:
     net = DigitsNet(width=4).build(1, 3)

@@ -115,12 +115,6 @@ def test_the_interval_covers_and_components_are_unbiased(models: int, draws: int
         assert abs(error) < 4.5 * standard_error  # false alarms: 7e-6 if normal, 1e-4 if skewed
 
 
-def test_the_nested_formula_is_wrong_for_shared_draws() -> None:
-    values = simulation.tables("test", 10, 10, 0.0, 0.3)
-    assert simulation.coverage(values, "nested") < 85
-    assert simulation.coverage(values, "crossed") > 94
-
-
 class Net(torch.nn.Linear):
     """A method of the table needs a module of its own name."""
 

@@ -84,8 +84,8 @@ class TestRows:
     def test_come_back_with_every_value(self, path: Path) -> None:
         values = {"loss": 1 / 3, "accuracy": math.inf, "perplexity": math.nan}
         ledger = Ledger(path, columns={"severity": np.int64(3)})
-        for draw, t in ((1, 60.0), (0, math.nan), (0, 0.1)):
-            ledger.add(unit(draw, t=t, strength=np.float64(0.1)), values, (draw,))
+        for draw, t in ((0, math.nan), (0, 0.1), (1, 60.0)):
+            ledger.add(unit(draw, t=t, strength=np.float64(0.1)), values)
         table = ledger.table()
         ledger.close()
         in_order = table.sort_values(["draw", "t"], kind="stable", ignore_index=True, na_position="first")

@@ -150,10 +150,7 @@ class Database:
         if self._get("unit") == unit:
             return
         if self._connection.execute("SELECT 1 FROM results LIMIT 1").fetchone():
-            rows = completed(self._table())
-            self.check(rows.columns.tolist())
-            self._clear()
-            self._insert(*records_of(rows, self.keys))
+            self._take(completed(self._table()), clear=True)
         self._set(unit=unit)
 
     def _follow_file(self) -> None:
@@ -161,21 +158,22 @@ class Database:
         digest = _digest(self.path)
         if digest == self._get("digest"):
             return
-        rows = completed(read_rows(self.path)) if digest else None
-        if rows is not None:
-            self.check(rows.columns.tolist())
-        if self._get("digest"):  # else it was never exported: what is here is not in any file yet
-            self._clear()
-        unexported = self._get("unexported")
-        if rows is not None:
-            self._insert(*records_of(rows, self.keys))
+        exported = bool(self._get("digest"))  # else what is here is not in any file yet
+        unexported = "" if exported else self._get("unexported")
+        self._take(completed(read_rows(self.path)) if digest else None, clear=exported)
         self._set(digest=digest, unexported=unexported)
 
-    def _clear(self) -> None:
-        self._connection.execute("DELETE FROM results")
-        self._connection.execute("DELETE FROM conditions")
-        # A process at work sees by this that it must put its rows again.
-        self._set(epoch=uuid.uuid4().hex, unexported="")
+    def _take(self, rows: pd.DataFrame | None, clear: bool) -> None:
+        """Insert a table of rows, instead of all that is here where this is to be cleared."""
+        if rows is not None:
+            self.check(rows.columns.tolist())
+        if clear:
+            self._connection.execute("DELETE FROM results")
+            self._connection.execute("DELETE FROM conditions")
+            # A process at work sees by this that it must put its rows again.
+            self._set(epoch=uuid.uuid4().hex, unexported="")
+        if rows is not None:
+            self._insert(*records_of(rows, self.keys))
 
     def _table(self) -> pd.DataFrame:
         texts = self._connection.execute("SELECT id, columns FROM conditions").fetchall()

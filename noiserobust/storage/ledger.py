@@ -66,7 +66,6 @@ class Ledger:
         self._noted: set[str] = set()
         self._conditions: dict[str, int] = {}
         self._records: list[Record] = []
-        self._places: list[tuple[int, ...]] = []
         self._committed = 0
         self._commit_time = self._export_time = time.monotonic()
         self._export_seconds = 0.0
@@ -85,15 +84,14 @@ class Ledger:
             return None
         return values
 
-    def add(self, unit: Mapping[str, Any], values: Mapping[str, float], place: tuple[int, ...] = ()) -> None:
-        """Note the ``values`` of ``unit``; tables are sorted by ``place``, whatever the order in which work is done."""
+    def add(self, unit: Mapping[str, Any], values: Mapping[str, float]) -> None:
+        """Note the ``values`` of ``unit``."""
         key = self._keys(unit)
         # A stored unit keeps the versions that computed it.
         row = {**unit, **self.columns, **self._versions.get(key, {})}
         condition = self._conditions.setdefault(condition_of(row), len(self._conditions))
         self._known[key] = unit.get("answer", ""), dict(values)
         self._records += [record_of(key, row, metric, value, condition) for metric, value in values.items()]
-        self._places += [place] * len(values)
         now = time.monotonic()
         if now - self._export_time > max(EXPORT_EVERY, 50 * self._export_seconds):
             self.save()
@@ -101,10 +99,9 @@ class Ledger:
             self._commit()
 
     def table(self) -> pd.DataFrame:
-        """The rows of this evaluation, tidy."""
-        order = sorted(range(len(self._records)), key=self._places.__getitem__)
+        """The rows of this evaluation, tidy, in the order in which they were added."""
         conditions = dict(enumerate(map(json.loads, self._conditions)))
-        return table_of(conditions, (self._records[index][2:] for index in order))
+        return table_of(conditions, (record[2:] for record in self._records))
 
     def save(self) -> None:
         """Bring the file up to date: it holds what it held, the rows so far, and those of other processes."""
