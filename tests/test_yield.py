@@ -22,6 +22,7 @@ def test_share_bounds_invert_the_binomial(confidence: float) -> None:
     for chips in (1, 7, 299):
         for reached in {0, 1, chips // 2, chips}:
             low, high = share_bounds(reached, chips, confidence)
+            assert reached or low == 0
             assert reached == 0 or stats.binom.sf(reached - 1, chips, low) == pytest.approx(1 - confidence)
             assert reached == chips or stats.binom.cdf(reached, chips, high) == pytest.approx(1 - confidence)
             assert reached < chips or high == 1

@@ -80,13 +80,13 @@ def corrupted(
     A forward pass over the images per corruption, severity, model, noise and draw.
     Source: "Revisiting Random Weight Perturbation", Table 3 and Figure 6.
     """
-    tables, covered = [], dict[str, Coverage]()
+    tables, coverage = [], dict[str, Coverage]()
     sets = load_corrupted(data, corruptions, severities)
     total = len(list(corruptions) or CORRUPTIONS) * len(severities)
     options = {"images": images, "model": model, "chips": chips, "compute": compute, "where": where}
     for corruption, severity, dataset in tqdm(sets, total=total, unit="set", disable=not progress, delay=1):
         ledger = Ledger(out, columns={"corruption": corruption, "severity": severity})
         result = evaluate(models, dataset, noises, draws, seed, out=ledger, **options)  # type: ignore[arg-type]
-        covered |= result.coverage
+        coverage |= result.coverage
         tables.append(result.rows)
-    return Corrupted(pd.concat(tables, ignore_index=True), coverage=covered)
+    return Corrupted(pd.concat(tables, ignore_index=True), coverage=coverage)

@@ -168,13 +168,17 @@ class EvaluatedModels:
         self.dataset = whole if images is None else whole.sample(images, Stream(0, "images"))
         self.spec = None if model is None else ModelSpec.parse(model)
         self.device = None if compute.device is None else known_device(compute.device)
+        self.coverage: dict[str, Coverage] = {}  # of the models that were opened
         self._prepared: dict[Any, Sequence[Batch]] = {}
 
     def __len__(self) -> int:
         return len(self.copies)
 
     def __iter__(self) -> Iterator[EvaluatedModel]:
-        return map(self._opened, self.copies)
+        for copy in self.copies:
+            model = self._opened(copy)
+            self.coverage[copy.name] = model.coverage
+            yield model
 
     def _opened(self, copy: TrainedCopy) -> EvaluatedModel:
         compute, where, dataset = self.compute, self.where, self.dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm import tqdm
 
-from noiserobust.analog.coverage import Coverage
 from noiserobust.analog.weight_space import Over
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModels, Models
@@ -93,25 +93,19 @@ def landscape(
     line = coordinates(half_width, points)
     grid = list(product(line, line if dimensions == 2 else [0.0]))
     compute = compute.with_batches_of(PASS)
-    opened = EvaluatedModels(models, data, part, images=images, model=model, compute=compute, where=where)
-    ledger = Ledger(out, ["landscape", "x", "y"])
+    networks = EvaluatedModels(models, data, part, images=images, model=model, compute=compute, where=where)
     constant = OPERATION | {"noise": "none", "strength": 0.0, "read": 0, "t": float("nan"), "seed": seed, "part": part}
     constant |= {"landscape": f"filter-normalised,over={over}", "semantics": SEMANTICS}
-    covered: dict[str, Coverage] = {}
-    try:
-        with tqdm(total=len(opened) * pairs * len(grid), unit="point", disable=not progress, delay=1) as bar:
-            for one in opened:
-                bar.set_description(one.method, refresh=False)
-                covered[one.name] = one.coverage
-                surface = surface_of(one)
-                for pair in range(pairs):
-                    stream = Stream(seed, "landscape", one.replicate, pair)
-                    first, second = (direction(surface, stream.child(axis), over) for axis in range(2))
-                    for x, y in grid:
-                        unit = one.columns | constant | {"draw": pair, "x": x, "y": y}
-                        values = ledger.find(unit)
-                        ledger.add(unit, values or {"loss": height(surface, first, second, x, y)})
-                        bar.update()
-    finally:
-        ledger.close()
-    return Landscape(ledger.table(), coverage=covered)
+    bar = tqdm(total=len(networks) * pairs * len(grid), unit="point", disable=not progress, delay=1)
+    with closing(Ledger(out, ["landscape", "x", "y"])) as ledger, bar:
+        for one in networks:
+            bar.set_description(one.method, refresh=False)
+            surface = surface_of(one)
+            for pair in range(pairs):
+                stream = Stream(seed, "landscape", one.replicate, pair)
+                first, second = (direction(surface, stream.child(axis), over) for axis in range(2))
+                for x, y in grid:
+                    unit = one.columns | constant | {"draw": pair, "x": x, "y": y}
+                    ledger.add(unit, ledger.find(unit) or {"loss": height(surface, first, second, x, y)})
+                    bar.update()
+    return Landscape(ledger.table(), coverage=networks.coverage)

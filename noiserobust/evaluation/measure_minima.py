@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from tqdm import tqdm
 
-from noiserobust.analog.coverage import Coverage
 from noiserobust.analog.noisy import report_stream
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models
@@ -86,20 +86,15 @@ def sharpness(
     """
     kinds = list(dict.fromkeys([*measures_of(measures, strengths), MaxOverRms()]))
     compute = compute.with_batches_of(PASS)
-    opened = EvaluatedModels(models, data, part, images=images, model=model, compute=compute, where=where)
-    ledger = Ledger(out, ["measure"])
-    covered: dict[str, Coverage] = {}
-    try:
-        with tqdm(total=len(opened) * len(kinds), unit="measure", disable=not progress, delay=1) as bar:
-            for one in opened:
-                bar.set_description(one.method, refresh=False)
-                covered[one.name] = one.coverage
-                _fill(ledger, one, kinds, {"seed": seed, "part": part}, bar)
-    finally:
-        ledger.close()
+    networks = EvaluatedModels(models, data, part, images=images, model=model, compute=compute, where=where)
+    bar = tqdm(total=len(networks) * len(kinds), unit="measure", disable=not progress, delay=1)
+    with closing(Ledger(out, ["measure"])) as ledger, bar:
+        for one in networks:
+            bar.set_description(one.method, refresh=False)
+            _fill(ledger, one, kinds, {"seed": seed, "part": part}, bar)
     rows, order = ledger.table(), {str(one): place for place, one in enumerate(kinds)}
     rows = rows.sort_values("measure", key=lambda texts: texts.map(order), kind="stable", ignore_index=True)
-    return Sharpness(rows, coverage=covered)
+    return Sharpness(rows, coverage=networks.coverage)
 
 
 def surface_of(model: EvaluatedModel) -> Surface:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,20 +116,21 @@ def evaluate(
     :class:`~noiserobust.UserError` for input that cannot be evaluated.
     """
     noise_kinds, numbers, further = noise_models(noises), draw_numbers(draws), known_metrics(metrics)
-    opened = EvaluatedModels(models, data, images=images, model=model, compute=compute, where=where)
-    conditions = Conditions.of(chips, opened.data)
-    opened.calibration = conditions.images
+    networks = EvaluatedModels(models, data, images=images, model=model, compute=compute, where=where)
+    conditions = Conditions.of(chips, networks.data)
+    networks.calibration = conditions.images
     settings = OPERATION | {"seed": seed, "recalibration": conditions.recalibration, "semantics": SEMANTICS}
     settings |= {"backend": str(conditions.backend)}
-    result = Evaluation(pd.DataFrame())
+    uncovered: dict[str, dict[str, str]] = {}
+    conversion: dict[str, str] = {}
     target = None if precision_target is None else _target(precision_target, chips, numbers, further)
     if target:
         settings |= {"target": target.half_width, "confidence": target.confidence}
-    total = None if target else len(opened) * len(noise_kinds) * len(numbers) * len(conditions.readings)
+    total = None if target else len(networks) * len(noise_kinds) * len(numbers) * len(conditions.readings)
     bar = tqdm(total=total, unit="draw" if target else "read", disable=not progress, delay=1)
     ledger = out if isinstance(out, Ledger) else Ledger(out)
     with closing(ledger), bar:
-        for copy in opened:
+        for copy in networks:
             bar.set_description(copy.method, refresh=False)
             on_chips = ModelOnChips(copy, conditions, further, target is not None or len(conditions.readings) == 1)
             for noise in noise_kinds:
@@ -141,9 +142,8 @@ def evaluate(
                 for draw in numbers:
                     _chip(on_chips, noise, draw, numbers[0], columns, ledger)
                     bar.update(len(conditions.readings))
-            result.coverage[copy.name], result.uncovered[copy.name] = copy.coverage, on_chips.uncovered
-            result.conversion[copy.name] = on_chips.opened.report
-    return replace(result, rows=ledger.table())
+            uncovered[copy.name], conversion[copy.name] = on_chips.uncovered, on_chips.opened.report
+    return Evaluation(ledger.table(), uncovered, conversion, coverage=networks.coverage)
 
 
 def _target(asked: float | Target, chips: Chips, draws: range, metrics: Collection[str]) -> Target:

@@ -186,18 +186,17 @@ def noisy_layers(
     require_one_condition(chips)
     if noise.is_identity and str(chips.converters) == "none" and str(chips.backend) == "direct":
         raise UserError(f"expected a noise with a strength, got {noise}: it disturbs no layer")
-    methods, data = opened(models, data)
+    methods, data = by_method(models, data)
     noisy = []
     for method, members in methods.items():
-        layers, coverage = {}, {}
-        for one in EvaluatedModels({method: members}, data, where=where, **fixed):
-            layers[one.name], coverage[one.name] = layers_of(one, groups), one.coverage
+        copies = EvaluatedModels({method: members}, data, where=where, **fixed)
+        layers = {one.name: layers_of(one, groups) for one in copies}
         first, *_ = layers.values()
         for name, others in layers.items():
             if [layer.members for layer in others] != [layer.members for layer in first]:
                 raise UserError(f"expected copies of one network as {method}, got {name} with other layers")
         run = partial(evaluate, {method: members}, data, out=out, **fixed)
-        noisy.append(NoisyLayers(method, noise, first, chips, coverage, run, bar))
+        noisy.append(NoisyLayers(method, noise, first, chips, copies.coverage, run, bar))
     return noisy
 
 
@@ -211,7 +210,7 @@ def fields_of(methods: Sequence[NoisyLayers]) -> dict[str, Any]:
     }
 
 
-def opened(models: Models, data: Any) -> tuple[dict[str, list[nn.Module | Checkpoint]], Any]:
+def by_method(models: Models, data: Any) -> tuple[dict[str, list[nn.Module | Checkpoint]], Any]:
     """The trained copies of each method, and the data, loaded once."""
     copies = trained_copies(models)
     methods: dict[str, list[nn.Module | Checkpoint]] = {}
