@@ -220,7 +220,7 @@ class TestSameWords:
         assert set(zip(rows["method"], rows["replicate"], strict=True)) == {("plain", 0), ("other", 1)}
         both = evaluate([load_run(one), load_run(two)], noises=NOISE, draws=1, images=40).rows
         assert told(both) == told(evaluate(runs, noises=NOISE, draws=1, images=40).rows)
-        assert sensitivity(load_run(one), draws=range(2, 4), images=40).rows["draw"].unique().tolist() == [2, 3]
+        assert sensitivity(load_run(one), draws=range(2, 4), images=10, groups=["*conv*"]).rows["draw"].unique().tolist() == [2, 3]
 
     def test_yields_of_a_file(self, runs: Path, tmp_path: Path) -> None:
         result = evaluate(runs, noises=NOISE, draws=3, images=40, out=tmp_path / "rows.parquet")
@@ -248,9 +248,9 @@ def answers(runs: Path, folder: Path) -> dict[str, Result]:
         "landscape": landscape(runs, None, 1, points=3, images=40),
         "corrupted": corrupted(runs, folder, corruptions=["fog"]),
         "trajectories": trajectories(runs),
-        "sensitivity": sensitivity(runs, draws=2, images=40),
-        "keep_digital": keep_digital(runs, draws=2, images=40, stop=Stop(max_layers=1)),
-        "budget": budget(runs, within=5.0, draws=2, images=40, axis=Axis(points=3, tolerance=0.1)),
+        "sensitivity": sensitivity(runs, draws=2, images=20, groups=["*conv*"]),
+        "keep_digital": keep_digital(runs, draws=2, images=20, groups=["*conv*"], stop=Stop(max_layers=1)),
+        "budget": budget(runs, within=5.0, draws=2, images=20, axis=Axis(points=3, tolerance=0.1)),
         "yields": yields(whole, above=50),
     }
 
