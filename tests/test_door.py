@@ -220,7 +220,9 @@ class TestSameWords:
         assert set(zip(rows["method"], rows["replicate"], strict=True)) == {("plain", 0), ("other", 1)}
         both = evaluate([load_run(one), load_run(two)], noises=NOISE, draws=1, images=40).rows
         assert told(both) == told(evaluate(runs, noises=NOISE, draws=1, images=40).rows)
-        assert sensitivity(load_run(one), draws=range(2, 4), images=10, groups=["*conv*"]).rows["draw"].unique().tolist() == [2, 3]
+        assert sensitivity(load_run(one), draws=range(2, 4), images=10, groups=["*conv*"]).rows[
+            "draw"
+        ].unique().tolist() == [2, 3]
 
     def test_yields_of_a_file(self, runs: Path, tmp_path: Path) -> None:
         result = evaluate(runs, noises=NOISE, draws=3, images=40, out=tmp_path / "rows.parquet")

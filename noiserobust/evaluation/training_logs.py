@@ -68,11 +68,8 @@ def trajectories(models: Models, *, out: str | Path | None = None) -> Trajectori
         if path is None or not (path.parent / "log.csv").is_file():
             raise UserError(f"expected a run's folder with a log.csv, got {copy.name}; name runs that train wrote")
         table = pd.read_csv(path.parent / "log.csv").melt(id_vars="epoch", var_name="metric", value_name="value")
-        table.insert(0, "model", copy.name)
-        table.insert(1, "method", copy.method)
-        table.insert(2, "replicate", copy.replicate)
-        tables.append(table)
-    rows = pd.concat(tables, ignore_index=True)
+        tables.append(table.assign(model=copy.name, method=copy.method, replicate=copy.replicate))
+    rows = pd.concat(tables, ignore_index=True)[["model", "method", "replicate", "epoch", "metric", "value"]]
     if out is not None:
         write_rows(rows, out)
     return Trajectories(rows)

@@ -102,7 +102,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class OfLayers(Result):
-    """Base of what is said of layers: rows of :func:`evaluate`, whose column ``digital`` names those without noise."""
+    """Base of results about layers: rows of :func:`evaluate`, whose column ``digital`` names those without noise."""
 
     noise: str
     layers: Mapping[str, Layers]
