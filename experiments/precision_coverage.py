@@ -33,7 +33,7 @@ from scipy import stats
 from noiserobust.analog.noisy import NoisyWeights, report_stream
 from noiserobust.data import load
 from noiserobust.evaluation import Compute, Target, evaluate
-from noiserobust.evaluation.evaluated_models import EvaluatedModels, trained_copies
+from noiserobust.evaluation.evaluated_models import EvaluatedModels
 from noiserobust.evaluation.precision.subsets import Subsets
 from noiserobust.evaluation.precision.to_precision import DRAW_COST, noise_std, until_precise
 from noiserobust.models.compute import Precision
@@ -62,7 +62,7 @@ class Record:
 
     def run(self) -> None:
         data, compute = load(self.data), Compute(precision=self.precision)
-        (model,) = EvaluatedModels(trained_copies(self.checkpoint), data, compute=compute)
+        (model,) = EvaluatedModels(self.checkpoint, data, compute=compute)
         noisy, classes = NoisyWeights(model.network), model.classes
         margin = answers(model.network, model.batches, self.precision, classes)[1].numpy()
         files = {sigma: self.out / f"sigma{sigma:g}.npz" for sigma in self.sigmas}

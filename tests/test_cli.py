@@ -178,7 +178,7 @@ def test_models_are_listed_with_their_cost(capsys: pytest.CaptureFixture[str]) -
             "expected a noise with a strength to sweep",
         ),
         (["evaluate", "RUNS", "--device", "abacus"], "expected a device that is there, such as cpu or cuda"),
-        (["evaluate", "RUNS", "--out", "EMPTY"], "expected a file for the rows, got the folder"),
+        (["evaluate", "RUNS", "--out", "EMPTY"], "expected the name of a file to write, got the folder"),
         (["evaluate", "RUNS", "--images", "0"], "expected a sample of 1 to 500 images"),
         (["evaluate", "RUNS", "--draws", "0"], "expected draws >= 1, got 0"),
         (["report", "nowhere.parquet", "--design", "crossed"], "expected a file of result rows (parquet)"),

@@ -35,12 +35,6 @@ def test_components_and_interval_by_hand() -> None:
     assert (line["interval_over"], line["design"]) == ("models and draws", "crossed")
 
 
-def test_the_nested_summary_says_what_it_is() -> None:
-    line = only(summarize(table(HAND)))
-    assert (line["design"], line["interval_over"]) == ("nested", "models")
-    assert math.isnan(line["shared_variance"])
-
-
 def test_without_noise_both_designs_say_the_same() -> None:
     rows = table({0: [90.0, 90.0], 1: [92.0, 92.0], 2: [91.0, 91.0]})
     nested, crossed = (only(summarize(rows, design=design)) for design in ("nested", "crossed"))
@@ -119,12 +113,6 @@ def test_the_interval_covers_and_components_are_unbiased(models: int, draws: int
         standard_error = estimates[name].std() / math.sqrt(len(values))
         error = estimates[name].mean() - truth
         assert abs(error) < 4.5 * standard_error  # false alarms: 7e-6 if normal, 1e-4 if skewed
-
-
-def test_the_nested_formula_is_wrong_for_shared_draws() -> None:
-    values = simulation.tables("test", 10, 10, 0.0, 0.3)
-    assert simulation.coverage(values, "nested") < 85
-    assert simulation.coverage(values, "crossed") > 94
 
 
 class Net(torch.nn.Linear):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,18 +14,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noiserobust import Stream, UserError, evaluate
+from noiserobust import Stream, UserError, evaluate, load_run
 from noiserobust.data import Splits, load
 from noiserobust.evaluation import (
+    Axis,
     Chips,
     Compute,
     Result,
+    Stop,
     Where,
+    budget,
     corrupted,
+    keep_digital,
     landscape,
+    sensitivity,
     sharpness,
     trajectories,
+    yields,
 )
+from noiserobust.evaluation.design.layers import OfLayers
 from noiserobust.evaluation.settings import grouped
 from noiserobust.models import DigitsNet
 from noiserobust.storage.checkpoints import read_checkpoint
@@ -127,20 +136,124 @@ class TestValues:
         assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 
+def coded(channels: int, classes: int) -> nn.Module:
+    """A network that is code: a run of it is only opened by one who names it."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, 16), nn.ReLU(), nn.Linear(16, classes))
+
+
+CODE = "factory:test_door:coded"
+
+
 @pytest.fixture(scope="module")
-def answers(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = TrainSettings(model=CODE, epochs=1, batch_size=400, select_draws=1)
+    return fit(settings, tmp_path_factory.mktemp("code")).folder
+
+
+QUESTIONS = {
+    "evaluate": evaluate,
+    "sensitivity": sensitivity,
+    "keep_digital": keep_digital,
+    "budget": budget,
+    "sharpness": sharpness,
+    "landscape": landscape,
+    "corrupted": corrupted,
+    "trajectories": trajectories,
+    "yields": yields,
+}
+
+
+class TestSameWords:
+    @pytest.mark.parametrize("name", QUESTIONS)
+    def test_parameters(self, name: str) -> None:
+        """What stands in several signatures means the same there: kind and type, and the same default."""
+        told = inspect.signature(QUESTIONS[name]).parameters
+        usual = inspect.signature(evaluate).parameters
+        for word in told.keys() & usual.keys() - {"data", "noises", "draws", "out"}:
+            assert str(told[word]) == str(usual[word])
+        for word in told.keys() & {"draws", "noises", "data"}:
+            assert told[word].kind is usual[word].kind
+        if "draws" in told:
+            assert told["draws"].annotation == "int | range"
+        if name not in ("yields", "trajectories"):
+            assert list(told)[:2] == ["models", "data"]
+            assert {"images", "model", "compute", "where", "out", "progress", "seed"} <= told.keys()
+        assert len(told) <= 16
+
+    @pytest.mark.parametrize(
+        "kind", Result.__subclasses__() + OfLayers.__subclasses__(), ids=lambda kind: kind.__name__
+    )
+    def test_answers(self, kind: type[Result]) -> None:
+        """Further options of an answer are named."""
+        for method in ("summary", "table", "plot"):
+            usual = list(inspect.signature(getattr(Result, method)).parameters.values())
+            told = list(inspect.signature(getattr(kind, method)).parameters.values())
+            assert told[: len(usual)] == usual
+            assert all(further.kind is further.KEYWORD_ONLY for further in told[len(usual) :])
+
+    @pytest.mark.parametrize("name", QUESTIONS)
+    def test_a_run_whose_network_is_code_is_named_once(self, name: str, code: Path, folder: Path) -> None:
+        question, few = QUESTIONS[name], {"images": 10}
+        run = load_run(code, model=CODE)
+        options: dict[str, Any] = {
+            "evaluate": few,
+            "sensitivity": few | {"draws": 1},
+            "keep_digital": few | {"draws": 1},
+            "budget": few | {"draws": 1, "axis": Axis(points=2, tolerance=0.5)},
+            "sharpness": few | {"measures": "loss"},
+            "landscape": few | {"dimensions": 1, "points": 3},
+            "corrupted": few | {"data": folder, "corruptions": ["fog"]},
+            "trajectories": {},
+            "yields": {"above": 50},
+        }
+        models = evaluate(run, draws=2, **few) if name == "yields" else [run]
+        assert not question(models, **options[name]).rows.empty
+
+    def test_its_path_does_not_start_it(self, code: Path) -> None:
+        with pytest.raises(UserError, match=f"expected --model {CODE}: .* which only you may start by name"):
+            evaluate(code, noises=NOISE, draws=1)
+        assert not evaluate(code, noises=NOISE, draws=1, images=10, model=CODE).rows.empty
+
+    def test_runs_and_labels_side_by_side(self, runs: Path) -> None:
+        one, two = sorted(runs.iterdir())
+        rows = evaluate([load_run(one), f"other={two}"], noises=NOISE, draws=1, images=40).rows
+        assert set(zip(rows["method"], rows["replicate"], strict=True)) == {("plain", 0), ("other", 1)}
+        both = evaluate([load_run(one), load_run(two)], noises=NOISE, draws=1, images=40).rows
+        assert told(both) == told(evaluate(runs, noises=NOISE, draws=1, images=40).rows)
+        assert sensitivity(load_run(one), draws=range(2, 4), images=10, groups=["*conv*"]).rows[
+            "draw"
+        ].unique().tolist() == [2, 3]
+
+    def test_yields_of_a_file(self, runs: Path, tmp_path: Path) -> None:
+        result = evaluate(runs, noises=NOISE, draws=3, images=40, out=tmp_path / "rows.parquet")
+        stored = yields(tmp_path / "rows.parquet", above=50).summary()
+        pd.testing.assert_frame_equal(stored, yields(result, above=50).summary())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Corrupted images."""
     folder = tmp_path_factory.mktemp("corrupted")
     generator = np.random.default_rng(0)
     np.save(folder / "fog.npy", generator.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8))
     np.save(folder / "labels.npy", np.tile(range(10), 5))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(runs: Path, folder: Path) -> dict[str, Result]:
     swept = sharpness(runs, None, "average_sharpness:gaussian(0.1)", strengths=[0.1, 0.2], images=40)
     return {
-        "evaluate": evaluate(runs, noises=[NOISE, "gaussian:0.4"], draws=2, images=40),
+        "evaluate": (whole := evaluate(runs, noises=[NOISE, "gaussian:0.4"], draws=2, images=40)),
         "to a precision": evaluate(runs, noises=[NOISE, "gaussian:0.4"], precision_target=10.0),
         "sharpness": swept,
         "landscape": landscape(runs, None, 1, points=3, images=40),
         "corrupted": corrupted(runs, folder, corruptions=["fog"]),
         "trajectories": trajectories(runs),
+        "sensitivity": sensitivity(runs, draws=2, images=20, groups=["*conv*"]),
+        "keep_digital": keep_digital(runs, draws=2, images=20, groups=["*conv*"], stop=Stop(max_layers=1)),
+        "budget": budget(runs, within=5.0, draws=2, images=20, axis=Axis(points=3, tolerance=0.1)),
+        "yields": yields(whole, above=50),
     }
 
 
@@ -154,6 +267,10 @@ class TestAnswers:
             ("landscape", ["loss in the middle"]),
             ("corrupted", ["severity 5, mean over 1 corruptions"]),
             ("trajectories", ["epoch", "perturbed_accuracy"]),
+            ("sensitivity", ["all layers"]),
+            ("keep_digital", ["clean"]),
+            ("budget", ["gaussian:{x}"]),
+            ("yields", ["each bound alone"]),
         ],
     )
     def test_every_answer_can_be_read_and_drawn(
@@ -166,9 +283,10 @@ class TestAnswers:
             assert word in str(answer)
             assert word in answer.table(markdown=True)
         assert "<table" in answer._repr_html_()
-        assert answer.plot(tmp_path / "picture.png").axes
+        assert answer.plot(tmp_path / "picture.png", confidence=0.9).axes
+        assert answer.table(confidence=0.9)
         assert (tmp_path / "picture.png").stat().st_size > 1000
-        if name != "trajectories":
+        if name not in ("trajectories", "yields"):
             assert all(0 < covered.noisy < covered.total for covered in answer.coverage.values())
             assert len(answer.coverage) == 2
 

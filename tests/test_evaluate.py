@@ -94,15 +94,6 @@ class TestRows:
         assert a0 == values(rows, "loss", method="b", replicate=0)
         assert not set(a0) & set(a1)
 
-    def test_summary_and_pairs(self, data: tuple[Tensor, Tensor]) -> None:
-        result = evaluate({"a": [net(0), net(1)], "b": [net(2), net(3)]}, data, "gaussian:0.3", draws=4)
-        table = {name: np.array([values(result.rows, method=name, replicate=r) for r in (0, 1)]) for name in "ab"}
-        line = result.summary().set_index(["method", "metric"]).loc[("a", "accuracy")]
-        assert line["mean"] == pytest.approx(table["a"].mean())
-        assert line["noise_std"] == pytest.approx(table["a"].var(axis=1, ddof=1).mean() ** 0.5)
-        assert line["weight_std"] == pytest.approx(table["a"].mean(axis=1).std(ddof=1))
-        assert result.paired("a", "b")["mean"].item() == pytest.approx((table["a"] - table["b"]).mean())
-
     def test_precision_is_recorded_and_used(self, data: tuple[Tensor, Tensor]) -> None:
         full, half = (
             evaluate(net(), data, "gaussian:0.3", draws=2, compute=Compute(precision=p)).rows for p in ("fp32", "bf16")
@@ -199,19 +190,6 @@ class TestNothingTwice:
         rows = read_rows(out)
         assert len(rows) == 2 * 2 * 2
         assert values(rows, method="a") == values(rows, method="b")
-
-    def test_a_folder_for_the_rows_is_refused_before_the_work(
-        self, data: tuple[Tensor, Tensor], counted: list[int], tmp_path: Path
-    ) -> None:
-        with pytest.raises(UserError, match="expected a file for the rows, got the folder"):
-            evaluate(net(), data, NOISES, out=tmp_path)
-        assert counted == [0]
-
-    def test_a_table_that_holds_no_such_rows_is_refused(self, data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
-        pd.DataFrame({"weights": ["a"]}).to_parquet(tmp_path / "other.parquet")
-        with pytest.raises(UserError, match=r"expected evaluation rows in .*, got a table without data, noise"):
-            evaluate(net(), data, NOISES, out=tmp_path / "other.parquet")
-        assert list(read_rows(tmp_path / "other.parquet")) == ["weights"]
 
     def test_an_interrupted_evaluation_keeps_what_it_had(
         self, data: tuple[Tensor, Tensor], counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -361,25 +339,6 @@ def test_wrong_channels_and_classes_are_refused(tmp_path: Path) -> None:
     assert len(evaluate(path, few, "gaussian:0.1", draws=1).rows) == 2
     with pytest.raises(UserError, match="3 classes, the data have 2"):
         evaluate(path, Dataset(*few, classes=("a", "b")), "gaussian:0.1")
-
-
-class Activated(nn.Module):
-    """The same weights with another activation are another network, which neither weights nor layers show."""
-
-    def __init__(self, activation: object) -> None:
-        super().__init__()
-        self.linear, self.activation = nn.Linear(4, 3), activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.linear(x.view(len(x), -1)))  # type: ignore[operator]
-
-
-def test_what_only_the_forward_pass_shows_is_another_network(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
-    one, other = Activated(torch.relu), Activated(torch.tanh)
-    other.load_state_dict(one.state_dict())
-    alone = values(evaluate(other, data, "gaussian:0.1", draws=1).rows, "loss")
-    rows = evaluate({"one": one, "other": other}, data, "gaussian:0.1", draws=1, out=tmp_path / "rows.parquet").rows
-    assert values(rows, "loss", method="other") == alone != values(rows, "loss", method="one")
 
 
 def test_a_module_gets_the_memory_format_and_precision_it_needs(data: tuple[Tensor, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""The fast paths of evaluation: draws and accuracies of their plain twins, nothing made twice, little memory."""
+"""The fast paths of evaluation: chips read once, compiled networks, little memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from noiserobust import Stream, UserError, evaluate, perturbed
+from noiserobust import Stream, UserError, evaluate
 from noiserobust.analog.noisy import NoisyWeights, ReadOnce, report_stream
 from noiserobust.evaluation import Chips, Compute
 from noiserobust.models import DigitsNet
@@ -19,7 +19,6 @@ from noiserobust.noise import NoiseModel
 from noiserobust.rng import seeded
 
 X, Y = Stream(0, "x").normal((120, 1, 8, 8)), torch.arange(120) % 3
-SWEEP = ["gaussian:0.1", "gaussian:0.3", "gaussian:0.2,reference=layer", "laplace:0.1"]
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -39,10 +38,6 @@ def assert_same_rows(fast: pd.DataFrame, plain: pd.DataFrame) -> None:
 
 
 class TestDraws:
-    def test_rows_of_a_sweep_are_those_of_its_levels(self) -> None:
-        alone = pd.concat([evaluate(net(), (X, Y), noise, draws=3).rows for noise in SWEEP], ignore_index=True)
-        pd.testing.assert_frame_equal(evaluate(net(), (X, Y), SWEEP, draws=3).rows, alone)
-
     @pytest.mark.parametrize("noise", ["gaussian:0.2", "gaussian:0.1,per=read+laplace:0.1", "pcm:0.7"])
     @pytest.mark.parametrize(("t", "read", "compensation"), [(None, 0, "none"), (60.0, 2, "none"), (60.0, 0, "global")])
     def test_a_chip_that_is_read_once_is_the_same_chip(
@@ -102,14 +97,3 @@ def test_memory_is_a_copy_of_the_weights(draws: int, levels: int) -> None:
         [sys.executable, "-c", MEMORY, str(draws), str(levels)], capture_output=True, text=True, check=True
     )
     assert float(run.stdout) < 1.3
-
-
-def test_draws_are_those_of_perturbed() -> None:
-    model = net()
-    rows = evaluate(model, (X, Y), SWEEP, draws=2).rows
-    for noise in SWEEP:
-        for draw in range(2):
-            with perturbed(model, noise, draw=draw), torch.no_grad():
-                right = (model(X).argmax(1) == Y).float().mean().item()
-            found = rows.query("noise == @noise and draw == @draw and metric == 'accuracy'")["value"].item()
-            assert found == pytest.approx(100 * right)

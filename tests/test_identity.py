@@ -212,6 +212,17 @@ class TestAnswer:
             net = nn.Linear(6, 20_000)
         assert len(answer(net, DATA[0])) < 60
 
+    def test_of_a_network_for_one_size_of_batch(self) -> None:
+        class Fixed(Net):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x.view(60, 6))
+
+        net = Fixed()
+        one = answer(net, DATA[0])
+        assert len(one.split()) == 4
+        hooked(net)
+        assert not same_answer(one, answer(net, DATA[0]))
+
     def test_of_what_gives_none(self) -> None:
         assert answer(nn.Linear(5, 3), DATA[0]) == ""
         assert answer(nn.LSTM(6, 3), DATA[0]) == ""

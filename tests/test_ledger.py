@@ -84,8 +84,8 @@ class TestRows:
     def test_come_back_with_every_value(self, path: Path) -> None:
         values = {"loss": 1 / 3, "accuracy": math.inf, "perplexity": math.nan}
         ledger = Ledger(path, columns={"severity": np.int64(3)})
-        for draw, t in ((1, 60.0), (0, math.nan), (0, 0.1)):
-            ledger.add(unit(draw, t=t, strength=np.float64(0.1)), values, (draw,))
+        for draw, t in ((0, math.nan), (0, 0.1), (1, 60.0)):
+            ledger.add(unit(draw, t=t, strength=np.float64(0.1)), values)
         table = ledger.table()
         ledger.close()
         in_order = table.sort_values(["draw", "t"], kind="stable", ignore_index=True, na_position="first")
@@ -222,6 +222,18 @@ class TestRefusals:
         with pytest.raises(UserError, match=r"a folder that can be written for .*: attempt to write a readonly"):
             Ledger(path)
 
+    def test_what_is_no_file_stays_what_it_is(self, path: Path) -> None:
+        """A pipe here, as a device is (never tried on /dev/null: where the test fails, the machine loses it)."""
+        os.mkfifo(path)
+        with pytest.raises(UserError, match=r"got .*rows\.parquet, a device or pipe"):
+            Ledger(path)
+        with pytest.raises(UserError, match=r"got .*rows\.parquet, a device or pipe"):
+            write_rows(pd.DataFrame({"a": [1]}), path)
+        assert path.is_fifo()
+        assert os.listdir(path.parent) == ["rows.parquet"]
+        with pytest.raises(UserError, match="expected the name of a file to write, got the folder"):
+            Ledger(path.parent)
+
     def test_one_that_another_process_keeps(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         filled(path, range(1))
         monkeypatch.setattr("noiserobust.storage.database.WAIT", 0.0)
@@ -269,6 +281,19 @@ class TestAtOnce:
         one.add(unit(4), {"loss": 4.0})
         one.close()
         assert losses(path) == ({0: 0} if replaced else {}) | {2: 2, 3: 3, 4: 4}
+
+    @pytest.mark.parametrize("again", [True, False])
+    def test_a_ledger_that_goes_while_one_is_at_work(self, path: Path, again: bool) -> None:
+        """Nothing is lost, whether or not another process has begun a new one."""
+        filled(path, range(2))
+        one = Ledger(path)
+        one.add(unit(2), {"loss": 2.0})
+        Path(f"{path}.ledger").unlink()
+        if again:
+            filled(path, range(3, 4))
+        one.add(unit(4), {"loss": 4.0})
+        one.close()
+        assert losses(path) == {0: 0, 1: 1, 2: 2, 4: 4} | ({3: 3} if again else {})
 
     def test_the_file_is_brought_up_to_date_meanwhile(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "EXPORT_EVERY", 0.0)

@@ -17,8 +17,6 @@ from noiserobust.analog.noisy import report_stream
 from noiserobust.cli import main
 from noiserobust.data.corrupted import load_corrupted
 from noiserobust.evaluation import corrupted, landscape, sharpness, summarize, trajectories
-from noiserobust.evaluation.corruptions import by_severity
-from noiserobust.evaluation.landscapes import averaged
 from noiserobust.evaluation.training_logs import curves
 from noiserobust.minima import Measure, Surface, measure
 from noiserobust.models import build
@@ -121,13 +119,14 @@ class TestLandscape:
         assert len(read_rows(out)) == 6
         calls.extend([(9.0, 9.0)] * 10)  # past the one that stops
         with patch(height, counting):
-            resumed = landscape(model, DATA, out=out, **options).rows  # type: ignore[arg-type]
+            result = landscape(model, DATA, out=out, **options)  # type: ignore[arg-type]
+        resumed = result.rows
         assert len(calls) == 17 + 12
         assert list(resumed["value"]) == list(whole["value"])
         middle = resumed[(resumed["x"] == 0) & (resumed["y"] == 0)]["value"]
         assert list(middle) == [Surface(model, [batch()]).loss()] * 2
         assert same_bits(state(model), before)
-        assert averaged(resumed)["n"].tolist() == [2] * 9
+        assert result.summary()["n"].tolist() == [2] * 9
 
     def test_one_dimension_is_the_middle_line(self) -> None:
         line = landscape(normed_net(), DATA, 1, points=3).rows
@@ -178,7 +177,8 @@ class TestCorrupted:
 
     def test_rows(self, files: Path, trained: Path, tmp_path: Path) -> None:
         out = tmp_path / "rows.parquet"
-        rows = corrupted(str(trained), files, corruptions=["fog", "snow"], out=out).rows
+        result = corrupted(str(trained), files, corruptions=["fog", "snow"], out=out)
+        rows = result.rows
         accuracy = rows[rows["metric"] == "accuracy"]
         assert sorted(zip(accuracy["corruption"], accuracy["severity"], strict=True)) == [
             (name, severity) for name in ("fog", "snow") for severity in range(1, 6)
@@ -199,7 +199,7 @@ class TestCorrupted:
         with patch("noiserobust.evaluation.on_chips.score", side_effect=AssertionError):
             again = corrupted(str(trained), files, corruptions=["fog", "snow"], out=out).rows
         assert list(again["value"]) == list(rows["value"])
-        summary = by_severity(rows)
+        summary = result.summary()
         worst = summary[(summary["severity"] == 5) & (summary["metric"] == "accuracy")].iloc[0]
         assert worst["mean"] == pytest.approx(accuracy[accuracy["severity"] == 5]["value"].mean())
 

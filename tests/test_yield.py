@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from evaluation_rows import only, table
 from scipy import stats
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation import evaluate, yields
+from noiserobust.evaluation import yields
 from noiserobust.evaluation.design.chip_yield import chips_needed, share_bounds, tolerance_bound
 
 
@@ -23,7 +22,7 @@ def test_share_bounds_invert_the_binomial(confidence: float) -> None:
     for chips in (1, 7, 299):
         for reached in {0, 1, chips // 2, chips}:
             low, high = share_bounds(reached, chips, confidence)
-            assert low == pytest.approx(stats.beta.ppf(1 - confidence, reached, chips - reached + 1) if reached else 0)
+            assert reached or low == 0
             assert reached == 0 or stats.binom.sf(reached - 1, chips, low) == pytest.approx(1 - confidence)
             assert reached == chips or stats.binom.cdf(reached, chips, high) == pytest.approx(1 - confidence)
             assert reached < chips or high == 1
@@ -54,36 +53,6 @@ def test_the_tolerance_bound_is_scipys_and_agrees_with_the_share() -> None:
         assert (low >= share) == (bound >= above)
 
 
-@pytest.mark.slow
-def test_the_statement_is_true_as_often_as_it_says() -> None:
-    """Over 2,000 sets of 60 chips, continuous and with heavy ties; false alarms 1e-4 per bound."""
-    generator, sets, chips, share, confidence = np.random.default_rng(6), 2000, 60, 0.9, 0.9
-    for rounding in (6, 0):
-        bounds = [
-            tolerance_bound(np.round(values, rounding), share, confidence)
-            for values in generator.normal(0, 2, (sets, chips))
-        ]
-        # The share of chips that reach x after rounding: those that lie above x minus half a unit.
-        true = np.sum(stats.norm.sf(np.array(bounds) - 0.5 * 10.0**-rounding, scale=2) >= share)
-        assert true >= stats.binom.ppf(1e-4, sets, confidence)
-    # With 60 chips the second worst is the bound: P(Binomial(60, 0.1) >= 3) = 0.947 is its true confidence, not 0.9.
-    exact = stats.binom.sf(2, chips, 1 - share)
-    assert stats.binom.ppf(1e-4, sets, exact) <= np.sum(
-        stats.norm.sf(np.sort(generator.normal(0, 2, (sets, chips)))[:, 2], scale=2) >= share
-    )
-
-
-def test_pooled_bounds_hold_for_the_networks_at_hand() -> None:
-    """Three networks, two good and one bad: the pooled lower bound is at or below their mean share often enough."""
-    generator, sets, each = np.random.default_rng(7), 4000, 20
-    shares = np.array([0.99, 0.9, 0.3])
-    reached = generator.binomial(each, shares, (sets, 3)).sum(axis=1)
-    lows, highs = np.array([share_bounds(count, 3 * each) for count in range(3 * each + 1)]).T
-    least = stats.binom.ppf(1e-4, sets, 0.95)  # false alarms: 1e-4
-    assert (lows[reached] <= shares.mean()).sum() >= least
-    assert (highs[reached] >= shares.mean()).sum() >= least
-
-
 def test_a_line_per_network_or_pooled() -> None:
     rows = table({0: [60, 70, 80, 90], 1: [70, 70, 70, 50]})
     first, second = yields(rows, above=70, share=0.5).summary(0.9).to_dict("records")
@@ -107,12 +76,6 @@ def test_reads_of_a_chip_are_one_chip_and_no_noise_is_no_chip() -> None:
     assert (line["noise"], line["chips"], line["reached"]) == ("gaussian:0.1", 2, 1)
     with pytest.raises(UserError, match="rows with noise, got only none"):
         yields(clean)
-
-
-def test_a_result_is_taken_as_its_rows() -> None:
-    data = torch.eye(20), torch.zeros(20, dtype=torch.long)
-    result = evaluate(torch.nn.Linear(20, 2), data, "gaussian:1.0", draws=5)
-    assert yields(result, above=50).summary().equals(yields(result.rows, above=50).summary())
 
 
 def test_percentiles_lie_between_order_statistics() -> None:

@@ -36,7 +36,7 @@ class Corrupted(Networks):
         from noiserobust.evaluation import corrupted
 
         result = corrupted(
-            folder=self.folder,
+            data=self.folder,
             noises=self.noise,
             draws=self.draws,
             corruptions=self.corruptions,

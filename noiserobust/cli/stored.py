@@ -67,20 +67,20 @@ class Stored(Evaluation):
             return super().summary(confidence)
         return summarize(self.rows, confidence, design=self.design)
 
-    def table(self, markdown: bool = False) -> str:
+    def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """The summary, then every other method's difference from the baseline."""
         if self.to_precision:
-            return super().table(markdown)
-        tables = [robustness_table(self.summary(), self.metric, markdown=markdown, intervals=self.intervals)]
+            return super().table(markdown, confidence)
+        tables = [robustness_table(self.summary(confidence), self.metric, markdown=markdown, intervals=self.intervals)]
         for method in self.rows["method"].unique():
             if self.baseline not in (None, method):
-                pairs = paired(self.rows, method, self.baseline, metric=self.metric, design=self.design)
+                pairs = paired(self.rows, method, self.baseline, confidence, self.metric, self.design)
                 tables.append(f"```\n{paired_table(pairs)}\n```" if markdown else paired_table(pairs))
         return "\n\n".join(tables)
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
         if self.metric != "area":
-            return super().plot(path)
+            return super().plot(path, confidence)
         from noiserobust.report.area_plot import area_figure
 
-        return drawn(area_figure(self.summary()), path)
+        return drawn(area_figure(self.summary(confidence)), path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,30 +31,32 @@ if TYPE_CHECKING:
 class Corrupted(Result):
     """Accuracy on corrupted images: evaluate's ``rows`` with two further columns, ``corruption`` and ``severity``."""
 
-    coverage: dict[str, Coverage] = field(default_factory=dict)
-
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """:func:`~noiserobust.evaluation.summarize` of the mean over corruptions, for every ``severity``."""
-        return by_severity(self.rows, confidence)
+        one_file = ["corruption", "data", "answer", *provenance(), "value"]
+        rest = [name for name in self.rows if name not in one_file]
+        mean = self.rows.groupby(rest, sort=False, dropna=False)["value"].mean().reset_index()
+        parts = [summarize(rows, confidence).assign(severity=severity) for severity, rows in mean.groupby("severity")]
+        return pd.concat(parts, ignore_index=True)
 
-    def table(self, markdown: bool = False) -> str:
+    def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """Evaluate's table of the mean over corruptions, for every severity."""
         title = f"severity {{}}, mean over {self.rows['corruption'].nunique()} corruptions\n"
         return "\n\n".join(
             title.format(severity) + "\n" * markdown + robustness_table(lines, markdown=markdown)
-            for severity, lines in self.summary().groupby("severity")
+            for severity, lines in self.summary(confidence).groupby("severity")
         )
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
         """Accuracy against severity; a PNG where ``path`` is given."""
         from noiserobust.report.curves import severity_figure
 
-        return drawn(severity_figure(self.summary()), path)
+        return drawn(severity_figure(self.summary(confidence)), path)
 
 
 def corrupted(
     models: Models,
-    folder: str | Path,
+    data: str | Path,
     noises: NoiseModel | str | Sequence[NoiseModel | str] = "gaussian:0",
     draws: int | range = 1,
     seed: int = 0,
@@ -71,28 +73,20 @@ def corrupted(
 ) -> Corrupted:
     """How accurate networks stay on corrupted images, for every corruption and severity; and under weight noise.
 
-    - ``folder``: what :func:`noiserobust.data.corrupted.load_corrupted` reads; by default its fifteen corruptions.
+    - ``data``: the folder that :func:`noiserobust.data.corrupted.load_corrupted` reads.
+    - ``corruptions``: some of its files' names (default: the usual fifteen); ``severities``: 1 to 5.
     - ``noises``: weight noise on top; by default none. Everything else is as in :func:`noiserobust.evaluate`.
 
     A forward pass over the images per corruption, severity, model, noise and draw.
     Source: "Revisiting Random Weight Perturbation", Table 3 and Figure 6.
     """
-    tables, covered = [], dict[str, Coverage]()
-    sets = load_corrupted(folder, corruptions, severities)
+    tables, coverage = [], dict[str, Coverage]()
+    sets = load_corrupted(data, corruptions, severities)
     total = len(list(corruptions) or CORRUPTIONS) * len(severities)
     options = {"images": images, "model": model, "chips": chips, "compute": compute, "where": where}
-    for corruption, severity, data in tqdm(sets, total=total, unit="set", disable=not progress, delay=1):
+    for corruption, severity, dataset in tqdm(sets, total=total, unit="set", disable=not progress, delay=1):
         ledger = Ledger(out, columns={"corruption": corruption, "severity": severity})
-        result = evaluate(models, data, noises, draws, seed, out=ledger, **options)  # type: ignore[arg-type]
-        covered |= result.coverage
+        result = evaluate(models, dataset, noises, draws, seed, out=ledger, **options)  # type: ignore[arg-type]
+        coverage |= result.coverage
         tables.append(result.rows)
-    return Corrupted(pd.concat(tables, ignore_index=True), covered)
-
-
-def by_severity(rows: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
-    """:func:`~noiserobust.evaluation.summarize` of the mean over corruptions, for every severity (a further column)."""
-    of_one = ["corruption", "data", "answer", *provenance()]
-    kept = [name for name in rows if name not in (*of_one, "value")]
-    mean = rows.groupby(kept, sort=False, dropna=False)["value"].mean().reset_index()
-    parts = [summarize(lines, confidence).assign(severity=severity) for severity, lines in mean.groupby("severity")]
-    return pd.concat(parts, ignore_index=True)
+    return Corrupted(pd.concat(tables, ignore_index=True), coverage=coverage)

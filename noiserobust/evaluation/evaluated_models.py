@@ -1,4 +1,4 @@
-"""The models that are evaluated, opened one after the other, with the data as each wants to see them."""
+"""Trained networks to evaluate: modules, runs or files, opened one after the other, each with its normalised data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,7 +20,7 @@ from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.models import ModelSpec, checked_forward
 from noiserobust.models.compute import device_of, known_device
 from noiserobust.rng import Stream
-from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints
+from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
 from noiserobust.storage.provenance import provenance
 from noiserobust.tasks.batches import prepare
@@ -53,17 +53,12 @@ class TrainedCopy:
     method: str
     replicate: int
     source: nn.Module | Checkpoint
-    model: ModelSpec | None = None
-    """How to build its network, where the checkpoint does not suffice."""
 
 
 @dataclass(frozen=True)
-class EvaluatedModel:
+class EvaluatedModel(TrainedCopy):
     """One trained copy on its device, with the data it is evaluated on."""
 
-    name: str
-    method: str
-    replicate: int
     network: nn.Module
     dataset: Labelled
     """The data, with the normalisation that this network wants."""
@@ -71,6 +66,8 @@ class EvaluatedModel:
     """The same, normalised and moved once."""
     classes: int
     coverage: Coverage
+    compute: Compute
+    where: Where
     columns: dict[str, Any]
     """The columns of its rows that do not depend on the noise."""
 
@@ -84,14 +81,14 @@ def trained_copies(models: Models) -> list[TrainedCopy]:
     copies: list[TrainedCopy] = []
     count: Counter[str] = Counter()
     for label, group in groups:
-        for source, model in _sources(group):
+        for source in _sources(group):
             about = source.about if isinstance(source, Checkpoint) else {}
             stem = source.path.stem if isinstance(source, Checkpoint) else type(source).__name__
             method = label or about.get("label", stem)
             # A copy that does not say its training seed is the next one of its method.
             index = count[method]
             name = str(source.path) if isinstance(source, Checkpoint) else f"{method}[{index}]"
-            copies.append(TrainedCopy(name, method, about.get("seed", index), source, model))
+            copies.append(TrainedCopy(name, method, about.get("seed", index), source))
             count[method] += 1
     if not copies:
         raise UserError("expected at least one model, got none")
@@ -108,13 +105,13 @@ def trained_copies(models: Models) -> list[TrainedCopy]:
     return copies
 
 
-def _sources(models: OneModel | Sequence[OneModel]) -> list[tuple[nn.Module | Checkpoint, ModelSpec | None]]:
+def _sources(models: OneModel | Sequence[OneModel]) -> list[nn.Module | Checkpoint]:
     if isinstance(models, (nn.Module, Checkpoint)):
-        return [(models, None)]
+        return [models]
     if isinstance(models, (str, Path)):
-        return [(checkpoint, None) for checkpoint in find_checkpoints([str(models)])]
+        return [*find_checkpoints([str(models)])]
     if isinstance(models, Run):
-        return [(source, models.model) for source, _ in _sources(models.checkpoint)]
+        return [replace(read_checkpoint(models.checkpoint), model=models.model)]
     return [source for model in models for source in _sources(model)]
 
 
@@ -144,80 +141,87 @@ def part_of(data: Any, part: str) -> Labelled:
 class EvaluatedModels:
     """An iterable of :class:`EvaluatedModel` that opens each network only when its turn comes.
 
-    ``calibration``: further data that values depend on; they are named by the rows' ``data``, too.
+    The arguments are those of :func:`noiserobust.evaluate`; ``part`` is that of the data.
     """
+
+    data: Any
+    """The data, loaded."""
+    calibration: Sequence[Labelled] = ()
+    """Further data that values depend on; they are named by the rows' ``data``, too."""
 
     def __init__(
         self,
-        copies: Sequence[TrainedCopy],
-        data: Any,
-        *,
+        models: Models,
+        data: Any = None,
         part: str = "test",
+        *,
         images: int | None = None,
         model: ModelSpec | str | None = None,
         compute: Compute = Compute(),
         where: Where = Where(),
-        calibration: Sequence[Labelled] = (),
     ) -> None:
-        self.copies, self.compute, self.where, self.calibration = copies, compute, where, calibration
+        self.copies, self.compute, self.where = trained_copies(models), compute, where
+        self.data = named_data(data, self.copies)
         # Tensors and loaders that a person hands over are taken as they are; data sets are normalised as in training.
-        self.normalize = isinstance(data, (Splits, Labelled))
-        whole = part_of(data, part)
+        self.normalize = isinstance(self.data, (Splits, Labelled))
+        whole = part_of(self.data, part)
         self.dataset = whole if images is None else whole.sample(images, Stream(0, "images"))
-        self.spec = ModelSpec.parse(model) if isinstance(model, str) else model
+        self.spec = None if model is None else ModelSpec.parse(model)
         self.device = None if compute.device is None else known_device(compute.device)
+        self.coverage: dict[str, Coverage] = {}  # of the models that were opened
         self._prepared: dict[Any, Sequence[Batch]] = {}
 
     def __len__(self) -> int:
         return len(self.copies)
 
     def __iter__(self) -> Iterator[EvaluatedModel]:
-        return map(self._opened, self.copies)
+        for copy in self.copies:
+            model = self._opened(copy)
+            self.coverage[copy.name] = model.coverage
+            yield model
 
     def _opened(self, copy: TrainedCopy) -> EvaluatedModel:
-        compute, where, seen = self.compute, self.where, self.dataset
+        compute, where, dataset = self.compute, self.where, self.dataset
         if isinstance(copy.source, nn.Module):
-            network, last = copy.source, bool(compute.channels_last)
+            network, channels_last = copy.source, bool(compute.channels_last)
         else:
-            last = compute.channels_last is not False
-            network, seen = self._built(copy.source, self.spec or copy.model, last)
+            channels_last = compute.channels_last is not False
+            network, dataset = self._built(copy.source, channels_last)
         network = network if self.device is None else network.to(self.device)
-        place = device_of(network)
-        view = (seen.mean, seen.std, place, last)
-        if view not in self._prepared:
-            self._prepared[view] = prepare(seen, place, compute.batch_size, last)
-        covered = coverage(network, include=where.include, exclude=where.exclude)
+        device = device_of(network)
+        key = (dataset.mean, dataset.std, device, channels_last)
+        if key not in self._prepared:
+            self._prepared[key] = prepare(dataset, device, compute.batch_size, channels_last)
+        analog = coverage(network, include=where.include, exclude=where.exclude)
         patterns = [*(f"+{pattern}" for pattern in where.include), *(f"-{pattern}" for pattern in where.exclude)]
         columns = {
             "model": copy.name,
             "method": copy.method,
             "replicate": copy.replicate,
-            "images": len(seen),
+            "images": len(dataset),
             "analog": " ".join(patterns),
             "precision": compute.precision,
             "weights": network_digest(network),
-            "answer": answer(network, self._prepared[view][0].inputs, compute.precision),
-            "data": _name_of([self.dataset, *self.calibration], seen),
-            "device": place.type,
-            "noisy_weights": covered.noisy,
-            "all_weights": covered.total,
+            "answer": answer(network, self._prepared[key][0].inputs, compute.precision),
+            "data": _digest([self.dataset, *self.calibration], dataset),
+            "device": device.type,
+            "noisy_weights": analog.noisy,
+            "all_weights": analog.total,
         }
         return EvaluatedModel(
-            copy.name,
-            copy.method,
-            copy.replicate,
-            network,
-            seen,
-            self._prepared[view],
-            int(self.dataset.labels.max()) + 1,
-            covered,
-            columns | provenance(),
+            **vars(copy),
+            network=network,
+            dataset=dataset,
+            batches=self._prepared[key],
+            classes=int(self.dataset.labels.max()) + 1,
+            coverage=analog,
+            compute=compute,
+            where=where,
+            columns=columns | provenance(),
         )
 
-    def _built(
-        self, checkpoint: Checkpoint, model: ModelSpec | None, channels_last: bool
-    ) -> tuple[nn.Module, Labelled]:
-        """The network of a checkpoint, and the data as it wants to see them."""
+    def _built(self, checkpoint: Checkpoint, channels_last: bool) -> tuple[nn.Module, Labelled]:
+        """The network of a checkpoint, and the data with the normalisation that it was trained with."""
         about, dataset = checkpoint.about, self.dataset
         channels = about.get("channels", dataset.channels)
         if channels != dataset.channels:
@@ -226,7 +230,7 @@ class EvaluatedModels:
         # Tensors do not say how many classes there are: a few of them need not show the last one.
         if len(classes) < len(dataset.classes) or (self.normalize and len(classes) > len(dataset.classes)):
             raise UserError(f"{checkpoint.path} knows {len(classes)} classes, the data have {len(dataset.classes)}")
-        network = checkpoint.build(model, channels, len(classes))
+        network = checkpoint.build(self.spec, channels, len(classes))
         with torch.no_grad():
             checked_forward(network, dataset.example().cpu(), str(checkpoint.path))
         if channels_last:
@@ -235,7 +239,7 @@ class EvaluatedModels:
         return network, dataset.with_normalization(about["mean"], about["std"]) if normalized else dataset
 
 
-def _name_of(content: Sequence[Labelled], seen: Labelled) -> str:
-    """16 hex digits that name what the network sees: the data's content and their normalisation."""
-    named = [*(data.fingerprint for data in content), seen.mean, seen.std]
-    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
+def _digest(content: Sequence[Labelled], normalized: Labelled) -> str:
+    """16 hex digits that name a network's inputs: the content of the data, and their normalisation."""
+    parts = [*(data.fingerprint for data in content), normalized.mean, normalized.std]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm import tqdm
 
-from noiserobust.analog.coverage import Coverage
 from noiserobust.analog.weight_space import Over
 from noiserobust.errors import UserError
-from noiserobust.evaluation.evaluated_models import Models
-from noiserobust.evaluation.measure_minima import Part, models_on_part, surface_of
+from noiserobust.evaluation.evaluated_models import EvaluatedModels, Models
+from noiserobust.evaluation.measure_minima import PASS, Part, surface_of
 from noiserobust.evaluation.result import Result, drawn
 from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.minima.directions import coordinates, direction, height
@@ -37,26 +36,25 @@ SEMANTICS = 1
 class Landscape(Result):
     """Losses around networks: one of the ``rows`` per model, pair of directions (``draw``) and point (``x``, ``y``)."""
 
-    coverage: dict[str, Coverage] = field(default_factory=dict)
-
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """One line per method and point: ``mean``, ``std`` (ddof 1) and number ``n`` over pairs of directions and
         trained copies. There is no interval, so that ``confidence`` has no effect."""
-        return averaged(self.rows)
+        groups = self.rows.groupby(["method", "x", "y"], sort=False)["value"]
+        return groups.agg(mean="mean", std="std", n="size").reset_index()
 
-    def table(self, markdown: bool = False) -> str:
+    def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """A line per method: the loss in the middle, which is the network's own, and the largest."""
         grid = [["method", "loss in the middle", "at most"]]
-        for method, points in self.summary().groupby("method", sort=False):
+        for method, points in self.summary(confidence).groupby("method", sort=False):
             middle = points[(points["x"] == 0) & (points["y"] == 0)]["mean"].iloc[0]
             grid.append([str(method), f"{middle:.4g}", f"{points['mean'].max():.4g}"])
         return (as_markdown if markdown else aligned)(grid)
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
         """Lines in one dimension, contours, a panel per method, in two; a PNG where ``path`` is given."""
         from noiserobust.report.curves import landscape_figure
 
-        return drawn(landscape_figure(self.summary()), path)
+        return drawn(landscape_figure(self.summary(confidence)), path)
 
 
 def landscape(
@@ -94,30 +92,20 @@ def landscape(
         raise UserError(f"expected 1 or 2 dimensions and pairs >= 1, got {dimensions} and {pairs}")
     line = coordinates(half_width, points)
     grid = list(product(line, line if dimensions == 2 else [0.0]))
-    opened = models_on_part(models, data, part, images, model, compute, where)
-    ledger = Ledger(out, ["landscape", "x", "y"])
+    compute = compute.with_batches_of(PASS)
+    networks = EvaluatedModels(models, data, part, images=images, model=model, compute=compute, where=where)
     constant = OPERATION | {"noise": "none", "strength": 0.0, "read": 0, "t": float("nan"), "seed": seed, "part": part}
     constant |= {"landscape": f"filter-normalised,over={over}", "semantics": SEMANTICS}
-    covered: dict[str, Coverage] = {}
-    try:
-        with tqdm(total=len(opened) * pairs * len(grid), unit="point", disable=not progress, delay=1) as bar:
-            for one in opened:
-                bar.set_description(one.method, refresh=False)
-                covered[one.name] = one.coverage
-                surface = surface_of(one, compute, where)
-                for pair in range(pairs):
-                    stream = Stream(seed, "landscape", one.replicate, pair)
-                    first, second = (direction(surface, stream.child(axis), over) for axis in range(2))
-                    for x, y in grid:
-                        unit = one.columns | constant | {"draw": pair, "x": x, "y": y}
-                        values = ledger.find(unit)
-                        ledger.add(unit, values or {"loss": height(surface, first, second, x, y)})
-                        bar.update()
-    finally:
-        ledger.close()
-    return Landscape(ledger.table(), covered)
-
-
-def averaged(rows: pd.DataFrame, by: Sequence[str] = ("method", "x", "y")) -> pd.DataFrame:
-    """Mean loss and its spread (std, ddof 1) over pairs and trained copies, one line per method and point."""
-    return rows.groupby(list(by), sort=False)["value"].agg(mean="mean", std="std", n="size").reset_index()
+    bar = tqdm(total=len(networks) * pairs * len(grid), unit="point", disable=not progress, delay=1)
+    with closing(Ledger(out, ["landscape", "x", "y"])) as ledger, bar:
+        for one in networks:
+            bar.set_description(one.method, refresh=False)
+            surface = surface_of(one)
+            for pair in range(pairs):
+                stream = Stream(seed, "landscape", one.replicate, pair)
+                first, second = (direction(surface, stream.child(axis), over) for axis in range(2))
+                for x, y in grid:
+                    unit = one.columns | constant | {"draw": pair, "x": x, "y": y}
+                    ledger.add(unit, ledger.find(unit) or {"loss": height(surface, first, second, x, y)})
+                    bar.update()
+    return Landscape(ledger.table(), coverage=networks.coverage)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 from tqdm import tqdm
 
-from noiserobust.analog.coverage import Coverage
 from noiserobust.analog.noisy import report_stream
 from noiserobust.errors import UserError
-from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models, named_data, trained_copies
+from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models
 from noiserobust.evaluation.result import Result, drawn
 from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.evaluation.statistics.summary import summarize
@@ -40,24 +40,22 @@ Part = Literal["train", "test"]
 @dataclass(frozen=True)
 class Sharpness(Result):
     """Measures of minima. ``rows`` have evaluate's columns (``noise`` and ``strength`` say the perturbation), with
-    ``measure``, the measure's text, and ``part``; ``coverage`` says per model which weights are analog."""
-
-    coverage: dict[str, Coverage] = field(default_factory=dict)
+    ``measure``, the measure's text, and ``part``."""
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """Mean, standard deviations over draws and trained models, and interval of every measure
-        (:func:`statistics.summarize`)."""
+        (:func:`~noiserobust.evaluation.summarize`)."""
         return summarize(self.rows, confidence)
 
-    def table(self, markdown: bool = False) -> str:
+    def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """A line per measure, perturbation and method."""
-        return measure_table(self.summary(), markdown)
+        return measure_table(self.summary(confidence), markdown)
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
         """Every measure taken at several strengths, against the strength; a PNG where ``path`` is given."""
         from noiserobust.report.curves import measures_figure
 
-        return drawn(measures_figure(self.summary()), path)
+        return drawn(measures_figure(self.summary(confidence)), path)
 
 
 def sharpness(
@@ -86,73 +84,44 @@ def sharpness(
 
     Afterwards weights are as before, bit for bit. Raises :class:`~noiserobust.UserError` for what cannot be measured.
     """
-    wanted = with_ratios(measures_of(measures, strengths))
-    opened = models_on_part(models, data, part, images, model, compute, where)
-    ledger = Ledger(out, ["measure"])
-    covered: dict[str, Coverage] = {}
-    try:
-        with tqdm(total=len(opened) * len(wanted), unit="measure", disable=not progress, delay=1) as bar:
-            for one in opened:
-                bar.set_description(one.method, refresh=False)
-                covered[one.name] = one.coverage
-                _fill(ledger, one, surface_of(one, compute, where), wanted, {"seed": seed, "part": part}, bar)
-    finally:
-        ledger.close()
-    rows, order = ledger.table(), {str(one): place for place, one in enumerate(wanted)}
+    kinds = list(dict.fromkeys([*measures_of(measures, strengths), MaxOverRms()]))
+    compute = compute.with_batches_of(PASS)
+    networks = EvaluatedModels(models, data, part, images=images, model=model, compute=compute, where=where)
+    bar = tqdm(total=len(networks) * len(kinds), unit="measure", disable=not progress, delay=1)
+    with closing(Ledger(out, ["measure"])) as ledger, bar:
+        for one in networks:
+            bar.set_description(one.method, refresh=False)
+            _fill(ledger, one, kinds, {"seed": seed, "part": part}, bar)
+    rows, order = ledger.table(), {str(one): place for place, one in enumerate(kinds)}
     rows = rows.sort_values("measure", key=lambda texts: texts.map(order), kind="stable", ignore_index=True)
-    return Sharpness(rows, covered)
+    return Sharpness(rows, coverage=networks.coverage)
 
 
-def models_on_part(
-    models: Models,
-    data: Any,
-    part: Part,
-    images: int | None,
-    model: ModelSpec | str | None,
-    compute: Compute,
-    where: Where,
-) -> EvaluatedModels:
-    """The models, on the training or test part of the data, :data:`PASS` images at a time if nothing else is asked."""
-    copies, compute = trained_copies(models), compute.with_batches_of(PASS)
-    data = named_data(data, copies)
-    return EvaluatedModels(copies, data, part=part, images=images, model=model, compute=compute, where=where)
-
-
-def surface_of(model: EvaluatedModel, compute: Compute, where: Where) -> Surface:
+def surface_of(model: EvaluatedModel) -> Surface:
     """Where the measures of ``model`` are taken."""
-    return Surface(
-        model.network, model.batches, precision=compute.precision, include=where.include, exclude=where.exclude
-    )
+    return Surface(model.network, model.batches, precision=model.compute.precision, **vars(model.where))
 
 
 def measures_of(measures: Measure | str | Sequence[Measure | str], strengths: Sequence[float] = ()) -> list[Measure]:
     """The measures that a person named, each once; with ``strengths``, each at every one of them where it has any."""
-    given = [measures] if isinstance(measures, (Measure, str)) else list(measures)
-    wanted = [Measure.parse(one) if isinstance(one, str) else one for one in given]
-    if not wanted:
+    parsed = [Measure.parse(one) for one in ([measures] if isinstance(measures, (Measure, str)) else measures)]
+    if not parsed:
         raise UserError("expected at least one measure, got none; ascent_sharpness:0.05 is one")
-    if strengths:
-        swept = [one for one in wanted if one.place[1] > 0]
-        if not swept:
-            raise UserError(f"expected a measure with a strength to sweep, got {', '.join(map(str, wanted))}")
-        wanted = [o for one in wanted for o in ([one.swept(s) for s in strengths] if one in swept else [one])]
-    return list(dict.fromkeys(wanted))
-
-
-def with_ratios(measures: Sequence[Measure]) -> list[Measure]:
-    """``measures`` and max|w| / rms(w)."""
-    return list(dict.fromkeys([*measures, MaxOverRms()]))
+    if strengths and not any(one.place[1] > 0 for one in parsed):
+        raise UserError(f"expected a measure with a strength to sweep, got {', '.join(map(str, parsed))}")
+    swept = [[one.swept(s) for s in strengths] if strengths and one.place[1] > 0 else [one] for one in parsed]
+    return list(dict.fromkeys(one for several in swept for one in several))
 
 
 def _fill(
     ledger: Ledger,
     model: EvaluatedModel,
-    surface: Surface,
-    wanted: Sequence[Measure],
+    kinds: Sequence[Measure],
     settings: dict[str, Any],
-    bar: tqdm,
+    bar: tqdm[Any],
 ) -> None:
     """The rows of one network."""
+    surface = surface_of(model)
     constant = model.columns | OPERATION | settings | {"semantics": SEMANTICS, "read": 0, "t": float("nan")}
 
     def units(one: Measure) -> list[dict[str, Any]]:
@@ -160,8 +129,8 @@ def _fill(
         place = {"noise": noise, "strength": strength, "measure": str(one)}
         return [constant | place | {"draw": draw} for draw in range(one.draws)]
 
-    # Those that take gradients first: what is seen there answers the others, too. What is done is saved.
-    for one in sorted(wanted, key=lambda one: one.gradients is None):
+    # Those that take gradients first: their passes give the other measures, too. Each is stored when it is done.
+    for one in sorted(kinds, key=lambda one: one.gradients is None):
         values = [ledger.find(unit) for unit in units(one)]
         if any(value is None for value in values):
             draws = measure(surface, [one], lambda draw: report_stream(settings["seed"], model.replicate, draw))[one]

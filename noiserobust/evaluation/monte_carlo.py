@@ -1,23 +1,21 @@
-"""Monte Carlo evaluation: one row per model, noise, draw and read; aggregation comes last."""
+"""Monte Carlo evaluation: one row per model, noise, draw, read and metric, aggregated last."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import product
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm import tqdm
 
-from noiserobust.analog.coverage import Coverage
 from noiserobust.analog.noisy import report_stream
 from noiserobust.errors import UserError
-from noiserobust.evaluation.evaluated_models import EvaluatedModels, Models, named_data, trained_copies
+from noiserobust.evaluation.evaluated_models import EvaluatedModels, Models
 from noiserobust.evaluation.on_chips import Conditions, ModelOnChips
 from noiserobust.evaluation.precision.to_precision import (
-    Measurement,
     Target,
     measure_to_precision,
     over_models,
@@ -41,10 +39,8 @@ if TYPE_CHECKING:
 class Evaluation(Result):
     """Accuracy and loss of models under noise: ``rows``, and what was noisy."""
 
-    coverage: dict[str, Coverage] = field(default_factory=dict)
-    """Per model: which weights were noisy."""
     uncovered: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Per model: which of those had no converters though some were asked for, and why."""
+    """Per model: which of the analog weights had no converters though some were asked for, and why."""
     conversion: dict[str, str] = field(default_factory=dict)
     """Per model, one line: what the backend computes, and what it leaves to the direct path and why."""
 
@@ -54,24 +50,28 @@ class Evaluation(Result):
         return bool((self.rows["subset"] != "all").all())
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
-        """Mean, noise_std, weight_std, variance components and interval (:func:`statistics.summarize`); of what was
-        evaluated to a precision :func:`to_precision.summarize_to_precision`, with the confidence asked for there."""
+        """Mean, noise_std, weight_std, variance components and interval (:func:`~noiserobust.evaluation.summarize`).
+
+        Rows evaluated to a precision are summarised per model, with the confidence that they were evaluated with
+        (:func:`~noiserobust.evaluation.precision.to_precision.summarize_to_precision`)."""
         return summarize_to_precision(self.rows) if self.to_precision else summarize(self.rows, confidence)
 
-    def table(self, markdown: bool = False) -> str:
+    def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """``mean ± noise_std ± weight_std`` of the accuracy, methods down and noises across."""
         table = precision_table if self.to_precision else robustness_table
-        return table(self.summary(), markdown=markdown)
+        return table(self.summary(confidence), markdown=markdown)
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
         """Accuracy against strength, or against time where there are several times; a PNG where ``path`` is given."""
         from noiserobust.report.plots import strength_figure, time_figure
 
-        summary = over_models(self.summary()) if self.to_precision else self.summary()
+        summary = self.summary(confidence)
+        summary = over_models(summary) if self.to_precision else summary
         return drawn((time_figure if summary["t"].nunique() > 1 else strength_figure)(summary), path)
 
     def paired(self, method_a: str, method_b: str, confidence: float = 0.95, metric: str = "accuracy") -> pd.DataFrame:
-        """Difference a - b on shared replicates and draws, with its interval (:func:`statistics.paired`)."""
+        """Mean difference a - b on shared replicates and draws, with its interval
+        (:func:`~noiserobust.evaluation.paired`)."""
         return paired(self.rows, method_a, method_b, confidence, metric)
 
 
@@ -115,38 +115,35 @@ def evaluate(
     Accuracy is in percent, loss in nats. Afterwards the models' weights and modes are as before, bit for bit. Raises
     :class:`~noiserobust.UserError` for input that cannot be evaluated.
     """
-    wanted, numbers, further = noise_models(noises), draw_numbers(draws), known_metrics(metrics)
-    copies = trained_copies(models)
-    data = named_data(data, copies)
-    conditions = Conditions.of(chips, data)
-    opened = EvaluatedModels(
-        copies, data, images=images, model=model, compute=compute, where=where, calibration=conditions.images
-    )
+    noise_kinds, numbers, further = noise_models(noises), draw_numbers(draws), known_metrics(metrics)
+    networks = EvaluatedModels(models, data, images=images, model=model, compute=compute, where=where)
+    conditions = Conditions.of(chips, networks.data)
+    networks.calibration = conditions.images
     settings = OPERATION | {"seed": seed, "recalibration": conditions.recalibration, "semantics": SEMANTICS}
     settings |= {"backend": str(conditions.backend)}
-    result = Evaluation(pd.DataFrame())
+    uncovered: dict[str, dict[str, str]] = {}
+    conversion: dict[str, str] = {}
     target = None if precision_target is None else _target(precision_target, chips, numbers, further)
+    if target:
+        settings |= {"target": target.half_width, "confidence": target.confidence}
+    total = None if target else len(networks) * len(noise_kinds) * len(numbers) * len(conditions.readings)
+    bar = tqdm(total=total, unit="draw" if target else "read", disable=not progress, delay=1)
     ledger = out if isinstance(out, Ledger) else Ledger(out)
-    once = target is not None or len(conditions.readings) == 1
-    on_chips = (ModelOnChips(one, conditions, compute, where, further, once) for one in opened)
-    try:
-        if target is not None:
-            measurements = (Measurement(one, seed) for one in on_chips)
-            readings = conditions.readings
-            for done in measure_to_precision(target, measurements, wanted, readings, settings, ledger, progress):
-                _note(result, done.on_chips)
-        else:
-            total = len(opened) * len(wanted) * len(numbers) * len(conditions.readings)
-            with tqdm(total=total, unit="read", disable=not progress, delay=1) as bar:
-                for one in on_chips:
-                    bar.set_description(one.model.method, refresh=False)
-                    for noise, draw in product(wanted, numbers):
-                        _chip(one, noise, draw, numbers[0], settings, ledger)
-                        bar.update(len(conditions.readings))
-                    _note(result, one)
-    finally:
-        ledger.close()
-    return replace(result, rows=ledger.table())
+    with closing(ledger), bar:
+        for copy in networks:
+            bar.set_description(copy.method, refresh=False)
+            on_chips = ModelOnChips(copy, conditions, further, target is not None or len(conditions.readings) == 1)
+            for noise in noise_kinds:
+                columns = copy.columns | settings | {"noise": str(noise), "strength": noise.strength}
+                if target:
+                    for reading in conditions.readings:
+                        measure_to_precision(target, on_chips, noise, reading, columns, ledger, bar)
+                    continue
+                for draw in numbers:
+                    _chip(on_chips, noise, draw, numbers[0], columns, ledger)
+                    bar.update(len(conditions.readings))
+            uncovered[copy.name], conversion[copy.name] = on_chips.uncovered, on_chips.opened.report
+    return Evaluation(ledger.table(), uncovered, conversion, coverage=networks.coverage)
 
 
 def _target(asked: float | Target, chips: Chips, draws: range, metrics: Collection[str]) -> Target:
@@ -161,36 +158,28 @@ def _target(asked: float | Target, chips: Chips, draws: range, metrics: Collecti
 
 
 def _chip(
-    one: ModelOnChips, noise: NoiseModel, draw: int, first: int, settings: Mapping[str, Any], ledger: Ledger
+    on_chips: ModelOnChips, noise: NoiseModel, draw: int, first: int, columns: Mapping[str, Any], ledger: Ledger
 ) -> None:
-    """The rows of one chip: one per reading and metric."""
-    one.next_chip()
-    conditions, model = one.conditions, one.model
-    columns = model.columns | dict(settings) | {"noise": str(noise), "strength": noise.strength}
+    """The rows of one chip: one per reading and metric. Where all draws are the same, those of the ``first``."""
+    on_chips.next_chip()
+    conditions = on_chips.conditions
     for reading in conditions.readings:
-        unit = columns | {"draw": draw} | reading
-        known = unit
+        unit = source = {**columns, "draw": draw, **reading}
         if conditions.always_same(noise, reading["converters"]):
-            known = columns | {"draw": first} | conditions.readings[0] | {"converters": reading["converters"]}
-        values = ledger.find(known, one.metrics)
+            source = unit | {"draw": first} | conditions.readings[0] | {"converters": reading["converters"]}
+        values = ledger.find(source, on_chips.metrics)
         if values is None:
-            values = one.score(noise, report_stream(settings["seed"], model.replicate, draw), **reading)
+            stream = report_stream(columns["seed"], on_chips.model.replicate, draw)
+            values = on_chips.score(noise, stream, **reading)
         ledger.add(unit, values)
-
-
-def _note(result: Evaluation, one: ModelOnChips) -> None:
-    name = one.model.name
-    result.coverage[name], result.uncovered[name] = one.model.coverage, one.uncovered
-    result.conversion[name] = one.opened.report
 
 
 def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:
     """The noise models that a person named, each once."""
-    given = [noises] if isinstance(noises, (NoiseModel, str)) else list(noises)
-    wanted = [NoiseModel.parse(noise) if isinstance(noise, str) else noise for noise in given]
-    if not wanted:
+    models = map(NoiseModel.parse, [noises] if isinstance(noises, (NoiseModel, str)) else noises)
+    if not (unique := list(dict.fromkeys(models))):
         raise UserError("expected at least one noise, got none; gaussian:0.05 is one")
-    return list(dict.fromkeys(wanted))
+    return unique
 
 
 def draw_numbers(draws: int | range) -> range:

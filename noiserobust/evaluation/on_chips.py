@@ -1,15 +1,17 @@
-"""A model on chips: programmed draw by draw, read under every condition, scored."""
+"""A trained network on simulated chips: programmed draw by draw, read under every condition, scored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from noiserobust.analog.backends import Backend
 from noiserobust.analog.converters import Converters, Converting, output_stream
@@ -18,15 +20,15 @@ from noiserobust.analog.noisy import NoisyWeights, Programmed, ReadOnce
 from noiserobust.data import Batch, Labelled, Splits
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, named_data, part_of
-from noiserobust.evaluation.settings import Chips, Compute, Where
+from noiserobust.evaluation.settings import Chips
 from noiserobust.models.compute import autocast, device_of
 from noiserobust.models.modes import recalibrated
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
 from noiserobust.rng import Stream
 from noiserobust.spec import Duration
-from noiserobust.tasks.batches import prepare
-from noiserobust.tasks.classification import score
+from noiserobust.tasks.batches import pick, prepare
+from noiserobust.tasks.classification import answers, score
 from noiserobust.tasks.metrics import Metric
 
 CALIBRATION_BATCH = 128
@@ -58,11 +60,10 @@ class Conditions:
                 f'expected a list of times and compensations, got {chips.times!r} and {kinds}; ["1h"] is one time'
             )
         times = [float("nan") if t is None else float(Duration(t)) for t in chips.times]
-        parsed = [Converters.parse(one) if isinstance(one, str) else one for one in _listed(chips.converters)]
-        if not parsed:
+        converters = {str(one): one for one in map(Converters.parse, _listed(chips.converters))}
+        if not converters:
             raise UserError('expected converters, got none; "none" are ideal ones')
-        converters = {str(one): one for one in parsed}
-        backend = Backend.parse(chips.backend) if isinstance(chips.backend, str) else chips.backend
+        backend = Backend.parse(chips.backend)
         if str(backend) != "direct" and set(converters) != {"none"}:
             raise UserError(
                 f"expected converters none with backend {backend}, which has its own, got {', '.join(converters)}"
@@ -88,7 +89,7 @@ class Conditions:
 
 
 class ModelOnChips:
-    """One model on one chip after the other.
+    """One trained network on one simulated chip after the other: each draw of the noise is a chip.
 
     ``read_once``: each chip is read once, so that none of it need be kept.
     """
@@ -97,15 +98,13 @@ class ModelOnChips:
         self,
         model: EvaluatedModel,
         conditions: Conditions,
-        compute: Compute,
-        where: Where,
         metrics: Mapping[str, Metric] | None = None,
         read_once: bool = False,
     ) -> None:
-        self.model, self.conditions, self.compute = model, conditions, compute
+        self.model, self.conditions = model, conditions
         self.metrics, self.read_once = metrics or {}, read_once
-        network, images = model.network, model.batches[0].inputs[:2]
-        patterns = {"include": where.include, "exclude": where.exclude}
+        network, images, compute = model.network, model.batches[0].inputs[:2], model.compute
+        patterns = vars(model.where)
         self.noisy = NoisyWeights(network, **patterns)
         self.opened = conditions.backend.open(network, self.noisy, images, compute.precision)
         self.calibration: Sequence[Batch] = self._prepared(conditions.calibration[""])
@@ -157,22 +156,35 @@ class ModelOnChips:
                 stack.enter_context(self.folding.folded())
             stack.enter_context(converting.applied(output_stream(stream, time, read)))
             if self.calibration:
-                stack.enter_context(recalibrated(network, self.calibration, self.compute.precision))
+                stack.enter_context(recalibrated(network, self.calibration, self.model.compute.precision))
             yield network if self.compiled is None else self.compiled
         converting.check_called()
 
     def score(self, noise: NoiseModel, stream: Stream, **reading: Any) -> dict[str, float]:
         """The metrics of the chip on all images; ``reading`` is that of :meth:`reading`."""
         with self.reading(noise, stream, **reading) as network:
-            return score(network, self.model.batches, self.compute.precision, self.model.classes, self.metrics)
+            return score(network, self.model.batches, self.model.compute.precision, self.model.classes, self.metrics)
+
+    @cached_property
+    def margins(self) -> np.ndarray:
+        """The clean margins of all images, by one pass of the network itself."""
+        return self._answers(self.model.network, self.model.batches)[1].double().cpu().numpy()
+
+    def correct(self, noise: NoiseModel, stream: Stream, positions: np.ndarray, **reading: Any) -> np.ndarray:
+        """Whether the chip is right, on the images at ``positions``; ``reading`` is that of :meth:`reading`."""
+        with self.reading(noise, stream, **reading) as network:
+            return self._answers(network, pick(self.model.batches, positions))[0].cpu().numpy()
+
+    def _answers(self, network: nn.Module, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        return answers(network, batches, self.model.compute.precision, self.model.classes)
 
     def _prepared(self, data: Labelled | None) -> Sequence[Batch]:
-        """Training images as the network wants to see them."""
+        """Training images, normalised as the test images are."""
         if data is None:
             return []
-        seen = data.with_normalization(self.model.dataset.mean, self.model.dataset.std)
-        last = self.model.batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
-        return prepare(seen, device_of(self.model.network), CALIBRATION_BATCH, last)
+        normalized = data.with_normalization(self.model.dataset.mean, self.model.dataset.std)
+        channels_last = self.model.batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
+        return prepare(normalized, device_of(self.model.network), CALIBRATION_BATCH, channels_last)
 
 
 def _listed(values: Any) -> list[Any]:

@@ -1,9 +1,9 @@
-"""What every question answers with: tidy rows, their summary, a table, a picture."""
+"""What every function of this package returns: tidy rows, their summary, a table, a picture."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,23 +12,30 @@ import pandas as pd
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from noiserobust.analog.coverage import Coverage
+
 
 @dataclass(frozen=True)
 class Result(ABC):
-    """Base of all answers. ``rows`` are tidy: one per model, condition, draw and metric."""
+    """Base of all results. ``rows`` are tidy: one per model, condition, draw and metric.
+
+    A table or picture is of the summary with the same ``confidence``; some take further options by name.
+    """
 
     rows: pd.DataFrame
+    coverage: dict[str, Coverage] = field(default_factory=dict, kw_only=True)
+    """Per model: which of its weights were analog."""
 
     @abstractmethod
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """The rows aggregated: means, uncertainties, intervals."""
 
     @abstractmethod
-    def table(self, markdown: bool = False) -> str:
+    def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """The summary as text, for a terminal or as Markdown."""
 
     @abstractmethod
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
         """The summary as a picture, written to ``path`` (a PNG) where one is given."""
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
 """How networks are evaluated: what happens around a chip, what computes, and which weights are analog.
 
-Small values that every question takes by the same names; importing them loads no torch.
+Small values that every function of this package takes by the same names; importing them loads no torch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Compute:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """fp32, or autocast to bf16 or fp16."""
     batch_size: int | None = None
-    """Images per forward pass; None: what suits the device."""
+    """Images per forward pass; None: what suits the device, or the measure."""
     channels_last: bool | None = None
     """Memory format of the images; None: channels last for networks built from checkpoints."""
     fold: bool = True
@@ -70,7 +70,7 @@ def grouped(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     options, kinds = dict(options), {"chips": Chips, "compute": Compute, "where": Where}
     for name, kind in kinds.items():
-        given = {field.name: options.pop(field.name) for field in fields(kind) if field.name in options}
-        if given:
-            options[name] = kind(**given)
+        values = {field.name: options.pop(field.name) for field in fields(kind) if field.name in options}
+        if values:
+            options[name] = kind(**values)
     return options

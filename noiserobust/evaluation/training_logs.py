@@ -31,18 +31,23 @@ class Trajectories(Result):
         groups = self.rows.groupby(["method", "epoch", "metric"], sort=False)["value"]
         return groups.agg(mean="mean", std="std", n="size").reset_index()
 
-    def table(self, markdown: bool = False) -> str:
+    def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """A line per method: its last epoch, and the means of what was logged there."""
         metrics = list(dict.fromkeys(self.rows["metric"]))
         grid = [["method", "epoch", *metrics]]
-        for method, lines in self.summary().groupby("method", sort=False):
+        for method, lines in self.summary(confidence).groupby("method", sort=False):
             last = lines[lines["epoch"] == lines["epoch"].max()].set_index("metric")["mean"].reindex(metrics)
             numbers = ["–" if np.isnan(value) else f"{value:.4g}" for value in last]
             grid.append([str(method), str(lines["epoch"].max()), *numbers])
         return (as_markdown if markdown else aligned)(grid)
 
     def plot(
-        self, path: str | Path | None = None, x: str = "epoch", y: Sequence[str] = ("loss", "perturbed_accuracy")
+        self,
+        path: str | Path | None = None,
+        confidence: float = 0.95,
+        *,
+        x: str = "epoch",
+        y: Sequence[str] = ("loss", "perturbed_accuracy"),
     ) -> Figure:
         """A panel per column ``y`` of the logs, against epochs or another column ``x``; a PNG where ``path`` is
         given."""
@@ -63,11 +68,8 @@ def trajectories(models: Models, *, out: str | Path | None = None) -> Trajectori
         if path is None or not (path.parent / "log.csv").is_file():
             raise UserError(f"expected a run's folder with a log.csv, got {copy.name}; name runs that train wrote")
         table = pd.read_csv(path.parent / "log.csv").melt(id_vars="epoch", var_name="metric", value_name="value")
-        table.insert(0, "model", copy.name)
-        table.insert(1, "method", copy.method)
-        table.insert(2, "replicate", copy.replicate)
-        tables.append(table)
-    rows = pd.concat(tables, ignore_index=True)
+        tables.append(table.assign(model=copy.name, method=copy.method, replicate=copy.replicate))
+    rows = pd.concat(tables, ignore_index=True)[["model", "method", "replicate", "epoch", "metric", "value"]]
     if out is not None:
         write_rows(rows, out)
     return Trajectories(rows)

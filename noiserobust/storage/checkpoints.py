@@ -37,6 +37,8 @@ class Checkpoint:
     path: Path
     weights: Mapping[str, Tensor]
     about: Mapping[str, Any] = field(default_factory=dict)
+    model: ModelSpec | None = None
+    """How a person said that its network is built, where the file does not suffice."""
 
     @property
     def digest(self) -> str:
@@ -50,7 +52,7 @@ class Checkpoint:
         self, spec: ModelSpec | None = None, channels: int | None = None, classes: int | None = None
     ) -> nn.Module:
         """The network with these weights, in eval mode; the arguments stand in for what a foreign file does not say."""
-        model = spec or (self._stored_model() if "model" in self.about else None)
+        model = spec or self.model or (self._stored_model() if "model" in self.about else None)
         channels = channels or self.about.get("channels")
         classes = classes or (len(self.about["classes"]) if "classes" in self.about else None)
         if model is None or channels is None or classes is None:

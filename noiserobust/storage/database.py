@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from noiserobust.errors import UserError
+from noiserobust.storage.files import cannot_write
 from noiserobust.storage.records import VALUES, Keys, Record, records_of, table_of
 from noiserobust.storage.rows import completed, read_rows, write_rows
 
@@ -37,13 +38,14 @@ WHERE value IS NOT excluded.value OR condition IS NOT excluded.condition
 
 
 class Database:
-    """All rows of the parquet file ``path``, in ``path.ledger``, where many processes find and put them one by one.
+    """A SQLite database ``PATH.ledger`` with all rows of the parquet file ``PATH``, which several processes share.
 
     Each change is one transaction, and an export writes all rows; so of several writers none loses any. SQLite's locks
     make it so on local disks and on network file systems whose POSIX locks work; elsewhere give each process a file.
 
     What a person does to ``path`` counts: a file that is there without a ledger, or was replaced since the last export,
-    is taken in; one that was deleted is begun anew. Rows of a process that is at work meanwhile stay.
+    is taken in; one that was deleted is begun anew, and so is a deleted ledger. Rows of a process that is at work
+    meanwhile stay.
 
     ``unit``: the columns that name a unit of work. ``check(columns)`` raises for a table that does not belong here.
     """
@@ -52,26 +54,7 @@ class Database:
         # A link and the file behind it share one ledger.
         self.path, self.file = Path(os.path.realpath(path)), Path(f"{os.path.realpath(path)}.ledger")
         self.unit, self.check, self.keys = list(unit), check, Keys(unit)
-        self._conditions: dict[int, dict[str, Any]] = {}
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._cannot_write(error.strerror) from None
-        with self._one_line_errors():
-            self._connection = sqlite3.connect(self.file, timeout=PATIENCE, isolation_level=None)
-        try:
-            with self._transaction():
-                for statement in SCHEMA:
-                    self._connection.execute(statement)
-                self._follow_unit()
-                self._follow_file()
-                self._epoch = self._get("epoch")
-        except BaseException as error:
-            self._connection.close()
-            with suppress(OSError):
-                if isinstance(error, UserError) and not self.file.stat().st_size:  # begun for a file of another kind
-                    self.file.unlink()
-            raise
+        self._epoch: str | None = self._connect()
 
     def find(self, key: bytes) -> list[tuple[str, float, Mapping[str, Any]]]:
         """(metric, value, condition) of every row of one unit of work, whatever its method."""
@@ -87,11 +70,13 @@ class Database:
         ``conditions``: what the records' ``condition`` counts, as JSON. Units that are ``outdated`` lose their other
         metrics.
         """
+        self._reconnect()
         with self._transaction():
             self._put(conditions, records, done, outdated)
 
     def export(self, conditions: Sequence[str], records: Sequence[Record]) -> None:
         """Bring the parquet file up to date, whole or not at all; ``records`` are all that this process has put."""
+        self._reconnect()
         with self._transaction():
             self._follow_file()
             self._put(conditions, records, len(records), set())
@@ -101,6 +86,38 @@ class Database:
 
     def close(self) -> None:
         self._connection.close()
+
+    def _connect(self) -> str:
+        """Open the database, or begin it, as the parquet file says; returns its epoch."""
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.path, error.strerror) from None
+        self._conditions: dict[int, dict[str, Any]] = {}
+        with self._one_line_errors():
+            self._connection = sqlite3.connect(self.file, timeout=PATIENCE, isolation_level=None)
+        try:
+            with self._transaction():
+                for statement in SCHEMA:
+                    self._connection.execute(statement)
+                self._follow_unit()
+                self._follow_file()
+                epoch = self._get("epoch")
+        except BaseException as error:
+            self._connection.close()
+            with suppress(OSError):
+                if isinstance(error, UserError) and not self.file.stat().st_size:  # begun for a file of another kind
+                    self.file.unlink()
+            raise
+        self._inode = self.file.stat().st_ino
+        return epoch
+
+    def _reconnect(self) -> None:
+        """Begin anew where a person deleted or replaced the database: SQLite would refuse to write the old one."""
+        if not self.file.exists() or self.file.stat().st_ino != self._inode:
+            self._connection.close()
+            self._connect()
+            self._epoch = None  # so that all rows of this process are put again
 
     def _put(self, conditions: Sequence[str], records: Sequence[Record], done: int, outdated: set[bytes]) -> None:
         if self._get("epoch") != self._epoch:
@@ -133,10 +150,7 @@ class Database:
         if self._get("unit") == unit:
             return
         if self._connection.execute("SELECT 1 FROM results LIMIT 1").fetchone():
-            rows = completed(self._table())
-            self.check(rows.columns.tolist())
-            self._clear()
-            self._insert(*records_of(rows, self.keys))
+            self._take(completed(self._table()), clear=True)
         self._set(unit=unit)
 
     def _follow_file(self) -> None:
@@ -144,21 +158,22 @@ class Database:
         digest = _digest(self.path)
         if digest == self._get("digest"):
             return
-        rows = completed(read_rows(self.path)) if digest else None
-        if rows is not None:
-            self.check(rows.columns.tolist())
-        if self._get("digest"):  # else it was never exported: what is here is not in any file yet
-            self._clear()
-        unexported = self._get("unexported")
-        if rows is not None:
-            self._insert(*records_of(rows, self.keys))
+        exported = bool(self._get("digest"))  # else what is here is not in any file yet
+        unexported = "" if exported else self._get("unexported")
+        self._take(completed(read_rows(self.path)) if digest else None, clear=exported)
         self._set(digest=digest, unexported=unexported)
 
-    def _clear(self) -> None:
-        self._connection.execute("DELETE FROM results")
-        self._connection.execute("DELETE FROM conditions")
-        # A process at work sees by this that it must put its rows again.
-        self._set(epoch=uuid.uuid4().hex, unexported="")
+    def _take(self, rows: pd.DataFrame | None, clear: bool) -> None:
+        """Insert a table of rows, instead of all that is here where this is to be cleared."""
+        if rows is not None:
+            self.check(rows.columns.tolist())
+        if clear:
+            self._connection.execute("DELETE FROM results")
+            self._connection.execute("DELETE FROM conditions")
+            # A process at work sees by this that it must put its rows again.
+            self._set(epoch=uuid.uuid4().hex, unexported="")
+        if rows is not None:
+            self._insert(*records_of(rows, self.keys))
 
     def _table(self) -> pd.DataFrame:
         texts = self._connection.execute("SELECT id, columns FROM conditions").fetchall()
@@ -211,15 +226,12 @@ class Database:
                     f"expected {self.file} to be free within {WAIT:.0f} s, got one that another process keeps locked; "
                     "wait for it, or name another file"
                 ) from None
-            raise self._cannot_write(str(error)) from None
+            raise cannot_write(self.path, str(error)) from None
         except sqlite3.DatabaseError as error:
             raise UserError(
                 f"expected the ledger of {self.path.name}, got {self.file}, which cannot be read ({error}); delete it, "
                 "the rows in the parquet file stay"
             ) from None
-
-    def _cannot_write(self, reason: str | None) -> UserError:
-        return UserError(f"expected a folder that can be written for {self.path}, got: {reason}; name another")
 
 
 def _digest(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -54,17 +55,17 @@ def answer(model: nn.Module, inputs: Tensor, precision: Precision = "fp32") -> s
         a_k = sum_j v_kj y_j / sqrt(J),    y_1 ... y_J its outputs in order, v_kj standard normal and always the same
 
     so that another forward, activation or hook shows (of more than 4096 outputs, some that are evenly spaced).
-    "varies" where a second pass gives other outputs; "" where the network takes no such inputs or gives no tensor.
-    Buffers, modes and torch's generators are as before afterwards.
+    "varies" where a second pass gives other outputs. A network that does not take so few inputs is asked about all; one
+    that takes none of them, or gives no tensor, answers "". Buffers, modes and torch's generators are as before
+    afterwards.
     """
-    device, few = device_of(model), as_weights(model, inputs[:INPUTS])
-    generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
-    try:
-        with evaluating(model), autocast(device, precision), generators:
-            one, other = (_answered(model, few) for _ in range(2))
-    except Exception:  # it says so when it is evaluated
-        return ""
-    return one if same_answer(one, other, precision) else VARYING
+    device = device_of(model)
+    for asked in (inputs[:INPUTS], inputs):
+        generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
+        with evaluating(model), autocast(device, precision), generators, suppress(Exception):  # evaluation will say why
+            one, other = (_answered(model, as_weights(model, asked)) for _ in range(2))
+            return one if same_answer(one, other, precision) else VARYING
+    return ""
 
 
 def same_answer(one: str, other: str, precision: Precision = "fp32") -> bool:

@@ -1,4 +1,4 @@
-"""Rows by unit of work: what is done is never done twice, and lands on disk while the work goes on."""
+"""Result rows by unit of work: each is computed once, and stored while the evaluation goes on."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.storage.database import Database
+from noiserobust.storage.files import file_to_write
 from noiserobust.storage.identity import VARYING, same_answer
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.records import Keys, Record, condition_of, record_of, table_of
@@ -54,10 +55,10 @@ class Ledger:
     def __init__(
         self, path: str | Path | None, further: Sequence[str] = (), columns: Mapping[str, Any] | None = None
     ) -> None:
+        if path is not None:
+            file_to_write(path)
         self.path = None if path is None else Path(path)
         self.unit, self.columns = [*UNIT, *further], dict(columns or {})
-        if self.path is not None and self.path.is_dir():
-            raise UserError(f"expected a file for the rows, got the folder {path}; add a file name")
         self._keys = Keys(self.unit)
         self._known: dict[bytes, tuple[str, dict[str, float]]] = {}
         self._versions: dict[bytes, dict[str, Any]] = {}
@@ -65,7 +66,6 @@ class Ledger:
         self._noted: set[str] = set()
         self._conditions: dict[str, int] = {}
         self._records: list[Record] = []
-        self._places: list[tuple[int, ...]] = []
         self._committed = 0
         self._commit_time = self._export_time = time.monotonic()
         self._export_seconds = 0.0
@@ -84,15 +84,14 @@ class Ledger:
             return None
         return values
 
-    def add(self, unit: Mapping[str, Any], values: Mapping[str, float], place: tuple[int, ...] = ()) -> None:
-        """Note the ``values`` of ``unit``; tables are sorted by ``place``, whatever the order in which work is done."""
+    def add(self, unit: Mapping[str, Any], values: Mapping[str, float]) -> None:
+        """Note the ``values`` of ``unit``."""
         key = self._keys(unit)
-        # What was found keeps the versions that computed it.
+        # A stored unit keeps the versions that computed it.
         row = {**unit, **self.columns, **self._versions.get(key, {})}
         condition = self._conditions.setdefault(condition_of(row), len(self._conditions))
         self._known[key] = unit.get("answer", ""), dict(values)
         self._records += [record_of(key, row, metric, value, condition) for metric, value in values.items()]
-        self._places += [place] * len(values)
         now = time.monotonic()
         if now - self._export_time > max(EXPORT_EVERY, 50 * self._export_seconds):
             self.save()
@@ -100,10 +99,9 @@ class Ledger:
             self._commit()
 
     def table(self) -> pd.DataFrame:
-        """The rows of this evaluation, tidy."""
-        order = sorted(range(len(self._records)), key=self._places.__getitem__)
+        """The rows of this evaluation, tidy, in the order in which they were added."""
         conditions = dict(enumerate(map(json.loads, self._conditions)))
-        return table_of(conditions, (self._records[index][2:] for index in order))
+        return table_of(conditions, (record[2:] for record in self._records))
 
     def save(self) -> None:
         """Bring the file up to date: it holds what it held, the rows so far, and those of other processes."""

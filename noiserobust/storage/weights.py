@@ -30,21 +30,21 @@ def load_weights(
     :class:`~noiserobust.UserError` that names missing, unexpected and misshapen entries.
     """
     model = unwrap(model)
-    wanted = model.state_dict()
-    names, given = _by_plain_name(wanted), _by_plain_name(weights)
+    state = model.state_dict()
+    names, given = _by_plain_name(state), _by_plain_name(weights)
     translated = {_translated(name, aliases): original for name, original in given.items()}
     if len(names.keys() & translated.keys()) > len(names.keys() & given.keys()):
         given = translated
     if classes is not None:
         shared = names.keys() & given.keys()
-        heads = {name for name in shared if _of_other_classes(wanted[names[name]], weights[given[name]], classes)}
+        heads = {name for name in shared if _of_other_classes(state[names[name]], weights[given[name]], classes)}
         names = {name: original for name, original in names.items() if name not in heads}
         given = {name: original for name, original in given.items() if name not in heads}
     missing = [name for name in names if name not in given and not name.endswith("num_batches_tracked")]
     misshapen = [
-        f"{name} {tuple(weights[given[name]].shape)} instead of {tuple(wanted[names[name]].shape)}"
+        f"{name} {tuple(weights[given[name]].shape)} instead of {tuple(state[names[name]].shape)}"
         for name in names
-        if name in given and weights[given[name]].shape != wanted[names[name]].shape
+        if name in given and weights[given[name]].shape != state[names[name]].shape
     ]
     wrong = [
         *_listed("missing", missing),
@@ -55,7 +55,7 @@ def load_weights(
         raise UserError(
             f"{source} does not fit {type(model).__name__}: {'; '.join(wrong)}; check --model and its width"
         )
-    model.load_state_dict(wanted | {names[name]: weights[original] for name, original in given.items()})
+    model.load_state_dict(state | {names[name]: weights[original] for name, original in given.items()})
 
 
 def _of_other_classes(weight: Tensor, given: Tensor, classes: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from noiserobust.data import Batch, Labelled, held_batches
@@ -23,3 +24,14 @@ def prepare(
     """
     size = FORWARD_BATCH.get(device.type, OTHER_FORWARD_BATCH) if batch_size is None else batch_size
     return held_batches(data, size, device=device, channels_last=channels_last)
+
+
+def pick(batches: Sequence[Batch], positions: np.ndarray) -> list[Batch]:
+    """The images at ``positions`` of the whole, in that order, as batches no larger than those they come from."""
+    size = len(batches[0])
+    order = np.argsort(positions, kind="stable")
+    home, place = np.divmod(positions[order], size)
+    device = batches[0].labels.device
+    parts = [batches[i][torch.from_numpy(place[home == i]).to(device)] for i in np.unique(home)]
+    joined = Batch.join(parts)[torch.from_numpy(np.argsort(order)).to(device)]
+    return [joined[slice(start, start + size)] for start in range(0, len(joined), size)]

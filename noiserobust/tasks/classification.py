@@ -41,8 +41,8 @@ def score(
                 kept.append((logits, batch.labels))
     values = {"accuracy": 100 * correct.item() / count, "loss": loss.item() / count}
     if metrics:
-        seen = [torch.cat(parts) for parts in zip(*kept, strict=True)]
-        values |= {name: float(metric(*seen)) for name, metric in metrics.items()}
+        whole = [torch.cat(parts) for parts in zip(*kept, strict=True)]
+        values |= {name: float(metric(*whole)) for name, metric in metrics.items()}
     return values
 
 
@@ -52,13 +52,13 @@ def answers(
 ) -> tuple[Tensor, Tensor]:
     """Image by image, in order: whether it is classified rightly (bool), as :func:`score` counts it, and its signed
     margin, the logit of its class minus the largest other one (infinite where there is no other)."""
-    found = []
+    pairs = []
     with evaluating(model), autocast(device_of(model), precision):
         for batch in batches:
             logits, labels = _logits(model, batch, classes), batch.labels[:, None]
             others = logits.scatter(1, labels, -torch.inf).amax(1)
-            found.append((logits.argmax(1) == batch.labels, logits.gather(1, labels)[:, 0] - others))
-    correct, margin = zip(*found, strict=True)
+            pairs.append((logits.argmax(1) == batch.labels, logits.gather(1, labels)[:, 0] - others))
+    correct, margin = zip(*pairs, strict=True)
     return torch.cat(correct), torch.cat(margin)
 
 

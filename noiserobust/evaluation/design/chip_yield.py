@@ -27,7 +27,7 @@ from noiserobust.evaluation.result import Result, drawn
 from noiserobust.evaluation.statistics.cells import CELL, MODEL, by_draw, one_model_per_replicate, place, require_one_of
 from noiserobust.evaluation.statistics.components import require_confidence
 from noiserobust.report.yield_table import yield_table
-from noiserobust.storage.rows import noise_free
+from noiserobust.storage.rows import noise_free, read_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,7 +110,7 @@ class Yield(Result):
         return pd.concat(curves, ignore_index=True)
 
     def table(
-        self, markdown: bool = False, confidence: float = 0.95, percents: Sequence[float] | None = PERCENTS
+        self, markdown: bool = False, confidence: float = 0.95, *, percents: Sequence[float] | None = PERCENTS
     ) -> str:
         """A block per noise, a line per model: shares, bounds, percentiles."""
         points = self.percentiles(percents, confidence) if percents else None
@@ -140,7 +140,7 @@ class Yield(Result):
 
 
 def yields(
-    rows: pd.DataFrame | Result,
+    rows: pd.DataFrame | Result | str | Path,
     above: float | None = None,
     share: float = 0.99,
     *,
@@ -151,9 +151,9 @@ def yields(
 
     >>> print(yields(evaluate("runs", draws=300), above=90, share=0.99))  # doctest: +SKIP
 
-    ``rows`` are what :func:`evaluate` gives; noise-free ones are left out, since their chips are all the same one.
-    ``above`` is in units of the metric (percent of accuracy), ``share`` a fraction. Several reads of a chip are
-    averaged. ``pooled``: one line for all models of a method instead of one for each.
+    ``rows`` are what :func:`evaluate` gives, or the file in which it wrote them; noise-free ones are left out, since
+    their chips are all the same one. ``above`` is in units of the metric (percent of accuracy), ``share`` a fraction.
+    Several reads of a chip are averaged. ``pooled``: one line for all models of a method instead of one for each.
 
     Raises :class:`UserError` for an ``above`` that looks like a fraction, a share outside (0, 1), rows without noise,
     and with ``pooled`` for unequal numbers of draws and for two models on one replicate: they share draws, so
@@ -162,7 +162,8 @@ def yields(
     _require_share(share)
     if above is not None and 0 < above <= 1 and metric == "accuracy":
         raise UserError(f"expected an accuracy in percent as above, got {above:g}; accuracy is in percent: 90 for 90 %")
-    draws = by_draw(rows.rows if isinstance(rows, Result) else rows)
+    table = read_rows(rows) if isinstance(rows, (str, Path)) else rows.rows if isinstance(rows, Result) else rows
+    draws = by_draw(table)
     require_one_of(draws, "metric", metric)
     draws = draws[draws["metric"] == metric]
     noisy = draws[~noise_free(draws)]

@@ -122,11 +122,11 @@ def search(measure: Callable[[float], Point], axis: Range, limit: float, points:
         height(x, 0)
     absolute, relative = axis.tolerances
     for end in [0, 1, 2] * 2:  # a value tried for one end may open another's bracket anew
-        way = _from_easy(known.values())
-        over = _first_over(_heights(way, limit)[:, end])
-        if 0 < over < len(way):
+        ordered = _from_easy(known.values())
+        over = _first_over(_heights(ordered, limit)[:, end])
+        if 0 < over < len(ordered):
             # The ends have more digits than what is tried, and no logarithm brings them back.
-            bracket = {float(axis.scale(point.x)): point.x for point in way[over - 1 : over + 1]}
+            bracket = {float(axis.scale(point.x)): point.x for point in ordered[over - 1 : over + 1]}
             curve = partial(
                 lambda end, exact, u: height(exact.get(u, axis.rounded(axis.unscale(u))), end), end, bracket
             )
@@ -136,14 +136,14 @@ def search(measure: Callable[[float], Point], axis: Range, limit: float, points:
 
 def crossing(points: Sequence[Point], axis: Range, limit: float) -> Crossing:
     """Where the curve through ``points`` first exceeds the ``limit``, from its easy end, and the interval of that."""
-    way = _from_easy(points)
-    heights = _heights(way, limit)
-    value, *ends = (_last_within([point.x for point in way], column, axis) for column in heights.T)
+    ordered = _from_easy(points)
+    heights = _heights(ordered, limit)
+    value, *ends = (_last_within([point.x for point in ordered], column, axis) for column in heights.T)
     if any(math.isnan(point.low) and not math.isnan(point.mean) for point in points):
         ends = [math.nan, math.nan]
-    state = "found" if math.isfinite(value) else "always" if value == _beyond(way[0].x, way[-1].x) else "never"
+    state = "found" if math.isfinite(value) else "always" if value == _beyond(ordered[0].x, ordered[-1].x) else "never"
     crossings = int(np.count_nonzero(np.diff(heights[:, 0] > 0)))
-    return Crossing(state, way[0].x, way[-1].x, value, min(ends), max(ends), crossings)
+    return Crossing(state, ordered[0].x, ordered[-1].x, value, min(ends), max(ends), crossings)
 
 
 def _last_within(x: Sequence[float], heights: np.ndarray, axis: Range) -> float:
@@ -161,9 +161,9 @@ def _last_within(x: Sequence[float], heights: np.ndarray, axis: Range) -> float:
 
 def _from_easy(points: Iterable[Point]) -> list[Point]:
     """The points from the easy end of the range to the hard one."""
-    way = sorted(points, key=lambda point: point.x)
-    easy, hard = ((_heights([point], 0.0)[0, 0], point.harm) for point in (way[0], way[-1]))
-    return way[::-1] if easy > hard else way
+    ordered = sorted(points, key=lambda point: point.x)
+    easy, hard = ((_heights([point], 0.0)[0, 0], point.harm) for point in (ordered[0], ordered[-1]))
+    return ordered[::-1] if easy > hard else ordered
 
 
 def _heights(points: Sequence[Point], limit: float) -> np.ndarray:

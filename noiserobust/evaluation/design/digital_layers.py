@@ -14,15 +14,16 @@ from tqdm import tqdm
 from noiserobust.errors import UserError
 from noiserobust.evaluation.design.layers import (
     Layer,
-    Layers,
     NoisyLayers,
+    OfLayers,
     Sample,
     differences,
+    fields_of,
     means,
     noisy_layers,
 )
 from noiserobust.evaluation.evaluated_models import Models
-from noiserobust.evaluation.result import Result, drawn
+from noiserobust.evaluation.result import drawn
 from noiserobust.evaluation.settings import Chips, Compute, Where
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
@@ -72,12 +73,9 @@ class Search:
 
 
 @dataclass(frozen=True)
-class KeptDigital(Result):
+class KeptDigital(OfLayers):
     """Which layers to keep digital: rows of :func:`evaluate`, whose column ``digital`` names those that were."""
 
-    noise: str
-    layers: Mapping[str, Layers]
-    """Of each method."""
     chosen: Mapping[str, Sequence[str]]
     """Of each method: the layers to keep digital, in the order in which they were chosen."""
     stop: Stop
@@ -97,7 +95,7 @@ class KeptDigital(Result):
         - ``search_accuracy``, ``search_gain``: what the search saw on its draws (and images), which is biased upwards
           because the set was chosen for it
         """
-        return pd.concat([self._steps(method, confidence) for method in self.layers], ignore_index=True)
+        return super().summary(confidence)
 
     def where(self, step: int = -1, method: str | None = None) -> Where:
         """Which weights are analog after ``step`` (the last one by default), to evaluate and to train with.
@@ -126,9 +124,8 @@ class KeptDigital(Result):
 
         return drawn(digital_figure(self.summary(confidence), self.stop.within), path)
 
-    def _steps(self, method: str, confidence: float) -> pd.DataFrame:
+    def _of_method(self, method: str, rows: pd.DataFrame, confidence: float) -> pd.DataFrame:
         layers, chosen = self.layers[method], self.chosen[method]
-        rows = self.rows[self.rows["method"] == method]
         fresh, search = (
             dict(iter(rows[rows["seed"] == seed].groupby("digital"))) for seed in (self.seed, -1 - self.seed)
         )
@@ -158,17 +155,15 @@ class KeptDigital(Result):
         ).join(accuracy)
         for name, difference in (("lost", lost), ("gain", gain)):
             steps[[name, f"{name}_low", f"{name}_high"]] = difference[["mean", "low", "high"]]
-        seen = [_accuracy(search[label]) for label in labels]
-        return steps.assign(
-            sum_of_singles=singles, search_accuracy=seen, search_gain=[value - seen[0] for value in seen]
-        )
+        searched = pd.Series([_accuracy(search[label]) for label in labels])
+        return steps.assign(sum_of_singles=singles, search_accuracy=searched, search_gain=searched - searched[0])
 
 
 def keep_digital(
     models: Models,
     data: Any = None,
     noise: NoiseModel | str = "gaussian:0.05",
-    draws: int = 10,
+    draws: int | range = 10,
     seed: int = 0,
     *,
     stop: Stop = Stop(),
@@ -195,10 +190,9 @@ def keep_digital(
     Raises :class:`~noiserobust.UserError` for input that cannot be evaluated, and for shares of multiply-accumulates
     where a layer's cannot be told.
     """
-    settings: dict[str, Any] = {"groups": groups, "images": images, "model": model, "chips": chips}
-    settings |= {"compute": compute, "where": where, "out": out}
+    fixed: dict[str, Any] = {"images": images, "model": model, "compute": compute}
     with tqdm(unit="set", disable=not progress, delay=1) as bar:
-        methods = noisy_layers(models, data, noise, bar, **settings)
+        methods = noisy_layers(models, data, noise, groups, chips, where, bar, out, **fixed)
         fresh = Sample(draws, seed)
         sample = Sample(draws if search.draws is None else search.draws, -1 - seed, search.images)
         chosen = {}
@@ -211,9 +205,7 @@ def keep_digital(
             for step, name in enumerate(chosen[one.method]):
                 one.under({name}, fresh)
                 one.under(chosen[one.method][: step + 1], fresh)
-    rows = pd.concat([one.rows for one in methods], ignore_index=True)
-    layers = {one.method: one.layers for one in methods}
-    return KeptDigital(rows, str(methods[0].noise), layers, chosen, stop, seed)
+    return KeptDigital(**fields_of(methods), chosen=chosen, stop=stop, seed=seed)
 
 
 def _chosen(noisy: NoisyLayers, sample: Sample, stop: Stop, search: Search) -> list[str]:

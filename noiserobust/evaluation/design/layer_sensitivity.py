@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from tqdm import tqdm
 
-from noiserobust.evaluation.design.layers import Layers, Sample, differences, noisy_layers
+from noiserobust.evaluation.design.layers import OfLayers, Sample, differences, fields_of, noisy_layers
 from noiserobust.evaluation.evaluated_models import Models
-from noiserobust.evaluation.result import Result, drawn
+from noiserobust.evaluation.result import drawn
 from noiserobust.evaluation.settings import Chips, Compute, Where
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
@@ -28,12 +28,8 @@ METRICS = {"accuracy": 1, "loss": -1}
 
 
 @dataclass(frozen=True)
-class Sensitivity(Result):
+class Sensitivity(OfLayers):
     """Which layers noise hurts: rows of :func:`evaluate`, whose column ``digital`` names the layers without noise."""
-
-    noise: str
-    layers: Mapping[str, Layers]
-    """Of each method."""
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """One line per method, layer, effect and metric: ``mean`` with its interval ``low`` to ``high``.
@@ -47,21 +43,21 @@ class Sensitivity(Result):
         (spared). The lines of ``layer`` "all layers" have the whole loss, clean minus noise on all, under both. Single
         effects do not add up to it.
         """
-        return pd.concat([self._effects(method, confidence) for method in self.layers], ignore_index=True)
+        return super().summary(confidence)
 
-    def table(self, markdown: bool = False, confidence: float = 0.95, rank: Effect = "alone") -> str:
+    def table(self, markdown: bool = False, confidence: float = 0.95, *, rank: Effect = "alone") -> str:
         """Layers ranked by what their noise costs ``"alone"``, or by what is gained where they alone are ``"spared"``
         it."""
         return sensitivity_table(self.summary(confidence), rank, markdown)
 
-    def plot(self, path: str | Path | None = None, confidence: float = 0.95, rank: Effect = "alone") -> Figure:
+    def plot(self, path: str | Path | None = None, confidence: float = 0.95, *, rank: Effect = "alone") -> Figure:
         """The same as bars with intervals, beside each layer's share of weights and multiply-accumulates."""
         from noiserobust.report.design_plots import sensitivity_figure
 
         return drawn(sensitivity_figure(self.summary(confidence), rank), path)
 
-    def _effects(self, method: str, confidence: float) -> pd.DataFrame:
-        layers, rows = self.layers[method], self.rows[self.rows["method"] == method]
+    def _of_method(self, method: str, rows: pd.DataFrame, confidence: float) -> pd.DataFrame:
+        layers = self.layers[method]
         under = dict(iter(rows.groupby("digital")))
         clean, noisy = under[layers.label(layers.names)], under[""]
         pairs = [(clean, noisy)] * 2
@@ -85,7 +81,7 @@ def sensitivity(
     models: Models,
     data: Any = None,
     noise: NoiseModel | str = "gaussian:0.05",
-    draws: int = 10,
+    draws: int | range = 10,
     seed: int = 0,
     *,
     groups: Sequence[str] = (),
@@ -109,10 +105,9 @@ def sensitivity(
     Raises :class:`~noiserobust.UserError` for input that cannot be evaluated, a noise without strength, and groups
     that match nothing or overlap.
     """
-    settings: dict[str, Any] = {"groups": groups, "images": images, "model": model, "chips": chips}
-    settings |= {"compute": compute, "where": where, "out": out}
+    fixed: dict[str, Any] = {"images": images, "model": model, "compute": compute}
     with tqdm(unit="set", disable=not progress, delay=1) as bar:
-        methods = noisy_layers(models, data, noise, bar, **settings)
+        methods = noisy_layers(models, data, noise, groups, chips, where, bar, out, **fixed)
         bar.total = sum(2 * len(one.layers) + 2 for one in methods)
         sample = Sample(draws, seed)
         for one in methods:
@@ -122,8 +117,7 @@ def sensitivity(
             for name in one.layers.names:
                 one.under(names - {name}, sample)
                 one.under({name}, sample)
-    rows = pd.concat([one.rows for one in methods], ignore_index=True)
-    return Sensitivity(rows, str(methods[0].noise), {one.method: one.layers for one in methods})
+    return Sensitivity(**fields_of(methods))
 
 
 def _turned(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], sign: int) -> list[tuple[pd.DataFrame, pd.DataFrame]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import glob
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
@@ -19,15 +20,16 @@ import pandas as pd
 from torch import nn
 from tqdm import tqdm
 
-from noiserobust.analog.coverage import coverage
+from noiserobust.analog.coverage import Coverage
 from noiserobust.analog.macs import count_macs
 from noiserobust.analog.weights import analog_weights
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models, named_data, trained_copies
 from noiserobust.evaluation.monte_carlo import evaluate
-from noiserobust.evaluation.settings import Chips, Compute, Where
+from noiserobust.evaluation.result import Result
+from noiserobust.evaluation.settings import Chips, Where
 from noiserobust.evaluation.statistics.summary import paired, summarize
-from noiserobust.models import ModelSpec
+from noiserobust.models.compute import as_weights
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.checkpoints import Checkpoint
 from noiserobust.storage.rows import OPERATION
@@ -99,10 +101,29 @@ class Layers:
 
 
 @dataclass(frozen=True)
+class OfLayers(Result):
+    """Base of results about layers: rows of :func:`evaluate`, whose column ``digital`` names those without noise."""
+
+    noise: str
+    layers: Mapping[str, Layers]
+    """Of each method."""
+
+    def summary(self, confidence: float = 0.95) -> pd.DataFrame:
+        of_methods = (
+            self._of_method(method, self.rows[self.rows["method"] == method], confidence) for method in self.layers
+        )
+        return pd.concat(of_methods, ignore_index=True)
+
+    @abstractmethod
+    def _of_method(self, method: str, rows: pd.DataFrame, confidence: float) -> pd.DataFrame:
+        """The lines of one method, from its rows."""
+
+
+@dataclass(frozen=True)
 class Sample:
     """Which draws are measured, on how many images (None: all)."""
 
-    draws: int
+    draws: int | range
     seed: int
     images: int | None = None
 
@@ -115,6 +136,8 @@ class NoisyLayers:
     noise: NoiseModel
     layers: Layers
     chips: Chips
+    coverage: dict[str, Coverage]
+    """Of each copy, before any layer is digital."""
     evaluate: Callable[..., Any]
     """:func:`evaluate` with all that is always the same."""
     bar: tqdm[Any]
@@ -151,39 +174,43 @@ def noisy_layers(
     models: Models,
     data: Any,
     noise: NoiseModel | str,
-    bar: tqdm[Any],
-    *,
     groups: Sequence[str],
-    images: int | None,
-    model: ModelSpec | str | None,
     chips: Chips,
-    compute: Compute,
     where: Where,
+    bar: tqdm[Any],
     out: str | Path | None,
+    **fixed: Any,
 ) -> list[NoisyLayers]:
-    """One for each method; bad input is refused here, before any work."""
-    noise = NoiseModel.parse(noise) if isinstance(noise, str) else noise
+    """One for each method, with ``fixed`` for :func:`evaluate`; bad input is refused here, before any work."""
+    noise = NoiseModel.parse(noise)
     require_one_condition(chips)
     if noise.is_identity and str(chips.converters) == "none" and str(chips.backend) == "direct":
         raise UserError(f"expected a noise with a strength, got {noise}: it disturbs no layer")
-    methods, data = opened(models, data)
-    fixed: dict[str, Any] = {"images": images, "model": model, "compute": compute}
+    methods, data = by_method(models, data)
     noisy = []
     for method, members in methods.items():
-        copies = trained_copies({method: members})
-        shared: Layers | None = None
-        for one in EvaluatedModels(copies, data, where=where, **fixed):
-            layers = layers_of(one, groups, where)
-            if shared and [layer.members for layer in layers] != [layer.members for layer in shared]:
-                raise UserError(f"expected copies of one network as {method}, got {one.name} with other layers")
-            shared = layers
-        assert shared is not None
+        copies = EvaluatedModels({method: members}, data, where=where, **fixed)
+        layers = {one.name: layers_of(one, groups) for one in copies}
+        first, *_ = layers.values()
+        for name, others in layers.items():
+            if [layer.members for layer in others] != [layer.members for layer in first]:
+                raise UserError(f"expected copies of one network as {method}, got {name} with other layers")
         run = partial(evaluate, {method: members}, data, out=out, **fixed)
-        noisy.append(NoisyLayers(method, noise, shared, chips, run, bar))
+        noisy.append(NoisyLayers(method, noise, first, chips, copies.coverage, run, bar))
     return noisy
 
 
-def opened(models: Models, data: Any) -> tuple[dict[str, list[nn.Module | Checkpoint]], Any]:
+def fields_of(methods: Sequence[NoisyLayers]) -> dict[str, Any]:
+    """Those of :class:`OfLayers`."""
+    return {
+        "rows": pd.concat([one.rows for one in methods], ignore_index=True),
+        "noise": str(methods[0].noise),
+        "layers": {one.method: one.layers for one in methods},
+        "coverage": {name: coverage for one in methods for name, coverage in one.coverage.items()},
+    }
+
+
+def by_method(models: Models, data: Any) -> tuple[dict[str, list[nn.Module | Checkpoint]], Any]:
     """The trained copies of each method, and the data, loaded once."""
     copies = trained_copies(models)
     methods: dict[str, list[nn.Module | Checkpoint]] = {}
@@ -200,15 +227,13 @@ def require_one_condition(chips: Chips) -> None:
             raise UserError(f"expected one of {name}, got {len(values)}; call once for each")
 
 
-def layers_of(model: EvaluatedModel, groups: Sequence[str], where: Where) -> Layers:
+def layers_of(model: EvaluatedModel, groups: Sequence[str]) -> Layers:
     """The noisy layers of one network.
 
     Each pattern of ``groups`` makes one layer of the weights that it matches; every other weight is one by itself.
     """
-    patterns = {"include": where.include, "exclude": where.exclude}
-    weights = analog_weights(model.network, **patterns)
-    total = coverage(model.network, **patterns).total
-    macs = count_macs(model.network, _one_input(model), weights)
+    weights, total = analog_weights(model.network, **vars(model.where)), model.coverage.total
+    macs = count_macs(model.network, as_weights(model.network, model.batches[0].inputs[:1]), weights)
     members: dict[str, list[str]] = {}
     for weight in weights:
         matching = [pattern for pattern in groups if fnmatchcase(weight.name, pattern)]
@@ -225,7 +250,7 @@ def layers_of(model: EvaluatedModel, groups: Sequence[str], where: Where) -> Lay
         cells, count = sum(size[member] for member in names), math.fsum(macs.by_weight[member] for member in names)
         return Layer(name, tuple(names), cells, 100 * cells / total, count, 100 * count / every)
 
-    return Layers(tuple(layer(*group) for group in members.items()), 100 * macs.other / every, where)
+    return Layers(tuple(layer(*group) for group in members.items()), 100 * macs.other / every, model.where)
 
 
 def differences(
@@ -233,9 +258,10 @@ def differences(
 ) -> pd.DataFrame:
     """a - b draw by draw for each pair of rows: one line each of mean, interval and what that is over.
 
-    Both rows of a pair are of one method, the same replicates and the same draws (:func:`statistics.paired`).
+    Both rows of a pair are of one method, the same replicates and the same draws
+    (:func:`~noiserobust.evaluation.paired`).
     """
-    # Two conditions of one method, told as two methods under one condition: what `paired` compares.
+    # Two conditions of one method become two methods under one condition, which `paired` compares.
     sides = [
         side[side["metric"] == metric].assign(**_cell(index), method=name)
         for index, pair in enumerate(pairs)
@@ -246,15 +272,9 @@ def differences(
 
 def means(tables: Iterable[pd.DataFrame], confidence: float, metric: str = "accuracy") -> pd.DataFrame:
     """The mean of each set of rows, as :func:`differences` gives them."""
-    told = [rows[rows["metric"] == metric].assign(**_cell(index)) for index, rows in enumerate(tables)]
-    return summarize(pd.concat(told, ignore_index=True), confidence)[INTERVAL]
+    cells = [rows[rows["metric"] == metric].assign(**_cell(index)) for index, rows in enumerate(tables)]
+    return summarize(pd.concat(cells, ignore_index=True), confidence)[INTERVAL]
 
 
 def _cell(index: int) -> dict[str, Any]:
     return {"noise": index, "strength": 0.0, "t": math.nan, **OPERATION}
-
-
-def _one_input(model: EvaluatedModel) -> Any:
-    inputs = model.batches[0].inputs[:1]
-    parameter = next((p for p in model.network.parameters() if p.is_floating_point()), None)
-    return inputs if parameter is None or not inputs.is_floating_point() else inputs.to(parameter.dtype)

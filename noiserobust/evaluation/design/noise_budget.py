@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm import tqdm
 
+from noiserobust.analog.coverage import Coverage
 from noiserobust.errors import UserError
 from noiserobust.evaluation.design.crossing import Point, Range, crossing, search
-from noiserobust.evaluation.design.layers import differences, opened, require_one_condition
+from noiserobust.evaluation.design.layers import by_method, differences, require_one_condition
 from noiserobust.evaluation.evaluated_models import Models
 from noiserobust.evaluation.monte_carlo import evaluate
 from noiserobust.evaluation.result import Result, drawn
@@ -145,7 +146,7 @@ def budget(
     vary: str = "gaussian:{x}",
     between: tuple[str | float, str | float] = (0, 0.5),
     within: float = 1.0,
-    draws: int = 10,
+    draws: int | range = 10,
     seed: int = 0,
     *,
     axis: Axis = Axis(),
@@ -182,15 +183,18 @@ def budget(
         raise UserError(f"expected within >= 0 points of accuracy, got {within}")
     require_one_condition(chips)
     whole_range = varied.range(between, axis)
-    methods, data = opened(models, data)
+    methods, data = by_method(models, data)
     fixed: dict[str, Any] = {"data": data, "draws": draws, "seed": seed, "images": images, "model": model}
     fixed |= {"compute": compute, "where": where, "out": out}
+    coverage: dict[str, Coverage] = {}
 
     def measured(group: Any) -> list[pd.DataFrame]:
         """The rows of one method: clean first, then those of every value tried."""
         run = partial(evaluate, group, **fixed)
         # Nothing is done around a chip where there is none.
-        tables = [run(noises=varied.at(whole_range.low).scaled(0)).rows.assign(x=math.nan)]
+        clean = run(noises=varied.at(whole_range.low).scaled(0))
+        coverage.update(clean.coverage)
+        tables = [clean.rows.assign(x=math.nan)]
 
         def loss(x: float) -> Point:
             around = replace(chips, times=(x,)) if axis.time else chips
@@ -203,7 +207,7 @@ def budget(
 
     with tqdm(unit="value", disable=not progress, delay=1) as bar:
         tables = [table for method, members in methods.items() for table in measured({method: members})]
-    return Budget(pd.concat(tables, ignore_index=True), vary, axis, whole_range, within)
+    return Budget(pd.concat(tables, ignore_index=True), vary, axis, whole_range, within, coverage=coverage)
 
 
 def _curve(rows: pd.DataFrame, confidence: float) -> pd.DataFrame:

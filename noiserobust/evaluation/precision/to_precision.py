@@ -7,20 +7,16 @@ Per model, noise and reading: every draw's accuracy is estimated from a fresh su
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import product
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from noiserobust.analog.noisy import report_stream
-from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.evaluation.on_chips import ModelOnChips
 from noiserobust.evaluation.precision.subsets import PILOT, Subsets
@@ -29,7 +25,6 @@ from noiserobust.noise import NoiseModel
 from noiserobust.rng import Stream
 from noiserobust.storage.ledger import Ledger
 from noiserobust.storage.rows import OPERATION, completed
-from noiserobust.tasks.classification import answers
 
 CELL = ["method", "model", "replicate", "noise", "strength", "t", *(name for name in OPERATION if name != "subset")]
 CHECK_EVERY = 8  # draws
@@ -70,57 +65,42 @@ class Target:
                 raise UserError(f"expected {name} >= {least}, got {value}")
 
 
-@dataclass
-class Measurement:
-    """One model's subsets: clean margins once, answers under any draw."""
-
-    on_chips: ModelOnChips
-    seed: int
-
-    @cached_property
-    def margins(self) -> np.ndarray:
-        """Clean ones of all images, by a pass of the network itself."""
-        return self._answers(self.on_chips.model.network, self.on_chips.model.batches)[1].double().cpu().numpy()
-
-    def correct(self, noise: NoiseModel, reading: Mapping[str, Any], draw: int, positions: np.ndarray) -> np.ndarray:
-        """Whether the chip of ``draw`` is right at ``positions``."""
-        model = self.on_chips.model
-        self.on_chips.next_chip()
-        with self.on_chips.reading(noise, report_stream(self.seed, model.replicate, draw), **reading) as network:
-            return self._answers(network, pick(model.batches, positions))[0].cpu().numpy()
-
-    def subsets(self, noise: NoiseModel, reading: Mapping[str, Any]) -> Subsets:
-        model = self.on_chips.model
-        stream = Stream(self.seed, "subset", model.replicate, str(noise), repr(sorted(reading.items())))
-        cost = DRAW_COST.get(model.batches[0].inputs.device.type, OTHER_DRAW_COST)
-        return Subsets(len(model.dataset), lambda: self.margins, partial(self.correct, noise, reading), stream, cost)
-
-    def _answers(self, network: nn.Module, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-        return answers(network, batches, self.on_chips.compute.precision, self.on_chips.model.classes)
-
-
 def measure_to_precision(
     target: Target,
-    measurements: Iterable[Measurement],
-    noises: Sequence[NoiseModel],
-    readings: Sequence[Mapping[str, Any]],
-    settings: Mapping[str, Any],
+    on_chips: ModelOnChips,
+    noise: NoiseModel,
+    reading: Mapping[str, Any],
+    columns: Mapping[str, Any],
     ledger: Ledger,
-    progress: bool = False,
-) -> Iterator[Measurement]:
-    """Rows into ``ledger`` until every (model, noise, reading) is precise enough, or given up; known ones are taken.
+    bar: tqdm[Any],
+) -> None:
+    """Rows of one model, noise and reading into ``ledger`` until they are precise enough, or given up.
 
-    Gives every measurement when it is done.
+    ``columns`` are those that all of the rows share; what ``ledger`` holds already is not computed again.
     """
-    with tqdm(unit="draw", disable=not progress, delay=1) as bar:
-        for one in measurements:
-            bar.set_description(one.on_chips.model.method, refresh=False)
-            about = one.on_chips.model.columns | dict(settings)
-            about |= {"target": target.half_width, "confidence": target.confidence}
-            for noise, reading in product(noises, readings):
-                unit = about | {"noise": str(noise), "strength": noise.strength} | dict(reading)
-                _measure(target, one, noise, reading, _Known(ledger, unit, bar))
-            yield one
+    model, seed = on_chips.model, columns["seed"]
+
+    def correct(draw: int, positions: np.ndarray) -> np.ndarray:
+        on_chips.next_chip()
+        return on_chips.correct(noise, report_stream(seed, model.replicate, draw), positions, **reading)
+
+    def values(subset: str, compute: Callable[[int], dict[str, float]], draw: int) -> dict[str, float]:
+        unit = {**columns, **reading, "subset": subset, "draw": draw}
+        stored = ledger.find(unit)
+        row = compute(draw) if stored is None else stored
+        ledger.add(unit, row)
+        bar.update()
+        return row
+
+    stream = Stream(seed, "subset", model.replicate, str(noise), repr(sorted(reading.items())))
+    draw_cost = DRAW_COST.get(model.batches[0].inputs.device.type, OTHER_DRAW_COST)
+    subsets = Subsets(len(model.dataset), lambda: on_chips.margins, correct, stream, draw_cost)
+    if on_chips.conditions.always_same(noise, reading["converters"]):
+        values("stopped", subsets.everything, 0)
+        return
+    until_precise(target, partial(values, "stopped", subsets.until_precise))
+    for draw in range(target.noise_std_draws):
+        values("fixed", subsets.for_noise_std, draw)
 
 
 def until_precise(target: Target, values: Callable[[int], dict[str, float]]) -> list[dict[str, float]]:
@@ -143,34 +123,6 @@ def until_precise(target: Target, values: Callable[[int], dict[str, float]]) -> 
         if half_width(np.array(accuracies), np.array(steps), target.confidence) <= target.half_width:
             break
     return known
-
-
-def _measure(target: Target, one: Measurement, noise: NoiseModel, reading: Mapping[str, Any], known: _Known) -> None:
-    subsets = one.subsets(noise, reading)
-    if one.on_chips.conditions.always_same(noise, reading["converters"]):
-        known.values("stopped", 0, subsets.everything)
-        return
-    until_precise(target, lambda draw: known.values("stopped", draw, subsets.until_precise))
-    for draw in range(target.noise_std_draws):
-        known.values("fixed", draw, subsets.for_noise_std)
-
-
-@dataclass
-class _Known:
-    """The values of one model, noise and reading: from the ledger, or made and put there."""
-
-    ledger: Ledger
-    about: Mapping[str, Any]
-    bar: Any
-
-    def values(self, kind: str, draw: int, make: Callable[[int], dict[str, float]]) -> dict[str, float]:
-        unit = {**self.about, "subset": kind, "draw": draw}
-        values = self.ledger.find(unit)
-        if values is None:
-            values = make(draw)
-        self.ledger.add(unit, values)
-        self.bar.update()
-        return values
 
 
 def half_width(accuracies: np.ndarray, steps: np.ndarray, confidence: float = 0.95) -> float:
@@ -296,14 +248,3 @@ def _spread(values: Mapping[str, np.ndarray], confidence: float) -> dict[str, An
 
 def _width(values: Mapping[str, np.ndarray], confidence: float) -> float:
     return half_width(values["subset_accuracy"], values["subset_step"], confidence)
-
-
-def pick(batches: Sequence[Batch], positions: np.ndarray) -> list[Batch]:
-    """The images at ``positions`` of the whole, in that order, as batches no larger than those they come from."""
-    size = len(batches[0])
-    order = np.argsort(positions, kind="stable")
-    home, place = np.divmod(positions[order], size)
-    device = batches[0].labels.device
-    parts = [batches[i][torch.from_numpy(place[home == i]).to(device)] for i in np.unique(home)]
-    joined = Batch.join(parts)[torch.from_numpy(np.argsort(order)).to(device)]
-    return [joined[slice(start, start + size)] for start in range(0, len(joined), size)]

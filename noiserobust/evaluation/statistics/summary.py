@@ -38,8 +38,9 @@ def summarize(rows: pd.DataFrame, confidence: float = 0.95, design: Design = "ne
     - ``noise_variance`` = mean_m s2[m]
     - ``weight_variance`` = var_m y[m] minus the noise's share of it, which may be negative: clamping would bias it
     - ``shared_variance``: the part of ``noise_variance`` that all models have in common; NaN in the nested design
-    - ``low``, ``high``: interval for the mean (:func:`components.interval`) that respects models and draws; with one
-      model over its draws alone, which says nothing about another training run
+    - ``low``, ``high``: interval for the mean that respects models and draws
+      (:func:`~noiserobust.evaluation.statistics.components.interval`); with one model over its draws alone, which says
+      nothing about another training run
     - ``interval_over`` "models" (nested: each comes with draws of its own), "models and draws" (crossed) or "draws",
       ``models`` M, ``draws`` K, ``confidence``, ``design``
 
