@@ -9,6 +9,7 @@ from noiserobust.analog.weight_space import Over
 from noiserobust.minima.base import Measure, PointMeasure, Streams, Values
 from noiserobust.minima.perturbations import Ascent, Perturbation, Random, Training, Unperturbed
 from noiserobust.minima.surface import Surface
+from noiserobust.minima.visit import visit
 from noiserobust.noise import Gaussian, NoiseModel
 
 
@@ -18,13 +19,11 @@ class Loss(PointMeasure, name="loss"):
 
     example: ClassVar[str] = "loss"
     reads: ClassVar[str] = "loss"
+    strength_field: ClassVar[str | None] = None
 
     @property
     def perturbation(self) -> Perturbation:
         return Unperturbed()
-
-    def scaled(self, factor: float) -> Loss:
-        return self
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,11 @@ class AverageSharpness(PointMeasure, name="average_sharpness"):
     over: Over = "analog"
     m: int | None = None
     reads: ClassVar[str] = "rise"
-
-    def __post_init__(self) -> None:
-        _ = self.perturbation  # checks
+    strength_field: ClassVar[str | None] = "noise"
 
     @property
     def perturbation(self) -> Perturbation:
         return Random(self.noise, self.draws, self.over, self.m)
-
-    def scaled(self, factor: float) -> AverageSharpness:
-        return replace(self, noise=self.noise.scaled(factor))
 
 
 @dataclass(frozen=True)
@@ -90,20 +84,15 @@ class AscentSharpness(PointMeasure, name="ascent_sharpness"):
     over: Over = "all"
     m: int | None = None
     reads: ClassVar[str] = "rise"
-
-    def __post_init__(self) -> None:
-        _ = self.perturbation
+    strength_field: ClassVar[str | None] = "rho"
 
     @property
     def perturbation(self) -> Perturbation:
         return Ascent(self.rho, self.over, self.m)
 
-    def scaled(self, factor: float) -> AscentSharpness:
-        return replace(self, rho=self.rho * factor)
-
 
 @dataclass(frozen=True)
-class FirstOrderSharpness(PointMeasure, name="first_order_sharpness"):
+class FirstOrderSharpness(AscentSharpness, name="first_order_sharpness"):
     r"""What the ascent-direction sharpness is to first order: :math:`\rho \lVert \nabla L(w) \rVert_2`.
 
     - ``rho``, ``over``, ``m``: see :class:`AscentSharpness`.
@@ -113,40 +102,24 @@ class FirstOrderSharpness(PointMeasure, name="first_order_sharpness"):
 
     example: ClassVar[str] = "first_order_sharpness:0.05"
 
-    rho: float = 0.05
-    over: Over = "all"
-    m: int | None = None
-    reads: ClassVar[str] = "gradient_norm"
-
-    def __post_init__(self) -> None:
-        Ascent(self.rho, self.over, self.m)
-
-    @property
-    def perturbation(self) -> Perturbation:
-        return Unperturbed(self.m)
-
     @property
     def gradients(self) -> Over:
         return self.over
 
-    @property
-    def place(self) -> tuple[str, float]:
-        return Ascent(self.rho, self.over, self.m).label, self.rho
-
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
-        return [{"": self.rho * point.gradient_norm} for point in self.points(surface, streams)]
+        (here,) = visit(surface, Unperturbed(self.m), [streams(0)], self.over)
+        return [{"": self.rho * here.gradient_norm}]
 
     def swept(self, strength: float) -> Measure:
         return replace(self, rho=strength)
-
-    def scaled(self, factor: float) -> Measure:
-        return replace(self, rho=self.rho * factor)
 
 
 @dataclass(frozen=True)
 class AtMeasure(PointMeasure):
     """A measure at any perturbation: ``random(gaussian(0.1))``, ``ascent(0.05)``, ``filters(0.01)``, or ``training``,
     that of the training rule, in a training log."""
+
+    strength_field: ClassVar[str | None] = "at"
 
     at: Perturbation = field(default_factory=Training)
 
@@ -156,9 +129,6 @@ class AtMeasure(PointMeasure):
 
     def at_training(self, perturbation: Perturbation) -> Measure:
         return replace(self, at=perturbation) if isinstance(self.at, Training) else self
-
-    def scaled(self, factor: float) -> Measure:
-        return replace(self, at=self.at.scaled(factor))
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from noiserobust.analog.vectors import TINY, Vector, add, along, clones, norm
@@ -51,15 +49,15 @@ class LookSAM(Climbing, name="looksam"):
         climbs = memory["calls"] % self.k == 0
         if climbs:
             out, direction = self._climb(engine, batch, perturbation)
-            lengths = None
         else:
             out, direction = engine.gradient(batch), memory["direction"]
             gradients = engine.take()
-            lengths = self._lengths(gradients, direction, memory.get("lengths"))
-            engine.put(self._turned(gradients, direction, lengths["norms"]))
+            for part, axis in self._parts(gradients, direction):
+                part[:] = add(part, axis, self.alpha * norm(part) / (norm(axis) + TINY))
+            engine.put(gradients)
         # What an overflow left is not re-used: that step is skipped, and the next one climbs again.
         if engine.commit() or not climbs:
-            engine.memory[self.name] = {"calls": memory["calls"] + 1, "direction": direction, "lengths": lengths}
+            engine.memory[self.name] = {"calls": memory["calls"] + 1, "direction": direction}
         return out
 
     def _climb(self, engine: Engine, batch: AnyBatch, perturbation: Ascent) -> tuple[Output, Vector]:
@@ -75,22 +73,6 @@ class LookSAM(Climbing, name="looksam"):
             part[:] = add(part, axis, -along(part, axis))
         engine.put(perturbed)
         return out, direction
-
-    @torch.no_grad()
-    def _lengths(
-        self, gradients: Vector, direction: Vector, known: dict[str, list[Any]] | None
-    ) -> dict[str, list[Any]]:
-        """||g_v|| of the parts: taken once, not at every step that re-uses g_v, unless other gradients are there."""
-        there = [gradient is not None for gradient in gradients]
-        if known is not None and known["there"] == there:
-            return known
-        return {"there": there, "norms": [norm(axis) for _, axis in self._parts(gradients, direction)]}
-
-    @torch.no_grad()
-    def _turned(self, gradients: Vector, direction: Vector, lengths: Sequence[Tensor]) -> Vector:
-        for (part, axis), length in zip(self._parts(gradients, direction), lengths, strict=True):
-            part[:] = add(part, axis, self.alpha * norm(part) / (length + TINY))
-        return gradients
 
     def _parts(self, gradients: Vector, others: Vector) -> list[tuple[Vector, Vector]]:
         """All tensors together, or each alone, of those that both have (changed in place: they are the tensors)."""
