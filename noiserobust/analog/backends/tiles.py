@@ -107,7 +107,8 @@ class Tiles(Opened):
     """A network whose layers are swapped for aihwkit's while a chip is read; nothing else of it is copied."""
 
     def __init__(self, backend: Aihwkit, network: nn.Module, noisy: NoisyWeights, images: Tensor) -> None:
-        self.backend, self.network, self.noisy = backend, unwrap(network), noisy
+        super().__init__(unwrap(network))
+        self.backend, self.noisy = backend, noisy
         self.layers: dict[str, list[Layer]] = {}
         """The layers on tiles, by the name of the weight that they compute with."""
         aihwkit, left = load_aihwkit(), {}
@@ -141,7 +142,7 @@ class Tiles(Opened):
                 rows, factor = programmed.weight(weight.name, t, read, compensation), None
             else:
                 rows = programmed.weight(weight.name, t, read)
-                factor = compensation_factor(programmed.chips[weight.name], rows, compensation)
+                factor = compensation_factor(programmed.chip(weight.name), rows, compensation)
             for layer in layers:
                 layer.write(rows, factor)
             return weight.from_rows(rows if factor is None else rows * factor)
