@@ -349,6 +349,17 @@ class TestVerbs:
             train(Method.parse(text), sgd(model))
             assert torch.equal(model[0].weight, before)
 
+    @every_method
+    def test_a_zero_gradient_in_float16_leaves_finite_weights(self, text: str) -> None:
+        """1e-12 is 0 in float16."""
+        model = smooth_net().half()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+        engine = sgd(model, loss=lambda out, labels: 0 * out.sum(1))
+        train(Method.parse(text), engine, dtype=torch.float16)
+        assert all(w.isfinite().all() for w in weights(model))
+
     @pytest.mark.parametrize("name", ["clip_norm", "weight_clip"])
     def test_bad_settings(self, name: str) -> None:
         for value in (0.0, -1.0, float("nan")):

@@ -178,12 +178,16 @@ def test_looksam_climbs_again_after_k_steps() -> None:
 
 
 def test_gsam_rho_follows_the_learning_rate() -> None:
-    """rho = rho_min + (rho_max - rho_min) lr / lr_max, both with a scheduler's peak and without one."""
-    for scheduled in (True, False):
+    """rho = rho_min + (rho_max - rho_min) lr / lr_max, with either kind of scheduler's peak and without one."""
+    schedulers = torch.optim.lr_scheduler
+    for schedule in (
+        lambda optimizer: schedulers.LambdaLR(optimizer, lambda step: 1.0),
+        lambda optimizer: schedulers.OneCycleLR(optimizer, LR, total_steps=10),  # starts at a 25th of its peak
+        lambda optimizer: None,
+    ):
         model = Centres()
         optimizer = torch.optim.SGD(model.parameters(), lr=LR)
-        if scheduled:
-            torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        schedule(optimizer)
         engine = Engine(model, optimizer, lambda out, labels: out)
         optimizer.param_groups[0]["lr"] = LR / 4
         w = model.w.detach()

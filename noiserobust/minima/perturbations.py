@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from noiserobust.analog.filters import filter_noise
-from noiserobust.analog.vectors import TINY, Vector, multiply, norm, scale, scale_to
+from noiserobust.analog.vectors import Vector, divisor, multiply, scale, scale_to
 from noiserobust.analog.weight_space import Over, WeightSpace
 from noiserobust.errors import UserError
 from noiserobust.noise import Gaussian, NoiseModel
@@ -123,8 +123,8 @@ class Ascent(Perturbation, name="ascent"):
             None if g is None or "bias" in name.rpartition(".")[2] else parameter.abs().add_(self.eta)
             for g, parameter, name in zip(gradient, weights.parameters, weights.names, strict=True)
         ]
-        length = norm(multiply(gradient, T))
-        return scale(multiply(gradient, T), self.rho / (length + TINY))
+        length = divisor(multiply(gradient, T))
+        return scale(multiply(gradient, T), self.rho / length)
 
 
 @dataclass(frozen=True)

@@ -112,9 +112,9 @@ class Engine:
 
     @property
     def lr_share(self) -> float:
-        """The learning rate in units of its peak: schedulers' ``initial_lr``, else what it was at first."""
+        """The learning rate in units of its peak: schedulers' ``max_lr`` or ``initial_lr``, else what it was at first."""
         group = self.optimizer.param_groups[0]
-        peak = float(group.get("initial_lr", self._first_lr))
+        peak = float(group.get("max_lr", group.get("initial_lr", self._first_lr)))
         return float(group["lr"]) / peak if peak else 0.0
 
     @property

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from noiserobust.analog.vectors import TINY, Vector, add, along, clones, norm
+from noiserobust.analog.vectors import Vector, add, along, clones, divisor, norm
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
 from noiserobust.training.engine import Engine, Output
@@ -53,7 +53,7 @@ class LookSAM(Climbing, name="looksam"):
             out, direction = engine.gradient(batch), memory["direction"]
             gradients = engine.take()
             for part, axis in self._parts(gradients, direction):
-                part[:] = add(part, axis, self.alpha * norm(part) / (norm(axis) + TINY))
+                part[:] = add(part, axis, self.alpha * norm(part) / divisor(axis))
             engine.put(gradients)
         # What an overflow left is not re-used: that step is skipped, and the next one climbs again.
         if engine.commit() or not climbs:
