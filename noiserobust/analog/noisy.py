@@ -93,8 +93,8 @@ class NoisyWeights:
 class Programmed:
     """A model's analog weights written into arrays: a chip per weight, of the draw that ``stream`` names.
 
-    It is the draw of :meth:`NoisyWeights.perturbed`. The chips are kept, to be read at several times; with ``read_once``
-    each is programmed when it is read, and forgotten, so that none takes memory.
+    It is the draw of :meth:`NoisyWeights.perturbed`. The chips are kept, to be read at several times; with
+    ``read_once`` each is programmed when it is read, and forgotten, so that none takes memory.
     """
 
     def __init__(self, noisy: NoisyWeights, noise: NoiseModel, stream: Stream, read_once: bool = False) -> None:

@@ -95,6 +95,15 @@ class Processes:
                 f"expected the same {name} on every rank, got {value} on rank {self.rank}, others elsewhere"
             )
 
+    def require_samples(self, samples: int, batch_size: int) -> None:
+        """Refuse batches of ``samples`` that leave a rank without one: it could not take part in that step."""
+        least = min(batch_size, samples % batch_size or batch_size)
+        if least < self.count:
+            raise UserError(
+                f"expected batches of at least one sample per rank, got a batch of {least} for {self.count} ranks; "
+                "change batch_size, or start fewer processes"
+            )
+
     def in_turn(self, make: Callable[[], T]) -> T:
         """``make()`` on every rank, first on one of each machine: the others find what that one left on its disk."""
         made = [make()] if self.local == 0 else []

@@ -112,7 +112,7 @@ class Engine:
 
     @property
     def lr_share(self) -> float:
-        """The learning rate in units of its peak: schedulers' ``max_lr`` or ``initial_lr``, else what it was at first."""
+        """The learning rate in units of its peak: a scheduler's ``max_lr`` or ``initial_lr``, else the first rate."""
         group = self.optimizer.param_groups[0]
         peak = float(group.get("max_lr", group.get("initial_lr", self._first_lr)))
         return float(group["lr"]) / peak if peak else 0.0
