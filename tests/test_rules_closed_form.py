@@ -1,7 +1,7 @@
 """Each rule's update in float64, worked out from its equations on losses whose gradients are known.
 
 Two nets: :class:`Centres`, sample i's loss being 1/2 (w - c_i)' A (w - c_i) over three tensors, and a linear classifier
-for the rules that look at logits. SAM and pure RWP have files of their own.
+for the rules that look at logits. Pure RWP has a file of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from noiserobust.analog.filters import filter_noise
 from noiserobust.data import Batch
 from noiserobust.rng import Stream, seeded
-from noiserobust.training import ASAM, ESAM, GSAM, MESA, Engine, Method, Progress
+from noiserobust.training import ASAM, ESAM, GSAM, MESA, SAM, Engine, Method, Progress
 
 LR, MOMENTUM, DECAY, SEED = 0.1, 0.9, 0.01, 7
 TENSORS = {"layer.weight": slice(0, 6), "layer.bias": slice(6, 8), "other": slice(8, 12)}  # the first is 2 x 3
@@ -80,8 +80,9 @@ def agrees(method: str, rule: Rule, steps: int) -> None:
     assert (w - plain).abs().max() > 1e-4  # the rule is no plain step in disguise
 
 
-def sam(w: Tensor, step: int, rho: float = 0.05) -> Tensor:
-    return gradient(w + rho * unit(gradient(w, step)), step)
+def sam(w: Tensor, step: int, rho: float = 0.05, alpha: float = 0.0, only: Tensor | None = None) -> Tensor:
+    g = gradient(w, step)
+    return alpha * g + (1 - alpha) * gradient(w + rho * unit(g if only is None else g * only), step)
 
 
 def asam(w: Tensor, step: int, rho: float = 0.5, eta: float = 0.01, only: Tensor | None = None) -> Tensor:
@@ -104,6 +105,13 @@ def ssam(w: Tensor, step: int, rho: float = 0.05, fraction: float = 0.5) -> Tens
 
 @pytest.mark.parametrize("steps", [1, 2])
 class TestClimbing:
+    def test_sam(self, steps: int) -> None:
+        agrees("sam", sam, steps)
+        agrees("sam:0.2,alpha=0.3", partial(sam, rho=0.2, alpha=0.3), steps)
+        agrees("sam:0.2,perturb=analog", partial(sam, rho=0.2, only=ANALOG), steps)
+        agrees("sam:0.2,perturb=analog,alpha=0.3", partial(sam, rho=0.2, alpha=0.3, only=ANALOG), steps)
+        agrees("sam:linear(0.8,warmup=8)", lambda w, step: sam(w, step, 0.8 * step / 8), steps + 1)
+
     def test_asam(self, steps: int) -> None:
         agrees("asam", asam, steps)
         agrees("asam:0.3,eta=0.2", partial(asam, rho=0.3, eta=0.2), steps)
@@ -385,14 +393,18 @@ class TestAnotherImplementation:
             GSAM(0.3).step(engine, one, Progress(step, 10))
         close(weights(ours), weights(other), rtol=0.0, atol=1e-8)
 
-    def test_asam(self) -> None:
-        """Its adaptive SAM knows no eta and scales biases too: right only where there are none, and for eta 0."""
+    @pytest.mark.parametrize("adaptive", [False, True])
+    def test_sam_and_asam(self, adaptive: bool) -> None:
+        """One norm over all parameter groups. Its adaptive SAM knows no eta and scales biases too: right only where
+        there are none, and for eta 0."""
         theirs = pytest.importorskip("pytorch_optimizer")
         ours, other = smooth_net(), smooth_net()
-        for net in (ours, other):
+        for net in (ours, other) if adaptive else ():
             net[1].bias, net[3].bias = None, None
-        optimizer = theirs.SAM(other.parameters(), torch.optim.SGD, rho=0.3, adaptive=True, lr=LR, momentum=MOMENTUM)
-        engine = Engine(ours, torch.optim.SGD(ours.parameters(), lr=LR, momentum=MOMENTUM))
+        groups = [{"params": list(net.parameters())} for net in (other[1], other[3])]
+        usual = {"lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY}
+        optimizer = theirs.SAM(groups, torch.optim.SGD, rho=0.3, adaptive=adaptive, **usual)
+        engine = Engine(ours, torch.optim.SGD(ours.parameters(), **usual))
         for step in range(2):
             one = images(step=step, dtype=torch.float64)
 
@@ -404,5 +416,5 @@ class TestAnotherImplementation:
 
             closure()
             optimizer.step(closure)
-            ASAM(0.3, eta=0.0).step(engine, one, Progress(step, 10))
+            (ASAM(0.3, eta=0.0) if adaptive else SAM(0.3)).step(engine, one, Progress(step, 10))
         close(weights(ours), weights(other), rtol=0.0, atol=1e-8)
