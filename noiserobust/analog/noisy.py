@@ -1,4 +1,4 @@
-"""Noisy weights in a model: the one place that puts them there, and it restores the clean ones bit for bit."""
+"""Noise on a model's analog weights: put there for a while, and the clean ones restored bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors in weight space: a gradient, a step, a direction; one tensor per parameter, ``None`` for zero."""
+"""Arithmetic on vectors in weight space (a gradient, a step): one tensor per parameter, ``None`` for zero."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Values = dict[str, float]
 
 @dataclass(frozen=True)
 class Measure(Described, family="measure"):
-    """Something to know about a network as it stands."""
+    """A number, or several, that describe a trained network: its sharpness, gradients, curvature or weights."""
 
     needs_data: ClassVar[bool] = True
     """Whether it is about the loss on data; if not, it is about the weights alone."""

@@ -15,7 +15,7 @@ from noiserobust.noise import Gaussian, NoiseModel
 
 @dataclass(frozen=True)
 class Loss(PointMeasure, name="loss"):
-    """L(w). One forward pass, which every other measure shares."""
+    """The mean loss at the weights, L(w). One forward pass, which the other measures share."""
 
     example: ClassVar[str] = "loss"
     reads: ClassVar[str] = "loss"
@@ -28,7 +28,7 @@ class Loss(PointMeasure, name="loss"):
 
 @dataclass(frozen=True)
 class Accuracy(Measure, name="accuracy"):
-    """Percent of the images whose largest logit is their label's. One forward pass of its own."""
+    """Percent of the images whose largest logit is their label's. One more forward pass."""
 
     example: ClassVar[str] = "accuracy"
 
@@ -43,7 +43,7 @@ class Accuracy(Measure, name="accuracy"):
 
 @dataclass(frozen=True)
 class AverageSharpness(PointMeasure, name="average_sharpness"):
-    r"""Average-direction sharpness: :math:`E_e[L(w + e)] - L(w)`, e drawn from ``noise``; one value per draw.
+    r"""How far noise on the weights raises the loss on average: :math:`E_e[L(w + e)] - L(w)`, one value per draw of e.
 
     - ``noise``: any noise model. ``draws``: how many. ``m``: a draw for every micro-batch of m samples.
     - ``over``: ``analog`` (default: what the noise is about; the draws are those of ``evaluate``, so the rise is that
@@ -68,7 +68,8 @@ class AverageSharpness(PointMeasure, name="average_sharpness"):
 
 @dataclass(frozen=True)
 class AscentSharpness(PointMeasure, name="ascent_sharpness"):
-    r"""Ascent-direction sharpness: :math:`L(w + \rho\, \nabla L(w) / \lVert \nabla L(w) \rVert_2) - L(w)`.
+    r"""How far a step of length rho up the gradient raises the loss:
+    :math:`L(w + \rho\, \nabla L(w) / \lVert \nabla L(w) \rVert_2) - L(w)`.
 
     - ``rho``: the radius of SAM's single step.
     - ``over``: ``all`` trainable parameters (default, as SAM climbs) or the ``analog`` weights alone.
@@ -93,7 +94,7 @@ class AscentSharpness(PointMeasure, name="ascent_sharpness"):
 
 @dataclass(frozen=True)
 class FirstOrderSharpness(AscentSharpness, name="first_order_sharpness"):
-    r"""What the ascent-direction sharpness is to first order: :math:`\rho \lVert \nabla L(w) \rVert_2`.
+    r"""The ascent-direction sharpness to first order: :math:`\rho \lVert \nabla L(w) \rVert_2`.
 
     - ``rho``, ``over``, ``m``: see :class:`AscentSharpness`.
 
@@ -133,7 +134,7 @@ class AtMeasure(PointMeasure):
 
 @dataclass(frozen=True)
 class PerturbedLoss(AtMeasure, name="perturbed_loss"):
-    r"""L(w + e), one value per draw.
+    r"""The loss at perturbed weights, L(w + e), one value per draw.
 
     A forward pass per draw (and what finding e takes). Source: "Incorruptible Neural Networks", Figures 10 and 12.
     """
@@ -144,7 +145,7 @@ class PerturbedLoss(AtMeasure, name="perturbed_loss"):
 
 @dataclass(frozen=True)
 class GradientSharpness(AtMeasure, name="gradient_sharpness"):
-    r"""L(w + e) - L(w) where the training rule takes its update gradient: at SAM's ascent point, at a draw of RWP.
+    r"""The rise L(w + e) - L(w) where the rule takes its update gradient: at SAM's ascent point, at a draw of RWP.
 
     In micro-batches of the batch size, each with an e of its own, at the strength of the epoch's last step. Passes:
     those of the rule. Source: "Incorruptible Neural Networks", section 3, Figures 3b and 11a.
@@ -156,9 +157,10 @@ class GradientSharpness(AtMeasure, name="gradient_sharpness"):
 
 @dataclass(frozen=True)
 class PerturbationRadius(AtMeasure, name="perturbation_radius"):
-    r""":math:`\lVert e \rVert_2` over all trainable parameters, one value per draw.
+    r"""The length of the perturbation, :math:`\lVert e \rVert_2` over all trainable parameters, one value per draw.
 
-    No pass of its own, but it shares one. Source: "Revisiting Random Weight Perturbation", Figure 3.
+    Shares the passes of the other measures there. Source: "Efficient Generalization Improvement Guided by Random Weight
+    Perturbation" (arXiv 2211.11489), Figure 3.
     """
 
     example: ClassVar[str] = "perturbation_radius:ascent(0.05)"

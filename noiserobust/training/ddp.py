@@ -1,4 +1,4 @@
-"""Several processes that train one model: how they join, what they say to each other, how they end together."""
+"""Several processes that train one model (DDP): how they join, what they tell each other, how one's end ends all."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class TrainSettings:
     """Measures of every epoch's weights as further columns of the log, such as ascent_sharpness:0.05 or path_length
     (docs/measures.md); they change no weights and no run's name."""
     log_on: tuple[Literal["train", "validation", "test"], ...] = ("train",)
-    """Images that they look at."""
+    """Images that they are measured on."""
     log_images: int = 1000
     """How many of each (a fixed sample, stratified by class; all if there are fewer)."""
     seed: int = 0
@@ -176,7 +176,7 @@ class TrainSettings:
         return {name: _plain(value) for name, value in values.items()}
 
     def augmentation(self, splits: Splits) -> tuple[int, bool]:
-        """Crop padding and flips: the settings' own, or what suits the data."""
+        """Crop padding and flips: those set, or what suits the data."""
         return (
             splits.crop if self.crop is None else self.crop,
             splits.flip if self.flip is None else self.flip,

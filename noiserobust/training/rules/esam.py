@@ -17,7 +17,7 @@ from noiserobust.training.schedules import Progress, Schedule, check_strength, s
 
 @dataclass(frozen=True)
 class ESAM(Method, name="esam"):
-    r"""SAM that perturbs a random choice of tensors (SWP) and steps on the samples that it hurts most (SDS).
+    r"""SAM at less cost: it perturbs a random choice of tensors (SWP) and steps on the samples hurt most by it (SDS).
 
     SWP: every tensor is chosen with probability beta (never none), the gradient at w is taken for the chosen ones only,
     and :math:`e = \rho\, g_S / (\beta \lVert g_S \rVert_2)`. SDS: of B samples exactly max(1, floor(gamma B)) are kept,

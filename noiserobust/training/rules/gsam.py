@@ -15,7 +15,8 @@ from noiserobust.training.rules.sam import Climbing, unit_scaled
 
 @dataclass(frozen=True)
 class GSAM(Climbing, name="gsam"):
-    r"""Descend the perturbed loss, ascend the part of the clean gradient that is orthogonal to it.
+    r"""SAM that also shrinks the gap between perturbed and clean loss: it ascends the part of the clean gradient that
+    is orthogonal to the perturbed one.
 
     The step is :math:`g_p - \alpha (g - \mathrm{proj}_{g_p} g)`, with SAM's g and g_p; ranks combine their own
     gradients and average the result once.

@@ -18,7 +18,9 @@ from noiserobust.training.schedules import Progress
 
 @dataclass(frozen=True)
 class LookSAM(Climbing, name="looksam"):
-    r"""SAM at every k-th step, which leaves :math:`g_v = g_p - \mathrm{proj}_g\, g_p`; in between the step is
+    r"""SAM at every k-th step only; the steps in between re-use the direction in which it had changed the gradient.
+
+    A step of SAM leaves :math:`g_v = g_p - \mathrm{proj}_g\, g_p`; in between the step is
     :math:`g + \alpha (\lVert g \rVert / \lVert g_v \rVert)\, g_v`.
 
     - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`. :math:`g_v` is made of gradients averaged over ranks.
@@ -75,7 +77,7 @@ class LookSAM(Climbing, name="looksam"):
         return out, direction
 
     def _parts(self, gradients: Vector, others: Vector) -> list[tuple[Vector, Vector]]:
-        """All tensors together, or each alone, of those that both have (changed in place: they are the tensors)."""
+        """All tensors that both have, as one part or each as its own; they are the tensors themselves, not copies."""
         pairs: list[tuple[Tensor | None, Tensor | None]] = [
             (g, o) for g, o in zip(gradients, others, strict=True) if g is not None and o is not None
         ]

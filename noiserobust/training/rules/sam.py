@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: climb to w + e, step with the gradient found there."""
+"""Sharpness-aware minimisation: climb to w + e, step with the gradient taken there."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Climbing(Method):
         return out
 
     def climbed(self, engine: Engine, batch: AnyBatch) -> AnyBatch:
-        """The samples whose gradient is climbed, here the step's own."""
+        """The samples whose gradient is climbed, here those of the step."""
         return batch
 
     def climb(self, engine: Engine, gradient: Vector, perturbation: Ascent) -> AbstractContextManager[None]:
@@ -70,17 +70,18 @@ class Climbing(Method):
 
 @dataclass(frozen=True)
 class SAM(Climbing, name="sam"):
-    r"""Step with the gradient at :math:`w + \rho\, g / (\lVert g \rVert_2 + 10^{-12})`, one norm over all tensors.
+    r"""Climb to where the loss is high nearby, and step with the gradient taken there, at
+    :math:`w + \rho\, g / (\lVert g \rVert_2 + 10^{-12})`, one norm over all tensors.
 
     - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`.
     - ``alpha``: weight of the clean gradient in the step, ``alpha g + (1 - alpha) g_p``.
     - ``batches``: g and g_p are of the ``same`` batch, or g of a ``different`` one, that of the step before (the first
-      step uses its own twice), which undoes SAM: "Efficient Generalization Improvement Guided by Random Weight
+      step takes one batch for both), which undoes SAM: "Efficient Generalization Improvement Guided by Random Weight
       Perturbation" (arXiv 2211.11489), appendix C.
 
     Cost: two forward and two backward passes.
     Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization" (arXiv 2010.01412),
-    Eq. 2 and 3; "Incorruptible Neural Networks", Eq. 1; mixing: "Revisiting Random Weight Perturbation", section 4.7.
+    Eq. 2 and 3; "Incorruptible Neural Networks" (arXiv 2602.07320), Eq. 1; ``alpha``: arXiv 2211.11489, section 4.7.
     """
 
     example: ClassVar[str] = "sam:0.05"
