@@ -22,6 +22,7 @@ from noiserobust.models.wrappers import unwrap
 from noiserobust.rng import Stream
 from noiserobust.training.ddp import Processes
 from noiserobust.training.micro_batches import AnyBatch, as_list, only_rows
+from noiserobust.training.settings import check_clipping
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Penalty = Callable[[Tensor, slice], Tensor]
@@ -84,10 +85,7 @@ class Engine:
         samples: int | None = None,
         classes: int | None = None,
     ) -> None:
-        if clip_norm is not None and not clip_norm > 0:
-            raise UserError(f"expected clip_norm > 0, got {clip_norm}; leave it out for no gradient clipping")
-        if weight_clip is not None and not weight_clip > 0:
-            raise UserError(f"expected weight_clip > 0 (times the layer's rms), got {weight_clip}; 2 to 4 is usual")
+        check_clipping(clip_norm, weight_clip)
         self.model, self.optimizer = model, optimizer
         self.loss: Loss = loss if loss is not None else nn.CrossEntropyLoss(reduction="none")
         self.precision, self.scaler = precision, scaler

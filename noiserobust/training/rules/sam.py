@@ -48,12 +48,14 @@ class Climbing(Method):
     def mixed_step(
         self, engine: Engine, batch: AnyBatch, perturbation: Ascent, clean: float, unit: bool = False
     ) -> Output:
-        """Step with ``clean * g + (1 - clean) * (what the rule steps with)``; ``unit`` takes g / ||g|| for g."""
+        """Step with ``clean * g + (1 - clean) * (what the rule steps with)``; ``unit`` takes g / ||g|| for g (times the
+        loss scale, which the engine takes out again)."""
         out = engine.gradient(self.climbed(engine, batch), sync=self.sync)
         gradient = engine.take()
         if clean:
             # Put back before the second pass: ranks then average both parts at once.
-            engine.put(unit_scaled(engine, clones(gradient)) if unit else clones(gradient), weight=clean)
+            part = clones(gradient)
+            engine.put(scale_to(part, engine.loss_scale) if unit else part, weight=clean)
         with self.climb(engine, gradient, perturbation):
             engine.gradient(batch, norm_stats=False, weight=1 - clean)
         engine.commit()
@@ -105,8 +107,3 @@ class SAM(Climbing, name="sam"):
 
     def climbed(self, engine: Engine, batch: AnyBatch) -> AnyBatch:
         return batch if self.batches == "same" else previous(engine.own_memory, self.name, batch)
-
-
-def unit_scaled(engine: Engine, gradient: Vector) -> Vector:
-    """``g / ||g||``, times the loss scale that :meth:`Engine.commit` takes out again."""
-    return scale_to(gradient, engine.loss_scale)
