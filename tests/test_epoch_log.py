@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 import test_fit
 import torch
-from methods import METHODS, ON, Failure, same_bits
+from methods import METHODS, ON, Failure, few_digits, same_bits
 from test_fit import stored, timeless
 from torch.nn import CrossEntropyLoss
 
-from noiserobust.data import Splits, load
+from noiserobust.data import Splits
 from noiserobust.errors import UserError
 from noiserobust.minima import Measure, Surface, measure
 from noiserobust.models import DigitsNet
@@ -34,10 +34,7 @@ LOG = (
 
 @pytest.fixture(scope="module")
 def splits() -> Splits:
-    digits = load("digits")
-    return dataclasses.replace(
-        digits, train=digits.train.sample(120, Stream(0, "test")), test=digits.test.sample(60, Stream(0, "test"))
-    )
+    return few_digits(120)
 
 
 def settings(**changes: Any) -> TrainSettings:

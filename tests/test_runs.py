@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from methods import same_bits
+from methods import few_digits, same_bits
 from test_fit import stored
 from torch import nn
 
-from noiserobust.data import Splits, load
+from noiserobust.data import Splits
 from noiserobust.errors import UserError
 from noiserobust.evaluation import evaluate
 from noiserobust.models import ModelSpec
@@ -29,10 +28,7 @@ def small(channels: int, classes: int) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def splits() -> Splits:
-    digits = load("digits")
-    return dataclasses.replace(
-        digits, train=digits.train.sample(120, Stream(0, "test")), test=digits.test.sample(60, Stream(0, "test"))
-    )
+    return few_digits(120)
 
 
 def settings(**changes: Any) -> TrainSettings:

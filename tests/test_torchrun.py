@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from methods import close, same_bits
+from methods import close, few_digits, same_bits
 from processes import HERE, LIMIT, environment
 from processes import torchrun as started
 from torch import Tensor
-from torchrun_worker import RESUMED, RUNS, splits, stopped
+from torchrun_worker import RESUMED, RUNS, stopped
 
 from noiserobust.data import Batches, Splits
 from noiserobust.errors import UserError
@@ -27,7 +27,7 @@ slow = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def data() -> Splits:
-    return splits()
+    return few_digits(200)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def weights(folder: Path) -> list[Tensor]:
 
 def of(settings: TrainSettings, out: Path) -> Path:
     """The folder of that run in ``out``: number of processes or not, it has one name."""
-    (folder,) = (found for found in out.iterdir() if found.name.endswith(settings.identity(splits())))
+    (folder,) = (run for run in out.iterdir() if run.name.endswith(settings.identity(few_digits(200))))
     return folder
 
 
