@@ -335,13 +335,17 @@ class TestVerbs:
         close(moved, [w + (index != 1) for index, w in enumerate(before)])
         assert same_bits(weights(model), before)
 
-    def test_frozen_parameters_stay(self) -> None:
-        for text in METHODS:
-            model = normed_net()
-            model[0].weight.requires_grad_(False)
-            before = model[0].weight.clone()
-            train(Method.parse(text), sgd(model, weight_clip=0.5))
-            assert torch.equal(model[0].weight, before)
+    @every_method
+    @pytest.mark.parametrize("since", [False, True])
+    def test_frozen_parameters_stay(self, text: str, since: bool) -> None:
+        """Also those that were frozen when the engine was there."""
+        model = normed_net()
+        model[0].weight.requires_grad_(since)
+        engine = sgd(model, weight_clip=0.5)
+        model[0].weight.requires_grad_(False)
+        before = model[0].weight.clone()
+        train(Method.parse(text), engine, steps=6)
+        assert torch.equal(model[0].weight, before)
 
     @every_method
     def test_a_zero_gradient_in_float16_leaves_finite_weights(self, text: str) -> None:
@@ -396,12 +400,17 @@ class TestVerbs:
         assert second.memory["looksam"]["calls"] == 6
 
 
-def test_parameters_added_behind_its_back_are_refused() -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_parameters_added_or_unfrozen_behind_its_back_are_refused(frozen: bool) -> None:
     model = normed_net()
-    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    model[4].requires_grad_(not frozen)
+    optimizer = torch.optim.SGD((model if frozen else model[0]).parameters(), lr=0.1)
     engine = Engine(model, optimizer)
-    optimizer.add_param_group({"params": list(model[4].parameters())})
-    with pytest.raises(UserError, match="make a new Engine after add_param_group"):
+    if frozen:
+        model[4].requires_grad_(True)
+    else:
+        optimizer.add_param_group({"params": list(model[4].parameters())})
+    with pytest.raises(UserError, match="make a new Engine after add_param_group or unfreezing"):
         Method.parse("plain").step(engine, batch(), ON)
 
 

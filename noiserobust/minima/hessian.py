@@ -25,14 +25,14 @@ Product = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class HessianTop(Measure, name="hessian_top"):
-    r"""The ``k`` algebraically largest eigenvalues of :math:`\nabla^2 L(w)`, by Lanczos (scipy's ``eigsh``).
+    r"""The ``k`` algebraically largest eigenvalues of the loss's Hessian :math:`\nabla^2 L(w)`, by Lanczos.
 
     - ``k``: the value is the largest; with k > 1 the parts ``2`` to ``k`` are those that follow.
     - ``over``: ``all`` trainable parameters (default) or the block of the ``analog`` weights.
     - ``tolerance``: relative accuracy at which the iteration stops.
 
     Every iteration is a Hessian-vector product: a forward and two backward passes or so; some 10 to 100 of them.
-    Source: the curvature by which Keskar et al. and the SAM papers define sharpness; curvlinops for the products.
+    scipy's ``eigsh`` iterates, curvlinops multiplies.
     """
 
     example: ClassVar[str] = "hessian_top:3"
@@ -74,7 +74,9 @@ class HessianTop(Measure, name="hessian_top"):
 
 @dataclass(frozen=True)
 class HessianTrace(Measure, name="hessian_trace"):
-    r"""Trace of :math:`\nabla^2 L(w)` by Hutchinson: the mean of :math:`v^\top \nabla^2 L(w)\, v` over Rademacher v.
+    r"""The trace of the loss's Hessian :math:`\nabla^2 L(w)`, estimated from products with random signs v.
+
+    By Hutchinson: the mean of :math:`v^\top \nabla^2 L(w)\, v`.
 
     - ``probes``: how many v; the part ``standard_error`` is that of the mean over them.
     - ``over``: ``all`` trainable parameters (default) or the block of the ``analog`` weights.

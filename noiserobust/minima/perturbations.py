@@ -76,7 +76,7 @@ class Perturbation(Scalable, family="perturbation"):
 
 @dataclass(frozen=True)
 class Unperturbed(Perturbation, name="none"):
-    """e = 0."""
+    """No perturbation: e = 0."""
 
     example: ClassVar[str] = "none"
 
@@ -129,7 +129,7 @@ class Ascent(Perturbation, name="ascent"):
 
 @dataclass(frozen=True)
 class Random(Perturbation, name="random"):
-    """e is a draw of a noise model.
+    """Noise on the weights: e is a draw of a noise model.
 
     - ``noise``: any noise model. ``draws``: how many, each with a value of its own.
     - ``over``: the ``analog`` weights, which are those that the noise is about (and the draws are those of
