@@ -196,6 +196,11 @@ class TestHardHessians:
         assert one("hessian_top:2", of) == [0.0]
         assert one("hessian_trace:3", of) == [0.0]
 
+    def test_layers_without_second_derivatives_are_said(self) -> None:
+        of = surface(nn.Sequential(nn.Flatten(), nn.Linear(25, 3), nn.Hardsigmoid()))
+        with pytest.raises(UserError, match="expected layers with second derivatives for a Hessian: .*hardsigmoid"):
+            one("hessian_trace:3", of)
+
 
 class TestContract:
     @pytest.mark.parametrize("text", TEXTS)

@@ -130,7 +130,12 @@ def _products(surface: Surface, over: Over) -> Iterator[Product]:
             along = torch.stack([g @ piece for g, piece in pairs]).sum()
             if not along.requires_grad:  # the gradient is the same everywhere
                 continue
-            parts = torch.autograd.grad(along, parameters, allow_unused=True, materialize_grads=True)
+            try:
+                parts = torch.autograd.grad(along, parameters, allow_unused=True, materialize_grads=True)
+            except RuntimeError as error:
+                if "is not implemented" not in str(error):
+                    raise
+                raise UserError(f"expected layers with second derivatives for a Hessian: {error}") from None
             total += torch.cat([part.flatten() for part in parts])
         surface.passes["forward"] += 1
         surface.passes["backward"] += 2
