@@ -16,6 +16,7 @@ from methods import batch as images
 from torch import Tensor, nn
 
 from noiserobust.analog.filters import filter_noise
+from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.data import Batch
 from noiserobust.rng import Stream, seeded
 from noiserobust.training import ASAM, ESAM, GSAM, MESA, SAM, Engine, Method, Progress
@@ -264,29 +265,22 @@ def test_mixed_rwp(steps: int, alpha: float, batches: str) -> None:
 
 
 def test_filter_noise_of_every_kind_of_layer() -> None:
-    """Per filter the noise has std gamma ||w_k||: 4,000 draws, pooled over a filter's elements, within 5 std errors."""
+    """gamma ||w_k|| times a named normal field, k being an output channel, or the whole of a vector."""
     with seeded(Stream(3, "test")):
         model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.ConvTranspose2d(4, 6, 2, groups=2), nn.BatchNorm1d(5))
         nn.init.normal_(model[2].weight)
-    engine = Engine(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    draws = [filter_noise(engine.weights, 0.1, engine.stream("filters", step)) for step in range(4000)]
-    squares = [torch.stack(one).square().mean(0) for one in zip(*draws, strict=True)]
-    conv, conv_bias, turned, turned_bias, norm, zeros = [p.detach() for p in model.parameters()]
-    # (variance found, filter's norm, elements pooled)
-    found = [(squares[0][k].mean(), conv[k].norm(), 8) for k in range(3)]
-    # Output channel 3 g + k of the transposed convolution: inputs 2 g and 2 g + 1, second dimension k.
-    found += [
-        (squares[2][2 * g : 2 * g + 2, k].mean(), turned[2 * g : 2 * g + 2, k].norm(), 8)
-        for g in range(2)
-        for k in range(3)
-    ]
-    found += [(squares[1].mean(), conv_bias.norm(), 3), (squares[3].mean(), turned_bias.norm(), 6)]
-    found += [(squares[4].mean(), norm.norm(), 5)]
-    for variance, length, count in found:
-        expected = float((0.1 * length) ** 2)
-        assert abs(float(variance) - expected) < 5 * expected * (2 / (4000 * count)) ** 0.5  # false alarm 12 x 6e-7
-    assert not squares[5].any()
-    assert not zeros.any()
+    stream = Stream(SEED, "filters")
+    e = dict(zip(dict(model.named_parameters()), filter_noise(WeightSpace(model), 0.1, stream), strict=True))
+    for name, parameter in model.named_parameters():
+        w = parameter.detach()
+        if name == "1.weight":  # output channel 3 g + k has the inputs 2 g and 2 g + 1, second dimension k
+            places = [(slice(2 * g, 2 * g + 2), k) for g in range(2) for k in range(3)]
+            fields = stream.child(name).normal((6, 2, 2, 2))
+        else:
+            places = list(range(len(w))) if w.dim() > 1 else [slice(None)]
+            fields = stream.child(name).normal(w.shape) if w.dim() > 1 else [stream.child(name).normal(w.shape)]
+        for place, field in zip(places, fields, strict=True):
+            torch.testing.assert_close(e[name][place], 0.1 * w[place].norm() * field)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])

@@ -299,11 +299,9 @@ class Engine:
             limit = times_rms * weight.parameter.square().mean().sqrt()
             weight.parameter.clamp_(-limit, limit)
 
-    @contextmanager
-    def _ranks_apart(self, apart: bool) -> Iterator[None]:
+    def _ranks_apart(self, apart: bool) -> AbstractContextManager[None]:
         model = self.model
-        with model.no_sync() if apart and isinstance(model, DistributedDataParallel) else nullcontext():
-            yield
+        return model.no_sync() if apart and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def copied_to(device: torch.device, value: Any) -> Any:
