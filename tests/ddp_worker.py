@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from methods import METHODS, Passes, close, normed_net, same_bits, smooth_net, state
+from processes import LIMIT
 from shard_checks import SHARD_CHECKS
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -240,8 +241,8 @@ CHECKS: dict[str, Callable[[], None]] = {
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    # A rank that fails alone leaves the others waiting: they give up, and the test says which check it was.
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    # A rank that fails alone leaves the others waiting: they give up in the end, and the test says which check it was.
+    dist.init_process_group("gloo", timeout=timedelta(seconds=LIMIT / 4))
     verdicts = {}
     for name, check in CHECKS.items():
         print(f"rank {dist.get_rank()}: {name}", file=sys.stderr, flush=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from noiserobust.data import Batch
+from noiserobust.data import Batch, Splits, load
 from noiserobust.rng import Stream, seeded
 from noiserobust.training import MESA, SAF, Engine, Method, Progress
 
@@ -138,6 +138,12 @@ def batch(n: int = 12, step: int = 0, dtype: torch.dtype = torch.float32) -> Bat
 def sgd(model: nn.Module, lr: float = 0.1, **engine: Any) -> Engine:
     """An engine with SGD, momentum 0.9."""
     return Engine(model, torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9), **SIZES, **engine)
+
+
+def few_digits(train: int, test: int = 60) -> Splits:
+    """The digits with a few images of either part."""
+    digits, few = load("digits"), Stream(0, "test")
+    return replace(digits, train=digits.train.sample(train, few), test=digits.test.sample(test, few))
 
 
 def train(method: Method, engine: Engine, steps: int = 3, first: int = 0, dtype: torch.dtype = torch.float32) -> None:

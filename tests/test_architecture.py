@@ -95,7 +95,7 @@ def test_no_module_is_shadowed_by_what_its_package_exports() -> None:
     assert not shadowed
 
 
-HEAVY = {"aihwkit", "curvlinops", "matplotlib", "ray", "scipy", "sklearn", "torchvision"}
+HEAVY = {"aihwkit", "matplotlib", "ray", "scipy", "sklearn", "torchvision"}
 """Loaded where they are used."""
 
 

@@ -105,7 +105,7 @@ class TestOneChipTwoBackends:
         model = made(Network)
         (tiles, noisy), (direct, _) = opened(backend, model, data[0][:2]), opened(Direct(), model, data[0][:2])
         for draw in range(2):
-            programmed = noisy.program(NoiseModel.parse(noise), report_stream(0, 0, draw))
+            programmed = Programmed(noisy, NoiseModel.parse(noise), report_stream(0, 0, draw))
             expected = logits(direct, programmed, data[0], t, compensation)
             assert torch.allclose(logits(tiles, programmed, data[0], t, compensation), expected, rtol=1e-5, atol=1e-5)
             assert not torch.allclose(expected, logits(direct, None, data[0]), atol=1e-2)  # there is noise to agree on
@@ -114,7 +114,7 @@ class TestOneChipTwoBackends:
     def test_without_weight_noise(self, backend: Aihwkit, data: tuple[Tensor, Tensor]) -> None:
         model = made(Network)
         tiles, noisy = opened(backend, model, data[0][:2])
-        logits(tiles, noisy.program(NoiseModel.parse("gaussian:1.0"), report_stream(0, 0, 0)), data[0])
+        logits(tiles, Programmed(noisy, NoiseModel.parse("gaussian:1.0"), report_stream(0, 0, 0)), data[0])
         assert torch.allclose(logits(tiles, None, data[0]), model(data[0]), rtol=1e-5, atol=1e-5)
 
     def test_rows(self, data: tuple[Tensor, Tensor]) -> None:
@@ -146,8 +146,8 @@ class TestOneChipTwoBackends:
         from aihwkit.inference.compensation.drift import GlobalDriftCompensation, PerColumnDriftCompensation
 
         tiles, noisy = opened(WHOLE, made(Network), data[0][:2])
-        programmed = noisy.program(NoiseModel.parse("pcm:reference=layer"), report_stream(0, 0, 0))
-        chip, now = programmed.chips["head.0.weight"], programmed.weight("head.0.weight", YEAR)
+        programmed = Programmed(noisy, NoiseModel.parse("pcm:reference=layer"), report_stream(0, 0, 0))
+        chip, now = programmed.chip("head.0.weight"), programmed.weight("head.0.weight", YEAR)
         tile = tiles.layers["head.0.weight"][0].tiles[0][0]  # type: ignore[attr-defined]
         theirs = {"global": GlobalDriftCompensation, "column": PerColumnDriftCompensation}[kind]()
         tile.rpu_config.drift_compensation = theirs
@@ -168,7 +168,7 @@ class TestConverters:
         x = Stream(0, "x").normal((5, 8))
         tiles, noisy = opened(backend, model, x)
         stream = report_stream(0, 0, 0)
-        programmed = noisy.program(NoiseModel.parse("pcm"), stream)
+        programmed = Programmed(noisy, NoiseModel.parse("pcm"), stream)
         found = logits(tiles, programmed, x, 25.0)
         expected = model.bias.detach().expand(5, 3).clone()
         for tile, columns in enumerate((slice(0, 4), slice(4, 8))):
@@ -190,7 +190,7 @@ class TestConverters:
         (noisy_tiles, noisy), (quiet, _) = (
             opened(Aihwkit(inp_bits=0, out_bits=0, out_noise=sigma), model, x[:2]) for sigma in (0.1, 0.0)
         )
-        programmed = noisy.program(NoiseModel.parse("pcm:reference=layer"), report_stream(0, 0, 0))
+        programmed = Programmed(noisy, NoiseModel.parse("pcm:reference=layer"), report_stream(0, 0, 0))
         spread = {}
         for kind in ("none", "global"):
             difference = logits(noisy_tiles, programmed, x, YEAR, kind) - logits(quiet, programmed, x, YEAR, kind)
@@ -283,7 +283,7 @@ class TestNames:
         model = made(Network)
         before, children = network_digest(model), [id(module) for module in model.modules()]
         tiles, noisy = opened(PERFECT, model, data[0][:2])
-        programmed = noisy.program(NoiseModel.parse("gaussian:0.1"), report_stream(0, 0, 0))
+        programmed = Programmed(noisy, NoiseModel.parse("gaussian:0.1"), report_stream(0, 0, 0))
         reading = tiles.reading(programmed, report_stream(0, 0, 0))
         assert [id(module) for module in reading.__enter__().modules()] != children
         assert not reading.__exit__(ZeroDivisionError, ZeroDivisionError(), None)

@@ -1,4 +1,4 @@
-"""Backends by their text form, what they refuse, and what happens without aihwkit: none of it needs aihwkit."""
+"""What backends refuse, and what happens without aihwkit: none of it needs aihwkit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from noiserobust import UserError, evaluate
-from noiserobust.analog.backends import Backend
 from noiserobust.evaluation.settings import grouped
 
 
@@ -43,14 +42,6 @@ except noiserobust.UserError as error:
             "expected aihwkit 1.1.0 and its compiled part for backend aihwkit, got: undefined symbol"
         )
         assert "pip install aihwkit==1.1.0" in line
-
-
-@pytest.mark.parametrize(
-    "text", ["direct", "aihwkit", "aihwkit:tile=0,perfect=true", "aihwkit:inp_bits=8,out_noise=0.1"]
-)
-def test_text_form(text: str) -> None:
-    assert str(Backend.parse(text)) == text
-    assert Backend.parse(str(Backend.parse(text))) == Backend.parse(text)
 
 
 @pytest.mark.parametrize(

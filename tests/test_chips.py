@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust import Stream, UserError, coverage, evaluate, perturbed
-from noiserobust.analog.noisy import NoisyWeights, report_stream
+from noiserobust.analog.noisy import NoisyWeights, Programmed, report_stream
 from noiserobust.cli import main
 from noiserobust.data import as_dataset
 from noiserobust.evaluation import Chips
@@ -71,11 +71,11 @@ class TestRows:
         model = net()
         rows = evaluate(model, data, "pcm", draws=1, chips=Chips(times=["1y"], compensation=["none", "column"])).rows
         stream, noise = report_stream(0, 0, 0), NoiseModel.parse("pcm")
-        programmed = NoisyWeights(model).program(noise, stream)
+        programmed = Programmed(NoisyWeights(model), noise, stream)
         clean = {name: weight.clone() for name, weight in model.state_dict().items()}
         for name in ("0.weight", "4.weight"):
             now = programmed.weight(name, 31536000.0)
-            factor = programmed.chips[name].programmed().flatten(1).abs().mean(1) / now.flatten(1).abs().mean(1)
+            factor = programmed.chip(name).programmed().flatten(1).abs().mean(1) / now.flatten(1).abs().mean(1)
             model.get_parameter(name).data = now * factor.view(-1, *[1] * (now.dim() - 1))
         assert value(rows, compensation="column") == pytest.approx(loss(model, data), rel=1e-5)
         assert value(rows, compensation="none") != pytest.approx(loss(model, data), rel=1e-5)

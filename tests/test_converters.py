@@ -268,7 +268,7 @@ class TestModel:
 
     def test_only_analog_layers_have_converters(self) -> None:
         model = net()
-        names = [edge.name for edge in Converting(model, Converters(8), exclude=["4.*"]).edges]
+        names = [layer.name for layer in Converting(model, Converters(8), exclude=["4.*"]).layers]
         assert names == ["0.weight", "5.weight"]
 
     def test_the_scale_is_that_of_the_clean_weights(self) -> None:
@@ -312,7 +312,7 @@ class TestModel:
         assert converting.uncovered["memory.weight_ih_l0"].startswith("LSTM computes by itself")
         # torch's fused encoder steps aside for hooks: both its linear layers were called.
         covered = {"inner.linear1.weight", "inner.linear2.weight", "last.weight"}
-        assert {edge.name for edge in converting.edges if edge.calls} == covered
+        assert {layer.name for layer in converting.layers if layer.calls} == covered
 
     def test_a_weight_tied_to_an_embedding_and_layers_that_share_one(self) -> None:
         class Tied(nn.Module):
@@ -330,8 +330,8 @@ class TestModel:
         words = torch.arange(7)
         with converted(model, "io:dac=4,adc=5") as converting, perturbed(model, "gaussian:0.1"), torch.no_grad():
             model(words)
-        assert [edge.name for edge in converting.edges] == ["one.weight", "two.weight", "out.weight"]
-        assert [edge.calls for edge in converting.edges] == [1, 1, 1]
+        assert [layer.name for layer in converting.layers] == ["one.weight", "two.weight", "out.weight"]
+        assert [layer.calls for layer in converting.layers] == [1, 1, 1]
         assert converting.uncovered == {}
 
 
@@ -340,8 +340,8 @@ class TestPercentile:
         model, (x, _) = net(), images()
         batches = list(x.split(25))
         converting = Converting(model, Converters(8, 8, percentile=97.0), calibration=batches)
-        edge = converting.edges[1]
-        assert edge.name == "4.weight"
+        layer = converting.layers[1]
+        assert layer.name == "4.weight"
         expected = []
         for batch in batches:
             with torch.no_grad():
@@ -349,17 +349,17 @@ class TestPercentile:
                 sums = given @ model[4].weight.T
             pair = [np.percentile(values.abs().numpy(), 97.0, method="inverted_cdf") for values in (given, sums)]
             expected.append(pair)
-        assert edge.ranges is not None
-        np.testing.assert_allclose([float(r) for r in edge.ranges], np.mean(expected, axis=0), rtol=1e-5)
+        assert layer.ranges is not None
+        np.testing.assert_allclose([float(r) for r in layer.ranges], np.mean(expected, axis=0), rtol=1e-5)
         with converting.applied(STREAM), torch.no_grad():
             seen = model[4](model[:4](x)) - model[4].bias
-        assert seen.abs().max() == pytest.approx(float(edge.ranges[1]), rel=1e-5)
+        assert seen.abs().max() == pytest.approx(float(layer.ranges[1]), rel=1e-5)
 
     def test_a_hundred_is_the_largest(self) -> None:
         layer, x = made(lambda: nn.Linear(6, 5)), inputs(70, 6)
-        edge = Converting(layer, Converters(8, 8, percentile=100.0), calibration=[x]).edges[0]
-        assert edge.ranges is not None
-        assert float(edge.ranges[0]) == float(x.abs().max())
+        layer = Converting(layer, Converters(8, 8, percentile=100.0), calibration=[x]).layers[0]
+        assert layer.ranges is not None
+        assert float(layer.ranges[0]) == float(x.abs().max())
 
     def test_modes_are_as_before(self) -> None:
         model = net().train()

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from ddp_worker import CHECKS
+from processes import torchrun
 
-HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
 
 
@@ -19,20 +15,9 @@ pytestmark = pytest.mark.slow
 def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     """One start per number of processes; the verdict of every check on every rank."""
     folder = tmp_path_factory.mktemp(f"ranks{request.param}")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={request.param}"]
-    paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    done = subprocess.run(
-        [*command, str(HERE / "ddp_worker.py"), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = torchrun(request.param, "ddp_worker.py", str(folder))
     assert done.returncode == 0, done.stderr[-4000:]
-    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(request.param)]
-    assert len(found) == request.param
-    return found
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(request.param)]
 
 
 @pytest.mark.parametrize("check", CHECKS)

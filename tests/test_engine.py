@@ -148,12 +148,6 @@ class TestStatistics:
         assert not out.logits.requires_grad
         assert not out.losses.requires_grad
 
-    @every_method
-    def test_counters_after_three_steps(self, text: str) -> None:
-        model = normed_net()
-        train(Method.parse(text), sgd(model))
-        assert [int(b) for name, b in model.named_buffers() if "num_batches" in name] == [3, 3]
-
 
 class TestCost:
     @every_method
@@ -341,13 +335,28 @@ class TestVerbs:
         close(moved, [w + (index != 1) for index, w in enumerate(before)])
         assert same_bits(weights(model), before)
 
-    def test_frozen_parameters_stay(self) -> None:
-        for text in METHODS:
-            model = normed_net()
-            model[0].weight.requires_grad_(False)
-            before = model[0].weight.clone()
-            train(Method.parse(text), sgd(model))
-            assert torch.equal(model[0].weight, before)
+    @every_method
+    @pytest.mark.parametrize("since", [False, True])
+    def test_frozen_parameters_stay(self, text: str, since: bool) -> None:
+        """Also those that were frozen when the engine was there."""
+        model = normed_net()
+        model[0].weight.requires_grad_(since)
+        engine = sgd(model, weight_clip=0.5)
+        model[0].weight.requires_grad_(False)
+        before = model[0].weight.clone()
+        train(Method.parse(text), engine, steps=6)
+        assert torch.equal(model[0].weight, before)
+
+    @every_method
+    def test_a_zero_gradient_in_float16_leaves_finite_weights(self, text: str) -> None:
+        """1e-12 is 0 in float16."""
+        model = smooth_net().half()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+        engine = sgd(model, loss=lambda out, labels: 0 * out.sum(1))
+        train(Method.parse(text), engine, dtype=torch.float16)
+        assert all(w.isfinite().all() for w in weights(model))
 
     @pytest.mark.parametrize("name", ["clip_norm", "weight_clip"])
     def test_bad_settings(self, name: str) -> None:
@@ -391,21 +400,17 @@ class TestVerbs:
         assert second.memory["looksam"]["calls"] == 6
 
 
-def test_weight_clip_leaves_frozen_layers_alone() -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_parameters_added_or_unfrozen_behind_its_back_are_refused(frozen: bool) -> None:
     model = normed_net()
-    model[0].weight.requires_grad_(False)
-    before = model[0].weight.clone()
-    engine = Engine(model, torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1), weight_clip=0.5)
-    Method.parse("plain").step(engine, batch(), ON)
-    assert torch.equal(model[0].weight, before)
-
-
-def test_parameters_added_behind_its_back_are_refused() -> None:
-    model = normed_net()
-    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    model[4].requires_grad_(not frozen)
+    optimizer = torch.optim.SGD((model if frozen else model[0]).parameters(), lr=0.1)
     engine = Engine(model, optimizer)
-    optimizer.add_param_group({"params": list(model[4].parameters())})
-    with pytest.raises(UserError, match="make a new Engine after add_param_group"):
+    if frozen:
+        model[4].requires_grad_(True)
+    else:
+        optimizer.add_param_group({"params": list(model[4].parameters())})
+    with pytest.raises(UserError, match="make a new Engine after add_param_group or unfreezing"):
         Method.parse("plain").step(engine, batch(), ON)
 
 

@@ -10,19 +10,18 @@ import pandas as pd
 import pytest
 import test_fit
 import torch
-from methods import METHODS, Failure, same_bits
+from methods import METHODS, ON, Failure, few_digits, same_bits
 from test_fit import stored, timeless
 from torch.nn import CrossEntropyLoss
 
-from noiserobust.data import Splits, load
+from noiserobust.data import Splits
 from noiserobust.errors import UserError
-from noiserobust.minima import Ascent, Filters, Measure, Random, Surface, Unperturbed, measure
+from noiserobust.minima import Measure, Surface, measure
 from noiserobust.models import DigitsNet
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.tasks.batches import prepare
 from noiserobust.training import MESA, SAF, Method, TrainSettings, fit
-from noiserobust.training.schedules import Progress
 
 LOG = (
     "average_sharpness:gaussian(0.1),draws=2",
@@ -35,10 +34,7 @@ LOG = (
 
 @pytest.fixture(scope="module")
 def splits() -> Splits:
-    digits = load("digits")
-    return dataclasses.replace(
-        digits, train=digits.train.sample(120, Stream(0, "test")), test=digits.test.sample(60, Stream(0, "test"))
-    )
+    return few_digits(120)
 
 
 def settings(**changes: Any) -> TrainSettings:
@@ -165,32 +161,9 @@ def test_what_cannot_be_logged_is_said_before_training(splits: Splits, tmp_path:
     assert not lines
 
 
-AT = Progress(step=6, steps=10, epoch=6, epochs=10)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("plain", Unperturbed(8)),
-        ("sam:linear(0.4,warmup=12)", Ascent(0.2, m=8)),
-        ("sam:0.1,perturb=analog", Ascent(0.1, "analog", 8)),
-        ("gsam:0.1", Ascent(0.1, m=8)),
-        ("looksam:0.1", Ascent(0.1, m=8)),
-        ("asam:0.3,eta=0.02", Ascent(0.3, m=8, eta=0.02)),
-        ("esam:0.1,beta=1.0", Ascent(0.1, m=8)),
-        ("rst:sam(0.1)", Ascent(0.1, m=8)),
-        ("saf:start=1", Unperturbed(8)),
-        ("rwp-mixed:0.02", Filters(0.02, 1, 8)),
-        ("rwp:gaussian(0.2),schedule=0.5,draws=2", Random(Method.parse("rwp").noise.scaled(1.0), 2, m=8)),  # type: ignore[attr-defined]
-    ],
-)
-def test_the_perturbation_of_every_rule(text: str, expected: Any) -> None:
-    assert Method.parse(text).perturbation(AT).by_batches(8) == expected
-
-
 @pytest.mark.parametrize("text", METHODS)
 def test_every_rule_has_one_or_says_that_it_has_none(text: str) -> None:
     method = Method.parse(text)
     apart = "ssam" in text or ("esam" in text and "beta=1.0" not in text) or "batches=different" in text
     assert method.visitable != apart
-    assert method.perturbation(AT).strength == (0.0 if isinstance(method, (SAF, MESA)) else method.strength(AT))
+    assert method.perturbation(ON).strength == (0.0 if isinstance(method, (SAF, MESA)) else method.strength(ON))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from unittest.mock import patch
-
 import pytest
 import torch
 from methods import ON, Passes, batch, normed_net, sgd
-from torch import Tensor, nn
+from torch import nn
 
 from noiserobust.data import Batch
 from noiserobust.rng import Stream
@@ -44,25 +42,6 @@ class TestSamples:
         ESAM(0.1, gamma=0.5).step(sgd(model), micro if parts > 1 else micro[0], ON)
         assert passes.samples == {"forward": 12 + 12 + 6, "backward": 12 + 6}
         assert passes.calls["backward"] == parts + (1 if parts == 1 else 2)
-
-    def test_across_micro_batches_the_whole_batch_is_ranked(self) -> None:
-        """All of the samples that rose are in the last micro-batch: none is kept for the others' sake."""
-        model, kept = normed_net(), []
-        original = Engine.gradient
-
-        def spied(self: Engine, data: object, **settings: object) -> object:
-            if isinstance(rows := settings.get("rows"), Tensor):
-                kept.append(rows)
-            return original(self, data, **settings)  # type: ignore[arg-type]
-
-        with (
-            patch.object(Engine, "gradient", spied),
-            patch(
-                "noiserobust.training.rules.esam.most_risen", lambda rises, gamma: most_risen(torch.arange(12.0), gamma)
-            ),
-        ):
-            ESAM(0.1, gamma=0.25).step(sgd(model), batch().split(3), ON)
-        assert kept[0].tolist() == [9, 10, 11]
 
 
 class TestTensors:

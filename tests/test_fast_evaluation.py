@@ -12,7 +12,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from noiserobust import Stream, UserError, evaluate
-from noiserobust.analog.noisy import NoisyWeights, ReadOnce, report_stream
+from noiserobust.analog.noisy import NoisyWeights, Programmed, report_stream
 from noiserobust.evaluation import Chips, Compute
 from noiserobust.models import DigitsNet
 from noiserobust.noise import NoiseModel
@@ -45,8 +45,8 @@ class TestDraws:
     ) -> None:
         noisy, model, stream = NoisyWeights(net()), NoiseModel.parse(noise), report_stream(0, 0, 1)
         seen = []
-        for chip in (noisy.program(model, stream), ReadOnce(noisy, model, stream)):
-            with chip.read(t, read, compensation):
+        for read_once in (False, True):
+            with Programmed(noisy, model, stream, read_once).read(t, read, compensation):
                 seen.append([weight.parameter.detach().clone() for weight in noisy.weights])
         for kept, once in zip(*seen, strict=True):
             assert torch.equal(kept, once)

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from methods import METHODS, Failure, same_bits
+from methods import METHODS, Failure, few_digits, same_bits
 from torch import Tensor, nn
 
 from noiserobust.analog.noisy import NoisyWeights, report_stream
@@ -54,10 +54,7 @@ del ModelSpec.registry["test-dropout"]
 
 @pytest.fixture(scope="module")
 def splits() -> Splits:
-    digits = load("digits")
-    return dataclasses.replace(
-        digits, train=digits.train.sample(200, Stream(0, "test")), test=digits.test.sample(60, Stream(0, "test"))
-    )
+    return few_digits(200)
 
 
 def settings(**changes: Any) -> TrainSettings:

@@ -20,7 +20,7 @@ from noiserobust.minima.directions import coordinates, direction, height
 from noiserobust.minima.perturbations import Ascent, Training
 from noiserobust.noise import NoiseModel
 from noiserobust.noise.base import AdditiveChip, Chip
-from noiserobust.rng import Stream
+from noiserobust.rng import Stream, seeded
 
 TEXTS = [
     "loss",
@@ -86,27 +86,19 @@ class TestQuadratic:
         model = Quadratic()
         return Surface(model, [batch(dtype=torch.float64)], loss=output), model.A, model.w.detach()
 
-    def test_average_rise_is_half_the_trace(self, bowl: tuple[Surface, Tensor, Tensor]) -> None:
+    @pytest.mark.parametrize(("over", "rows"), [("all", 12), ("analog", 6)])
+    def test_average_rise_is_half_the_trace(self, bowl: tuple[Surface, Tensor, Tensor], over: Over, rows: int) -> None:
         """Under N(0, s^2 I) the mean rise is s^2/2 tr A over the noisy block; its draws have the variance
         s^2 |Aw|^2 + s^4/2 tr A^2. 4,000 draws, 5 standard errors: false alarms 6e-7."""
         of, A, w = bowl
-        sigma, count, block = 0.3, 4000, slice(0, 6)
-        wanted = Measure.registry["average_sharpness"](Isotropic(sigma), draws=count)
+        sigma, count, block = 0.3, 4000, slice(0, rows)
+        wanted = Measure.registry["average_sharpness"](Isotropic(sigma), draws=count, over=over)
         rises = torch.tensor([v[""] for v in measure(of, [wanted], draws)[wanted]], dtype=torch.float64)
         noisy = A[block, block]
         expected = sigma**2 / 2 * noisy.trace().item()
         variance = sigma**2 * (A @ w)[block].square().sum() + sigma**4 / 2 * (noisy @ noisy).trace()
         assert abs(rises.mean().item() - expected) < 5 * math.sqrt(variance.item() / count)
         assert rises.var().item() == pytest.approx(variance.item(), rel=0.15)
-
-    def test_noise_over_all_reaches_every_parameter(self, bowl: tuple[Surface, Tensor, Tensor]) -> None:
-        of, A, _ = bowl
-        sigma, count = 0.3, 4000
-        wanted = Measure.registry["average_sharpness"](Isotropic(sigma), draws=count, over="all")
-        rises = torch.tensor([v[""] for v in measure(of, [wanted], draws)[wanted]], dtype=torch.float64)
-        expected = sigma**2 / 2 * A.trace().item()
-        # 5 standard errors, estimated from the draws: false alarms 6e-7.
-        assert abs(rises.mean().item() - expected) < 5 * rises.std().item() / math.sqrt(count)
 
     @pytest.mark.parametrize("over", ["all", "analog"])
     def test_ascent(self, bowl: tuple[Surface, Tensor, Tensor], over: Over) -> None:
@@ -142,7 +134,7 @@ class TestQuadratic:
 class TestDenseHessian:
     @pytest.mark.parametrize("over", ["all", "analog"])
     def test_of_a_tiny_net(self, over: Over) -> None:
-        """curvlinops and Lanczos against torch.func.hessian of the same loss, in float64, over three batches."""
+        """Products and Lanczos against the dense Hessian of the same loss, in float64, over three batches."""
         model, data = smooth_net(), batch(dtype=torch.float64)
         of = surface(model, dtype=torch.float64)
         names = [name for name, mark in zip(of.names, of.chosen(over), strict=True) if mark]
@@ -153,13 +145,61 @@ class TestDenseHessian:
             weights = {name: piece.view(chosen[name].shape) for name, piece in zip(names, pieces, strict=True)}
             return nn.functional.cross_entropy(torch.func.functional_call(model, weights, (data.inputs,)), data.labels)
 
-        dense = torch.func.hessian(loss)(torch.cat([chosen[name].flatten() for name in names]))
+        dense = torch.autograd.functional.hessian(loss, torch.cat([chosen[name].flatten() for name in names]))
         found = measure(of, [wanted := Measure.parse(f"hessian_top:4,over={over},tolerance=1e-8")], draws)[wanted][0]
         expected = torch.linalg.eigvalsh(dense).flip(0)[:4].tolist()
         assert list(found.values()) == pytest.approx(expected, rel=1e-6)
         trace = measure(of, [wanted := Measure.parse(f"hessian_trace:200,over={over}")], draws)[wanted][0]
         # 5 standard errors, as reported: false alarms 6e-7.
         assert abs(trace[""] - dense.trace().item()) < 5 * trace["standard_error"]
+
+
+class Sequences(nn.Module):
+    """Layers whose fused kernels have no second derivatives, and one that is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with seeded(Stream(0, "test")):
+            self.memory = nn.LSTM(5, 2, batch_first=True)
+            self.attention = nn.MultiheadAttention(2, 1, batch_first=True)
+            self.head, self.unused = nn.Linear(2, 3), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.memory(x.flatten(1, 2))
+        x, _ = self.attention(x, x, x, need_weights=False)
+        return self.head(x[:, -1])
+
+
+class TestHardHessians:
+    def test_attention_recurrence_and_an_unused_layer(self) -> None:
+        """Against differences of gradients, in float64."""
+        of = surface(Sequences().double(), dtype=torch.float64)
+
+        def slope(column: int) -> Tensor:
+            h, ends = 1e-5, []
+            for sign in (1, -1):
+                flat = torch.zeros(sum(sizes), dtype=torch.float64).index_fill(0, torch.tensor([column]), sign * h)
+                with of.moved([part.view_as(p) for part, p in zip(flat.split(sizes), of.parameters, strict=True)]):
+                    parts = zip(of.gradient()[1], of.parameters, strict=True)
+                    ends.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in parts]))
+            return (ends[0] - ends[1]) / (2 * h)
+
+        sizes = [p.numel() for p in of.parameters]
+        dense = torch.stack([slope(column) for column in range(sum(sizes))])
+        top = measure(of, [wanted := Measure.parse("hessian_top:3,tolerance=1e-9")], draws)[wanted][0]
+        assert list(top.values()) == pytest.approx(torch.linalg.eigvalsh(dense).flip(0)[:3].tolist(), abs=1e-7)
+        trace = measure(of, [wanted := Measure.parse("hessian_trace:200")], draws)[wanted][0]
+        assert abs(trace[""] - dense.trace().item()) < 5 * trace["standard_error"]  # false alarms 6e-7
+
+    def test_a_loss_without_curvature(self) -> None:
+        of = Surface(nn.Sequential(nn.Flatten(), nn.Linear(25, 3)), [batch()], loss=lambda out, labels: out.sum(1))
+        assert one("hessian_top:2", of) == [0.0]
+        assert one("hessian_trace:3", of) == [0.0]
+
+    def test_layers_without_second_derivatives_are_said(self) -> None:
+        of = surface(nn.Sequential(nn.Flatten(), nn.Linear(25, 3), nn.Hardsigmoid()))
+        with pytest.raises(UserError, match=r"expected layers with second derivatives .*hardsigmoid"):
+            one("hessian_trace:3", of)
 
 
 class TestContract:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
-from methods import METHODS, OFF, ON, batch, sgd, smooth_net, weights
+from methods import METHODS, OFF, ON, batch, few_digits, sgd, smooth_net, weights
 
-from noiserobust.data import load
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent, Filters, Perturbation, Random, Surface, Unperturbed
 from noiserobust.models import DigitsNet
 from noiserobust.noise import Gaussian
-from noiserobust.rng import Stream
 from noiserobust.training import (
     GSAM,
     RST,
@@ -94,11 +91,9 @@ def test_gsam_tells_the_radius_that_follows_the_learning_rate() -> None:
 )
 def test_a_schedule_is_evaluated_once_a_step(method: Method, calls: list[int], tmp_path: Path) -> None:
     """Also with a log that measures where the rule steps."""
-    digits = load("digits")
-    splits = dataclasses.replace(digits, train=digits.train.sample(100, Stream(0, "test")))
     few = {"epochs": 2, "batch_size": 32, "validation": 0.2, "select_draws": 1, "log_images": 20}
     settings = TrainSettings(model=DigitsNet(2), method=method, log=("gradient_sharpness",), **few)
-    run = fit(settings, tmp_path, splits=splits)
+    run = fit(settings, tmp_path, splits=few_digits(100))
     assert calls == list(range(6))
     assert list(run.log["strength"]) == [0.1, 0.1]
 

@@ -50,11 +50,6 @@ def test_coins_depend_on_seed_and_step_alone() -> None:
     assert (tossed(RST(p=0.3), 1) <= first).all()
 
 
-def test_never_and_always() -> None:
-    assert tossed(RST(p=0.0)).sum() == 0
-    assert tossed(RST(p=1.0)).sum() == STEPS
-
-
 @given(st.sampled_from(sorted(SCHEDULES)), st.integers(1, 10**6), st.data())
 def test_probabilities_are_probabilities(text: str, steps: int, data: st.DataObject) -> None:
     step = data.draw(st.integers(0, steps))

@@ -1,7 +1,7 @@
 """Each rule's update in float64, worked out from its equations on losses whose gradients are known.
 
 Two nets: :class:`Centres`, sample i's loss being 1/2 (w - c_i)' A (w - c_i) over three tensors, and a linear classifier
-for the rules that look at logits. SAM and pure RWP have files of their own.
+for the rules that look at logits. Pure RWP has a file of its own.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from methods import batch as images
 from torch import Tensor, nn
 
 from noiserobust.analog.filters import filter_noise
+from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.data import Batch
 from noiserobust.rng import Stream, seeded
-from noiserobust.training import ASAM, ESAM, GSAM, MESA, Engine, Method, Progress
+from noiserobust.training import ASAM, ESAM, GSAM, MESA, SAM, Engine, Method, Progress
 
 LR, MOMENTUM, DECAY, SEED = 0.1, 0.9, 0.01, 7
 TENSORS = {"layer.weight": slice(0, 6), "layer.bias": slice(6, 8), "other": slice(8, 12)}  # the first is 2 x 3
@@ -80,8 +81,9 @@ def agrees(method: str, rule: Rule, steps: int) -> None:
     assert (w - plain).abs().max() > 1e-4  # the rule is no plain step in disguise
 
 
-def sam(w: Tensor, step: int, rho: float = 0.05) -> Tensor:
-    return gradient(w + rho * unit(gradient(w, step)), step)
+def sam(w: Tensor, step: int, rho: float = 0.05, alpha: float = 0.0, only: Tensor | None = None) -> Tensor:
+    g = gradient(w, step)
+    return alpha * g + (1 - alpha) * gradient(w + rho * unit(g if only is None else g * only), step)
 
 
 def asam(w: Tensor, step: int, rho: float = 0.5, eta: float = 0.01, only: Tensor | None = None) -> Tensor:
@@ -104,6 +106,13 @@ def ssam(w: Tensor, step: int, rho: float = 0.05, fraction: float = 0.5) -> Tens
 
 @pytest.mark.parametrize("steps", [1, 2])
 class TestClimbing:
+    def test_sam(self, steps: int) -> None:
+        agrees("sam", sam, steps)
+        agrees("sam:0.2,alpha=0.3", partial(sam, rho=0.2, alpha=0.3), steps)
+        agrees("sam:0.2,perturb=analog", partial(sam, rho=0.2, only=ANALOG), steps)
+        agrees("sam:0.2,perturb=analog,alpha=0.3", partial(sam, rho=0.2, alpha=0.3, only=ANALOG), steps)
+        agrees("sam:linear(0.8,warmup=8)", lambda w, step: sam(w, step, 0.8 * step / 8), steps + 1)
+
     def test_asam(self, steps: int) -> None:
         agrees("asam", asam, steps)
         agrees("asam:0.3,eta=0.2", partial(asam, rho=0.3, eta=0.2), steps)
@@ -178,12 +187,16 @@ def test_looksam_climbs_again_after_k_steps() -> None:
 
 
 def test_gsam_rho_follows_the_learning_rate() -> None:
-    """rho = rho_min + (rho_max - rho_min) lr / lr_max, both with a scheduler's peak and without one."""
-    for scheduled in (True, False):
+    """rho = rho_min + (rho_max - rho_min) lr / lr_max, with either kind of scheduler's peak and without one."""
+    schedulers = torch.optim.lr_scheduler
+    for schedule in (
+        lambda optimizer: schedulers.LambdaLR(optimizer, lambda step: 1.0),
+        lambda optimizer: schedulers.OneCycleLR(optimizer, LR, total_steps=10),  # starts at a 25th of its peak
+        lambda optimizer: None,
+    ):
         model = Centres()
         optimizer = torch.optim.SGD(model.parameters(), lr=LR)
-        if scheduled:
-            torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        schedule(optimizer)
         engine = Engine(model, optimizer, lambda out, labels: out)
         optimizer.param_groups[0]["lr"] = LR / 4
         w = model.w.detach()
@@ -252,29 +265,22 @@ def test_mixed_rwp(steps: int, alpha: float, batches: str) -> None:
 
 
 def test_filter_noise_of_every_kind_of_layer() -> None:
-    """Per filter the noise has std gamma ||w_k||: 4,000 draws, pooled over a filter's elements, within 5 std errors."""
+    """gamma ||w_k|| times a named normal field, k being an output channel, or the whole of a vector."""
     with seeded(Stream(3, "test")):
         model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.ConvTranspose2d(4, 6, 2, groups=2), nn.BatchNorm1d(5))
         nn.init.normal_(model[2].weight)
-    engine = Engine(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    draws = [filter_noise(engine.weights, 0.1, engine.stream("filters", step)) for step in range(4000)]
-    squares = [torch.stack(one).square().mean(0) for one in zip(*draws, strict=True)]
-    conv, conv_bias, turned, turned_bias, norm, zeros = [p.detach() for p in model.parameters()]
-    # (variance found, filter's norm, elements pooled)
-    found = [(squares[0][k].mean(), conv[k].norm(), 8) for k in range(3)]
-    # Output channel 3 g + k of the transposed convolution: inputs 2 g and 2 g + 1, second dimension k.
-    found += [
-        (squares[2][2 * g : 2 * g + 2, k].mean(), turned[2 * g : 2 * g + 2, k].norm(), 8)
-        for g in range(2)
-        for k in range(3)
-    ]
-    found += [(squares[1].mean(), conv_bias.norm(), 3), (squares[3].mean(), turned_bias.norm(), 6)]
-    found += [(squares[4].mean(), norm.norm(), 5)]
-    for variance, length, count in found:
-        expected = float((0.1 * length) ** 2)
-        assert abs(float(variance) - expected) < 5 * expected * (2 / (4000 * count)) ** 0.5  # false alarm 12 x 6e-7
-    assert not squares[5].any()
-    assert not zeros.any()
+    stream = Stream(SEED, "filters")
+    e = dict(zip(dict(model.named_parameters()), filter_noise(WeightSpace(model), 0.1, stream), strict=True))
+    for name, parameter in model.named_parameters():
+        w = parameter.detach()
+        if name == "1.weight":  # output channel 3 g + k has the inputs 2 g and 2 g + 1, second dimension k
+            places = [(slice(2 * g, 2 * g + 2), k) for g in range(2) for k in range(3)]
+            fields = stream.child(name).normal((6, 2, 2, 2))
+        else:
+            places = list(range(len(w))) if w.dim() > 1 else [slice(None)]
+            fields = stream.child(name).normal(w.shape) if w.dim() > 1 else [stream.child(name).normal(w.shape)]
+        for place, field in zip(places, fields, strict=True):
+            torch.testing.assert_close(e[name][place], 0.1 * w[place].norm() * field)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
@@ -381,14 +387,18 @@ class TestAnotherImplementation:
             GSAM(0.3).step(engine, one, Progress(step, 10))
         close(weights(ours), weights(other), rtol=0.0, atol=1e-8)
 
-    def test_asam(self) -> None:
-        """Its adaptive SAM knows no eta and scales biases too: right only where there are none, and for eta 0."""
+    @pytest.mark.parametrize("adaptive", [False, True])
+    def test_sam_and_asam(self, adaptive: bool) -> None:
+        """One norm over all parameter groups. Its adaptive SAM knows no eta and scales biases too: right only where
+        there are none, and for eta 0."""
         theirs = pytest.importorskip("pytorch_optimizer")
         ours, other = smooth_net(), smooth_net()
-        for net in (ours, other):
+        for net in (ours, other) if adaptive else ():
             net[1].bias, net[3].bias = None, None
-        optimizer = theirs.SAM(other.parameters(), torch.optim.SGD, rho=0.3, adaptive=True, lr=LR, momentum=MOMENTUM)
-        engine = Engine(ours, torch.optim.SGD(ours.parameters(), lr=LR, momentum=MOMENTUM))
+        groups = [{"params": list(net.parameters())} for net in (other[1], other[3])]
+        usual = {"lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY}
+        optimizer = theirs.SAM(groups, torch.optim.SGD, rho=0.3, adaptive=adaptive, **usual)
+        engine = Engine(ours, torch.optim.SGD(ours.parameters(), **usual))
         for step in range(2):
             one = images(step=step, dtype=torch.float64)
 
@@ -400,5 +410,5 @@ class TestAnotherImplementation:
 
             closure()
             optimizer.step(closure)
-            ASAM(0.3, eta=0.0).step(engine, one, Progress(step, 10))
+            (ASAM(0.3, eta=0.0) if adaptive else SAM(0.3)).step(engine, one, Progress(step, 10))
         close(weights(ours), weights(other), rtol=0.0, atol=1e-8)

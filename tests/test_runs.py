@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from methods import same_bits
+from methods import few_digits, same_bits
 from test_fit import stored
 from torch import nn
 
-from noiserobust.data import Splits, load
+from noiserobust.data import Splits
 from noiserobust.errors import UserError
 from noiserobust.evaluation import evaluate
 from noiserobust.models import ModelSpec
@@ -29,10 +28,7 @@ def small(channels: int, classes: int) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def splits() -> Splits:
-    digits = load("digits")
-    return dataclasses.replace(
-        digits, train=digits.train.sample(120, Stream(0, "test")), test=digits.test.sample(60, Stream(0, "test"))
-    )
+    return few_digits(120)
 
 
 def settings(**changes: Any) -> TrainSettings:
@@ -44,6 +40,14 @@ def settings(**changes: Any) -> TrainSettings:
 @pytest.fixture(scope="module")
 def trained(splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return fit(settings(weight_clip=2.5, lr_warmup=3), tmp_path_factory.mktemp("runs"), splits=splits)
+
+
+def restored(run: Run, to: Path, **settings: Any) -> Path:
+    """A copy of the run's folder that says other settings."""
+    folder, checkpoint = shutil.copytree(run.folder, to / "copy"), read_checkpoint(run.folder)
+    about = {**checkpoint.about, "settings": {**checkpoint.about["settings"], **settings}}
+    save_checkpoint(folder / "model.safetensors", checkpoint.weights, about)
+    return folder
 
 
 def test_it_is_the_run_that_was_trained(trained: Run, splits: Splits) -> None:
@@ -96,11 +100,24 @@ class TestRefusals:
         self.refused(folder, "expected a finished run, got .*, which was interrupted")
 
     def test_settings_of_another_version(self, trained: Run, tmp_path: Path) -> None:
-        folder = shutil.copytree(trained.folder, tmp_path / "other")
-        checkpoint = read_checkpoint(folder)
-        about = {**checkpoint.about, "settings": {**checkpoint.about["settings"], "moon": 1}}
-        save_checkpoint(folder / "model.safetensors", checkpoint.weights, about)
-        self.refused(folder, "expected settings that this version knows, got moon")
+        self.refused(restored(trained, tmp_path, moon=1), "expected settings that this version knows, got moon")
+
+    @pytest.mark.parametrize(
+        ("setting", "text"),
+        [
+            ("method", "planted:Any(1)"),
+            ("method", "rwp:planted:Any(1)"),
+            ("select_noise", "gaussian:0.1+planted:Any(1)"),
+            ("log", ["gradient_norm:random(planted:Any(1))"]),
+            ("model", "planted:Any"),
+        ],
+    )
+    def test_what_a_file_names_is_not_imported(
+        self, setting: str, text: Any, trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "planted.py").write_text("raise SystemExit('ran the code that a file names')")
+        monkeypatch.syspath_prepend(tmp_path)
+        self.refused(restored(trained, tmp_path, **{setting: text}), "expected .*planted:Any")
 
     def test_code_has_to_be_named(self, splits: Splits, tmp_path: Path) -> None:
         spec = ModelSpec.parse("factory:test_runs:small")
@@ -117,9 +134,14 @@ class TestRefusals:
 def test_a_run_trained_on_a_gpu_is_read_without_one(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = shutil.copytree(trained.folder, tmp_path / "gpu")
-    checkpoint = read_checkpoint(folder)
-    about = {**checkpoint.about, "settings": {**checkpoint.about["settings"], "device": "cuda:3"}}
-    save_checkpoint(folder / "model.safetensors", checkpoint.weights, about)
+    folder = restored(trained, tmp_path, device="cuda:3")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert load_run(folder).settings.device == "cpu"
+
+
+def test_settings_that_a_file_does_not_say_are_the_defaults(trained: Run, tmp_path: Path) -> None:
+    folder = restored(trained, tmp_path)
+    checkpoint = read_checkpoint(folder)
+    few = {"model": "digits:2", "method": "sam:0.2"}
+    save_checkpoint(folder / "model.safetensors", checkpoint.weights, {**checkpoint.about, "settings": few})
+    assert load_run(folder).settings == TrainSettings(**few)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import LIMIT
 
 from noiserobust import UserError, evaluate
 from noiserobust.cli import main
@@ -318,9 +319,9 @@ class TestOnRay:
             list(OnRay().run([Wrong(0, tmp_path)]))
 
 
-def _comes(condition: Callable[[], bool], within: float = 120.0) -> bool:
-    """Whether ``condition`` comes true in time."""
-    deadline = time.monotonic() + within
+def _comes(condition: Callable[[], bool]) -> bool:
+    """Whether ``condition`` comes true before this counts as hung."""
+    deadline = time.monotonic() + LIMIT
     while not condition():
         if time.monotonic() > deadline:
             return False

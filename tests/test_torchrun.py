@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -11,9 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from methods import close, same_bits
+from methods import close, few_digits, same_bits
+from processes import HERE, LIMIT, environment
+from processes import torchrun as started
 from torch import Tensor
-from torchrun_worker import RESUMED, RUNS, splits, stopped
+from torchrun_worker import RESUMED, RUNS, stopped
 
 from noiserobust.data import Batches, Splits
 from noiserobust.errors import UserError
@@ -21,20 +22,12 @@ from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.training import Processes, TrainSettings, fit, torchrun
 
-HERE = Path(__file__).parent
-
-
-def environment(**more: str) -> dict[str, str]:
-    paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))} | more
-
-
 slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def data() -> Splits:
-    return splits()
+    return few_digits(200)
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +35,7 @@ def runs(data: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that two processes train, in one start."""
     folder = tmp_path_factory.mktemp("runs")
     stopped(RUNS["plain"], folder / "one-two", data)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(HERE / "torchrun_worker.py"), "train", str(folder)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = started(2, "torchrun_worker.py", "train", str(folder))
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 
@@ -60,7 +46,7 @@ def weights(folder: Path) -> list[Tensor]:
 
 def of(settings: TrainSettings, out: Path) -> Path:
     """The folder of that run in ``out``: number of processes or not, it has one name."""
-    (folder,) = (found for found in out.iterdir() if found.name.endswith(settings.identity(splits())))
+    (folder,) = (run for run in out.iterdir() if run.name.endswith(settings.identity(few_digits(200))))
     return folder
 
 
@@ -126,7 +112,7 @@ def test_what_ends_one_ends_all(how: str, code: int, line: str, tmp_path: Path) 
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = [
+    ranks = [
         subprocess.Popen(
             [sys.executable, str(HERE / "torchrun_worker.py"), how, str(tmp_path)],
             env=environment(RANK=rank, LOCAL_RANK=rank, **common),
@@ -135,8 +121,8 @@ def test_what_ends_one_ends_all(how: str, code: int, line: str, tmp_path: Path) 
         )
         for rank in ("0", "1")
     ]
-    said = [process.communicate(timeout=120)[1] for process in started]
-    assert [process.returncode for process in started] == [code, code], said
+    said = [process.communicate(timeout=LIMIT)[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [code, code], said
     assert said[1].strip().splitlines()[-1].removeprefix("[rank1]: ") == line
     assert how == "broken" or len(said[1].strip().splitlines()) == 1
     # Nothing but the progress bar of rank 0.
@@ -146,14 +132,7 @@ def test_what_ends_one_ends_all(how: str, code: int, line: str, tmp_path: Path) 
 
 @slow
 def test_torchruns_report_names_the_first_error_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(HERE / "torchrun_worker.py"), "refused", str(tmp_path)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = started(2, "torchrun_worker.py", "refused", str(tmp_path))
     assert done.returncode == 1
     _, _, root_cause = done.stderr.partition("Root Cause")
     assert "traceback : error: expected luck, got none\n====" in root_cause
@@ -183,12 +162,8 @@ def test_ranks_share_every_batch(ranks: int, data: Splits) -> None:
         torch.testing.assert_close(mean, one.inputs.double().mean())
 
 
-def test_a_batch_too_small_for_all_ranks_is_refused(data: Splits, tmp_path: Path) -> None:
-    from noiserobust.training.trainer import _require_samples
-
-    _require_samples(160, 33, 28)
-    with pytest.raises(UserError, match="got a batch of 28 for 29 ranks; change batch_size"):
-        _require_samples(160, 33, 29)
-    _require_samples(20, 33, 20)
-    with pytest.raises(UserError, match="got a batch of 20 for 21 ranks"):
-        _require_samples(20, 33, 21)
+@pytest.mark.parametrize(("samples", "least"), [(160, 28), (20, 20)])
+def test_a_batch_too_small_for_all_ranks_is_refused(samples: int, least: int) -> None:
+    Processes(count=least).require_samples(samples, batch_size=33)
+    with pytest.raises(UserError, match=f"got a batch of {least} for {least + 1} ranks; change batch_size"):
+        Processes(count=least + 1).require_samples(samples, batch_size=33)

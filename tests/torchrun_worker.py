@@ -6,20 +6,19 @@ import dataclasses
 import os
 import signal
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from methods import few_digits
 from torch import nn
 
 from noiserobust import UserError
 from noiserobust.cli import main as command
-from noiserobust.data import Splits, load
+from noiserobust.data import Splits
 from noiserobust.models import DigitsNet, ModelSpec
-from noiserobust.rng import Stream
 from noiserobust.training import Engine, Method, Processes, TrainSettings, fit, torchrun
 
 RULES = ["plain", "sam:0.1,sync=true", "rwp:gaussian(0.1)", "rwp-mixed:0.1", "saf:0.3,start=1,back=1"]
@@ -35,11 +34,6 @@ class Smooth(ModelSpec, name="test-smooth"):
     def build(self, channels: int, classes: int) -> nn.Module:
         hidden = [nn.Linear(64 * channels, 16), nn.Tanh(), nn.Dropout(self.drop)]
         return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(16, classes))
-
-
-def splits() -> Splits:
-    digits, few = load("digits"), Stream(0, "test")
-    return dataclasses.replace(digits, train=digits.train.sample(200, few), test=digits.test.sample(60, few))
 
 
 def settings(**changes: Any) -> TrainSettings:
@@ -79,7 +73,7 @@ def stopped(of: TrainSettings, out: Path, data: Splits, processes: Processes | N
 
 
 def trained(folder: Path, processes: Processes) -> None:
-    data = splits()
+    data = few_digits(200)
     for of in RUNS.values():
         fit(of, folder / "two", splits=data, processes=processes)
     for of in RESUMED.values():
@@ -98,8 +92,7 @@ def failing(how: str, folder: Path) -> None:
     def fails(engine: Engine) -> bool:
         if engine.ranks.rank == 1 and next(steps) == 2:
             if how == "interrupted":
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(60)  # another thread may be the one that gets the signal: it comes, but not at once
+                signal.raise_signal(signal.SIGINT)  # in this thread: from outside, any may be the one that gets it
             raise {"refused": UserError("expected luck, got none"), "broken": ZeroDivisionError()}[how]
         return commit(engine)
 

@@ -12,7 +12,7 @@ from noiserobust.noise.sharded import local
 
 
 class Backup:
-    """Exact copies of tensors while they are moved, in one flat buffer per dtype and device that is kept for re-use."""
+    """Exact copies of tensors while they are moved, in memory that is kept for re-use."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.tensors = list(tensors)
@@ -32,7 +32,7 @@ class Backup:
         # Taken away meanwhile, so that a nested use saves somewhere else.
         saved, self._saved = self._saved, None
         if saved is None or any(s.dtype != t.dtype or s.device != t.device for s, t in zip(saved, live, strict=True)):
-            saved = _like(live)
+            saved = [torch.empty_like(tensor) for tensor in live]
         with torch.no_grad():
             torch._foreach_copy_(saved, live)
         # An autocast that is open around us keeps low-precision copies of the weights: they must not outlive a move.
@@ -44,19 +44,3 @@ class Backup:
                 torch._foreach_copy_(live, saved)
             torch.clear_autocast_cache()
             self._saved = saved
-
-
-def _like(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Uninitialised twins of ``tensors``, with their memory layout, that share one flat buffer per dtype and device."""
-    sizes: dict[tuple[torch.dtype, torch.device], int] = {}
-    for tensor in tensors:
-        key = (tensor.dtype, tensor.device)
-        sizes[key] = sizes.get(key, 0) + tensor.numel()
-    free = {key: torch.empty(size, dtype=key[0], device=key[1]) for key, size in sizes.items()}
-    twins = []
-    for tensor in tensors:
-        key = (tensor.dtype, tensor.device)
-        memory, free[key] = free[key][: tensor.numel()], free[key][tensor.numel() :]
-        dense = torch.empty_like(tensor, device="meta")  # the strides that a dense copy would have
-        twins.append(memory.as_strided(dense.size(), dense.stride()))
-    return twins

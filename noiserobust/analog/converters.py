@@ -1,4 +1,4 @@
-"""Converters at the edge of the arrays: digital inputs in, analog sums out, on any model without converting it."""
+"""Converters at inputs and outputs of the arrays: DAC, output noise and ADC, on any model as it is."""
 
 from __future__ import annotations
 
@@ -111,12 +111,12 @@ class Converters(Described, family="converters", name="io"):
 
 
 class Converting:
-    """The analog layers of a model, ready to be run with converters at their edges.
+    """The analog layers of a model, ready to be run with converters at their inputs and outputs.
 
     ``uncovered`` says, weight by weight, which analog weights stay without converters, and why: those of recurrent
-    layers and attention projections are used inside one call, where there is no edge to get hold of. What turns out
-    never to be called as a layer is added once the model has been run. ``calibration`` are batches of inputs, needed
-    where the converters have a ``percentile``.
+    layers and attention projections are used inside one call, whose inner inputs and outputs cannot be reached. What
+    turns out never to be called as a layer is added once the model has been run. ``calibration`` are batches of
+    inputs, needed where the converters have a ``percentile``.
 
     Raises :class:`~noiserobust.UserError` when no layer can have converters.
     """
@@ -131,7 +131,7 @@ class Converting:
         calibration: Sequence[Tensor] = (),
     ) -> None:
         self.converters = converters
-        self.edges: list[Edge] = []
+        self.layers: list[LayerConverters] = []
         self.uncovered: dict[str, str] = {}
         if converters.is_identity:
             return
@@ -147,11 +147,11 @@ class Converting:
                 if id(module) in inside:
                     self.uncovered[name] = "inside nn.MultiheadAttention, which uses its weight by itself"
                 elif attribute != "weight" or (forward is not nn.Linear.forward and forward not in CONVOLUTIONS):
-                    self.uncovered[name] = f"{kind} computes by itself: no layer's edge to put converters at"
+                    self.uncovered[name] = f"{kind} computes by itself: no layer to put converters at"
                 else:
                     scale = reference_scale(weight.as_rows(parameter), converters.reference).flatten()
-                    self.edges.append(Edge(name, module, converters, CONVOLUTIONS.get(forward, 0), scale))
-        if not self.edges:
+                    self.layers.append(LayerConverters(name, module, converters, CONVOLUTIONS.get(forward, 0), scale))
+        if not self.layers:
             raise UserError(
                 f"expected a Linear or convolution to put converters at, got none in {type(unwrap(model)).__name__}"
             )
@@ -162,15 +162,15 @@ class Converting:
     def applied(self, stream: Stream) -> Iterator[None]:
         """Inside, the model computes with converters, output noise from ``stream``; outside, hooks are gone."""
         with ExitStack() as stack:
-            for edge in self.edges:
-                stack.enter_context(edge.hooked(stream.child(edge.name)))
+            for layer in self.layers:
+                stack.enter_context(layer.hooked(stream.child(layer.name)))
             yield
-        if any(edge.calls for edge in self.edges):
-            self.uncovered |= {edge.name: DIRECT for edge in self.edges if not edge.calls}
+        if any(layer.calls for layer in self.layers):
+            self.uncovered |= {layer.name: DIRECT for layer in self.layers if not layer.calls}
 
     def check_called(self) -> None:
         """Refuse a model that has been run without calling any layer that has converters."""
-        if not self.converters.is_identity and not any(edge.calls for edge in self.edges):
+        if not self.converters.is_identity and not any(layer.calls for layer in self.layers):
             raise UserError(
                 "expected a model that calls its Linear or convolution layers, but no converter was ever used; give "
                 "it before torch.compile"
@@ -180,21 +180,21 @@ class Converting:
     def _calibrate(self, model: nn.Module, batches: Sequence[Tensor], percentile: float) -> None:
         if not len(batches):
             raise UserError("io: expected calibration=... (batches of inputs) with a percentile, got none")
-        seen: dict[str, list[Tensor]] = {edge.name: [] for edge in self.edges}
+        seen: dict[str, list[Tensor]] = {layer.name: [] for layer in self.layers}
         with ExitStack() as stack:
             stack.enter_context(evaluating(model))
-            for edge in self.edges:
-                stack.enter_context(edge.watched(percentile, seen[edge.name]))
+            for layer in self.layers:
+                stack.enter_context(layer.watched(percentile, seen[layer.name]))
             for batch in batches:
                 model(batch)
-        for edge in self.edges:
-            if seen[edge.name]:
-                edge.ranges = tuple(torch.stack(seen[edge.name]).mean(0))
-        self.uncovered |= {edge.name: DIRECT for edge in self.edges if edge.ranges is None}
-        self.edges = [edge for edge in self.edges if edge.ranges is not None]
+        for layer in self.layers:
+            if seen[layer.name]:
+                layer.ranges = tuple(torch.stack(seen[layer.name]).mean(0))
+        self.uncovered |= {layer.name: DIRECT for layer in self.layers if layer.ranges is None}
+        self.layers = [layer for layer in self.layers if layer.ranges is not None]
 
 
-class Edge:
+class LayerConverters:
     """The converters of one layer."""
 
     def __init__(self, name: str, module: nn.Module, converters: Converters, spatial: int, scale: Tensor) -> None:
@@ -243,15 +243,15 @@ class Edge:
             yield
 
     @contextmanager
-    def watched(self, percentile: float, found: list[Tensor]) -> Iterator[None]:
-        """Inside, ``found`` collects the percentiles of |x| and |W x| of every call."""
+    def watched(self, percentile: float, ranges: list[Tensor]) -> Iterator[None]:
+        """Inside, ``ranges`` collects the percentiles of |x| and |W x| of every call."""
 
-        def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             x = _exact(args[0] if args else kwargs["input"])
             both = (x, _exact(output) - self._bias())
-            found.append(torch.stack([_percentile(values.abs().flatten(), percentile) for values in both]))
+            ranges.append(torch.stack([_percentile(values.abs().flatten(), percentile) for values in both]))
 
-        with self.module.register_forward_hook(look, with_kwargs=True):
+        with self.module.register_forward_hook(record, with_kwargs=True):
             yield
 
     def _reach(self, x: Tensor) -> Tensor:
@@ -283,7 +283,7 @@ def converted(
     exclude: Sequence[str] = (),
     calibration: Sequence[Tensor] = (),
 ) -> Iterator[Converting]:
-    """``model`` with converters at the edges of its analog layers; they are gone afterwards, also after an exception.
+    """``model`` with converters at its analog layers; they are gone afterwards, also after an exception.
 
     With :func:`~noiserobust.perturbed` entered after it, of the same seed, replicate and draw, it is what
     :func:`~noiserobust.evaluate` computes for that draw (arguments: :class:`Converting`).

@@ -62,8 +62,8 @@ class Coverage:
         lines = [f"{'weight':{width}}  {'shape':>18}  {'max/rms':>7}  noise"]
         for row in self.rows:
             shape = "x".join(map(str, row.shape))
-            fate = "yes" if row.noisy else f"no: {row.reason}"
-            lines.append(f"{row.name:{width}}  {shape:>18}  {row.max_over_rms:7.2f}  {fate}")
+            answer = "yes" if row.noisy else f"no: {row.reason}"
+            lines.append(f"{row.name:{width}}  {shape:>18}  {row.max_over_rms:7.2f}  {answer}")
         return "\n".join([*lines, self.summary])
 
 

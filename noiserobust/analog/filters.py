@@ -22,7 +22,8 @@ def filter_noise(weights: WeightSpace, gamma: float, stream: Stream) -> Vector:
     r"""Noise of every parameter: :math:`e_k \sim N(0, (\gamma \lVert w_k \rVert_2)^2)` for every filter k.
 
     The draw of a parameter is named by ``stream`` and its name.
-    Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization", section 3.2.
+    Source: Li et al., "Efficient Generalization Improvement Guided by Random Weight Perturbation" (arXiv 2211.11489),
+    section 3.2.
     """
     analog = {id(weight.parameter): weight for weight in weights.analog}
     noise: Vector = []

@@ -71,7 +71,7 @@ class _Counter(TorchDispatchMode):
         self.counts: dict[str, float] = {}
         self.paused = 0
         # By memory and not by identity: a transposed weight, or a third of an in-projection, is a view of it.
-        self.places = [(p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), w.name) for w, p in _parts(weights)]
+        self.places = [(p.data_ptr(), p.data_ptr() + p.nbytes, w.name) for w in weights for p in (w.parameter,)]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -97,10 +97,6 @@ class _Counter(TorchDispatchMode):
         for attribute, parameter in module.named_parameters(recurse=False):
             if attribute.startswith("weight_"):
                 self.add(names.get(id(parameter), ""), data.numel() / module.input_size * parameter.numel())
-
-
-def _parts(weights: Sequence[AnalogWeight]) -> list[tuple[AnalogWeight, Tensor]]:
-    return [(weight, weight.parameter.detach()) for weight in weights]
 
 
 @contextmanager

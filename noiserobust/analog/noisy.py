@@ -1,9 +1,9 @@
-"""Noisy weights in a model: the one place that puts them there, and it restores the clean ones bit for bit."""
+"""Noise on a model's analog weights: put there for a while, and the clean ones restored bit for bit."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import compress
 
@@ -52,7 +52,7 @@ class NoisyWeights:
     def perturbed(self, noise: NoiseModel, stream: Stream, t: float | None = None) -> Iterator[None]:
         """Inside, every analog weight is a noisy copy drawn from ``stream.child(its name)``; restored bit for bit.
 
-        One chip per weight is programmed, read and forgotten; :meth:`program` keeps them.
+        One chip per weight is programmed, read and forgotten; :class:`Programmed` keeps them.
         """
         if noise.is_identity:
             yield
@@ -73,17 +73,6 @@ class NoisyWeights:
 
         with self._moved(sample, write):
             yield
-
-    def program(self, noise: NoiseModel, stream: Stream) -> Programmed:
-        """Write every analog weight into an array, to be read at several times; it is the chip of :meth:`perturbed`."""
-        with torch.no_grad():
-            chips = {
-                weight.name: noise.program(
-                    weight.as_rows(weight.parameter.detach()), stream.child(weight.name, "program")
-                )
-                for weight in self.weights
-            }
-        return Programmed(self, chips, stream)
 
     @contextmanager
     def replaced(self, value: Callable[[AnalogWeight], Tensor]) -> Iterator[None]:
@@ -111,53 +100,42 @@ class NoisyWeights:
 
 
 class Programmed:
-    """A model's analog weights as they lie in arrays: one chip per weight, by name, read as often as one likes."""
+    """A model's analog weights written into arrays: a chip per weight, of the draw that ``stream`` names.
 
-    def __init__(self, noisy: NoisyWeights, chips: Mapping[str, Chip], stream: Stream) -> None:
-        self.noisy, self.chips, self.stream = noisy, chips, stream
+    It is the draw of :meth:`NoisyWeights.perturbed`. The chips are kept, to be read at several times; with
+    ``read_once`` each is programmed when it is read, and forgotten, so that none takes memory.
+    """
+
+    def __init__(self, noisy: NoisyWeights, noise: NoiseModel, stream: Stream, read_once: bool = False) -> None:
+        self.noisy, self.noise, self.stream, self.read_once = noisy, noise, stream, read_once
+        self._weights = {weight.name: weight for weight in noisy.weights}
+        self._chips: dict[str, Chip] = {}
+        if not read_once:
+            self._chips = {name: self.chip(name) for name in self._weights}
+
+    @torch.no_grad()
+    def chip(self, name: str) -> Chip:
+        """The array of the weight ``name``, programmed from the weight that is in the model now if it was not kept."""
+        if name in self._chips:
+            return self._chips[name]
+        weight = self._weights[name]
+        return self.noise.program(weight.as_rows(weight.parameter.detach()), self.stream.child(name, "program"))
 
     def weight(self, name: str, t: float | None = None, read: int = 0, compensation: Compensation = "none") -> Tensor:
         """What the array of the weight ``name`` gives, output channel first, at time ``t`` (s) and read ``read``."""
-        return compensated(self.chips[name], read_stream(self.stream.child(name), t, read), t, compensation)
+        return compensated(self.chip(name), read_stream(self.stream.child(name), t, read), t, compensation)
 
     @contextmanager
     def read(self, t: float | None = None, read: int = 0, compensation: Compensation = "none") -> Iterator[None]:
         """Inside, the model computes with what its arrays give; restored bit for bit."""
-        with self.noisy.replaced(lambda weight: weight.from_rows(self.weight(weight.name, t, read, compensation))):
+
+        def seen(weight: AnalogWeight) -> Tensor:
+            return weight.from_rows(self.weight(weight.name, t, read, compensation))
+
+        # The same values either way; drawn anew they can be added in place.
+        plain = self.read_once and read == 0 and compensation == "none"
+        with self.noisy.perturbed(self.noise, self.stream, t) if plain else self.noisy.replaced(seen):
             yield
-
-
-class ReadOnce(Programmed):
-    """The same chips where each is read once: programmed weight by weight, and forgotten, so that none is kept."""
-
-    def __init__(self, noisy: NoisyWeights, noise: NoiseModel, stream: Stream) -> None:
-        super().__init__(noisy, _ChipsOnDemand(noisy, noise, stream), stream)
-        self.noise = noise
-
-    @contextmanager
-    def read(self, t: float | None = None, read: int = 0, compensation: Compensation = "none") -> Iterator[None]:
-        plain = read == 0 and compensation == "none"
-        with self.noisy.perturbed(self.noise, self.stream, t) if plain else super().read(t, read, compensation):
-            yield
-
-
-class _ChipsOnDemand(Mapping[str, Chip]):
-    """Chips by the name of their weight, programmed whenever they are asked for."""
-
-    def __init__(self, noisy: NoisyWeights, noise: NoiseModel, stream: Stream) -> None:
-        self._weights = {weight.name: weight for weight in noisy.weights}
-        self._noise, self._stream = noise, stream
-
-    @torch.no_grad()
-    def __getitem__(self, name: str) -> Chip:
-        weight = self._weights[name]
-        return self._noise.program(weight.as_rows(weight.parameter.detach()), self._stream.child(name, "program"))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
 
 
 @contextmanager

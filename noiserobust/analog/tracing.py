@@ -54,9 +54,7 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.axes = {name: set() for name in self.named}
         self.other = {name: set() for name in self.named}
-        self.places = [
-            (p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), name) for name, p in self.named.items()
-        ]
+        self.places = [(p.data_ptr(), p.data_ptr() + p.nbytes, name) for name, p in self.named.items()]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

@@ -1,6 +1,8 @@
-"""Vectors in weight space: a gradient, a step, a direction; one tensor per parameter, ``None`` for zero."""
+"""Arithmetic on vectors in weight space (a gradient, a step): one tensor per parameter, ``None`` for zero."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -8,8 +10,6 @@ from torch import Tensor
 from noiserobust.errors import UserError
 
 Vector = list[Tensor | None]
-TINY = 1e-12
-"""What norms are kept away from 0 by."""
 
 
 def norm(vector: Vector) -> Tensor:
@@ -18,10 +18,21 @@ def norm(vector: Vector) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm([v for v in vector if v is not None])))
 
 
+def divisor(vector: Vector) -> Tensor:
+    """The 2-norm plus 1e-12, to divide by; never 0, in float16 either, where 1e-12 is 0."""
+    length = norm(vector)
+    return (length + 1e-12).clamp_(min=torch.finfo(length.dtype).tiny)
+
+
 def inner(vector: Vector, other: Vector) -> Tensor:
     """The inner product over all tensors, 0-dimensional."""
     pairs = zip(vector, other, strict=True)
     return torch.stack([torch.sum(v * o) for v, o in pairs if v is not None and o is not None]).sum()
+
+
+def only(vector: Vector, chosen: Sequence[bool]) -> Vector:
+    """``vector`` without the tensors that are not ``chosen``."""
+    return [v if mark else None for v, mark in zip(vector, chosen, strict=True)]
 
 
 def clones(vector: Vector) -> Vector:
@@ -41,7 +52,7 @@ def scale_to(vector: Vector, length: float) -> Vector:
     """``length v / (||v|| + 1e-12)``, in the vector's own memory. It does not depend on the vector's scale."""
     if all(v is None for v in vector):
         raise UserError("expected a gradient to follow, got none: the loss reaches no parameter that is to be moved")
-    return scale(vector, length / (norm(vector) + TINY))
+    return scale(vector, length / divisor(vector))
 
 
 @torch.no_grad()
@@ -61,7 +72,7 @@ def add(vector: Vector, other: Vector, factor: float | Tensor = 1.0) -> Vector:
 @torch.no_grad()
 def along(vector: Vector, axis: Vector) -> Tensor:
     """The c of the projection ``c * axis`` of ``vector`` on ``axis``: <vector, axis> / ||axis||^2."""
-    length = norm(axis) + TINY
+    length = divisor(axis)
     return inner(vector, axis) / length / length
 
 

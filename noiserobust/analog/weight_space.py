@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Literal
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from noiserobust.analog.backup import Backup
 from noiserobust.analog.noisy import NoisyWeights
-from noiserobust.analog.vectors import Vector
+from noiserobust.analog.vectors import Vector, only
 from noiserobust.analog.weights import AnalogWeight, analog_weights
 from noiserobust.errors import UserError
 from noiserobust.models.wrappers import canonical, unwrap
@@ -69,13 +69,11 @@ class WeightSpace:
 
     def only(self, vector: Vector, over: Over) -> Vector:
         """``vector`` without the parameters that are not in ``over``."""
-        return [v if mark else None for v, mark in zip(vector, self.chosen(over), strict=True)]
+        return only(vector, self.chosen(over))
 
-    @contextmanager
-    def restored(self) -> Iterator[None]:
+    def restored(self) -> AbstractContextManager[None]:
         """The parameters are as before when the body ends, bit for bit, whatever it did to them or raised."""
-        with self._backup.moved():
-            yield
+        return self._backup.moved()
 
     @torch.no_grad()
     def add(self, vector: Vector, factor: float = 1.0) -> None:

@@ -78,7 +78,8 @@ def corrupted(
     - ``noises``: weight noise on top; by default none. Everything else is as in :func:`noiserobust.evaluate`.
 
     A forward pass over the images per corruption, severity, model, noise and draw.
-    Source: "Revisiting Random Weight Perturbation", Table 3 and Figure 6.
+    Source: "Efficient Generalization Improvement Guided by Random Weight Perturbation" (arXiv 2211.11489), Table 3 and
+    Figure 6.
     """
     tables, coverage = [], dict[str, Coverage]()
     sets = load_corrupted(data, corruptions, severities)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from noiserobust.analog.backends import Backend
 from noiserobust.analog.converters import Converters, Converting, output_stream
 from noiserobust.analog.folding import Folding
-from noiserobust.analog.noisy import NoisyWeights, Programmed, ReadOnce
+from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.data import Batch, Labelled, Splits
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, named_data, part_of
@@ -146,9 +146,7 @@ class ModelOnChips:
         """Inside, what computes with the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own)."""
         time = None if t != t else t
         if self.programmed is None and not noise.is_identity:
-            self.programmed = (
-                ReadOnce(self.noisy, noise, stream) if self.read_once else self.noisy.program(noise, stream)
-            )
+            self.programmed = Programmed(self.noisy, noise, stream, self.read_once)
         converting = self.converting[converters]
         with ExitStack() as stack:
             network = stack.enter_context(self.opened.reading(self.programmed, stream, time, read, compensation))

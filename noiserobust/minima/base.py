@@ -11,9 +11,9 @@ from noiserobust.analog.weight_space import Over
 from noiserobust.errors import UserError
 from noiserobust.minima.perturbations import Perturbation
 from noiserobust.minima.surface import Surface
-from noiserobust.minima.visit import Point, visit
+from noiserobust.minima.visit import visit
 from noiserobust.rng import Stream
-from noiserobust.spec import Described
+from noiserobust.spec import Described, Scalable
 
 Streams = Callable[[int], Stream]
 """Draw -> the name of its randomness."""
@@ -23,7 +23,7 @@ Values = dict[str, float]
 
 @dataclass(frozen=True)
 class Measure(Described, family="measure"):
-    """Something to know about a network as it stands."""
+    """A number, or several, that describe a trained network: its sharpness, gradients, curvature or weights."""
 
     needs_data: ClassVar[bool] = True
     """Whether it is about the loss on data; if not, it is about the weights alone."""
@@ -60,11 +60,14 @@ class Measure(Described, family="measure"):
 
 
 @dataclass(frozen=True)
-class PointMeasure(Measure):
-    """A measure that reads numbers off the point w + e."""
+class PointMeasure(Measure, Scalable):
+    """A measure that is one number of the point w + e; ``strength_field`` names what scales e."""
 
     reads: ClassVar[str]
-    """The field of :class:`Point`."""
+    """The field of :class:`~noiserobust.minima.visit.Point` that is the value."""
+
+    def __post_init__(self) -> None:
+        _ = self.perturbation  # checks its own settings
 
     @property
     @abstractmethod
@@ -72,11 +75,8 @@ class PointMeasure(Measure):
         """The perturbation whose point w + e it reads."""
 
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
-        return [{"": getattr(point, self.reads)} for point in self.points(surface, streams)]
-
-    def points(self, surface: Surface, streams: Streams) -> list[Point]:
-        """The point of every draw."""
-        return visit(surface, self.perturbation, [streams(draw) for draw in range(self.draws)], self.gradients)
+        points = visit(surface, self.perturbation, [streams(draw) for draw in range(self.draws)], self.gradients)
+        return [{"": getattr(point, self.reads)} for point in points]
 
     @property
     def draws(self) -> int:
@@ -87,13 +87,7 @@ class PointMeasure(Measure):
         return self.perturbation.label, self.perturbation.strength
 
     def swept(self, strength: float) -> Measure:
-        if self.perturbation.strength == 0:
-            return super().swept(strength)
-        return self.scaled(strength / self.perturbation.strength)
-
-    @abstractmethod
-    def scaled(self, factor: float) -> Measure:
-        """The same with e multiplied by ``factor``."""
+        return self.scaled(strength / self.strength) if self.strength else super().swept(strength)
 
 
 def measure(surface: Surface, measures: Sequence[Measure], streams: Streams) -> dict[Measure, list[Values]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from noiserobust.analog.macs import open_attention
 from noiserobust.analog.weight_space import Over
 from noiserobust.errors import UserError
 from noiserobust.minima.base import Measure, Streams, Values
 from noiserobust.minima.perturbations import check_over
-from noiserobust.minima.surface import Loss, Surface
+from noiserobust.minima.surface import Surface
 from noiserobust.models.compute import as_weights
 from noiserobust.models.modes import evaluating
 
@@ -25,14 +25,14 @@ Product = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class HessianTop(Measure, name="hessian_top"):
-    r"""The ``k`` algebraically largest eigenvalues of :math:`\nabla^2 L(w)`, by Lanczos (scipy's ``eigsh``).
+    r"""The ``k`` algebraically largest eigenvalues of the loss's Hessian :math:`\nabla^2 L(w)`, by Lanczos.
 
     - ``k``: the value is the largest; with k > 1 the parts ``2`` to ``k`` are those that follow.
     - ``over``: ``all`` trainable parameters (default) or the block of the ``analog`` weights.
     - ``tolerance``: relative accuracy at which the iteration stops.
 
     Every iteration is a Hessian-vector product: a forward and two backward passes or so; some 10 to 100 of them.
-    Source: the curvature by which Keskar et al. and the SAM papers define sharpness; curvlinops for the products.
+    Source: Pearlmutter, "Fast exact multiplication by the Hessian"; scipy's ``eigsh``.
     """
 
     example: ClassVar[str] = "hessian_top:3"
@@ -50,7 +50,7 @@ class HessianTop(Measure, name="hessian_top"):
             raise UserError(f"hessian_top: expected a tolerance in (0, 1), got {self.tolerance}")
 
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
-        from scipy.sparse.linalg import LinearOperator, eigsh
+        from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
         size = sum(p.numel() for p in _chosen(surface, self.over))
         if self.k >= size:
@@ -65,16 +65,22 @@ class HessianTop(Measure, name="hessian_top"):
             start = streams(0).child("hessian").normal((size,)).double().numpy()
             operator = LinearOperator((size, size), matvec=times, dtype=np.float64)
             few = min(size, max(20, 2 * self.k + 1))
-            eigenvalues = eigsh(
-                operator, self.k, which="LA", v0=start, ncv=few, tol=self.tolerance, return_eigenvectors=False
-            )
+            settings = {"which": "LA", "v0": start, "ncv": few, "tol": self.tolerance, "return_eigenvectors": False}
+            try:
+                eigenvalues = eigsh(operator, self.k, **settings)
+            except ArpackError:
+                if times(start).any():
+                    raise
+                eigenvalues = np.zeros(self.k)  # so is the Hessian
         largest_first = np.sort(eigenvalues)[::-1].tolist()
         return [{"" if rank == 1 else str(rank): value for rank, value in enumerate(largest_first, start=1)}]
 
 
 @dataclass(frozen=True)
 class HessianTrace(Measure, name="hessian_trace"):
-    r"""Trace of :math:`\nabla^2 L(w)` by Hutchinson: the mean of :math:`v^\top \nabla^2 L(w)\, v` over Rademacher v.
+    r"""The trace of the loss's Hessian :math:`\nabla^2 L(w)`, estimated from products with random signs v.
+
+    By Hutchinson: the mean of :math:`v^\top \nabla^2 L(w)\, v`.
 
     - ``probes``: how many v; the part ``standard_error`` is that of the mean over them.
     - ``over``: ``all`` trainable parameters (default) or the block of the ``analog`` weights.
@@ -110,39 +116,42 @@ class HessianTrace(Measure, name="hessian_trace"):
 @contextmanager
 def _products(surface: Surface, over: Over) -> Iterator[Product]:
     """Inside, v -> H v for flat vectors over the chosen parameters, in eval mode and in the parameters' precision."""
-    with warnings.catch_warnings():
-        # torch's forward-mode derivatives still use its own deprecated torch.jit.script.
-        warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
-        # vmap over channels-last pooling takes a slower path, and says so.
-        warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
-        from curvlinops import HessianLinearOperator
+    parameters = _chosen(surface, over)
+    sizes = [parameter.numel() for parameter in parameters]
 
-        data = [(as_weights(surface.model, batch.inputs), batch.labels) for batch in surface.batches]
-        parameters = _chosen(surface, over)
-        operator = HessianLinearOperator(
-            surface.model, _Mean(surface.loss_of), parameters, data, check_deterministic=False
-        )
+    def product(v: Tensor) -> Tensor:
+        """The gradient of <gradient, v>."""
+        pieces, total = v.split(sizes), torch.zeros_like(v)
+        for batch in surface.batches:
+            out = surface.model(as_weights(surface.model, batch.inputs))
+            loss = surface.loss_of(out, batch.labels).sum() / surface.images
+            gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+            pairs = [(g.flatten(), piece) for g, piece in zip(gradients, pieces, strict=True) if g is not None]
+            along = torch.stack([g @ piece for g, piece in pairs]).sum()
+            if not along.requires_grad:  # the gradient is the same everywhere
+                continue
+            try:
+                parts = torch.autograd.grad(along, parameters, allow_unused=True, materialize_grads=True)
+            except RuntimeError as error:
+                if "is not implemented" not in str(error):
+                    raise
+                raise UserError(f"expected layers with second derivatives for a Hessian: {error}") from None
+            total += torch.cat([part.flatten() for part in parts])
+        surface.passes["forward"] += 1
+        surface.passes["backward"] += 2
+        return total
 
-        def product(v: Tensor) -> Tensor:
-            surface.passes["forward"] += 1
-            surface.passes["backward"] += 2
-            return (operator @ v).detach()
-
-        with evaluating(surface.model):
-            yield product
-
-
-class _Mean(nn.Module):
-    """The mean of a loss per sample, as curvlinops wants it."""
-
-    reduction = "mean"
-
-    def __init__(self, loss: Loss) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, out: Tensor, labels: Tensor) -> Tensor:
-        return self.loss(out, labels).mean()
+    # Fused kernels of attention and recurrent layers have no second derivatives.
+    recurrent = any(isinstance(module, nn.RNNBase) for module in surface.model.modules())
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(surface.model))
+        stack.enter_context(open_attention())
+        if recurrent:
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
+            tf32 = torch.backends.cudnn.allow_tf32
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False, allow_tf32=tf32))
+        stack.enter_context(torch.enable_grad())
+        yield product
 
 
 def _chosen(surface: Surface, over: Over) -> list[nn.Parameter]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from noiserobust.analog.filters import filter_noise
-from noiserobust.analog.vectors import TINY, Vector, multiply, norm, scale, scale_to
+from noiserobust.analog.vectors import Vector, divisor, multiply, scale, scale_to
 from noiserobust.analog.weight_space import Over, WeightSpace
 from noiserobust.errors import UserError
 from noiserobust.noise import Gaussian, NoiseModel
@@ -21,7 +21,7 @@ from noiserobust.spec import Scalable
 
 @dataclass(frozen=True)
 class Perturbation(Scalable, family="perturbation"):
-    """A way to choose the step e from w to w + e.
+    """A way to choose the step e from the weights w to weights w + e nearby.
 
     ``m`` is for measures: the data are taken in micro-batches of m samples, each with an e of its own. A perturbation
     says what e is in :meth:`step`, or how the weights get to w + e in :meth:`moved`.
@@ -76,7 +76,7 @@ class Perturbation(Scalable, family="perturbation"):
 
 @dataclass(frozen=True)
 class Unperturbed(Perturbation, name="none"):
-    """e = 0."""
+    """No perturbation: e = 0."""
 
     example: ClassVar[str] = "none"
 
@@ -87,16 +87,16 @@ class Unperturbed(Perturbation, name="none"):
 
 @dataclass(frozen=True)
 class Ascent(Perturbation, name="ascent"):
-    r"""SAM's single step up the gradient: :math:`e = \rho\, g / (\lVert g \rVert_2 + 10^{-12})`, one norm over all.
+    r"""SAM's single step of length rho up the gradient: :math:`e = \rho\, g / (\lVert g \rVert_2 + 10^{-12})`.
 
     - ``rho``: the radius. ``over``: ``all`` trainable parameters, as SAM climbs, or the ``analog`` weights alone.
     - ``m``: every micro-batch of m samples climbs its own gradient (m-sharpness); without m, that of all the data.
     - ``eta``: climb as ASAM does, :math:`e = \rho\, T^2 g / \lVert T g \rVert_2`, T being :math:`|w| + \eta` element by
       element on weights and 1 on biases (parameters whose name says bias).
 
-    Source: "Incorruptible Neural Networks", Eq. 3; Foret et al., "Sharpness-Aware Minimization for Efficiently
-    Improving Generalization" (arXiv 2010.01412), Eq. 2 and section 2 (m-sharpness); Kwon et al., "ASAM" (arXiv
-    2102.11600), Eq. 8.
+    Source: "Incorruptible Neural Networks" (arXiv 2602.07320), Eq. 3; Foret et al., "Sharpness-Aware Minimization for
+    Efficiently Improving Generalization" (arXiv 2010.01412), Eq. 2 and section 2 (m-sharpness); Kwon et al., "ASAM"
+    (arXiv 2102.11600), Eq. 8.
     """
 
     example: ClassVar[str] = "ascent:0.05"
@@ -123,13 +123,13 @@ class Ascent(Perturbation, name="ascent"):
             None if g is None or "bias" in name.rpartition(".")[2] else parameter.abs().add_(self.eta)
             for g, parameter, name in zip(gradient, weights.parameters, weights.names, strict=True)
         ]
-        length = norm(multiply(gradient, T))
-        return scale(multiply(gradient, T), self.rho / (length + TINY))
+        length = divisor(multiply(gradient, T))
+        return scale(multiply(gradient, T), self.rho / length)
 
 
 @dataclass(frozen=True)
 class Random(Perturbation, name="random"):
-    """e is a draw of a noise model.
+    """Noise on the weights: e is a draw of a noise model.
 
     - ``noise``: any noise model. ``draws``: how many, each with a value of its own.
     - ``over``: the ``analog`` weights, which are those that the noise is about (and the draws are those of
@@ -186,10 +186,10 @@ class Random(Perturbation, name="random"):
 
 @dataclass(frozen=True)
 class Filters(Perturbation, name="filters"):
-    r"""Filter-wise random weight perturbation of every parameter: :math:`e_k \sim N(0, (\gamma \lVert w_k \rVert_2)^2)`
-    for every filter k; a parameter of a single dimension is one filter.
+    r"""Normal noise in proportion to each filter's norm: :math:`e_k \sim N(0, (\gamma \lVert w_k \rVert_2)^2)` for
+    every filter (output channel) k of every parameter; one of a single dimension is one filter.
 
-    Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization" (TMLR 2024),
+    Source: Li et al., "Efficient Generalization Improvement Guided by Random Weight Perturbation" (arXiv 2211.11489),
     section 3.2.
     """
 

@@ -9,27 +9,26 @@ from noiserobust.analog.weight_space import Over
 from noiserobust.minima.base import Measure, PointMeasure, Streams, Values
 from noiserobust.minima.perturbations import Ascent, Perturbation, Random, Training, Unperturbed
 from noiserobust.minima.surface import Surface
+from noiserobust.minima.visit import visit
 from noiserobust.noise import Gaussian, NoiseModel
 
 
 @dataclass(frozen=True)
 class Loss(PointMeasure, name="loss"):
-    """L(w). One forward pass, which every other measure shares."""
+    """The mean loss at the weights, L(w). One forward pass, which the other measures share."""
 
     example: ClassVar[str] = "loss"
     reads: ClassVar[str] = "loss"
+    strength_field: ClassVar[str | None] = None
 
     @property
     def perturbation(self) -> Perturbation:
         return Unperturbed()
 
-    def scaled(self, factor: float) -> Loss:
-        return self
-
 
 @dataclass(frozen=True)
 class Accuracy(Measure, name="accuracy"):
-    """Percent of the images whose largest logit is their label's. One forward pass of its own."""
+    """Percent of the images whose largest logit is their label's. One more forward pass."""
 
     example: ClassVar[str] = "accuracy"
 
@@ -44,7 +43,7 @@ class Accuracy(Measure, name="accuracy"):
 
 @dataclass(frozen=True)
 class AverageSharpness(PointMeasure, name="average_sharpness"):
-    r"""Average-direction sharpness: :math:`E_e[L(w + e)] - L(w)`, e drawn from ``noise``; one value per draw.
+    r"""How far noise on the weights raises the loss on average: :math:`E_e[L(w + e)] - L(w)`, one value per draw of e.
 
     - ``noise``: any noise model. ``draws``: how many. ``m``: a draw for every micro-batch of m samples.
     - ``over``: ``analog`` (default: what the noise is about; the draws are those of ``evaluate``, so the rise is that
@@ -60,21 +59,17 @@ class AverageSharpness(PointMeasure, name="average_sharpness"):
     over: Over = "analog"
     m: int | None = None
     reads: ClassVar[str] = "rise"
-
-    def __post_init__(self) -> None:
-        _ = self.perturbation  # checks
+    strength_field: ClassVar[str | None] = "noise"
 
     @property
     def perturbation(self) -> Perturbation:
         return Random(self.noise, self.draws, self.over, self.m)
 
-    def scaled(self, factor: float) -> AverageSharpness:
-        return replace(self, noise=self.noise.scaled(factor))
-
 
 @dataclass(frozen=True)
 class AscentSharpness(PointMeasure, name="ascent_sharpness"):
-    r"""Ascent-direction sharpness: :math:`L(w + \rho\, \nabla L(w) / \lVert \nabla L(w) \rVert_2) - L(w)`.
+    r"""How far a step of length rho up the gradient raises the loss:
+    :math:`L(w + \rho\, \nabla L(w) / \lVert \nabla L(w) \rVert_2) - L(w)`.
 
     - ``rho``: the radius of SAM's single step.
     - ``over``: ``all`` trainable parameters (default, as SAM climbs) or the ``analog`` weights alone.
@@ -90,21 +85,16 @@ class AscentSharpness(PointMeasure, name="ascent_sharpness"):
     over: Over = "all"
     m: int | None = None
     reads: ClassVar[str] = "rise"
-
-    def __post_init__(self) -> None:
-        _ = self.perturbation
+    strength_field: ClassVar[str | None] = "rho"
 
     @property
     def perturbation(self) -> Perturbation:
         return Ascent(self.rho, self.over, self.m)
 
-    def scaled(self, factor: float) -> AscentSharpness:
-        return replace(self, rho=self.rho * factor)
-
 
 @dataclass(frozen=True)
-class FirstOrderSharpness(PointMeasure, name="first_order_sharpness"):
-    r"""What the ascent-direction sharpness is to first order: :math:`\rho \lVert \nabla L(w) \rVert_2`.
+class FirstOrderSharpness(AscentSharpness, name="first_order_sharpness"):
+    r"""The ascent-direction sharpness to first order: :math:`\rho \lVert \nabla L(w) \rVert_2`.
 
     - ``rho``, ``over``, ``m``: see :class:`AscentSharpness`.
 
@@ -113,40 +103,24 @@ class FirstOrderSharpness(PointMeasure, name="first_order_sharpness"):
 
     example: ClassVar[str] = "first_order_sharpness:0.05"
 
-    rho: float = 0.05
-    over: Over = "all"
-    m: int | None = None
-    reads: ClassVar[str] = "gradient_norm"
-
-    def __post_init__(self) -> None:
-        Ascent(self.rho, self.over, self.m)
-
-    @property
-    def perturbation(self) -> Perturbation:
-        return Unperturbed(self.m)
-
     @property
     def gradients(self) -> Over:
         return self.over
 
-    @property
-    def place(self) -> tuple[str, float]:
-        return Ascent(self.rho, self.over, self.m).label, self.rho
-
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
-        return [{"": self.rho * point.gradient_norm} for point in self.points(surface, streams)]
+        (here,) = visit(surface, Unperturbed(self.m), [streams(0)], self.over)
+        return [{"": self.rho * here.gradient_norm}]
 
     def swept(self, strength: float) -> Measure:
         return replace(self, rho=strength)
-
-    def scaled(self, factor: float) -> Measure:
-        return replace(self, rho=self.rho * factor)
 
 
 @dataclass(frozen=True)
 class AtMeasure(PointMeasure):
     """A measure at any perturbation: ``random(gaussian(0.1))``, ``ascent(0.05)``, ``filters(0.01)``, or ``training``,
     that of the training rule, in a training log."""
+
+    strength_field: ClassVar[str | None] = "at"
 
     at: Perturbation = field(default_factory=Training)
 
@@ -157,13 +131,10 @@ class AtMeasure(PointMeasure):
     def at_training(self, perturbation: Perturbation) -> Measure:
         return replace(self, at=perturbation) if isinstance(self.at, Training) else self
 
-    def scaled(self, factor: float) -> Measure:
-        return replace(self, at=self.at.scaled(factor))
-
 
 @dataclass(frozen=True)
 class PerturbedLoss(AtMeasure, name="perturbed_loss"):
-    r"""L(w + e), one value per draw.
+    r"""The loss at perturbed weights, L(w + e), one value per draw.
 
     A forward pass per draw (and what finding e takes). Source: "Incorruptible Neural Networks", Figures 10 and 12.
     """
@@ -174,7 +145,7 @@ class PerturbedLoss(AtMeasure, name="perturbed_loss"):
 
 @dataclass(frozen=True)
 class GradientSharpness(AtMeasure, name="gradient_sharpness"):
-    r"""L(w + e) - L(w) where the training rule takes its update gradient: at SAM's ascent point, at a draw of RWP.
+    r"""The rise L(w + e) - L(w) where the rule takes its update gradient: at SAM's ascent point, at a draw of RWP.
 
     In micro-batches of the batch size, each with an e of its own, at the strength of the epoch's last step. Passes:
     those of the rule. Source: "Incorruptible Neural Networks", section 3, Figures 3b and 11a.
@@ -186,9 +157,10 @@ class GradientSharpness(AtMeasure, name="gradient_sharpness"):
 
 @dataclass(frozen=True)
 class PerturbationRadius(AtMeasure, name="perturbation_radius"):
-    r""":math:`\lVert e \rVert_2` over all trainable parameters, one value per draw.
+    r"""The length of the perturbation, :math:`\lVert e \rVert_2` over all trainable parameters, one value per draw.
 
-    No pass of its own, but it shares one. Source: "Revisiting Random Weight Perturbation", Figure 3.
+    Shares the passes of the other measures there. Source: "Efficient Generalization Improvement Guided by Random Weight
+    Perturbation" (arXiv 2211.11489), Figure 3.
     """
 
     example: ClassVar[str] = "perturbation_radius:ascent(0.05)"

@@ -104,6 +104,10 @@ def most_risen(rises: Tensor, gamma: float) -> Tensor:
     >>> most_risen(torch.tensor([0.0, 2.0, 2.0, 1.0, 2.0]), 0.4)
     tensor([1, 2])
     """
-    # The small number makes 0.29 of 100 what a person means by it: 29, not floor(28.999...).
-    count = max(1, math.floor(gamma * len(rises) + 1e-9))
-    return torch.sort(torch.sort(rises, descending=True, stable=True).indices[:count]).values
+    most = torch.sort(rises, descending=True, stable=True).indices[: count_of(gamma, len(rises))]
+    return torch.sort(most).values
+
+
+def count_of(share: float, total: int) -> int:
+    """max(1, floor(share total)): 0.29 of 100 is 29, although 0.29 * 100 is 28.999... in floats."""
+    return max(1, math.floor(share * total + 1e-9))

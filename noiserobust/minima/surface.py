@@ -23,7 +23,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Surface(WeightSpace):
-    """L(w), the mean loss of ``model`` on ``batches``, in eval mode.
+    """The mean loss L(w) of ``model`` on ``batches``, in eval mode, at whatever weights the model holds.
 
     - ``batches``: what :func:`noiserobust.tasks.batches.prepare` made, all of them at once.
     - ``loss(logits, labels)``: one value per sample; by default cross-entropy in nats without label smoothing, as

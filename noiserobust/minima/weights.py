@@ -19,10 +19,11 @@ from noiserobust.minima.surface import Surface
 
 @dataclass(frozen=True)
 class MaxOverRms(Measure, name="max_over_rms"):
-    r""":math:`\max|w| / \mathrm{rms}(w)`: the mean over analog tensors; parts: the ``largest``, and each by name.
+    r"""How far the largest weight stands out, :math:`\max|w| / \mathrm{rms}(w)`: the mean over analog tensors.
 
-    Noise is proportional to the largest weight: a small sharpness with a large ratio is flatness, with a small one it
-    may be nothing but the want of outliers. It stands beside every sharpness on the command line. No pass.
+    Parts: the ``largest``, and each by name. Noise is proportional to the largest weight: a small sharpness with a
+    large ratio is flatness, with a small one it may only mean that there are no outliers. It stands beside every
+    sharpness on the command line. No pass.
     """
 
     example: ClassVar[str] = "max_over_rms"
@@ -42,7 +43,8 @@ class FilterNorms(Measure, name="filter_norms"):
 
     The value is the mean; parts are ``std`` (ddof 0), ``min``, ``q05``, ``q25``, ``q50``, ``q75``, ``q95``, ``max``.
     :func:`filter_norms_of` gives all of them. No pass.
-    Source: "Revisiting Random Weight Perturbation", section 3.4 and Figure 4.
+    Source: "Efficient Generalization Improvement Guided by Random Weight Perturbation" (arXiv 2211.11489), section 3.4
+    and Figure 4.
     """
 
     example: ClassVar[str] = "filter_norms"
@@ -59,7 +61,7 @@ class FilterNorms(Measure, name="filter_norms"):
 
 @dataclass(frozen=True)
 class WeightNorm(Measure, name="weight_norm"):
-    r""":math:`\lVert w \rVert_2` over ``all`` trainable parameters, or the ``analog`` weights. No pass."""
+    r"""The length :math:`\lVert w \rVert_2` of ``all`` trainable parameters, or of the ``analog`` weights. No pass."""
 
     example: ClassVar[str] = "weight_norm"
 

@@ -1,4 +1,4 @@
-"""Several processes that train one model: how they join, what they say to each other, how they end together."""
+"""Several processes that train one model (DDP): how they join, what they tell each other, how one's end ends all."""
 
 from __future__ import annotations
 
@@ -93,6 +93,15 @@ class Processes:
         if len(set(self.gather(str(value)))) > 1:
             raise UserError(
                 f"expected the same {name} on every rank, got {value} on rank {self.rank}, others elsewhere"
+            )
+
+    def require_samples(self, samples: int, batch_size: int) -> None:
+        """Refuse batches of ``samples`` that leave a rank without one: it could not take part in that step."""
+        least = min(batch_size, samples % batch_size or batch_size)
+        if least < self.count:
+            raise UserError(
+                f"expected batches of at least one sample per rank, got a batch of {least} for {self.count} ranks; "
+                "change batch_size, or start fewer processes"
             )
 
     def in_turn(self, make: Callable[[], T]) -> T:

@@ -22,6 +22,7 @@ from noiserobust.models.wrappers import unwrap
 from noiserobust.rng import Stream
 from noiserobust.training.ddp import Processes
 from noiserobust.training.micro_batches import AnyBatch, as_list, only_rows
+from noiserobust.training.settings import check_clipping
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Penalty = Callable[[Tensor, slice], Tensor]
@@ -84,10 +85,7 @@ class Engine:
         samples: int | None = None,
         classes: int | None = None,
     ) -> None:
-        if clip_norm is not None and not clip_norm > 0:
-            raise UserError(f"expected clip_norm > 0, got {clip_norm}; leave it out for no gradient clipping")
-        if weight_clip is not None and not weight_clip > 0:
-            raise UserError(f"expected weight_clip > 0 (times the layer's rms), got {weight_clip}; 2 to 4 is usual")
+        check_clipping(clip_norm, weight_clip)
         self.model, self.optimizer = model, optimizer
         self.loss: Loss = loss if loss is not None else nn.CrossEntropyLoss(reduction="none")
         self.precision, self.scaler = precision, scaler
@@ -95,7 +93,6 @@ class Engine:
         self.samples, self.classes = samples, classes
         self.device = device_of(model)
         given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._given = len(given)
         self.weights = WeightSpace(model, given)
         self.parameters, self.names = self.weights.parameters, self.weights.names
         _require_supported(model, optimizer)
@@ -112,9 +109,9 @@ class Engine:
 
     @property
     def lr_share(self) -> float:
-        """The learning rate in units of its peak: schedulers' ``initial_lr``, else what it was at first."""
+        """The learning rate in units of its peak: a scheduler's ``max_lr`` or ``initial_lr``, else the first rate."""
         group = self.optimizer.param_groups[0]
-        peak = float(group.get("initial_lr", self._first_lr))
+        peak = float(group.get("max_lr", group.get("initial_lr", self._first_lr)))
         return float(group["lr"]) / peak if peak else 0.0
 
     @property
@@ -144,7 +141,9 @@ class Engine:
         in the batch.
         """
         micro = as_list(batch) if rows is None else only_rows(as_list(batch), rows)
-        inputs = None if wrt is None else [p for p, wanted in zip(self.parameters, wrt, strict=True) if wanted]
+        inputs = None
+        if wrt is not None:
+            inputs = [p for p, wanted in zip(self.parameters, wrt, strict=True) if wanted and p.requires_grad]
         total = sum(len(part) for part in micro)
         weight *= micro[0].share
         losses, logits, start = [], [], 0
@@ -161,8 +160,9 @@ class Engine:
                         self.passes["forward"] += 1
                         mean = added.sum() * (weight / total)
                         mean = mean if self.scaler is None else self.scaler.scale(mean)
-                        torch.autograd.backward(mean, inputs=inputs)
-                        self.passes["backward"] += 1
+                        if inputs != []:  # else all that is wanted was frozen since
+                            torch.autograd.backward(mean, inputs=inputs)
+                            self.passes["backward"] += 1
                     losses.append(loss.detach())
                     logits.append(out.detach())
         except BaseException:
@@ -234,10 +234,13 @@ class Engine:
 
     def commit(self) -> bool:
         """Unscale, clip and step once with the gradients held, then hold none; whether the scaler let it step."""
-        if sum(len(group["params"]) for group in self.optimizer.param_groups) != self._given:
+        known = set(map(id, self.parameters))
+        given = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if any(parameter.requires_grad and id(parameter) not in known for parameter in given):
             raise UserError(
-                "expected the optimizer's parameters as they were when the Engine was made, got others since; "
-                "make a new Engine after add_param_group, else rules, clipping and restoring would miss them"
+                "expected the optimizer's trainable parameters as they were when the Engine was made, got more since; "
+                "make a new Engine after add_param_group or unfreezing, else rules, clipping and restoring would miss "
+                "them"
             )
         stepped = True
         if self.scaler is not None:
@@ -289,18 +292,16 @@ class Engine:
 
     @torch.no_grad()
     def _clip_weights(self, times_rms: float) -> None:
-        trained = {id(parameter) for parameter in self.parameters}
+        trained = set(map(id, self.parameters))
         for weight in self.weights.noisy.weights:
-            if id(weight.parameter) not in trained:
+            if id(weight.parameter) not in trained or not weight.parameter.requires_grad:
                 continue  # frozen: nothing here may change it
             limit = times_rms * weight.parameter.square().mean().sqrt()
             weight.parameter.clamp_(-limit, limit)
 
-    @contextmanager
-    def _ranks_apart(self, apart: bool) -> Iterator[None]:
+    def _ranks_apart(self, apart: bool) -> AbstractContextManager[None]:
         model = self.model
-        with model.no_sync() if apart and isinstance(model, DistributedDataParallel) else nullcontext():
-            yield
+        return model.no_sync() if apart and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def copied_to(device: torch.device, value: Any) -> Any:

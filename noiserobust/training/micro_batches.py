@@ -22,7 +22,7 @@ def as_list(batch: AnyBatch) -> list[Batch]:
 def only_rows(micro: list[Batch], rows: Tensor) -> list[Batch]:
     """The samples at ``rows`` of the whole batch, in as few micro-batches as are no larger than the given ones.
 
-    Put together first: to ask each part which of the rows are its own would wait for the device.
+    Joined first: to ask each part which of the rows it holds would wait for the device.
     """
     whole = micro[0] if len(micro) == 1 else Batch.join(micro)
     return whole[rows].split(math.ceil(len(rows) / max(len(part) for part in micro)))

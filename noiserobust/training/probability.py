@@ -1,7 +1,7 @@
 """Probability schedules p(t) of randomised training, functions of the elapsed share s = t / T of all T steps.
 
-Source: "Randomized Sharpness-Aware Training for Boosting Computational Efficiency in Deep Learning", Table 2 (constant,
-piecewise, linear) and Table 4's trigonometric ones.
+Source: "Randomized Sharpness-Aware Training for Boosting Computational Efficiency in Deep Learning" (arXiv 2203.09962),
+Table 2 (constant, piecewise, linear) and Table 4's trigonometric ones.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from noiserobust.errors import UserError
 from noiserobust.minima import Measure
 from noiserobust.models import Factory, ModelSpec
 from noiserobust.noise import NoiseModel
+from noiserobust.spec import Described
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.training.rules.base import Method
 from noiserobust.training.settings import TrainSettings
@@ -113,12 +114,11 @@ def _settings(stored: Mapping[str, Any], folder: Path, model: ModelSpec | None) 
             f"expected settings that this version knows, got {', '.join(unknown)} in {folder}; use the version that "
             "trained it"
         )
-    values: dict[str, Any] = dict(stored)
+    values: dict[str, Any] = dict(stored) | ({"model": model} if model else {})
     # What a file names is code that only a person may start.
-    for name, kind in (("method", Method), ("select_noise", NoiseModel)):
-        values[name] = kind.parse(values[name], imports=False)
+    kinds: dict[str, type[Described]] = {"method": Method, "select_noise": NoiseModel, "model": ModelSpec}
+    values |= {name: kind.parse(values[name], imports=False) for name, kind in kinds.items() if name in values}
     values["log"] = [Measure.parse(text, imports=False) for text in values.get("log", ())]
-    values["model"] = model or ModelSpec.parse(values["model"], imports=False)
     # A run that was trained on a GPU can be read without one.
     if str(values.get("device")).startswith("cuda") and not torch.cuda.is_available():
         values["device"] = "cpu"

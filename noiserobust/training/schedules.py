@@ -1,6 +1,7 @@
 """Schedules over training: of a rule's strength, and of the learning rate.
 
-Source of the strengths': "Incorruptible Neural Networks", section 5.2. With T_w the warm-up and m the maximum, the
+Source of the strengths': "Incorruptible Neural Networks" (arXiv 2602.07320), section 5.2; but for the cosine, an option
+of the code of mixed RWP's authors. With T_w the warm-up and m the maximum, the
 strength at step t is m from T_w on, and before that m t/T_w (linear), m (t/T_w)^2 (quadratic) or 0 (off to on).
 """
 
@@ -103,10 +104,7 @@ class OffToOn(WarmUp, name="off-to-on"):
 
 @dataclass(frozen=True)
 class Cosine(WarmUp, name="cosine"):
-    """From 0 as half a cosine, m (1 - cos(pi t/T_w)) / 2, over all of training by default.
-
-    Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization" (mARWP).
-    """
+    """From 0 as half a cosine, m (1 - cos(pi t/T_w)) / 2, over all of training by default."""
 
     example: ClassVar[str] = "cosine:0.02"
 

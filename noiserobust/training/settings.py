@@ -103,7 +103,7 @@ class TrainSettings:
     """Measures of every epoch's weights as further columns of the log, such as ascent_sharpness:0.05 or path_length
     (docs/measures.md); they change no weights and no run's name."""
     log_on: tuple[Literal["train", "validation", "test"], ...] = ("train",)
-    """Images that they look at."""
+    """Images that they are measured on."""
     log_images: int = 1000
     """How many of each (a fixed sample, stratified by class; all if there are fewer)."""
     seed: int = 0
@@ -143,12 +143,7 @@ class TrainSettings:
         from noiserobust.training.schedules import check_warmup
 
         check_warmup("expected lr_warmup", self.lr_warmup)
-        if self.weight_clip is not None and not self.weight_clip > 0:
-            raise UserError(
-                f"expected weight_clip > 0 (times the layer's rms), got {self.weight_clip}; 2 to 4 is usual"
-            )
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise UserError(f"expected clip_norm > 0, got {self.clip_norm}; leave it out for no gradient clipping")
+        check_clipping(self.clip_norm, self.weight_clip)
         _check_device(self.device)
 
     def _read_texts(self) -> None:
@@ -176,7 +171,7 @@ class TrainSettings:
         return {name: _plain(value) for name, value in values.items()}
 
     def augmentation(self, splits: Splits) -> tuple[int, bool]:
-        """Crop padding and flips: the settings' own, or what suits the data."""
+        """Crop padding and flips: those set, or what suits the data."""
         return (
             splits.crop if self.crop is None else self.crop,
             splits.flip if self.flip is None else self.flip,
@@ -201,6 +196,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(part) for part in value]
     return str(value) if isinstance(value, Described) else value
+
+
+def check_clipping(clip_norm: float | None, weight_clip: float | None) -> None:
+    """Refuse limits of gradients and weights that are not above 0."""
+    if clip_norm is not None and not clip_norm > 0:
+        raise UserError(f"expected clip_norm > 0, got {clip_norm}; leave it out for no gradient clipping")
+    if weight_clip is not None and not weight_clip > 0:
+        raise UserError(f"expected weight_clip > 0 (times the layer's rms), got {weight_clip}; 2 to 4 is usual")
 
 
 def _check_device(device: str) -> None:

@@ -112,7 +112,7 @@ class _Trainer:
             classes=len(train.classes),
         )
         self.steps = settings.epochs * len(self.batches)
-        _require_samples(len(train), settings.batch_size, processes.count)
+        processes.require_samples(len(train), settings.batch_size)
         self.watched = (
             [] if self.held_out is None else prepare(self.held_out, device, channels_last=settings.channels_last)
         )
@@ -278,16 +278,6 @@ class _Trainer:
     @property
     def _resume_file(self) -> Path:
         return self.run.folder / "resume.pt"
-
-
-def _require_samples(samples: int, batch_size: int, ranks: int) -> None:
-    """Refuse batches that leave a rank without a sample: it could not take part in that step."""
-    least = min(batch_size, samples % batch_size or batch_size)
-    if least < ranks:
-        raise UserError(
-            f"expected batches of at least one sample per rank, got a batch of {least} for {ranks} ranks; "
-            "change batch_size, or start fewer processes"
-        )
 
 
 def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Labelled, Labelled | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,13 +17,17 @@ from noiserobust.rng import Stream
 from noiserobust.spec import Described
 
 
-class Opened(ABC):
-    """One network, ready to compute with the weights of chip after chip."""
+class Opened:
+    """One network, ready to compute with the weights of chip after chip; here the network itself, its parameters
+    holding what the arrays give."""
 
     report: str = ""
     """One line: what of the network this backend computes, and what it leaves to the direct path and why."""
 
-    @abstractmethod
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    @contextmanager
     def reading(
         self,
         programmed: Programmed | None,
@@ -31,12 +35,14 @@ class Opened(ABC):
         t: float | None = None,
         read: int = 0,
         compensation: Compensation = "none",
-    ) -> AbstractContextManager[nn.Module]:
+    ) -> Iterator[nn.Module]:
         """Inside, the module it gives computes with what the arrays of ``programmed`` give at ``t`` (s) and ``read``.
 
         ``None`` is a chip without weight noise. ``stream`` names the chip: whatever else is random comes from it. The
         network is restored bit for bit afterwards, also after an exception.
         """
+        with nullcontext() if programmed is None else programmed.read(t, read, compensation):
+            yield self.network
 
 
 @dataclass(frozen=True)
@@ -67,24 +73,4 @@ class Direct(Backend, name="direct"):
         return True
 
     def open(self, network: nn.Module, noisy: NoisyWeights, images: Tensor, precision: Precision = "fp32") -> Opened:
-        return _Network(network)
-
-
-class _Network(Opened):
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-
-    @contextmanager
-    def reading(
-        self,
-        programmed: Programmed | None,
-        stream: Stream,
-        t: float | None = None,
-        read: int = 0,
-        compensation: Compensation = "none",
-    ) -> Iterator[nn.Module]:
-        if programmed is None:
-            yield self.network
-            return
-        with programmed.read(t, read, compensation):
-            yield self.network
+        return Opened(network)

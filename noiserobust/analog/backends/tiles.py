@@ -107,7 +107,8 @@ class Tiles(Opened):
     """A network whose layers are swapped for aihwkit's while a chip is read; nothing else of it is copied."""
 
     def __init__(self, backend: Aihwkit, network: nn.Module, noisy: NoisyWeights, images: Tensor) -> None:
-        self.backend, self.network, self.noisy = backend, unwrap(network), noisy
+        super().__init__(unwrap(network))
+        self.backend, self.noisy = backend, noisy
         self.layers: dict[str, list[Layer]] = {}
         """The layers on tiles, by the name of the weight that they compute with."""
         aihwkit, left = load_aihwkit(), {}
@@ -141,7 +142,7 @@ class Tiles(Opened):
                 rows, factor = programmed.weight(weight.name, t, read, compensation), None
             else:
                 rows = programmed.weight(weight.name, t, read)
-                factor = compensation_factor(programmed.chips[weight.name], rows, compensation)
+                factor = compensation_factor(programmed.chip(weight.name), rows, compensation)
             for layer in layers:
                 layer.write(rows, factor)
             return weight.from_rows(rows if factor is None else rows * factor)
@@ -184,9 +185,8 @@ class Layer:
                 raise _Refused("its weight is used without a call of the layer")
             inputs, outputs = call
             with torch.no_grad():
-                found = self.analog(inputs)
-            same = found.shape == outputs.shape and (found - outputs).abs().max() <= ROUNDING * outputs.abs().max()
-            if not same:
+                y = self.analog(inputs)
+            if y.shape != outputs.shape or (y - outputs).abs().max() > ROUNDING * outputs.abs().max():
                 raise _Refused("aihwkit's gives another output")
         except Exception as error:  # whatever aihwkit cannot do
             raise _Refused(f"{kind}: {(str(error) or type(error).__name__).splitlines()[0]}") from None

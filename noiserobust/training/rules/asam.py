@@ -13,7 +13,8 @@ from noiserobust.training.schedules import Progress, Schedule, strength_at
 
 @dataclass(frozen=True)
 class ASAM(Climbing, name="asam"):
-    r"""Step with the gradient at :math:`w + \rho\, T^2 g / \lVert T g \rVert_2`, one norm over all tensors.
+    r"""SAM that climbs further where weights are larger: the gradient is taken at
+    :math:`w + \rho\, T^2 g / \lVert T g \rVert_2`, one norm over all tensors.
 
     T is :math:`|w| + \eta` element by element on weights and 1 on biases (parameters whose name says bias), so that
     the neighbourhood does not change when a layer is re-scaled.

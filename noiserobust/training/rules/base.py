@@ -1,4 +1,4 @@
-"""A training method decides which gradients are taken; the engine knows how."""
+"""A training rule decides which gradients are taken; the engine knows how."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from noiserobust.training.schedules import Progress
 
 @dataclass(frozen=True)
 class Method(Described, family="method"):
-    """One training step as a few lines of "gradient here, gradient there, combine".
+    """A training rule: where a step takes its gradients, and how it combines them.
 
-    A rule states the :meth:`perturbation` of a step and, in :meth:`perturbed_step`, what is done with it; or, when it
-    is another kind of rule, all of :meth:`step`. A method is its settings and never changes; what a run must remember
-    from step to step lies in ``engine.memory``.
+    It states the :meth:`perturbation` of a step and, in :meth:`perturbed_step`, what is done with it; or, when it is
+    another kind of rule, all of :meth:`step`. A rule is its settings and never changes; what a run must remember from
+    step to step lies in ``engine.memory``.
     """
 
     every_step: ClassVar[bool] = False
-    """Whether the method must see every step of a run, so that a coin cannot leave any out."""
+    """Whether the rule must see every step of a run, so that RST cannot leave any out."""
 
     def prepare(self, engine: Engine) -> str:
         """Lay out what the run will remember, before it starts (the first step does it, too).
 
-        What a person should know of it in one line, such as how much memory it takes; empty for nothing.
+        Returns what a person should know of it in one line, such as how much memory it takes; empty for nothing.
         """
         return ""
 
@@ -37,11 +37,11 @@ class Method(Described, family="method"):
 
     @property
     def visitable(self) -> bool:
-        """Whether a measure that applies :meth:`perturbation` finds the point where the update gradient is taken."""
+        """Whether :meth:`perturbation` alone says where the update gradient is taken, so that measures can go there."""
         return type(self).step is Method.step
 
     def step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
-        """Take the gradients this method wants and commit once; the clean pass's output (or the only one's)."""
+        """Take the gradients of this rule and commit once; returns the clean pass's output (or the only one's)."""
         perturbation = self.perturbation(progress)
         if perturbation.is_identity:
             return plain_step(engine, batch).at(perturbation)

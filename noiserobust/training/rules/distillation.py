@@ -1,4 +1,4 @@
-"""What SAF and MESA share: a loss term that keeps outputs near a teacher's, the network's own past or its average."""
+"""What SAF and MESA share: a loss term that keeps outputs near a teacher's, the network of the past or its average."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from noiserobust.training.schedules import Progress, Schedule, check_strength, s
 
 @dataclass(frozen=True)
 class SelfDistillation(Method):
-    """Rules that add ``lam tau^2 KL(softmax(past / tau) || softmax(logits / tau))`` to the loss of every sample.
+    """Rules with a teacher: they add ``lam tau^2 KL(softmax(past / tau) || softmax(logits / tau))`` to every sample's
+    loss, ``past`` being the teacher's logits.
 
     - ``lam``: weight of that term, a number or a schedule.
     - ``tau``: temperature. ``start``: epochs without the term (E_start).

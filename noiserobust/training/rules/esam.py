@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from noiserobust.analog.vectors import TINY, norm, scale
+from noiserobust.analog.vectors import only
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
 from noiserobust.minima.subset import most_risen
@@ -17,7 +17,7 @@ from noiserobust.training.schedules import Progress, Schedule, check_strength, s
 
 @dataclass(frozen=True)
 class ESAM(Method, name="esam"):
-    r"""SAM that perturbs a random choice of tensors (SWP) and steps on the samples that it hurts most (SDS).
+    r"""SAM at less cost: it perturbs a random choice of tensors (SWP) and steps on the samples hurt most by it (SDS).
 
     SWP: every tensor is chosen with probability beta (never none), the gradient at w is taken for the chosen ones only,
     and :math:`e = \rho\, g_S / (\beta \lVert g_S \rVert_2)`. SDS: of B samples exactly max(1, floor(gamma B)) are kept,
@@ -72,15 +72,16 @@ class ESAM(Method, name="esam"):
 
     def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Ascent) -> Output:
         chosen = self.chosen(engine, progress.step)
-        everything = self.scaling == "full" or all(chosen)
-        out = engine.gradient(batch, sync=False, wrt=None if everything else chosen)
-        gradient = engine.take()
-        step = [g if wanted else None for g, wanted in zip(gradient, chosen, strict=True)]
+        whole = self.scaling == "full"
+        out = engine.gradient(batch, sync=False, wrt=None if whole or all(chosen) else chosen)
         share = 1 - self.beta if self.scaling == "paper" else self.beta
-        if any(g is not None for g in step):  # else only tensors that the loss does not reach were chosen: e = 0
-            length = norm(gradient if self.scaling == "full" else step)
-            scale(step, perturbation.rho / share / (length + TINY))
+        ascent = replace(perturbation, rho=perturbation.rho / share)
+        # Scaled before or after the choice: by the norm of the whole gradient, or of the chosen tensors.
+        gradient = engine.take()
+        step = only(ascent.step(engine.weights, gradient, engine.stream()) if whole else gradient, chosen)
         gradient.clear()
+        if not whole and any(g is not None for g in step):  # else the loss reaches no tensor that was chosen: e = 0
+            step = ascent.step(engine.weights, step, engine.stream())
         with engine.moved(step):
             rows = None
             if self.gamma < 1:

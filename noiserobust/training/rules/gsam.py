@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from noiserobust.analog.vectors import add, along, clones, scale
+from noiserobust.analog.vectors import add, along, clones, scale, scale_to
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.micro_batches import AnyBatch
-from noiserobust.training.rules.sam import Climbing, unit_scaled
+from noiserobust.training.rules.sam import Climbing
 
 
 @dataclass(frozen=True)
 class GSAM(Climbing, name="gsam"):
-    r"""Descend the perturbed loss, ascend the part of the clean gradient that is orthogonal to it.
+    r"""SAM that also shrinks the gap between perturbed and clean loss: it ascends the part of the clean gradient that
+    is orthogonal to the perturbed one.
 
     The step is :math:`g_p - \alpha (g - \mathrm{proj}_{g_p} g)`, with SAM's g and g_p; ranks combine their own
     gradients and average the result once.
@@ -61,7 +62,7 @@ class GSAM(Climbing, name="gsam"):
         scale(perturbed, (1 + self.alpha * share) * (1 - clean))
         combined = add(perturbed, gradient, -self.alpha * (1 - clean))
         if clean:
-            combined = add(combined, unit_scaled(engine, gradient) if unit else gradient, clean)
+            combined = add(combined, scale_to(gradient, engine.loss_scale) if unit else gradient, clean)
         # With sync both were averages already, and so is what was made of them.
         engine.put(combined if self.sync else engine.average(combined))
         engine.commit()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from noiserobust.analog.vectors import TINY, Vector, add, along, clones, norm
+from noiserobust.analog.vectors import Vector, add, along, clones, divisor, norm
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
 from noiserobust.training.engine import Engine, Output
@@ -20,7 +18,9 @@ from noiserobust.training.schedules import Progress
 
 @dataclass(frozen=True)
 class LookSAM(Climbing, name="looksam"):
-    r"""SAM at every k-th step, which leaves :math:`g_v = g_p - \mathrm{proj}_g\, g_p`; in between the step is
+    r"""SAM at every k-th step only; the steps in between re-use the direction in which it had changed the gradient.
+
+    A step of SAM leaves :math:`g_v = g_p - \mathrm{proj}_g\, g_p`; in between the step is
     :math:`g + \alpha (\lVert g \rVert / \lVert g_v \rVert)\, g_v`.
 
     - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`. :math:`g_v` is made of gradients averaged over ranks.
@@ -51,15 +51,15 @@ class LookSAM(Climbing, name="looksam"):
         climbs = memory["calls"] % self.k == 0
         if climbs:
             out, direction = self._climb(engine, batch, perturbation)
-            lengths = None
         else:
             out, direction = engine.gradient(batch), memory["direction"]
             gradients = engine.take()
-            lengths = self._lengths(gradients, direction, memory.get("lengths"))
-            engine.put(self._turned(gradients, direction, lengths["norms"]))
+            for part, axis in self._parts(gradients, direction):
+                part[:] = add(part, axis, self.alpha * norm(part) / divisor(axis))
+            engine.put(gradients)
         # What an overflow left is not re-used: that step is skipped, and the next one climbs again.
         if engine.commit() or not climbs:
-            engine.memory[self.name] = {"calls": memory["calls"] + 1, "direction": direction, "lengths": lengths}
+            engine.memory[self.name] = {"calls": memory["calls"] + 1, "direction": direction}
         return out
 
     def _climb(self, engine: Engine, batch: AnyBatch, perturbation: Ascent) -> tuple[Output, Vector]:
@@ -76,24 +76,8 @@ class LookSAM(Climbing, name="looksam"):
         engine.put(perturbed)
         return out, direction
 
-    @torch.no_grad()
-    def _lengths(
-        self, gradients: Vector, direction: Vector, known: dict[str, list[Any]] | None
-    ) -> dict[str, list[Any]]:
-        """||g_v|| of the parts: taken once, not at every step that re-uses g_v, unless other gradients are there."""
-        there = [gradient is not None for gradient in gradients]
-        if known is not None and known["there"] == there:
-            return known
-        return {"there": there, "norms": [norm(axis) for _, axis in self._parts(gradients, direction)]}
-
-    @torch.no_grad()
-    def _turned(self, gradients: Vector, direction: Vector, lengths: Sequence[Tensor]) -> Vector:
-        for (part, axis), length in zip(self._parts(gradients, direction), lengths, strict=True):
-            part[:] = add(part, axis, self.alpha * norm(part) / (length + TINY))
-        return gradients
-
     def _parts(self, gradients: Vector, others: Vector) -> list[tuple[Vector, Vector]]:
-        """All tensors together, or each alone, of those that both have (changed in place: they are the tensors)."""
+        """All tensors that both have, as one part or each as its own; they are the tensors themselves, not copies."""
         pairs: list[tuple[Tensor | None, Tensor | None]] = [
             (g, o) for g, o in zip(gradients, others, strict=True) if g is not None and o is not None
         ]

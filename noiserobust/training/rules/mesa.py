@@ -1,4 +1,4 @@
-"""Memory-efficient sharpness-aware training for free (MESA): against the network's own moving average."""
+"""Memory-efficient sharpness-aware training for free (MESA): outputs are kept near those of the weights' average."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from noiserobust.training.schedules import Progress, Schedule
 
 @dataclass(frozen=True)
 class MESA(SelfDistillation, name="mesa"):
-    r"""Loss + :math:`\lambda \tau^2 \mathrm{KL}(f_v(x) / \tau,\; f_w(x) / \tau)`, v being the weights' moving average
-    :math:`v \leftarrow \beta v + (1 - \beta) w`.
+    r"""Keep outputs near those of the weights' moving average v, :math:`v \leftarrow \beta v + (1 - \beta) w`: the loss
+    is that of training + :math:`\lambda \tau^2 \mathrm{KL}(f_v(x) / \tau,\; f_w(x) / \tau)`.
 
     - ``lam``, ``tau``, ``start``, ``scaling``: see :class:`SelfDistillation`; lam 0.3 and beta 0.9998 on ImageNet.
     - ``beta``: decay of the average, in [0, 1).
-    - ``update``: ``after`` the step, as released, or ``before`` the forward pass, as in Algorithm 1.
+    - ``update``: ``after`` the step, as released, or ``before`` the forward pass, as in Algorithm 1. Either way a
+      step's teacher has averaged the weights up to that step's own: training is the same.
 
     The average starts at the initial weights and is kept up from the first step on; the network with it runs in eval
     mode, its buffers being averaged too, and only after ``start`` epochs.
@@ -52,7 +53,7 @@ class MESA(SelfDistillation, name="mesa"):
         return ""
 
     def average(self, engine: Engine) -> dict[str, Tensor]:
-        """v and the averaged buffers by name: the network's own when it is first asked for."""
+        """v and the averaged buffers by name; at first those of the network."""
         if self.name not in engine.memory:
             engine.memory[self.name] = {name: _precise(value).clone() for name, value in _tensors(engine).items()}
         return engine.memory[self.name]

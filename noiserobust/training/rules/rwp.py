@@ -16,7 +16,7 @@ from noiserobust.training.schedules import Progress, Schedule, check_strength, s
 
 @dataclass(frozen=True)
 class RWP(Method, name="rwp"):
-    r"""Step with the gradient :math:`\nabla L(w + e)`, e drawn anew from ``noise`` for every minibatch.
+    r"""Train under the noise itself: step with the gradient :math:`\nabla L(w + e)`, e drawn anew for every minibatch.
 
     - ``noise``: any noise model; it perturbs the analog weights.
     - ``schedule``: factor on the noise's strength over training (``noise.scaled``), a number or a schedule.
@@ -25,7 +25,7 @@ class RWP(Method, name="rwp"):
     There is one pass only, so normalisation statistics learn from it (from the first, with several draws).
 
     Cost: ``draws`` forward and backward passes, and the draws of the noise.
-    Source: "Incorruptible Neural Networks", Eq. 2.
+    Source: "Incorruptible Neural Networks" (arXiv 2602.07320), Eq. 2.
     """
 
     example: ClassVar[str] = "rwp:gaussian(0.1),schedule=quadratic(1.0)"

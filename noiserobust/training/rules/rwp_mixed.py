@@ -17,14 +17,16 @@ from noiserobust.training.schedules import Progress, Schedule, check_strength, s
 
 @dataclass(frozen=True)
 class MixedRWP(Method, name="rwp-mixed"):
-    r"""Step with :math:`\alpha\, \nabla L_1(w) + (1 - \alpha) \nabla L_2(w + e)`,
-    :math:`e \sim N(0, (\gamma \lVert w_k \rVert_2)^2)` for every filter k.
+    r"""Step with a mixture of the clean gradient and one at noisy weights,
+    :math:`\alpha\, \nabla L_1(w) + (1 - \alpha) \nabla L_2(w + e)`.
 
-    - ``gamma``: size of the noise, a number or a schedule (``cosine(0.02)`` is mARWP); 0.01 on CIFAR, 0.005 on
-      ImageNet, 0.001 for a ViT. It perturbs every parameter; one of a single dimension is one filter.
+    e is drawn filter by filter (output channels k): :math:`e_k \sim N(0, (\gamma \lVert w_k \rVert_2)^2)`.
+
+    - ``gamma``: size of the noise, a number or a schedule, such as ``cosine(0.02)``; 0.01 on CIFAR, 0.005 on ImageNet,
+      0.001 for a ViT. It perturbs every parameter; one of a single dimension is one filter.
     - ``alpha``: weight of the *clean* gradient.
-    - ``batches``: the batch of the noisy gradient is a ``different`` one, that of the step before (the first step uses
-      its own twice), or the ``same``.
+    - ``batches``: the batch of the noisy gradient is a ``different`` one, that of the step before (the first step takes
+      one batch for both), or the ``same``.
     - ``parallel``: under DDP the first ranks take the clean gradient and the others the noisy one, each of its own
       batch: one forward-backward of wall time. Each rank's mean loss is weighted so that the average over ranks is
       exactly alpha times the mean over all clean samples plus 1 - alpha times the mean over all noisy ones.
@@ -34,9 +36,8 @@ class MixedRWP(Method, name="rwp-mixed"):
     halves every rank takes them from rank 0, a clean one.
 
     Cost: two forward and two backward passes; with parallel halves one of each on every rank.
-    Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization" (TMLR 2024;
-    arXiv 2404.00357), Eq. 4, section 3.2 and Algorithm 1 (its "N(0, gamma ||w_k||)" read as a standard deviation, as
-    its code does).
+    Source: Li et al., "Efficient Generalization Improvement Guided by Random Weight Perturbation" (arXiv 2211.11489),
+    Eq. 4, section 3.2 and Algorithm 1 (its "N(0, gamma ||w_k||)" read as a standard deviation, as its code does).
     """
 
     example: ClassVar[str] = "rwp-mixed:cosine(0.01)"

@@ -1,4 +1,4 @@
-"""Sharpness-aware training for free (SAF): against the network's own outputs of some epochs ago."""
+"""Sharpness-aware training for free (SAF): outputs are kept near those of some epochs ago."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ NEVER = -(2**30)
 
 @dataclass(frozen=True)
 class SAF(SelfDistillation, name="saf"):
-    r"""Loss + :math:`\lambda \tau^2 \mathrm{KL}(\hat y^{(e - \tilde E)} / \tau,\; f(x) / \tau)`, the past logits being
-    those of the same sample ``back`` epochs ago.
+    r"""Keep every sample's outputs near those of ``back`` epochs ago: the loss is that of training +
+    :math:`\lambda \tau^2 \mathrm{KL}(\hat y^{(e - \tilde E)} / \tau,\; f(x) / \tau)`, with that sample's past logits.
 
     - ``lam``, ``tau``, ``start``: see :class:`SelfDistillation`; 10 epochs for a ResNet on ImageNet, 150 for a ViT.
     - ``scaling``: ``paper`` has lambda twice, as printed (Eq. 9 and Algorithm 1), and no tau^2.

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: climb to w + e, step with the gradient found there."""
+"""Sharpness-aware minimisation: climb to w + e, step with the gradient taken there."""
 
 from __future__ import annotations
 
@@ -48,19 +48,21 @@ class Climbing(Method):
     def mixed_step(
         self, engine: Engine, batch: AnyBatch, perturbation: Ascent, clean: float, unit: bool = False
     ) -> Output:
-        """Step with ``clean * g + (1 - clean) * (what the rule steps with)``; ``unit`` takes g / ||g|| for g."""
+        """Step with ``clean * g + (1 - clean) * (what the rule steps with)``; ``unit`` takes g / ||g|| for g (times the
+        loss scale, which the engine takes out again)."""
         out = engine.gradient(self.climbed(engine, batch), sync=self.sync)
         gradient = engine.take()
         if clean:
             # Put back before the second pass: ranks then average both parts at once.
-            engine.put(unit_scaled(engine, clones(gradient)) if unit else clones(gradient), weight=clean)
+            part = clones(gradient)
+            engine.put(scale_to(part, engine.loss_scale) if unit else part, weight=clean)
         with self.climb(engine, gradient, perturbation):
             engine.gradient(batch, norm_stats=False, weight=1 - clean)
         engine.commit()
         return out
 
     def climbed(self, engine: Engine, batch: AnyBatch) -> AnyBatch:
-        """The samples whose gradient is climbed, here the step's own."""
+        """The samples whose gradient is climbed, here those of the step."""
         return batch
 
     def climb(self, engine: Engine, gradient: Vector, perturbation: Ascent) -> AbstractContextManager[None]:
@@ -70,17 +72,18 @@ class Climbing(Method):
 
 @dataclass(frozen=True)
 class SAM(Climbing, name="sam"):
-    r"""Step with the gradient at :math:`w + \rho\, g / (\lVert g \rVert_2 + 10^{-12})`, one norm over all tensors.
+    r"""Climb to where the loss is high nearby, and step with the gradient taken there, at
+    :math:`w + \rho\, g / (\lVert g \rVert_2 + 10^{-12})`, one norm over all tensors.
 
     - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`.
     - ``alpha``: weight of the clean gradient in the step, ``alpha g + (1 - alpha) g_p``.
     - ``batches``: g and g_p are of the ``same`` batch, or g of a ``different`` one, that of the step before (the first
-      step uses its own twice), which undoes SAM: "Efficient Generalization Improvement Guided by Random Weight
+      step takes one batch for both), which undoes SAM: "Efficient Generalization Improvement Guided by Random Weight
       Perturbation" (arXiv 2211.11489), appendix C.
 
     Cost: two forward and two backward passes.
     Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization" (arXiv 2010.01412),
-    Eq. 2 and 3; "Incorruptible Neural Networks", Eq. 1; mixing: "Revisiting Random Weight Perturbation", section 4.7.
+    Eq. 2 and 3; "Incorruptible Neural Networks" (arXiv 2602.07320), Eq. 1; ``alpha``: arXiv 2211.11489, section 4.7.
     """
 
     example: ClassVar[str] = "sam:0.05"
@@ -104,8 +107,3 @@ class SAM(Climbing, name="sam"):
 
     def climbed(self, engine: Engine, batch: AnyBatch) -> AnyBatch:
         return batch if self.batches == "same" else previous(engine.own_memory, self.name, batch)
-
-
-def unit_scaled(engine: Engine, gradient: Vector) -> Vector:
-    """``g / ||g||``, times the loss scale that :meth:`Engine.commit` takes out again."""
-    return scale_to(gradient, engine.loss_scale)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -12,6 +11,7 @@ import torch
 from noiserobust.analog.vectors import Vector, multiply
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
+from noiserobust.minima.subset import count_of
 from noiserobust.training.engine import Engine
 from noiserobust.training.rules.sam import Climbing
 
@@ -84,7 +84,6 @@ def _largest(scores: Vector, fraction: float) -> Vector:
     """Masks that keep exactly the share of largest scores over all tensors."""
     flat = torch.cat([score.reshape(-1) for score in scores if score is not None])
     keep = torch.zeros_like(flat, dtype=torch.bool)
-    # The small number makes 0.29 of 100 what a person means by it: 29, not floor(28.999...).
-    keep[flat.topk(max(1, math.floor(fraction * flat.numel() + 1e-9)), sorted=False).indices] = True
+    keep[flat.topk(count_of(fraction, flat.numel()), sorted=False).indices] = True
     pieces = iter(keep.split([score.numel() for score in scores if score is not None]))
     return [None if score is None else next(pieces).view(score.shape) for score in scores]
