@@ -67,19 +67,18 @@ class Encoder(nn.Module):
 
 
 def cases() -> list[Case]:
-    found = []
+    networks = []
     for width in (8, 16, 24, 32, 64):
         model = ModelSpec.parse(f"resnet18:width={width}").build(3, 10)
         name = f"ResNet-18, width {width}, 32 x 32"
-        found.append(Case("convolutional", name, model, torch.randn(1, 3, 32, 32), width < 32, 20))
+        networks.append(Case("convolutional", name, model, torch.randn(1, 3, 32, 32), width < 32, 20))
     for size, batch in ((64, 24), (224, 4)):
         model = torchvision.models.resnet50()
-        found.append(
-            Case("convolutional", f"ResNet-50, {size} x {size}", model, torch.randn(1, 3, size, size), False, batch)
-        )
+        name = f"ResNet-50, {size} x {size}"
+        networks.append(Case("convolutional", name, model, torch.randn(1, 3, size, size), False, batch))
     for d in (64, 128, 192, 256, 512, 1024):
-        found.append(Case("transformer", f"2 blocks, d = {d}", Encoder(d), torch.randn(1, 64, d), d < 256, 4))
-    return found
+        networks.append(Case("transformer", f"2 blocks, d = {d}", Encoder(d), torch.randn(1, 64, d), d < 256, 4))
+    return networks
 
 
 def counted(case: Case) -> tuple[int, int, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -16,18 +17,8 @@ from noiserobust.cli import COMMANDS, app, command_class, main
 from noiserobust.cli.flags import flags_of
 
 HEAVY = {
-    "torch",
-    "numpy",
-    "pandas",
-    "scipy",
-    "pyarrow",
-    "matplotlib",
-    "sklearn",
-    "aihwkit",
-    "torchvision",
-    "ray",
-    "tqdm",
-}
+    "torch", "numpy", "pandas", "scipy", "pyarrow", "matplotlib", "sklearn", "aihwkit", "torchvision", "ray", "tqdm",
+}  # fmt: skip
 LIGHT = [
     [],
     ["--help"],
@@ -108,8 +99,6 @@ def test_help_describes_every_flag_once(command: str, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_can_be_read(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every invocation that help shows is one that the command understands."""
-    import shlex
-
     kind = command_class(command)
     ran = []
     monkeypatch.setattr(kind, "run", lambda read: ran.append(read))
@@ -185,19 +174,7 @@ def test_interrupted_while_starting(capsys: pytest.CaptureFixture[str], monkeypa
 def test_words_become_values() -> None:
     from noiserobust.cli.flags import read_command
 
-    words = [
-        "a",
-        "b",
-        "--noise",
-        "pcm",
-        "--noise",
-        "gaussian:0.1",
-        "--times",
-        "25s",
-        "3600",
-        "--no-fold",
-        "--batch_size=8",
-    ]
+    words = shlex.split("a b --noise pcm --noise gaussian:0.1 --times 25s 3600 --no-fold --batch_size=8")
     read = read_command(command_class("evaluate"), words, "noiserobust evaluate")
     assert read.checkpoints == ("a", "b")
     assert read.noise == ("pcm", "gaussian:0.1")

@@ -7,7 +7,7 @@ from typing import Any
 
 from noiserobust.noise import Gaussian
 from noiserobust.papers.grid.artefacts import Cell, artefact
-from noiserobust.papers.grid.derived import Gain, Percent
+from noiserobust.papers.grid.derived import Computed, gain, percent
 from noiserobust.papers.grid.measured import heights, step_time
 from noiserobust.papers.grid.quantity import Accuracy, Logged, logging
 from noiserobust.papers.grid.scale import Grid
@@ -89,9 +89,9 @@ def ablated(at: Grid, data: str, network: str) -> dict[str, TrainSettings]:
     return {"SGD": whole["SGD"], "SAM": whole["SAM"], **parts, "ESAM": whole["ESAM"]}
 
 
-def speed(run: TrainSettings, reference: TrainSettings) -> Percent:
+def speed(run: TrainSettings, reference: TrainSettings) -> Computed:
     """Speed in percent of the reference's; both were timed in turn with plain steps, so that a busy machine cancels."""
-    return Percent(step_time(reference, "time"), step_time(run, "time"))
+    return percent(step_time(reference, "time"), step_time(run, "time"))
 
 
 def measured(of: dict[str, TrainSettings], network: str, data: str, gains: bool = False) -> Iterator[Cell]:
@@ -100,7 +100,7 @@ def measured(of: dict[str, TrainSettings], network: str, data: str, gains: bool 
         row = f"{network}, {method}"
         yield Cell(row, data, Accuracy(run))
         if gains and method != "SGD":
-            yield Cell(row, data, Gain(Accuracy(run), Accuracy(of["SGD"])))
+            yield Cell(row, data, gain(Accuracy(run), Accuracy(of["SGD"])))
         yield Cell(row, data, step_time(run, "images_per_second"))
         if method != "SGD":
             yield Cell(row, data, speed(run, of["SAM"]))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from noiserobust.papers.grid.artefacts import Cell, artefact
-from noiserobust.papers.grid.derived import Passes, Times
+from noiserobust.papers.grid.derived import Passes, times
 from noiserobust.papers.grid.measured import (
     fine_tuned,
     heights,
@@ -88,8 +88,8 @@ TIME_NOTE = (
 
 def costs(run: TrainSettings, method: str, row: str, column: str, length: float = 1.0) -> Iterator[Cell]:
     """FLOPs and time in units of plain training."""
-    yield Cell(row, column, Times(Passes(run), length))
-    yield Cell(row, column, Times(step_time(run, "time", halves=method == "RWP"), length))
+    yield Cell(row, column, times(Passes(run), length))
+    yield Cell(row, column, times(step_time(run, "time", halves=method == "RWP"), length))
 
 
 @artefact(PAPER, "Accuracy, FLOPs and time on CIFAR-10 and CIFAR-100", note=TIME_NOTE)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal
+from typing import Any, Literal
 
 from noiserobust.papers.grid.quantity import Quantity
-from noiserobust.papers.grid.scale import Grid
+from noiserobust.papers.grid.scale import Grid, Scale
 
 Kind = Literal[
     "table", "epochs", "trajectory", "strengths", "magnitudes", "scatter", "families", "landscape", "image", "histogram"
@@ -76,3 +76,8 @@ def artefacts_of(paper: str) -> dict[str, Artefact]:
     """All artefacts of ``paper`` by name, in the order of its module."""
     import_module(f"noiserobust.papers.{paper}")
     return _REGISTRY[paper]
+
+
+def grid_of(paper: str, scale: Scale, place: Mapping[str, Any] | None = None) -> Grid:
+    """``paper`` at a scale, with its own recipe; ``place`` as :class:`Grid` takes it."""
+    return Grid(scale, import_module(f"noiserobust.papers.{paper}").RECIPE, place or {})

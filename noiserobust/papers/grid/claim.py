@@ -12,8 +12,8 @@ from scipy import stats
 
 from noiserobust.papers.grid.bench import Bench
 from noiserobust.papers.grid.estimate import here
-from noiserobust.papers.grid.quantity import Logged, Quantity
-from noiserobust.papers.grid.scale import Grid
+from noiserobust.papers.grid.quantity import Logged, Quantity, table
+from noiserobust.papers.grid.scale import Grid, Scale
 from noiserobust.papers.grid.step_time import StepTime
 from noiserobust.report.table import as_markdown
 from noiserobust.storage.rows import read_rows
@@ -41,9 +41,7 @@ class Contrast:
     unit: str = "points"
 
     def pieces(self, bench: Bench) -> list[Piece]:
-        quantities = [self.a] if self.b is None else [self.a, self.b]
-        trained = [bench.training(run, seed) for one in quantities for run in one.runs for seed in bench.seeds]
-        return [*trained, *(piece for one in quantities for piece in one.pieces(bench))]
+        return [piece for quantity in (self.a, self.b) if quantity is not None for piece in quantity.pieces(bench)]
 
     def measured(self, bench: Bench, confidence: float) -> Measured:
         """The difference with its two-sided t interval over trained copies."""
@@ -180,13 +178,9 @@ class Change(Logged):
     """How much it falls instead."""
 
     def values(self, bench: Bench) -> pd.DataFrame:
-        lines = []
-        for seed in bench.seeds:
-            values = bench.log(self.run, seed, (self.y,))[self.y].to_numpy()
-            change = values[-1] - values[round(self.since * (len(values) - 1))]
-            lines.append((seed, -change if self.falls else change))
-        replicate, value = zip(*lines, strict=True)
-        return pd.DataFrame({"replicate": replicate, "draw": 0, "x": np.nan, "value": value})
+        logs = [bench.log(self.run, seed, (self.y,))[self.y].to_numpy() for seed in bench.seeds]
+        changes = np.array([log[-1] - log[round(self.since * (len(log) - 1))] for log in logs])
+        return table(bench.seeds, 0, np.nan, -changes if self.falls else changes)
 
 
 @dataclass(frozen=True)
@@ -198,9 +192,9 @@ class OverEpochs(Logged):
         return means.assign(draw=0, x=np.nan)
 
 
-def claims_text(judged: Sequence[Judgement], open_claims: Sequence[Claim], grid: Grid) -> str:
+def claims_text(judged: Sequence[Judgement], open_claims: Sequence[Claim], scale: Scale) -> str:
     """The judgements at one scale as Markdown: a summary, then every claim with its differences."""
-    lines = [f"## Scale {grid.scale.name}", "\n".join(f"- {line}" for line in grid.scale.says)]
+    lines = [f"## Scale {scale.name}", "\n".join(f"- {line}" for line in scale.says)]
     summary = [["paper", "claim", "verdict"]]
     summary += [[one.claim.paper, f"{one.claim.says} ({one.claim.source})", one.verdict] for one in judged]
     lines.append(as_markdown(summary))

@@ -16,9 +16,8 @@ from noiserobust.analog.filters import filter_noise
 from noiserobust.analog.vectors import norm
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.data import Splits
-from noiserobust.evaluation import Compute, corrupted, evaluate, landscape, sharpness
+from noiserobust.evaluation import Compute, corrupted, evaluate, landscape
 from noiserobust.evaluation.landscapes import SEMANTICS as LANDSCAPE
-from noiserobust.evaluation.measure_minima import SEMANTICS as SHARPNESS
 from noiserobust.evaluation.measure_minima import Part
 from noiserobust.minima import Surface, filter_norms_of
 from noiserobust.models.compute import Precision
@@ -70,35 +69,6 @@ class Measuring:
     def run(self) -> None:
         if not self.result.is_file():
             write_rows(self.measure(), self.result)
-
-
-@dataclass(frozen=True)
-class Sharpness(Measuring):
-    """A measure of :mod:`noiserobust.minima` on a sample of the data."""
-
-    measure_text: str = "loss"
-    part: Part = "test"
-    images: int | None = None
-    semantics: ClassVar[int] = SHARPNESS
-
-    @property
-    def what(self) -> str:
-        return f"{self.measure_text} on {self.images or 'all'} {self.part} images"
-
-    def measure(self) -> pd.DataFrame:
-        settings = self.trained.settings
-        data = data_of(settings)
-        seen = data.train if self.part == "train" else data.test
-        images = None if self.images is None else min(self.images, len(seen))
-        found = sharpness(
-            self.trained.result,
-            data,
-            self.measure_text,
-            part=self.part,
-            images=images,
-            compute=Compute(device=settings.device),
-        )
-        return found.rows
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
@@ -143,6 +144,14 @@ def steps_of(settings: TrainSettings, images: int) -> int:
     return settings.epochs * math.ceil((images - round(held_out * images)) / settings.batch_size)
 
 
+def mean_cost(settings: TrainSettings, steps: int) -> float:
+    """Mean cost of a training step in units of a plain one, a backward pass counting as two forward passes: as the
+    method states it, over so many steps that lie evenly over the run."""
+    epochs = settings.epochs
+    at = [Progress(step, steps, step * epochs // steps, epochs) for step in range(steps)]
+    return sum((forward + 2 * backward) / 3 for forward, backward in map(settings.method.cost, at)) / steps
+
+
 def _stepper(settings: TrainSettings, method: Method) -> Callable[[Progress], Taken]:
     """A function that takes a training step with ``method`` at a place and tells how many passes it took."""
     data = data_of(settings).train
@@ -185,6 +194,7 @@ def engine_of(settings: TrainSettings, channels: int, samples: int, classes: int
     )
 
 
+@cache
 def seconds_per_image(spec: ModelSpec, channels: int, size: int, classes: int, precision: str, device: str) -> float:
     """Seconds of a plain forward and backward pass per image, measured on a few images: what estimates start from."""
     images = 8 if size > 64 else 32
