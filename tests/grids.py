@@ -1,9 +1,10 @@
-"""What the tests of the papers' grids share."""
+"""What the tests of sweeps and of the papers' grids share."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from noiserobust.papers.grid.plan import quantities
 from noiserobust.papers.grid.published_values import FOLDER
 from noiserobust.papers.grid.quantity import Quantity
 from noiserobust.papers.grid.scale import SMALL_GPU
+from noiserobust.sweep import Local, Piece
 from noiserobust.training import TrainSettings
 
 Key = tuple[str, str, str, str]
@@ -22,6 +24,17 @@ NOWHERE = Bench(MINI, Path("nowhere"))
 every_scale = pytest.mark.parametrize(
     "scale", [MINI, SMALL, SMALL_GPU, PAPER], ids=["mini", "small", "small-gpu", "paper"]
 )
+
+
+@dataclass
+class Counting:
+    """The local executor, which notes the names of the pieces that it was given."""
+
+    pieces: list[str]
+
+    def run(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
+        self.pieces += [piece.name for piece in pieces]
+        return Local().run(pieces)
 
 
 def cells(paper: str, name: str, scale: Scale = PAPER) -> list[Cell]:

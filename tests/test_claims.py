@@ -77,7 +77,7 @@ class TestContrast:
 def test_the_detectable_difference_is_seen_four_times_in_five() -> None:
     n, trials = 5, 4000
     contrast = Contrast("a", Given((0.0,) * n))
-    effect = Measured(contrast, n, 0.0, 0.0, 0.0, 1.0).detectable(0.95)
+    effect = Measured(contrast, n, 0.0, 0.0, 0.0, 1.0).detectable
     samples = np.random.default_rng(0).normal(effect, 1.0, (trials, n))
     low = samples.mean(1) - 2.776445 * samples.std(1, ddof=1) / np.sqrt(n)
     # The usual (t + t) approximation is a little generous at few copies; binomial standard error 0.6 %.
@@ -86,25 +86,25 @@ def test_the_detectable_difference_is_seen_four_times_in_five() -> None:
 
 def test_the_copies_that_would_do() -> None:
     contrast = Contrast("a", Given((0.0, 0.0)), published=2.0)
-    needed = int(Measured(contrast, 3, 0.5, -1.0, 2.0, 1.0).needed(0.95))
-    assert Measured(contrast, needed, 0, 0, 0, 1.0).detectable(0.95) <= 2.0
-    assert Measured(contrast, needed - 1, 0, 0, 0, 1.0).detectable(0.95) > 2.0
+    needed = int(Measured(contrast, 3, 0.5, -1.0, 2.0, 1.0).needed)
+    assert Measured(contrast, needed, 0, 0, 0, 1.0).detectable <= 2.0
+    assert Measured(contrast, needed - 1, 0, 0, 0, 1.0).detectable > 2.0
 
 
 def test_the_copies_that_would_show_two_equal() -> None:
     contrast, trials = Contrast("a", Given((0.0, 0.0)), within=1.0), 4000
-    n = int(Measured(contrast, 5, 0.0, -2.0, 2.0, 1.5).needed(0.95))
+    n = int(Measured(contrast, 5, 0.0, -2.0, 2.0, 1.5).needed)
     samples = np.random.default_rng(0).normal(0.0, 1.5, (trials, n))
     half = stats.t.ppf(0.975, n - 1) * samples.std(1, ddof=1) / np.sqrt(n)
     shown = (np.abs(samples.mean(1)) + half < 1).mean()
     assert 0.77 < shown < 0.87
-    fewer = Measured(contrast, 5, 0.5, -2.0, 2.0, 1.5).needed(0.95)
+    fewer = Measured(contrast, 5, 0.5, -2.0, 2.0, 1.5).needed
     assert n < fewer < np.inf
-    assert Measured(contrast, 5, 1.2, -2.0, 2.0, 1.5).needed(0.95) == np.inf
+    assert Measured(contrast, 5, 1.2, -2.0, 2.0, 1.5).needed == np.inf
 
 
 def test_no_copies_are_named_for_a_difference_on_the_other_side() -> None:
-    assert Measured(Contrast("a", Given((0.0, 0.0))), 5, -0.5, -2.0, 2.0, 1.5).needed(0.95) == np.inf
+    assert Measured(Contrast("a", Given((0.0, 0.0))), 5, -0.5, -2.0, 2.0, 1.5).needed == np.inf
 
 
 def test_change_is_the_last_value_minus_that_at_a_share_of_training(tmp_path: Path) -> None:

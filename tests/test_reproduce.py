@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from grids import NOWHERE, every_scale, keys, printed, runs, value
+from commands import refused
+from grids import NOWHERE, Counting, every_scale, keys, printed, runs, value
 from PIL import Image
 from scipy import stats
 
@@ -26,11 +26,11 @@ from noiserobust.papers.grid.bench import unlogged, with_logs
 from noiserobust.papers.grid.derived import Best, Drawn, Passes, gain
 from noiserobust.papers.grid.estimate import here, in_words, seconds_of
 from noiserobust.papers.grid.measured import step_time
-from noiserobust.papers.grid.plan import compute, pieces_of, quantities, rows_of, write
+from noiserobust.papers.grid.plan import compute_in_stages, pieces_of, quantities, rows_of, write
 from noiserobust.papers.grid.quantity import Accuracy, Logged, logging
 from noiserobust.papers.grid.scale import SMALL_GPU
 from noiserobust.storage.rows import read_rows
-from noiserobust.sweep import Executor, Local, Piece, Training
+from noiserobust.sweep import Local, Piece, Training
 from noiserobust.sweep import pieces as sweep_pieces
 from noiserobust.training import SAM, TrainSettings
 from noiserobust.training import settings as training_settings
@@ -97,22 +97,10 @@ def measurements(pieces: Sequence[Piece]) -> list[Piece]:
     return [piece for piece in pieces if not isinstance(piece, Training)]
 
 
-@dataclass
-class Counting:
-    """The local executor, which counts what it was given."""
-
-    pieces: list[str]
-    inner: Executor = dataclasses.field(default_factory=Local)
-
-    def run(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
-        self.pieces += [piece.name for piece in pieces]
-        return self.inner.run(pieces)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     made = plan(tmp_path_factory.mktemp("reproduced"))
-    compute(made.pieces)
+    compute_in_stages(made.pieces, Local())
     return made
 
 
@@ -149,14 +137,14 @@ class TestOneSliceEndToEnd:
 
     def test_nothing_is_computed_twice(self, finished: Plan) -> None:
         counting = Counting([])
-        compute(finished.pieces, counting)
+        compute_in_stages(finished.pieces, counting)
         assert counting.pieces == finished.missing == []
 
     def test_an_interrupted_grid_goes_on_where_it_was(self, finished: Plan) -> None:
         lost = measurements(finished.pieces)[0]
         lost.result.unlink()
         counting = Counting([])
-        compute(finished.pieces, counting)
+        compute_in_stages(finished.pieces, counting)
         assert counting.pieces == [lost.name]
 
     def test_runs_that_artefacts_share_are_trained_once_with_the_logs_of_both(self, finished: Plan) -> None:
@@ -169,7 +157,7 @@ class TestOneSliceEndToEnd:
     def test_two_workers_give_the_same_rows(self, finished: Plan, tmp_path: Path) -> None:
         noisy = some("table1", ["RWP sigma 0.05"], ["sigma 0.07"])
         twin = plan(tmp_path, artefacts=[noisy])
-        compute(twin.pieces, Local(2))
+        compute_in_stages(twin.pieces, Local(2))
         columns = ["row", "column", "replicate", "draw", "value"]
         one, two = (rows_of(noisy, grid(), p.bench)[columns] for p in (finished, twin))
         pd.testing.assert_frame_equal(one, two)
@@ -358,8 +346,8 @@ class TestBest:
         run, shown, apart = grid().run("CIFAR-10", "ResNet-18"), [], []
         for trial in range(120):
             choices = tuple(self.Made(run, salt=10 * trial + k) for k in range(5))
-            for flag, found in ((False, shown), (True, apart)):
-                found.append(Best(choices, apart=flag).values(NOWHERE)["value"].mean())
+            for flag, means in ((False, shown), (True, apart)):
+                means.append(Best(choices, apart=flag).values(NOWHERE)["value"].mean())
         # Of four copies one chooses and three are shown: a mean of 120 means of 3 values, standard error 0.053.
         assert abs(np.mean(apart)) < 0.16
         # The best of five means of four values is 1.16 / 2 = 0.58 high.
@@ -441,12 +429,7 @@ class TestCommand:
         ],
     )
     def test_bad_input_is_one_line(self, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(SystemExit) as stopped:
-            main(["reproduce", *words])
-        assert stopped.value.code == 2
-        error = capsys.readouterr().err
-        assert said in error
-        assert error.count("\n") == 1
+        assert said in refused(["reproduce", *words], capsys)
 
 
 def test_gaussian_of_a_published_sigma_has_a_short_text() -> None:

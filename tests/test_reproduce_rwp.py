@@ -57,11 +57,11 @@ class TestSettings:
 
     def test_figure_7_at_small(self) -> None:
         """The very runs: network, gamma and alpha; no SAM, and alpha 1 is plain training."""
-        found = runs("rwp", SMALL, "figure7")
+        trained = runs("rwp", SMALL, "figure7")
         expected = {Plain(), *(Method.parse(f"rwp-mixed:0.02,alpha={alpha}") for alpha in (0.0, 0.2, 0.5, 0.8))}
-        assert {run.method for run in found} == expected
-        assert {dataclasses.replace(run, method=Plain()) for run in found} == {SMALL.recipe}
-        assert len(found) == 5
+        assert {run.method for run in trained} == expected
+        assert {dataclasses.replace(run, method=Plain()) for run in trained} == {SMALL.recipe}
+        assert len(trained) == 5
 
 
 class TestQuantities:
@@ -108,8 +108,8 @@ class TestCorrupted:
         for name in CORRUPTIONS:
             sets = list(load_corrupted(folder, [name]))
             assert [severity for _, severity, _ in sets] == [1, 2, 3, 4, 5]
-            assert all(torch.equal(found.labels, data.labels) for _, _, found in sets)
-            far = [(found.images - clean).abs().mean().item() for _, _, found in sets]
+            assert all(torch.equal(images.labels, data.labels) for _, _, images in sets)
+            far = [(images.images - clean).abs().mean().item() for _, _, images in sets]
             assert 0 < far[0] < far[2] < far[4], name
         other = corrupted_copy(data, tmp_path / "again")
         assert (other / "shot_noise.npy").read_bytes() == before

@@ -147,11 +147,11 @@ class TestStepTimes:
         """1,297 digits of which 130 are held out, in batches of 400: three steps an epoch."""
         settings = TrainSettings(method=SAM(0.05), epochs=2, batch_size=400)
         bench = Bench(MINI, tmp_path)
-        found = {}
+        values = {}
         for unit in ("minutes", "extra_minutes", "seconds_per_step", "time"):
             quantity = step_time(settings, unit)
             for piece in quantity.measurements(bench):
                 piece.run()
-            found[unit] = value(quantity, bench)
-        assert found["minutes"] == pytest.approx(found["seconds_per_step"] * 6 / 60)
-        assert found["extra_minutes"] == pytest.approx(found["minutes"] * (1 - 1 / found["time"]))
+            values[unit] = value(quantity, bench)
+        assert values["minutes"] == pytest.approx(values["seconds_per_step"] * 6 / 60)
+        assert values["extra_minutes"] == pytest.approx(values["minutes"] * (1 - 1 / values["time"]))

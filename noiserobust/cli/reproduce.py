@@ -45,7 +45,7 @@ class Reproduce(Command):
     """Trained copies of every run (default: the scale's, 3)."""
     computed_by: Workers = field(default_factory=Workers)
     dry_run: bool = False
-    """List what is missing, with an estimate of the time on this machine."""
+    """Only list what is missing, with an estimate of the time on this machine."""
     only_done: bool = False
     """Compute nothing: write every artefact whose pieces are all there."""
 
@@ -65,14 +65,14 @@ class Reproduce(Command):
 
     def _computed(self, pieces: list[Piece]) -> bool:
         """Do what is missing of ``pieces``, unless only what is done is asked for; False if it is only listed."""
-        from noiserobust.papers.grid.plan import compute
+        from noiserobust.papers.grid.plan import compute_in_stages
 
         if self.dry_run:
             self._list(list(dict.fromkeys(pieces)))
         elif not self.only_done:
             executor = self.computed_by.chosen()
             with progress_of_pieces() as tell:
-                compute(pieces, executor, tell)
+                compute_in_stages(pieces, executor, tell)
         return not self.dry_run
 
     def _write(self, pieces: dict[Artefact, list[Piece]], grids: dict[str, Grid], bench: Bench) -> None:

@@ -1,14 +1,12 @@
-"""What is measured of finished runs: pieces beside those of :mod:`noiserobust.sweep`, each leaving one file of rows."""
+"""Pieces that measure finished runs, beside the evaluations of :mod:`noiserobust.sweep`: a file of rows each."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -26,9 +24,8 @@ from noiserobust.papers.grid.corruptions import CORRUPTIONS, corrupted_copy
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.storage.provenance import provenance
-from noiserobust.storage.rows import write_rows
 from noiserobust.sweep import Training
-from noiserobust.sweep.pieces import data_of
+from noiserobust.sweep.pieces import Measurement, data_of
 from noiserobust.training import fit
 from noiserobust.training.rules.base import Plain
 
@@ -36,8 +33,8 @@ CLEAN = Gaussian(0.0)
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """Rows about one finished run, in a file of ``out`` that everything which determines them names."""
+class Measuring(Measurement):
+    """Base of what is measured of one run, in rows with at least a column ``value``."""
 
     trained: Training
     out: Path
@@ -47,10 +44,6 @@ class Measuring:
     @abstractmethod
     def what(self) -> str:
         """What is measured, in words that tell it from everything else that is."""
-
-    @abstractmethod
-    def measure(self) -> pd.DataFrame:
-        """The rows; at least a column ``value``."""
 
     @property
     def about(self) -> str:
@@ -62,13 +55,8 @@ class Measuring:
         return f"{self.what} of {self.trained.settings.label} seed {self.trained.settings.seed}"
 
     @property
-    def result(self) -> Path:
-        about = [type(self).__name__, self.semantics, self.about, self.what]
-        return self.out / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.parquet"
-
-    def run(self) -> None:
-        if not self.result.is_file():
-            write_rows(self.measure(), self.result)
+    def key(self) -> list[Any]:
+        return [type(self).__name__, self.semantics, self.about, self.what]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,8 +18,7 @@ from noiserobust.storage.files import write_atomically
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.rows import write_rows
 from noiserobust.sweep import Executor, Local, Piece, Training
-
-OnPiece = Callable[[Piece, int, int], object]
+from noiserobust.sweep.executors import OnPiece, compute
 
 
 def pieces_of(artefact: Artefact, grid: Grid, bench: Bench) -> list[Piece]:
@@ -33,20 +32,12 @@ def quantities(artefact: Artefact, grid: Grid) -> list[Quantity]:
     return [quantity for quantity in shown if isinstance(quantity, Quantity)]
 
 
-def compute(pieces: Sequence[Piece], executor: Executor | None = None, on_piece: OnPiece | None = None) -> None:
+def compute_in_stages(pieces: Sequence[Piece], executor: Executor | None, on_piece: OnPiece | None = None) -> None:
     """Do what is missing of ``pieces``: trainings, then what is measured of them, then what is timed, which shares
     the machine with nothing."""
-    executor = executor or Local()
-
-    def stage(piece: Piece) -> int:
-        return 0 if isinstance(piece, Training) else 2 if isinstance(piece, StepTime) else 1
-
-    for number, who in ((0, executor), (1, executor), (2, Local())):
-        group = [piece for piece in dict.fromkeys(pieces) if stage(piece) == number]
-        missing = [piece for piece in group if not piece.result.is_file()]
-        for done, piece in enumerate(who.run(missing), 1):
-            if on_piece is not None:
-                on_piece(piece, done, len(missing))
+    compute((piece for piece in pieces if isinstance(piece, Training)), executor, on_piece)
+    compute((piece for piece in pieces if not isinstance(piece, (Training, StepTime))), executor, on_piece)
+    compute((piece for piece in pieces if isinstance(piece, StepTime)), Local(), on_piece)
 
 
 def write(artefact: Artefact, grid: Grid, bench: Bench) -> list[Path]:

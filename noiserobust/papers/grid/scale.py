@@ -220,9 +220,9 @@ class Grid:
                 kept["lr"] = scale.adam_lr
             if kept.get("cutout"):
                 kept["cutout"] = 4 if scale.data[data] == "digits" else kept["cutout"]
-        chosen = method if isinstance(method, Method) else Method.parse(method)
         model = ModelSpec.parse(_known(scale.networks, network, "network"))
-        settings = replace(base, data=_known(scale.data, data, "data set"), model=model, method=chosen, **kept)
+        data_set, rule = _known(scale.data, data, "data set"), Method.parse(method)
+        settings = replace(base, data=data_set, model=model, method=rule, **kept)
         return replace(settings, epochs=max(1, round(length * settings.epochs)), **self._where(settings.data))
 
     @property

@@ -1,4 +1,4 @@
-"""What a training step costs here, timed beside a plain one."""
+"""The cost of a training step: counted in passes, or timed on this machine beside a plain step."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class StepTime(Measuring):
     def measure(self) -> pd.DataFrame:
         settings = self.trained.settings
         length = steps_of(settings, len(data_of(settings).train))
-        own_method = NoisyHalf(settings.method) if self.halves else settings.method
-        steps = {name: _stepper(settings, method) for name, method in (("own", own_method), ("plain", Plain()))}
+        rule = NoisyHalf(settings.method) if self.halves else settings.method
+        steps = {"rule": _stepper(settings, rule), "plain": _stepper(settings, Plain())}
         for step in steps.values():
             for _ in range(4):
                 step(self.place(0, length))
-        taken: dict[str, dict[Taken, list[float]]] = {"own": {}, "plain": {}}
+        taken: dict[str, dict[Taken, list[float]]] = {"rule": {}, "plain": {}}
         begun = time.perf_counter()
         for at in itertools.count():
             if at >= self.steps and time.perf_counter() - begun > self.patience:
@@ -72,22 +72,10 @@ class StepTime(Measuring):
                 if settings.device.startswith("cuda"):
                     torch.cuda.synchronize()
                 taken[name].setdefault(passes, []).append(time.perf_counter() - started)
-        own, plain = (_typical(taken[name]) for name in ("own", "plain"))
-        low, high = (_typical(taken["own"], share) / plain for share in (0.25, 0.75))
-        return pd.DataFrame(
-            [
-                {
-                    "seconds": own,
-                    "plain_seconds": plain,
-                    "value": own / plain,
-                    "low": low,
-                    "high": high,
-                    "batch_size": settings.batch_size,
-                    "run_steps": length,
-                    **provenance(),
-                }
-            ]
-        )
+        seconds, plain = _typical(taken["rule"]), _typical(taken["plain"])
+        low, high = (_typical(taken["rule"], share) / plain for share in (0.25, 0.75))
+        line = {"seconds": seconds, "plain_seconds": plain, "value": seconds / plain, "low": low, "high": high}
+        return pd.DataFrame([line | {"batch_size": settings.batch_size, "run_steps": length} | provenance()])
 
     def place(self, at: int, length: int) -> Progress:
         """Where step ``at`` stands in training: late, and in an epoch of its own, so that rules which remember single
@@ -135,7 +123,7 @@ def _typical(seconds: Mapping[Taken, list[float]], share: float = 0.5) -> float:
     """Mean seconds per step, every kind of step standing for its median (or another quantile): what else ran meanwhile
     leaves no trace."""
     count = sum(map(len, seconds.values()))
-    return sum(len(own) * float(np.quantile(own, share)) for own in seconds.values()) / count
+    return sum(len(times) * float(np.quantile(times, share)) for times in seconds.values()) / count
 
 
 def steps_of(settings: TrainSettings, images: int) -> int:
