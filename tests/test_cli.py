@@ -159,10 +159,7 @@ def test_models_are_listed_with_their_cost(capsys: pytest.CaptureFixture[str]) -
         (["evaluate", "RUNS", "--model", "resnet18:4"], "missing (stem.conv.weight"),
         (["evaluate", "RUNS", "--model", "digits:8"], "of another shape (conv1"),
         (["evaluate", "RUNS", "--data", "EMPTY"], "EMPTY"),
-        (
-            ["evaluate", "RUNS", "--noise", "gaussian:0", "--strengths", "0.1"],
-            "expected a noise with a strength to sweep",
-        ),
+        (["evaluate", "RUNS", "--noise", "gaussian:0", "--strengths", "0.1"], "expected a noise with a strength to"),
         (["evaluate", "RUNS", "--device", "abacus"], "expected a device that is there, such as cpu or cuda"),
         (["evaluate", "RUNS", "--out", "EMPTY"], "expected a file for the rows, got the folder"),
         (["evaluate", "RUNS", "--images", "0"], "expected a sample of 1 to 500 images"),

@@ -136,15 +136,9 @@ def test_flags_name_what_they_take(
     [
         (["evalute"], ["got 'evalute'; did you mean evaluate? noiserobust --help"]),
         (["evaluate", "runs", "--drows", "3"], ["--drows; did you mean --draws? noiserobust evaluate --help"]),
-        (
-            ["evaluate", "runs", "--draws", "many"],
-            ["--draws: expected a whole number, got 'many'; noiserobust evaluate"],
-        ),
+        (["evaluate", "runs", "--draws", "many"], ["--draws: expected a whole number, got 'many'; noiserobust"]),
         (["evaluate", "runs", "--draws"], ["--draws", "noiserobust evaluate --help"]),
-        (
-            ["evaluate", "runs", "--noise", "gausian:0.1"],
-            ["got 'gausian:0.1'", "gaussian", "noiserobust evaluate --help"],
-        ),
+        (["evaluate", "runs", "--noise", "gausian:0.1"], ["'gausian:0.1'", "gaussian", "noiserobust evaluate --help"]),
         (["train", "--select-on", "tset"], ["expected validation, test, none, got 'tset'; did you mean test?"]),
         (["train", "--method", "plain", "sam:0.2"], ["expected nothing more, got sam:0.2"]),
         (["train", "--lr", "fast"], ["--lr: expected a number, got 'fast'"]),

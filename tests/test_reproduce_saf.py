@@ -26,16 +26,6 @@ AT = grid_of("saf", PAPER)
 
 
 class TestSettings:
-    def test_cifar(self) -> None:
-        run = saf.trained(AT, "ResNet-18", "CIFAR-10", "SAF")
-        assert str(run.method) == "saf:0.3"
-        assert (run.epochs, run.batch_size, run.lr, run.weight_decay) == (200, 128, 0.05, 5e-4)
-        assert (run.data, str(run.model), run.select_on) == ("cifar10", "resnet18:64", "test")
-        wide = saf.trained(AT, "WRN-28-10", "CIFAR-100", "SAM")
-        assert (str(wide.method), wide.weight_decay, wide.data) == ("sam:0.1", 1e-3, "cifar100")
-        assert saf.trained(AT, "PyramidNet-110", "CIFAR-10", "SAM").method == SAM(0.2)
-        assert saf.trained(AT, "PyramidNet-110", "CIFAR-10", "MESA").method == MESA(0.8, start=5, beta=0.9995)
-
     def test_resnet_101_has_the_stem_of_its_data(self) -> None:
         assert str(saf.trained(AT, "ResNet-101", "ImageNet", "SGD").model) == "torchvision:resnet101"
         assert str(saf.trained(AT, "ResNet-101", "CIFAR-10", "SGD").model).startswith("resnet101")
@@ -47,12 +37,6 @@ class TestSettings:
         assert runs["MESA"].method == MESA(0.3, start=10, beta=0.9998)
         assert {(run.epochs, run.batch_size, run.lr) for run in runs.values()} == {(90, 4096, 1.4)}
         assert saf.trained(AT, "ResNet-101", "ImageNet", "MESA").weight_decay == 3e-5
-
-    def test_vit(self) -> None:
-        run = saf.trained(AT, "ViT-S/32", "ImageNet", "SAF")
-        assert (run.optimizer, run.lr, run.weight_decay, run.epochs) == ("AdamW", 3e-3, 0.3, 300)
-        assert run.method == SAF(0.3, start=150)
-        assert str(run.model).startswith("vit-s32")
 
     @every_scale
     def test_the_term_is_active_most_of_the_time_that_it_is_in_the_paper(self, scale: Scale) -> None:
