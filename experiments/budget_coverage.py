@@ -47,8 +47,8 @@ def coverage(models: int, draws: int, shape: Shape, repetitions: int, seed: int)
     for _ in range(repetitions):
         mean, low, high = interval(slopes(generator, models, draws, shape))
 
-        def measure(x: float, edges: tuple[float, float, float] = (mean, low, high)) -> Point:
-            return Point(x, *(100 * edge * x * x for edge in edges))
+        def measure(x: float, slopes: tuple[float, float, float] = (mean, low, high)) -> Point:
+            return Point(x, *(100 * slope * x * x for slope in slopes))
 
         axis = Range(0, 1)
         points = search(measure, axis, LIMIT)

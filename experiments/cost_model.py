@@ -33,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
+from noiserobust.report.table import as_markdown
 from noiserobust.rng import Stream
 from noiserobust.storage.files import write_atomically
 
@@ -67,19 +68,18 @@ class Encoder(nn.Module):
 
 
 def cases() -> list[Case]:
-    found = []
+    networks = []
     for width in (8, 16, 24, 32, 64):
         model = ModelSpec.parse(f"resnet18:width={width}").build(3, 10)
         name = f"ResNet-18, width {width}, 32 x 32"
-        found.append(Case("convolutional", name, model, torch.randn(1, 3, 32, 32), width < 32, 20))
+        networks.append(Case("convolutional", name, model, torch.randn(1, 3, 32, 32), width < 32, 20))
     for size, batch in ((64, 24), (224, 4)):
         model = torchvision.models.resnet50()
-        found.append(
-            Case("convolutional", f"ResNet-50, {size} x {size}", model, torch.randn(1, 3, size, size), False, batch)
-        )
+        name = f"ResNet-50, {size} x {size}"
+        networks.append(Case("convolutional", name, model, torch.randn(1, 3, size, size), False, batch))
     for d in (64, 128, 192, 256, 512, 1024):
-        found.append(Case("transformer", f"2 blocks, d = {d}", Encoder(d), torch.randn(1, 64, d), d < 256, 4))
-    return found
+        networks.append(Case("transformer", f"2 blocks, d = {d}", Encoder(d), torch.randn(1, 64, d), d < 256, 4))
+    return networks
 
 
 def counted(case: Case) -> tuple[int, int, int, int]:
@@ -150,18 +150,14 @@ def study() -> str:
         family: fitted([(n[2], n[3], s["forward"]) for c, n, s in everything if c.fitted and c.family == family])
         for family in ("convolutional", "transformer")
     }
-    lines = ["| term | per weight or FLOP | per tensor or activation |", "| --- | --- | --- |"]
+    terms = [["term", "per weight or FLOP", "per tensor or activation"]]
     for text, (a, b) in noise.items():
-        lines.append(f"| noise, {text} | {1e9 * a:.2f} ns per weight | {1e6 * b:.0f} µs per tensor |")
+        terms.append([f"noise, {text}", f"{1e9 * a:.2f} ns per weight", f"{1e6 * b:.0f} µs per tensor"])
     for family, (c, d) in forward.items():
         rate = f"{1e-9 / c:.1f} GFLOP/s" if c else "0"
-        lines.append(f"| forward, {family} | {rate} | {1e9 * d:.2f} ns per activation |")
+        terms.append([f"forward, {family}", rate, f"{1e9 * d:.2f} ns per activation"])
     names = ["forward", *NOISES]
-    lines += [
-        "",
-        "| network | W (million) | GFLOP per input | " + " | ".join(f"{n}: measured (model)" for n in names) + " |",
-        "| --- | --- | --- | " + " | ".join("---" for _ in names) + " |",
-    ]
+    networks = [["network", "W (million)", "GFLOP per input", *(f"{name}: measured (model)" for name in names)]]
     off: dict[str, list[float]] = {name: [] for name in names}
     for case, (w, tensors, flops, activations), seconds in everything:
         c, d = forward[case.family]
@@ -174,15 +170,12 @@ def study() -> str:
             if not case.fitted:
                 off[name].append(deviation)
         mark = ", fitted" if case.fitted else ""
-        lines.append(f"| {case.name}{mark} | {w / 1e6:.2f} | {flops / 1e9:.3g} | {' | '.join(cells)} |")
+        networks.append([case.name + mark, f"{w / 1e6:.2f}", f"{flops / 1e9:.3g}", *cells])
     worst = ", ".join(f"{n} {100 * min(d):+.0f} to {100 * max(d):+.0f} %" for n, d in off.items())
-    lines += ["", f"Deviation of the model at sizes that it was not fitted to: {worst}.", ""]
-    (w, tensors, flops, activations), seconds = next(
-        (n, s) for case, n, s in everything if case.name == "ResNet-50, 224 x 224"
-    )
-    lines += resnet50(w, flops, seconds)
-    lines += ["", *seven_billion()]
-    return "\n".join(lines) + "\n"
+    deviation = f"Deviation of the model at sizes that it was not fitted to: {worst}."
+    (w, _, flops, _), seconds = next((n, s) for case, n, s in everything if case.name == "ResNet-50, 224 x 224")
+    plans = [*resnet50(w, flops, seconds), *seven_billion()]
+    return "\n\n".join([as_markdown(terms), as_markdown(networks), deviation, *plans]) + "\n"
 
 
 DRAWS, IMAGES = 1000, 50_000
@@ -197,23 +190,17 @@ def resnet50(w: int, flops: int, seconds: dict[str, float]) -> list[str]:
     forward, days = DRAWS * IMAGES * seconds["forward"], 86400
     gpu_noise, gpu_forward = DRAWS * TRAFFIC * w / BANDWIDTH, DRAWS * IMAGES * flops / (PEAK * USED)
     total = gpu_noise + gpu_forward
-    rows = [
-        [f"one core here, {text}", f"{forward / days:.0f} d", f"{DRAWS * seconds[text] / 60:.0f} min", ""]
-        for text in NOISES
-    ]
-    rows += [
-        [
-            f"{gpus} GPU{'s' if gpus > 1 else ''}, assumed rates",
-            f"{gpu_forward / gpus / 60:.1f} min",
-            f"{gpu_noise / gpus:.2f} s",
-            f"{total / gpus / 60:.1f} min",
-        ]
-        for gpus in (1, 8)
-    ]
-    for row, text in zip(rows, NOISES, strict=False):
-        row[3] = f"{(forward + DRAWS * seconds[text]) / days:.0f} d"
+    rows = []
+    for text in NOISES:
+        days_of_core = (forward / days, (forward + DRAWS * seconds[text]) / days)
+        noise = f"{DRAWS * seconds[text] / 60:.0f} min"
+        rows.append([f"one core here, {text}", f"{days_of_core[0]:.0f} d", noise, f"{days_of_core[1]:.0f} d"])
+    for gpus in (1, 8):
+        where = f"{gpus} GPU{'s' if gpus > 1 else ''}, assumed rates"
+        minutes = [f"{seconds_ / gpus / 60:.1f} min" for seconds_ in (gpu_forward, total)]
+        rows.append([where, minutes[0], f"{gpu_noise / gpus:.2f} s", minutes[1]])
     head = f"ResNet-50, {IMAGES:,} images, {DRAWS:,} draws: {DRAWS * IMAGES * flops:.2g} FLOP."
-    return [head, "", *table(["where", "forward", "noise", "in all"], rows)]
+    return [head, as_markdown([["where", "forward", "noise", "in all"], *rows])]
 
 
 def seven_billion() -> list[str]:
@@ -234,12 +221,7 @@ def seven_billion() -> list[str]:
         rows.append([str(gpus), f"{memory / 2**30:.2f} GiB", *(f"{1e3 * s:.3g} ms" for s in seconds), f"{hours:.2g} h"])
     head = ["G", "memory per GPU", "noise per draw", "forward per draw", "gathering per draw", "1,000 draws"]
     about = f"Decoder of {w / 1e9:.2f} billion analog weights in bf16, {tokens:,} tokens per draw, on G GPUs:"
-    return [about, "", *table(head, rows)]
-
-
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table."""
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+    return [about, as_markdown([head, *rows])]
 
 
 @dataclass

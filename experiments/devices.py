@@ -27,6 +27,7 @@ from noiserobust.noise import Compensation
 from noiserobust.report import robustness_table
 from noiserobust.report.plots import time_figure
 from noiserobust.report.style import save
+from noiserobust.report.table import as_markdown
 from noiserobust.storage.checkpoints import find_checkpoints
 from noiserobust.storage.files import write_atomically
 from noiserobust.storage.rows import write_rows
@@ -106,12 +107,13 @@ class Study:
         write_rows(rows, self.out / "published.parquet")
         summary = summarize(rows)
         noisy = rows[rows["noise"] == "pcm"]
+        handlings = noisy.assign(method=_handled(noisy), compensation="none", recalibration=0)
         text = [
             robustness_table(summary, markdown=True),
             "Difference from plain on the same seeds and chips, points [95 %]:",
-            _against_plain(noisy),
+            _differences(noisy, _handled(noisy), "plain", "{method}; {group}"),
             "Gain of what is done to the chip over nothing, on the same chips, points [95 %]:",
-            _against_nothing(noisy),
+            _differences(handlings, noisy["method"], "none", "{group}; {method}"),
         ]
         write_atomically(self.out / "tables.md", lambda file: file.write_text("\n\n".join(text) + "\n"))
         shown = summary[(summary["recalibration"] == 0) & (summary["noise"] == "pcm")]
@@ -126,33 +128,16 @@ def _handled(rows: pd.DataFrame) -> pd.Series:
     return (rows["compensation"] + norm).str.removeprefix("none + ")
 
 
-def _against_plain(rows: pd.DataFrame) -> str:
-    """Markdown: every other method's difference from plain, by handling and time."""
-    lines = {}
-    for handling, part in rows.groupby(_handled(rows), sort=False):
+def _differences(rows: pd.DataFrame, groups: pd.Series, baseline: str, label: str) -> str:
+    """Markdown: within every group each method's difference from ``baseline``, by time."""
+    table = [["method; done to the chip", *TIMES]]
+    for group, part in rows.groupby(groups, sort=False):
         for method in part["method"].unique():
-            if method != "plain":
-                lines[f"{method}; {handling}"] = paired(part, method, "plain")
-    return _markdown("method; done to the chip", lines)
-
-
-def _against_nothing(rows: pd.DataFrame) -> str:
-    """Markdown: each handling's difference from none, by method and time."""
-    lines = {}
-    for method, part in rows.groupby("method", sort=False):
-        named = part.assign(method=_handled(part), compensation="none", recalibration=0)
-        for handling in named["method"].unique():
-            if handling != "none":
-                lines[f"{method}; {handling}"] = paired(named, handling, "none")
-    return _markdown("method; done to the chip", lines)
-
-
-def _markdown(first: str, lines: dict[str, pd.DataFrame]) -> str:
-    table = [f"| {first} | " + " | ".join(TIMES) + " |", "| --- " * (len(TIMES) + 1) + "|"]
-    for name, line in lines.items():
-        cells = [f"{row.mean:+.1f} [{row.low:+.1f}, {row.high:+.1f}]" for row in line.sort_values("t").itertuples()]
-        table.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(table)
+            if method != baseline:
+                lines = paired(part, method, baseline).sort_values("t").itertuples()
+                cells = [f"{line.mean:+.1f} [{line.low:+.1f}, {line.high:+.1f}]" for line in lines]
+                table.append([label.format(method=method, group=group), *cells])
+    return as_markdown(table)
 
 
 if __name__ == "__main__":

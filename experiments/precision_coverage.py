@@ -66,17 +66,17 @@ class Record:
         noisy, classes = NoisyWeights(model.network), model.classes
         margin = answers(model.network, model.batches, self.precision, classes)[1].numpy()
         files = {sigma: self.out / f"sigma{sigma:g}.npz" for sigma in self.sigmas}
-        found = {sigma: list(np.load(file)["correct"]) if file.is_file() else [] for sigma, file in files.items()}
+        correct = {sigma: list(np.load(file)["correct"]) if file.is_file() else [] for sigma, file in files.items()}
         # A draw of every sigma in turn, so that an interrupted recording has something of each.
         for draw in range(self.draws):
             for sigma, file in files.items():
-                if draw < len(found[sigma]):
+                if draw < len(correct[sigma]):
                     continue
                 with noisy.perturbed(Gaussian(sigma), report_stream(0, 0, draw)):
-                    correct, _ = answers(model.network, model.batches, self.precision, classes)
-                found[sigma].append(np.packbits(correct.numpy()))
+                    right, _ = answers(model.network, model.batches, self.precision, classes)
+                correct[sigma].append(np.packbits(right.numpy()))
                 if draw % 5 == 4 or draw == self.draws - 1:
-                    write_atomically(file, partial(_save, correct=np.stack(found[sigma]), margin=margin))
+                    write_atomically(file, partial(_save, correct=np.stack(correct[sigma]), margin=margin))
 
 
 @dataclass
@@ -148,15 +148,21 @@ def _simulated(file: Path, settings: Simulate) -> dict[str, float | str]:
     images, accuracies = len(margin), _accuracies(correct)
     truth, spread = accuracies.mean(), accuracies.std()
     target = Target(settings.target)
-    found: list[dict[str, float]] = []
+    evaluations: list[dict[str, float]] = []
     for repetition in range(settings.repetitions):
         stream = Stream(repetition, "coverage", file.stem)
         chip = np.random.default_rng(stream.child("chips").integer()).integers(len(correct), size=target.max_draws)
-        subsets = Subsets(images, lambda: margin, partial(_look, correct, chip), stream, DRAW_COST["cpu"])
+        subsets = Subsets(
+            images,
+            lambda: margin,
+            lambda draw, positions, chip=chip: correct[chip[draw], positions],
+            stream,
+            DRAW_COST["cpu"],
+        )
         draws = pd.DataFrame(until_precise(target, subsets.until_precise))
         fixed = pd.DataFrame([subsets.for_noise_std(draw) for draw in range(settings.noise_std_draws)])
         s, low, high = noise_std(fixed["subset_accuracy"].to_numpy(), fixed["subset_variance"].to_numpy())
-        found.append(
+        evaluations.append(
             {
                 "error": draws["subset_accuracy"].mean() - truth,
                 "draws": len(draws),
@@ -167,7 +173,7 @@ def _simulated(file: Path, settings: Simulate) -> dict[str, float | str]:
                 "s_passes": fixed["subset_images"].sum() / images,
             }
         )
-    table = pd.DataFrame(found)
+    table = pd.DataFrame(evaluations)
     covered = int((table["error"].abs() <= settings.target).sum())
     interval = stats.binomtest(covered, settings.repetitions).proportion_ci(method="wilson")
     return {
@@ -198,10 +204,6 @@ def _full_passes(spread: float, target: float) -> int:
     """The fewest full passes whose t interval is no wider, at the true standard deviation."""
     counts = np.arange(2, 10_000)
     return int(counts[stats.t.ppf(0.975, counts - 1) * spread / np.sqrt(counts) <= target][0])
-
-
-def _look(correct: np.ndarray, chip: np.ndarray, draw: int, positions: np.ndarray) -> np.ndarray:
-    return correct[chip[draw], positions]
 
 
 def _recorded(file: Path) -> tuple[np.ndarray, np.ndarray]:

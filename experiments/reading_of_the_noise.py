@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import load
 from noiserobust.evaluation import Compute
 from noiserobust.models import ModelSpec
-from noiserobust.noise import Gaussian
+from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints
 from noiserobust.storage.rows import write_rows
@@ -60,12 +61,12 @@ def radius(model: nn.Module, noise: Gaussian, draws: int = 3) -> float:
     """Mean over draws of the length of the noise on all analog weights."""
     weights = NoisyWeights(model)
     clean = {weight.name: weight.parameter.detach().clone() for weight in weights.weights}
-    found = []
+    lengths = []
     for draw in range(draws):
         with weights.perturbed(noise, Stream(0, "radius", draw)), torch.no_grad():
             squares = [(weight.parameter - clean[weight.name]).square().sum() for weight in weights.weights]
-        found.append(torch.stack(squares).sum().sqrt().item())
-    return float(np.mean(found))
+        lengths.append(torch.stack(squares).sum().sqrt().item())
+    return float(np.mean(lengths))
 
 
 GRID = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28)
@@ -73,15 +74,19 @@ FACTORS = tuple(round(0.4 * 1.1**step, 3) for step in range(24))
 """Multiples of sigma that are tried, from 0.4 to 3.6."""
 
 
+def accuracies(models: Any, noises: list[NoiseModel], arguments: Arguments) -> pd.DataFrame:
+    """Rows of the accuracy of ``models`` under ``noises``."""
+    compute, test = Compute(precision="bf16"), load(arguments.data).test
+    rows = evaluate(models, test, noises, arguments.draws, images=arguments.images, compute=compute).rows
+    return rows[rows["metric"] == "accuracy"]
+
+
 def fall(checkpoints: list[Checkpoint], arguments: Arguments) -> pd.DataFrame:
     """Accuracy under every reading at a grid of sigmas: rows of evaluate, ``of`` naming the reading."""
-    test, tables = load(arguments.data).test, []
+    tables = []
     for name, unit in READINGS.items():
         noises = [unit.scaled(sigma) for sigma in GRID]
-        found = evaluate(
-            checkpoints, test, noises, arguments.draws, images=arguments.images, compute=Compute(precision="bf16")
-        )
-        tables.append(found.rows[found.rows["metric"] == "accuracy"].assign(of=name))
+        tables.append(accuracies(checkpoints, noises, arguments).assign(of=name))
     rows = pd.concat(tables, ignore_index=True)
     # A path is a matter of the machine; the run's own name is not.
     return rows.assign(model=[Path(path).parent.name for path in rows["model"]])
@@ -89,8 +94,8 @@ def fall(checkpoints: list[Checkpoint], arguments: Arguments) -> pd.DataFrame:
 
 def kept(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     """Share of clean accuracy kept: a line per network, a column per sigma."""
-    own = rows[rows["of"] == name].groupby(["replicate", "strength"])["value"].mean().unstack()
-    return own.div(own[0.0], axis=0)
+    means = rows[rows["of"] == name].groupby(["replicate", "strength"])["value"].mean().unstack()
+    return means.div(means[0.0], axis=0)
 
 
 def misfit(shares: pd.DataFrame, factor: float) -> pd.Series:
@@ -130,8 +135,7 @@ def main(arguments: Arguments) -> None:
     lines += [(f"{model}, {label}", models) for (model, label), models in groups.items()]
     for title, models in lines:
         lengths = {name: [radius(model, unit.scaled(0.08)) for model in models] for name, unit in READINGS.items()}
-        print(f"{title:64} " + "  ".join(f"{name} {np.mean(found):.1f}" for name, found in lengths.items()))
-    test = load(arguments.data).test
+        print(f"{title:64} " + "  ".join(f"{name} {np.mean(radii):.1f}" for name, radii in lengths.items()))
     rivals = [one for one in checkpoints if "(0.08" in one.about["label"]]
     if rivals:
         print(
@@ -141,19 +145,8 @@ def main(arguments: Arguments) -> None:
             copies = [one for one in rivals if one.about["label"] == label]
             name = f"{'layer' if 'layer' in label else 'filter'}, {'literal' if 'literal' in label else 'std'}"
             noises = [Gaussian(0.0), READINGS[name].scaled(0.07)]
-            found = evaluate(
-                {"plain": plain, "rwp": copies},
-                test,
-                noises,
-                arguments.draws,
-                images=arguments.images,
-                compute=Compute(precision="bf16"),
-            )
-            mean = (
-                found.rows[found.rows["metric"] == "accuracy"]
-                .groupby(["method", "strength", "replicate"])["value"]
-                .mean()
-            )
+            compared = accuracies({"plain": plain, "rwp": copies}, noises, arguments)
+            mean = compared.groupby(["method", "strength", "replicate"])["value"].mean()
             gain = (mean["rwp"] - mean["plain"]).dropna().groupby("strength")
             words = ", ".join(f"{s:g}: {g.mean():+.1f} (n = {len(g)})" for s, g in gain)
             print(f"{label:50} {words}")

@@ -29,6 +29,7 @@ from noiserobust.data import Batches, Splits, load
 from noiserobust.evaluation import evaluate
 from noiserobust.models import DigitsNet
 from noiserobust.noise import Gaussian
+from noiserobust.report.table import as_markdown
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.storage.files import write_atomically
@@ -81,14 +82,10 @@ def main(settings: Settings) -> None:
     chosen: dict[str, list[Run]] = {}
     tried: dict[str, dict[str, float]] = {}
     for rule, (template, strengths) in RULES.items():
-        found: dict[str, tuple[float, list[Run]]] = {}
-        for strength in strengths:
-            method = str(Method.parse(template.format(strength)))
-            runs = [_train(settings, splits, method, seed) for seed in settings.seeds]
-            found[method] = (statistics.mean(map(_validation, runs)), runs)
-        best = max(found, key=lambda method: found[method][0])
-        chosen[rule] = found[best][1]
-        tried[rule] = {method: score for method, (score, _) in found.items()}
+        methods = [str(Method.parse(template.format(strength))) for strength in strengths]
+        runs = {method: [_train(settings, splits, method, seed) for seed in settings.seeds] for method in methods}
+        tried[rule] = {method: statistics.mean(map(_validation, copies)) for method, copies in runs.items()}
+        chosen[rule] = runs[max(methods, key=lambda method: tried[rule][method])]
         print(f"{rule}: " + ", ".join(f"{method} {score:.2f} %" for method, score in tried[rule].items()), flush=True)
     result = evaluate(
         {rule: [read_checkpoint(run.checkpoint) for run in runs] for rule, runs in chosen.items()},
@@ -142,21 +139,21 @@ def _times(methods: dict[str, Method], splits: Splits, rounds: int, block: int =
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
         return Engine(model, optimizer, samples=len(splits.train), classes=10)
 
-    found = {}
+    times = {}
     for rule, method in methods.items():
-        plain, own, pairs = engine(), engine(), []
+        engines, pairs = {"plain": engine(), "rule": engine()}, []
         for round_ in range(-2, rounds):
             # Takes turns at going first, so that what favours the second is shared.
-            order = [("plain", methods["plain"], plain), ("own", method, own)][:: 1 if round_ % 2 else -1]
-            pair = {name: seconds(which, engine_, (round_ + 2) * block, block) for name, which, engine_ in order}
+            order = [("plain", methods["plain"]), ("rule", method)][:: 1 if round_ % 2 else -1]
+            pair = {name: seconds(rule_, engines[name], (round_ + 2) * block, block) for name, rule_ in order}
             if round_ >= 0:
-                pairs.append((pair["plain"], pair["own"]))
-        found[rule] = (
+                pairs.append((pair["plain"], pair["rule"]))
+        times[rule] = (
             1000 * statistics.median(plain for plain, _ in pairs) / block,
-            1000 * statistics.median(own for _, own in pairs) / block,
-            statistics.median(own / plain for plain, own in pairs),
+            1000 * statistics.median(timed for _, timed in pairs) / block,
+            statistics.median(timed / plain for plain, timed in pairs),
         )
-    return found
+    return times
 
 
 def _text(
@@ -167,48 +164,33 @@ def _text(
     differences: dict[str, pd.DataFrame],
     times: dict[str, tuple[float, ...]],
 ) -> str:
-    about = (__doc__ or "").split("\n\n")
-    lines = [
+    sigmas = [f"sigma {sigma:g}" for sigma in SIGMAS]
+    accuracies, comparisons = [["rule", "chosen", *sigmas]], [["rule", *sigmas, "ms plain", "ms rule", "times plain"]]
+    for rule, runs in chosen.items():
+        cells = [_cell(summary.loc[(rule, sigma)]) for sigma in SIGMAS]
+        accuracies.append([rule, f"`{runs[0].settings.method}`", *cells])
+        cells = ["–"] * len(SIGMAS) if rule == "plain" else [_difference(differences[rule].loc[s]) for s in SIGMAS]
+        comparisons.append([rule, *cells, *(f"{value:.2f}" for value in times[rule])])
+    scores = "\n".join(
+        f"- {rule}: " + ", ".join(f"`{method}` {score:.2f}" for method, score in methods.items())
+        for rule, methods in tried.items()
+    )
+    paragraphs = [
         "# Every training rule on digits",
-        "",
         "How much each training rule helps a small network under weight noise, and what its step costs.",
-        "",
-        about[1].replace("\n", " "),
-        "",
+        (__doc__ or "").split("\n\n")[1].replace("\n", " "),
         f"    python experiments/rules_on_digits.py    # makes this page; {_machine()}",
-        "",
-        f"Accuracy on test in %: mean ± std over noise draws ± std over trained networks "
+        "Accuracy on test in %: mean ± std over noise draws ± std over trained networks "
         f"({len(settings.seeds)} networks x {settings.draws} draws; sigma 0 has no noise).",
-        "",
-        _row("rule", "chosen", *(f"sigma {sigma:g}" for sigma in SIGMAS)),
-        _row(*["---"] * (2 + len(SIGMAS))),
-    ]
-    lines += [
-        _row(rule, f"`{runs[0].settings.method}`", *(_cell(summary.loc[(rule, sigma)]) for sigma in SIGMAS))
-        for rule, runs in chosen.items()
-    ]
-    lines += [
-        "",
+        as_markdown(accuracies),
         "Difference from plain in points, on the same seeds and draws, with its 95 % interval over networks; and the "
         f"time of a step ({settings.rounds} pairs of blocks of 10 steps, one thread; the ratio is the median of the "
         "paired ratios).",
-        "",
-        _row("rule", *(f"sigma {sigma:g}" for sigma in SIGMAS), "ms plain", "ms rule", "times plain"),
-        _row(*["---"] * (4 + len(SIGMAS))),
+        as_markdown(comparisons),
+        "What the strengths were chosen by (perturbed accuracy on validation, mean over seeds, in %):",
+        scores,
     ]
-    for rule in chosen:
-        cells = ["–"] * len(SIGMAS) if rule == "plain" else [_difference(differences[rule].loc[s]) for s in SIGMAS]
-        lines.append(_row(rule, *cells, *(f"{value:.2f}" for value in times[rule])))
-    lines += ["", "What the strengths were chosen by (perturbed accuracy on validation, mean over seeds, in %):", ""]
-    lines += [
-        f"- {rule}: " + ", ".join(f"`{method}` {score:.2f}" for method, score in scores.items())
-        for rule, scores in tried.items()
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def _cell(line: pd.Series) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from scipy import stats
 
 from noiserobust.evaluation.statistics.components import Design, components, interval, mean_squares
+from noiserobust.report.table import as_markdown
 
 TABLES = 4000
 MODELS, DRAWS = (3, 5, 10), (5, 10, 50)
@@ -65,10 +66,9 @@ def width(values: Table, design: Design) -> float:
 
 def deviation(values: Table, design: Design, truths: dict[str, float]) -> float:
     """The largest distance of a component's mean from its truth, in standard errors of that mean."""
-    found = components(values, design)
-    return max(
-        abs(found[name].mean() - truth) / (found[name].std(ddof=1) / np.sqrt(TABLES)) for name, truth in truths.items()
-    )
+    parts = components(values, design)
+    errors = {name: parts[name].std(ddof=1) / np.sqrt(TABLES) for name in truths}
+    return max(abs(parts[name].mean() - truth) / errors[name] for name, truth in truths.items())
 
 
 def pooled(values: Table) -> tuple[np.ndarray, np.ndarray]:
@@ -76,9 +76,9 @@ def pooled(values: Table) -> tuple[np.ndarray, np.ndarray]:
     models, draws = values.shape[-2:]
     between, noise = values.mean(-1).var(-1, ddof=1) * draws, values.var(-1, ddof=1).mean(-1)
     over, within = models - 1, models * (draws - 1)
-    together = (over * between + within * noise) / (over + within)
+    joint = (over * between + within * noise) / (over + within)
     clamped = between < noise
-    square = np.where(clamped, together, between) / (models * draws)
+    square = np.where(clamped, joint, between) / (models * draws)
     half = stats.t.ppf(0.975, np.where(clamped, over + within, over)) * np.sqrt(square)
     mean = values.mean((-2, -1))
     return mean - half, mean + half
@@ -99,15 +99,15 @@ def satterthwaite(values: Table) -> tuple[np.ndarray, np.ndarray]:
 def nested() -> Iterator[list[str]]:
     yield ["M", "K", "coverage", "largest bias", "paired", "left-skewed", "clamped and pooled: coverage"]
     for models, draws in SIZES:
-        found, skew, rival, z = [], [], [], []
+        exact, skew, rival, z = [], [], [], []
         for weight in WEIGHT:
             values = tables("nested", models, draws, weight, 0.0)
-            found.append(coverage(values, "nested"))
+            exact.append(coverage(values, "nested"))
             z.append(deviation(values, "nested", {"noise_variance": 1.0, "weight_variance": weight}))
             rival.append(covered(*pooled(values)))
             skew.append(coverage(tables("nested skewed", models, draws, weight, 0.0, skewed), "nested"))
         both = [coverage(difference("nested", models, draws, w), "nested") for w in WEIGHT]
-        spans = [span(found), f"{max(z):.1f}", span(both), span(skew), span(rival)]
+        spans = [span(exact), f"{max(z):.1f}", span(both), span(skew), span(rival)]
         yield [str(models), str(draws), *spans]
 
 
@@ -115,10 +115,10 @@ def crossed() -> Iterator[list[str]]:
     measured = ["coverage", "largest bias", "paired", "left-skewed", "Satterthwaite: coverage", "width against it"]
     yield ["M", "K", *measured]
     for models, draws in SIZES:
-        found, skew, rival, z, wider = [], [], [], [], []
+        exact, skew, rival, z, wider = [], [], [], [], []
         for weight, shared in product(WEIGHT, SHARED):
             values = tables("crossed", models, draws, weight, shared)
-            found.append(coverage(values, "crossed"))
+            exact.append(coverage(values, "crossed"))
             truths = {"noise_variance": 1 + shared, "weight_variance": weight, "shared_variance": shared}
             z.append(deviation(values, "crossed", truths))
             low, high = satterthwaite(values)
@@ -126,7 +126,7 @@ def crossed() -> Iterator[list[str]]:
             wider.append(width(values, "crossed") / float((high - low).mean()))
             skew.append(coverage(tables("crossed skewed", models, draws, weight, shared, skewed), "crossed"))
         both = [coverage(difference("crossed", models, draws, w, s), "crossed") for w, s in product(WEIGHT, SHARED)]
-        spans = [span(found), f"{max(z):.1f}", span(both), span(skew), span(rival)]
+        spans = [span(exact), f"{max(z):.1f}", span(both), span(skew), span(rival)]
         yield [str(models), str(draws), *spans, f"{min(wider):.2f} to {max(wider):.2f}"]
 
 
@@ -145,12 +145,12 @@ def shared_draws() -> Iterator[list[str]]:
         for shared in (0.0, 0.1, 0.3):
             values = tables("shared", models, draws, 0.1, shared)
             # As much noise and as much spread of the copies, but every copy with draws of its own.
-            own = tables("own", models, draws, 0.1, 0.0) * np.sqrt((1 + shared + draws * 0.1) / (1 + draws * 0.1))
+            apart = tables("own", models, draws, 0.1, 0.0) * np.sqrt((1 + shared + draws * 0.1) / (1 + draws * 0.1))
             yield [
                 *(str(models), str(draws), f"{shared / (1 + shared):.2f}"),
                 *(f"{coverage(values, design):.1f}" for design in ("nested", "crossed")),
                 f"{width(values, 'crossed') / width(values, 'nested'):.2f}",
-                f"{width(values, 'crossed') / width(own, 'nested'):.2f}",
+                f"{width(values, 'crossed') / width(apart, 'nested'):.2f}",
             ]
 
 
@@ -160,10 +160,7 @@ def span(percents: list[float]) -> str:
 
 def main() -> None:
     for title, table in (("Nested", nested()), ("Crossed", crossed()), ("Shared draws", shared_draws())):
-        header, *lines = table
-        print(f"\n**{title}**\n")
-        for line in [header, ["---"] * len(header), *lines]:
-            print(f"| {' | '.join(line)} |", flush=True)
+        print(f"\n**{title}**\n\n{as_markdown(list(table))}", flush=True)
 
 
 if __name__ == "__main__":

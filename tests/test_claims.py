@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,25 +11,19 @@ import pytest
 from scipy import stats
 
 from noiserobust.papers.claims import CLAIMS
-from noiserobust.papers.grid import MINI, Bench, Grid
+from noiserobust.papers.grid import MINI, Bench, grid_of
 from noiserobust.papers.grid.claim import Change, Claim, Contrast, Measured, OverEpochs, claims_text
-from noiserobust.papers.incorruptible import RECIPE
-from noiserobust.sweep import Piece
-from noiserobust.training import TrainSettings
+from noiserobust.papers.grid.quantity import Quantity
 
-AT, BENCH = Grid(MINI, RECIPE), Bench(MINI, Path("nowhere"))
+AT, BENCH = grid_of("incorruptible", MINI), Bench(MINI, Path("nowhere"))
 
 
 @dataclass(frozen=True)
-class Given:
+class Given(Quantity):
     """A quantity whose copies are known."""
 
     copies: tuple[float, ...]
     unit: str = "accuracy"
-    runs: Sequence[TrainSettings] = ()
-
-    def pieces(self, bench: Bench) -> Sequence[Piece]:
-        return []
 
     def values(self, bench: Bench) -> pd.DataFrame:
         # Two draws each, half a point to either side of the copy's mean.
@@ -74,17 +67,17 @@ class TestContrast:
 
     def test_intervals_of_several_parts_are_wider(self) -> None:
         contrast = Contrast("a", Given((1.0, 2.0, 3.0)))
-        alone, together = (
+        alone, joint = (
             Claim("p", "s", "x", lambda at, k=k: [contrast] * k).judged(AT, BENCH).measured[0] for k in (1, 4)
         )
-        assert together.low < alone.low
-        assert Contrast("a", Given((1.0, 2.0, 3.0))).measured(BENCH, 1 - 0.05 / 4).low == together.low
+        assert joint.low < alone.low
+        assert Contrast("a", Given((1.0, 2.0, 3.0))).measured(BENCH, 1 - 0.05 / 4).low == joint.low
 
 
 def test_the_detectable_difference_is_seen_four_times_in_five() -> None:
     n, trials = 5, 4000
     contrast = Contrast("a", Given((0.0,) * n))
-    effect = Measured(contrast, n, 0.0, 0.0, 0.0, 1.0).detectable(0.95)
+    effect = Measured(contrast, n, 0.0, 0.0, 0.0, 1.0).detectable
     samples = np.random.default_rng(0).normal(effect, 1.0, (trials, n))
     low = samples.mean(1) - 2.776445 * samples.std(1, ddof=1) / np.sqrt(n)
     # The usual (t + t) approximation is a little generous at few copies; binomial standard error 0.6 %.
@@ -93,25 +86,25 @@ def test_the_detectable_difference_is_seen_four_times_in_five() -> None:
 
 def test_the_copies_that_would_do() -> None:
     contrast = Contrast("a", Given((0.0, 0.0)), published=2.0)
-    needed = int(Measured(contrast, 3, 0.5, -1.0, 2.0, 1.0).needed(0.95))
-    assert Measured(contrast, needed, 0, 0, 0, 1.0).detectable(0.95) <= 2.0
-    assert Measured(contrast, needed - 1, 0, 0, 0, 1.0).detectable(0.95) > 2.0
+    needed = int(Measured(contrast, 3, 0.5, -1.0, 2.0, 1.0).needed)
+    assert Measured(contrast, needed, 0, 0, 0, 1.0).detectable <= 2.0
+    assert Measured(contrast, needed - 1, 0, 0, 0, 1.0).detectable > 2.0
 
 
 def test_the_copies_that_would_show_two_equal() -> None:
     contrast, trials = Contrast("a", Given((0.0, 0.0)), within=1.0), 4000
-    n = int(Measured(contrast, 5, 0.0, -2.0, 2.0, 1.5).needed(0.95))
+    n = int(Measured(contrast, 5, 0.0, -2.0, 2.0, 1.5).needed)
     samples = np.random.default_rng(0).normal(0.0, 1.5, (trials, n))
     half = stats.t.ppf(0.975, n - 1) * samples.std(1, ddof=1) / np.sqrt(n)
     shown = (np.abs(samples.mean(1)) + half < 1).mean()
     assert 0.77 < shown < 0.87
-    fewer = Measured(contrast, 5, 0.5, -2.0, 2.0, 1.5).needed(0.95)
+    fewer = Measured(contrast, 5, 0.5, -2.0, 2.0, 1.5).needed
     assert n < fewer < np.inf
-    assert Measured(contrast, 5, 1.2, -2.0, 2.0, 1.5).needed(0.95) == np.inf
+    assert Measured(contrast, 5, 1.2, -2.0, 2.0, 1.5).needed == np.inf
 
 
 def test_no_copies_are_named_for_a_difference_on_the_other_side() -> None:
-    assert Measured(Contrast("a", Given((0.0, 0.0))), 5, -0.5, -2.0, 2.0, 1.5).needed(0.95) == np.inf
+    assert Measured(Contrast("a", Given((0.0, 0.0))), 5, -0.5, -2.0, 2.0, 1.5).needed == np.inf
 
 
 def test_change_is_the_last_value_minus_that_at_a_share_of_training(tmp_path: Path) -> None:
@@ -132,7 +125,7 @@ def test_change_is_the_last_value_minus_that_at_a_share_of_training(tmp_path: Pa
 def test_the_text_says_what_could_have_been_seen() -> None:
     claim = Claim("paper", "RWP is best", "table 1",
                   lambda at: [Contrast("RWP minus SGD", Given((5.0, -5.0, 1.0)), published=2.5)])  # fmt: skip
-    text = claims_text([claim.judged(AT, BENCH)], [], AT)
+    text = claims_text([claim.judged(AT, BENCH)], [], MINI)
     assert "| paper | RWP is best (table 1) | cannot tell |" in text
     assert "RWP minus SGD: +0.33 points [-12.1" in text
     assert "so many would have shown" in text
@@ -156,7 +149,6 @@ def test_what_is_open_says_what_would_settle_it(contrast: Contrast, said: str) -
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.says[:40])
 def test_every_claim_can_be_stated_at_mini(claim: Claim) -> None:
-    module = __import__(f"noiserobust.papers.{claim.paper}", fromlist=["RECIPE"])
-    contrasts = claim.contrasts(Grid(MINI, module.RECIPE))
+    contrasts = claim.contrasts(grid_of(claim.paper, MINI))
     assert contrasts
     assert all(one.pieces(BENCH) for one in contrasts)

@@ -12,65 +12,20 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "noiserobust" / "papers" / "published"
 COLUMNS = ["artefact", "row", "column", "quantity", "value", "noise_std", "weight_std"]
 QUANTITIES = {
-    "accuracy",
-    "top5_accuracy",
-    "error",
-    "gain",
-    "images_per_second",
-    "speed",
-    "seconds_per_step",
-    "minutes",
-    "extra_minutes",
-    "flops",
-    "time",
-    "memory",
-    "extra_propagations",
-}
-# paper -> artefact -> (cells, of which the text lost)
+    "accuracy", "top5_accuracy", "error", "gain", "images_per_second", "speed", "seconds_per_step", "minutes",
+    "extra_minutes", "flops", "time", "memory", "extra_propagations",
+}  # fmt: skip
+# paper -> number of cells of table 1, table 2, ...
 CELLS = {
-    "incorruptible": {
-        "table1": (35, 0),
-        "table2": (25, 0),
-        "table3": (32, 0),
-        "table4": (28, 0),
-        "table5": (16, 0),
-        "table6": (16, 0),
-        "table7": (8, 0),
-        "table8": (9, 0),
-        "table9": (9, 0),
-    },
-    "rwp": {
-        "table1": (72, 0),
-        "table2": (36, 0),
-        "table3": (24, 0),
-        "table4": (6, 0),
-        "table5": (36, 0),
-        "table6": (9, 3),
-        "table7": (6, 0),
-        "table8": (6, 0),
-        "table9": (6, 0),
-        "table10": (6, 0),
-    },
-    "saf": {"table1": (69, 18), "table2": (2, 0), "table3": (96, 0)},
-    "esam": {"table1": (48, 0), "table2": (16, 0), "table3": (72, 0)},
-    "rst": {
-        "table1": (16, 16),
-        "table3": (18, 18),
-        "table4": (6, 6),
-        "table5": (8, 8),
-        "table6": (18, 18),
-        "table7": (18, 18),
-        "table8": (18, 18),
-        "table9": (8, 8),
-        "table10": (22, 22),
-        "table11": (22, 22),
-        "table12": (12, 12),
-        "table13": (20, 20),
-        "figure1": (4, 0),
-        "figure2": (6, 0),
-        "text": (6, 0),
-    },
+    "incorruptible": (35, 25, 32, 28, 16, 16, 8, 9, 9),
+    "rwp": (72, 36, 24, 6, 36, 9, 6, 6, 6, 6),
+    "saf": (69, 2, 96),
+    "esam": (48, 16, 72),
+    "rst": (16, 0, 18, 6, 8, 18, 18, 18, 8, 22, 22, 12, 20),
 }
+OTHERS = {"rst": {"figure1": 4, "figure2": 6, "text": 6}}
+LOST = {"rwp": {"table6": 3}, "saf": {"table1": 18}, "rst": {f"table{n}": c for n, c in enumerate(CELLS["rst"], 1)}}
+"""Cells whose numbers the text lost: of RST's tables all."""
 
 
 @cache
@@ -88,9 +43,10 @@ def test_one_file_per_paper() -> None:
 @pytest.mark.parametrize("paper", CELLS)
 class TestPaper:
     def test_every_table_has_its_cells(self, paper: str) -> None:
-        cells = Counter(line["artefact"] for line in lines(paper))
+        tables = {f"table{number}": count for number, count in enumerate(CELLS[paper], 1)}
+        assert Counter(line["artefact"] for line in lines(paper)) == Counter(tables | OTHERS.get(paper, {}))
         lost = Counter(line["artefact"] for line in lines(paper) if not line["value"])
-        assert {name: (cells[name], lost[name]) for name in cells} == CELLS[paper]
+        assert lost == Counter(LOST.get(paper, {}))
 
     def test_keys_are_unique_and_plain(self, paper: str) -> None:
         keys = Counter(tuple(line[name] for name in COLUMNS[:4]) for line in lines(paper))

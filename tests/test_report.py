@@ -128,14 +128,8 @@ def test_a_label_is_the_text_without_its_number(noise: str, strength: float, exp
 
 
 def test_seconds() -> None:
-    assert [seconds(t) for t in (0.5, 25, 90, 7200, 86400, 3.15e8)] == [
-        "0.5 s",
-        "25 s",
-        "1.5 min",
-        "2 h",
-        "1 d",
-        "9.99 y",
-    ]
+    texts = ["0.5 s", "25 s", "1.5 min", "2 h", "1 d", "9.99 y"]
+    assert [seconds(t) for t in (0.5, 25, 90, 7200, 86400, 3.15e8)] == texts
 
 
 def test_paired_table_text() -> None:
@@ -174,12 +168,8 @@ def test_a_panel_per_reading_and_a_line_per_method(noises: list[str]) -> None:
         assert means[1].get_ydata().tolist() == [93, 80, 70]
     assert figure.axes[0].get_ylabel() == "test accuracy (%)"
     assert "σ, as a fraction of max|w|" in figure.axes[0].get_xlabel()
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [
-        *methods,
-        "± std over noise draws",
-        "± std over trained models",
-    ]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [*methods, "± std over noise draws", "± std over trained models"]
 
 
 def test_the_bands_are_the_two_spreads() -> None:

@@ -3,97 +3,52 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from grids import cells, keys, printed, value
 
 from noiserobust.papers import rst
-from noiserobust.papers.grid import MINI, PAPER, SMALL, Bench, Cell, Grid, Scale, artefacts_of
-from noiserobust.papers.grid.bench import unlogged
+from noiserobust.papers.grid import MINI, PAPER, SMALL, Scale, artefacts_of, grid_of
 from noiserobust.papers.grid.derived import Best
 from noiserobust.papers.grid.pictures import draw
-from noiserobust.papers.grid.plan import quantities
-from noiserobust.papers.grid.published_values import FOLDER
-from noiserobust.training.probability import Line, Piecewise
+from noiserobust.training.probability import Piecewise
 from noiserobust.training.rules.rst import GRST, RST
-from noiserobust.training.schedules import Progress
 
-Key = tuple[str, str, str, str]
-NOWHERE = Bench(MINI, Path("nowhere"))
-
-
-def grid(scale: Scale = PAPER) -> Grid:
-    return Grid(scale, rst.RECIPE)
-
-
-def cells(name: str, scale: Scale = PAPER) -> list[Cell]:
-    return list(artefacts_of("rst")[name].cells(grid(scale)))
-
-
-def keys(scale: Scale) -> set[Key]:
-    return {
-        (name, cell.row, cell.column, cell.quantity.unit) for name in artefacts_of("rst") for cell in cells(name, scale)
-    }
-
-
-def printed(known: bool) -> set[Key]:
-    table = pd.read_csv(FOLDER / "rst.csv")
-    table = table[table["value"].notna()] if known else table
-    return set(zip(table["artefact"], table["row"], table["column"], table["quantity"], strict=True))
+AT = grid_of("rst", PAPER)
 
 
 class TestCells:
     def test_at_the_papers_scale_all_published_cells_and_no_others(self) -> None:
         """Beyond them: table 2, which holds formulas, and the figures, of which two points each are stated."""
-        beyond = {key for key in keys(PAPER) - printed(known=False) if not key[0].startswith("figure")}
-        assert printed(known=False) <= keys(PAPER)
-        assert {name for name, *_ in beyond} == {"table2"}
+        whole = set(keys("rst", PAPER, list(artefacts_of("rst"))))
+        assert printed("rst") <= whole
+        assert {name for name, *_ in whole - printed("rst") if not name.startswith("figure")} == {"table2"}
 
     @pytest.mark.parametrize("scale", [MINI, SMALL], ids=lambda scale: scale.name)
     def test_a_smaller_scale_leaves_out_steps_whose_numbers_are_lost(self, scale: Scale) -> None:
-        assert printed(known=True) <= keys(scale)
-        left_out = printed(known=False) - keys(scale)
+        left_out = printed("rst") - set(keys("rst", scale, list(artefacts_of("rst"))))
+        assert not left_out & printed("rst", lost=False)
         assert {name for name, *_ in left_out} == {"table6", "table7", "table8", "table10", "table11"}
         assert {row.rsplit(" ", 1)[0].split(", ")[1] for _, row, *_ in left_out} == {
             "RST constant", "RST piecewise1", "RST linear1",
         }  # fmt: skip
 
-    def test_has_all_its_tables_and_figures(self) -> None:
-        names = {"text", *(f"table{n}" for n in range(1, 14)), *(f"figure{n}" for n in range(1, 6))}
-        assert set(artefacts_of("rst")) == names
-
-    def test_mini_trains_no_more_than_it_may(self) -> None:
-        """One data set stands for both, so that half of the cells are the same runs."""
-        runs = {
-            unlogged(run)
-            for name in artefacts_of("rst")
-            for cell in cells(name, MINI)
-            for quantity in quantities(cell)
-            for run in quantity.runs
-        }
-        assert len(runs) <= 135
-        assert all(not run.log for run in runs)
-
 
 class TestSettings:
-    def test_sam_and_its_usual_settings(self) -> None:
-        at = grid()
-        run = rst.run(at, "WRN-28-10", "CIFAR-100", rst.rst(at, 0.8))
-        assert str(run.method) == "rst:sam(0.1),p=0.8"
-        assert (run.data, str(run.model), run.epochs, run.batch_size) == ("cifar100", "wrn:28-10", 200, 256)
-        assert (run.lr, run.weight_decay, run.select_on, run.validation) == (0.1, 5e-4, "none", 0)
-
     def test_one_data_set_for_both_has_one_radius(self) -> None:
         for scale, radii in ((MINI, {0.05}), (SMALL, {0.0125}), (PAPER, {0.05, 0.1})):
-            methods = [rst.run(grid(scale), "ResNet-18", data, rst.sam(grid(scale))).method for data in rst.SETS]
+            methods = [
+                rst.run(grid_of("rst", scale), "ResNet-18", data, rst.sam(grid_of("rst", scale))).method
+                for data in rst.SETS
+            ]
             assert {method.rho for method in methods} == radii  # type: ignore[attr-defined]
 
     def test_cutout(self) -> None:
         sides = {
             scale.name: [
-                rst.run(grid(scale), "WRN-28-10", data, rst.sgd, cutout=True).cutout
+                rst.run(grid_of("rst", scale), "WRN-28-10", data, rst.sgd, cutout=True).cutout
                 for data in ("CIFAR-10", "CIFAR-100")
             ]
             for scale in (MINI, SMALL, PAPER)
@@ -102,7 +57,7 @@ class TestSettings:
 
     def test_vits(self) -> None:
         runs = {
-            name: {run for cell in cells(name) if "ViT" in cell.row for run in cell.quantity.runs}
+            name: {run for cell in cells("rst", name) if "ViT" in cell.row for run in cell.quantity.runs}
             for name in ("table3", "table11")
         }
         assert {run.epochs for run in runs["table3"]} == {1200}
@@ -111,14 +66,14 @@ class TestSettings:
 
     def test_g_rst_doubles_the_penalty_at_half_the_steps(self) -> None:
         for name in ("table3", "table4", "table12"):
-            found = [run.method for cell in cells(name) if "G-RST" in cell.row for run in cell.quantity.runs]
-            assert found
-            for method in found:
+            methods = [run.method for cell in cells("rst", name) if "G-RST" in cell.row for run in cell.quantity.runs]
+            assert methods
+            for method in methods:
                 assert isinstance(method, GRST)
                 assert (method.p, method.a) == (0.5, 2.0)
 
     def test_figure5_holds_the_regularisation_along_its_rows(self) -> None:
-        for cell in cells("figure5"):
+        for cell in cells("rst", "figure5"):
             method = cell.quantity.runs[0].method
             assert isinstance(method, GRST)
             assert method.p == cell.x
@@ -134,59 +89,49 @@ class TestSchedules:
         assert (line.at(1) == pytest.approx(1)) is (m >= 0.5)
         assert line.a > 0
 
-    @pytest.mark.parametrize("value", rst.STEPS)
-    def test_what_the_groups_cost(self, value: float) -> None:
+    @pytest.mark.parametrize("parameter", rst.STEPS)
+    def test_what_the_groups_cost(self, parameter: float) -> None:
         """Table 2's formulas, and 1/2 for the two groups that vary with the parameter only in order."""
         for family, extra in {
-            "constant": value, "piecewise1": 1 - value, "piecewise2": value, "piecewise3": 0.5, "linear1": value,
+            "constant": parameter, "piecewise1": 1 - parameter, "piecewise2": parameter, "piecewise3": 0.5,
+            "linear1": parameter,
             "linear2": 0.5,
         }.items():  # fmt: skip
-            run = rst.run(grid(), "ResNet-18", "CIFAR-10", rst.rst(grid(), rst.FAMILIES[family](value)))
-            assert float(rst.extra(run).values(NOWHERE)["value"].iloc[0]) == pytest.approx(extra, abs=1.1e-3)
-
-    def test_the_groups_are_those_of_the_text(self) -> None:
-        assert rst.FAMILIES["piecewise1"](0.3) == Piecewise(0, 0.3)
-        assert rst.FAMILIES["piecewise2"](0.3) == Piecewise(1, 0.3)
-        assert rst.FAMILIES["piecewise3"](0.3) == Piecewise(0.3, 0.5)
-        assert rst.FAMILIES["linear2"](0.1) == Line(0.8, 0.1)
-        falling = rst.FAMILIES["linear2"](0.9)
-        assert isinstance(falling, Line)
-        assert (falling(Progress(0, 2)), falling(Progress(1, 2))) == pytest.approx((0.9, 0.5))
+            run = rst.run(AT, "ResNet-18", "CIFAR-10", rst.rst(AT, rst.FAMILIES[family](parameter)))
+            assert value(rst.extra(run)) == pytest.approx(extra, abs=1.1e-3)
 
     def test_table2_counts_what_its_formulas_say(self) -> None:
-        found = {
-            (cell.row, cell.column): float(cell.quantity.values(NOWHERE)["value"].iloc[0]) for cell in cells("table2")
-        }
-        for (row, column), value in found.items():
-            assert value == pytest.approx(found[row, "formula"], abs=1.1e-3), (row, column)
+        counts = {(cell.row, cell.column): value(cell.quantity) for cell in cells("rst", "table2")}
+        for (row, column), counted in counts.items():
+            assert counted == pytest.approx(counts[row, "formula"], abs=1.1e-3), (row, column)
 
     def test_the_texts_64_percent_are_sin1s_alone(self) -> None:
-        found = {
-            cell.row.split()[-1]: float(cell.quantity.values(NOWHERE)["value"].iloc[0])
-            for cell in cells("text")
+        counts = {
+            cell.row.split()[-1]: value(cell.quantity)
+            for cell in cells("rst", "text")
             if cell.quantity.unit == "extra_propagations"
         }
-        assert found == pytest.approx(
+        assert counts == pytest.approx(
             {"cos1": 0.5, "cos2": 0.5, "sin1": 2 / math.pi, "sin2": 1 - 2 / math.pi}, abs=2e-3
         )
 
     def test_coins_are_the_rules_own(self) -> None:
         """At p 0 none, at p 1 all; in between the share of heads is the mean of p: 200 coins of standard deviation at
         most 0.5 leave their mean within 4.5 / 2 / sqrt(200) = 0.16 but with a probability of 1e-5."""
-        assert {value for _, value in rst.coins(Piecewise(0.0, 1.0))} == {0.0}
-        assert {value for _, value in rst.coins(Piecewise(1.0, 1.0))} == {1.0}
+        assert {coin for _, coin in rst.coins(Piecewise(0.0, 1.0))} == {0.0}
+        assert {coin for _, coin in rst.coins(Piecewise(1.0, 1.0))} == {1.0}
         for p in rst.TRIGONOMETRIC.values():
-            heads = [value for _, value in rst.coins(p, 200)]
+            heads = [coin for _, coin in rst.coins(p, 200)]
             assert abs(np.mean(heads) - p.mean(200)) < 0.16
 
 
 def test_the_best_of_the_first_piecewise_group_is_among_those_drawn() -> None:
-    best = [cell.quantity for cell in cells("figure2", MINI) if cell.row.endswith("best")]
+    best = [cell.quantity for cell in cells("rst", "figure2", MINI) if cell.row.endswith("best")]
     assert len(best) == 4
     for quantity in best:
         assert isinstance(quantity, Best)
         assert quantity.labels == ("b 0.2", "b 0.4", "b 0.6", "b 0.8")
-        assert all(isinstance(choice.run.method, RST) for choice in quantity.choices)
+        assert all(isinstance(choice.run.method, RST) for choice in quantity.parts)
 
 
 class TestPicture:

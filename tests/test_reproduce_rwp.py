@@ -1,4 +1,4 @@
-"""RWP's grid: its cells are the published ones, its runs those that the paper describes; what it alone measures."""
+"""RWP's grid: its runs are those that the paper describes; what it alone measures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from grids import cells_of_tables, grid, printed, runs
+from grids import runs, value
 from methods import batch, close, normed_net, sgd, weights
 
 from noiserobust.analog.filters import filter_norms
@@ -17,14 +17,14 @@ from noiserobust.data import load
 from noiserobust.data.corrupted import load_corrupted
 from noiserobust.minima import Surface, filter_norms_of
 from noiserobust.papers import rwp
-from noiserobust.papers.grid import MINI, PAPER, SMALL, Bench, Scale, artefacts_of
+from noiserobust.papers.grid import MINI, PAPER, SMALL, Bench, grid_of
 from noiserobust.papers.grid.corruptions import CORRUPTIONS, corrupted_copy
-from noiserobust.papers.grid.derived import Drawn, Passes, Percent, Times
-from noiserobust.papers.grid.measured import initial_radius, norms_of_filters, on_corrupted
+from noiserobust.papers.grid.derived import Drawn, Passes, percent, times
+from noiserobust.papers.grid.measured import initial_radius, norms_of_filters, on_corrupted, variation_of_filters
 from noiserobust.papers.grid.pieces import FineTuned, half_of_classes
-from noiserobust.papers.grid.scale import SMALL_GPU
 from noiserobust.papers.grid.step_time import NoisyHalf
 from noiserobust.rng import Stream, seeded
+from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.sweep import Training
 from noiserobust.training import Method, Progress, TrainSettings
 from noiserobust.training.rules.base import Plain
@@ -34,30 +34,9 @@ from noiserobust.training.rules.sam import SAM
 TINY = dataclasses.replace(MINI, recipe=dataclasses.replace(MINI.recipe, epochs=1, batch_size=256), seeds=1, images=100)
 
 
-@pytest.mark.parametrize("scale", [MINI, SMALL, SMALL_GPU, PAPER], ids=lambda scale: scale.name)
-def test_cells_are_those_printed(scale: Scale) -> None:
-    cells = cells_of_tables("rwp", scale)
-    assert len(cells) == len(set(cells))
-    own = {key for key in cells if "on one processor" in key[1]}
-    assert {key[0] for key in own} == {"table6"}
-    assert set(cells) - own == printed("rwp")
-
-
-@pytest.mark.parametrize("scale", [MINI, SMALL, SMALL_GPU, PAPER], ids=lambda scale: scale.name)
-def test_every_artefact_has_cells(scale: Scale) -> None:
-    found = artefacts_of("rwp")
-    assert set(found) == {f"table{n}" for n in range(1, 11)} | {f"figure{n}" for n in range(2, 12)}
-    for artefact in found.values():
-        assert list(artefact.cells(grid("rwp", scale)))
-
-
-def test_mini_is_small() -> None:
-    assert len(runs("rwp", MINI)) <= 90
-
-
 class TestSettings:
     def test_as_published(self) -> None:
-        at = grid("rwp", PAPER)
+        at = grid_of("rwp", PAPER)
         cifar = rwp.sam(at, "CIFAR-100", "WRN-28-10")
         assert (cifar.epochs, cifar.batch_size, cifar.lr, cifar.weight_decay) == (200, 256, 0.1, 1e-3)
         assert (cifar.method, cifar.cutout, cifar.data) == (SAM(0.1), 8, "cifar100")
@@ -71,33 +50,30 @@ class TestSettings:
         assert {run.method for run in runs("rwp", PAPER, "table2") if run.epochs == 200} == {Plain()}
 
     def test_transformers(self) -> None:
-        at = grid("rwp", PAPER)
+        at = grid_of("rwp", PAPER)
         vit = rwp.with_adam(at, "CIFAR-10", "ViT", epochs=400)["Adam-RWP"]
         assert (vit.optimizer, vit.lr, vit.epochs, vit.batch_size) == ("Adam", 1e-4, 400, 256)
         assert vit.method == MixedRWP(0.001)
 
     def test_figure_7_at_small(self) -> None:
         """The very runs: network, gamma and alpha; no SAM, and alpha 1 is plain training."""
-        found = runs("rwp", SMALL, "figure7")
+        trained = runs("rwp", SMALL, "figure7")
         expected = {Plain(), *(Method.parse(f"rwp-mixed:0.02,alpha={alpha}") for alpha in (0.0, 0.2, 0.5, 0.8))}
-        assert {run.method for run in found} == expected
-        assert {dataclasses.replace(run, method=Plain()) for run in found} == {SMALL.recipe}
-        assert len(found) == 5
+        assert {run.method for run in trained} == expected
+        assert {dataclasses.replace(run, method=Plain()) for run in trained} == {SMALL.recipe}
+        assert len(trained) == 5
 
 
 class TestQuantities:
-    def test_times_and_percent(self, tmp_path: Path) -> None:
-        bench = Bench(MINI, tmp_path)
-        run = TrainSettings(method=SAM(0.1))
-        assert Times(Passes(run), 0.5).values(bench)["value"].tolist() == [1.0]
-        points = Drawn(((0.0, 3.0),)), Drawn(((0.0, 2.0),))
-        assert Percent(*points).values(bench)["value"].tolist() == [150.0]
+    def test_times_and_percent(self) -> None:
+        assert value(times(Passes(TrainSettings(method=SAM(0.1))), 0.5)) == 1
+        assert value(percent(Drawn(((0.0, 3.0),)), Drawn(((0.0, 2.0),)))) == 150
 
     def test_initial_radius(self, tmp_path: Path) -> None:
         """E ||e||^2 = gamma^2 sum_k n_k ||w_k||^2, n_k the weights of filter k, at the run's own initial weights."""
         bench, draws = Bench(TINY, tmp_path), 200
-        run = rwp.rwp(grid("rwp", TINY), "CIFAR-10", "ResNet-18")
-        (piece,) = initial_radius(run, 0.02, draws).pieces(bench)
+        run = rwp.rwp(grid_of("rwp", TINY), "CIFAR-10", "ResNet-18")
+        (piece,) = initial_radius(run, 0.02, draws).measurements(bench)
         squares = piece.measure()["value"] ** 2
         data = load("digits").train
         with seeded(Stream(0, "init")):
@@ -132,18 +108,18 @@ class TestCorrupted:
         for name in CORRUPTIONS:
             sets = list(load_corrupted(folder, [name]))
             assert [severity for _, severity, _ in sets] == [1, 2, 3, 4, 5]
-            assert all(torch.equal(found.labels, data.labels) for _, _, found in sets)
-            far = [(found.images - clean).abs().mean().item() for _, _, found in sets]
+            assert all(torch.equal(images.labels, data.labels) for _, _, images in sets)
+            far = [(images.images - clean).abs().mean().item() for _, _, images in sets]
             assert 0 < far[0] < far[2] < far[4], name
         other = corrupted_copy(data, tmp_path / "again")
         assert (other / "shot_noise.npy").read_bytes() == before
 
     def test_accuracy_by_severity(self, tmp_path: Path) -> None:
         bench = Bench(TINY, tmp_path)
-        run = rwp.plain(grid("rwp", TINY), "CIFAR-10", "ResNet-18")
+        run = rwp.plain(grid_of("rwp", TINY), "CIFAR-10", "ResNet-18")
         bench.training(run, 0).run()
         curve, worst = (on_corrupted(run, None, severity, TINY) for severity in (None, 5))
-        for piece in curve.pieces(bench):
+        for piece in curve.measurements(bench):
             piece.run()
         values = curve.values(bench)
         assert values["x"].tolist() == [1, 2, 3, 4, 5]
@@ -151,8 +127,8 @@ class TestCorrupted:
 
     def test_a_folder_that_is_missing_is_said(self, tmp_path: Path) -> None:
         bench = Bench(TINY, tmp_path)
-        run = rwp.plain(grid("rwp", TINY), "CIFAR-10", "ResNet-18")
-        (piece,) = on_corrupted(run, str(tmp_path / "CIFAR-10-C"), 5, TINY).pieces(bench)
+        run = rwp.plain(grid_of("rwp", TINY), "CIFAR-10", "ResNet-18")
+        (piece,) = on_corrupted(run, str(tmp_path / "CIFAR-10-C"), 5, TINY).measurements(bench)
         bench.training(run, 0).run()
         with pytest.raises(Exception, match=r"expected labels\.npy, .* in .*CIFAR-10-C, got none: unpack"):
             piece.run()
@@ -172,13 +148,12 @@ def test_fine_tuning_starts_from_half_of_the_classes(tmp_path: Path) -> None:
 
 def test_filter_norms(tmp_path: Path) -> None:
     bench = Bench(TINY, tmp_path)
-    run = rwp.plain(grid("rwp", TINY), "CIFAR-10", "ResNet-18")
+    run = rwp.plain(grid_of("rwp", TINY), "CIFAR-10", "ResNet-18")
     training = bench.training(run, 0)
     training.run()
-    quantity = norms_of_filters(run)
-    for piece in quantity.pieces(bench):
+    norms = norms_of_filters(run)
+    for piece in norms.measurements(bench):
         piece.run()
-    from noiserobust.storage.checkpoints import read_checkpoint
-
-    own = filter_norms_of(Surface(read_checkpoint(training.result).build(), []))
-    np.testing.assert_allclose(quantity.values(bench)["value"], own)
+    expected = filter_norms_of(Surface(read_checkpoint(training.result).build(), []))
+    np.testing.assert_allclose(norms.values(bench)["value"], expected)
+    assert value(variation_of_filters(run), bench) == pytest.approx(np.std(expected.numpy()) / expected.mean().item())

@@ -1,20 +1,19 @@
-"""SAF's grid: the published cells, the settings of its tables, and memory counted without storage."""
+"""SAF's grid: the settings of its tables, and memory counted without storage."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
+from grids import cells, every_scale, value
 
 from noiserobust.data import load
 from noiserobust.papers import saf
-from noiserobust.papers.grid import MINI, PAPER, SMALL, Bench, Cell, Grid, Scale, artefacts_of
+from noiserobust.papers.grid import MINI, PAPER, Bench, Scale, grid_of
 from noiserobust.papers.grid.derived import Remembered, tensors_in
 from noiserobust.papers.grid.estimate import KNOWN
 from noiserobust.papers.grid.measured import step_time
-from noiserobust.papers.grid.published_values import FOLDER
 from noiserobust.papers.grid.step_time import MixedStepTime, StepTime, engine_of, steps_of
 from noiserobust.training import SAM, Plain, TrainSettings
 from noiserobust.training.rules.base import Method
@@ -23,66 +22,23 @@ from noiserobust.training.rules.mesa import MESA
 from noiserobust.training.rules.rst import RST
 from noiserobust.training.rules.saf import SAF
 
-SCALES = pytest.mark.parametrize("scale", [MINI, SMALL, PAPER], ids=lambda scale: scale.name)
-Key = tuple[str, str, str, str]
-
-
-def grid(scale: Scale = PAPER) -> Grid:
-    return Grid(scale, saf.RECIPE)
-
-
-def cells(name: str, scale: Scale = PAPER) -> list[Cell]:
-    return list(artefacts_of("saf")[name].cells(grid(scale)))
-
-
-@SCALES
-def test_the_published_cells_are_the_tables_cells(scale: Scale) -> None:
-    """Also those whose numbers are lost; beyond them only CIFAR's memory, which the text states."""
-    table = pd.read_csv(FOLDER / "saf.csv")
-    printed = set(zip(table["artefact"], table["row"], table["column"], table["quantity"], strict=True))
-    own: set[Key] = {
-        (name, cell.row, cell.column, cell.quantity.unit)
-        for name in ("table1", "table2", "table3")
-        for cell in cells(name, scale)
-    }
-    assert printed <= own
-    assert own - printed == {("table2", f"ResNet-18, {method}", "CIFAR-100", "memory") for method in ("SAF", "MESA")}
-
-
-def test_has_all_its_tables_and_the_figures_that_show_data() -> None:
-    assert list(artefacts_of("saf")) == ["table1", "table2", "table3", "figure1", "figure2", "figure4", "figure5"]
+AT = grid_of("saf", PAPER)
 
 
 class TestSettings:
-    def test_cifar(self) -> None:
-        run = saf.trained(grid(), "ResNet-18", "CIFAR-10", "SAF")
-        assert str(run.method) == "saf:0.3"
-        assert (run.epochs, run.batch_size, run.lr, run.weight_decay) == (200, 128, 0.05, 5e-4)
-        assert (run.data, str(run.model), run.select_on) == ("cifar10", "resnet18:64", "test")
-        wide = saf.trained(grid(), "WRN-28-10", "CIFAR-100", "SAM")
-        assert (str(wide.method), wide.weight_decay, wide.data) == ("sam:0.1", 1e-3, "cifar100")
-        assert saf.trained(grid(), "PyramidNet-110", "CIFAR-10", "SAM").method == SAM(0.2)
-        assert saf.trained(grid(), "PyramidNet-110", "CIFAR-10", "MESA").method == MESA(0.8, start=5, beta=0.9995)
-
     def test_resnet_101_has_the_stem_of_its_data(self) -> None:
-        assert str(saf.trained(grid(), "ResNet-101", "ImageNet", "SGD").model) == "torchvision:resnet101"
-        assert str(saf.trained(grid(), "ResNet-101", "CIFAR-10", "SGD").model).startswith("resnet101")
+        assert str(saf.trained(AT, "ResNet-101", "ImageNet", "SGD").model) == "torchvision:resnet101"
+        assert str(saf.trained(AT, "ResNet-101", "CIFAR-10", "SGD").model).startswith("resnet101")
 
     def test_imagenet(self) -> None:
-        runs = {method: saf.trained(grid(), "ResNet-50", "ImageNet", method) for method in ("SGD", "SAF", "MESA")}
+        runs = {method: saf.trained(AT, "ResNet-50", "ImageNet", method) for method in ("SGD", "SAF", "MESA")}
         assert [run.weight_decay for run in runs.values()] == [3e-5, 1e-4, 1e-4]
         assert runs["SAF"].method == SAF(0.3, start=10)
         assert runs["MESA"].method == MESA(0.3, start=10, beta=0.9998)
         assert {(run.epochs, run.batch_size, run.lr) for run in runs.values()} == {(90, 4096, 1.4)}
-        assert saf.trained(grid(), "ResNet-101", "ImageNet", "MESA").weight_decay == 3e-5
+        assert saf.trained(AT, "ResNet-101", "ImageNet", "MESA").weight_decay == 3e-5
 
-    def test_vit(self) -> None:
-        run = saf.trained(grid(), "ViT-S/32", "ImageNet", "SAF")
-        assert (run.optimizer, run.lr, run.weight_decay, run.epochs) == ("AdamW", 3e-3, 0.3, 300)
-        assert run.method == SAF(0.3, start=150)
-        assert str(run.model).startswith("vit-s32")
-
-    @SCALES
+    @every_scale
     def test_the_term_is_active_most_of_the_time_that_it_is_in_the_paper(self, scale: Scale) -> None:
         """Shares of training: E_start and E~ to half an epoch (or their one epoch), MESA's horizon to 1 % (or 2 steps).
 
@@ -93,37 +49,40 @@ class TestSettings:
             ("ResNet-50", "ImageNet", 10 / 90),
             ("ViT-S/32", "ImageNet", 150 / 300),
         ):
-            run = saf.trained(grid(scale), network, data, "SAF")
+            run = saf.trained(grid_of("saf", scale), network, data, "SAF")
             assert isinstance(run.method, SAF)
             assert abs(run.method.start - share * run.epochs) <= 0.5 or run.method.start == 1
             assert run.method.back == (3 if scale is PAPER else 1)
             assert max(run.method.start, run.method.back) < 0.6 * run.epochs
-            averaged = saf.trained(grid(scale), network, data, "MESA").method
+            averaged = saf.trained(grid_of("saf", scale), network, data, "MESA").method
             assert isinstance(averaged, MESA)
             images = {"digits": 1297, "cifar10": 50_000, "imagenet": 1_281_167}[scale.data[data]]
             horizon = 1 / (1 - averaged.beta) / steps_of(run, images)
             assert 0.02 < horizon < 0.19
 
-    @SCALES
+    @every_scale
     def test_strengths_are_as_published(self, scale: Scale) -> None:
-        saf_run, mesa = (saf.trained(grid(scale), "WRN-28-10", "CIFAR-100", name).method for name in ("SAF", "MESA"))
+        saf_run, mesa = (
+            saf.trained(grid_of("saf", scale), "WRN-28-10", "CIFAR-100", name).method for name in ("SAF", "MESA")
+        )
         assert isinstance(saf_run, SAF)
         assert isinstance(mesa, MESA)
         assert (saf_run.lam, saf_run.tau, mesa.lam, mesa.tau) == (0.3, 5.0, 0.8, 5.0)
 
 
-class TestMemory:
-    def value(self, row: str, scale: Scale = PAPER) -> float:
-        (cell,) = (cell for cell in cells("table2", scale) if cell.row == row)
-        return float(cell.quantity.values(Bench(scale, Path("nowhere")))["value"].iloc[0])
+def memory(row: str) -> float:
+    (cell,) = (cell for cell in cells("saf", "table2") if cell.row == row)
+    return value(cell.quantity, Bench(PAPER, Path("nowhere")))
 
+
+class TestMemory:
     def test_imagenet_is_near_what_is_published(self) -> None:
         """14,643 and 98 MB are printed; 14,661 MiB are 3 x 1,281,167 x 1,000 numbers, and E~ epochs go with them."""
-        assert self.value("ResNet-50, SAF") == pytest.approx(14_643, rel=0.005)
-        assert self.value("ResNet-50, MESA") == pytest.approx(98, rel=0.005)
+        assert memory("ResNet-50, SAF") == pytest.approx(14_643, rel=0.005)
+        assert memory("ResNet-50, MESA") == pytest.approx(98, rel=0.005)
 
     def test_cifar_is_what_the_text_says(self) -> None:
-        assert self.value("ResNet-18, SAF") == pytest.approx(57, rel=0.02)
+        assert memory("ResNet-18, SAF") == pytest.approx(57, rel=0.02)
 
     @pytest.mark.parametrize("method", [SAF(back=2), MESA(), Plain()])
     def test_without_storage_it_is_what_a_run_holds(self, method: Method) -> None:
@@ -131,7 +90,7 @@ class TestMemory:
         engine = engine_of(run, 1, 1297, 10, "cpu")
         method.prepare(engine)
         held = sum(tensor.nbytes for tensor in tensors_in(engine.memory))
-        counted = Remembered(run, "CIFAR-10").values(Bench(MINI, Path("nowhere")))["value"].iloc[0]
+        counted = value(Remembered(run, "CIFAR-10"))
         assert counted * 2**20 == pytest.approx(held, rel=1e-12)
         assert (held > 0) is not isinstance(method, Plain)
 
@@ -149,7 +108,7 @@ class TestStepTimes:
 
     def piece(self, method: Method, folder: Path) -> StepTime:
         settings = TrainSettings(method=method, epochs=2, batch_size=400)
-        (piece,) = step_time(settings, "time").pieces(Bench(MINI, folder))
+        (piece,) = step_time(settings, "time").measurements(Bench(MINI, folder))
         assert isinstance(piece, StepTime)
         return piece
 
@@ -172,11 +131,11 @@ class TestStepTimes:
         """1,297 digits of which 130 are held out, in batches of 400: three steps an epoch."""
         settings = TrainSettings(method=SAM(0.05), epochs=2, batch_size=400)
         bench = Bench(MINI, tmp_path)
-        found = {}
+        values = {}
         for unit in ("minutes", "extra_minutes", "seconds_per_step", "time"):
             quantity = step_time(settings, unit)
-            for piece in quantity.pieces(bench):
+            for piece in quantity.measurements(bench):
                 piece.run()
-            found[unit] = float(quantity.values(bench)["value"].iloc[0])
-        assert found["minutes"] == pytest.approx(found["seconds_per_step"] * 6 / 60)
-        assert found["extra_minutes"] == pytest.approx(found["minutes"] * (1 - 1 / found["time"]))
+            values[unit] = value(quantity, bench)
+        assert values["minutes"] == pytest.approx(values["seconds_per_step"] * 6 / 60)
+        assert values["extra_minutes"] == pytest.approx(values["minutes"] * (1 - 1 / values["time"]))

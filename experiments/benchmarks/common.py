@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from noiserobust.report.table import as_markdown
 from noiserobust.storage.files import write_atomically
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -21,7 +22,7 @@ FIGURES = Path(__file__).parents[2] / "figures"
 def machine(device: torch.device | str = "cpu", packages: Sequence[str] = ()) -> dict[str, object]:
     """What a figure holds for: date, processor or GPU, threads, versions of Python, torch and ``packages``."""
     device = torch.device(device)
-    found: dict[str, object] = {
+    about: dict[str, object] = {
         "date": date.today().isoformat(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
@@ -30,10 +31,10 @@ def machine(device: torch.device | str = "cpu", packages: Sequence[str] = ()) ->
     }
     for package in packages:
         try:
-            found[package] = version(package)
+            about[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "none"
-    return found
+            about[package] = "none"
+    return about
 
 
 def timed(action: Callable[[], object], device: torch.device | str = "cpu") -> float:
@@ -68,15 +69,14 @@ def ratios(rows: pd.DataFrame, baseline: str, by: Sequence[str] = ("run", "round
     ``rows`` have the columns case, seconds and ``by``, which together say what a round is.
     """
     base = rows[rows["case"] == baseline].set_index(list(by))["seconds"]
-    found = []
+    lines = []
     for case, group in rows.groupby("case", sort=False):
-        own = group.set_index(list(by))["seconds"]
-        ratio = (own / base.reindex(own.index)).dropna()
-        low, median, high = ratio.quantile([0.25, 0.5, 0.75]) if len(ratio) else [float("nan")] * 3
-        found.append(
-            {"case": case, "seconds": own.median(), "ratio": median, "q1": low, "q3": high, "rounds": len(ratio)}
-        )
-    return pd.DataFrame(found)
+        seconds = group.set_index(list(by))["seconds"]
+        ratio = (seconds / base.reindex(seconds.index)).dropna()
+        low, median, high = ratio.quantile([0.25, 0.5, 0.75])
+        quartiles = {"ratio": median, "q1": low, "q3": high, "rounds": len(ratio)}
+        lines.append({"case": case, "seconds": seconds.median(), **quartiles})
+    return pd.DataFrame(lines)
 
 
 def add_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
@@ -91,8 +91,7 @@ def add_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame) -> str:
     """``table`` as a page shows it."""
-    lines = [list(map(str, table.columns)), ["---"] * len(table.columns), *(map(str, row) for row in table.to_numpy())]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return as_markdown([[*map(str, table.columns)], *([*map(str, row)] for row in table.to_numpy())])
 
 
 def _processor() -> str:

@@ -250,14 +250,14 @@ def accuracies(checkpoints: list[str], folder: Path, draws: int) -> list[dict[st
     ways: dict[str, dict[str, Any]] = {"bf16": {"precision": "bf16"}, "folded": {"fold": True}}
     for checkpoint in checkpoints:
         for noise in ("gaussian:0.05", "gaussian:0.1", "gaussian:0.2"):
-            found = {}
+            values = {}
             for name, options in {"plain": {}, **ways}.items():
                 made = evaluate(checkpoint, str(folder), noise, draws=draws, **grouped({"fold": False, **options})).rows
-                found[name] = made[made["metric"] == "accuracy"]["value"].to_numpy()
+                values[name] = made[made["metric"] == "accuracy"]["value"].to_numpy()
             for name in ways:
-                difference = found[name] - found["plain"]
+                difference = values[name] - values["plain"]
                 about = {"checkpoint": Path(checkpoint).parent.name, "noise": noise, "draws": draws, "compared": name}
-                about |= {"accuracy": found["plain"].mean(), "mean": difference.mean(), "std": difference.std(ddof=1)}
+                about |= {"accuracy": values["plain"].mean(), "mean": difference.mean(), "std": difference.std(ddof=1)}
                 rows.append(about | {"largest": np.abs(difference).max()})
                 print(rows[-1], flush=True)
     return rows
@@ -280,32 +280,24 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
     args = parser.parse_args()
     if args.memory:
-        print(
-            markdown(
-                add_rows(args.out.with_name("speed_evaluation_memory.csv"), [{**machine(), **r} for r in memory()])
-            )
-        )
+        table = add_rows(args.out.with_name("speed_evaluation_memory.csv"), [machine() | row for row in memory()])
+        print(markdown(table))
         return
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         image_folder(Path(folder), args.data, args.images)
         if args.accuracy:
-            found = [
-                {**machine(), "images": args.images, **r} for r in accuracies(args.accuracy, Path(folder), args.draws)
-            ]
-            add_rows(args.out.with_name("speed_evaluation_accuracy.csv"), found)
+            about = {**machine(), "images": args.images}
+            rows = [about | row for row in accuracies(args.accuracy, Path(folder), args.draws)]
+            add_rows(args.out.with_name("speed_evaluation_accuracy.csv"), rows)
             return
         bench = Bench(args, Path(folder))
         bench.case("floor", "1")()
         about = machine(args.device, ["aihwkit", "aihwkit_lightning"])
-        about |= {
-            "model": Path(args.checkpoint).parent.name if args.checkpoint else args.model,
-            "noise": args.noise,
-            "images": args.images,
-            "draws": args.draws,
-        }
+        about["model"] = Path(args.checkpoint).parent.name if args.checkpoint else args.model
+        about |= {"noise": args.noise, "images": args.images, "draws": args.draws}
         about |= {"real_images": args.data is not None, "floor_batch": bench.batch}
-        rows: list[dict[str, object]] = []
+        rows = []
         cases = {text: bench.case(*text.partition(":")[::2]) for text in args.cases}
         for number, case, seconds in in_turn(cases, args.rounds, args.device, warm_up=0):
             name, draws = case.partition(":")[0], bench.draws

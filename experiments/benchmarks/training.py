@@ -141,7 +141,7 @@ def peak(name: str, setup: Setup) -> dict[str, object]:
         for _ in range(2):
             call()
         torch.cuda.synchronize()
-        found = torch.cuda.max_memory_allocated(device)
+        largest = torch.cuda.max_memory_allocated(device)
     else:
         with torch.autograd.profiler.profile(profile_memory=True, use_cpu=True) as profiler:
             _, call = case(name, setup)
@@ -149,9 +149,9 @@ def peak(name: str, setup: Setup) -> dict[str, object]:
                 call()
         events = profiler.kineto_results.events()
         moves = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-        found = int(pd.Series([size for _, size in moves]).cumsum().max())
+        largest = int(pd.Series([size for _, size in moves]).cumsum().max())
     model = setup.model()
-    return {"case": name, "bytes": found, "weights": sum(p.numel() * p.element_size() for p in model.parameters())}
+    return {"case": name, "bytes": largest, "weights": sum(p.numel() * p.element_size() for p in model.parameters())}
 
 
 def rank(number: int, count: int, setup: Setup, rounds: int, out: str) -> None:
@@ -231,18 +231,18 @@ def table() -> pd.DataFrame:
     """Every case's ratio and memory beside its target and its bound, on the machine and network of the last row."""
     rows = pd.read_csv(TIMES)
     last = rows.iloc[-1]
-    found = ratios(_like(rows, last), "plain")
+    cases = ratios(_like(rows, last), "plain")
     order = ["plain", *RULES, *OTHERS]
-    found = found.sort_values("case", key=lambda cases: cases.map(order.index), ignore_index=True)
+    cases = cases.sort_values("case", key=lambda names: names.map(order.index), ignore_index=True)
     if MEMORY.exists():
         memory = _like(pd.read_csv(MEMORY), last).groupby("case").last()
         copies = (memory["bytes"] - memory["bytes"].get("plain", float("nan"))) / memory["weights"]
-        found["copies"] = found["case"].map(copies)
-    rules = found["case"].map(RULES)
+        cases["copies"] = cases["case"].map(copies)
+    rules = cases["case"].map(RULES)
     for column in ("target", "bound", "why"):
-        found[column] = [getattr(rule, column, None) for rule in rules]
-    found["why"] = found["why"].fillna(found["case"].map(OTHERS))
-    return found
+        cases[column] = [getattr(rule, column, None) for rule in rules]
+    cases["why"] = cases["why"].fillna(cases["case"].map(OTHERS))
+    return cases
 
 
 def _like(rows: pd.DataFrame, last: pd.Series) -> pd.DataFrame:
@@ -253,14 +253,14 @@ def _like(rows: pd.DataFrame, last: pd.Series) -> pd.DataFrame:
 
 def report() -> None:
     """Print the tables, write that of the rules and draw it."""
-    found = table()
-    write_atomically(TABLE, lambda file: found.to_csv(file, index=False, float_format="%.6g"))
-    shown = found.assign(
-        ratio=[f"{row.ratio:.2f} ({row.q1:.2f} to {row.q3:.2f})" for row in found.itertuples()],
-        **{column: found[column].map("{:.2f}".format) for column in ("copies", "bound", "target") if column in found},
+    cases = table()
+    write_atomically(TABLE, lambda file: cases.to_csv(file, index=False, float_format="%.6g"))
+    shown = cases.assign(
+        ratio=[f"{row.ratio:.2f} ({row.q1:.2f} to {row.q3:.2f})" for row in cases.itertuples()],
+        **{column: cases[column].map("{:.2f}".format) for column in ("copies", "bound", "target") if column in cases},
     ).drop(columns=["seconds", "q1", "q3"])
     print(markdown(shown.replace("nan", "").fillna("")))
-    draw(found)
+    draw(cases)
     if SCALING.exists():
         rows = pd.read_csv(SCALING)
         for keys, group in rows.groupby(["kind", "device", "ranks", "threads", "width"]):
@@ -268,9 +268,9 @@ def report() -> None:
             print(markdown(ratios(group, "plain").round(3)))
 
 
-def draw(found: pd.DataFrame) -> None:
+def draw(cases: pd.DataFrame) -> None:
     """The ratios with their quartiles, targets as ticks, bounds as dots."""
-    rows = found[found["case"] != "plain"].iloc[::-1].reset_index(drop=True)
+    rows = cases[cases["case"] != "plain"].iloc[::-1].reset_index(drop=True)
     title = "What a training step costs, in plain steps"
     legend: list[Entry] = [
         (Line2D([], [], color=TEXT), "quartiles"),

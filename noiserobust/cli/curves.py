@@ -28,7 +28,7 @@ class Curves(Command):
     y: tuple[str, ...] = ("loss", "perturbed_accuracy")
     """Columns of the logs, a panel each, such as train/ascent_sharpness:0.05."""
     plot: Path = Path("curves.png")
-    """Picture (PNG)."""
+    """File for the picture (PNG)."""
     out: Path | None = None
     """File for the logs as tidy rows: model, method, replicate, epoch, metric, value."""
 

@@ -1,4 +1,4 @@
-"""Words of the command line as values: a command is a dataclass, and its fields are its flags.
+"""The command line's words as values: a command is a dataclass, and its fields are its flags.
 
 A field that is itself a dataclass gives its fields as further flags.
 """
@@ -58,7 +58,7 @@ class Flag:
 
     name: str
     owner: str
-    """Field of the command that holds it; empty where it is the command's own."""
+    """Field of the command whose value it is a part of; empty where it is itself a field of the command."""
     text: str
     kinds: tuple[Any, ...]
     """Types of one word."""
@@ -70,6 +70,11 @@ class Flag:
     @property
     def family(self) -> str | None:
         return FAMILIES.get(self.name) if {str, Any} & set(self.kinds) else None
+
+    @property
+    def optional(self) -> bool:
+        """Whether it may be left out, of a positional argument."""
+        return self.default is not dataclasses.MISSING and (self.count is None or "(default: " in self.text)
 
     @property
     def option(self) -> str:
@@ -187,8 +192,8 @@ def read_command(command: type[Command], words: Sequence[str], prog: str) -> Any
         if flag.name in given:
             value = given[flag.name]
             part[flag.name] = tuple(value) if isinstance(value, list) else value
-    own = parts.pop("")
-    return command(**own, **{owner: hints[owner](**part) for owner, part in parts.items()})
+    direct = parts.pop("")
+    return command(**direct, **{owner: hints[owner](**part) for owner, part in parts.items()})
 
 
 def _spelled(word: str, known: Sequence[str], parser: _Parser) -> str:

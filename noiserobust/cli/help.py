@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,8 +17,9 @@ METAVARS = {Path: "PATH", str: "TEXT", float: "X", int: "N"}
 def command_help(command: type[Command], prog: str) -> str:
     """What a command does, two invocations of it, and its flags with their defaults."""
     flags = sorted(flags_of(command), key=lambda flag: not flag.positional)
-    usage = " ".join([prog, *(_metavar(flag) for flag in flags if flag.positional), "[options]"])
-    lines = [f"usage: {usage}", "", *_filled(" ".join((command.__doc__ or "").split())), ""]
+    words = [f"[{_metavar(flag)}]" if flag.optional else _metavar(flag) for flag in flags if flag.positional]
+    usage = " ".join([prog, *words, "[options]"])
+    lines = [f"usage: {usage}", "", *filled(" ".join((command.__doc__ or "").split())), ""]
     lines += [*(f"  {example}" for example in command.examples), ""]
     titles = {name: title for title, names in command.rare.items() for name in names}
     for title in ("", *command.rare):
@@ -30,14 +32,16 @@ def command_help(command: type[Command], prog: str) -> str:
 
 def overview(groups: Mapping[str, Mapping[str, str]], prog: str, says: str, examples: tuple[str, ...]) -> str:
     """All commands, one line each; ``groups``: title -> command -> what it does."""
-    lines = [f"usage: {prog} COMMAND [options]", "", *_filled(says), "", *(f"  {example}" for example in examples)]
+    lines = [f"usage: {prog} COMMAND [options]", "", *filled(says), "", *(f"  {example}" for example in examples)]
     for title, commands in groups.items():
         lines += ["", f"{title}:", *(f"  {name:14}{summary}" for name, summary in commands.items())]
     return "\n".join([*lines, "", f"{prog} COMMAND --help shows a command's options, --version the version."])
 
 
-def _filled(text: str, indent: str = "") -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+def filled(text: str, first: str = "", further: str | None = None) -> list[str]:
+    """``text`` in lines of 80 columns; ``first`` and ``further`` indent the first line and the others."""
+    indent = first if further is None else further
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _metavar(flag: Flag) -> str:
@@ -59,10 +63,10 @@ def _described(flag: Flag, common: bool) -> Iterator[str]:
     else:
         left = _metavar(flag) if flag.positional else f"{flag.option} {_metavar(flag)}"
     names = f" {flag.family.capitalize()}: {', '.join(members(flag.family))}." if flag.family and common else ""
-    text = flag.text.replace("None: ", "default: ")
+    text = re.sub("; None: (.*)[.]$", r" (default: \1).", flag.text)
     if default := _default(flag):
         text = f"{text if text.endswith('...') else text.removesuffix('.')} (default: {default})."
-    lines = _filled(text + names, " " * INDENT)
+    lines = filled(text + names, " " * INDENT)
     if len(left) + 4 > INDENT:
         yield f"  {left}"
     else:
@@ -72,7 +76,7 @@ def _described(flag: Flag, common: bool) -> Iterator[str]:
 
 def _default(flag: Flag) -> str:
     """The default as words; none where the flag's text says it, or there is nothing to say."""
-    if flag.positional or isinstance(flag.default, bool) or "default: " in flag.text or "None: " in flag.text:
+    if flag.positional or isinstance(flag.default, bool) or "(default: " in flag.text or "; None: " in flag.text:
         return ""
     values = flag.default if isinstance(flag.default, tuple) else (flag.default,)
     return " ".join(str(value) for value in values if value is not None)

@@ -19,17 +19,17 @@ class Landscape(OnData):
     )
 
     dimensions: Literal[1, 2] = 2
-    """Lines or contours."""
+    """1: the loss along lines; 2: its contours over planes."""
     half_width: float = 1.0
-    """How far to go to each side; 1 moves every filter by its own length."""
+    """Largest distance to each side; 1 moves every filter by its own length."""
     points: int = 21
-    """Points a side (odd)."""
+    """Points along each direction (odd)."""
     pairs: int = 1
     """Pairs of directions to average over."""
     over: Literal["all", "analog"] = "all"
-    """All filters, or those of analog weights."""
+    """Filters that move: all, or only those of analog weights."""
     part: Literal["train", "test"] = "test"
-    """Images of the data."""
+    """Part of the data that the loss is taken on."""
     out: Path = Path("landscape.parquet")
 
     def run(self) -> None:

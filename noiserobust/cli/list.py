@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from noiserobust.cli.flags import Command
+from noiserobust.cli.help import filled
 from noiserobust.spec.listing import FAMILIES, Member, members
 
-WIDTH = 80
 # fmt: off
 Family = Literal["noises", "methods", "measures", "metrics", "models", "data", "schedules", "probabilities",
                  "converters", "perturbations", "backends"]
@@ -37,23 +37,20 @@ def listing(family: Family | None = None) -> str:
     Lines have at most 80 characters. Raises :class:`~noiserobust.UserError` for a family that there is none of.
     """
     if family is None:
-        blocks = [_wrapped(f"{name}: {', '.join(members(name))}", "  ") for name in FAMILIES]
-        return "\n".join([*blocks, "", "noiserobust list FAMILY shows settings, defaults and examples."])
-    blocks = [_member(member) for member in members(family).values()]
-    own = "One of your own: package.module:Name(SETTING=VALUE), docs/extending.md."
-    return "\n\n".join([_wrapped(f"{family}: {FAMILIES[family].text}"), *blocks, own])
+        lines = [line for name in FAMILIES for line in filled(f"{name}: {', '.join(members(name))}", "", "  ")]
+        return "\n".join([*lines, "", "noiserobust list FAMILY shows settings, defaults and examples."])
+    lines = filled(f"{family}: {FAMILIES[family].text}")
+    for member in members(family).values():
+        lines += ["", *_member(member)]
+    return "\n".join([*lines, "", "One of your own: package.module:Name(SETTING=VALUE), docs/extending.md."])
 
 
-def _member(member: Member) -> str:
+def _member(member: Member) -> Iterator[str]:
+    yield from filled(f"{member.name}  {member.summary}.", "", "    ")
     settings = [name.upper() if default is None else f"{name}={default}" for name, _, default in member.fields]
-    lines = [_wrapped(f"{member.name}  {member.summary}.", "    ")]
     if settings:
-        lines.append(_wrapped("settings: " + ", ".join(settings), "      ", "    "))
-        choices = [f"{name}: {kind}" for name, kind, _ in member.fields if ", " in kind]
-        lines += [_wrapped(choice, "        ", "      ") for choice in choices]
-    return "\n".join([*lines, f"    example:  {member.example}"])
-
-
-def _wrapped(text: str, further: str = "", first: str = "") -> str:
-    lines = textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=further, break_on_hyphens=False)
-    return "\n".join(lines)
+        yield from filled("settings: " + ", ".join(settings), "    ", "      ")
+    for name, kind, _ in member.fields:
+        if ", " in kind:
+            yield from filled(f"{name}: {kind}", "      ", "        ")
+    yield f"    example:  {member.example}"

@@ -41,18 +41,14 @@ class Models(Command):
 
         specs = tuple(map(ModelSpec.parse, self.models or PAPERS))
         width = max(len(str(spec)) for spec in specs)
-        print(
-            f"{'model':{width}}  {'input':>11}  {'classes':>7}  {'parameters':>11}  {'forward':>8}  {'+ backward':>10}"
-        )
+        line = "{:{}}  {:>11}  {:>7}  {:>11}  {:>8}  {:>10}".format
+        print(line("model", width, "input", "classes", "parameters", "forward", "+ backward"))
         for spec in specs:
             wanted = (self.channels, self.size, self.classes)
-            native = Native(
-                *(own if number is None else number for number, own in zip(wanted, spec.native, strict=True))
-            )
-            costs = cost(spec, *native)
-            shape = f"{native.channels}x{native.size}x{native.size}"
-            print(
-                f"{spec!s:{width}}  {shape:>11}  {native.classes:>7,}  {costs.parameters:>11,}  "
-                f"{costs.forward / 1e9:>8.4g}  {costs.forward_backward / 1e9:>10.4g}"
-            )
+            pairs = zip(wanted, spec.native, strict=True)
+            problem = Native(*(usual if number is None else number for number, usual in pairs))
+            costs = cost(spec, *problem)
+            shape, sizes = f"{problem.channels}x{problem.size}x{problem.size}", (problem.classes, costs.parameters)
+            flops = (f"{count / 1e9:.4g}" for count in (costs.forward, costs.forward_backward))
+            print(line(str(spec), width, shape, *map("{:,}".format, sizes), *flops))
         print("forward, + backward: GFLOPs per image, a multiplication and an addition counted as two")

@@ -28,7 +28,7 @@ RARE: Groups = {
 
 @dataclass(frozen=True)
 class Networks(Command):
-    """Trained networks, what is asked of them with, and where the answer goes."""
+    """A command about trained networks: which ones, on what device, and where its answer goes."""
 
     positional = ("checkpoints",)
     rare = RARE
@@ -37,18 +37,18 @@ class Networks(Command):
     """Runs' folders, folders of runs, or files of weights (.safetensors, .pt, .pth); LABEL=PATH gives a method another
     name."""
     seed: int = 0
-    """Names what is drawn at random."""
+    """Seed of all that is drawn at random."""
     images: int | None = None
-    """Only a random sample of this many images, stratified by class."""
+    """Number of images: a random sample, stratified by class (default: all)."""
     model: str | None = None
     """Network of checkpoints that do not name theirs, such as resnet18:width=16."""
     compute: Compute = field(default_factory=Compute)
     out: Path = Path("rows.parquet")
     """File for the rows; what it already holds is not computed again."""
     plot: Path | None = None
-    """Picture (PNG)."""
+    """File for the picture (PNG)."""
     table: Path | None = None
-    """The table as Markdown."""
+    """File for the table (Markdown)."""
 
     def options(self) -> dict[str, Any]:
         """The shared flags as the functions of :mod:`noiserobust.evaluation` take them."""
@@ -65,7 +65,7 @@ class Networks(Command):
 
 @dataclass(frozen=True)
 class OnData(Networks):
-    """Networks on data that have a name."""
+    """A command about networks on data that have a name."""
 
     data: str | None = None
     """Data: a name, an image folder or stream:FOLDER (default: what the first checkpoint was trained on)."""
@@ -90,7 +90,7 @@ class OnData(Networks):
 
 @dataclass(frozen=True)
 class OnChips(OnData):
-    """Networks on chips whose weights are noisy."""
+    """A command about networks on chips whose weights are noisy."""
 
     hidden = ("calibration",)
 
@@ -130,7 +130,7 @@ class Workers:
 
 @contextmanager
 def progress_of_pieces() -> Iterator[Callable[[Piece, int, int], None]]:
-    """A bar, and the function that hears of every finished piece."""
+    """A progress bar, as the function that is called for every finished piece."""
     from tqdm import tqdm
 
     with tqdm(unit="piece") as bar:

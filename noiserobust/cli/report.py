@@ -34,10 +34,10 @@ class Report(Command):
     intervals: bool = False
     """Means with their 95 % intervals instead of the two standard deviations."""
     plot: Path | None = None
-    """Picture of accuracy against strength, or against time where there are several times; with --area of the areas
-    (PNG)."""
+    """File for a picture (PNG) of accuracy against strength, or against time where there are several times; with --area
+    of the areas."""
     table: Path | None = None
-    """The tables as Markdown."""
+    """File for the tables (Markdown)."""
 
     def run(self) -> None:
         from noiserobust.cli.stored import Stored, stored_rows

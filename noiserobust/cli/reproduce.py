@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -12,7 +12,7 @@ from noiserobust.errors import UserError
 from noiserobust.papers import PAPERS
 
 if TYPE_CHECKING:
-    from noiserobust.papers.grid import Artefact, Bench, Grid, Plan
+    from noiserobust.papers.grid import Artefact, Bench, Grid
     from noiserobust.sweep import Piece
 
 
@@ -36,7 +36,7 @@ class Reproduce(Command):
     out: Path = Path("reproduced")
     """Folder for runs, pieces, rows, tables and pictures; a scale has a folder of its own in it."""
     data: Path | None = None
-    """Where CIFAR-10 lies as an image folder (default: torchvision's copy, downloaded into data_root)."""
+    """Where CIFAR-10 lies as an image folder (default: torchvision's copy, downloaded into --data-root)."""
     data_root: str = "data"
     """Where named data lie or are downloaded to."""
     device: str = "cpu"
@@ -45,46 +45,56 @@ class Reproduce(Command):
     """Trained copies of every run (default: the scale's, 3)."""
     computed_by: Workers = field(default_factory=Workers)
     dry_run: bool = False
-    """List what is missing, with an estimate of the time on this machine."""
+    """Only list what is missing, with an estimate of the time on this machine."""
     only_done: bool = False
     """Compute nothing: write every artefact whose pieces are all there."""
 
     def run(self) -> None:
+        from noiserobust.papers.grid.plan import pieces_of
+
         if self.seeds is not None and self.seeds < 1:
             raise UserError(f"expected seeds >= 1, got {self.seeds}")
         if self.paper == "claims":
             self._judge()
             return
         wanted = self._wanted()
-        plan = self._plan(wanted)
+        grids, bench = self._bench()
+        pieces = {artefact: pieces_of(artefact, grids[artefact.paper], bench) for artefact in wanted}
+        if self._computed([piece for needed in pieces.values() for piece in needed]):
+            self._write(pieces, grids, bench)
+
+    def _computed(self, pieces: list[Piece]) -> bool:
+        """Do what is missing of ``pieces``, unless only what is done is asked for; False if it is only listed."""
+        from noiserobust.papers.grid.plan import compute_in_stages
+
         if self.dry_run:
-            self._list(plan)
-            return
-        self._compute([*plan.runs, *plan.measurements])
-        failed = []
-        for artefact, grid in plan.wanted:
-            if not plan.ready(artefact, grid):
+            self._list(list(dict.fromkeys(pieces)))
+        elif not self.only_done:
+            executor = self.computed_by.chosen()
+            with progress_of_pieces() as tell:
+                compute_in_stages(pieces, executor, tell)
+        return not self.dry_run
+
+    def _write(self, pieces: dict[Artefact, list[Piece]], grids: dict[str, Grid], bench: Bench) -> None:
+        """Write every artefact whose pieces are all there."""
+        from noiserobust.papers.grid.estimate import here
+        from noiserobust.papers.grid.plan import write
+
+        failures = []
+        for artefact, needed in pieces.items():
+            if not all(map(here, needed)):
                 print(f"{artefact.says}: not all of it is computed yet")
                 continue
             try:
-                written = plan.write(artefact, grid, plan.bench.folder / artefact.paper)
+                paths = write(artefact, grids[artefact.paper], bench)
             except UserError as error:  # the others are written all the same
-                failed.append(f"{artefact.says}: {error}")
+                failures.append(f"{artefact.says}: {error}")
                 continue
-            if artefact.kind == "table" and len(wanted) <= 4:
-                print(written[1].read_text())
-            print("  ".join(str(path) for path in written) + "\n")
-        if failed:
-            raise UserError("; ".join(failed))
-
-    def _compute(self, pieces: list[Piece]) -> None:
-        """Do what is missing of ``pieces``, unless only what is done shall be shown."""
-        from noiserobust.papers.grid.plan import compute
-
-        if not self.only_done:
-            executor = self.computed_by.chosen()
-            with progress_of_pieces() as tell:
-                compute(pieces, executor, tell)
+            if artefact.kind == "table" and len(pieces) <= 4:
+                print(paths[1].read_text())
+            print("  ".join(map(str, paths)) + "\n")
+        if failures:
+            raise UserError("; ".join(failures))
 
     def _judge(self) -> None:
         """Print and write the verdicts on all claims, each from as many trained copies as are there."""
@@ -92,89 +102,69 @@ class Reproduce(Command):
         from noiserobust.papers.grid.claim import claims_text
         from noiserobust.storage.files import write_atomically
 
+        if self.names:
+            raise UserError(f"expected nothing after claims, which are judged together, got {' '.join(self.names)}")
         grids, bench = self._bench()
-        if self.dry_run:
-            pieces = [piece for claim in CLAIMS for piece in claim.pieces(grids[claim.paper], bench)]
-            self._list_missing({"pieces": pieces})
+        if not self._computed([piece for claim in CLAIMS for piece in claim.pieces(grids[claim.paper], bench)]):
             return
-        self._compute([piece for claim in CLAIMS for piece in claim.pieces(grids[claim.paper], bench)])
-        judged, rest = [], []
-        for claim in CLAIMS:
-            copies = claim.copies(grids[claim.paper], bench)
-            if copies:
-                judged.append(claim.judged(grids[claim.paper], bench.with_seeds(copies)))
-            else:
-                rest.append(claim)
-        text = claims_text(judged, rest, next(iter(grids.values())))
+        copies = {claim: claim.copies(grids[claim.paper], bench) for claim in CLAIMS}
+        judged = [claim.judged(grids[claim.paper], bench.with_seeds(n)) for claim, n in copies.items() if n]
+        text = claims_text(judged, [claim for claim, n in copies.items() if not n], bench.scale)
         path = write_atomically(bench.folder / "claims.md", lambda temporary: temporary.write_text(text + "\n"))
         print(f"{text}\n\n{path}")
 
     def _wanted(self) -> list[Artefact]:
-        """What was asked for, in the papers' order."""
+        """The tables and figures that were asked for, in the papers' order."""
         from noiserobust.papers.grid import artefacts_of
 
-        chosen = PAPERS if self.paper == "all" else (self.paper,)
-        artefacts = [artefact for paper in chosen for artefact in artefacts_of(paper).values()]
+        papers = PAPERS if self.paper == "all" else (self.paper,)
+        artefacts = [artefact for paper in papers for artefact in artefacts_of(paper).values()]
         known = [artefact.name for artefact in artefacts]
         for name in self.names:
             if name not in known:
                 raise UserError(f"expected a table or figure of {self.paper} ({', '.join(known)}), got '{name}'")
         return [artefact for artefact in artefacts if not self.names or artefact.name in self.names]
 
-    def _plan(self, wanted: list[Artefact]) -> Plan:
-        from noiserobust.papers.grid import Plan
-
-        grids, bench = self._bench()
-        return Plan([(artefact, grids[artefact.paper]) for artefact in wanted], bench)
-
     def _bench(self) -> tuple[dict[str, Grid], Bench]:
         """Every paper at the scale asked for, and where its runs lie."""
-        from noiserobust.papers.grid import Bench, artefacts_of
+        from noiserobust.papers.grid import SCALES, Bench, artefacts_of, grid_of
         from noiserobust.papers.grid.bench import with_logs
         from noiserobust.papers.grid.plan import quantities
-
-        grids = self._grids()
-        scale = next(iter(grids.values())).scale
-        # What is logged follows from every artefact, also those not asked for now: runs are shared.
-        every = [
-            run
-            for paper, grid in grids.items()
-            for artefact in artefacts_of(paper).values()
-            for cell in artefact.cells(grid)
-            for quantity in quantities(cell)
-            for run in quantity.runs
-        ]
-        # Absolute, since a worker of a cluster may stand in another folder.
-        folder = self.out.resolve() / (scale.name + ("-gpu" if scale.name == "small" and self.device != "cpu" else ""))
-        bench = Bench(scale, folder, with_logs(every, scale.log_images))
-        return grids, bench if self.seeds is None else bench.with_seeds(self.seeds)
-
-    def _grids(self) -> dict[str, Grid]:
-        """Every paper at the scale asked for, on this machine."""
-        from importlib import import_module
-
-        from noiserobust.papers.grid import SCALES, Grid
         from noiserobust.papers.grid.scale import SMALL_GPU
 
-        scale = SMALL_GPU if self.scale == "small" and self.device != "cpu" else SCALES[self.scale]
+        on_gpu = self.scale == "small" and self.device != "cpu"
+        scale = SMALL_GPU if on_gpu else SCALES[self.scale]
         place: dict[str, str] = {"data_root": self.data_root, "device": self.device}
         if self.data is not None:
             place["cifar10"] = str(self.data)
-        return {paper: Grid(scale, import_module(f"noiserobust.papers.{paper}").RECIPE, place) for paper in PAPERS}
+        grids = {paper: grid_of(paper, scale, place) for paper in PAPERS}
+        # What is logged follows from every artefact, also those not asked for now: runs are shared.
+        runs = [
+            run
+            for paper, grid in grids.items()
+            for artefact in artefacts_of(paper).values()
+            for quantity in quantities(artefact, grid)
+            for run in quantity.runs
+        ]
+        if self.seeds is not None:
+            scale = replace(scale, seeds=self.seeds)
+        # Absolute, since a worker of a cluster may stand in another folder.
+        folder = self.out.resolve() / (self.scale + ("-gpu" if on_gpu else ""))
+        return grids, Bench(scale, folder, with_logs(runs, scale.log_images))
 
-    def _list(self, plan: Plan) -> None:
-        self._list_missing({"trainings": plan.runs, "measurements": plan.measurements})
+    def _list(self, pieces: list[Piece]) -> None:
+        """Print what is missing, with the time that it will take."""
+        from noiserobust.papers.grid.estimate import here, in_words, seconds_of
+        from noiserobust.sweep import Training
 
-    def _list_missing(self, wanted: dict[str, list[Piece]]) -> None:
-        from noiserobust.papers.grid.estimate import Clock, here, in_words
-
-        clock, total = Clock(), 0.0
-        for title, pieces in wanted.items():
-            different = list(dict.fromkeys(pieces))
-            missing = [piece for piece in different if not here(piece)]
-            print(f"{len(missing)} of {len(different)} {title} missing")
+        total = 0.0
+        trainings = [piece for piece in pieces if isinstance(piece, Training)]
+        measurements = [piece for piece in pieces if not isinstance(piece, Training)]
+        for title, group in (("trainings", trainings), ("measurements", measurements)):
+            missing = [piece for piece in group if not here(piece)]
+            print(f"{len(missing)} of {len(group)} {title} missing")
             for piece in missing:
-                seconds = clock.seconds(piece)
+                seconds = seconds_of(piece)
                 total += seconds
                 print(f"  {in_words(seconds):>8}  {piece.name}")
         workers = self.computed_by.workers

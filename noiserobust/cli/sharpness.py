@@ -23,7 +23,7 @@ class Sharpness(OnData):
     strengths: tuple[float, ...] = ()
     """Every measure that has a perturbation, at each of these strengths of it (for curves)."""
     part: Literal["train", "test"] = "test"
-    """Images of the data."""
+    """Part of the data that is measured on."""
     out: Path = Path("sharpness.parquet")
 
     def run(self) -> None:

@@ -42,7 +42,7 @@ class Sweep(Command):
     draws: int = 10
     """Noise draws per run and noise."""
     images: int | None = None
-    """Evaluate on a random sample of this many test images, stratified by class."""
+    """Number of test images to evaluate on: a random sample, stratified by class (default: all)."""
     evaluation_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the evaluation."""
     computed_by: Workers = field(default_factory=Workers)
@@ -51,9 +51,9 @@ class Sweep(Command):
     out: Path = Path("sweep")
     """Folder of the sweep, shared by all machines."""
     plot: Path | None = None
-    """Picture of accuracy against strength (PNG)."""
+    """File for a picture of accuracy against strength (PNG)."""
     table: Path | None = None
-    """The table as Markdown."""
+    """File for the table (Markdown)."""
     settings: TrainSettings = field(default_factory=TrainSettings)
 
     def run(self) -> None:

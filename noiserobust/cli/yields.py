@@ -35,9 +35,9 @@ class Yield(Command):
     where: str | None = None
     """Only rows of which this holds, such as "strength == 0.1" (columns: docs/evaluation.md)."""
     plot: Path | None = None
-    """Picture of the share of chips that reach an accuracy (PNG)."""
+    """File for a picture of the share of chips that reach an accuracy (PNG)."""
     table: Path | None = None
-    """The table as Markdown."""
+    """File for the table (Markdown)."""
 
     def run(self) -> None:
         from noiserobust.cli.stored import stored_rows

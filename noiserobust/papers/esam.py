@@ -7,7 +7,7 @@ from typing import Any
 
 from noiserobust.noise import Gaussian
 from noiserobust.papers.grid.artefacts import Cell, artefact
-from noiserobust.papers.grid.derived import Gain, Percent
+from noiserobust.papers.grid.derived import Computed, gain, percent
 from noiserobust.papers.grid.measured import heights, step_time
 from noiserobust.papers.grid.quantity import Accuracy, Logged, logging
 from noiserobust.papers.grid.scale import Grid
@@ -89,9 +89,9 @@ def ablated(at: Grid, data: str, network: str) -> dict[str, TrainSettings]:
     return {"SGD": whole["SGD"], "SAM": whole["SAM"], **parts, "ESAM": whole["ESAM"]}
 
 
-def speed(run: TrainSettings, reference: TrainSettings) -> Percent:
+def speed(run: TrainSettings, reference: TrainSettings) -> Computed:
     """Speed in percent of the reference's; both were timed in turn with plain steps, so that a busy machine cancels."""
-    return Percent(step_time(reference, "time"), step_time(run, "time"))
+    return percent(step_time(reference, "time"), step_time(run, "time"))
 
 
 def measured(of: dict[str, TrainSettings], network: str, data: str, gains: bool = False) -> Iterator[Cell]:
@@ -100,7 +100,7 @@ def measured(of: dict[str, TrainSettings], network: str, data: str, gains: bool 
         row = f"{network}, {method}"
         yield Cell(row, data, Accuracy(run))
         if gains and method != "SGD":
-            yield Cell(row, data, Gain(Accuracy(run), Accuracy(of["SGD"])))
+            yield Cell(row, data, gain(Accuracy(run), Accuracy(of["SGD"])))
         yield Cell(row, data, step_time(run, "images_per_second"))
         if method != "SGD":
             yield Cell(row, data, speed(run, of["SAM"]))
@@ -169,33 +169,32 @@ def figure4(at: Grid) -> Iterator[Cell]:
         yield Cell(method, "test", heights(run, "test", images, points=points, pairs=pairs))
 
 
-def subsets(at: Grid, lines: dict[str, str]) -> Iterator[Cell]:
-    """Parts of :class:`~noiserobust.minima.ESAMSubset` by line, during training with ESAM."""
+def subsets(at: Grid, part: str) -> Iterator[Cell]:
+    """Loss or cosine of the two subsets (:class:`~noiserobust.minima.ESAMSubset`) during training with ESAM."""
+    lines = {"B+ at w + e": f"selected_perturbed_{part}", "B+ at w": f"selected_{part}"}
+    lines |= {"B- at w + e": f"other_perturbed_{part}", "B- at w": f"other_{part}"}
     m = (at.scale.recipe or RECIPE).batch_size
     for network in ("ResNet-18", "WRN-28-10"):
         for data in different(at):
             measure = f"esam_subset:{at.rho(RHO[network])!r},gamma={GAMMA[network]!r},m={m}"
             run = logging(esam(at, data, network), measure)
-            for row, part in lines.items():
-                yield Cell(row, f"{network}, {data}", Logged(run, f"train/{run.log[0]}/{part}"))
+            for row, column in lines.items():
+                yield Cell(row, f"{network}, {data}", Logged(run, f"train/{run.log[0]}/{column}"))
 
 
-SUBSET_NOTE = "B+: the samples that SDS selects; B-: the others. Without label smoothing, in eval mode. " + (
-    "The logged subsets climb SAM's whole step (beta 1)."
+SUBSET_NOTE = (
+    "B+: the samples that SDS selects; B-: the others. Without label smoothing, in eval mode. The logged subsets climb "
+    "SAM's whole step (beta 1)."
 )
 
 
 @artefact(PAPER, "Losses on the samples that SDS selects, and on the others", kind="epochs", x="epoch", y="loss",
           note=SUBSET_NOTE)  # fmt: skip
 def figure5(at: Grid) -> Iterator[Cell]:
-    lines = {"B+ at w + e": "selected_perturbed_loss", "B+ at w": "selected_loss"}
-    lines |= {"B- at w + e": "other_perturbed_loss", "B- at w": "other_loss"}
-    yield from subsets(at, lines)
+    yield from subsets(at, "loss")
 
 
 @artefact(PAPER, "Cosines of the gradients on both with the whole batch's", kind="epochs", x="epoch", y="cosine",
           note=SUBSET_NOTE)  # fmt: skip
 def figure6(at: Grid) -> Iterator[Cell]:
-    lines = {"B+ at w + e": "selected_perturbed_cosine", "B+ at w": "selected_cosine"}
-    lines |= {"B- at w + e": "other_perturbed_cosine", "B- at w": "other_cosine"}
-    yield from subsets(at, lines)
+    yield from subsets(at, "cosine")

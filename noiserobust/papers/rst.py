@@ -24,7 +24,7 @@ from noiserobust.training.rules.esam import ESAM
 from noiserobust.training.rules.gsam import GSAM
 from noiserobust.training.rules.looksam import LookSAM
 from noiserobust.training.rules.rst import GRST, RST
-from noiserobust.training.rules.sam import SAM
+from noiserobust.training.rules.sam import SAM, Climbing
 from noiserobust.training.rules.ssam import SSAM
 
 PAPER = "rst"
@@ -98,12 +98,12 @@ Rule = Callable[[str], Method]
 
 def run(at: Grid, network: str, data: str, rule: Rule, *, cutout: bool = False, **changes: Any) -> TrainSettings:
     """A run with the settings that ``network`` and ``data`` have in the paper, as far as they are known."""
-    known = own_data(at, data)
+    known = known_data(at, data)
     given = dict(IMAGENET if data == "ImageNet" else VIT if network == VIT_NETWORK else {}) | changes
     return at.run(known, network, rule(known), **given, **({"cutout": CUTOUT[known]} if cutout else {}))
 
 
-def own_data(at: Grid, data: str) -> str:
+def known_data(at: Grid, data: str) -> str:
     """The data set whose settings a run has: CIFAR-10's where that stands for CIFAR-100, too."""
     return "CIFAR-10" if data == "CIFAR-100" and at.scale.data[data] == at.scale.data["CIFAR-10"] else data
 
@@ -119,12 +119,20 @@ def sam(at: Grid) -> Callable[[str], SAM]:
 
 def rst(at: Grid, p: float | Probability) -> Rule:
     """RST of the base optimizer and SAM."""
-    return lambda data: RST(sam(at)(data), p)
+    return rst_of(sam(at), p)
 
 
 def g_rst(at: Grid, p: float = 0.5, a: float = 2.0) -> Rule:
     """G-RST with SAM: p a is the regularisation in units of SAM's."""
-    return lambda data: GRST(sam(at)(data), p, a=a)
+    return g_rst_of(sam(at), p, a)
+
+
+def rst_of(rule: Rule, p: float | Probability) -> Rule:
+    return lambda data: RST(rule(data), p)
+
+
+def g_rst_of(rule: Callable[[str], Climbing], p: float = 0.5, a: float = 2.0) -> Rule:
+    return lambda data: GRST(rule(data), p, a=a)
 
 
 def group(at: Grid, family: str) -> dict[str, Rule]:
@@ -241,20 +249,14 @@ def table11(at: Grid) -> Iterator[Cell]:
     f"{LOST} The network is not known: ResNet-18 here. ASAM's rho is 0.5 (CIFAR-100 1.0), GSAM's alpha 0.4."
 ))  # fmt: skip
 def table12(at: Grid) -> Iterator[Cell]:
-    def asam(data: str) -> ASAM:
-        return ASAM(at.rho(ASAM_RHO[data]))
-
-    def gsam(data: str) -> GSAM:
-        return GSAM(at.rho(RHO[data]))
-
-    rules: dict[str, Rule] = {
-        "ASAM": asam,
-        "RST ASAM constant 0.5": lambda data: RST(asam(data), 0.5),
-        "G-RST ASAM constant 0.5": lambda data: GRST(asam(data), 0.5, a=2.0),
-        "GSAM": gsam,
-        "RST GSAM constant 0.5": lambda data: RST(gsam(data), 0.5),
-        "G-RST GSAM constant 0.5": lambda data: GRST(gsam(data), 0.5, a=2.0),
+    bases: dict[str, Callable[[str], Climbing]] = {
+        "ASAM": lambda data: ASAM(at.rho(ASAM_RHO[data])),
+        "GSAM": lambda data: GSAM(at.rho(RHO[data])),
     }
+    rules: dict[str, Rule] = {}
+    for name, base in bases.items():
+        rules |= {name: base, f"RST {name} constant 0.5": rst_of(base, 0.5)}
+        rules[f"G-RST {name} constant 0.5"] = g_rst_of(base)
     yield from rows(at, "ResNet-18", rules, named=False)
 
 
@@ -263,18 +265,12 @@ def table12(at: Grid) -> Iterator[Cell]:
     "0.6, gamma 0.5; SSAM perturbs half of the weights."
 ))  # fmt: skip
 def table13(at: Grid) -> Iterator[Cell]:
-    def efficient(method: Callable[[float], Method], p: float | None = None) -> Rule:
-        def rule(data: str) -> Method:
-            inner = method(at.rho(RHO[data]))
-            return inner if p is None else RST(inner, p)
-
-        return rule
+    def with_rho(method: Callable[[float], Method]) -> Rule:
+        return lambda data: method(at.rho(RHO[data]))
 
     rules: dict[str, Rule] = {"SGD": sgd}
-    methods: dict[str, Callable[[float], Method]] = {"LookSAM-5": LookSAM, "ESAM": ESAM, "SSAM": SSAM}
-    for name, method in methods.items():
-        rules[name] = efficient(method)
-        rules |= {f"RST {name} constant {p:g}": efficient(method, p) for p in (0.5, 0.75)}
+    for name, base in {"LookSAM-5": with_rho(LookSAM), "ESAM": with_rho(ESAM), "SSAM": with_rho(SSAM)}.items():
+        rules |= {name: base} | {f"RST {name} constant {p:g}": rst_of(base, p) for p in (0.5, 0.75)}
     yield from rows(at, "ResNet-18", rules, named=False)
 
 

@@ -6,10 +6,11 @@ Figure 1 is a diagram. RWP here is the paper's: filter-wise noise, its gradient 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from noiserobust.papers.grid.artefacts import Cell, artefact
-from noiserobust.papers.grid.derived import Passes, Times
+from noiserobust.papers.grid.derived import Passes, times
 from noiserobust.papers.grid.measured import (
     fine_tuned,
     heights,
@@ -88,8 +89,8 @@ TIME_NOTE = (
 
 def costs(run: TrainSettings, method: str, row: str, column: str, length: float = 1.0) -> Iterator[Cell]:
     """FLOPs and time in units of plain training."""
-    yield Cell(row, column, Times(Passes(run), length))
-    yield Cell(row, column, Times(step_time(run, "time", halves=method == "RWP"), length))
+    yield Cell(row, column, times(Passes(run), length))
+    yield Cell(row, column, times(step_time(run, "time", halves=method == "RWP"), length))
 
 
 @artefact(PAPER, "Accuracy, FLOPs and time on CIFAR-10 and CIFAR-100", note=TIME_NOTE)
@@ -149,16 +150,12 @@ FINE_TUNED_NOTE = (
 )
 
 
-def fine_tuning(at: Grid) -> Iterator[Cell]:
+@artefact(PAPER, "Fine-tuning", note=FINE_TUNED_NOTE)
+def table4(at: Grid) -> Iterator[Cell]:
     start = at.lying("deit_small_patch16_224-cd65a155.pth") if at.as_published else None
     for data in CIFAR:
         for method, run in with_adam(at, data, "DeiT-S", epochs=20, batch_size=128).items():
             yield Cell(f"DeiT-small, {method}", data, fine_tuned(run, start))
-
-
-@artefact(PAPER, "Fine-tuning", note=FINE_TUNED_NOTE)
-def table4(at: Grid) -> Iterator[Cell]:
-    yield from fine_tuning(at)
 
 
 @artefact(PAPER, "Accuracy, FLOPs and time on ImageNet", note=TIME_NOTE + (
@@ -217,9 +214,7 @@ def table9(at: Grid) -> Iterator[Cell]:
             yield Cell(f"ViT, {method}", data, Accuracy(run))
 
 
-@artefact(PAPER, "Fine-tuning (table 4 once more)", note=FINE_TUNED_NOTE)
-def table10(at: Grid) -> Iterator[Cell]:
-    yield from fine_tuning(at)
+artefact(PAPER, "Fine-tuning (table 4 once more)", name="table10", note=FINE_TUNED_NOTE)(table4)
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -269,9 +264,14 @@ def training_curves(at: Grid, data: str) -> Iterator[Cell]:
         yield Cell(method, "accuracy (%)", logged or Logged(run, "accuracy"))
 
 
-@artefact(PAPER, "Training curves, CIFAR-100", kind="epochs", x="epoch", note=CURVES_NOTE)
-def figure5(at: Grid) -> Iterator[Cell]:
-    yield from training_curves(at, "CIFAR-100")
+def register_curves(name: str, data: str, remark: str = "") -> None:
+    register = artefact(
+        PAPER, f"Training curves, {data}{remark}", name=name, kind="epochs", x="epoch", note=CURVES_NOTE
+    )
+    register(partial(training_curves, data=data))
+
+
+register_curves("figure5", "CIFAR-100")
 
 
 @artefact(PAPER, "Accuracy on corrupted images", kind="strengths", x="severity", y="accuracy (%)",
@@ -309,16 +309,6 @@ def figure8(at: Grid) -> Iterator[Cell]:
                 yield Cell(row, network, Accuracy(run), x=at.gamma(gamma))
 
 
-@artefact(PAPER, "Training curves, CIFAR-10", kind="epochs", x="epoch", note=CURVES_NOTE)
-def figure9(at: Grid) -> Iterator[Cell]:
-    yield from training_curves(at, "CIFAR-10")
-
-
-@artefact(PAPER, "Training curves, CIFAR-100 (figure 5 once more)", kind="epochs", x="epoch", note=CURVES_NOTE)
-def figure10(at: Grid) -> Iterator[Cell]:
-    yield from training_curves(at, "CIFAR-100")
-
-
-@artefact(PAPER, "Training curves, ImageNet", kind="epochs", x="epoch", note=CURVES_NOTE)
-def figure11(at: Grid) -> Iterator[Cell]:
-    yield from training_curves(at, "ImageNet")
+register_curves("figure9", "CIFAR-10")
+register_curves("figure10", "CIFAR-100", " (figure 5 once more)")
+register_curves("figure11", "ImageNet")

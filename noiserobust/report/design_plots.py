@@ -135,8 +135,8 @@ def _budget_axes(axis: Axes, answers: pd.DataFrame, curve: pd.DataFrame) -> None
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value) if time else f"{value:g}"))
     # To the first value, from the easy end, from which on every method's mean is out of sight.
     sign = -1 if first["easy"] > first["hard"] else 1
-    edges = pd.concat([answers[name][np.isfinite(answers[name])] for name in ("low", "high", "value")])
-    inside = pd.concat([x[curve["lost"] <= top], edges])
+    budgets = pd.concat([answers[name][np.isfinite(answers[name])] for name in ("low", "high", "value")])
+    inside = pd.concat([x[curve["lost"] <= top], budgets])
     beyond = x[sign * x > (sign * inside).max()]
     axis.set_xlim(first["easy"], sign * (sign * beyond).min() if len(beyond) else first["hard"])
     axis.set_ylim(-0.4 * limit, top)

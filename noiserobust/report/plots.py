@@ -111,8 +111,8 @@ def _draw(axis: Axes, panel: pd.DataFrame, methods: Sequence[str], column: str) 
         if line["noise_std"].notna().any():
             shade(axis, x, mean - noise, mean + noise, index, NOISE_ALPHA, zorder=1)
             # The dotted edge keeps the noise band in sight where the weight band is the wider one.
-            for edge in (mean - noise, mean + noise):
-                axis.plot(x, edge, color=colour(index), linestyle=(0, (1, 1.6)), linewidth=0.9, alpha=0.8, zorder=2.5)
+            for bound in (mean - noise, mean + noise):
+                axis.plot(x, bound, color=colour(index), linestyle=(0, (1, 1.6)), linewidth=0.9, alpha=0.8, zorder=2.5)
         if line["weight_std"].notna().any():
             shade(axis, x, mean - weight, mean + weight, index, WEIGHT_ALPHA, zorder=2)
         axis.plot(x, mean, **line_style(index), zorder=3)

@@ -1,10 +1,10 @@
-"""Who runs the pieces: this process, or a Ray cluster. Both leave the same files."""
+"""Executors: they run the pieces of a sweep, on this machine or on a Ray cluster, and leave the same files."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from noiserobust.errors import UserError
 from noiserobust.sweep.pieces import Piece
+
+OnPiece = Callable[[Piece, int, int], object]
 
 
 class Executor(Protocol):
@@ -23,8 +25,11 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Local:
-    """One piece after the other, in this process; or ``workers`` of them at once, in as many processes that share the
-    machine's cores (small networks gain: two single-threaded trainings are faster than one on two threads)."""
+    """This machine: one piece after the other in this process, or ``workers`` of them at once in as many processes.
+
+    The processes share the machine's cores. Small networks gain: two single-threaded trainings are faster than one on
+    two threads.
+    """
 
     workers: int = 1
 
@@ -42,7 +47,7 @@ class Local:
         # Spawned: a fork would inherit torch's thread pools, which do not survive it.
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(self.workers, spawn, _use_threads, (threads,)) as pool:
-            waiting = {pool.submit(_run, piece): piece for piece in pieces}
+            waiting = {pool.submit(piece.run): piece for piece in pieces}
             try:
                 for done in as_completed(waiting):
                     done.result()
@@ -58,7 +63,7 @@ class Local:
 
 @dataclass(frozen=True)
 class OnRay:
-    """Pieces as tasks of a Ray cluster whose machines share the sweep's folder.
+    """A Ray cluster whose machines share the sweep's folder: every piece is one of its tasks.
 
     ``address``: the cluster's (``auto`` for the one around this process), or ``None`` to start one on this machine.
     ``cpus`` and ``gpus`` are what one piece occupies. A piece whose machine dies or whose process is killed is run
@@ -77,7 +82,8 @@ class OnRay:
             # Without an address Ray would join whatever cluster it finds on this machine.
             ray.init(address=self.address or "local", log_to_driver=False, logging_level="error")
         try:
-            task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=self.retries)(_run)
+            options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": self.retries}
+            task = ray.remote(lambda piece: piece.run()).options(**options)
             waiting = {task.remote(piece): piece for piece in pieces}
             while waiting:
                 (ready,), _ = ray.wait(list(waiting), num_returns=1)
@@ -97,8 +103,12 @@ class OnRay:
                 ray.shutdown()
 
 
-def _run(piece: Piece) -> None:
-    piece.run()
+def compute(pieces: Iterable[Piece], executor: Executor | None = None, on_piece: OnPiece | None = None) -> None:
+    """Do what is missing of ``pieces``; ``on_piece(piece, done, of)`` is called for every finished one."""
+    missing = [piece for piece in dict.fromkeys(pieces) if not piece.result.is_file()]
+    for done, piece in enumerate((executor or Local()).run(missing), 1):
+        if on_piece is not None:
+            on_piece(piece, done, len(missing))
 
 
 def _use_threads(count: int) -> None:

@@ -1,10 +1,10 @@
-"""From varied settings to runs, from runs to evaluations, from evaluations to one table of rows."""
+"""A sweep: training runs for all combinations of settings, their evaluation, and one table of all rows."""
 
 from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from noiserobust.errors import UserError
 from noiserobust.noise import NoiseModel
 from noiserobust.spec import parse_value
 from noiserobust.storage.rows import read_rows, write_rows
-from noiserobust.sweep.executors import Executor, Local
-from noiserobust.sweep.pieces import Evaluating, Piece, Training
+from noiserobust.sweep.executors import Executor, OnPiece, compute
+from noiserobust.sweep.pieces import Evaluating, Training
 from noiserobust.training import TrainSettings
 
 SHARD = 10
@@ -49,7 +49,7 @@ def runs_of(base: TrainSettings, vary: Mapping[str, Sequence[Any]], out: str | P
 
 def evaluations(
     runs: Sequence[Training],
-    noises: Sequence[NoiseModel],
+    noises: Sequence[NoiseModel | str],
     draws: int,
     out: str | Path,
     options: Mapping[str, Any] | None = None,
@@ -58,46 +58,41 @@ def evaluations(
     """The draws of every run under every noise, cut into pieces of ``shard`` draws; draws are named, so any cut gives
     the same rows."""
     given = tuple(sorted((options or {}).items()))
-    firsts = range(0, draws, shard)
+    # Parsed here, so that one noise has one file of rows however it is spelled, and a wrong one is refused first.
+    models = [NoiseModel.parse(noise) for noise in noises]
     return [
         Evaluating(run, noise, first, min(shard, draws - first), Path(out), given)
-        for run, noise, first in product(runs, noises, firsts)
+        for run, noise, first in product(runs, models, range(0, draws, shard))
     ]
 
 
 def sweep(
     base: TrainSettings,
     vary: Mapping[str, Sequence[Any]],
-    noises: Sequence[NoiseModel],
+    noises: Sequence[NoiseModel | str],
     draws: int = 10,
     out: str | Path = "sweep",
     *,
     options: Mapping[str, Any] | None = None,
     executor: Executor | None = None,
     shard: int = SHARD,
-    on_piece: Callable[[Piece, int, int], object] | None = None,
+    on_piece: OnPiece | None = None,
 ) -> pd.DataFrame:
     """Train every run of the grid, evaluate it, and put all rows together as ``out/rows.parquet``.
 
     Runs lie in ``out/runs``, evaluated pieces in ``out/pieces``: what is there is not computed again, so the same call
-    goes on where another one stopped, on whatever executor. ``on_piece(piece, done, of)`` hears of every finished one.
+    goes on where another one stopped, on whatever executor. ``on_piece(piece, done, of)`` is called for every
+    finished one.
     """
     # Absolute, since a worker of a cluster may stand in another folder.
-    folder, executor = Path(out).resolve(), executor or Local()
+    folder = Path(out).resolve()
     runs = runs_of(base, vary, folder / "runs")
     wanted = evaluations(runs, noises, draws, folder / "pieces", options, shard)
     for pieces in (runs, wanted):
-        missing = _missing(pieces)
-        for done, piece in enumerate(executor.run(missing), 1):
-            if on_piece is not None:
-                on_piece(piece, done, len(missing))
+        compute(pieces, executor, on_piece)
     rows = pd.concat([read_rows(piece.result) for piece in wanted], ignore_index=True)
     # A path is a matter of the machine; the run's own name is not.
     rows["model"] = rows["model"].map(lambda path: Path(path).parent.name)
     rows = rows.sort_values(ORDER, ignore_index=True)
     write_rows(rows, folder / "rows.parquet")
     return rows
-
-
-def _missing(pieces: Sequence[Piece]) -> list[Piece]:
-    return [piece for piece in pieces if not piece.result.is_file()]

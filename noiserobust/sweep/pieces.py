@@ -1,13 +1,17 @@
-"""The pieces of a sweep: each is a small value that any process can run, and leaves one file, whole or not at all."""
+"""Pieces of a sweep: a training run, or the evaluation of one. Any process can run a piece, and each leaves one file,
+whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
+
+import pandas as pd
 
 from noiserobust.data import Splits, load
 from noiserobust.evaluation import evaluate
@@ -53,8 +57,32 @@ class Training:
         fit(self.settings, self.out, splits=data_of(self.settings))
 
 
+class Measurement(ABC):
+    """A piece that writes rows about a finished run; the name of their file in ``out`` follows from its ``key``."""
+
+    out: Path
+
+    @property
+    @abstractmethod
+    def key(self) -> list[Any]:
+        """All that determines the rows."""
+
+    @abstractmethod
+    def measure(self) -> pd.DataFrame:
+        """The rows."""
+
+    @property
+    def result(self) -> Path:
+        digest = hashlib.sha256(json.dumps(self.key, default=str).encode()).hexdigest()[:16]
+        return self.out / f"{digest}.parquet"
+
+    def run(self) -> None:
+        if not self.result.is_file():
+            write_rows(self.measure(), self.result)
+
+
 @dataclass(frozen=True)
-class Evaluating:
+class Evaluating(Measurement):
     """``draws`` draws from ``first_draw`` on of one checkpoint under one noise, as a file of rows in ``out``."""
 
     trained: Training
@@ -71,25 +99,20 @@ class Evaluating:
         return f"evaluate {run.label} seed {run.seed}, {self.noise}, draws {self.first_draw} to {last}"
 
     @property
-    def result(self) -> Path:
+    def key(self) -> list[Any]:
         # The run's own name says everything about its weights.
-        about = [SEMANTICS, self.trained.result.parent.name, str(self.noise), self.first_draw, self.draws, self.options]
-        digest = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()[:16]
-        return self.out / f"{digest}.parquet"
+        return [SEMANTICS, self.trained.result.parent.name, str(self.noise), self.first_draw, self.draws, self.options]
 
-    def run(self) -> None:
-        if self.result.is_file():
-            return
+    def measure(self) -> pd.DataFrame:
         settings = self.trained.settings
-        found = evaluate(
+        return evaluate(
             self.trained.result,
             data_of(settings).test,
             self.noise,
             range(self.first_draw, self.first_draw + self.draws),
             # A checkpoint's word alone starts no code: the sweep's settings are a person's.
             **grouped({"model": settings.model} | dict(self.options)),
-        )
-        write_rows(found.rows, self.result)
+        ).rows
 
 
 def data_of(settings: TrainSettings) -> Splits:

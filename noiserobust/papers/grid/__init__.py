@@ -1,9 +1,8 @@
 """What the papers' tables and figures are made of: scales, cells, quantities, and the plan that computes them."""
 
-from noiserobust.papers.grid.artefacts import Artefact, Cell, artefact, artefacts_of
+from noiserobust.papers.grid.artefacts import Artefact, Cell, artefacts_of, grid_of
 from noiserobust.papers.grid.bench import Bench
-from noiserobust.papers.grid.plan import Plan
-from noiserobust.papers.grid.published_values import Published, published
+from noiserobust.papers.grid.published_values import published
 from noiserobust.papers.grid.scale import MINI, PAPER, SCALES, SMALL, Grid, Scale
 
 __all__ = [
@@ -15,10 +14,8 @@ __all__ = [
     "Bench",
     "Cell",
     "Grid",
-    "Plan",
-    "Published",
     "Scale",
-    "artefact",
     "artefacts_of",
+    "grid_of",
     "published",
 ]

@@ -1,14 +1,14 @@
-"""A table or a figure of a paper: its cells, each a quantity to be measured in its place."""
+"""Artefacts: the tables and figures of a paper, each a list of cells with the quantity that a cell shows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal
+from typing import Any, Literal
 
 from noiserobust.papers.grid.quantity import Quantity
-from noiserobust.papers.grid.scale import Grid
+from noiserobust.papers.grid.scale import Grid, Scale
 
 Kind = Literal[
     "table", "epochs", "trajectory", "strengths", "magnitudes", "scatter", "families", "landscape", "image", "histogram"
@@ -20,7 +20,7 @@ order; contours of a loss; a coloured grid; distributions."""
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of an artefact and what stands there.
+    """A cell of a table, or a line of a figure: its place, and the quantity that it shows.
 
     A table's ``row`` and ``column`` are those of ``papers/published``; a figure's are its line and its panel.
     ``x`` is where on the panel's axis one number is drawn, or the quantity that says it.
@@ -60,13 +60,13 @@ Cells = Callable[[Grid], Iterable[Cell]]
 
 
 def artefact(
-    paper: str, title: str, *, kind: Kind = "table", x: str = "", y: str = "", note: str = ""
+    paper: str, title: str, *, name: str = "", kind: Kind = "table", x: str = "", y: str = "", note: str = ""
 ) -> Callable[[Cells], Cells]:
-    """Registers the function below as the cells of the paper's artefact of the same name."""
+    """Registers the function below as the cells of the paper's artefact ``name`` (default: the function's own name)."""
 
     def register(cells: Cells) -> Cells:
-        name = cells.__name__
-        _REGISTRY.setdefault(paper, {})[name] = Artefact(paper, name, title, cells, kind, x, y, note)
+        known = name or cells.__name__
+        _REGISTRY.setdefault(paper, {})[known] = Artefact(paper, known, title, cells, kind, x, y, note)
         return cells
 
     return register
@@ -76,3 +76,8 @@ def artefacts_of(paper: str) -> dict[str, Artefact]:
     """All artefacts of ``paper`` by name, in the order of its module."""
     import_module(f"noiserobust.papers.{paper}")
     return _REGISTRY[paper]
+
+
+def grid_of(paper: str, scale: Scale, place: Mapping[str, Any] | None = None) -> Grid:
+    """``paper`` at a scale, with its own recipe; ``place`` as :class:`Grid` takes it."""
+    return Grid(scale, import_module(f"noiserobust.papers.{paper}").RECIPE, place or {})

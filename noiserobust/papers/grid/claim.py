@@ -12,8 +12,8 @@ from scipy import stats
 
 from noiserobust.papers.grid.bench import Bench
 from noiserobust.papers.grid.estimate import here
-from noiserobust.papers.grid.quantity import Logged, Quantity
-from noiserobust.papers.grid.scale import Grid
+from noiserobust.papers.grid.quantity import Logged, Quantity, table
+from noiserobust.papers.grid.scale import Grid, Scale
 from noiserobust.papers.grid.step_time import StepTime
 from noiserobust.report.table import as_markdown
 from noiserobust.storage.rows import read_rows
@@ -41,9 +41,7 @@ class Contrast:
     unit: str = "points"
 
     def pieces(self, bench: Bench) -> list[Piece]:
-        quantities = [self.a] if self.b is None else [self.a, self.b]
-        trained = [bench.training(run, seed) for one in quantities for run in one.runs for seed in bench.seeds]
-        return [*trained, *(piece for one in quantities for piece in one.pieces(bench))]
+        return [piece for quantity in (self.a, self.b) if quantity is not None for piece in quantity.pieces(bench)]
 
     def measured(self, bench: Bench, confidence: float) -> Measured:
         """The difference with its two-sided t interval over trained copies."""
@@ -51,10 +49,10 @@ class Contrast:
         differences = (a if self.b is None else a - _copies(self.b, bench)).dropna().to_numpy()
         n, mean = len(differences), float(differences.mean())
         if n < 2:
-            return Measured(self, n, mean, math.nan, math.nan, math.nan)
+            return Measured(self, n, mean, math.nan, math.nan, math.nan, confidence)
         std = float(differences.std(ddof=1))
         half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * std / math.sqrt(n)
-        return Measured(self, n, mean, mean - half, mean + half, std)
+        return Measured(self, n, mean, mean - half, mean + half, std, confidence)
 
 
 @dataclass(frozen=True)
@@ -77,12 +75,12 @@ class Cost:
     def measured(self, bench: Bench, confidence: float) -> Measured:
         """The median ratio with its quartiles."""
         line = read_rows(self._piece(bench).result).iloc[0]
-        return Measured(self, 1, float(line["value"]), float(line["low"]), float(line["high"]), math.nan)
+        return Measured(self, 1, float(line["value"]), float(line["low"]), float(line["high"]), math.nan, confidence)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured difference: mean, interval and standard deviation over ``n`` trained copies."""
+    """A measured difference: mean, interval (of that confidence) and standard deviation over ``n`` trained copies."""
 
     of: Contrast | Cost
     n: int
@@ -90,6 +88,7 @@ class Measured:
     low: float
     high: float
     std: float
+    confidence: float = CONFIDENCE
 
     @property
     def verdict(self) -> str:
@@ -105,11 +104,13 @@ class Measured:
             return "yes"
         return "no" if self.low > within or self.high < -within else "open"
 
-    def detectable(self, confidence: float) -> float:
+    @property
+    def detectable(self) -> float:
         """The smallest true difference that so many copies would have shown with a power of 80 %."""
-        return _factor(self.n, confidence, POWER) * self.std if self.n > 1 else math.nan
+        return _factor(self.n, self.confidence, POWER) * self.std if self.n > 1 else math.nan
 
-    def needed(self, confidence: float) -> float:
+    @property
+    def needed(self) -> float:
         """Copies that would show the published difference (or the measured one, if it is on the claimed side) with a
         power of 80 %; of two that shall be equal, that they are, if they differ as measured. ``inf``: none would."""
         target, power = abs(self.of.published) if self.of.published else self.mean, POWER
@@ -118,7 +119,7 @@ class Measured:
             target, power = self.of.within - abs(self.mean), 1 - (1 - POWER) / 2
         if not target > 0 or math.isnan(self.std):
             return math.inf
-        return next((n for n in range(2, 2000) if _factor(n, confidence, power) * self.std <= target), math.inf)
+        return next((n for n in range(2, 2000) if _factor(n, self.confidence, power) * self.std <= target), math.inf)
 
 
 Contrasts = Callable[[Grid], Sequence[Contrast | Cost]]
@@ -150,7 +151,7 @@ class Claim:
         """The claim's differences; their intervals hold together with 95 % (Bonferroni)."""
         contrasts = self.contrasts(grid)
         confidence = 1 - (1 - CONFIDENCE) / max(1, sum(isinstance(one, Contrast) for one in contrasts))
-        return Judgement(self, tuple(one.measured(bench, confidence) for one in contrasts), confidence)
+        return Judgement(self, tuple(one.measured(bench, confidence) for one in contrasts))
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,6 @@ class Judgement:
 
     claim: Claim
     measured: tuple[Measured, ...]
-    confidence: float
 
     @property
     def verdict(self) -> str:
@@ -168,7 +168,7 @@ class Judgement:
 
     def lines(self) -> list[str]:
         """One line per difference, in words."""
-        return [_line(one, self.confidence) for one in self.measured]
+        return list(map(_line, self.measured))
 
 
 @dataclass(frozen=True)
@@ -180,13 +180,9 @@ class Change(Logged):
     """How much it falls instead."""
 
     def values(self, bench: Bench) -> pd.DataFrame:
-        lines = []
-        for seed in bench.seeds:
-            values = bench.log(self.run, seed, (self.y,))[self.y].to_numpy()
-            change = values[-1] - values[round(self.since * (len(values) - 1))]
-            lines.append((seed, -change if self.falls else change))
-        replicate, value = zip(*lines, strict=True)
-        return pd.DataFrame({"replicate": replicate, "draw": 0, "x": np.nan, "value": value})
+        logs = [bench.log(self.run, seed, (self.y,))[self.y].to_numpy() for seed in bench.seeds]
+        changes = np.array([log[-1] - log[round(self.since * (len(log) - 1))] for log in logs])
+        return table(bench.seeds, 0, np.nan, -changes if self.falls else changes)
 
 
 @dataclass(frozen=True)
@@ -198,17 +194,15 @@ class OverEpochs(Logged):
         return means.assign(draw=0, x=np.nan)
 
 
-def claims_text(judged: Sequence[Judgement], open_claims: Sequence[Claim], grid: Grid) -> str:
+def claims_text(judged: Sequence[Judgement], open_claims: Sequence[Claim], scale: Scale) -> str:
     """The judgements at one scale as Markdown: a summary, then every claim with its differences."""
-    lines = [f"## Scale {grid.scale.name}", "\n".join(f"- {line}" for line in grid.scale.says)]
+    lines = [f"## Scale {scale.name}", "\n".join(f"- {line}" for line in scale.says)]
     summary = [["paper", "claim", "verdict"]]
     summary += [[one.claim.paper, f"{one.claim.says} ({one.claim.source})", one.verdict] for one in judged]
     lines.append(as_markdown(summary))
     for one in judged:
-        lines.append(
-            f"**{one.claim.paper}: {one.claim.says}** — {one.verdict}\n\n"
-            + "\n".join(f"- {line}" for line in one.lines())
-        )
+        lines.append(f"**{one.claim.paper}: {one.claim.says}** — {one.verdict}")
+        lines.append("\n".join(f"- {line}" for line in one.lines()))
     if open_claims:
         missing = "; ".join(f"{claim.paper}: {claim.says}" for claim in open_claims)
         lines.append(f"Not computed at this scale: {missing}.")
@@ -225,7 +219,7 @@ def _factor(n: int, confidence: float, power: float) -> float:
     return float(t.ppf(0.5 + confidence / 2) + t.ppf(power)) / math.sqrt(n)
 
 
-def _line(measured: Measured, confidence: float) -> str:
+def _line(measured: Measured) -> str:
     of = measured.of
     digits = 2 if of.unit in ("points", "plain steps") else 3
     number = f"{measured.mean:+.{digits}f}" if isinstance(of, Contrast) else f"{measured.mean:.{digits}f}"
@@ -237,23 +231,20 @@ def _line(measured: Measured, confidence: float) -> str:
     elif of.within is not None:
         what += f" (equal within {of.within:g}?)"
     if of.published is not None:
-        what += (
-            f"; published {of.published:+.{digits}f}" if isinstance(of, Contrast) else f"; published {of.published:g}"
-        )
+        what += f"; published {of.published:{f'+.{digits}f' if isinstance(of, Contrast) else 'g'}}"
     what += {"yes": " — as claimed", "no": " — the other way", "open": " — open"}[measured.verdict]
     if measured.verdict == "open" and isinstance(of, Contrast) and not math.isnan(measured.std):
-        what += ": " + _could_have_been_seen(measured, of, confidence, digits)
+        what += ": " + _could_have_been_seen(measured, of, digits)
     return what
 
 
-def _could_have_been_seen(measured: Measured, of: Contrast, confidence: float, digits: int) -> str:
-    needed = measured.needed(confidence)
-    copies = f"{needed:g} copies" if needed < math.inf else "more than 2,000 copies"
+def _could_have_been_seen(measured: Measured, of: Contrast, digits: int) -> str:
+    copies = f"{measured.needed:g} copies" if measured.needed < math.inf else "more than 2,000 copies"
     if of.within is not None:
         if abs(measured.mean) >= of.within:
             return "no number of copies would show them equal, if they differ as measured"
         return f"{copies} would show them equal (power 80 %), if they differ as measured"
-    seen = f"so many would have shown {measured.detectable(confidence):.{digits}f} (power 80 %)"
+    seen = f"so many would have shown {measured.detectable:.{digits}f} (power 80 %)"
     if of.published is None and measured.mean <= 0:
         return f"{seen}; the measured difference is on the other side"
     return f"{seen}; {copies} would show {'the published difference' if of.published else 'this one'}"

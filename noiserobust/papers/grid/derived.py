@@ -1,11 +1,10 @@
-"""Quantities that follow from settings alone, or from other quantities."""
+"""Quantities that are not measured: they follow from settings alone, or from other quantities."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,58 +15,27 @@ import torch
 from noiserobust.papers.grid.bench import Bench
 from noiserobust.papers.grid.estimate import KNOWN
 from noiserobust.papers.grid.quantity import Accuracy, Quantity, table
-from noiserobust.papers.grid.step_time import engine_of
+from noiserobust.papers.grid.step_time import engine_of, mean_cost
 from noiserobust.sweep import Piece
 from noiserobust.training import TrainSettings
-from noiserobust.training.schedules import Progress
-
-
-class Unmeasured:
-    """Of what settings alone determine: no run and no piece is needed."""
-
-    @property
-    def runs(self) -> Sequence[TrainSettings]:
-        return []
-
-    def pieces(self, bench: Bench) -> Sequence[Piece]:
-        return []
-
-
-class Composed:
-    """Of other quantities, :attr:`parts`: it needs what they need."""
-
-    @property
-    @abstractmethod
-    def parts(self) -> Sequence[Quantity]:
-        """The quantities that it is made of."""
-
-    @property
-    def runs(self) -> Sequence[TrainSettings]:
-        return [run for part in self.parts for run in part.runs]
-
-    def pieces(self, bench: Bench) -> Sequence[Piece]:
-        return [piece for part in self.parts for piece in part.pieces(bench)]
 
 
 @dataclass(frozen=True)
-class Passes(Unmeasured):
-    """Forward and backward passes of the whole run in units of plain training's (a backward counts as two forwards);
-    ``extra``: beyond plain training's."""
+class Passes(Quantity):
+    """Forward and backward passes of the whole run in units of plain training's, a backward pass counting as two
+    forward passes; ``extra_propagations``: those beyond plain training's."""
 
     run: TrainSettings
     unit: Literal["flops", "extra_propagations"] = "flops"
     steps: int = 1000
 
     def values(self, bench: Bench) -> pd.DataFrame:
-        epochs = self.run.epochs
-        at = [Progress(step, self.steps, step * epochs // self.steps, epochs) for step in range(self.steps)]
-        costs = [self.run.method.cost(progress) for progress in at]
-        mean = sum((forward + 2 * backward) / 3 for forward, backward in costs) / self.steps
+        mean = mean_cost(self.run, self.steps)
         return table(0, 0, np.nan, [mean - (1.0 if self.unit == "extra_propagations" else 0.0)])
 
 
 @dataclass(frozen=True)
-class Drawn(Unmeasured):
+class Drawn(Quantity):
     """Points that settings determine, nothing being measured: a schedule as a function."""
 
     points: tuple[tuple[float, float], ...]
@@ -78,8 +46,21 @@ class Drawn(Unmeasured):
         return table(0, 0, x, y)
 
 
+class Combined(Quantity):
+    """What is computed from other quantities, its ``parts``: it needs what they need."""
+
+    parts: tuple[Quantity, ...]
+
+    @property
+    def runs(self) -> Sequence[TrainSettings]:
+        return [run for part in self.parts for run in part.runs]
+
+    def measurements(self, bench: Bench) -> Sequence[Piece]:
+        return [piece for part in self.parts for piece in part.measurements(bench)]
+
+
 @dataclass(frozen=True)
-class Best(Composed):
+class Best(Combined):
     """The best of several accuracies: what a paper prints as "the best strength"; ``labels`` name the choices.
 
     Which one it is follows from the very test values that are shown, as in the papers, so it flatters. ``apart``
@@ -87,20 +68,16 @@ class Best(Composed):
     them independent of each other: for comparisons.
     """
 
-    choices: tuple[Accuracy, ...]
+    parts: tuple[Accuracy, ...]
     labels: tuple[str, ...] = ()
     apart: bool = False
 
     @property
-    def unit(self) -> str:
-        return self.choices[0].unit
-
-    @property
-    def parts(self) -> Sequence[Quantity]:
-        return self.choices
+    def unit(self) -> str:  # type: ignore[override]
+        return self.parts[0].unit
 
     def values(self, bench: Bench) -> pd.DataFrame:
-        accuracies = [choice.values(bench) for choice in self.choices]
+        accuracies = [choice.values(bench) for choice in self.parts]
         sign = -1 if self.unit in ("error", "loss") else 1
         seen = accuracies
         if self.apart:
@@ -110,32 +87,41 @@ class Best(Composed):
             accuracies = [values[~values["replicate"].isin(first)] for values in accuracies]
         chosen = int(np.argmax([sign * values["value"].mean() for values in seen]))
         return accuracies[chosen].assign(
-            choice=self.labels[chosen] if self.labels else str(self.choices[chosen].run.method)
+            choice=self.labels[chosen] if self.labels else str(self.parts[chosen].run.method)
         )
 
 
 @dataclass(frozen=True)
-class Times(Composed):
-    """A quantity times a number."""
+class Computed(Combined):
+    """A function of other quantities' values, copy by copy and draw by draw."""
 
-    of: Quantity
-    factor: float
-
-    @property
-    def unit(self) -> str:
-        return self.of.unit
-
-    @property
-    def parts(self) -> Sequence[Quantity]:
-        return [self.of]
+    parts: tuple[Quantity, ...]
+    function: Callable[..., pd.Series]
+    unit: str
 
     def values(self, bench: Bench) -> pd.DataFrame:
-        values = self.of.values(bench)
-        return values.assign(value=self.factor * values["value"])
+        values = (part.values(bench).set_index(["replicate", "draw"])["value"] for part in self.parts)
+        computed = self.function(*values).reset_index()
+        return table(computed["replicate"], computed["draw"], np.nan, computed["value"])
+
+
+def gain(a: Quantity, b: Quantity) -> Computed:
+    """A minus B."""
+    return Computed((a, b), lambda a, b: a - b, "gain")
+
+
+def percent(a: Quantity, b: Quantity) -> Computed:
+    """A in percent of B, as a speed relative to SAM's."""
+    return Computed((a, b), lambda a, b: 100 * a / b, "speed")
+
+
+def times(a: Quantity, factor: float) -> Computed:
+    """A times a number."""
+    return Computed((a,), lambda a: factor * a, a.unit)
 
 
 @dataclass(frozen=True)
-class Remembered(Unmeasured):
+class Remembered(Quantity):
     """MiB that the rule keeps from step to step beyond plain training, as it lays them out before the first step.
 
     Laid out as tensors without storage: 14 GB need not be there to be counted, and data and samples need not either.
@@ -162,61 +148,3 @@ def tensors_in(kept: object) -> Iterator[torch.Tensor]:
     elif isinstance(kept, (dict, list)):
         for part in kept.values() if isinstance(kept, dict) else kept:
             yield from tensors_in(part)
-
-
-@dataclass(frozen=True)
-class Compared(Composed):
-    """A against B, copy by copy and draw by draw, as :meth:`compared` says."""
-
-    a: Quantity
-    b: Quantity
-
-    @property
-    def parts(self) -> Sequence[Quantity]:
-        return [self.a, self.b]
-
-    @abstractmethod
-    def compared(self, a: pd.Series, b: pd.Series) -> pd.Series:
-        """The values of the comparison."""
-
-    def values(self, bench: Bench) -> pd.DataFrame:
-        a, b = (one.values(bench).set_index(["replicate", "draw"])["value"] for one in self.parts)
-        compared = self.compared(a, b).reset_index()
-        return table(compared["replicate"], compared["draw"], np.nan, compared["value"])
-
-
-@dataclass(frozen=True)
-class Gain(Compared):
-    """A minus B."""
-
-    unit: str = "gain"
-
-    def compared(self, a: pd.Series, b: pd.Series) -> pd.Series:
-        return a - b
-
-
-@dataclass(frozen=True)
-class Percent(Compared):
-    """A in percent of B: speed relative to SAM's."""
-
-    unit: str = "speed"
-
-    def compared(self, a: pd.Series, b: pd.Series) -> pd.Series:
-        return 100 * a / b
-
-
-@dataclass(frozen=True)
-class Variation(Composed):
-    """Standard deviation over mean of a copy's values: how unequal the norms of its filters are."""
-
-    of: Quantity
-    unit: str = "variation"
-
-    @property
-    def parts(self) -> Sequence[Quantity]:
-        return [self.of]
-
-    def values(self, bench: Bench) -> pd.DataFrame:
-        copies = self.of.values(bench).groupby("replicate")["value"]
-        ratios = (copies.std(ddof=0) / copies.mean()).reset_index()
-        return table(ratios["replicate"], 0, np.nan, ratios["value"])

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cache
-
 from noiserobust.data.corrupted import CORRUPTIONS as PUBLISHED_CORRUPTIONS
 from noiserobust.errors import UserError
-from noiserobust.models import ModelSpec
 from noiserobust.papers.grid.corruptions import CORRUPTIONS
-from noiserobust.papers.grid.pieces import Corrupted, FilterNorms, FineTuned, Heights, InitialRadius, Measuring
-from noiserobust.papers.grid.step_time import StepTime
+from noiserobust.papers.grid.pieces import Corrupted, FineTuned, Heights, Measuring
+from noiserobust.papers.grid.step_time import StepTime, mean_cost, seconds_per_image
 from noiserobust.sweep import Evaluating, Piece, Training
 from noiserobust.sweep.pieces import data_of
 from noiserobust.training import TrainSettings
-from noiserobust.training.schedules import Progress
 
 KNOWN = {
     "digits": (1297, 500, 1, 8, 10),
@@ -27,64 +22,49 @@ KNOWN = {
 OVERHEAD = 0.2  # seconds to open a run and its data, measured on digits
 
 
-class Clock:
-    """Seconds that pieces will take on this machine, with one worker."""
-
-    def seconds(self, piece: Piece) -> float:
-        """Expected seconds of ``piece``; a forward pass counts as a third of a forward and backward pass."""
-        if isinstance(piece, Training):
-            return OVERHEAD + self._training(piece.settings)
-        if isinstance(piece, Evaluating):
-            settings = piece.trained.settings
-            images = dict(piece.options).get("images") or self._size(settings)[1]
-            return OVERHEAD + piece.draws * images * self._image(settings) / 3
-        assert isinstance(piece, Measuring)
+def seconds_of(piece: Piece) -> float:
+    """Seconds that ``piece`` will take on this machine; a forward pass is a third of a forward and backward pass."""
+    if isinstance(piece, Training):
+        return OVERHEAD + _training(piece.settings)
+    if isinstance(piece, Evaluating):
         settings = piece.trained.settings
-        if isinstance(piece, StepTime):
-            return 2 * (piece.steps + 4) * settings.batch_size * self._image(settings)
-        if isinstance(piece, FineTuned):
-            before = 0.5 * self._training(settings) if piece.initial is None else 0.0  # trained on half of the classes
-            return OVERHEAD + before + self._training(settings)
-        images = getattr(piece, "images", None) or self._size(settings)[1]
-        passes = 6
-        if isinstance(piece, Heights):
-            passes = piece.points**piece.dimensions * piece.pairs
-        elif isinstance(piece, Corrupted):
-            passes = 5 * len(CORRUPTIONS if piece.folder is None else PUBLISHED_CORRUPTIONS)
-        elif isinstance(piece, (InitialRadius, FilterNorms)):
-            passes = 0
-        return OVERHEAD + passes * images * self._image(settings) / 3
-
-    def total(self, pieces: Iterable[Piece]) -> float:
-        """Seconds of all ``pieces``."""
-        return sum(self.seconds(piece) for piece in pieces)
-
-    def _training(self, settings: TrainSettings) -> float:
-        train, test = self._size(settings)[:2]
-        on_test = settings.select_on == "test"
-        held_out = 0.0 if on_test else settings.validation * train
-        at = [Progress(step, 100, step * settings.epochs // 100, settings.epochs) for step in range(100)]
-        passes = sum((f + 2 * b) / 3 for f, b in (settings.method.cost(progress) for progress in at)) / 100
-        watched = (test if on_test else held_out) * (1 + settings.select_draws) / 3
-        logged = settings.log_images * len(settings.log_on) * 2 * len(settings.log) / 3
-        return settings.epochs * (passes * (train - held_out) + watched + logged) * self._image(settings)
-
-    def _size(self, settings: TrainSettings) -> tuple[int, int, int, int, int]:
-        if settings.data in KNOWN:
-            return KNOWN[settings.data]
-        data = data_of(settings)
-        train = data.train
-        return len(train), len(data.test), train.channels, train.example().shape[-1], len(train.classes)
-
-    def _image(self, settings: TrainSettings) -> float:
-        return _timed(settings.model, self._size(settings)[2:], settings.precision, settings.device)
+        images = dict(piece.options).get("images") or _size(settings)[1]
+        return OVERHEAD + piece.draws * images * _image(settings) / 3
+    assert isinstance(piece, Measuring)
+    settings = piece.trained.settings
+    if isinstance(piece, StepTime):
+        return 2 * (piece.steps + 4) * settings.batch_size * _image(settings)
+    if isinstance(piece, FineTuned):
+        before = 0.5 * _training(settings) if piece.initial is None else 0.0  # trained on half of the classes
+        return OVERHEAD + before + _training(settings)
+    passes = 0
+    if isinstance(piece, Heights):
+        passes = piece.points**piece.dimensions * piece.pairs
+    elif isinstance(piece, Corrupted):
+        passes = 5 * len(CORRUPTIONS if piece.folder is None else PUBLISHED_CORRUPTIONS)
+    images = getattr(piece, "images", None) or _size(settings)[1]
+    return OVERHEAD + passes * images * _image(settings) / 3
 
 
-@cache
-def _timed(spec: ModelSpec, shape: tuple[int, int, int], precision: str, device: str) -> float:
-    from noiserobust.papers.grid.step_time import seconds_per_image
+def _training(settings: TrainSettings) -> float:
+    train, test, *_ = _size(settings)
+    on_test = settings.select_on == "test"
+    held_out = 0.0 if on_test else settings.validation * train
+    watched = (test if on_test else held_out) * (1 + settings.select_draws) / 3
+    logged = settings.log_images * len(settings.log_on) * 2 * len(settings.log) / 3
+    return settings.epochs * (mean_cost(settings, 100) * (train - held_out) + watched + logged) * _image(settings)
 
-    return seconds_per_image(spec, *shape, precision, device)
+
+def _size(settings: TrainSettings) -> tuple[int, int, int, int, int]:
+    if settings.data in KNOWN:
+        return KNOWN[settings.data]
+    data = data_of(settings)
+    train = data.train
+    return len(train), len(data.test), train.channels, train.example().shape[-1], len(train.classes)
+
+
+def _image(settings: TrainSettings) -> float:
+    return seconds_per_image(settings.model, *_size(settings)[2:], settings.precision, settings.device)
 
 
 def in_words(seconds: float) -> str:

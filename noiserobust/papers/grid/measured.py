@@ -1,37 +1,32 @@
-"""Quantities that pieces measure of finished runs, or of their steps: what a cell shows besides accuracy and logs."""
+"""Quantities that pieces measure of a run or of its training steps: what a cell shows besides accuracy and logs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from noiserobust.papers.grid.bench import Bench
-from noiserobust.papers.grid.pieces import (
-    Corrupted,
-    FilterNorms,
-    FineTuned,
-    Heights,
-    InitialRadius,
-    Measuring,
-    Sharpness,
-)
+from noiserobust.papers.grid.pieces import Corrupted, FilterNorms, FineTuned, Heights, InitialRadius, Measuring
+from noiserobust.papers.grid.quantity import Part, Quantity
 from noiserobust.papers.grid.scale import Scale
 from noiserobust.papers.grid.step_time import MixedStepTime, StepTime
 from noiserobust.storage.rows import read_rows
-from noiserobust.sweep import Training
 from noiserobust.training import TrainSettings
 from noiserobust.training.rules.looksam import LookSAM
 from noiserobust.training.rules.rst import RST
 
 
 @dataclass(frozen=True)
-class OfRun:
-    """What pieces measure of every finished copy; ``piece(training, folder)`` makes the piece, ``read`` its values."""
+class OfRun(Quantity):
+    """What a piece measures of every copy of a run.
+
+    ``piece(training, folder)`` makes the piece, ``read`` makes values of its rows.
+    """
 
     run: TrainSettings
     piece: Callable[..., Measuring]
@@ -44,43 +39,23 @@ class OfRun:
     def runs(self) -> Sequence[TrainSettings]:
         return [self.run] if self.trained is True else []
 
-    def pieces(self, bench: Bench) -> Sequence[Measuring]:
+    def measurements(self, bench: Bench) -> Sequence[Measuring]:
         seeds = bench.seeds if self.trained else range(1)
         return [self.piece(bench.training(self.run, seed), bench.pieces) for seed in seeds]
 
     def values(self, bench: Bench) -> pd.DataFrame:
         tables = []
-        for piece in self.pieces(bench):
+        for piece in self.measurements(bench):
             values = self.read(read_rows(piece.result))
             values = values.assign(replicate=piece.trained.settings.seed)
             tables.append(values.assign(draw=values.get("draw", 0), x=values.get("x", np.nan)))
         return pd.concat(tables, ignore_index=True)
 
 
-def measured(
-    run: TrainSettings, measure: str, metric: str | None = None, part: Literal["train", "test"] = "test",
-    images: int | None = None,
-) -> OfRun:  # fmt: skip
-    """A measure of :mod:`noiserobust.minima` on the finished network; ``metric`` names one of its parts."""
-
-    def read(rows: pd.DataFrame) -> pd.DataFrame:
-        values = rows[rows["measure"] == measure]
-        return values[values["metric"] == (metric or values["metric"].iloc[0])][["draw", "value"]]
-
-    return OfRun(run, lambda t, out: Sharpness(t, out, measure, part, images), read, metric or measure.split(":")[0])
-
-
-def heights(
-    run: TrainSettings, part: Literal["train", "test"], images: int, *, dimensions: int = 2, points: int = 21,
-    pairs: int = 1, half_width: float = 1.0,
-) -> OfRun:  # fmt: skip
-    """The loss around the finished network; its values have ``x``, ``y`` and ``value``."""
-    return OfRun(
-        run,
-        lambda t, out: Heights(t, out, dimensions, points, pairs, half_width, part, images),
-        lambda rows: rows[["draw", "x", "y", "value"]],
-        "loss",
-    )
+def heights(run: TrainSettings, part: Part, images: int, **options: Any) -> OfRun:
+    """The loss around the finished network: ``x``, ``y`` and ``value``; ``options`` are fields of :class:`Heights`."""
+    piece = partial(Heights, part=part, images=images, **options)
+    return OfRun(run, piece, lambda rows: rows[["draw", "x", "y", "value"]], "loss")
 
 
 def step_time(
@@ -108,21 +83,27 @@ def step_time(
         return pd.DataFrame({"value": by_unit[unit]})
 
     timed = MixedStepTime if isinstance(run.method, (RST, LookSAM)) else StepTime
-    return OfRun(run, lambda t, out: timed(t, out, halves=halves), read, unit, trained=False)
+    return OfRun(run, partial(timed, halves=halves), read, unit, trained=False)
 
 
 def initial_radius(run: TrainSettings, gamma: float, draws: int = 1000) -> OfRun:
     """Mean length of filter-wise noise of size ``gamma`` at initial weights."""
-
-    def read(rows: pd.DataFrame) -> pd.DataFrame:
-        return rows[["draw", "value"]]
-
-    return OfRun(run, lambda t, out: InitialRadius(t, out, gamma, draws), read, "radius", trained=False)
+    piece = partial(InitialRadius, gamma=gamma, draws=draws)
+    return OfRun(run, piece, lambda rows: rows[["draw", "value"]], "radius", trained=False)
 
 
 def norms_of_filters(run: TrainSettings) -> OfRun:
     """The norm of every filter of the finished network."""
     return OfRun(run, FilterNorms, lambda rows: rows[["value"]], "filter_norm")
+
+
+def variation_of_filters(run: TrainSettings) -> OfRun:
+    """Standard deviation over mean of the filters' norms: how unequal they are."""
+
+    def read(rows: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"value": [rows["value"].std(ddof=0) / rows["value"].mean()]})
+
+    return OfRun(run, FilterNorms, read, "variation")
 
 
 def on_corrupted(run: TrainSettings, folder: str | None, severity: int | None, scale: Scale) -> OfRun:
@@ -134,9 +115,7 @@ def on_corrupted(run: TrainSettings, folder: str | None, severity: int | None, s
         chosen = means if severity is None else means.loc[[severity]]
         return pd.DataFrame({"x": chosen.index.astype(float), "value": chosen.to_numpy()})
 
-    def piece(trained: Training, out: Path) -> Corrupted:
-        return Corrupted(trained, out, folder, scale.images, scale.evaluation_precision)
-
+    piece = partial(Corrupted, folder=folder, images=scale.images, precision=scale.evaluation_precision)
     return OfRun(run, piece, read, "accuracy")
 
 
@@ -146,4 +125,4 @@ def fine_tuned(run: TrainSettings, initial: str | None) -> OfRun:
     def read(rows: pd.DataFrame) -> pd.DataFrame:
         return rows[rows["metric"] == "accuracy"][["value"]]
 
-    return OfRun(run, lambda t, out: FineTuned(t, out, initial), read, "accuracy", "copies")
+    return OfRun(run, partial(FineTuned, initial=initial), read, "accuracy", "copies")

@@ -114,8 +114,8 @@ def histogram(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
     bins = np.linspace(0, float(rows["value"].quantile(0.995)), 41)
     for axis, panel in blocks:
         for index, (row, values) in enumerate(panel.groupby("row", sort=False)):
-            heights, edges = np.histogram(values["value"], bins, density=True)
-            axis.stairs(heights, edges, color=colour(index), linewidth=1.8, label=str(row))
+            heights, _ = np.histogram(values["value"], bins, density=True)
+            axis.stairs(heights, bins, color=colour(index), linewidth=1.8, label=str(row))
     blocks[0][0].legend(frameon=False, fontsize=SMALL, labelcolor=TEXT)
     return figure
 

@@ -1,14 +1,12 @@
-"""What is measured of finished runs: pieces beside those of :mod:`noiserobust.sweep`, each leaving one file of rows."""
+"""Pieces that measure finished runs, beside the evaluations of :mod:`noiserobust.sweep`: a file of rows each."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -16,9 +14,8 @@ from noiserobust.analog.filters import filter_noise
 from noiserobust.analog.vectors import norm
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.data import Splits
-from noiserobust.evaluation import Compute, corrupted, evaluate, landscape, sharpness
+from noiserobust.evaluation import Compute, corrupted, evaluate, landscape
 from noiserobust.evaluation.landscapes import SEMANTICS as LANDSCAPE
-from noiserobust.evaluation.measure_minima import SEMANTICS as SHARPNESS
 from noiserobust.evaluation.measure_minima import Part
 from noiserobust.minima import Surface, filter_norms_of
 from noiserobust.models.compute import Precision
@@ -27,9 +24,8 @@ from noiserobust.papers.grid.corruptions import CORRUPTIONS, corrupted_copy
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.storage.provenance import provenance
-from noiserobust.storage.rows import write_rows
 from noiserobust.sweep import Training
-from noiserobust.sweep.pieces import data_of
+from noiserobust.sweep.pieces import Measurement, data_of
 from noiserobust.training import fit
 from noiserobust.training.rules.base import Plain
 
@@ -37,8 +33,8 @@ CLEAN = Gaussian(0.0)
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """Rows about one finished run, in a file of ``out`` that everything which determines them names."""
+class Measuring(Measurement):
+    """Base of what is measured of one run, in rows with at least a column ``value``."""
 
     trained: Training
     out: Path
@@ -48,10 +44,6 @@ class Measuring:
     @abstractmethod
     def what(self) -> str:
         """What is measured, in words that tell it from everything else that is."""
-
-    @abstractmethod
-    def measure(self) -> pd.DataFrame:
-        """The rows; at least a column ``value``."""
 
     @property
     def about(self) -> str:
@@ -63,42 +55,8 @@ class Measuring:
         return f"{self.what} of {self.trained.settings.label} seed {self.trained.settings.seed}"
 
     @property
-    def result(self) -> Path:
-        about = [type(self).__name__, self.semantics, self.about, self.what]
-        return self.out / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.parquet"
-
-    def run(self) -> None:
-        if not self.result.is_file():
-            write_rows(self.measure(), self.result)
-
-
-@dataclass(frozen=True)
-class Sharpness(Measuring):
-    """A measure of :mod:`noiserobust.minima` on a sample of the data."""
-
-    measure_text: str = "loss"
-    part: Part = "test"
-    images: int | None = None
-    semantics: ClassVar[int] = SHARPNESS
-
-    @property
-    def what(self) -> str:
-        return f"{self.measure_text} on {self.images or 'all'} {self.part} images"
-
-    def measure(self) -> pd.DataFrame:
-        settings = self.trained.settings
-        data = data_of(settings)
-        seen = data.train if self.part == "train" else data.test
-        images = None if self.images is None else min(self.images, len(seen))
-        found = sharpness(
-            self.trained.result,
-            data,
-            self.measure_text,
-            part=self.part,
-            images=images,
-            compute=Compute(device=settings.device),
-        )
-        return found.rows
+    def key(self) -> list[Any]:
+        return [type(self).__name__, self.semantics, self.about, self.what]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
-"""What stands in a cell: a small value that says which runs and pieces it needs, and reads itself off them."""
+"""Quantities: what a cell of a table or figure shows. Each says which runs and pieces it needs, and reads its values
+off them."""
 
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -21,30 +23,32 @@ Part = Literal["train", "test"]
 """Part of the data on which a measure is logged."""
 
 
-class Quantity(Protocol):
-    """A number (or a line of numbers) that a cell shows.
+class Quantity(ABC):
+    """A number, or a line of numbers, that a cell shows."""
 
-    ``values`` has a row per trained copy (``replicate``) and noise draw (``draw``), with ``value`` and, for a line of
-    them, ``x``.
-    """
-
-    @property
-    def unit(self) -> str:
-        """The name of the quantity in ``papers/published``: accuracy, error, time, flops, ..."""
+    unit: str
+    """Its name in ``papers/published``: accuracy, error, time, flops, ..."""
 
     @property
     def runs(self) -> Sequence[TrainSettings]:
-        """The runs that must be trained, with the logs it wants, each for every seed."""
+        """The runs that must be trained, with the logs that it wants, each for every seed."""
+        return ()
 
-    def pieces(self, bench: Bench) -> Sequence[Piece]:
+    def measurements(self, bench: Bench) -> Sequence[Piece]:
         """What must be measured of the finished runs."""
+        return ()
 
+    def pieces(self, bench: Bench) -> list[Piece]:
+        """All that must be computed: trainings, then measurements."""
+        return [*(bench.training(run, seed) for run in self.runs for seed in bench.seeds), *self.measurements(bench)]
+
+    @abstractmethod
     def values(self, bench: Bench) -> pd.DataFrame:
-        """Columns replicate, draw, x, value."""
+        """A row per trained copy (``replicate``) and noise draw (``draw``): ``value``, and ``x`` where it is a line."""
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(Quantity):
     """Test accuracy in percent under ``noise`` (``None``: clean); or its complement, or another metric."""
 
     run: TrainSettings
@@ -55,7 +59,7 @@ class Accuracy:
     def runs(self) -> Sequence[TrainSettings]:
         return [self.run]
 
-    def pieces(self, bench: Bench) -> Sequence[Evaluating]:
+    def measurements(self, bench: Bench) -> Sequence[Evaluating]:
         scale, noise = bench.scale, self.noise or CLEAN
         draws = 1 if noise.is_identity else scale.draws
         options: dict[str, object] = {"images": scale.images, "precision": scale.evaluation_precision}
@@ -69,14 +73,14 @@ class Accuracy:
 
     def values(self, bench: Bench) -> pd.DataFrame:
         metric = {"error": "accuracy", "top5_accuracy": "top5"}.get(self.unit, self.unit)
-        rows = pd.concat([read_rows(piece.result) for piece in self.pieces(bench)], ignore_index=True)
+        rows = pd.concat([read_rows(piece.result) for piece in self.measurements(bench)], ignore_index=True)
         rows = rows[rows["metric"] == metric]
         value = 100 - rows["value"] if self.unit == "error" else rows["value"]
         return table(rows["replicate"], rows["draw"], np.nan, value)
 
 
 @dataclass(frozen=True)
-class Logged:
+class Logged(Quantity):
     """A column of the training log against epochs (from 1) or against another column; or its last value alone."""
 
     run: TrainSettings
@@ -88,9 +92,6 @@ class Logged:
     @property
     def runs(self) -> Sequence[TrainSettings]:
         return [self.run]
-
-    def pieces(self, bench: Bench) -> Sequence[Piece]:
-        return []
 
     def values(self, bench: Bench) -> pd.DataFrame:
         parts = []

@@ -40,6 +40,9 @@ class Scale:
     says: tuple[str, ...] = ()
 
 
+SETS = ("CIFAR-10", "CIFAR-100", "ImageNet")
+VITS = ("ViT", "ViT-S/32", "DeiT-S", "ViT-S/16 for CIFAR")
+
 MINI = Scale(
     "mini",
     TrainSettings(
@@ -51,7 +54,7 @@ MINI = Scale(
         select_noise=Gaussian(0.075, reading="literal"),
         select_draws=5,
     ),
-    data=dict.fromkeys(("CIFAR-10", "CIFAR-100", "ImageNet"), "digits"),
+    data=dict.fromkeys(SETS, "digits"),
     networks={
         "ResNet-18": "digits:16",
         "VGG16-BN": "digits:8",
@@ -63,12 +66,8 @@ MINI = Scale(
         "ResNet-50": "digits:24",
         "ResNet-101": "digits:32",
         "ResNet-152": "digits:40",
-        "ViT": "vit-cifar:width=32,image_size=8,patch=2,depth=2,heads=4",
-        "ViT-S/16": "vit-cifar:width=32,image_size=8,patch=2,depth=2,heads=4",
-        "ViT-S/32": "vit-cifar:width=32,image_size=8,patch=2,depth=2,heads=4",
-        "DeiT-S": "vit-cifar:width=32,image_size=8,patch=2,depth=2,heads=4",
         "ResNet-101 for CIFAR": "digits:32",
-        "ViT-S/16 for CIFAR": "vit-cifar:width=32,image_size=8,patch=2,depth=2,heads=4",
+        **dict.fromkeys(VITS, "vit-cifar:width=32,image_size=8,patch=2,depth=2,heads=4"),
         # Where a table compares architectures they are those architectures, narrow.
         "narrow ResNet-9": "resnet9:width=8",
         "narrow ResNet-18": "resnet18:width=8",
@@ -103,7 +102,7 @@ SMALL = Scale(
         select_noise=Gaussian(0.05, reading="literal"),
         select_draws=2,
     ),
-    data=dict.fromkeys(("CIFAR-10", "CIFAR-100", "ImageNet"), "cifar10"),
+    data=dict.fromkeys(SETS, "cifar10"),
     networks={
         "ResNet-18": "resnet18:width=16",
         "VGG16-BN": "vgg16-bn:width=16",
@@ -115,12 +114,8 @@ SMALL = Scale(
         "ResNet-50": "resnet50:width=16",
         "ResNet-101": "resnet101:width=16",
         "ResNet-152": "resnet101:width=16",
-        "ViT": "vit-cifar:width=192",
-        "ViT-S/16": "vit-cifar:width=192",
-        "ViT-S/32": "vit-cifar:width=192",
-        "DeiT-S": "vit-cifar:width=192",
         "ResNet-101 for CIFAR": "resnet101:width=16",
-        "ViT-S/16 for CIFAR": "vit-cifar:width=192",
+        **dict.fromkeys(VITS, "vit-cifar:width=192"),
         "narrow ResNet-9": "resnet9:width=16",
         "narrow ResNet-18": "resnet18:width=16",
         "narrow ResNet-34": "resnet34:width=16",
@@ -178,7 +173,6 @@ PAPER = Scale(
         "ResNet-101": "torchvision:resnet101",
         "ResNet-152": "torchvision:resnet152",
         "ViT": "vit-cifar",
-        "ViT-S/16": "vit-s16",
         "ViT-S/32": "vit-s32",
         "DeiT-S": "deit-s:resize=true",
         "ResNet-101 for CIFAR": "resnet101",
@@ -226,9 +220,9 @@ class Grid:
                 kept["lr"] = scale.adam_lr
             if kept.get("cutout"):
                 kept["cutout"] = 4 if scale.data[data] == "digits" else kept["cutout"]
-        chosen = method if isinstance(method, Method) else Method.parse(method)
         model = ModelSpec.parse(_known(scale.networks, network, "network"))
-        settings = replace(base, data=_known(scale.data, data, "data set"), model=model, method=chosen, **kept)
+        data_set, rule = _known(scale.data, data, "data set"), Method.parse(method)
+        settings = replace(base, data=data_set, model=model, method=rule, **kept)
         return replace(settings, epochs=max(1, round(length * settings.epochs)), **self._where(settings.data))
 
     @property

@@ -1,4 +1,4 @@
-"""What a training step costs here, timed beside a plain one."""
+"""The cost of a training step: counted in passes, or timed on this machine beside a plain step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
@@ -55,12 +56,12 @@ class StepTime(Measuring):
     def measure(self) -> pd.DataFrame:
         settings = self.trained.settings
         length = steps_of(settings, len(data_of(settings).train))
-        own_method = NoisyHalf(settings.method) if self.halves else settings.method
-        steps = {name: _stepper(settings, method) for name, method in (("own", own_method), ("plain", Plain()))}
+        rule = NoisyHalf(settings.method) if self.halves else settings.method
+        steps = {"rule": _stepper(settings, rule), "plain": _stepper(settings, Plain())}
         for step in steps.values():
             for _ in range(4):
                 step(self.place(0, length))
-        taken: dict[str, dict[Taken, list[float]]] = {"own": {}, "plain": {}}
+        taken: dict[str, dict[Taken, list[float]]] = {"rule": {}, "plain": {}}
         begun = time.perf_counter()
         for at in itertools.count():
             if at >= self.steps and time.perf_counter() - begun > self.patience:
@@ -71,22 +72,10 @@ class StepTime(Measuring):
                 if settings.device.startswith("cuda"):
                     torch.cuda.synchronize()
                 taken[name].setdefault(passes, []).append(time.perf_counter() - started)
-        own, plain = (_typical(taken[name]) for name in ("own", "plain"))
-        low, high = (_typical(taken["own"], share) / plain for share in (0.25, 0.75))
-        return pd.DataFrame(
-            [
-                {
-                    "seconds": own,
-                    "plain_seconds": plain,
-                    "value": own / plain,
-                    "low": low,
-                    "high": high,
-                    "batch_size": settings.batch_size,
-                    "run_steps": length,
-                    **provenance(),
-                }
-            ]
-        )
+        seconds, plain = _typical(taken["rule"]), _typical(taken["plain"])
+        low, high = (_typical(taken["rule"], share) / plain for share in (0.25, 0.75))
+        line = {"seconds": seconds, "plain_seconds": plain, "value": seconds / plain, "low": low, "high": high}
+        return pd.DataFrame([line | {"batch_size": settings.batch_size, "run_steps": length} | provenance()])
 
     def place(self, at: int, length: int) -> Progress:
         """Where step ``at`` stands in training: late, and in an epoch of its own, so that rules which remember single
@@ -134,13 +123,21 @@ def _typical(seconds: Mapping[Taken, list[float]], share: float = 0.5) -> float:
     """Mean seconds per step, every kind of step standing for its median (or another quantile): what else ran meanwhile
     leaves no trace."""
     count = sum(map(len, seconds.values()))
-    return sum(len(own) * float(np.quantile(own, share)) for own in seconds.values()) / count
+    return sum(len(times) * float(np.quantile(times, share)) for times in seconds.values()) / count
 
 
 def steps_of(settings: TrainSettings, images: int) -> int:
     """Training steps of a whole run on so many training images, of which a part may be held out."""
     held_out = 0.0 if settings.select_on == "test" else settings.validation
     return settings.epochs * math.ceil((images - round(held_out * images)) / settings.batch_size)
+
+
+def mean_cost(settings: TrainSettings, steps: int) -> float:
+    """Mean cost of a training step in units of a plain one, a backward pass counting as two forward passes: as the
+    method states it, over so many steps that lie evenly over the run."""
+    epochs = settings.epochs
+    at = [Progress(step, steps, step * epochs // steps, epochs) for step in range(steps)]
+    return sum((forward + 2 * backward) / 3 for forward, backward in map(settings.method.cost, at)) / steps
 
 
 def _stepper(settings: TrainSettings, method: Method) -> Callable[[Progress], Taken]:
@@ -185,6 +182,7 @@ def engine_of(settings: TrainSettings, channels: int, samples: int, classes: int
     )
 
 
+@cache
 def seconds_per_image(spec: ModelSpec, channels: int, size: int, classes: int, precision: str, device: str) -> float:
     """Seconds of a plain forward and backward pass per image, measured on a few images: what estimates start from."""
     images = 8 if size > 64 else 32
