@@ -38,13 +38,17 @@ def runs_of(base: TrainSettings, vary: Mapping[str, Sequence[Any]], out: str | P
             raise UserError(f"expected a training setting to vary ({', '.join(kinds)}), got '{field}'")
         if not values:
             raise UserError(f"expected at least one value of {field} to vary, got none")
-    read = {
-        field: [parse_value(value, kinds[field]) if isinstance(value, str) else value for value in values]
-        for field, values in vary.items()
-    }
+    read = {field: [_read(field, value, kinds[field]) for value in values] for field, values in vary.items()}
     combinations = (dict(zip(read, values, strict=True)) for values in product(*read.values()))
     pieces = [Training(dataclasses.replace(base, **changes), Path(out)) for changes in combinations]
     return list(dict.fromkeys(pieces))
+
+
+def _read(field: str, value: Any, kind: Any) -> Any:
+    try:
+        return parse_value(value, kind) if isinstance(value, str) else value
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from None
 
 
 def evaluations(
