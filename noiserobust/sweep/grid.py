@@ -44,6 +44,13 @@ def runs_of(base: TrainSettings, vary: Mapping[str, Sequence[Any]], out: str | P
     return list(dict.fromkeys(pieces))
 
 
+def _method(settings: TrainSettings, vary: Mapping[str, Sequence[Any]]) -> str:
+    """The rule, and the other settings that are varied: ``plain, lr 0.1``."""
+    values = settings.described()
+    named = [name for name, given in vary.items() if len(given) > 1 and name not in ("method", "weight_clip", "seed")]
+    return ", ".join([settings.label, *(f"{name.replace('_', ' ')} {values[name]}" for name in named)])
+
+
 def _read(field: str, value: Any, kind: Any) -> Any:
     try:
         return parse_value(value, kind) if isinstance(value, str) else value
@@ -98,6 +105,8 @@ def sweep(
     rows = pd.concat([read_rows(piece.result) for piece in wanted], ignore_index=True)
     # A path is a matter of the machine; the run's own name is not.
     rows["model"] = rows["model"].map(lambda path: Path(path).parent.name)
+    # Runs that differ in more than their rule are different methods, and are called so.
+    rows["method"] = rows["model"].map({run.result.parent.name: _method(run.settings, vary) for run in runs})
     rows = rows.sort_values(ORDER, ignore_index=True)
     write_rows(rows, folder / "rows.parquet")
     return rows
