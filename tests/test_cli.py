@@ -170,6 +170,7 @@ def test_models_are_listed_with_their_cost(capsys: pytest.CaptureFixture[str]) -
         (["evaluate", "RUNS", "--converters", "adc:8"], "got 'adc:8'"),
         (["evaluate", "RUNS", "--exclude", "*"], "expected at least one analog weight"),
         (["evaluate", "RUNS", "--exclude", "layer9"], "expected a pattern that matches a parameter, got 'layer9'"),
+        (["evaluate", "RUNS", "--include", "head.bias"], "a matrix, got 'head.bias', which matches vectors alone"),
         (["evaluate", "RUNS", "--model", "resnet18:4"], "missing (stem.conv.weight"),
         (["evaluate", "RUNS", "--model", "digits:8"], "of another shape (conv1"),
         (["evaluate", "RUNS", "--data", "EMPTY"], "EMPTY"),
