@@ -104,6 +104,26 @@ class TestModelsAndData:
         assert told(train) == told(sharpness(net, (x[:20], y[:20]), "loss").rows)
         assert told(test) == told(sharpness(net, (x[20:], y[20:]), "loss").rows)
 
+    @pytest.mark.parametrize("models", [None, 3])
+    def test_what_is_no_model_is_refused(self, models: Any) -> None:
+        with pytest.raises(UserError, match="expected a module, a checkpoint, a run, their path, or several, got"):
+            evaluate(models, "digits")
+
+
+class TestMetrics:
+    def test_one_needs_no_list(self, data: tuple[Tensor, Tensor]) -> None:
+        rows = evaluate(DigitsNet(width=2).build(1, 10), data, NOISE, 1, metrics="perplexity").rows
+        assert set(rows["metric"]) == {"accuracy", "loss", "perplexity"}
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("accuracy", 1.0), ("loss", 1.0), ("mine", None), ("mine", torch.ones(2))]
+    )
+    def test_what_gives_no_number_or_takes_a_name_is_refused(
+        self, name: str, value: Any, data: tuple[Tensor, Tensor]
+    ) -> None:
+        with pytest.raises(UserError, match=f"expected .* {name}|named '{name}'"):
+            evaluate(DigitsNet(width=2).build(1, 10), data, NOISE, 1, metrics={name: lambda logits, labels: value})
+
 
 class TestDraws:
     def test_a_range_is_a_part_of_all(self, data: tuple[Tensor, Tensor]) -> None:
@@ -113,8 +133,8 @@ class TestDraws:
         expected = all_of_them[all_of_them["draw"] >= 2].reset_index(drop=True)
         pd.testing.assert_frame_equal(part, expected)
 
-    @pytest.mark.parametrize("draws", [0, -1, range(0), range(-2, 3)])
-    def test_none_and_negative_ones_are_refused(self, draws: int | range, data: tuple[Tensor, Tensor]) -> None:
+    @pytest.mark.parametrize("draws", [0, -1, range(0), range(-2, 3), "3", 2.5])
+    def test_none_and_negative_ones_are_refused(self, draws: Any, data: tuple[Tensor, Tensor]) -> None:
         with pytest.raises(UserError, match="expected draws >= 1, got"):
             evaluate(DigitsNet(width=2).build(1, 10), data, NOISE, draws)
 

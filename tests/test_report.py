@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib.colors import same_color
+from matplotlib.figure import Figure
 from PIL import Image
 
 from noiserobust import report
@@ -248,6 +249,13 @@ def test_png_is_written_and_long_labels_stay_inside(tmp_path: Path) -> None:
         assert image.format == "PNG"
         assert image.width > 800
     assert path.stat().st_size < 150_000
+
+
+def test_a_picture_is_what_its_suffix_says(tmp_path: Path) -> None:
+    for suffix, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml"), ("", b"\x89PNG")):
+        assert save(Figure(), tmp_path / f"picture{suffix}").read_bytes().startswith(start)
+    with pytest.raises(UserError, match=r"expected a picture that ends in .png, .pdf or .svg, got picture.tiff"):
+        save(Figure(), "picture.tiff")
 
 
 def test_nothing_to_plot_is_said() -> None:

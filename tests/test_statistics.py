@@ -85,6 +85,10 @@ def test_a_value_that_is_not_finite_shows() -> None:
             pd.concat([table({0: [1], 1: [1]}), table({0: [1]}, noise="pcm")]),
             "got 1 for replicate 0 but 0 for replicate 1",
         ),
+        (
+            pd.concat([table({0: [1, 2]}).assign(images=images) for images in (100, 500)]),
+            r"they differ in images \(100, 500\)",
+        ),
         (pd.concat([table({0: [1, 2]})] * 2), "got several for sgd-0.pt, gaussian:0.1 .accuracy., draw 0, read 0"),
         (pd.concat([table({0: [1, 2]}), table({0: [1]}, read=1)]), "expected 2 reads of every draw"),
         (pd.concat([table({0: [1, 2]}), table({0: [1, 2]}, model="b.pt")]), "sgd-0.pt and b.pt both as replicate 0"),

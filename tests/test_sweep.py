@@ -19,6 +19,7 @@ from processes import LIMIT
 
 from noiserobust import UserError, evaluate
 from noiserobust.cli import main
+from noiserobust.evaluation import summarize
 from noiserobust.models import DigitsNet
 from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.storage.checkpoints import read_checkpoint
@@ -173,6 +174,12 @@ class TestSweep:
     def test_no_noise_is_evaluated_once_per_piece(self, local: tuple[Path, pd.DataFrame]) -> None:
         rows = sweep(BASE, VARY, [Gaussian(0.0)], draws=4, out=local[0], options=OPTIONS, shard=2)
         assert (rows[rows["metric"] == "accuracy"].groupby("model")["value"].nunique() == 1).all()
+
+
+def test_runs_of_one_rule_are_told_apart_by_what_is_varied(tmp_path: Path) -> None:
+    rows = sweep(BASE, {"lr": ["0.05", "0.1"], "method": ["plain"]}, NOISES[:1], 1, tmp_path, options=OPTIONS)
+    assert set(rows["method"]) == {"plain, lr 0.05", "plain, lr 0.1"}
+    assert len(summarize(rows).query("metric == 'accuracy'")) == 2
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,8 +54,8 @@ def analog_weights(model: nn.Module, *, include: Sequence[str] = (), exclude: Se
     weights in: ``exclude=["*"], include=["stages.0.*"]`` leaves only the first stage noisy. A parameter of a layer that
     nobody registered needs its axes of outputs, too: ``include=["*.kernel@1"]`` where it is stored (inputs, outputs).
 
-    Raises :class:`~noiserobust.UserError` for a pattern that matches no parameter, and for one that includes a
-    parameter without saying where its outputs are.
+    Raises :class:`~noiserobust.UserError` for a pattern that matches no parameter, and for one that includes
+    vectors alone, or a parameter without saying where its outputs are.
     """
     return [weight for weight, _ in classified(model, include, exclude) if isinstance(weight, AnalogWeight)]
 
@@ -78,6 +78,7 @@ def classified(
     }
     seen: set[object] = set()
     matched: set[str] = set()
+    effective: set[str] = set()
     classes: list[tuple[AnalogWeight | Unused, str]] = []
     for path, module in model.named_modules():
         known = outputs_of(module)
@@ -94,6 +95,8 @@ def classified(
             outputs = known.get(attribute)
             if any(fnmatchcase(name, pattern) for pattern in exclude):
                 reason = "excluded by pattern"
+            if parameter.dim() >= 2:
+                effective |= {one.text for one in asked}
             if asked and parameter.numel():
                 reason = "" if parameter.dim() >= 2 else reason or "a vector, not a matrix"
             if tied and reason:
@@ -118,6 +121,12 @@ def classified(
         if pattern not in matched:
             raise UserError(
                 f"expected a pattern that matches a parameter, got '{pattern}'; coverage(model) lists the names"
+            )
+    for pattern in include:
+        if pattern not in effective:
+            raise UserError(
+                f"expected a pattern that matches a matrix, got '{pattern}', which matches vectors alone; biases and "
+                "scales are no part of a crossbar"
             )
     yield from classes
 

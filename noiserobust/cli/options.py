@@ -54,6 +54,8 @@ class Networks(Command):
         """The shared flags as the functions of :mod:`noiserobust.evaluation` take them."""
         if not self.checkpoints:
             raise UserError("expected at least one checkpoint, got none; name runs' folders, or a folder of runs")
+        if self.out.suffix not in ("", ".parquet"):
+            raise UserError(f"expected a parquet file for the rows, got {self.out}; name it .parquet")
         names = ("model", "images", "seed", "compute", "out")
         return {"models": self.checkpoints, "progress": True} | {name: getattr(self, name) for name in names}
 
@@ -133,7 +135,7 @@ def progress_of_pieces() -> Iterator[Callable[[Piece, int, int], None]]:
     """A progress bar, as the function that is called for every finished piece."""
     from tqdm import tqdm
 
-    with tqdm(unit="piece") as bar:
+    with tqdm(unit="piece", delay=0.1) as bar:  # no bar where the grid is refused
 
         def tell(piece: Piece, done: int, of: int) -> None:
             bar.total, bar.n = of, done
@@ -163,7 +165,8 @@ def show(
         from noiserobust.storage.files import write_atomically
 
         text = table(markdown=True).rstrip() + "\n"
-        print(f"table: {write_atomically(table_file, lambda file: file.write_text(text))}")
+        write_atomically(table_file, lambda file: file.write_text(text))
+        print(f"table: {table_file}")
     if plot_file is not None:
         plot(plot_file)
         print(f"picture: {plot_file}")

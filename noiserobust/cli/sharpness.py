@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from noiserobust.cli.options import OnData
+from noiserobust.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,5 +32,8 @@ class Sharpness(OnData):
     def run(self) -> None:
         from noiserobust.evaluation import sharpness
 
+        names = [re.split("[:(]", measure)[0] for measure in self.measures]
+        if self.plot and len(self.strengths) < 2 and len(set(names)) == len(names):
+            raise UserError("expected measures at two or more strengths to draw, got none; sweep with --strengths")
         given: dict[str, Any] = {"measures": self.measures} if self.measures else {}
         self.show(sharpness(part=self.part, strengths=self.strengths, **given, **self.options()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -112,6 +112,8 @@ def _sources(models: OneModel | Sequence[OneModel]) -> list[nn.Module | Checkpoi
         return [*find_checkpoints([str(models)])]
     if isinstance(models, Run):
         return [replace(read_checkpoint(models.checkpoint), model=models.model)]
+    if not isinstance(models, Iterable):
+        raise UserError(f"expected a module, a checkpoint, a run, their path, or several, got {type(models).__name__}")
     return [source for model in models for source in _sources(model)]
 
 

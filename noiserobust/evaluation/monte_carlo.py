@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from noiserobust.noise import NoiseModel
 from noiserobust.report import precision_table, robustness_table
 from noiserobust.storage.ledger import SEMANTICS, Ledger
 from noiserobust.storage.rows import OPERATION
-from noiserobust.tasks.metrics import Metric, known_metrics
+from noiserobust.tasks.metrics import Metric, MetricFunction, known_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +86,7 @@ def evaluate(
     precision_target: float | Target | None = None,
     images: int | None = None,
     model: ModelSpec | str | None = None,
-    metrics: Mapping[str, Metric] | Sequence[str] = (),
+    metrics: Mapping[str, MetricFunction] | str | Metric | Sequence[str | Metric] = (),
     chips: Chips = Chips(),
     compute: Compute = Compute(),
     where: Where = Where(),
@@ -176,7 +177,7 @@ def _chip(
 
 def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[NoiseModel]:
     """The noise models that a person named, each once."""
-    models = map(NoiseModel.parse, [noises] if isinstance(noises, (NoiseModel, str)) else noises)
+    models = map(NoiseModel.parse, noises if isinstance(noises, Iterable) and not isinstance(noises, str) else [noises])
     if not (unique := list(dict.fromkeys(models))):
         raise UserError("expected at least one noise, got none; gaussian:0.05 is one")
     return unique
@@ -184,7 +185,7 @@ def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[
 
 def draw_numbers(draws: int | range) -> range:
     """The numbers of the draws: from 0 on where only their count is given."""
-    numbers = draws if isinstance(draws, range) else range(draws)
+    numbers = draws if isinstance(draws, range) else range(draws if isinstance(draws, Integral) else 0)
     if not numbers or min(numbers) < 0:
-        raise UserError(f"expected draws >= 1, got {draws}; name a number of them, or a range of numbers from 0 on")
+        raise UserError(f"expected draws >= 1, got {draws!r}; name a number of them, or a range of numbers from 0 on")
     return numbers

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
+from noiserobust.errors import UserError
 from noiserobust.storage.files import write_atomically
 
 # Okabe and Ito's palette without its yellow, which is lost on white.
@@ -32,6 +33,8 @@ TITLE, HEADING, SMALL, TINY = 12.5, 10.5, 9.0, 7.5
 """Font sizes in points: of the picture's title, a panel's title, the legend, and remarks inside a panel."""
 NOISE_ALPHA, WEIGHT_ALPHA = 0.13, 0.36
 """Opacity of bands: the spread over noise draws, and that over trained models."""
+METADATA: dict[str, dict[str, Any]] = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+"""Formats beside PNG, without the time at which a picture is drawn."""
 LABEL_WIDTH = 44
 """Characters before a label in a legend wraps."""
 
@@ -143,7 +146,15 @@ def wrapped(text: str, width: int) -> str:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Save a figure as a PNG at 150 dpi, whole or not at all; returns the path written."""
+    """Save a figure, whole or not at all: as PDF or SVG where ``path`` ends so, else as a PNG at 150 dpi.
+
+    Returns the path written; raises :class:`~noiserobust.UserError` for another suffix.
+    """
+    kind = Path(path).suffix.lower()
+    if kind in METADATA:
+        return write_atomically(path, lambda file: figure.savefig(file, format=kind[1:], metadata=METADATA[kind]))
+    if kind not in ("", ".png"):
+        raise UserError(f"expected a picture that ends in .png, .pdf or .svg, got {path}; name it so")
     return write_atomically(path, lambda temporary: _save_png(figure, temporary))
 
 

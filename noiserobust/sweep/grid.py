@@ -38,13 +38,24 @@ def runs_of(base: TrainSettings, vary: Mapping[str, Sequence[Any]], out: str | P
             raise UserError(f"expected a training setting to vary ({', '.join(kinds)}), got '{field}'")
         if not values:
             raise UserError(f"expected at least one value of {field} to vary, got none")
-    read = {
-        field: [parse_value(value, kinds[field]) if isinstance(value, str) else value for value in values]
-        for field, values in vary.items()
-    }
+    read = {field: [_read(field, value, kinds[field]) for value in values] for field, values in vary.items()}
     combinations = (dict(zip(read, values, strict=True)) for values in product(*read.values()))
     pieces = [Training(dataclasses.replace(base, **changes), Path(out)) for changes in combinations]
     return list(dict.fromkeys(pieces))
+
+
+def _method(settings: TrainSettings, vary: Mapping[str, Sequence[Any]]) -> str:
+    """The rule, and the other settings that are varied: ``plain, lr 0.1``."""
+    values = settings.described()
+    named = [name for name, given in vary.items() if len(given) > 1 and name not in ("method", "weight_clip", "seed")]
+    return ", ".join([settings.label, *(f"{name.replace('_', ' ')} {values[name]}" for name in named)])
+
+
+def _read(field: str, value: Any, kind: Any) -> Any:
+    try:
+        return parse_value(value, kind) if isinstance(value, str) else value
+    except UserError as error:
+        raise UserError(f"{field}: {error}") from None
 
 
 def evaluations(
@@ -93,6 +104,8 @@ def sweep(
     rows = pd.concat([read_rows(piece.result) for piece in wanted], ignore_index=True)
     # A path is a matter of the machine; the run's own name is not.
     rows["model"] = rows["model"].map(lambda path: Path(path).parent.name)
+    # Runs that differ in more than their rule are different methods, and are called so.
+    rows["method"] = rows["model"].map({run.result.parent.name: _method(run.settings, vary) for run in runs})
     rows = rows.sort_values(ORDER, ignore_index=True)
     write_rows(rows, folder / "rows.parquet")
     return rows

@@ -12,7 +12,7 @@ from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.models.compute import Precision, as_weights, autocast, device_of
 from noiserobust.models.modes import evaluating
-from noiserobust.tasks.metrics import Metric
+from noiserobust.tasks.metrics import MetricFunction, metric_value
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def score(
     batches: Sequence[Batch],
     precision: Precision = "fp32",
     classes: int = 0,
-    metrics: Mapping[str, Metric] | None = None,
+    metrics: Mapping[str, MetricFunction] | None = None,
 ) -> dict[str, float]:
     """Accuracy in percent and mean cross-entropy (nats) of ``model`` as it stands, in eval mode, and the ``metrics``.
 
@@ -42,7 +42,7 @@ def score(
     values = {"accuracy": 100 * correct.item() / count, "loss": loss.item() / count}
     if metrics:
         whole = [torch.cat(parts) for parts in zip(*kept, strict=True)]
-        values |= {name: float(metric(*whole)) for name, metric in metrics.items()}
+        values |= {name: metric_value(name, metric, *whole) for name, metric in metrics.items()}
     return values
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn import functional
 
+from noiserobust.errors import UserError
 from noiserobust.spec import Described, OfFunction
 
 MetricFunction = Callable[[Tensor, Tensor], Tensor | float]
@@ -59,9 +60,23 @@ class Top5(Metric, name="top5"):
         return 100 * (logits.topk(5).indices == labels[:, None]).any(1).float().mean()
 
 
-def known_metrics(metrics: Mapping[str, Any] | Sequence[str | Metric]) -> dict[str, Any]:
-    """Metrics by the names that result rows call them: registered ones, ``package.module:Name``, or functions of a
-    mapping, which are taken as they are."""
-    if isinstance(metrics, Mapping):
-        return dict(metrics)
-    return {str(metric): Metric.parse(metric) for metric in metrics}
+def known_metrics(metrics: Mapping[str, Any] | str | Metric | Sequence[str | Metric]) -> dict[str, Any]:
+    """Metrics by the names that result rows call them: one or several of registered ones and ``package.module:Name``,
+    or functions of a mapping, which are taken as they are."""
+    if not isinstance(metrics, Mapping):
+        given = [metrics] if isinstance(metrics, (str, Metric)) else metrics
+        metrics = {str(metric): Metric.parse(metric) for metric in given}
+    for name in ("accuracy", "loss"):
+        if name in metrics:
+            raise UserError(f"expected metrics beside accuracy and loss, got one named '{name}'; give it another name")
+    return dict(metrics)
+
+
+def metric_value(name: str, metric: MetricFunction, logits: Tensor, labels: Tensor) -> float:
+    """The number that ``metric`` gives; UserError where it gives something else."""
+    value: Any = metric(logits, labels)
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):  # a tensor of several elements
+        got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise UserError(f"expected one number from the metric {name}, got {got}") from None

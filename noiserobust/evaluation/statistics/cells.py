@@ -58,6 +58,10 @@ def cells(draws: pd.DataFrame, design: Design) -> Iterator[tuple[tuple[Any, ...]
         yield key, cell["value"].to_numpy(float)[np.lexsort((column, owner))].reshape(present.shape)
 
 
+TOLD_APART = ("images", "seed", "data", "precision", "weights", "analog", "device")
+"""Columns in which rows of one file may differ beside what they measure."""
+
+
 def one_model_per_replicate(draws: pd.DataFrame, design: Design) -> pd.DataFrame:
     """``draws`` itself; UserError when a method has two models on one replicate."""
     models = draws.drop_duplicates(["method", *MODEL])
@@ -84,12 +88,19 @@ def require_rows(rows: pd.DataFrame) -> pd.DataFrame:
         raise UserError(f"expected evaluation rows, got a table without {', '.join(missing)}; read one with read_rows")
     if rows.empty:
         raise UserError("expected at least one evaluation row, got none; evaluate a checkpoint first")
-    doubled = rows.duplicated([*CELL, *MODEL, "draw", "read"])
+    unit = [*CELL, *MODEL, "draw", "read"]
+    doubled = rows.duplicated(unit)
     if doubled.any():
         first = rows[doubled].iloc[0]
+        twins = rows[(rows[unit].eq(first[unit]) | (rows[unit].isna() & first[unit].isna())).all(axis=1)]
+        differing = next((name for name in TOLD_APART if name in twins and twins[name].nunique() > 1), None)
+        remedy = f"drop the {doubled.sum()} doubled rows"
+        if differing:
+            values = ", ".join(map(str, twins[differing].unique()))
+            remedy = f"they differ in {differing} ({values}): choose one with a condition on it"
         raise UserError(
             f"expected one value per (model, noise, draw, read, t, metric), got several for {first['model']}, "
-            f"{place(first)}, draw {first['draw']}, read {first['read']}; drop the {doubled.sum()} doubled rows"
+            f"{place(first)}, draw {first['draw']}, read {first['read']}; {remedy}"
         )
     return rows
 
