@@ -101,7 +101,8 @@ class OnChips(OnData):
     chips: Chips = field(default_factory=Chips)
 
     def options(self) -> dict[str, Any]:
-        times = [time for text in self.chips.times if text for time in str(text).split(",")]
+        texts: Any = self.chips.times  # a flag of several words
+        times = [time for text in texts if text for time in str(text).split(",")]
         chips = replace(self.chips, times=times) if times else self.chips
         return super().options() | {"draws": self.draws, "chips": chips}
 

@@ -55,11 +55,10 @@ class Conditions:
         kinds = _listed(chips.compensation)
         for kind in kinds:
             check_compensation(kind)
-        if isinstance(chips.times, str) or not list(chips.times) or not kinds:
-            raise UserError(
-                f'expected a list of times and compensations, got {chips.times!r} and {kinds}; ["1h"] is one time'
-            )
-        times = [float("nan") if t is None else float(Duration(t)) for t in chips.times]
+        given = [chips.times] if isinstance(chips.times, (str, int, float)) else list(chips.times)
+        if not given or not kinds:
+            raise UserError(f'expected times and compensations, got {given} and {kinds}; "1h" is a time')
+        times = [float("nan") if t is None else float(Duration(t)) for t in given]
         converters = {str(one): one for one in map(Converters.parse, _listed(chips.converters))}
         if not converters:
             raise UserError('expected converters, got none; "none" are ideal ones')

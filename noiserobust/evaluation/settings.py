@@ -14,7 +14,7 @@ from typing import Any, Literal
 class Chips:
     """What happens around a chip between programming and scoring."""
 
-    times: Sequence[float | str | None] = (None,)
+    times: float | str | Sequence[float | str | None] = (None,)
     """Seconds since programming at which every chip is read, or texts such as 1h; None: the noise model's own time."""
     reads: int = 1
     """Reads of every chip at each time."""

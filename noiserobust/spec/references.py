@@ -27,7 +27,7 @@ def load(reference: str, imports: bool = True, expected: str = "expected code th
     """
     module, _, name = reference.partition(":")
     if not imports and module not in sys.modules:
-        raise UserError(f"expected code that you name yourself, got {reference} out of a file: importing it runs it")
+        raise UserError(f"expected code that you name yourself, got {reference} out of a file; import {module} first")
     with one_line(expected), working_folder():
         target = importlib.import_module(module)
         for part in name.split("."):
