@@ -36,7 +36,7 @@ SIGMAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7)
 
 @dataclass
 class Demo:
-    """Train three ways on digits, evaluate under analog noise, print the table, draw the picture."""
+    """Train four ways on digits, evaluate under analog noise, print the table, draw the picture."""
 
     out: Path = Path("runs/demo")
     """Folder for runs, rows and the picture."""
