@@ -1,4 +1,4 @@
-"""Rows that commands wrote, read again."""
+"""Rows that ``noiserobust evaluate`` wrote, read again for ``report`` and ``yield``."""
 
 from __future__ import annotations
 

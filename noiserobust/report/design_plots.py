@@ -1,4 +1,4 @@
-"""What a designer asks, as pictures: sensitive layers, layers to keep digital, noise budgets."""
+"""Pictures for the design of hardware: sensitive layers, layers to keep digital, noise budgets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a designer asks, as text: sensitive layers, layers to keep digital, noise budgets."""
+"""Tables for the design of hardware: sensitive layers, layers to keep digital, noise budgets."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ BAND_ALPHA = 0.15
 def yield_figure(distribution: pd.DataFrame, yields: pd.DataFrame, title: str = "Yield under weight noise") -> Figure:
     """The share of chips (%) that reach an accuracy (%) against that accuracy: a panel per noise, a line per model.
 
-    Takes what ``distribution`` and ``yields`` of ``noiserobust.evaluation.design.chip_yield`` return. A band lies
+    Takes ``distribution()`` and ``summary()`` of what ``noiserobust.evaluation.yields`` returns. A band lies
     between the lower and the upper bound of the share (not drawn where a method has several lines: they would hide
     each other); a dot marks the accuracy that the wanted share of chips reaches with the wanted confidence, where there
     are chips enough; grey lines are the wanted share and the accuracy asked for.

@@ -17,7 +17,7 @@ LINE = [*PLACE, "method", "model"]
 def yield_table(yields: pd.DataFrame, percentiles: pd.DataFrame | None = None, markdown: bool = False) -> str:
     """The share of chips that reach an accuracy, as text: a block per noise, a line per model.
 
-    Takes what ``yields`` and ``percentiles`` of ``noiserobust.evaluation.design.chip_yield`` return.
+    Takes ``summary()`` and ``percentiles()`` of what ``noiserobust.evaluation.yields`` returns.
 
     The last lines say what a bound means, and of which chips it speaks.
     """

@@ -1,5 +1,4 @@
-"""Pieces of a sweep: a training run, or the evaluation of one. Any process can run a piece, and each leaves one file,
-whole or not at all."""
+"""Pieces of a sweep, trainings and evaluations: any process can run one, and each leaves one file, or none."""
 
 from __future__ import annotations
 

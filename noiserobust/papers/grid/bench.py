@@ -1,4 +1,4 @@
-"""Where runs and pieces of a scale lie, and how often each is made: what all quantities share."""
+"""The folder of a scale: where its runs and pieces lie, and how many trained copies of a run there are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long pieces will take here: passes counted, a pass timed on this machine."""
+"""Estimates of how long pieces will take: their passes counted, times a pass as timed on this machine."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Quantities: what a cell of a table or figure shows. Each says which runs and pieces it needs, and reads its values
-off them."""
+"""Quantities: what a cell shows; each says which runs and pieces it needs, and reads its values off them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Three sizes of every experiment: minutes on digits, hours on CIFAR-10's images, or as published."""
+"""Scales, the sizes of all experiments: minutes on digits, hours on CIFAR-10's images, or as published."""
 
 from __future__ import annotations
 
