@@ -55,7 +55,7 @@ class Measured(DeviceProfile, name="measured"):
     :class:`~noiserobust.UserError` with file and line for a table that is not as above.
     """
 
-    example: ClassVar[str] = "measured:experiments/data/example_device.csv"
+    example: ClassVar[str] = "measured:example"
     leading: ClassVar[Literal["always"]] = "always"
 
     table: str = field(kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from noiserobust.errors import UserError
 from noiserobust.spec.fields import bind, settings_of
-from noiserobust.spec.parser import Argument, Value, read, shown
+from noiserobust.spec.parser import Argument, read, shown
 from noiserobust.spec.references import home, load, reference_to, working_folder
 from noiserobust.spec.writer import write
 
@@ -31,8 +31,6 @@ class Described:
     registry: ClassVar[dict[str, type[Any]]] = {}
     example: ClassVar[str] = ""
     """One text form, for lists of what there is."""
-    joined: ClassVar[bool] = False
-    """Whether several can be joined by ``+``."""
     leading: ClassVar[Literal["always", "changed", "by key"]] = "always"
     """When the first setting is written: always, only if it is not the default, or like the others by its key."""
     of_functions: ClassVar[type[Any] | None] = None
@@ -65,36 +63,24 @@ class Described:
             return text
         if not isinstance(text, str):
             raise UserError(f"expected a {cls.family} or its text, got {text!r}")
-        return cls.from_stages(read(text, cls.family, cls.joined), imports)
-
-    @classmethod
-    def from_stages(cls: type[D], stages: list[Value], imports: bool) -> D:
-        """The object that parsed text describes; several stages are joined by ``+``."""
-        if len(stages) > 1:
-            raise UserError(f"expected one {cls.family}, got {len(stages)} joined by +")
-        return cls.from_value(stages[0], imports)
-
-    @classmethod
-    def from_value(cls: type[D], value: Value, imports: bool) -> D:
-        """The object that one parsed description is about."""
-        call = value.call(cls.family)
+        call = read(text, cls.family)
         if call.name in cls.registry:
             member, arguments = typing.cast(Any, cls.registry[call.name]), call.arguments
         else:
             reference, arguments = call.reference() or (None, [])
             if reference is None:
-                raise cls.unknown(call.name, value.text)
+                raise cls.unknown(call.name, text)
             try:
                 member = load(reference, imports)
             except UserError as error:
-                raise cls.unknown(call.name, value.text, str(error)) from None
+                raise cls.unknown(call.name, text, str(error)) from None
             if not isinstance(member, type) or not issubclass(member, Described):
-                return cls._from_function(reference, member, arguments, value.text, imports)
+                return cls._from_function(reference, member, arguments, text, imports)
         if not issubclass(member, cls):
-            raise UserError(f"expected a {cls.name or cls.family}, got '{shown(value.text)}'")
+            raise UserError(f"expected a {cls.name or cls.family}, got '{shown(text)}'")
         if "__dataclass_fields__" not in vars(member):
             raise UserError(f"expected a dataclass, got {reference_to(member)}; write @dataclass(frozen=True) above it")
-        return member(**bind(member.name, settings_of(member), arguments, value.text, imports))
+        return member(**bind(member.name, settings_of(member), arguments, text, imports))
 
     @classmethod
     def _from_function(

@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 from noiserobust.errors import UserError
 from noiserobust.spec.duration import Duration
-from noiserobust.spec.parser import Argument, Value, read, shown
+from noiserobust.spec.parser import Argument, shown
 
-REQUIRED = dataclasses.MISSING
+WORDS = {"true": True, "false": False, "none": None}
 
 
 class Setting(NamedTuple):
@@ -28,7 +28,7 @@ class Setting(NamedTuple):
 
     @property
     def required(self) -> bool:
-        return self.default is REQUIRED
+        return self.default is dataclasses.MISSING
 
 
 @cache
@@ -51,7 +51,8 @@ def parameters_of(function: Callable[..., Any], given: Collection[str] | int = (
         return ()
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     free = named[given:] if isinstance(given, int) else [p for p in named if p.name not in given]
-    return tuple(Setting(p.name, kinds.get(p.name), REQUIRED if p.default is p.empty else p.default) for p in free)
+    defaults = [dataclasses.MISSING if p.default is p.empty else p.default for p in free]
+    return tuple(Setting(p.name, kinds.get(p.name), default) for p, default in zip(free, defaults, strict=True))
 
 
 def bind(
@@ -84,48 +85,42 @@ def bind(
     return values
 
 
-def parse_value(value: str | Value, kind: Any, imports: bool = True) -> Any:
-    """Text (or a parsed value) read as a value of type ``kind``; raises :class:`UserError` when it is none."""
-    if hasattr(kind, "from_stages"):
-        stages = read(value, kind.family, kind.joined) if isinstance(value, str) else value.stages()
-        return kind.from_stages(stages, imports)
+def parse_value(text: str, kind: Any, imports: bool = True) -> Any:
+    """``text`` read as a value of type ``kind``; raises :class:`UserError` when it is none."""
+    if hasattr(kind, "parse"):
+        return kind.parse(text, imports)
     options, origin = typing.get_args(kind), typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         for index, option in enumerate(options):
             try:
-                return parse_value(value, option, imports)
+                return parse_value(text, option, imports)
             except UserError:
                 if index == len(options) - 1:
                     raise
-    text = value if isinstance(value, str) else value.text
     if origin is Literal:
         if text not in options:
             raise UserError(f"expected one of {', '.join(map(str, options))}, got '{shown(text)}'")
         return text
     if kind is types.NoneType or kind is bool:
-        words = {"none": None} if kind is types.NoneType else {"true": True, "false": False}
+        words = ["none"] if kind is types.NoneType else ["true", "false"]
         if text.lower() not in words:
             raise UserError(f"expected {' or '.join(words)}, got '{shown(text)}'")
-        return words[text.lower()]
+        return WORDS[text.lower()]
     if kind in (int, float):
         try:
             return kind(text)
         except ValueError:
-            raise UserError(
-                f"expected {'a whole number' if kind is int else 'a number'}, got '{shown(text)}'"
-            ) from None
+            number = "a whole number" if kind is int else "a number"
+            raise UserError(f"expected {number}, got '{shown(text)}'") from None
     if kind is Duration:
         return Duration(text)
-    return guessed(text) if kind is None else text
+    return _guessed(text) if kind is None else text
 
 
-def guessed(text: str) -> Any:
-    """Text as a number, true, false or none where it is one: of a parameter whose type is not said."""
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
+def _guessed(text: str) -> Any:
+    """``text`` as a number, true, false or none where it is one: for a parameter whose type is not said."""
     try:
-        return ast.literal_eval(text)
+        return WORDS[text.lower()] if text.lower() in WORDS else ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
 

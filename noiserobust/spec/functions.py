@@ -37,9 +37,8 @@ class OfFunction:
         """The member for a call of ``function`` with written arguments; settings at their default are left out."""
         settings = parameters_of(function, cls.given)
         values = bind(reference, settings, arguments, text, imports)
-        changed = {s.name: values[s.name] for s in settings if s.name in values}
-        defaults = {s.name: s.default for s in settings}
-        return cls(reference, tuple((n, v) for n, v in changed.items() if n not in defaults or defaults[n] != v))
+        changed = [s.name for s in settings if s.name in values and values[s.name] != s.default]
+        return cls(reference, tuple((name, values[name]) for name in changed))
 
     def call(self, expected: str, *values: Any, **named: Any) -> Any:
         """What the function returns; whatever it does wrong is one line that begins with ``expected``."""

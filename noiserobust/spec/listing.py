@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from noiserobust.errors import UserError
 from noiserobust.spec.duration import Duration
-from noiserobust.spec.parser import Call, read, shown
+from noiserobust.spec.parser import JOIN, Call, read, shown, split
 from noiserobust.spec.references import working_folder
 from noiserobust.spec.writer import called, format_value, typed
 
@@ -89,11 +89,11 @@ def check(family: str, text: str) -> None:
         return
     if family == "converters" and text.strip() == "none":
         return
-    for stage in read(text, word, joined=family == "noises"):
-        call = stage.call(word)
+    for stage in split(text, JOIN) if family == "noises" else [text]:
+        call = read(stage, word)
         if call.name not in known and not _importable(call):
             names = f"({', '.join(known)})" + (" or the path of an image folder" if family == "data" else "")
-            raise UserError(f"expected a {word} {names}, got '{shown(stage.text)}'{_near(call.name, known)}")
+            raise UserError(f"expected a {word} {names}, got '{shown(stage)}'{_near(call.name, known)}")
 
 
 def _importable(call: Call) -> bool:
