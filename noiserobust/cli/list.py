@@ -49,8 +49,7 @@ def _member(member: Member) -> str:
     lines = [_wrapped(f"{member.name}  {member.summary}.", "    ")]
     if settings:
         lines.append(_wrapped("settings: " + ", ".join(settings), "      ", "    "))
-        choices = [f"{name}: {kind}" for name, kind, _ in member.fields if ", " in kind]
-        lines += [_wrapped(choice, "        ", "      ") for choice in choices]
+        lines += [_wrapped(f"{name}: {words}", "        ", "      ") for name, words, _ in member.fields if words]
     return "\n".join([*lines, f"    example:  {member.example}"])
 
 

@@ -15,7 +15,7 @@ from noiserobust.models.base import ModelSpec, check_width
 
 @dataclass(frozen=True)
 class PyramidNet(ModelSpec, name="pyramidnet"):
-    """PyramidNet-110 (alpha 270), ``pyramidnet:110``: every block is a little wider than the one before.
+    """A residual network for 32 x 32 images in which every block is a little wider than the one before.
 
     Block k of N has floor(width + alpha k / N) channels (Eq. 3 of the paper); its shortcut has no weights: average
     pooling where the stride is 2, and zeros for the channels that the input lacks.

@@ -18,12 +18,13 @@ TWO_OUTPUTS = ("googlenet", "inception_v3")
 
 @dataclass(frozen=True)
 class Torchvision(ModelSpec, name="torchvision"):
-    """``torchvision:resnet50`` or ``torchvision:resnet50,weights=IMAGENET1K_V2``.
+    """Any classification network of torchvision, with its published weights where asked.
 
-    network: a name of ``torchvision.models``; weights: a name of its published weights, or DEFAULT for the best. With
-    other than 1,000 classes the layers that give the logits are initialised anew and everything else is as
-    published. Other than 3 channels exchange the first convolution, and have no published weights. GoogLeNet and
-    Inception-v3 come without the second outputs that they have while training, and without published weights.
+    ``torchvision:resnet50`` or ``torchvision:resnet50,weights=IMAGENET1K_V2``. network: a name of
+    ``torchvision.models``; weights: a name of its published weights, or DEFAULT for the best. With other than 1,000
+    classes the layers that give the logits are initialised anew and everything else is as published. Other than 3
+    channels exchange the first convolution, and have no published weights. GoogLeNet and Inception-v3 come without the
+    second outputs that they have while training, and without published weights.
     """
 
     example: ClassVar[str] = "torchvision:resnet50"

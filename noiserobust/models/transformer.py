@@ -14,10 +14,11 @@ from noiserobust.models.base import ModelSpec, Native, check_dropout, check_widt
 
 @dataclass(frozen=True)
 class Transformer(ModelSpec, name="transformer"):
-    """From B x T tokens to B x ``classes`` logits of the next token: ``layers`` pre-norm blocks of ``heads`` heads.
+    """A small transformer that reads tokens and predicts the next one.
 
-    The output layer is tied to the embedding unless ``tied`` is false: on a chip it computes with a noisy copy, while
-    the look-up stays digital. ``channels`` of :meth:`build` is T, the number of tokens read.
+    From B x T tokens to B x ``classes`` logits, by ``layers`` pre-norm blocks of ``heads`` heads. The output layer is
+    tied to the embedding unless ``tied`` is false: on a chip it computes with a noisy copy, while the look-up stays
+    digital. ``channels`` of :meth:`build` is T, the number of tokens read.
     """
 
     example: ClassVar[str] = "transformer:64"

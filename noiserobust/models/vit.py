@@ -89,11 +89,11 @@ def _resized(size: int, _module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class ViTCifar(ViT, name="vit-cifar"):
-    """ViT for 32 x 32 images: patch 4, 8 heads, dropout 0.1 (RWP, Appendix D); 9,532,938 parameters.
+    """A vision transformer for 32 x 32 images: 9,532,938 parameters.
 
-    The paper gives no more; width 512, 6 layers and an MLP of 512 are those of the widely used CIFAR implementation
-    with these very settings (K. Yoshioka's vision-transformers-cifar10), whose projections to queries, keys and values
-    lack the 9,216 biases of torchvision's.
+    Patch 4, 8 heads, dropout 0.1 (RWP, Appendix D). The paper gives no more; width 512, 6 layers and an MLP of 512 are
+    those of the widely used CIFAR implementation with these very settings (K. Yoshioka's vision-transformers-cifar10),
+    whose projections to queries, keys and values lack the 9,216 biases of torchvision's.
     """
 
     example: ClassVar[str] = "vit-cifar:512"
@@ -110,7 +110,7 @@ class ViTCifar(ViT, name="vit-cifar"):
 
 @dataclass(frozen=True)
 class ViTSmall16(ViT, name="vit-s16"):
-    """ViT-S/16 for 224 x 224 images: 22,050,664 parameters for 1,000 classes."""
+    """The vision transformer ViT-S/16 for 224 x 224 images: 22,050,664 parameters for 1,000 classes."""
 
     example: ClassVar[str] = "vit-s16:384"
 
@@ -125,7 +125,7 @@ class ViTSmall16(ViT, name="vit-s16"):
 
 @dataclass(frozen=True)
 class ViTSmall32(ViTSmall16, name="vit-s32"):
-    """ViT-S/32 for 224 x 224 images: 22,878,952 parameters for 1,000 classes."""
+    """The vision transformer ViT-S/32 for 224 x 224 images: 22,878,952 parameters for 1,000 classes."""
 
     example: ClassVar[str] = "vit-s32:384"
 
@@ -134,6 +134,6 @@ class ViTSmall32(ViTSmall16, name="vit-s32"):
 
 @dataclass(frozen=True)
 class DeiTSmall(ViTSmall16, name="deit-s"):
-    """DeiT-S (Touvron et al., ICML 2021), the network of ViT-S/16; DeiT is its training, and how it is published."""
+    """DeiT-S (Touvron et al., ICML 2021): the network of ViT-S/16, under the names in which DeiT is published."""
 
     example: ClassVar[str] = "deit-s:384"

@@ -15,10 +15,11 @@ from noiserobust.models.base import ModelSpec, check_dropout, check_width
 
 @dataclass(frozen=True)
 class WideResNet(ModelSpec, name="wrn"):
-    """WRN-d-k, ``wrn:28-10``: three stages of (d - 4) / 6 pre-activation blocks with 16 k, 32 k, 64 k channels.
+    """A wide residual network (WRN-d-k) for 32 x 32 images: ``wrn:28-10``.
 
-    shape: depth and widening factor, d-k; dropout: between the two convolutions of a block; width: channels of the
-    stem, and what k multiplies (16 in the paper).
+    It has three stages of (d - 4) / 6 pre-activation blocks with 16 k, 32 k, 64 k channels. shape: depth and widening
+    factor, d-k; dropout: between the two convolutions of a block; width: channels of the stem, and what k multiplies
+    (16 in the paper).
     """
 
     example: ClassVar[str] = "wrn:28-10"

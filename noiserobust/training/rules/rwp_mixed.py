@@ -17,7 +17,9 @@ from noiserobust.training.schedules import Progress, Schedule, check_strength, s
 
 @dataclass(frozen=True)
 class MixedRWP(Method, name="rwp-mixed"):
-    r"""Step with :math:`\alpha\, \nabla L_1(w) + (1 - \alpha) \nabla L_2(w + e)`,
+    r"""A mixture of the clean gradient and one at weights under filter-wise Gaussian noise.
+
+    The step is :math:`\alpha\, \nabla L_1(w) + (1 - \alpha) \nabla L_2(w + e)`,
     :math:`e \sim N(0, (\gamma \lVert w_k \rVert_2)^2)` for every filter k.
 
     - ``gamma``: size of the noise, a number or a schedule (``cosine(0.02)`` is mARWP); 0.01 on CIFAR, 0.005 on
