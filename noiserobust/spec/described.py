@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import typing
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
@@ -10,7 +9,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from noiserobust.errors import UserError
 from noiserobust.spec.fields import bind, settings_of
 from noiserobust.spec.parser import Argument, read, shown
-from noiserobust.spec.references import home, load, reference_to, working_folder
+from noiserobust.spec.references import home, is_module, load, nearest, reference_to, working_folder
 from noiserobust.spec.writer import write
 
 D = TypeVar("D", bound="Described")
@@ -67,13 +66,10 @@ class Described:
         if call.name in cls.registry:
             member, arguments = typing.cast(Any, cls.registry[call.name]), call.arguments
         else:
-            reference, arguments = call.reference() or (None, [])
-            if reference is None:
+            reference, arguments = call.reference() or ("", [])
+            if not reference or (imports and not is_module(reference)):
                 raise cls.unknown(call.name, text)
-            try:
-                member = load(reference, imports)
-            except UserError as error:
-                raise cls.unknown(call.name, text, str(error)) from None
+            member = load(reference, imports)
             if not isinstance(member, type) or not issubclass(member, Described):
                 return cls._from_function(reference, member, arguments, text, imports)
         if not issubclass(member, cls):
@@ -98,12 +94,9 @@ class Described:
         return f"a {cls.family} ({', '.join(sorted(cls.registry))})"
 
     @classmethod
-    def unknown(cls, name: str, text: str, problem: str = "") -> UserError:
+    def unknown(cls, name: str, text: str) -> UserError:
         """The error for a name that there is none of: what there is, and what is nearest."""
-        near = difflib.get_close_matches(name, cls.registry, 1)
-        hint = "" if problem else "; one of your own is package.module:Name"
-        hint = f"; did you mean {near[0]}?" if near else hint
-        return UserError(f"expected {cls.offered()}, got '{shown(text)}'{problem and f': {problem}'}{hint}")
+        return UserError(f"expected {cls.offered()}, got '{shown(text)}'{nearest(name, cls.registry)}")
 
     @property
     def stages(self) -> tuple[Described, ...]:

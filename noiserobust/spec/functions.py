@@ -42,7 +42,7 @@ class OfFunction:
 
     def call(self, expected: str, *values: Any, **named: Any) -> Any:
         """What the function returns; whatever it does wrong is one line that begins with ``expected``."""
-        function = load(self.reference, expected=f"{self}: expected a function that can be imported")
+        function = load(self.reference)
         with one_line(f"{self}: {expected}"):
             return function(*values, **named, **dict(self.options))
 

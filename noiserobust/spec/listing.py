@@ -6,8 +6,6 @@ Importing the families takes torch, seconds; what a person mistyped, or could ha
 from __future__ import annotations
 
 import ast
-import difflib
-import importlib.util
 import os
 import re
 from dataclasses import dataclass
@@ -17,8 +15,8 @@ from typing import Any, NamedTuple
 
 from noiserobust.errors import UserError
 from noiserobust.spec.duration import Duration
-from noiserobust.spec.parser import JOIN, Call, read, shown, split
-from noiserobust.spec.references import working_folder
+from noiserobust.spec.parser import JOIN, read, shown, split
+from noiserobust.spec.references import is_module, nearest
 from noiserobust.spec.writer import called, format_value
 
 PACKAGE = Path(__file__).parents[1]
@@ -80,7 +78,7 @@ class Member:
 def members(family: str) -> dict[str, Member]:
     """The members of a family (a key of :data:`FAMILIES`) by name, in alphabetical order."""
     if family not in FAMILIES:
-        raise UserError(f"expected {', '.join(FAMILIES)}, got '{family}'{_near(family, FAMILIES)}")
+        raise UserError(f"expected {', '.join(FAMILIES)}, got '{family}'{nearest(family, FAMILIES)}")
     listed = {}
     for file in sorted((PACKAGE / FAMILIES[family].folder).rglob("*.py")):
         for node in _module(file).values():
@@ -103,23 +101,10 @@ def check(family: str, text: str) -> None:
         return
     for stage in split(text, JOIN) if family == "noises" else [text]:
         call = read(stage, word)
-        if call.name not in known and not _importable(call):
+        reference = call.reference()
+        if call.name not in known and not (reference and is_module(reference[0])):
             names = f"({', '.join(known)})" + (" or the path of an image folder" if family == "data" else "")
-            raise UserError(f"expected a {word} {names}, got '{shown(stage)}'{_near(call.name, known)}")
-
-
-def _importable(call: Call) -> bool:
-    """Whether this is ``package.module:Name`` of a package that there is; it is not imported."""
-    reference = call.reference()
-    if reference is None:
-        return False
-    with working_folder():
-        return importlib.util.find_spec(reference[0].split(":")[0].split(".")[0]) is not None
-
-
-def _near(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {near[0]}?" if near else "; one of your own is package.module:Name"
+            raise UserError(f"expected a {word} {names}, got '{shown(stage)}'{nearest(call.name, known)}")
 
 
 class Place(NamedTuple):
