@@ -257,12 +257,6 @@ class TestFiles:
         assert read_checkpoint(path).build(spec)
 
 
-def test_a_taken_name_is_refused() -> None:
-    with pytest.raises(UserError, match=r"got 'gaussian', which is that of noiserobust.noise.additive:Gaussian"):
-        type("Mine", (NoiseModel,), {}, name="gaussian")
-    assert NoiseModel.registry["gaussian"] is Gaussian
-
-
 BASE = TrainSettings(model=DigitsNet(4), epochs=2, batch_size=400, select_draws=1)
 
 

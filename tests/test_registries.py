@@ -12,36 +12,18 @@ from typing import Any
 
 import pytest
 from cases import CHANGING, NOISES, STACKED, parts_of
+from families import ROOTS
 from methods import METHODS
 
 import noiserobust.cli
-from noiserobust.analog.backends import Backend
-from noiserobust.analog.converters import Converters
 from noiserobust.cli.list import listing
-from noiserobust.data import DataSource
 from noiserobust.errors import UserError
-from noiserobust.minima import Measure, Perturbation
-from noiserobust.models import ModelSpec
+from noiserobust.minima import Measure
 from noiserobust.noise import NoiseModel
 from noiserobust.spec import Described, format_value
 from noiserobust.spec import listing as static
 from noiserobust.spec.fields import settings_of
-from noiserobust.tasks.metrics import Metric
-from noiserobust.training import Method, Probability, Schedule
-
-ROOTS: dict[str, type[Described]] = {
-    "noises": NoiseModel,
-    "methods": Method,
-    "measures": Measure,
-    "metrics": Metric,
-    "models": ModelSpec,
-    "data": DataSource,
-    "schedules": Schedule,
-    "probabilities": Probability,
-    "converters": Converters,
-    "perturbations": Perturbation,
-    "backends": Backend,
-}
+from noiserobust.training import Method
 
 
 def members(root: type[Described]) -> dict[str, type[Any]]:
