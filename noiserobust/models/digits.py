@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from noiserobust.models.base import ModelSpec, Native, check_width
+from noiserobust.models.base import ModelSpec, Native
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,6 @@ class DigitsNet(ModelSpec, name="digits"):
 
     width: int = 16
     native = Native(1, 8, 10)
-
-    def __post_init__(self) -> None:
-        check_width(self, self.width)
 
     def build(self, channels: int, classes: int) -> nn.Module:
         w = self.width

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from noiserobust.errors import UserError
-from noiserobust.models.base import ModelSpec, check_width
+from noiserobust.models.base import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PyramidNet(ModelSpec, name="pyramidnet"):
             raise UserError(f"pyramidnet: expected a depth of 8, 14, 20, ..., 110, ..., got {self.depth}")
         if self.alpha < 0:
             raise UserError(f"pyramidnet: expected alpha >= 0, got {self.alpha}")
-        check_width(self, self.width)
+        super().__post_init__()
 
     def build(self, channels: int, classes: int) -> nn.Module:
         blocks = (self.depth - 2) // 6

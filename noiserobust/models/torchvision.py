@@ -108,9 +108,9 @@ def _exchange_first_convolution(network: nn.Module, channels: int) -> None:
 
 def _load_published(network: nn.Module, state: dict[str, Tensor], classes: int) -> None:
     """Copy what fits. Only layers that give logits, and outputs left out, may not."""
-    own = network.state_dict()
-    kept = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    fresh = {name for name in own if name not in kept and not name.endswith("num_batches_tracked")}
-    if any(own[name].shape[0] != classes for name in fresh):
+    initial = network.state_dict()
+    kept = {name: value for name, value in state.items() if name in initial and initial[name].shape == value.shape}
+    fresh = {name for name in initial if name not in kept and not name.endswith("num_batches_tracked")}
+    if any(initial[name].shape[0] != classes for name in fresh):
         raise UserError(f"expected published weights of {type(network).__name__}, got others: {', '.join(fresh)}")
-    network.load_state_dict(own | kept)
+    network.load_state_dict(initial | kept)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
-from noiserobust.models.base import ModelSpec, Native, check_dropout, check_width
+from noiserobust.models.base import ModelSpec, Native
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,12 @@ class Transformer(ModelSpec, name="transformer"):
     tied: bool = True
 
     def __post_init__(self) -> None:
-        check_width(self, self.width)
+        super().__post_init__()
         if self.layers < 1 or self.heads < 1 or self.width % self.heads:
             raise UserError(
                 f"transformer: expected a width divisible by the heads, got width {self.width}, {self.heads} heads, "
                 f"{self.layers} layers"
             )
-        check_dropout(self, self.dropout)
 
     native = Native(32, 1, 20)
 

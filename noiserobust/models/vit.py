@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from noiserobust.errors import UserError
-from noiserobust.models.base import CIFAR, IMAGENET, ModelSpec, check_dropout, check_width
+from noiserobust.models.base import CIFAR, IMAGENET, ModelSpec
 
 # The names of timm, in which DeiT and most ViTs are published.
 _TIMM = (
@@ -51,8 +51,7 @@ class ViT(ModelSpec):
     aliases = _TIMM
 
     def __post_init__(self) -> None:
-        check_width(self, self.width)
-        check_dropout(self, self.dropout)
+        super().__post_init__()
         for field in fields(self):
             if field.name not in ("dropout", "resize") and getattr(self, field.name) < 1:
                 raise UserError(f"{self.name}: expected {field.name} >= 1, got {getattr(self, field.name)}")

@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
-from noiserobust.models.base import ModelSpec, check_dropout, check_width
+from noiserobust.models.base import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ class WideResNet(ModelSpec, name="wrn"):
             raise UserError(
                 f"wrn: expected depth-widening such as 28-10, with a depth of 10, 16, 22, 28, ..., got '{self.shape}'"
             )
-        check_dropout(self, self.dropout)
-        check_width(self, self.width)
+        super().__post_init__()
 
     def build(self, channels: int, classes: int) -> nn.Module:
         depth, widening = map(int, self.shape.split("-"))

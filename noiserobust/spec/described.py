@@ -1,4 +1,4 @@
-"""Settings that can be written as text, and found by their name: the base of all families."""
+"""The base of everything that has a name and settings, and is written as text: noises, rules, models, ..."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Described:
     example: ClassVar[str] = ""
     """One text form, for lists of what there is."""
     leading: ClassVar[Literal["always", "changed", "by key"]] = "always"
-    """When the first setting is written: always, only if it is not the default, or like the others by its key."""
+    """When the first setting is written without its key: always; only where it was changed; or never."""
     of_functions: ClassVar[type[Any] | None] = None
-    """The member that stands for a function ``package.module:function``, in families that take functions."""
+    """Member that stands for ``package.module:function``, in families that take functions; else None."""
 
     def __init_subclass__(cls, *, family: str | None = None, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -90,17 +90,17 @@ class Described:
 
     @classmethod
     def offered(cls) -> str:
-        """What there is, in words."""
+        """What a text may name, in words: the begin of an error."""
         return f"a {cls.family} ({', '.join(sorted(cls.registry))})"
 
     @classmethod
     def unknown(cls, name: str, text: str) -> UserError:
-        """The error for a name that there is none of: what there is, and what is nearest."""
+        """The error for an unknown name: the known ones, and the nearest of them."""
         return UserError(f"expected {cls.offered()}, got '{shown(text)}'{nearest(name, cls.registry)}")
 
     @property
     def stages(self) -> tuple[Described, ...]:
-        """What the text form joins by ``+``."""
+        """The parts that the text form joins by ``+``; only itself for most."""
         return (self,)
 
     def nested(self) -> str:
@@ -111,7 +111,7 @@ class Described:
         return write(self)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # A class of your own is found again where its module was, in a process that does not look there.
+        # Another process imports a class of your own from the folder where it is here.
         module = type(self).__module__
         if module == "__main__" or module.partition(".")[0] == INSIDE or "<locals>" in type(self).__qualname__:
             return super().__reduce_ex__(protocol)
@@ -119,10 +119,10 @@ class Described:
 
 
 class Scalable(Described):
-    """A described thing with a strength: one of its fields, or what that field's value calls its strength."""
+    """Something described that has a strength, which sweeps scale: one of its fields, or the strength of its value."""
 
     strength_field: ClassVar[str | None] = ""
-    """The field that :meth:`scaled` multiplies; None for what has no strength: it is 0 and scales to itself."""
+    """Name of the field that :meth:`scaled` multiplies; None where there is no strength (it is 0)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -171,7 +171,7 @@ class Scalable(Described):
 
 
 def _blank(reference: str, folder: str | None) -> Any:
-    """An object of a class of one's own, before its state is put back."""
+    """An object without its state, of a class from outside the package, for unpickling."""
     with working_folder(*[folder] if folder else []):
         kind = load(reference)
     return kind.__new__(kind)

@@ -1,4 +1,4 @@
-"""From written arguments to typed values: of a dataclass's fields, or of a function's parameters."""
+"""Written arguments become values of the right type, for a dataclass's fields or a function's parameters."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ WORDS = {"true": True, "false": False, "none": None}
 
 
 class Setting(NamedTuple):
-    """One thing that a text form can set."""
+    """A field or parameter that a text form can set."""
 
     name: str
     kind: Any
-    """Its type; ``None`` where nothing is said of it."""
+    """Its type; ``None`` where it has no annotation."""
     default: Any = dataclasses.MISSING
 
     @property
@@ -33,7 +33,7 @@ class Setting(NamedTuple):
 
 @cache
 def settings_of(cls: type) -> tuple[Setting, ...]:
-    """The fields in written order: what has no default comes first, also where an inherited field has one."""
+    """The fields in the order of their text form: those without a default come first."""
     kinds = typing.get_type_hints(cls)
     settings = []
     for field in dataclasses.fields(cls):
@@ -43,11 +43,11 @@ def settings_of(cls: type) -> tuple[Setting, ...]:
 
 
 def parameters_of(function: Callable[..., Any], given: Collection[str] | int = ()) -> tuple[Setting, ...]:
-    """The parameters of a function that a text may set: without those by the names ``given``, or the first ones."""
+    """The parameters that a text may set: all but those that the caller gives (their names, or how many come first)."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
         kinds = typing.get_type_hints(function.__init__ if isinstance(function, type) else function)  # type: ignore[misc]
-    except (TypeError, ValueError, NameError):  # not to be had of what is compiled
+    except (TypeError, ValueError, NameError):  # compiled functions have none
         return ()
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     free = named[given:] if isinstance(given, int) else [p for p in named if p.name not in given]
@@ -60,7 +60,7 @@ def bind(
 ) -> dict[str, Any]:
     """The values of the ``settings`` of ``name`` that the arguments of ``text`` give, by name.
 
-    Raises :class:`~noiserobust.UserError` for settings that there are none of, that miss or that come twice.
+    Raises :class:`~noiserobust.UserError` for settings that are unknown, missing or given twice.
     """
     names = [setting.name for setting in settings]
     kinds = {setting.name: setting.kind for setting in settings}

@@ -1,6 +1,6 @@
-"""What there is of a family, read off the source without importing it: names, settings, defaults, one example each.
+"""The members of a family, read from the source without importing it: names, settings, defaults, one example each.
 
-Importing the families takes torch, seconds; what a person mistyped, or could have meant, is known at once.
+Importing them takes seconds, for torch; help, lists and typos need not wait for that.
 """
 
 from __future__ import annotations

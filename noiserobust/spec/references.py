@@ -1,4 +1,4 @@
-"""Code by name: ``package.module:Name``, imported as Python finds it, the present folder included."""
+"""Code from outside the package by its name, ``package.module:Name``, imported as Python imports it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def is_module(reference: str) -> bool:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error for a name that there is none of: the ``known`` one that was meant, or how to bring one."""
+    """The end of an error for an unknown name: the ``known`` one that is like it, or how to name code of your own."""
     near = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {near[0]}?" if near else "; one of your own is package.module:Name"
 
 
 def load(reference: str, imports: bool = True) -> Any:
-    """What ``package.module:Name`` names.
+    """The class or function that ``package.module:Name`` names.
 
-    The module is imported as Python finds it, the folder that the program runs in included (searched last). Importing
-    runs its code: with ``imports=False``, for texts that come out of files, only modules that this process has
-    imported already are looked into. Raises :class:`~noiserobust.UserError`.
+    Its module is imported as Python imports it, from the present folder, too (searched last). Importing runs its code:
+    with ``imports=False``, for texts that come out of files, only modules that this process has imported already
+    count. Raises :class:`~noiserobust.UserError`.
     """
     module, _, name = reference.partition(":")
     if not imports and module not in sys.modules:
@@ -50,7 +50,7 @@ def load(reference: str, imports: bool = True) -> Any:
 
 
 def home(module: str) -> str | None:
-    """The folder that ``module`` was imported from, to import it from there elsewhere."""
+    """The folder that ``module`` was imported from, so that another process can import it from there."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:
         return None
