@@ -37,7 +37,7 @@ class Schedule(Described, family="schedule"):
 class Constant(Schedule, name="constant"):
     """The same strength at every step."""
 
-    example: ClassVar[str] = "constant:0.1"
+    example: ClassVar[str] = "constant(0.1)"
 
     maximum: float
 
@@ -75,7 +75,7 @@ class WarmUp(Schedule):
 class Linear(WarmUp, name="linear"):
     """From 0, in proportion to the steps taken."""
 
-    example: ClassVar[str] = "linear:0.5,warmup=0.3"
+    example: ClassVar[str] = "linear(0.5,warmup=0.3)"
 
     def shape(self, elapsed: float) -> float:
         return elapsed
@@ -85,7 +85,7 @@ class Linear(WarmUp, name="linear"):
 class Quadratic(WarmUp, name="quadratic"):
     """From 0, in proportion to the square of the steps taken."""
 
-    example: ClassVar[str] = "quadratic:0.5,warmup=0.3"
+    example: ClassVar[str] = "quadratic(0.5,warmup=0.3)"
 
     def shape(self, elapsed: float) -> float:
         return elapsed**2
@@ -95,7 +95,7 @@ class Quadratic(WarmUp, name="quadratic"):
 class OffToOn(WarmUp, name="off-to-on"):
     """0 during the warm-up, then the maximum."""
 
-    example: ClassVar[str] = "off-to-on:1.0,warmup=100"
+    example: ClassVar[str] = "off-to-on(1.0,warmup=100)"
 
     def shape(self, elapsed: float) -> float:
         return float(elapsed >= 1)
@@ -108,7 +108,7 @@ class Cosine(WarmUp, name="cosine"):
     Source: Li et al., "Revisiting Random Weight Perturbation for Efficiently Improving Generalization" (mARWP).
     """
 
-    example: ClassVar[str] = "cosine:0.02"
+    example: ClassVar[str] = "cosine(0.02)"
 
     warmup: int | float = 1.0
 
