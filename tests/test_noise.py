@@ -107,22 +107,17 @@ def naive_scale(w: Tensor, reference: str, rows: int, columns: int) -> Tensor:
     matrix = w.reshape(w.shape[0], -1)
     tile_of_row = naive_tiles(matrix.shape[1], rows)
     tile_of_column = naive_tiles(matrix.shape[0], columns)
-    scale = torch.empty_like(matrix)
-    for o in range(matrix.shape[0]):
-        for i in range(matrix.shape[1]):
-            largest = 0.0
-            for other_o in range(matrix.shape[0]):
-                for other_i in range(matrix.shape[1]):
-                    same = {
-                        "filter": other_o == o,
-                        "layer": True,
-                        "tile": tile_of_row[other_i] == tile_of_row[i] and tile_of_column[other_o] == tile_of_column[o],
-                        "tile-column": tile_of_row[other_i] == tile_of_row[i] and other_o == o,
-                    }[reference]
-                    if same:
-                        largest = max(largest, abs(float(matrix[other_o, other_i])))
-            scale[o, i] = largest
-    return scale.reshape(w.shape)
+    largest: dict[object, float] = {}
+    group = {
+        "filter": lambda o, _: o,
+        "layer": lambda _o, _i: None,
+        "tile": lambda o, i: (tile_of_column[o], tile_of_row[i]),
+        "tile-column": lambda o, i: (o, tile_of_row[i]),
+    }[reference]
+    places = list(product(*map(range, matrix.shape)))
+    for o, i in places:
+        largest[group(o, i)] = max(largest.get(group(o, i), 0.0), abs(float(matrix[o, i])))
+    return torch.tensor([largest[group(o, i)] for o, i in places]).reshape(w.shape)
 
 
 def naive_tiles(size: int, largest: int) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import CHANGING, NOISES, STACKED, parts_of
+from cases import CHANGING, NOISES, STACKED
 from families import ROOTS
 from methods import METHODS
 
@@ -120,7 +120,7 @@ class TestCaseLists:
     """The hand-written lists that the contracts run over name every member."""
 
     def test_of_noises(self) -> None:
-        written = {part.name for noise in [*NOISES, *CHANGING, *STACKED] for part in parts_of(noise)}
+        written = {part.name for noise in [*NOISES, *CHANGING, *STACKED] for part in noise.stages}
         assert written == set(members(NoiseModel))
 
     def test_of_rules(self) -> None:
@@ -212,6 +212,6 @@ def test_no_text_is_too_deep_or_too_long(root: type[Described], text: str) -> No
 def test_thousands_of_stages_are_read_and_written() -> None:
     text = "+".join(["gaussian:0.1"] * 2_000)
     noise = NoiseModel.parse(text)
-    assert len(parts_of(noise)) == 2_000
+    assert len(noise.stages) == 2_000
     assert str(noise) == text
     assert Method.parse(f"rwp:{noise.nested()}") == Method.parse(f"rwp:{noise.nested()}")

@@ -32,7 +32,7 @@ _TIMM = (
 
 @dataclass(frozen=True)
 class ViT(ModelSpec):
-    """A vision transformer of torchvision for square images of one size.
+    """A vision transformer of torchvision for square images of one size; the defaults are those of ViT-S/16.
 
     width: of the tokens, a multiple of heads; image_size: pixels a side, a multiple of patch, which fixes the position
     embedding; depth: encoder layers; mlp: hidden units of a layer's MLP in units of width; dropout: after the
@@ -40,15 +40,16 @@ class ViT(ModelSpec):
     the network (bilinear), as fine-tuning on small images does.
     """
 
-    width: int
-    image_size: int
-    patch: int
-    depth: int
-    heads: int
-    mlp: int
+    width: int = 384
+    image_size: int = 224
+    patch: int = 16
+    depth: int = 12
+    heads: int = 6
+    mlp: int = 4
     dropout: float = 0.0
     resize: bool = False
     aliases = _TIMM
+    native = IMAGENET
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,17 +114,9 @@ class ViTSmall16(ViT, name="vit-s16"):
 
     example: ClassVar[str] = "vit-s16:384"
 
-    width: int = 384
-    image_size: int = 224
-    patch: int = 16
-    depth: int = 12
-    heads: int = 6
-    mlp: int = 4
-    native = IMAGENET
-
 
 @dataclass(frozen=True)
-class ViTSmall32(ViTSmall16, name="vit-s32"):
+class ViTSmall32(ViT, name="vit-s32"):
     """The vision transformer ViT-S/32 for 224 x 224 images: 22,878,952 parameters for 1,000 classes."""
 
     example: ClassVar[str] = "vit-s32:384"
@@ -132,7 +125,7 @@ class ViTSmall32(ViTSmall16, name="vit-s32"):
 
 
 @dataclass(frozen=True)
-class DeiTSmall(ViTSmall16, name="deit-s"):
+class DeiTSmall(ViT, name="deit-s"):
     """DeiT-S (Touvron et al., ICML 2021): the network of ViT-S/16, under the names in which DeiT is published."""
 
     example: ClassVar[str] = "deit-s:384"

@@ -95,7 +95,7 @@ class NoiseModel(Scalable, family="noise model"):
 
     def __add__(self, other: NoiseModel) -> NoiseModel:
         """``self``, then ``other``: each in units of the clean weight's scale."""
-        return Sum((*_parts(self), *_parts(other)))
+        return Sum((*self.stages, *other.stages))
 
     @classmethod
     def parse(cls, text: Any, imports: bool = True) -> Any:
@@ -202,7 +202,3 @@ def check_per(name: str, per: str) -> None:
     """Refuse what is neither device to device nor cycle to cycle."""
     if per not in get_args(Per):
         raise UserError(f"{name}: expected per chip or read, got {per!r}")
-
-
-def _parts(model: NoiseModel) -> tuple[NoiseModel, ...]:
-    return model.parts if isinstance(model, Sum) else (model,)

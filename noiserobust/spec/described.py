@@ -99,7 +99,7 @@ class Described:
         return UserError(f"expected {cls.offered()}, got '{shown(text)}'{nearest(name, cls.registry)}")
 
     @property
-    def stages(self) -> tuple[Described, ...]:
+    def stages(self) -> tuple[Any, ...]:
         """The parts that the text form joins by ``+``; only itself for most."""
         return (self,)
 
