@@ -76,13 +76,13 @@ class Stream:
         self, shape: Sequence[int], *, rows: tuple[int, int] | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
         """Standard normal field of logical ``shape`` (or its ``rows``), contiguous float32."""
-        return self._field(_fill_normal, shape, rows, device)
+        return self._field(lambda block, generator: block.normal_(generator=generator), shape, rows, device)
 
     def uniform(
         self, shape: Sequence[int], *, rows: tuple[int, int] | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
         """Uniform field on [0, 1)."""
-        return self._field(_fill_uniform, shape, rows, device)
+        return self._field(lambda block, generator: block.uniform_(generator=generator), shape, rows, device)
 
     def laplace(
         self, shape: Sequence[int], *, rows: tuple[int, int] | None = None, device: torch.device | str = "cpu"
@@ -168,14 +168,6 @@ def side_by_side(work: Sequence[Callable[[], object]], device: torch.device) -> 
         for future in futures:
             future.cancel()
         wait(futures)
-
-
-def _fill_normal(block: Tensor, generator: torch.Generator) -> None:
-    block.normal_(generator=generator)
-
-
-def _fill_uniform(block: Tensor, generator: torch.Generator) -> None:
-    block.uniform_(generator=generator)
 
 
 def _fill_laplace(block: Tensor, generator: torch.Generator) -> None:

@@ -23,7 +23,6 @@ from noiserobust.noise import (
     ReRamWan2022,
     StateIndependent,
     Stuck,
-    Sum,
 )
 from noiserobust.spec import Duration
 
@@ -81,19 +80,15 @@ STACKED: list[NoiseModel] = [
 ]
 
 
-def parts_of(noise: NoiseModel) -> tuple[NoiseModel, ...]:
-    return noise.parts if isinstance(noise, Sum) else (noise,)
-
-
 def is_random(noise: NoiseModel) -> bool:
-    return not all(isinstance(part, Quantize) for part in parts_of(noise))
+    return not all(isinstance(part, Quantize) for part in noise.stages)
 
 
 def spares_groups_of_zeros(noise: NoiseModel) -> bool:
     """Whether weights of 0 stay 0 when all others of their filter are 0, whatever lies beside it."""
     return all(
         isinstance(part, Quantize) or getattr(part, "reference", "filter") in ("filter", "tile-column")
-        for part in parts_of(noise)
+        for part in noise.stages
     )
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from cases import TABLE
@@ -38,18 +36,6 @@ def states(*r: float) -> Tensor:
 
 
 class TestExample:
-    def test_the_file_holds_the_published_polynomials(self) -> None:
-        lines = [line for line in EXAMPLE.read_text().splitlines() if not line.startswith("#")]
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
-        assert [row["state"] for row in rows] == list(range(26))
-        for row in rows:
-            r = row["state"] / 25
-            log = math.log(r) if r else -math.inf
-            assert row["mean_error"] == 0
-            assert row["std"] == pytest.approx(0.26348 + 1.9650 * r - 1.1731 * r**2, abs=5e-6)
-            assert row["drift_mean"] == pytest.approx(np.clip(-0.0155 * log + 0.0244, 0.049, 0.1), abs=5e-6)
-            assert row["drift_std"] == pytest.approx(np.clip(-0.0125 * log - 0.0059, 0.008, 0.045), abs=5e-6)
-
     @pytest.mark.parametrize("t", [0.0, 3600.0, 31536000.0])
     def test_it_is_told_from_pcm_by_nobody(self, t: float) -> None:
         """Two-sample Kolmogorov-Smirnov per state, also between those of the table: false-alarm rate 1e-6 each, 1.8e-5

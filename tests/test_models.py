@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
@@ -232,11 +232,6 @@ class TestCost:
 class TestContract:
     """What every definition keeps to."""
 
-    def test_text_round_trip(self, text: str) -> None:
-        spec = ModelSpec.parse(text)
-        assert str(spec) == text
-        assert ModelSpec.parse(spec.nested()) == spec
-
     @pytest.mark.parametrize("channels", [3, 1])
     def test_logits_and_gradients(self, text: str, channels: int) -> None:
         with seeded(Stream(0, "model")):
@@ -387,41 +382,30 @@ class TestPlainTwins:
 
 
 @pytest.mark.parametrize(
-    ("spec", "rename"),
+    ("spec", "renamed"),
     [
         # xternalz's WideResNet-pytorch.
         (
             "wrn:10-1,width=4",
-            lambda n: (
-                n.replace("stem.", "conv1.").replace("head", "fc").replace("shortcut", "convShortcut")
-                if n.startswith(("stem", "head"))
-                else ("bn1." + n[5:] if n.startswith("norm.") else n)
-                .replace("stages.0.", "block1.layer.")
-                .replace("stages.1.", "block2.layer.")
-                .replace("stages.2.", "block3.layer.")
-                .replace(".norm", ".bn")
-                .replace("shortcut", "convShortcut")
-            ),
+            [("^stem", "conv1"), ("^head", "fc"), ("^norm", "bn1"), ("shortcut", "convShortcut")]
+            + [(rf"^stages\.{stage}", f"block{stage + 1}.layer") for stage in range(3)],
         ),
         # dyhan0920's PyramidNet-PyTorch.
         (
             "pyramidnet:8,alpha=6,width=4",
-            lambda n: (
-                n.replace("stem.conv.", "conv1.").replace("stem.norm.", "bn1.").replace("head.", "fc.")
-                if n.startswith(("stem", "head"))
-                else ("bn_final." + n[5:] if n.startswith("norm.") else n)
-                .replace("stages.0.", "layer1.")
-                .replace("stages.1.", "layer2.")
-                .replace("stages.2.", "layer3.")
-                .replace(".norm", ".bn")
-            ),
+            [(r"^stem\.conv", "conv1"), (r"^stem\.norm", "bn1"), ("^head", "fc"), ("^norm", "bn_final")]
+            + [(rf"^stages\.{stage}", f"layer{stage + 1}") for stage in range(3)],
         ),
     ],
 )
-def test_names_of_the_reference_implementations(spec: str, rename: Callable[[str], str]) -> None:
+def test_names_of_the_reference_implementations(spec: str, renamed: list[tuple[str, str]]) -> None:
     definition = ModelSpec.parse(spec)
     source, target = definition.build(3, 5), definition.build(3, 5)
-    theirs = {rename(name): value for name, value in source.state_dict().items()}
+    theirs = {}
+    for name, value in source.state_dict().items():
+        for pattern, replacement in [*renamed, (r"\.norm", ".bn")]:
+            name = re.sub(pattern, replacement, name)
+        theirs[name] = value
     assert len(theirs.keys() & source.state_dict().keys()) == 0
     load_weights(target, theirs, "file", definition.aliases)
     assert network_digest(target) == network_digest(source)
@@ -490,7 +474,6 @@ class TestFactory:
             "def broken(channels, classes): raise ZeroDivisionError('first\\nsecond')\n"
             "class Inside:\n    small = staticmethod(small)\n"
         )
-        (tmp_path / "faulty_nets.py").write_text("import no_such_module\n")
         monkeypatch.chdir(tmp_path)
         yield
         sys.modules.pop("my_nets", None)
@@ -510,17 +493,6 @@ class TestFactory:
         [
             ("my_nets", "factory: expected package.module:function, got 'my_nets'"),
             ("my_nets:", "factory: expected package.module:function, got 'my_nets:'"),
-            (
-                "no_nets:small",
-                "expected a function that can be imported, got ModuleNotFoundError: No module named 'no_n",
-            ),
-            ("faulty_nets:small", "expected a function that can be imported, got ModuleNotFoundError: No module named"),
-            ("my_nets:large", "got AttributeError: module 'my_nets' has no attribute 'large'"),
-            (
-                "my_nets:torch",
-                "expected a function of channels and classes, got TypeError: 'module' object is not callable",
-            ),
-            ("math:sqrt", "expected a function of channels and classes, got TypeError: math.sqrt() takes no keyword"),
             ("my_nets:broken", "expected a function of channels and classes, got ZeroDivisionError: first"),
             ("my_nets:number", "expected a function that returns a torch.nn.Module, got int"),
         ],
@@ -574,13 +546,6 @@ def test_refusals(spec: str, channels: int, message: str) -> None:
     with pytest.raises(UserError) as caught:
         build(spec, channels, 10)
     assert str(caught.value) == message
-
-
-def test_an_unknown_model_is_told_what_there_is() -> None:
-    with pytest.raises(
-        UserError, match=r"expected a model \(deit-s, digits, factory, pyramidnet, .*\), got 'resnet19'"
-    ):
-        build("resnet19", 3, 10)
 
 
 def test_what_is_no_classifier() -> None:

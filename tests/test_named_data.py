@@ -52,17 +52,6 @@ class TestFashionMnist:
             assert (found.channels, found.classes[9], found.mean) == (1, "Ankle boot", (0.286,))
         assert (splits.crop, splits.flip) == (2, True)
 
-    def test_without_network_it_says_what_to_put_where(
-        self, tmp_path: Path, no_network: None, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        with pytest.raises(UserError) as caught:
-            load("fashion-mnist", tmp_path)
-        message = str(caught.value)
-        assert f"expected fashion-mnist under {tmp_path}/FashionMNIST/raw, got none, and no download (" in message
-        assert "put train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-" in message
-        assert "\n" not in message
-        assert capsys.readouterr().out == ""
-
 
 class TestSvhn:
     def test_every_pixel_arrives(self, tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,13 +72,24 @@ class TestSvhn:
             assert found.classes == tuple("0123456789")
         assert (splits.crop, splits.flip) == (4, False)
 
-    def test_without_network_it_says_what_to_put_where(self, tmp_path: Path, no_network: None) -> None:
-        with pytest.raises(UserError) as caught:
-            load("svhn", tmp_path)
-        message = str(caught.value)
-        assert f"expected svhn (train) under {tmp_path}, got none, and no download (" in message
-        assert "put train_32x32.mat from http" in message
-        assert "\n" not in message
+
+@pytest.mark.parametrize(
+    ("name", "place", "remedy"),
+    [
+        ("cifar100", "cifar100 under {}", "put cifar-100-python.tar.gz from https://"),
+        ("fashion-mnist", "fashion-mnist under {}/FashionMNIST/raw", "put train-images-idx3-ubyte.gz, train-labels-"),
+        ("svhn", "svhn (train) under {}", "put train_32x32.mat from http"),
+    ],
+)
+def test_without_network_it_says_what_to_put_where(
+    name: str, place: str, remedy: str, tmp_path: Path, no_network: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load(name, tmp_path)
+    assert f"expected {place.format(tmp_path)}, got none, and no download (" in str(caught.value)
+    assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out == ""
 
 
 class Pairs(TorchDataset[tuple[torch.Tensor, int]]):

@@ -42,25 +42,19 @@ class TestBlocks:
     SHAPE = (2100, 1000)  # blocks of 1,048 rows: two whole ones and one of four rows
 
     @every_field
-    def test_a_slice_alone_equals_that_slice_of_the_whole(self, field: Callable[..., Tensor]) -> None:
-        whole = field(STREAM, self.SHAPE)
-        assert whole.shape == self.SHAPE
-        for rows in [(0, 1), (1047, 1049), (1048, 2096), (5, 2098), (2096, 2100), (2099, 2100), (7, 7)]:
-            assert torch.equal(field(STREAM, self.SHAPE, rows=rows), whole[slice(*rows)]), rows
-
-    @every_field
     @given(
         shape=st.lists(st.integers(1, 9), min_size=1, max_size=4),
         rows=st.tuples(st.integers(0, 9), st.integers(0, 9)),
         block=st.sampled_from([1, 7, 20, 64]),
     )
-    def test_so_it_does_for_every_shape_and_slice(
+    def test_a_slice_alone_equals_that_slice_of_the_whole(
         self, field: Callable[..., Tensor], shape: list[int], rows: tuple[int, int], block: int
     ) -> None:
         first, last = sorted(min(row, shape[0]) for row in rows)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(rng, "BLOCK", block)
             whole = field(STREAM, shape)
+            assert whole.shape == tuple(shape)
             assert torch.equal(field(STREAM, shape, rows=(first, last)), whole[first:last])
 
     def test_a_block_is_named_by_its_index(self) -> None:
@@ -107,26 +101,23 @@ class TestNames:
         assert Stream(0, "a", 1).integer() == Stream(0).child("a", 1).integer()
 
     def test_other_names_give_other_numbers(self) -> None:
-        names = [
-            Stream(0),
-            Stream(1),
-            Stream(-1),
-            Stream(2**32),
-            Stream(2**64),
-            Stream(0, "a"),
-            Stream(0, "a", "b"),
-            Stream(0, "b", "a"),
-            Stream(0, "ab"),
-            Stream(0, "a,b"),
-            Stream(0, 'a", "b'),
-            Stream(0, "a", ""),
-            Stream(0, 0),
-            Stream(0, 1),
-            Stream(0, "1"),
-            Stream(0, 1, 1),
-            Stream(0, 11),
-            Stream(1, 0),
+        paths = [
+            (),
+            ("a",),
+            ("a", "b"),
+            ("b", "a"),
+            ("ab",),
+            ("a,b",),
+            ('a", "b',),
+            ("a", ""),
+            (0,),
+            (1,),
+            ("1",),
+            (1, 1),
+            (11,),
         ]
+        names = [Stream(0, *path) for path in paths]
+        names += [Stream(1), Stream(-1), Stream(2**32), Stream(2**64), Stream(1, 0)]
         assert len({tuple(name.normal((8,)).tolist()) for name in names}) == len(names)
         assert len({name.integer() for name in names}) == len(names)
         assert len({tuple(name.child("x").normal((8,)).tolist()) for name in names}) == len(names)

@@ -21,7 +21,6 @@ from noiserobust.noise.base import check_strength
 from noiserobust.noise.levels import check_bits, quantized
 from noiserobust.rng import Stream
 from noiserobust.spec import Described
-from noiserobust.spec.parser import Value
 
 CONVOLUTIONS = {
     kind.forward: dimensions
@@ -99,9 +98,9 @@ class Converters(Described, family="converters", name="io"):
         return 0 if self.percentile is None else self.images
 
     @classmethod
-    def from_value(cls, value: Value, imports: bool) -> Converters:
-        """``io:...``, or ``none``."""
-        return cls() if value.text == "none" else super().from_value(value, imports)
+    def parse(cls, text: Any, imports: bool = True) -> Any:
+        """The converters that ``text`` describes: ``io:...``, or ``none``."""
+        return cls() if isinstance(text, str) and text.strip() == "none" else super().parse(text, imports)
 
     def nested(self) -> str:
         return "none" if self == Converters() else super().nested()

@@ -39,8 +39,9 @@ def listing(family: Family | None = None) -> str:
     if family is None:
         lines = [line for name in FAMILIES for line in filled(f"{name}: {', '.join(members(name))}", "", "  ")]
         return "\n".join([*lines, "", "noiserobust list FAMILY shows settings, defaults and examples."])
+    entries = members(family).values()
     lines = filled(f"{family}: {FAMILIES[family].text}")
-    for member in members(family).values():
+    for member in entries:
         lines += ["", *_member(member)]
     return "\n".join([*lines, "", "One of your own: package.module:Name(SETTING=VALUE), docs/extending.md."])
 
@@ -50,7 +51,7 @@ def _member(member: Member) -> Iterator[str]:
     settings = [name.upper() if default is None else f"{name}={default}" for name, _, default in member.fields]
     if settings:
         yield from filled("settings: " + ", ".join(settings), "    ", "      ")
-    for name, kind, _ in member.fields:
-        if ", " in kind:
-            yield from filled(f"{name}: {kind}", "      ", "        ")
+    for name, words, _ in member.fields:
+        if words:
+            yield from filled(f"{name}: {words}", "      ", "        ")
     yield f"    example:  {member.example}"

@@ -154,7 +154,7 @@ def part_of(start: int, stop: int, rank: int, ranks: int) -> tuple[slice, float]
     ((slice(10, 13, None), 1.2), (slice(13, 15, None), 0.8))
     """
     size = stop - start
-    low, high = (-(-size * edge // ranks) for edge in (rank, rank + 1))
+    low, high = (-(-size * bound // ranks) for bound in (rank, rank + 1))
     return slice(start + low, start + high), (high - low) * ranks / size
 
 

@@ -43,11 +43,11 @@ def _part(name: str, root: str | Path, train: bool) -> Dataset:
     from torchvision import datasets
 
     source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    found = fetched(
+    archive = fetched(
         lambda: source(str(root), train=train, download=True),
         name,
         root,
         lambda: f"put {source.filename} from {source.url} there",
     )
-    images = torch.from_numpy(np.ascontiguousarray(found.data.transpose(0, 3, 1, 2)))
-    return Dataset(images, torch.tensor(found.targets), *NORMALIZATION[name], tuple(found.classes), name)
+    images = torch.from_numpy(np.ascontiguousarray(archive.data.transpose(0, 3, 1, 2)))
+    return Dataset(images, torch.tensor(archive.targets), *NORMALIZATION[name], tuple(archive.classes), name)

@@ -30,10 +30,10 @@ def _part(root: str | Path, train: bool) -> Dataset:
     source = datasets.FashionMNIST
     folder = Path(root) / "FashionMNIST" / "raw"
     names = ", ".join(name for name, _ in source.resources)
-    found = fetched(
+    archive = fetched(
         lambda: source(str(root), train=train, download=True),
         "fashion-mnist",
         folder,
         lambda: f"put {names} from {source.mirrors[0]} there",
     )
-    return Dataset(found.data.unsqueeze(1), found.targets, *NORMALIZATION, tuple(found.classes), "fashion-mnist")
+    return Dataset(archive.data.unsqueeze(1), archive.targets, *NORMALIZATION, tuple(archive.classes), "fashion-mnist")

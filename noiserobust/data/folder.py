@@ -37,10 +37,10 @@ class OfPath(DataSource):
 
 @dataclass(frozen=True)
 class Folder(OfPath, name="folder"):
-    """Images in folders, one for each class: FOLDER/train/<class>/*, FOLDER/test/<class>/*, decoded into memory.
+    """An image folder, decoded into memory: FOLDER/train/<class>/*, FOLDER/test/<class>/* (or val).
 
-    They are uint8 N x 3 x H x W, normalised by the training images' own statistics. image_size: scale the shorter side
-    to so many pixels and cut out the middle square; without it all images must have one size. Raises
+    Images are uint8 N x 3 x H x W, normalised by the training images' own statistics. image_size: scale the shorter
+    side to so many pixels and cut out the middle square; without it all images must have one size. Raises
     :class:`UserError` for a folder that is not laid out as this module says.
     """
 

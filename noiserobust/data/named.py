@@ -1,4 +1,4 @@
-"""Data by name, as the command line and the settings of a run say it: here is the line for each of them."""
+"""Data by name, as the command line and the settings of a run say it; an import here makes a name known."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from noiserobust.data.source import DataSource
 from noiserobust.data.streamed import ImageNet, StreamedFolder
 from noiserobust.data.sums import Sums
 from noiserobust.data.svhn import SVHN
-
-NAMED = (CIFAR10, CIFAR100, Digits, FashionMNIST, Folder, ImageNet, StreamedFolder, Sums, SVHN)
-"""All sources of data that come with the package."""
 
 
 def load(

@@ -1,4 +1,4 @@
-"""A source of data: what is found by name, and read when it is needed."""
+"""Data by name: a source says how training and test data are read, and reads them when they are needed."""
 
 from __future__ import annotations
 

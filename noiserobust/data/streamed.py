@@ -221,10 +221,11 @@ def _collate(items: list[tuple[str, Tensor]]) -> tuple[str, Tensor]:
 
 @dataclass(frozen=True)
 class StreamedFolder(OfPath, name="stream"):
-    """Images in folders, one for each class (train/<class>/, test/<class>/ or val/<class>/), read while they are used.
+    """An image folder that stays on disk and is read while it is used, for data larger than memory.
 
-    image_size: pixels a side (224), cut at random for training and from the middle for tests. Normalised by ImageNet's
-    statistics, since this folder's own would take a pass over all of it.
+    Its images are in ``train/<class>/`` and ``test/<class>/`` or ``val/<class>/``. image_size: pixels a side (224), cut
+    at random for training and from the middle for tests. Normalised by ImageNet's statistics, since this folder's own
+    would take a pass over all of it.
     """
 
     example: ClassVar[str] = "stream:path/to/images"

@@ -31,11 +31,11 @@ def _part(root: str | Path, part: str) -> Dataset:
     from torchvision import datasets
 
     url, file, _ = datasets.SVHN.split_list[part]
-    found = fetched(
+    archive = fetched(
         lambda: datasets.SVHN(str(root), split=part, download=True),
         f"svhn ({part})",
         root,
         lambda: f"put {file} from {url} there",
     )
     classes = tuple(str(digit) for digit in range(10))
-    return Dataset(torch.from_numpy(found.data), torch.from_numpy(found.labels), *NORMALIZATION, classes, "svhn")
+    return Dataset(torch.from_numpy(archive.data), torch.from_numpy(archive.labels), *NORMALIZATION, classes, "svhn")

@@ -99,7 +99,7 @@ class Ascent(Perturbation, name="ascent"):
     (arXiv 2102.11600), Eq. 8.
     """
 
-    example: ClassVar[str] = "ascent:0.05"
+    example: ClassVar[str] = "ascent(0.05)"
     follows_gradient: ClassVar[bool] = True
     strength_field: ClassVar[str | None] = "rho"
 
@@ -140,7 +140,7 @@ class Random(Perturbation, name="random"):
     Source: "Incorruptible Neural Networks", Eq. 4.
     """
 
-    example: ClassVar[str] = "random:gaussian(0.05)"
+    example: ClassVar[str] = "random(gaussian(0.05))"
 
     strength_field: ClassVar[str | None] = "noise"
 
@@ -193,7 +193,7 @@ class Filters(Perturbation, name="filters"):
     section 3.2.
     """
 
-    example: ClassVar[str] = "filters:0.01"
+    example: ClassVar[str] = "filters(0.01)"
 
     strength_field: ClassVar[str | None] = "gamma"
 

@@ -37,6 +37,13 @@ class ModelSpec(Described, ABC, family="model"):
     names_code: ClassVar[bool] = False
     """Whether it calls whatever function its text names: out of a file it is built only if a person names it, too."""
 
+    def __post_init__(self) -> None:
+        width, dropout = getattr(self, "width", 1), getattr(self, "dropout", 0.0)
+        if isinstance(width, int) and width < 1:
+            raise UserError(f"{self.name}: expected a width of 1 channel or more, got {width}")
+        if isinstance(dropout, float | int) and not 0 <= dropout < 1:
+            raise UserError(f"{self.name}: expected dropout in [0, 1), got {dropout}")
+
     @abstractmethod
     def build(self, channels: int, classes: int) -> nn.Module:
         """A new network from B x ``channels`` x H x W inputs to B x ``classes`` logits, initialised as PyTorch does.
@@ -51,15 +58,3 @@ class ModelSpec(Described, ABC, family="model"):
     def without_weights(self) -> ModelSpec:
         """The same network with random weights: what a checkpoint is loaded into."""
         return self
-
-
-def check_width(spec: Described, width: int) -> None:
-    """Raises :class:`UserError` unless ``width`` can be a number of channels."""
-    if width < 1:
-        raise UserError(f"{spec.name}: expected a width of 1 channel or more, got {width}")
-
-
-def check_dropout(spec: Described, dropout: float) -> None:
-    """Raises :class:`UserError` unless ``dropout`` is a probability below 1."""
-    if not 0 <= dropout < 1:
-        raise UserError(f"{spec.name}: expected dropout in [0, 1), got {dropout}")

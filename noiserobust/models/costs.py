@@ -40,7 +40,7 @@ def cost(
 
     spec = ModelSpec.parse(spec) if isinstance(spec, str) else spec
     channels, size, classes = (
-        own if given is None else given for given, own in zip((channels, size, classes), spec.native, strict=True)
+        native if given is None else given for given, native in zip((channels, size, classes), spec.native, strict=True)
     )
     if min(channels, size, classes) < 1:
         raise UserError(f"expected channels, size and classes >= 1, got {channels}, {size} and {classes}")

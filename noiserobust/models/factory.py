@@ -34,9 +34,10 @@ class ModelOfFunction(OfFunction, ModelSpec):
 
 @dataclass(frozen=True)
 class Factory(ModelSpec, name="factory"):
-    """A network of your own: what ``function(channels=..., classes=...)`` of ``package.module`` returns.
+    """A network of your own, returned by a function of your own.
 
-    The same as ``package.module:function``, for functions without settings of their own.
+    What ``function(channels=..., classes=...)`` of ``package.module`` returns. The same as ``package.module:function``,
+    for functions without settings of their own.
     """
 
     example: ClassVar[str] = "factory:my_package.my_module:my_function"

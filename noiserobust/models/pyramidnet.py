@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from noiserobust.errors import UserError
-from noiserobust.models.base import ModelSpec, check_width
+from noiserobust.models.base import ModelSpec
 
 
 @dataclass(frozen=True)
 class PyramidNet(ModelSpec, name="pyramidnet"):
-    """PyramidNet-110 (alpha 270), ``pyramidnet:110``: every block is a little wider than the one before.
+    """A residual network for 32 x 32 images in which every block is a little wider than the one before.
 
     Block k of N has floor(width + alpha k / N) channels (Eq. 3 of the paper); its shortcut has no weights: average
     pooling where the stride is 2, and zeros for the channels that the input lacks.
@@ -42,7 +42,7 @@ class PyramidNet(ModelSpec, name="pyramidnet"):
             raise UserError(f"pyramidnet: expected a depth of 8, 14, 20, ..., 110, ..., got {self.depth}")
         if self.alpha < 0:
             raise UserError(f"pyramidnet: expected alpha >= 0, got {self.alpha}")
-        check_width(self, self.width)
+        super().__post_init__()
 
     def build(self, channels: int, classes: int) -> nn.Module:
         blocks = (self.depth - 2) // 6

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from noiserobust.models.base import ModelSpec, check_width
+from noiserobust.models.base import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,6 @@ class CifarResNet(ModelSpec):
         (r"\.(?:shortcut|downsample)\.1\.", ".downsample.norm."),
         (r"^(?:linear|fc)\.", "head."),
     )
-
-    def __post_init__(self) -> None:
-        check_width(self, self.width)
 
     def build(self, channels: int, classes: int) -> nn.Module:
         return ResNet(channels, classes, self.width, self.depths, self.bottleneck)

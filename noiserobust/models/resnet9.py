@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from noiserobust.models.base import ModelSpec, check_width
+from noiserobust.models.base import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,6 @@ class ResNet9(ModelSpec, name="resnet9"):
     example: ClassVar[str] = "resnet9:64"
 
     width: int = 64
-
-    def __post_init__(self) -> None:
-        check_width(self, self.width)
 
     def build(self, channels: int, classes: int) -> nn.Module:
         w = self.width

@@ -18,12 +18,13 @@ TWO_OUTPUTS = ("googlenet", "inception_v3")
 
 @dataclass(frozen=True)
 class Torchvision(ModelSpec, name="torchvision"):
-    """``torchvision:resnet50`` or ``torchvision:resnet50,weights=IMAGENET1K_V2``.
+    """Any classification network of torchvision, with its published weights where asked.
 
-    network: a name of ``torchvision.models``; weights: a name of its published weights, or DEFAULT for the best. With
-    other than 1,000 classes the layers that give the logits are initialised anew and everything else is as
-    published. Other than 3 channels exchange the first convolution, and have no published weights. GoogLeNet and
-    Inception-v3 come without the second outputs that they have while training, and without published weights.
+    ``torchvision:resnet50`` or ``torchvision:resnet50,weights=IMAGENET1K_V2``. network: a name of
+    ``torchvision.models``; weights: a name of its published weights, or DEFAULT for the best. With other than 1,000
+    classes the layers that give the logits are initialised anew and everything else is as published. Other than 3
+    channels exchange the first convolution, and have no published weights. GoogLeNet and Inception-v3 come without the
+    second outputs that they have while training, and without published weights.
     """
 
     example: ClassVar[str] = "torchvision:resnet50"
@@ -107,9 +108,9 @@ def _exchange_first_convolution(network: nn.Module, channels: int) -> None:
 
 def _load_published(network: nn.Module, state: dict[str, Tensor], classes: int) -> None:
     """Copy what fits. Only layers that give logits, and outputs left out, may not."""
-    own = network.state_dict()
-    kept = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    fresh = {name for name in own if name not in kept and not name.endswith("num_batches_tracked")}
-    if any(own[name].shape[0] != classes for name in fresh):
+    initial = network.state_dict()
+    kept = {name: value for name, value in state.items() if name in initial and initial[name].shape == value.shape}
+    fresh = {name for name in initial if name not in kept and not name.endswith("num_batches_tracked")}
+    if any(initial[name].shape[0] != classes for name in fresh):
         raise UserError(f"expected published weights of {type(network).__name__}, got others: {', '.join(fresh)}")
-    network.load_state_dict(own | kept)
+    network.load_state_dict(initial | kept)

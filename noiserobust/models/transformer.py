@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
-from noiserobust.models.base import ModelSpec, Native, check_dropout, check_width
+from noiserobust.models.base import ModelSpec, Native
 
 
 @dataclass(frozen=True)
 class Transformer(ModelSpec, name="transformer"):
-    """From B x T tokens to B x ``classes`` logits of the next token: ``layers`` pre-norm blocks of ``heads`` heads.
+    """A small transformer that reads tokens and predicts the next one.
 
-    The output layer is tied to the embedding unless ``tied`` is false: on a chip it computes with a noisy copy, while
-    the look-up stays digital. ``channels`` of :meth:`build` is T, the number of tokens read.
+    From B x T tokens to B x ``classes`` logits, by ``layers`` pre-norm blocks of ``heads`` heads. The output layer is
+    tied to the embedding unless ``tied`` is false: on a chip it computes with a noisy copy, while the look-up stays
+    digital. ``channels`` of :meth:`build` is T, the number of tokens read.
     """
 
     example: ClassVar[str] = "transformer:64"
@@ -29,13 +30,12 @@ class Transformer(ModelSpec, name="transformer"):
     tied: bool = True
 
     def __post_init__(self) -> None:
-        check_width(self, self.width)
+        super().__post_init__()
         if self.layers < 1 or self.heads < 1 or self.width % self.heads:
             raise UserError(
                 f"transformer: expected a width divisible by the heads, got width {self.width}, {self.heads} heads, "
                 f"{self.layers} layers"
             )
-        check_dropout(self, self.dropout)
 
     native = Native(32, 1, 20)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from noiserobust.models.base import ModelSpec, check_dropout, check_width
+from noiserobust.models.base import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,6 @@ class VGG16BN(ModelSpec, name="vgg16-bn"):
 
     width: int = 64
     dropout: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_width(self, self.width)
-        check_dropout(self, self.dropout)
 
     def build(self, channels: int, classes: int) -> nn.Module:
         from torchvision.models.vgg import cfgs, make_layers

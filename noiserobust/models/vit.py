@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from noiserobust.errors import UserError
-from noiserobust.models.base import CIFAR, IMAGENET, ModelSpec, check_dropout, check_width
+from noiserobust.models.base import CIFAR, IMAGENET, ModelSpec
 
 # The names of timm, in which DeiT and most ViTs are published.
 _TIMM = (
@@ -32,7 +32,7 @@ _TIMM = (
 
 @dataclass(frozen=True)
 class ViT(ModelSpec):
-    """A vision transformer of torchvision for square images of one size.
+    """A vision transformer of torchvision for square images of one size; the defaults are those of ViT-S/16.
 
     width: of the tokens, a multiple of heads; image_size: pixels a side, a multiple of patch, which fixes the position
     embedding; depth: encoder layers; mlp: hidden units of a layer's MLP in units of width; dropout: after the
@@ -40,19 +40,19 @@ class ViT(ModelSpec):
     the network (bilinear), as fine-tuning on small images does.
     """
 
-    width: int
-    image_size: int
-    patch: int
-    depth: int
-    heads: int
-    mlp: int
+    width: int = 384
+    image_size: int = 224
+    patch: int = 16
+    depth: int = 12
+    heads: int = 6
+    mlp: int = 4
     dropout: float = 0.0
     resize: bool = False
     aliases = _TIMM
+    native = IMAGENET
 
     def __post_init__(self) -> None:
-        check_width(self, self.width)
-        check_dropout(self, self.dropout)
+        super().__post_init__()
         for field in fields(self):
             if field.name not in ("dropout", "resize") and getattr(self, field.name) < 1:
                 raise UserError(f"{self.name}: expected {field.name} >= 1, got {getattr(self, field.name)}")
@@ -89,11 +89,11 @@ def _resized(size: int, _module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class ViTCifar(ViT, name="vit-cifar"):
-    """ViT for 32 x 32 images: patch 4, 8 heads, dropout 0.1 (RWP, Appendix D); 9,532,938 parameters.
+    """A vision transformer for 32 x 32 images: 9,532,938 parameters.
 
-    The paper gives no more; width 512, 6 layers and an MLP of 512 are those of the widely used CIFAR implementation
-    with these very settings (K. Yoshioka's vision-transformers-cifar10), whose projections to queries, keys and values
-    lack the 9,216 biases of torchvision's.
+    Patch 4, 8 heads, dropout 0.1 (RWP, Appendix D). The paper gives no more; width 512, 6 layers and an MLP of 512 are
+    those of the widely used CIFAR implementation with these very settings (K. Yoshioka's vision-transformers-cifar10),
+    whose projections to queries, keys and values lack the 9,216 biases of torchvision's.
     """
 
     example: ClassVar[str] = "vit-cifar:512"
@@ -110,22 +110,14 @@ class ViTCifar(ViT, name="vit-cifar"):
 
 @dataclass(frozen=True)
 class ViTSmall16(ViT, name="vit-s16"):
-    """ViT-S/16 for 224 x 224 images: 22,050,664 parameters for 1,000 classes."""
+    """The vision transformer ViT-S/16 for 224 x 224 images: 22,050,664 parameters for 1,000 classes."""
 
     example: ClassVar[str] = "vit-s16:384"
 
-    width: int = 384
-    image_size: int = 224
-    patch: int = 16
-    depth: int = 12
-    heads: int = 6
-    mlp: int = 4
-    native = IMAGENET
-
 
 @dataclass(frozen=True)
-class ViTSmall32(ViTSmall16, name="vit-s32"):
-    """ViT-S/32 for 224 x 224 images: 22,878,952 parameters for 1,000 classes."""
+class ViTSmall32(ViT, name="vit-s32"):
+    """The vision transformer ViT-S/32 for 224 x 224 images: 22,878,952 parameters for 1,000 classes."""
 
     example: ClassVar[str] = "vit-s32:384"
 
@@ -133,7 +125,7 @@ class ViTSmall32(ViTSmall16, name="vit-s32"):
 
 
 @dataclass(frozen=True)
-class DeiTSmall(ViTSmall16, name="deit-s"):
-    """DeiT-S (Touvron et al., ICML 2021), the network of ViT-S/16; DeiT is its training, and how it is published."""
+class DeiTSmall(ViT, name="deit-s"):
+    """DeiT-S (Touvron et al., ICML 2021): the network of ViT-S/16, under the names in which DeiT is published."""
 
     example: ClassVar[str] = "deit-s:384"

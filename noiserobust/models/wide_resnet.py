@@ -10,15 +10,16 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
-from noiserobust.models.base import ModelSpec, check_dropout, check_width
+from noiserobust.models.base import ModelSpec
 
 
 @dataclass(frozen=True)
 class WideResNet(ModelSpec, name="wrn"):
-    """WRN-d-k, ``wrn:28-10``: three stages of (d - 4) / 6 pre-activation blocks with 16 k, 32 k, 64 k channels.
+    """A wide residual network (WRN-d-k) for 32 x 32 images: ``wrn:28-10``.
 
-    shape: depth and widening factor, d-k; dropout: between the two convolutions of a block; width: channels of the
-    stem, and what k multiplies (16 in the paper).
+    It has three stages of (d - 4) / 6 pre-activation blocks with 16 k, 32 k, 64 k channels. shape: depth and widening
+    factor, d-k; dropout: between the two convolutions of a block; width: channels of the stem, and what k multiplies
+    (16 in the paper).
     """
 
     example: ClassVar[str] = "wrn:28-10"
@@ -41,8 +42,7 @@ class WideResNet(ModelSpec, name="wrn"):
             raise UserError(
                 f"wrn: expected depth-widening such as 28-10, with a depth of 10, 16, 22, 28, ..., got '{self.shape}'"
             )
-        check_dropout(self, self.dropout)
-        check_width(self, self.width)
+        super().__post_init__()
 
     def build(self, channels: int, classes: int) -> nn.Module:
         depth, widening = map(int, self.shape.split("-"))

@@ -17,12 +17,13 @@ from noiserobust.rng import Stream
 
 @dataclass(frozen=True)
 class Gaussian(NoiseModel, name="gaussian"):
-    r"""Gaussian noise added to every weight: :math:`w_i + \sigma s_i z_i` with :math:`z_i \sim N(0, 1)`.
+    r"""Gaussian noise added to every weight, in proportion to the largest weight of its column.
 
-    ``s`` is max|w| over the ``reference`` group (:func:`~noiserobust.noise.reference_scale`), so ``sigma`` is the
-    standard deviation as a fraction of the largest weight. With ``reading="literal"`` the standard deviation is
-    :math:`\sigma \sqrt{s_i}`, as "Incorruptible Neural Networks" literally writes it, N(0, max|w| sigma^2 I) (section
-    3); that one is not scale-invariant, so a network with batch norm can cut it just by growing its weights.
+    A weight becomes :math:`w_i + \sigma s_i z_i` with :math:`z_i \sim N(0, 1)`. ``s`` is max|w| over the ``reference``
+    group (:func:`~noiserobust.noise.reference_scale`), so ``sigma`` is the standard deviation as a fraction of the
+    largest weight. With ``reading="literal"`` the standard deviation is :math:`\sigma \sqrt{s_i}`, as "Incorruptible
+    Neural Networks" literally writes it, N(0, max|w| sigma^2 I) (section 3); that one is not scale-invariant, so a
+    network with batch norm can cut it just by growing its weights.
 
     ``per="chip"`` is device-to-device variation: z is drawn when the chip is programmed and stays. ``per="read"`` is
     cycle-to-cycle variation: every read draws its own.
@@ -74,8 +75,9 @@ class Gaussian(NoiseModel, name="gaussian"):
 
 @dataclass(frozen=True)
 class Laplace(NoiseModel, name="laplace"):
-    r"""Laplace noise added to every weight: :math:`w_i + b s_i l_i` with :math:`l_i \sim \mathrm{Laplace}(0, 1)`.
+    r"""Laplace noise, with heavier tails, added to every weight in proportion to the largest weight of its column.
 
+    A weight becomes :math:`w_i + b s_i l_i` with :math:`l_i \sim \mathrm{Laplace}(0, 1)` and s as of :class:`Gaussian`.
     l has variance 2, so the standard deviation is :math:`\sqrt{2}\, b \max|w|`. Source: "Incorruptible Neural
     Networks", Table 4.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from noiserobust.errors import UserError
 from noiserobust.noise.sharded import is_sharded
 from noiserobust.rng import Stream
 from noiserobust.spec import Scalable
-from noiserobust.spec.parser import Value
+from noiserobust.spec.parser import JOIN, split
 
 Per = Literal["chip", "read"]
 """When an error is drawn: once per chip (device to device), or anew for each read (cycle to cycle)."""
@@ -53,8 +53,6 @@ class NoiseModel(Scalable, family="noise model"):
     strength (or else :attr:`strength` and :meth:`scaled`). Weights have their output channel first, ``(outputs,
     inputs...)``.
     """
-
-    joined: ClassVar[bool] = True
 
     def program(self, weight: Tensor, stream: Stream) -> Chip:
         """Write ``weight`` into an array: everything is drawn from ``stream`` that then stays fixed on that chip.
@@ -97,12 +95,13 @@ class NoiseModel(Scalable, family="noise model"):
 
     def __add__(self, other: NoiseModel) -> NoiseModel:
         """``self``, then ``other``: each in units of the clean weight's scale."""
-        return Sum((*_parts(self), *_parts(other)))
+        return Sum((*self.stages, *other.stages))
 
     @classmethod
-    def from_stages(cls, stages: list[Value], imports: bool) -> Any:
+    def parse(cls, text: Any, imports: bool = True) -> Any:
         """The model that is described: ``gaussian:0.05``, or the sum ``gaussian:0.02+laplace:0.01``."""
-        parts = tuple(cls.from_value(stage, imports) for stage in stages)
+        stages = split(text, JOIN) if isinstance(text, str) else [text]
+        parts = tuple(super(NoiseModel, cls).parse(stage, imports) for stage in stages)
         return parts[0] if len(parts) == 1 else Sum(parts)
 
 
@@ -203,7 +202,3 @@ def check_per(name: str, per: str) -> None:
     """Refuse what is neither device to device nor cycle to cycle."""
     if per not in get_args(Per):
         raise UserError(f"{name}: expected per chip or read, got {per!r}")
-
-
-def _parts(model: NoiseModel) -> tuple[NoiseModel, ...]:
-    return model.parts if isinstance(model, Sum) else (model,)

@@ -59,10 +59,10 @@ def compensation_factor(chip: Chip, now: Tensor, kind: Compensation) -> Tensor:
 
 @dataclass(frozen=True)
 class Compensate(NoiseModel, name="compensate"):
-    """Drift compensation as a stage of a noise model: ``pcm:t=1d+compensate:global``.
+    """Drift compensation: the outputs of a drifted array are scaled back to what they were when it was programmed.
 
-    That is what a network sees on a compensated chip, so that it can be trained for one:
-    ``rwp:pcm(t=1d)+compensate(global)``.
+    A stage of a noise model, ``pcm:t=1d+compensate:global``, for what a network sees on a compensated chip: it can be
+    trained for one, ``rwp:pcm(t=1d)+compensate(global)``.
 
     It has no strength of its own and leaves what does not drift as it is. (In evaluation the option ``compensation``
     compares compensations on the same chips.)

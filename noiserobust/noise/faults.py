@@ -16,7 +16,7 @@ from noiserobust.rng import Stream
 
 @dataclass(frozen=True)
 class Stuck(NoiseModel, name="stuck"):
-    r"""Faulty memory cells, stuck at zero or at the largest conductance g_max, given as shares of all cells.
+    r"""Faulty memory cells: a share of them is stuck at zero, another share at the largest conductance.
 
     A weight is a differential pair of cells, :math:`w = s (g_+ - g_-)`, of which the array below is asked for
     :math:`g_\pm = \max(\pm w, 0) / s`, s = max|w| of the ``reference`` group. Each cell by itself is stuck at 0 with

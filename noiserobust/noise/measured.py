@@ -28,10 +28,10 @@ EXAMPLE = "example"
 
 @dataclass(frozen=True)
 class Measured(DeviceProfile, name="measured"):
-    r"""A device described by a table of measurements: ``measured:path/to/table.csv``.
+    r"""A device of your own, described by a table of its measured states and errors.
 
-    ``measured:example`` is a table that comes with the package: PCM's published numbers, an example of the format and
-    no measurement. (A file named ``example`` in the working folder goes first.)
+    ``measured:path/to/table.csv``. ``measured:example`` is a table that comes with the package: PCM's published
+    numbers, an example of the format and no measurement. (A file named ``example`` in the working folder goes first.)
 
     A table has a header and one line per state, in ascending order; lines that begin with ``#`` are remarks.
 

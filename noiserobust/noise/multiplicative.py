@@ -14,12 +14,13 @@ from noiserobust.rng import Stream
 
 @dataclass(frozen=True)
 class LogNormal(NoiseModel, name="lognormal"):
-    r"""Every weight times a log-normal number: :math:`w_i\, e^{\sigma z_i}` with :math:`z_i \sim N(0, 1)`.
+    r"""Every weight multiplied by a log-normal number, so that the error grows with the weight itself.
 
-    The usual model of resistance variation (Liu et al., "Vortex: Variation-aware training for memristor X-bar", DAC
-    2015). It keeps the median: the mean of the factor is :math:`e^{\sigma^2 / 2}` and its standard deviation
-    :math:`e^{\sigma^2 / 2} \sqrt{e^{\sigma^2} - 1}`, about ``sigma`` while that is small. A weight of 0 stays 0, and no
-    weight changes its sign; with a differential pair whose idle device is at 0 it is the same for the devices.
+    A weight becomes :math:`w_i\, e^{\sigma z_i}` with :math:`z_i \sim N(0, 1)`. The usual model of resistance variation
+    (Liu et al., "Vortex: Variation-aware training for memristor X-bar", DAC 2015). It keeps the median: the mean of the
+    factor is :math:`e^{\sigma^2 / 2}` and its standard deviation :math:`e^{\sigma^2 / 2} \sqrt{e^{\sigma^2} - 1}`,
+    about ``sigma`` while that is small. A weight of 0 stays 0, and no weight changes its sign; with a differential pair
+    whose idle device is at 0 it is the same for the devices.
 
     ``per="chip"`` draws z when the chip is programmed, ``per="read"`` anew for each read. ``strength`` multiplies the
     deviation: :math:`w (1 + strength (e^{\sigma z} - 1))`.

@@ -40,9 +40,10 @@ class DriftingProfile(DeviceProfile):
 
 @dataclass(frozen=True)
 class PCM(DriftingProfile, name="pcm"):
-    r"""Phase-change memory (PCM), g_max 25 µS (Nandakumar et al., ICECS 2019; aihwkit ``PCMLikeNoiseModel``).
+    r"""Phase-change memory (PCM): errors of programming, drift and 1/f read noise (Nandakumar et al., ICECS 2019).
 
-    With r = g / g_max, :math:`\xi, \zeta, \eta \sim N(0, 1)` per device (and per read for :math:`\eta`):
+    As aihwkit's ``PCMLikeNoiseModel``: g_max 25 µS. With r = g / g_max, :math:`\xi, \zeta, \eta \sim N(0, 1)` per
+    device (and per read for :math:`\eta`):
 
     - programming: :math:`g_p = (g + (0.26348 + 1.9650\,r - 1.1731\,r^2)\,\xi)_+` µS
     - drift: :math:`g_d = g_p\,((t + t_0) / t_0)^{-\nu}`, :math:`t_0` = 20 s, :math:`\nu = |\mu + \sigma \zeta|` with
@@ -82,10 +83,11 @@ class Hermes(DriftingProfile, name="hermes"):
 
 @dataclass(frozen=True)
 class StateIndependent(DriftingProfile, name="state_independent"):
-    r"""A plain drifting device, g_max 25 µS (aihwkit ``StateIndependentNoiseModel``).
+    r"""A plain drifting device whose errors are the same at every conductance (aihwkit ``StateIndependentNoiseModel``).
 
-    Programming error of std ``sigma`` µS at every conductance; exponent :math:`\nu = |\nu_{mean} + \nu_{std} \zeta|`;
-    read noise of std :math:`(g_d / g_{max}) \sqrt{\ln((t + t_0 + t_r) / 2 t_r)}` µS, t_0 = 20 s, t_r = 250 ns.
+    g_max is 25 µS. Programming error of std ``sigma`` µS at every conductance; exponent
+    :math:`\nu = |\nu_{mean} + \nu_{std} \zeta|`; read noise of std
+    :math:`(g_d / g_{max}) \sqrt{\ln((t + t_0 + t_r) / 2 t_r)}` µS, t_0 = 20 s, t_r = 250 ns.
     """
 
     example: ClassVar[str] = "state_independent:nu_mean=0.05"
@@ -106,13 +108,14 @@ class StateIndependent(DriftingProfile, name="state_independent"):
 
 @dataclass(frozen=True)
 class ReRamWan2022(DeviceProfile, name="reram_wan2022"):
-    """ReRAM at 1 s, 1 d and 2 d after programming (Wan et al., Nature 2022; aihwkit ``ReRamWan2022NoiseModel``).
+    """Resistive memory (ReRAM), measured 1 s, 1 d and 2 d after programming (Wan et al., Nature 2022).
 
-    Used at the 40 µS it was fitted at (aihwkit's default of 25 µS leaves it unscaled: 1.6 times too noisy). A
-    fourth-degree polynomial in g / g_max gives the std of the whole error at each of the three times, so programming,
-    relaxation and read noise are not separable: there is nothing to switch off. The error at 1 d and at 2 d is drawn
-    anew from the error at 1 s, as no correlation over time was published; reads of a chip at one time agree. The scale
-    is that of the clean weight at all times (aihwkit takes it again from the programmed one).
+    As aihwkit's ``ReRamWan2022NoiseModel``, at the 40 µS it was fitted at (aihwkit's default of 25 µS leaves it
+    unscaled: 1.6 times too noisy). A fourth-degree polynomial in g / g_max gives the std of the whole error at each of
+    the three times, so programming, relaxation and read noise are not separable: there is nothing to switch off. The
+    error at 1 d and at 2 d is drawn anew from the error at 1 s, as no correlation over time was published; reads of a
+    chip at one time agree. The scale is that of the clean weight at all times (aihwkit takes it again from the
+    programmed one).
     """
 
     example: ClassVar[str] = "reram_wan2022:t=1d"
@@ -127,13 +130,14 @@ class ReRamWan2022(DeviceProfile, name="reram_wan2022"):
 
 @dataclass(frozen=True)
 class ReRamCMO(DriftingProfile, name="reram_cmo"):
-    r"""Analog CMO/HfOx ReRAM (Falcone et al.; coefficients of aihwkit ``ReRamCMONoiseModel``), 9 to 88.2 µS.
+    r"""Resistive memory (CMO/HfOx ReRAM) whose conductance relaxes after programming (Falcone et al.).
 
-    One device per weight: zero lies in the middle of the range, ±max|w| at its ends. Programmed to within
-    ``acceptance`` percent (0.2 or 2): std linear in g. From 1 s on the conductance relaxes,
-    :math:`g_d = g_p - 0.089 \ln t + (0.042 \ln t + 0.41)\,\zeta` µS with :math:`\zeta` fixed per device, and is
-    read with std :math:`0.0277 \log_{10}(g_d) \sqrt{\ln((t + t_r) / 2 t_r)}` µS, t_r = 1 µs. (aihwkit draws
-    :math:`\zeta` anew at every time, runs on the CPU only and fails on constant weights.)
+    Coefficients are those of aihwkit's ``ReRamCMONoiseModel``, conductances 9 to 88.2 µS. One device per weight: zero
+    lies in the middle of the range, ±max|w| at its ends. Programmed to within ``acceptance`` percent (0.2 or 2): std
+    linear in g. From 1 s on the conductance relaxes, :math:`g_d = g_p - 0.089 \ln t + (0.042 \ln t + 0.41)\,\zeta` µS
+    with :math:`\zeta` fixed per device, and is read with std
+    :math:`0.0277 \log_{10}(g_d) \sqrt{\ln((t + t_r) / 2 t_r)}` µS, t_r = 1 µs. (aihwkit draws :math:`\zeta` anew at
+    every time, runs on the CPU only and fails on constant weights.)
     """
 
     example: ClassVar[str] = "reram_cmo:acceptance=2.0"

@@ -73,8 +73,8 @@ def field_like(draw: Callable[..., Tensor], like: Any) -> Tensor:
         part = torch.empty(local(like).shape, dtype=torch.float32, device=device)
         step = max(1, BLOCK // max(1, math.prod(like.shape[1:])))
         # In the blocks of the stream, so that none is drawn twice.
-        edges = [first, *range(first // step * step + step, last, step), last]
-        for start, stop in pairwise(edges):
+        bounds = [first, *range(first // step * step + step, last, step), last]
+        for start, stop in pairwise(bounds):
             block = draw(like.shape, rows=(start, stop), device=device)
             part[start - first : stop - first] = block[(slice(None), *columns)]
     stride = torch.empty(like.shape, device="meta").stride()

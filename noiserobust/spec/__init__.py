@@ -1,4 +1,4 @@
-"""Settings as short text, ``gaussian:0.05,reference=layer``, and members found by name. Standard library only."""
+"""Text forms such as ``gaussian:0.05,reference=layer``, and what their names stand for. Standard library only."""
 
 from noiserobust.spec.described import Described, Scalable
 from noiserobust.spec.duration import Duration

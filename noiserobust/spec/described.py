@@ -1,16 +1,15 @@
-"""Settings that can be written as text, and found by their name: the base of all families."""
+"""The base of everything that has a name and settings, and is written as text: noises, rules, models, ..."""
 
 from __future__ import annotations
 
-import difflib
 import typing
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 from noiserobust.errors import UserError
 from noiserobust.spec.fields import bind, settings_of
-from noiserobust.spec.parser import Argument, Value, read, shown
-from noiserobust.spec.references import home, load, reference_to, working_folder
+from noiserobust.spec.parser import Argument, read, shown
+from noiserobust.spec.references import home, is_module, load, nearest, reference_to, working_folder
 from noiserobust.spec.writer import write
 
 D = TypeVar("D", bound="Described")
@@ -31,12 +30,10 @@ class Described:
     registry: ClassVar[dict[str, type[Any]]] = {}
     example: ClassVar[str] = ""
     """One text form, for lists of what there is."""
-    joined: ClassVar[bool] = False
-    """Whether several can be joined by ``+``."""
     leading: ClassVar[Literal["always", "changed", "by key"]] = "always"
-    """When the first setting is written: always, only if it is not the default, or like the others by its key."""
+    """When the first setting is written without its key: always; only where it was changed; or never."""
     of_functions: ClassVar[type[Any] | None] = None
-    """The member that stands for a function ``package.module:function``, in families that take functions."""
+    """Member that stands for ``package.module:function``, in families that take functions; else None."""
 
     def __init_subclass__(cls, *, family: str | None = None, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -65,36 +62,21 @@ class Described:
             return text
         if not isinstance(text, str):
             raise UserError(f"expected a {cls.family} or its text, got {text!r}")
-        return cls.from_stages(read(text, cls.family, cls.joined), imports)
-
-    @classmethod
-    def from_stages(cls: type[D], stages: list[Value], imports: bool) -> D:
-        """The object that parsed text describes; several stages are joined by ``+``."""
-        if len(stages) > 1:
-            raise UserError(f"expected one {cls.family}, got {len(stages)} joined by +")
-        return cls.from_value(stages[0], imports)
-
-    @classmethod
-    def from_value(cls: type[D], value: Value, imports: bool) -> D:
-        """The object that one parsed description is about."""
-        call = value.call(cls.family)
+        call = read(text, cls.family)
         if call.name in cls.registry:
             member, arguments = typing.cast(Any, cls.registry[call.name]), call.arguments
         else:
-            reference, arguments = call.reference() or (None, [])
-            if reference is None:
-                raise cls.unknown(call.name, value.text)
-            try:
-                member = load(reference, imports)
-            except UserError as error:
-                raise cls.unknown(call.name, value.text, str(error)) from None
+            reference, arguments = call.reference() or ("", [])
+            if not reference or (imports and not is_module(reference)):
+                raise cls.unknown(call.name, text)
+            member = load(reference, imports)
             if not isinstance(member, type) or not issubclass(member, Described):
-                return cls._from_function(reference, member, arguments, value.text, imports)
+                return cls._from_function(reference, member, arguments, text, imports)
         if not issubclass(member, cls):
-            raise UserError(f"expected a {cls.name or cls.family}, got '{shown(value.text)}'")
+            raise UserError(f"expected a {cls.name or cls.family}, got '{shown(text)}'")
         if "__dataclass_fields__" not in vars(member):
             raise UserError(f"expected a dataclass, got {reference_to(member)}; write @dataclass(frozen=True) above it")
-        return member(**bind(member.name, settings_of(member), arguments, value.text, imports))
+        return member(**bind(member.name, settings_of(member), arguments, text, imports))
 
     @classmethod
     def _from_function(
@@ -108,20 +90,17 @@ class Described:
 
     @classmethod
     def offered(cls) -> str:
-        """What there is, in words."""
+        """What a text may name, in words: the begin of an error."""
         return f"a {cls.family} ({', '.join(sorted(cls.registry))})"
 
     @classmethod
-    def unknown(cls, name: str, text: str, problem: str = "") -> UserError:
-        """The error for a name that there is none of: what there is, and what is nearest."""
-        near = difflib.get_close_matches(name, cls.registry, 1)
-        hint = "" if problem else "; one of your own is package.module:Name"
-        hint = f"; did you mean {near[0]}?" if near else hint
-        return UserError(f"expected {cls.offered()}, got '{shown(text)}'{problem and f': {problem}'}{hint}")
+    def unknown(cls, name: str, text: str) -> UserError:
+        """The error for an unknown name: the known ones, and the nearest of them."""
+        return UserError(f"expected {cls.offered()}, got '{shown(text)}'{nearest(name, cls.registry)}")
 
     @property
-    def stages(self) -> tuple[Described, ...]:
-        """What the text form joins by ``+``."""
+    def stages(self) -> tuple[Any, ...]:
+        """The parts that the text form joins by ``+``; only itself for most."""
         return (self,)
 
     def nested(self) -> str:
@@ -132,7 +111,7 @@ class Described:
         return write(self)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # A class of your own is found again where its module was, in a process that does not look there.
+        # Another process imports a class of your own from the folder where it is here.
         module = type(self).__module__
         if module == "__main__" or module.partition(".")[0] == INSIDE or "<locals>" in type(self).__qualname__:
             return super().__reduce_ex__(protocol)
@@ -140,10 +119,10 @@ class Described:
 
 
 class Scalable(Described):
-    """A described thing with a strength: one of its fields, or what that field's value calls its strength."""
+    """Something described that has a strength, which sweeps scale: one of its fields, or the strength of its value."""
 
     strength_field: ClassVar[str | None] = ""
-    """The field that :meth:`scaled` multiplies; None for what has no strength: it is 0 and scales to itself."""
+    """Name of the field that :meth:`scaled` multiplies; None where there is no strength (it is 0)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -192,7 +171,7 @@ class Scalable(Described):
 
 
 def _blank(reference: str, folder: str | None) -> Any:
-    """An object of a class of one's own, before its state is put back."""
+    """An object without its state, of a class from outside the package, for unpickling."""
     with working_folder(*[folder] if folder else []):
         kind = load(reference)
     return kind.__new__(kind)

@@ -1,4 +1,4 @@
-"""From written arguments to typed values: of a dataclass's fields, or of a function's parameters."""
+"""Written arguments become values of the right type, for a dataclass's fields or a function's parameters."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from typing import Any, Literal, NamedTuple
 
 from noiserobust.errors import UserError
 from noiserobust.spec.duration import Duration
-from noiserobust.spec.parser import Argument, Value, read, shown
+from noiserobust.spec.parser import Argument, shown
 
-REQUIRED = dataclasses.MISSING
+WORDS = {"true": True, "false": False, "none": None}
 
 
 class Setting(NamedTuple):
-    """One thing that a text form can set."""
+    """A field or parameter that a text form can set."""
 
     name: str
     kind: Any
-    """Its type; ``None`` where nothing is said of it."""
+    """Its type; ``None`` where it has no annotation."""
     default: Any = dataclasses.MISSING
 
     @property
     def required(self) -> bool:
-        return self.default is REQUIRED
+        return self.default is dataclasses.MISSING
 
 
 @cache
 def settings_of(cls: type) -> tuple[Setting, ...]:
-    """The fields in written order: what has no default comes first, also where an inherited field has one."""
+    """The fields in the order of their text form: those without a default come first."""
     kinds = typing.get_type_hints(cls)
     settings = []
     for field in dataclasses.fields(cls):
@@ -43,15 +43,16 @@ def settings_of(cls: type) -> tuple[Setting, ...]:
 
 
 def parameters_of(function: Callable[..., Any], given: Collection[str] | int = ()) -> tuple[Setting, ...]:
-    """The parameters of a function that a text may set: without those by the names ``given``, or the first ones."""
+    """The parameters that a text may set: all but those that the caller gives (their names, or how many come first)."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
         kinds = typing.get_type_hints(function.__init__ if isinstance(function, type) else function)  # type: ignore[misc]
-    except (TypeError, ValueError, NameError):  # not to be had of what is compiled
+    except (TypeError, ValueError, NameError):  # compiled functions have none
         return ()
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     free = named[given:] if isinstance(given, int) else [p for p in named if p.name not in given]
-    return tuple(Setting(p.name, kinds.get(p.name), REQUIRED if p.default is p.empty else p.default) for p in free)
+    defaults = [dataclasses.MISSING if p.default is p.empty else p.default for p in free]
+    return tuple(Setting(p.name, kinds.get(p.name), default) for p, default in zip(free, defaults, strict=True))
 
 
 def bind(
@@ -59,7 +60,7 @@ def bind(
 ) -> dict[str, Any]:
     """The values of the ``settings`` of ``name`` that the arguments of ``text`` give, by name.
 
-    Raises :class:`~noiserobust.UserError` for settings that there are none of, that miss or that come twice.
+    Raises :class:`~noiserobust.UserError` for settings that are unknown, missing or given twice.
     """
     names = [setting.name for setting in settings]
     kinds = {setting.name: setting.kind for setting in settings}
@@ -84,48 +85,42 @@ def bind(
     return values
 
 
-def parse_value(value: str | Value, kind: Any, imports: bool = True) -> Any:
-    """Text (or a parsed value) read as a value of type ``kind``; raises :class:`UserError` when it is none."""
-    if hasattr(kind, "from_stages"):
-        stages = read(value, kind.family, kind.joined) if isinstance(value, str) else value.stages()
-        return kind.from_stages(stages, imports)
+def parse_value(text: str, kind: Any, imports: bool = True) -> Any:
+    """``text`` read as a value of type ``kind``; raises :class:`UserError` when it is none."""
+    if hasattr(kind, "parse"):
+        return kind.parse(text, imports)
     options, origin = typing.get_args(kind), typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         for index, option in enumerate(options):
             try:
-                return parse_value(value, option, imports)
+                return parse_value(text, option, imports)
             except UserError:
                 if index == len(options) - 1:
                     raise
-    text = value if isinstance(value, str) else value.text
     if origin is Literal:
         if text not in options:
             raise UserError(f"expected one of {', '.join(map(str, options))}, got '{shown(text)}'")
         return text
     if kind is types.NoneType or kind is bool:
-        words = {"none": None} if kind is types.NoneType else {"true": True, "false": False}
+        words = ["none"] if kind is types.NoneType else ["true", "false"]
         if text.lower() not in words:
             raise UserError(f"expected {' or '.join(words)}, got '{shown(text)}'")
-        return words[text.lower()]
+        return WORDS[text.lower()]
     if kind in (int, float):
         try:
             return kind(text)
         except ValueError:
-            raise UserError(
-                f"expected {'a whole number' if kind is int else 'a number'}, got '{shown(text)}'"
-            ) from None
+            number = "a whole number" if kind is int else "a number"
+            raise UserError(f"expected {number}, got '{shown(text)}'") from None
     if kind is Duration:
         return Duration(text)
-    return guessed(text) if kind is None else text
+    return _guessed(text) if kind is None else text
 
 
-def guessed(text: str) -> Any:
-    """Text as a number, true, false or none where it is one: of a parameter whose type is not said."""
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
+def _guessed(text: str) -> Any:
+    """``text`` as a number, true, false or none where it is one: for a parameter whose type is not said."""
     try:
-        return ast.literal_eval(text)
+        return WORDS[text.lower()] if text.lower() in WORDS else ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
 

@@ -1,4 +1,4 @@
-"""Members of a family that are a function of one's own: ``package.module:function(setting=value)``."""
+"""Functions from outside the package as members of a family: ``package.module:function(setting=value)``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from noiserobust.spec.writer import called, format_value
 
 @dataclass(frozen=True)
 class OfFunction:
-    """Mixin of the member of a family that calls a function by its name, with the settings that its text gives.
+    """Mixin of a family's member that stands for a function, called with the settings that its text gives.
 
     Declared as ``class ModelOfFunction(OfFunction, ModelSpec)``; the family's root then takes functions where it takes
     names. ``reference`` is ``package.module:function``.
@@ -37,13 +37,12 @@ class OfFunction:
         """The member for a call of ``function`` with written arguments; settings at their default are left out."""
         settings = parameters_of(function, cls.given)
         values = bind(reference, settings, arguments, text, imports)
-        changed = {s.name: values[s.name] for s in settings if s.name in values}
-        defaults = {s.name: s.default for s in settings}
-        return cls(reference, tuple((n, v) for n, v in changed.items() if n not in defaults or defaults[n] != v))
+        changed = [s.name for s in settings if s.name in values and values[s.name] != s.default]
+        return cls(reference, tuple((name, values[name]) for name in changed))
 
     def call(self, expected: str, *values: Any, **named: Any) -> Any:
-        """What the function returns; whatever it does wrong is one line that begins with ``expected``."""
-        function = load(self.reference, expected=f"{self}: expected a function that can be imported")
+        """What the function returns; any error in it becomes one line that begins with ``expected``."""
+        function = load(self.reference)
         with one_line(f"{self}: {expected}"):
             return function(*values, **named, **dict(self.options))
 
@@ -58,7 +57,8 @@ class OfFunction:
 
 
 def _found_again(kind: Any, reference: str, folder: str | None) -> Any:
-    """An object before its state is put back; its function is imported from where it was, if it is to be found."""
+    """An object without its state, for unpickling; its function is imported from the folder where it was, if it is
+    there."""
     with suppress(UserError), working_folder(*[folder] if folder else []):
         if folder is not None:
             load(reference)

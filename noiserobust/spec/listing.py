@@ -1,16 +1,13 @@
-"""What there is of a family, read off the source without importing it: names, settings, defaults, one example each.
+"""The members of a family, read from the source without importing it: names, settings, defaults, one example each.
 
-Importing the families takes torch, seconds; what a person mistyped, or could have meant, is known at once.
+Importing them takes seconds, for torch; help, lists and typos need not wait for that.
 """
 
 from __future__ import annotations
 
 import ast
-import difflib
-import importlib.util
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,34 +15,48 @@ from typing import Any, NamedTuple
 
 from noiserobust.errors import UserError
 from noiserobust.spec.duration import Duration
-from noiserobust.spec.parser import Call, read, shown
-from noiserobust.spec.references import working_folder
-from noiserobust.spec.writer import called, format_value, typed
+from noiserobust.spec.parser import JOIN, read, shown, split
+from noiserobust.spec.references import is_module, nearest
+from noiserobust.spec.writer import called, format_value
 
 PACKAGE = Path(__file__).parents[1]
 
 
 class Family(NamedTuple):
-    """Where the members of a family stand, and what they descend from."""
+    """What is found by name: where its members are defined, and how they are written."""
 
     folder: str
     root: str
+    """Class that all members descend from."""
+    word: str
+    """What one member is called in messages."""
     text: str
-    """How their text is written."""
+    """How a member is written."""
 
 
 FAMILIES = {
-    "noises": Family("noise", "NoiseModel", "NAME:VALUE,SETTING=VALUE; several are joined by +"),
-    "methods": Family("training/rules", "Method", "NAME:VALUE,SETTING=VALUE; noise or rule inside in parentheses"),
-    "measures": Family("minima", "Measure", "NAME:VALUE,SETTING=VALUE; noise or perturbation inside in parentheses"),
-    "metrics": Family("tasks", "Metric", "NAME, beside accuracy and loss, which are always there"),
-    "models": Family("models", "ModelSpec", "NAME:VALUE,SETTING=VALUE"),
-    "data": Family("data", "DataSource", "NAME, or the path of an image folder"),
-    "schedules": Family("training", "Schedule", "NAME(VALUE,SETTING=VALUE), where a rule has a strength"),
-    "probabilities": Family("training", "Probability", "NAME(VALUE,SETTING=VALUE), where a rule has a probability"),
-    "converters": Family("analog", "Converters", "NAME:SETTING=VALUE, or none"),
-    "perturbations": Family("minima", "Perturbation", "NAME(VALUE,SETTING=VALUE), where a measure looks"),
-    "backends": Family("analog/backends", "Backend", "NAME:SETTING=VALUE"),
+    "noises": Family("noise", "NoiseModel", "noise model", "NAME:VALUE,SETTING=VALUE; several are joined by +"),
+    "methods": Family(
+        "training/rules", "Method", "method", "NAME:VALUE,SETTING=VALUE; noise or rule inside in parentheses"
+    ),
+    "measures": Family(
+        "minima", "Measure", "measure", "NAME:VALUE,SETTING=VALUE; noise or perturbation inside in parentheses"
+    ),
+    "metrics": Family("tasks", "Metric", "metric", "NAME, beside accuracy and loss, which are always there"),
+    "models": Family("models", "ModelSpec", "model", "NAME:VALUE,SETTING=VALUE"),
+    "data": Family("data", "DataSource", "data set", "NAME, or the path of an image folder"),
+    "schedules": Family("training", "Schedule", "schedule", "NAME(VALUE,SETTING=VALUE), where a rule has a strength"),
+    "probabilities": Family(
+        "training", "Probability", "probability schedule", "NAME(VALUE,SETTING=VALUE), where a rule has a probability"
+    ),
+    "converters": Family("analog", "Converters", "converters", "NAME:SETTING=VALUE, or none"),
+    "perturbations": Family(
+        "minima",
+        "Perturbation",
+        "perturbation",
+        "NAME(VALUE,SETTING=VALUE), inside a measure, for the weights it is of",
+    ),
+    "backends": Family("analog/backends", "Backend", "backend", "NAME:SETTING=VALUE"),
 }
 
 
@@ -57,9 +68,9 @@ class Member:
     path: str
     """``module:Class``."""
     fields: tuple[tuple[str, str, str | None], ...]
-    """Its settings in written order: name, type in words, default as text (None where there is none)."""
+    """Its settings in written order: name, choices (where there are few), default as text (None for none)."""
     summary: str
-    """The first sentence of what is said of it."""
+    """First sentence of its docstring."""
     example: str
 
 
@@ -67,16 +78,15 @@ class Member:
 def members(family: str) -> dict[str, Member]:
     """The members of a family (a key of :data:`FAMILIES`) by name, in alphabetical order."""
     if family not in FAMILIES:
-        raise UserError(f"expected {', '.join(FAMILIES)}, got '{family}'{_near(family, FAMILIES)}")
-    folder, root, _ = FAMILIES[family]
-    found = {}
-    for file in sorted((PACKAGE / folder).rglob("*.py")):
+        raise UserError(f"expected {', '.join(FAMILIES)}, got '{family}'{nearest(family, FAMILIES)}")
+    listed = {}
+    for file in sorted((PACKAGE / FAMILIES[family].folder).rglob("*.py")):
         for node in _module(file).values():
             if isinstance(node, ast.ClassDef) and (name := _keyword(node, "name")) is not None:
                 ancestors = _ancestors(Place(file, node))
-                if any(place.node.name == root for place in ancestors):
-                    found[name] = _member(name, ancestors)
-    return dict(sorted(found.items()))
+                if any(place.node.name == FAMILIES[family].root for place in ancestors):
+                    listed[name] = _member(name, ancestors)
+    return dict(sorted(listed.items()))
 
 
 def check(family: str, text: str) -> None:
@@ -84,30 +94,17 @@ def check(family: str, text: str) -> None:
 
     Raises :class:`~noiserobust.UserError`, which suggests what is nearest.
     """
-    known, word = members(family), _word(family)
+    known, word = members(family), FAMILIES[family].word
     if family == "data" and (os.path.isdir(text) or re.match(r"[\w-]+:", text)):
         return
     if family == "converters" and text.strip() == "none":
         return
-    for stage in read(text, word, joined=family == "noises"):
-        call = stage.call(word)
-        if call.name not in known and not _importable(call):
+    for stage in split(text, JOIN) if family == "noises" else [text]:
+        call = read(stage, word)
+        reference = call.reference()
+        if call.name not in known and not (reference and is_module(reference[0])):
             names = f"({', '.join(known)})" + (" or the path of an image folder" if family == "data" else "")
-            raise UserError(f"expected a {word} {names}, got '{shown(stage.text)}'{_near(call.name, known)}")
-
-
-def _importable(call: Call) -> bool:
-    """Whether this is ``package.module:Name`` of a package that there is; it is not imported."""
-    reference = call.reference()
-    if reference is None:
-        return False
-    with working_folder():
-        return importlib.util.find_spec(reference[0].split(":")[0].split(".")[0]) is not None
-
-
-def _near(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {near[0]}?" if near else "; one of your own is package.module:Name"
+            raise UserError(f"expected a {word} {names}, got '{shown(stage)}'{nearest(call.name, known)}")
 
 
 class Place(NamedTuple):
@@ -156,17 +153,15 @@ def _ancestors(place: Place) -> list[Place]:
     """A class and what it descends from, nearest first."""
     chain = [place]
     for base in place.node.bases:
-        if isinstance(base, ast.Name) and (found := _lookup(place.file, base.id)) is not None:
-            chain += _ancestors(found)
+        if isinstance(base, ast.Name) and (parent := _lookup(place.file, base.id)) is not None:
+            chain += _ancestors(parent)
     return chain
 
 
 def _member(name: str, ancestors: list[Place]) -> Member:
     file, node = ancestors[0]
     module = ".".join([PACKAGE.name, *file.relative_to(PACKAGE).with_suffix("").parts])
-    fields = tuple(
-        (name, _type(kind), default and _text(default, kind)) for name, kind, default in _settings(ancestors)
-    )
+    fields = tuple((name, _choices(kind), default and _text(default)) for name, kind, default in _settings(ancestors))
     example = _class_value(ancestors, "example") or name
     return Member(name, f"{module}:{node.name}", fields, _summary(ast.get_docstring(node) or ""), example)
 
@@ -214,66 +209,38 @@ def _class_value(ancestors: list[Place], name: str) -> str | None:
     return None
 
 
-def _text(value: Place, kind: Place) -> str:
+def _text(value: Place) -> str:
     """A default as text, as :func:`~noiserobust.spec.format_value` writes it."""
     file, node = value
-    if isinstance(node, ast.Name) and (found := _lookup(file, node.id)) is not None:
-        return _text(found, kind)
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
-        words = set(re.findall(r"\w+", ast.unparse(kind.node)))
-        options = (float, *((int,) if "int" in words else ())) if "float" in words else (str,)
-        try:
-            constant = ast.literal_eval(node)
-        except ValueError:
-            return ast.unparse(node)
-        return format_value(typed(constant, options[0] if len(options) == 1 else float | int))
-    if node.func.id == "Duration":
+    if isinstance(node, ast.Name) and (constant := _lookup(file, node.id)) is not None:
+        return _text(constant)
+    if not isinstance(node, ast.Call):
+        return format_value(ast.literal_eval(node))
+    name = ast.unparse(node.func)
+    if name == "Duration":
         return format_value(Duration(ast.literal_eval(node.args[0])))
-    found = _lookup(file, node.func.id)
-    if found is None or not isinstance(found.node, ast.ClassDef):
+    described = _lookup(file, name)
+    if described is None or not isinstance(described.node, ast.ClassDef):
         return ast.unparse(node)
-    ancestors = _ancestors(found)
-    fields = _settings(ancestors)
-    given = dict(zip([field.name for field in fields], [Place(file, value) for value in node.args], strict=False))
-    given |= {keyword.arg: Place(file, keyword.value) for keyword in node.keywords if keyword.arg}
-    if fields and fields[0].default is not None and _class_value(ancestors, "leading") in (None, "always"):
-        given.setdefault(fields[0].name, fields[0].default)
-    texts = []
-    for index, field in enumerate(fields):
-        if field.name in given:
-            text = _text(given[field.name], field.kind)
-            texts.append(text if index == 0 else f"{field.name}={text}")
-    return called(_keyword(found.node, "name") or "none", texts, nested=True)
+    fields = _settings(_ancestors(described))
+    positional = list(zip(fields, node.args, strict=False))
+    if not positional and _class_value(_ancestors(described), "leading") in (None, "always"):
+        positional = [(field, field.default.node) for field in fields[:1] if field.default]
+    texts = [_text(Place(file, argument)) for _, argument in positional[:1]]
+    texts += [f"{field.name}={_text(Place(file, argument))}" for field, argument in positional[1:]]
+    texts += [f"{keyword.arg}={_text(Place(file, keyword.value))}" for keyword in node.keywords]
+    return called(_keyword(described.node, "name") or "none", texts, nested=True)
 
 
-WORDS = {"float": "number", "int": "whole number", "bool": "true or false", "str": "text", "Duration": "time"}
-
-
-def _type(kind: Place) -> str:
-    """A field's type in words: ``number``, ``filter, layer``, ``schedule``."""
-    return " or ".join(dict.fromkeys(_types(kind)))
-
-
-def _types(kind: Place) -> Iterator[str]:
+def _choices(kind: Place) -> str:
+    """``filter, layer`` of a field that takes one of a few words; empty for others."""
     file, node = kind
-    if isinstance(node, ast.BinOp):
-        yield from _types(Place(file, node.left))
-        yield from _types(Place(file, node.right))
-    elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
-        options = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        yield ", ".join(str(ast.literal_eval(option)) for option in options)
-    elif isinstance(node, ast.Constant):
-        yield "none"
-    elif isinstance(node, ast.Name) and node.id in WORDS:
-        yield WORDS[node.id]
-    elif isinstance(node, ast.Name) and (found := _lookup(file, node.id)) is not None:
-        if isinstance(found.node, ast.ClassDef):
-            families = [_keyword(place.node, "family") for place in _ancestors(found)]
-            yield next(filter(None, families), node.id)
-        else:
-            yield from _types(found)
-    else:
-        yield ast.unparse(node)
+    if isinstance(node, ast.Name) and (alias := _lookup(file, node.id)) is not None:
+        return _choices(alias)
+    if not isinstance(node, ast.Subscript) or ast.unparse(node.value) != "Literal":
+        return ""
+    options = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    return ", ".join(str(ast.literal_eval(option)) for option in options)
 
 
 SIGNS = {"nabla": "grad", "sim": "~", "leftarrow": "<-", "lVert": "|", "rVert": "|", "hat": "", "tilde": ""}
@@ -287,13 +254,3 @@ def _summary(docstring: str) -> str:
     text = re.sub(r"\\([A-Za-z]+) ?", lambda match: SIGNS.get(match[1], match[1]) + " ", text)
     sentence = re.split(r"(?<!et al)\.\s+(?=[A-Z0-9])", text.strip())[0]
     return re.sub(r"\s+(?=[),])|(?<=\s)\s+", "", sentence).strip().rstrip(".:")
-
-
-def _word(family: str) -> str:
-    """What one member is called in messages: ``noise model``."""
-    folder, root, _ = FAMILIES[family]
-    for file in sorted((PACKAGE / folder).rglob("*.py")):
-        node = _module(file).get(root)
-        if isinstance(node, ast.ClassDef):
-            return _keyword(node, "family") or root
-    return root

@@ -1,17 +1,15 @@
-"""Text forms read by Python's own parser: ``rwp:gaussian(0.1)+laplace(0.2),draws=2`` becomes a tree of values.
+"""Text forms read by Python's own parser: ``rwp:gaussian(0.1)+laplace(0.2),draws=2``.
 
 Grammar: ``name``, ``name:arguments`` or ``name(arguments)``; arguments are separated by commas and may begin with
 ``key=``; a value may be such a description itself, or several of them joined by ``+``. ``name:`` takes all that
-follows at the outside of a text and one argument inside. What Python has no words for (``28-10``, ``1h``,
-``path/to/a.csv``, ``package.module:Name``) is a word here: brackets, commas and the plus before a name alone are signs.
+follows at the outside of a text and one argument inside. Everything else (``28-10``, ``1h``, ``path/to/a.csv``) is a
+word: only brackets, commas and a plus before a name are signs.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -19,97 +17,19 @@ from noiserobust.errors import UserError
 
 DEEPEST = 32
 """Descriptions inside each other."""
-SIGNS = re.compile(r"[^()\[\]{},\s]")
-HEAD = re.compile(r"\s*([A-Za-z_][\w.-]*)(:?)")
-KEY = re.compile(r"\s*([^\W\d]\w*)\s*=")
-JOIN = re.compile(r"\+\s*[^\W\d]")
-"""The plus of 1e+05 joins nothing: what follows a joining plus is a name."""
+HEAD = re.compile(r"([A-Za-z_][\w.-]*)([:(]?)")
+KEY = re.compile(r"([^\W\d]\w*)\s*=(.*)", re.DOTALL)
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-
-
-def read(text: str, what: str, joined: bool = False) -> list[Value]:
-    """The values that ``text`` joins by ``+`` (one, unless ``joined`` lets it); ``what`` it should describe.
-
-    Raises :class:`~noiserobust.UserError` for text that is not of the grammar.
-    """
-    text = text.strip()
-    depths = list(accumulate((c in "([{") - (c in ")]}") for c in text))
-    if depths and (min(depths) < 0 or depths[-1] != 0):
-        raise UserError(f"expected balanced parentheses, got '{shown(text)}'")
-    if max(depths, default=0) > DEEPEST:
-        raise UserError(f"expected at most {DEEPEST} parentheses inside each other, got more in '{shown(text)}'")
-    # As long as the text, character by character, so that a node's place is its text's.
-    marks = list(re.sub(r"(?<=_) +(?=_)", lambda gap: "_" * len(gap[0]), re.sub(r"\s", " ", SIGNS.sub("_", text))))
-    for match in JOIN.finditer(text):
-        # Outside of all brackets a joining plus binds less than the commas, inside it binds more. Both of Python's
-        # signs are flat: as many stages as one likes do not make the tree deep.
-        marks[match.start()] = ";" if joined and depths[match.start()] == 0 else "<"
-    try:
-        statements = ast.parse("".join(marks)).body
-    except SyntaxError:
-        statements = []
-    nodes = [statement.value for statement in statements if isinstance(statement, ast.Expr)]
-    if not nodes or re.search(r",\s*(?=[)\]};<]|$)", "".join(marks)):
-        raise malformed(text, what)
-    return [Value(text, node, start, end) for node, start, end in _cut(text, nodes, "+", 0, len(text))]
-
-
-@dataclass(frozen=True)
-class Value:
-    """A written value: its text, and the description (or the sum of some) that it may be."""
-
-    source: str
-    node: ast.expr
-    start: int
-    end: int
-    depth: int = 0
-
-    @property
-    def text(self) -> str:
-        """As it is written, without the spaces around it."""
-        return self.source[self.start : self.end].strip()
-
-    def stages(self) -> list[Value]:
-        """The values that are joined by ``+``; itself alone where none are."""
-        if not isinstance(self.node, ast.Compare):
-            return [self]
-        nodes = [self.node.left, *self.node.comparators]
-        cuts = _cut(self.source, nodes, "+", self.start, self.end)
-        return [replace(self, node=node, start=start, end=end) for node, start, end in cuts]
-
-    def call(self, what: str) -> Call:
-        """The name and the arguments of a description of ``what``."""
-        if self.depth > DEEPEST:
-            raise UserError(f"expected at most {DEEPEST} descriptions inside each other, got '{shown(self.source)}'")
-        head = HEAD.match(self.source, self.start, self.end)
-        nodes = self.node.elts if isinstance(self.node, ast.Tuple) else [self.node]
-        if head is None or not nodes:
-            raise malformed(self.text, what)
-        first = nodes[0]
-        if head[2]:
-            return Call(head[1], self._arguments(nodes, head.end(), self.end), ":")
-        if len(nodes) == 1 and not self.source[head.end() : self.end].strip():
-            return Call(head[1], [])
-        called = len(nodes) == 1 and isinstance(first, ast.Call) and isinstance(first.func, ast.Name)
-        if not called or self.source[head.end()] != "(":
-            raise malformed(self.text, what)
-        assert isinstance(first, ast.Call)
-        return Call(head[1], self._arguments(first.args, head.end() + 1, self.source.rindex(")", 0, self.end)), "(")
-
-    def _arguments(self, nodes: Sequence[ast.expr], start: int, end: int) -> list[Argument]:
-        arguments = []
-        for node, first, last in _cut(self.source, nodes, ",", start, end):
-            key = KEY.match(self.source, first, last)
-            value = replace(self, node=node, start=key.end() if key else first, end=last, depth=self.depth + 1)
-            arguments.append(Argument(key[1] if key else None, value))
-        return [] if len(arguments) == 1 and not self.source[start:end].strip() else arguments
+COMMA = re.compile(",")
+JOIN = re.compile(r"\+(?=\s*[^\W\d])")
+"""The plus of 1e+05 joins nothing: what follows a joining plus is a name."""
 
 
 class Argument(NamedTuple):
-    """A value, and the key that it stands behind."""
+    """A written value, and the key that it stands behind."""
 
     key: str | None
-    value: Value
+    value: str
 
 
 class Call(NamedTuple):
@@ -124,17 +44,71 @@ class Call(NamedTuple):
         """``package.module:Name`` and its arguments, where this can be read as one."""
         if self.mark != ":" or not self.arguments or self.arguments[0].key or not DOTTED.fullmatch(self.name):
             return None
+        first, *others = self.arguments
         try:
-            inner = self.arguments[0].value.call("name")
+            inner = read(first.value, "name")
         except UserError:
             return None
-        others = self.arguments[1:]
         if not DOTTED.fullmatch(inner.name) or (inner.mark == "(" and others):
             return None
         return f"{self.name}:{inner.name}", inner.arguments + others
 
 
-def malformed(text: str, what: str) -> UserError:
+def read(text: str, what: str) -> Call:
+    """Name and arguments of a description of ``what``; raises :class:`~noiserobust.UserError` for other text."""
+    text = text.strip()
+    head = HEAD.match(text)
+    name, mark = head.groups() if head else ("", "")
+    inside = text[head.end() :] if head else text
+    split(text, COMMA)  # refuses brackets that do not match
+    if head is None or (mark == "" and inside) or (mark == "(" and not text.endswith(")")):
+        raise _malformed(text, what)
+    if mark == "(":
+        inside = inside.removesuffix(")")
+    parts = split(inside, COMMA)
+    if len(parts) > 1 and "" in parts:
+        raise _malformed(text, what)
+    return Call(name, [_argument(part) for part in parts if part], mark)
+
+
+def _argument(text: str) -> Argument:
+    key = KEY.fullmatch(text)
+    return Argument(key[1], key[2].strip()) if key else Argument(None, text)
+
+
+def split(text: str, separator: re.Pattern[str]) -> list[str]:
+    """The parts of ``text`` between the separators that are in no brackets, without the spaces around them.
+
+    Python's own parser finds them, as the arguments of a call that is as long as the text, character by character: it
+    has the text's brackets, commas for the separators, comparisons for other signs, and a letter for the rest. Raises
+    :class:`~noiserobust.UserError` for brackets that do not match, and for descriptions too deep inside each other to
+    be read.
+    """
+    nesting = max(accumulate((c in "([{") - (c in ")]}") for c in text), default=0)
+    colons = max(part.count(":") for part in re.split(r"[,+()]", text))  # each may begin one inside the one before
+    if nesting + colons > DEEPEST:
+        raise UserError(f"expected at most {DEEPEST} descriptions inside each other, got '{shown(text)}'")
+    signs = {match.start(): "<" for pattern in (COMMA, JOIN) for match in pattern.finditer(text)}
+    signs |= {match.start(): "," for match in separator.finditer(text)}
+    letters = re.sub(r"[^\s()\[\]{}]", "_", re.sub(r"\s", " ", text))
+    outline = "".join(signs.get(place, letter) for place, letter in enumerate(letters))
+    outline = re.sub(r"(?<=_) +(?=_)", lambda gap: "_" * len(gap[0]), outline)  # a word may hold spaces
+    try:
+        call = ast.parse(f"_({outline})", mode="eval").body
+    except (SyntaxError, MemoryError, RecursionError):
+        call = None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        raise UserError(f"expected balanced parentheses and a value between commas, got '{shown(text)}'")
+    parts, start = [], 0
+    for node in call.args[:-1]:
+        end = outline.index(",", (node.end_col_offset or 0) - 2)  # the call's own name and parenthesis come before
+        parts.append(text[start:end].strip())
+        start = end + 1
+    last = text[start:].strip()
+    return [*parts, last.removesuffix(","), ""] if outline.rstrip().endswith(",") else [*parts, last]
+
+
+def _malformed(text: str, what: str) -> UserError:
     """The error for text that is no description."""
     return UserError(f"expected a {what} such as name:value,key=value, got '{shown(text)}'")
 
@@ -143,11 +117,3 @@ def shown(text: str, length: int = 200) -> str:
     """``text`` short enough for an error's one line."""
     line = re.sub(r"\s", " ", text)
     return line if len(line) <= length else f"{line[: length - 3]}..."
-
-
-def _cut(text: str, nodes: Sequence[ast.expr], separator: str, start: int, end: int) -> list[tuple[ast.expr, int, int]]:
-    """Each node with where its text begins and ends, between ``start`` and ``end``, cut at the separators."""
-    if not nodes:
-        return []
-    cuts = [text.index(separator, node.end_col_offset) for node in nodes[:-1]]
-    return list(zip(nodes, [start, *(cut + 1 for cut in cuts)], [*cuts, end], strict=True))

@@ -1,11 +1,12 @@
-"""Code by name: ``package.module:Name``, imported as Python finds it, the present folder included."""
+"""Code from outside the package by its name, ``package.module:Name``, imported as Python imports it."""
 
 from __future__ import annotations
 
-import importlib
+import difflib
+import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,30 @@ def reference_to(thing: Any) -> str:
     return f"{thing.__module__}:{thing.__qualname__}"
 
 
-def load(reference: str, imports: bool = True, expected: str = "expected code that can be imported") -> Any:
-    """What ``package.module:Name`` names.
+def is_module(reference: str) -> bool:
+    """Whether ``package`` of ``package.module:Name`` can be found; it is not imported."""
+    package = reference.partition(":")[0].partition(".")[0]
+    with working_folder():
+        return package in sys.modules or importlib.util.find_spec(package) is not None
 
-    The module is imported as Python finds it, the folder that the program runs in included (searched last). Importing
-    runs its code: with ``imports=False``, for texts that come out of files, only modules that this process has
-    imported already are looked into. Raises :class:`~noiserobust.UserError`, which begins with ``expected``.
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error for an unknown name: the ``known`` one that is like it, or how to name code of your own."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else "; one of your own is package.module:Name"
+
+
+def load(reference: str, imports: bool = True) -> Any:
+    """The class or function that ``package.module:Name`` names.
+
+    Its module is imported as Python imports it, from the present folder, too (searched last). Importing runs its code:
+    with ``imports=False``, for texts that come out of files, only modules that this process has imported already
+    count. Raises :class:`~noiserobust.UserError`.
     """
     module, _, name = reference.partition(":")
     if not imports and module not in sys.modules:
         raise UserError(f"expected code that you name yourself, got {reference} out of a file; import {module} first")
-    with one_line(expected), working_folder():
+    with one_line(f"{reference}: expected code that can be imported"), working_folder():
         target = importlib.import_module(module)
         for part in name.split("."):
             target = getattr(target, part)
@@ -36,7 +50,7 @@ def load(reference: str, imports: bool = True, expected: str = "expected code th
 
 
 def home(module: str) -> str | None:
-    """The folder that ``module`` was imported from, to import it from there elsewhere."""
+    """The folder that ``module`` was imported from, so that another process can import it from there."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:
         return None
@@ -46,8 +60,8 @@ def home(module: str) -> str | None:
 
 @contextmanager
 def working_folder(*further: str) -> Iterator[None]:
-    """The present folder (and ``further`` ones) can be imported from, after everything else: installed programs do not
-    look there."""
+    """Inside, Python also imports from the present folder (and ``further`` ones), after everything else: installed
+    programs do not."""
     known = list(sys.path)
     sys.path.extend([os.getcwd(), *further])
     try:
@@ -58,7 +72,7 @@ def working_folder(*further: str) -> Iterator[None]:
 
 @contextmanager
 def one_line(expected: str) -> Iterator[None]:
-    """Whatever a stranger's code does wrong inside is one line."""
+    """Any error of code from outside the package becomes one line inside; it begins with ``expected``."""
     try:
         yield
     except UserError:

@@ -1,4 +1,4 @@
-"""The one place that writes text forms."""
+"""The one place that writes text forms; :mod:`noiserobust.spec.parser` reads them."""
 
 from __future__ import annotations
 

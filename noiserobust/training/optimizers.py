@@ -18,7 +18,7 @@ def build_optimizer(
     text: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     """The ``torch.optim`` optimizer that ``text`` names: ``AdamW``, ``SGD:momentum=0.9,nesterov=true``."""
-    name, arguments, _ = read(text, "optimizer")[0].call("optimizer")
+    name, arguments, _ = read(text, "optimizer")
     known: dict[str, Any] = {
         key.lower(): kind
         for key, kind in vars(torch.optim).items()
@@ -40,7 +40,7 @@ def build_optimizer(
 
 
 def _option(argument: Argument, text: str) -> tuple[str, object]:
-    key, value = argument.key, argument.value.text
+    key, value = argument
     if key is None:
         raise UserError(f"expected key=value after the optimizer's name, got '{value}' in '{text}'")
     try:

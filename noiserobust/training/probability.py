@@ -37,7 +37,7 @@ class Probability(Described, family="probability schedule"):
 class Always(Probability, name="constant"):
     """a throughout; a plain number says the same."""
 
-    example: ClassVar[str] = "constant:0.5"
+    example: ClassVar[str] = "constant(0.5)"
 
     a: float = 0.5
 
@@ -52,7 +52,7 @@ class Always(Probability, name="constant"):
 class Piecewise(Probability, name="piecewise"):
     """a for t < b T, then 1 - a."""
 
-    example: ClassVar[str] = "piecewise:0.0,b=0.5"
+    example: ClassVar[str] = "piecewise(0.0,b=0.5)"
 
     a: float = 0.0
     b: float = 0.5
@@ -69,7 +69,7 @@ class Piecewise(Probability, name="piecewise"):
 class Line(Probability, name="linear"):
     """a t / T + b: from b to a + b."""
 
-    example: ClassVar[str] = "linear:0.8,b=0.1"
+    example: ClassVar[str] = "linear(0.8,b=0.1)"
 
     a: float = 1.0
     b: float = 0.0

@@ -38,7 +38,7 @@ class Schedule(Described, family="schedule"):
 class Constant(Schedule, name="constant"):
     """The same strength at every step."""
 
-    example: ClassVar[str] = "constant:0.1"
+    example: ClassVar[str] = "constant(0.1)"
 
     maximum: float
 
@@ -76,7 +76,7 @@ class WarmUp(Schedule):
 class Linear(WarmUp, name="linear"):
     """From 0, in proportion to the steps taken."""
 
-    example: ClassVar[str] = "linear:0.5,warmup=0.3"
+    example: ClassVar[str] = "linear(0.5,warmup=0.3)"
 
     def shape(self, elapsed: float) -> float:
         return elapsed
@@ -86,7 +86,7 @@ class Linear(WarmUp, name="linear"):
 class Quadratic(WarmUp, name="quadratic"):
     """From 0, in proportion to the square of the steps taken."""
 
-    example: ClassVar[str] = "quadratic:0.5,warmup=0.3"
+    example: ClassVar[str] = "quadratic(0.5,warmup=0.3)"
 
     def shape(self, elapsed: float) -> float:
         return elapsed**2
@@ -96,7 +96,7 @@ class Quadratic(WarmUp, name="quadratic"):
 class OffToOn(WarmUp, name="off-to-on"):
     """0 during the warm-up, then the maximum."""
 
-    example: ClassVar[str] = "off-to-on:1.0,warmup=100"
+    example: ClassVar[str] = "off-to-on(1.0,warmup=100)"
 
     def shape(self, elapsed: float) -> float:
         return float(elapsed >= 1)
@@ -106,7 +106,7 @@ class OffToOn(WarmUp, name="off-to-on"):
 class Cosine(WarmUp, name="cosine"):
     """From 0 as half a cosine, m (1 - cos(pi t/T_w)) / 2, over all of training by default."""
 
-    example: ClassVar[str] = "cosine:0.02"
+    example: ClassVar[str] = "cosine(0.02)"
 
     warmup: int | float = 1.0
 

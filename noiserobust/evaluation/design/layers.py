@@ -182,10 +182,10 @@ def noisy_layers(
     **fixed: Any,
 ) -> list[NoisyLayers]:
     """One for each method, with ``fixed`` for :func:`evaluate`; bad input is refused here, before any work."""
-    noise = NoiseModel.parse(noise)
+    model: NoiseModel = NoiseModel.parse(noise)
     require_one_condition(chips)
-    if noise.is_identity and str(chips.converters) == "none" and str(chips.backend) == "direct":
-        raise UserError(f"expected a noise with a strength, got {noise}: it disturbs no layer")
+    if model.is_identity and str(chips.converters) == "none" and str(chips.backend) == "direct":
+        raise UserError(f"expected a noise with a strength, got {model}: it disturbs no layer")
     methods, data = by_method(models, data)
     noisy = []
     for method, members in methods.items():
@@ -196,7 +196,7 @@ def noisy_layers(
             if [layer.members for layer in others] != [layer.members for layer in first]:
                 raise UserError(f"expected copies of one network as {method}, got {name} with other layers")
         run = partial(evaluate, {method: members}, data, out=out, **fixed)
-        noisy.append(NoisyLayers(method, noise, first, chips, copies.coverage, run, bar))
+        noisy.append(NoisyLayers(method, model, first, chips, copies.coverage, run, bar))
     return noisy
 
 

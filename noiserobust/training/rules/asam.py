@@ -13,11 +13,11 @@ from noiserobust.training.schedules import Progress, Schedule, strength_at
 
 @dataclass(frozen=True)
 class ASAM(Climbing, name="asam"):
-    r"""SAM that climbs further where weights are larger: the gradient is taken at
-    :math:`w + \rho\, T^2 g / \lVert T g \rVert_2`, one norm over all tensors.
+    r"""SAM whose neighbourhood is relative to each weight's size: large weights move further.
 
-    T is :math:`|w| + \eta` element by element on weights and 1 on biases (parameters whose name says bias), so that
-    the neighbourhood does not change when a layer is re-scaled.
+    The step is the gradient at :math:`w + \rho\, T^2 g / \lVert T g \rVert_2`, one norm over all tensors. T is
+    :math:`|w| + \eta` element by element on weights and 1 on biases (parameters whose name says bias), so that the
+    neighbourhood does not change when a layer is re-scaled.
 
     - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`. On CIFAR-100 1.0 is usual.
     - ``eta``: keeps weights near 0 movable.

@@ -15,11 +15,11 @@ from noiserobust.training.rules.sam import Climbing
 
 @dataclass(frozen=True)
 class GSAM(Climbing, name="gsam"):
-    r"""SAM that also shrinks the gap between perturbed and clean loss: it ascends the part of the clean gradient that
-    is orthogonal to the perturbed one.
+    r"""SAM that also narrows the gap between the perturbed and the clean loss.
 
-    The step is :math:`g_p - \alpha (g - \mathrm{proj}_{g_p} g)`, with SAM's g and g_p; ranks combine their own
-    gradients and average the result once.
+    It descends the perturbed loss and ascends the part of the clean gradient that is orthogonal to it: the step is
+    :math:`g_p - \alpha (g - \mathrm{proj}_{g_p} g)`, with SAM's g and g_p; ranks combine their own gradients and
+    average the result once.
 
     - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`.
     - ``alpha``: weight of the orthogonal part.

@@ -18,9 +18,9 @@ from noiserobust.training.schedules import Progress
 
 @dataclass(frozen=True)
 class LookSAM(Climbing, name="looksam"):
-    r"""SAM at every k-th step only; the steps in between re-use the direction in which it had changed the gradient.
+    r"""SAM at every k-th step only; the steps in between re-use what it changed about the gradient.
 
-    A step of SAM leaves :math:`g_v = g_p - \mathrm{proj}_g\, g_p`; in between the step is
+    The k-th step keeps :math:`g_v = g_p - \mathrm{proj}_g\, g_p`; in between the step is
     :math:`g + \alpha (\lVert g \rVert / \lVert g_v \rVert)\, g_v`.
 
     - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`. :math:`g_v` is made of gradients averaged over ranks.

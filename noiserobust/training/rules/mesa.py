@@ -20,8 +20,10 @@ from noiserobust.training.schedules import Progress, Schedule
 
 @dataclass(frozen=True)
 class MESA(SelfDistillation, name="mesa"):
-    r"""Keep outputs near those of the weights' moving average v, :math:`v \leftarrow \beta v + (1 - \beta) w`: the loss
-    is that of training + :math:`\lambda \tau^2 \mathrm{KL}(f_v(x) / \tau,\; f_w(x) / \tau)`.
+    r"""Distillation from a moving average of the network's own weights, in place of SAM's second gradient.
+
+    The loss is the cross-entropy + :math:`\lambda \tau^2 \mathrm{KL}(f_v(x) / \tau,\; f_w(x) / \tau)`, v being the
+    weights' moving average :math:`v \leftarrow \beta v + (1 - \beta) w`.
 
     - ``lam``, ``tau``, ``start``, ``scaling``: see :class:`SelfDistillation`; lam 0.3 and beta 0.9998 on ImageNet.
     - ``beta``: decay of the average, in [0, 1).

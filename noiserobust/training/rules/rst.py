@@ -20,7 +20,7 @@ from noiserobust.training.schedules import Progress
 
 @dataclass(frozen=True)
 class RST(Method, name="rst"):
-    """With probability p(t) the costly inner rule's step, otherwise a plain one; expected extra cost: the mean of p.
+    """With probability p(t) the step of another rule, otherwise a plain one, which costs less.
 
     - ``inner``: any method that need not see every step: sam, asam, gsam, looksam, esam, ssam, rwp, ...
     - ``p``: a number, or a schedule: piecewise, linear, cos1, cos2, sin1, sin2.

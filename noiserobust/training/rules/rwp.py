@@ -16,7 +16,9 @@ from noiserobust.training.schedules import Progress, Schedule, check_strength, s
 
 @dataclass(frozen=True)
 class RWP(Method, name="rwp"):
-    r"""Train under the noise itself: step with the gradient :math:`\nabla L(w + e)`, e drawn anew for every minibatch.
+    r"""Training with noisy weights: every minibatch draws the noise anew and steps with the gradient found there.
+
+    The step is :math:`\nabla L(w + e)`, e a draw of ``noise``.
 
     - ``noise``: any noise model; it perturbs the analog weights.
     - ``schedule``: factor on the noise's strength over training (``noise.scaled``), a number or a schedule.

@@ -17,8 +17,9 @@ from noiserobust.training.schedules import Progress, Schedule, check_strength, s
 
 @dataclass(frozen=True)
 class MixedRWP(Method, name="rwp-mixed"):
-    r"""Step with a mixture of the clean gradient and one at noisy weights,
-    :math:`\alpha\, \nabla L_1(w) + (1 - \alpha) \nabla L_2(w + e)`.
+    r"""A mixture of the clean gradient and one at weights under filter-wise Gaussian noise.
+
+    The step is :math:`\alpha\, \nabla L_1(w) + (1 - \alpha) \nabla L_2(w + e)`.
 
     e is drawn filter by filter (output channels k): :math:`e_k \sim N(0, (\gamma \lVert w_k \rVert_2)^2)`.
 

@@ -22,8 +22,10 @@ NEVER = -(2**30)
 
 @dataclass(frozen=True)
 class SAF(SelfDistillation, name="saf"):
-    r"""Keep every sample's outputs near those of ``back`` epochs ago: the loss is that of training +
-    :math:`\lambda \tau^2 \mathrm{KL}(\hat y^{(e - \tilde E)} / \tau,\; f(x) / \tau)`, with that sample's past logits.
+    r"""Distillation from the network's own logits of some epochs ago, in place of SAM's second gradient.
+
+    The loss is the cross-entropy + :math:`\lambda \tau^2 \mathrm{KL}(\hat y^{(e - \tilde E)} / \tau,\; f(x) / \tau)`,
+    the past logits being those of the same sample ``back`` epochs ago.
 
     - ``lam``, ``tau``, ``start``: see :class:`SelfDistillation`; 10 epochs for a ResNet on ImageNet, 150 for a ViT.
     - ``scaling``: ``paper`` has lambda twice, as printed (Eq. 9 and Algorithm 1), and no tau^2.

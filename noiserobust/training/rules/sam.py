@@ -72,8 +72,9 @@ class Climbing(Method):
 
 @dataclass(frozen=True)
 class SAM(Climbing, name="sam"):
-    r"""Climb to where the loss is high nearby, and step with the gradient taken there, at
-    :math:`w + \rho\, g / (\lVert g \rVert_2 + 10^{-12})`, one norm over all tensors.
+    r"""Sharpness-aware minimisation: climb to the worst weights nearby, step with the gradient there.
+
+    The step is the gradient at :math:`w + \rho\, g / (\lVert g \rVert_2 + 10^{-12})`, one norm over all tensors.
 
     - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`.
     - ``alpha``: weight of the clean gradient in the step, ``alpha g + (1 - alpha) g_p``.

@@ -18,7 +18,9 @@ from noiserobust.training.rules.sam import Climbing
 
 @dataclass(frozen=True)
 class SSAM(Climbing, name="ssam"):
-    r"""SAM whose ascent step is masked: :math:`e = \rho\, m \odot g / \lVert g \rVert_2`.
+    r"""SAM that perturbs only the weights that a mask keeps.
+
+    The ascent step is :math:`e = \rho\, m \odot g / \lVert g \rVert_2`, m being the mask.
 
     - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`. The norm is the whole gradient's.
     - ``fraction``: share of all perturbable elements that the mask keeps, max(1, floor(fraction n)) of n.

@@ -1,0 +1,27 @@
+"""Every family of things that are found by name, by the word that ``noiserobust list`` has for it."""
+
+from __future__ import annotations
+
+from noiserobust.analog.backends import Backend
+from noiserobust.analog.converters import Converters
+from noiserobust.data import DataSource
+from noiserobust.minima import Measure, Perturbation
+from noiserobust.models import ModelSpec
+from noiserobust.noise import NoiseModel
+from noiserobust.spec import Described
+from noiserobust.tasks.metrics import Metric
+from noiserobust.training import Method, Probability, Schedule
+
+ROOTS: dict[str, type[Described]] = {
+    "noises": NoiseModel,
+    "methods": Method,
+    "measures": Measure,
+    "metrics": Metric,
+    "models": ModelSpec,
+    "data": DataSource,
+    "schedules": Schedule,
+    "probabilities": Probability,
+    "converters": Converters,
+    "perturbations": Perturbation,
+    "backends": Backend,
+}
