@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from noiserobust import evaluate
-from noiserobust.analog.noisy import NoisyWeights
+from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.errors import UserError
 from noiserobust.evaluation import Chips
 from noiserobust.noise import Gaussian, LogNormal, NoiseModel, Quantize, Stuck, reference_scale
@@ -159,11 +159,11 @@ class TestChipAndRead:
 
     def test_reads_of_a_draw_differ_by_the_parts_per_read_alone(self) -> None:
         net = nn.Linear(40, 30)
-        programmed = NoisyWeights(net).program(Gaussian(0.2) + Gaussian(0.05, per="read"), STREAM)
+        programmed = Programmed(NoisyWeights(net), Gaussian(0.2) + Gaussian(0.05, per="read"), STREAM)
         s = net.weight.detach().abs().amax(1, keepdim=True)
         mean = torch.stack([programmed.weight("weight", read=k) for k in range(100)]).mean(0)
         # The mean of 100 reads is the chip's own weight but for .005 s: 6 standard errors of 1,200 (alarm rate 2e-6).
-        assert ((mean - programmed.chips["weight"].programmed()) / s).abs().max() < 6 * 0.005
+        assert ((mean - programmed.chip("weight").programmed()) / s).abs().max() < 6 * 0.005
         assert ((mean - net.weight) / s).std() > 0.1
 
     def test_evaluation_reads_a_chip_again_and_again(self) -> None:
