@@ -203,8 +203,7 @@ def test_every_kind_of_layer_lies_in_arrays(noise: str) -> None:
 @pytest.mark.parametrize(
     ("options", "fragment"),
     [
-        ({"times": "1h"}, "expected a list of times"),
-        ({"times": []}, "expected a list of times"),
+        ({"times": []}, "expected times and compensations, got []"),
         ({"times": ["soon"]}, "expected a time such as 25s, 1h, 1d, 1y"),
         ({"reads": 0}, "expected reads >= 1, got 0"),
         ({"recalibration": -1}, "expected recalibration >= 0, got -1"),
@@ -216,6 +215,12 @@ def test_refusals(options: dict[str, object], fragment: str, data: tuple[Tensor,
     with pytest.raises(UserError) as caught:
         evaluate(net(), **grouped({"data": data, "noises": "pcm"} | options))
     assert fragment in str(caught.value)
+
+
+def test_one_time_is_a_list_of_one(data: tuple[Tensor, Tensor]) -> None:
+    listed, alone = (evaluate(net(), data, "pcm", 1, chips=Chips(times=times)).rows for times in (["1d"], "1d"))
+    assert listed["value"].tolist() == alone["value"].tolist()
+    assert alone["t"].unique().tolist() == [86400.0]
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -277,9 +277,16 @@ class TestMetrics:
         assert counted[0] == 4
         assert len(read_rows(out)) == 6
 
-    @pytest.mark.parametrize("name", ["f2", "no_such_module:f", "math:nothing"])
-    def test_unknown_ones_are_refused(self, name: str, data: tuple[Tensor, Tensor]) -> None:
-        with pytest.raises(UserError, match=r"expected a metric \(perplexity, top5\) or package.module:function"):
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("f2", r"expected a metric \(perplexity, top5\) or package.module:function"),
+            ("no_such_module:f", r"expected a metric \(perplexity, top5\) or package.module:function"),
+            ("math:nothing", "math:nothing: expected code that can be imported, got AttributeError"),
+        ],
+    )
+    def test_unknown_ones_are_refused(self, name: str, message: str, data: tuple[Tensor, Tensor]) -> None:
+        with pytest.raises(UserError, match=message):
             evaluate(net(), data, "gaussian:0.3", metrics=[name])
 
 
