@@ -14,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DeviceMesh, Placement, Replicate, Shard, distribute_tensor, init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from noiserobust import UserError, coverage, perturbed
+from noiserobust import UserError, coverage, evaluate, perturbed
 from noiserobust.noise import NoiseModel
 from noiserobust.rng import BLOCK, Stream, seeded
 
@@ -173,6 +173,13 @@ def refusals() -> None:
     except UserError as error:
         said = str(error)
     assert "expected outputs in dimension 0 of a weight sharded over processes" in said
+    model = net()
+    fully_sharded(model)
+    try:
+        evaluate(model, (torch.randn(6, 12), torch.arange(6) % 3), "gaussian:0.1", draws=1)
+    except UserError as error:
+        said = str(error)
+    assert "expected a whole network, got FSDPSequential[0] with weights sharded over processes" in said
 
 
 SHARD_CHECKS: dict[str, Callable[[], None]] = {

@@ -19,6 +19,7 @@ from noiserobust.errors import UserError
 from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.models import ModelSpec, checked_forward
 from noiserobust.models.compute import device_of, known_device
+from noiserobust.noise.sharded import is_sharded
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
@@ -189,6 +190,11 @@ class EvaluatedModels:
         else:
             channels_last = compute.channels_last is not False
             network, dataset = self._built(copy.source, channels_last)
+        if any(is_sharded(parameter) for parameter in network.parameters()):
+            raise UserError(
+                f"expected a whole network, got {copy.name} with weights sharded over processes; score it inside "
+                "noiserobust.perturbed, which takes those"
+            )
         network = network if self.device is None else network.to(self.device)
         device = device_of(network)
         key = (dataset.mean, dataset.std, device, channels_last)
