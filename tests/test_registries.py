@@ -223,3 +223,10 @@ def test_thousands_of_stages_are_read_and_written() -> None:
     assert len(noise.stages) == 2_000
     assert str(noise) == text
     assert Method.parse(f"rwp:{noise.nested()}") == Method.parse(f"rwp:{noise.nested()}")
+
+
+def test_a_module_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match=r"there is no module nosuch\.module to import"):
+        NoiseModel.parse("nosuch.module:Noise(0.1)")
+    with pytest.raises(UserError, match=r"there is no module nosuch\.module to import"):
+        static.check("noises", "nosuch.module:Noise(0.1)")

@@ -27,7 +27,9 @@ def is_module(reference: str) -> bool:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error for an unknown name: the ``known`` one that is like it, or how to name code of your own."""
+    """The end of an error for an unknown name: the ``known`` one that is like it, or what code of your own lacks."""
+    if "." in name:
+        return f"; there is no module {name} to import"
     near = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {near[0]}?" if near else "; one of your own is package.module:Name"
 
