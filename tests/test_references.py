@@ -10,21 +10,24 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from noiserobust.data import DataSource, load
+from noiserobust.data import Batch, DataSource, load
 from noiserobust.errors import UserError
+from noiserobust.minima import Random
 from noiserobust.models import DigitsNet, ModelSpec, build
 from noiserobust.noise import Gaussian, NoiseModel, Sum
 from noiserobust.spec import Described
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.sweep import Local, sweep
 from noiserobust.tasks.metrics import Metric, known_metrics
-from noiserobust.training import RWP, Method, Schedule, TrainSettings
+from noiserobust.training import RWP, Engine, Method, Progress, Schedule, TrainSettings
 
 SOURCE = """
 from dataclasses import dataclass, field
@@ -320,3 +323,15 @@ class TestOtherProcesses:
         )
         assert run.returncode == expect, run.stderr
         return run.stdout
+
+
+def test_a_rule_without_its_step_says_so() -> None:
+    @dataclass(frozen=True)
+    class Unfinished(Method):
+        def perturbation(self, progress: Progress) -> Random:
+            return Random(Gaussian(0.1), draws=1)
+
+    network = nn.Linear(2, 2)
+    engine = Engine(network, torch.optim.SGD(network.parameters(), lr=0.1))
+    with pytest.raises(UserError, match="expected Unfinished to define perturbed_step beside its perturbation"):
+        Unfinished().step(engine, Batch(torch.ones(3, 2), torch.tensor([0, 1, 0])), Progress(0, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation, Unperturbed
 from noiserobust.spec import Described
 from noiserobust.training.engine import Engine, Output
@@ -49,7 +50,10 @@ class Method(Described, family="method"):
 
     def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Any) -> Output:
         """The step with a ``perturbation`` (this rule's kind of one) that is not 0."""
-        raise NotImplementedError(f"{type(self).__name__} has a perturbation but no perturbed_step")
+        raise UserError(
+            f"expected {type(self).__name__} to define perturbed_step beside its perturbation, or step alone; "
+            "docs/extending.md has a rule"
+        )
 
     def strength(self, progress: Progress) -> float:
         """The size of this step's perturbation; 0 costs a plain step."""
