@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 
 import numpy as np
@@ -46,6 +46,8 @@ class Stream:
 
     seed: int
     path: tuple[str | int, ...]
+    place: int | None = field(default=None, compare=False, repr=False)
+    """Where in the path the name of a chip's weight stands, if it does."""
 
     def __init__(self, seed: int, *path: str | int) -> None:
         for part in (seed, *path):
@@ -56,7 +58,27 @@ class Stream:
 
     def child(self, *path: str | int) -> Stream:
         """The stream one or more names further down."""
-        return Stream(self.seed, *self.path, *path)
+        return self._at((*self.path, *path))
+
+    def weight(self, name: str) -> Stream:
+        """``child(name)``, of one weight of the chip that this stream names; it knows what all of them share."""
+        child = self.child(name)
+        object.__setattr__(child, "place", len(self.path))
+        return child
+
+    @property
+    def of_chip(self) -> Stream:
+        """This stream without the weight's name: the same one for all weights of a chip. It is a chip of its own where
+        no :meth:`weight` was named."""
+        place = self.place
+        if place is None:
+            return self.child("die")
+        return self._at((*self.path[:place], "die", *self.path[place + 1 :]))
+
+    def _at(self, path: tuple[str | int, ...]) -> Stream:
+        stream = Stream(self.seed, *path)
+        object.__setattr__(stream, "place", self.place)
+        return stream
 
     def generator(self, device: torch.device | str = "cpu", block: int = 0) -> torch.Generator:
         """A fresh generator that this name alone determines."""

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from noiserobust.noise import (
     PCM,
+    Cells,
     Compensate,
+    Correlated,
     Gaussian,
     Hermes,
     Laplace,
@@ -21,9 +23,12 @@ from noiserobust.noise import (
     Quantize,
     ReRamCMO,
     ReRamWan2022,
+    Sliced,
     StateIndependent,
     Stuck,
+    WriteVerify,
 )
+from noiserobust.noise.wrapper import Wrapper
 from noiserobust.spec import Duration
 
 TABLE = "example"  # the one that is shipped
@@ -49,6 +54,16 @@ NOISES: list[NoiseModel] = [
     Quantize(4, reference="tile", rows=7, columns=5),
     Stuck(0.3, at_max=0.3),
     Stuck(0.0, at_max=0.4, reference="tile-column", rows=7, columns=5),
+    Cells(Gaussian(0.1), 3),
+    Cells(Gaussian(0.1, reference="layer") + Laplace(0.05), 2),
+    Correlated(Gaussian(0.1), 0.5),
+    Correlated(Gaussian(0.1), 1.0, over="die"),
+    Correlated(Laplace(0.1) + Gaussian(0.1), 0.3, over="tile", rows=3, columns=4),
+    Correlated(Stuck(0.3, at_max=0.3), 0.5, over="row"),
+    Sliced(Gaussian(0.1), bits=2, slices=3),
+    Sliced(Laplace(0.1, reference="layer"), bits=3, slices=2, reference="layer", strength=0.5),
+    WriteVerify(Gaussian(0.1), 0.05),
+    WriteVerify(Laplace(0.1, reference="layer"), 0.02, iterations=3, strength=0.5),
 ]
 
 # Those whose chips drift, or read differently each time.
@@ -67,6 +82,14 @@ CHANGING: list[NoiseModel] = [
     StateIndependent(),
     Measured(table=TABLE),
     Measured(0.5, table=TABLE, reference="tile", rows=7, columns=5, t=Duration("1d")),
+    Measured(table="example-retention", mapping="offset-column"),
+    PCM(mapping="offset", on_off=10.0),
+    Hermes(mapping="offset-column", reference="tile", rows=7, columns=2, t=Duration("1h")),
+    ReRamCMO(mapping="pair", on_off=5.0),
+    Cells(PCM(), 2),
+    Correlated(PCM() + Gaussian(0.1, per="read"), 0.5, over="layer"),
+    Sliced(PCM(t=Duration("1h")), bits=1, slices=4),
+    WriteVerify(PCM(mapping="offset"), 0.02, strength=0.5),
 ]
 
 # Those whose parts depend on what lies below them: scaling multiplies the parts' deviations, not their sum's.
@@ -80,15 +103,20 @@ STACKED: list[NoiseModel] = [
 ]
 
 
+def innermost(noise: NoiseModel) -> list[NoiseModel]:
+    """The stages of a noise, those inside of others instead of them."""
+    return [leaf for part in noise.stages for leaf in (innermost(part.noise) if isinstance(part, Wrapper) else [part])]
+
+
 def is_random(noise: NoiseModel) -> bool:
-    return not all(isinstance(part, Quantize) for part in noise.stages)
+    return not all(isinstance(part, Quantize) for part in innermost(noise))
 
 
 def spares_groups_of_zeros(noise: NoiseModel) -> bool:
     """Whether weights of 0 stay 0 when all others of their filter are 0, whatever lies beside it."""
     return all(
         isinstance(part, Quantize) or getattr(part, "reference", "filter") in ("filter", "tile-column")
-        for part in noise.stages
+        for part in innermost(noise)
     )
 
 

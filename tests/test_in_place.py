@@ -132,7 +132,7 @@ def test_a_network_gets_what_sampling_each_weight_gives(noise: NoiseModel, netwo
         model = networks()[network]()
     noisy = NoisyWeights(model)
     expected = [
-        weight.from_rows(noise.sample(weight.as_rows(weight.parameter.detach()), STREAM.child(weight.name)))
+        weight.from_rows(noise.sample(weight.as_rows(weight.parameter.detach()), STREAM.weight(weight.name)))
         for weight in noisy.weights
     ]
     clean = [weight.parameter.detach().clone() for weight in noisy.weights]

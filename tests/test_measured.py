@@ -180,7 +180,7 @@ class TestName:
         ("# nothing\n", "got an empty table"),
         ("0,0,1\n", "table.csv, line 1: expected the columns state, mean_error, std and perhaps drift_mean, drift_std"),
         ("state,std\n0,1\n", "line 1: expected the columns state, mean_error, std"),
-        ("state;mean_error;std\n0;0;1\n", "got state;mean_error;std"),
+        ("state;mean_error;std\n0;0;1\n", "expected at least two states, got 1"),
         ("state,mean_error,std,drift_mean\n0,0,1,0\n1,0,1,0", "line 1: expected the columns"),
         ("state,mean_error,std,std\n0,0,1,1\n1,0,1,1", "line 1: expected the columns"),
         (HEADER, "table.csv: expected at least two states, got 0"),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
 from noiserobust.noise import PCM, Gaussian, Hermes, Laplace, NoiseModel, Sum
+from noiserobust.noise.wrapper import Wrapper
 from noiserobust.spec import Described, Duration
 from noiserobust.training import RST, RWP, SAM, Constant, Linear, Method, OffToOn, Quadratic, Schedule
 
@@ -33,7 +34,9 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     if origin in (typing.Union, types.UnionType):
         return st.one_of([values(option) for option in options])
     if isinstance(kind, type) and issubclass(kind, NoiseModel):
-        leaves = st.one_of([settings_of(member) for member in NoiseModel.registry.values()])
+        # Noise inside a noise has none inside itself, so that drawing ends.
+        members = [member for member in NoiseModel.registry.values() if not issubclass(member, Wrapper)]
+        leaves = st.one_of([settings_of(member) for member in members])
         return leaves | st.lists(leaves, min_size=2, max_size=3).map(lambda parts: Sum(tuple(parts)))
     if isinstance(kind, type) and issubclass(kind, Described):
         # A method inside a method (RST's inner rule) has none inside itself, so that drawing ends.
@@ -50,7 +53,12 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     return plain[kind]
 
 
+FEW = st.integers(1, 4)
 NARROW: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "measured": {"temperature": st.none(), "activation": st.none()},  # the table has no temperatures
+    "cells": {"number": FEW},
+    "sliced": {"bits": FEW, "slices": FEW},
+    "write_verify": {"iterations": FEW},
     "factory": {"target": st.from_regex(r"[a-z_]{1,8}(\.[a-z_]{1,8})?:[a-z_]{1,8}", fullmatch=True)},
     "torchvision": {
         "network": st.sampled_from(["resnet50", "vit_b_16"]),
@@ -70,6 +78,7 @@ NARROW: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 def settings_of(member: type[Any]) -> st.SearchStrategy[Any]:
     """Objects of a registered class, over all its fields."""
     kinds, narrow = typing.get_type_hints(member), NARROW.get(member.name, {})
+    narrow = {"on_off": st.none() | st.floats(1.5, 5)} | narrow
     fields = {
         field.name: narrow[field.name] if field.name in narrow else values(kinds[field.name])
         for field in dataclasses.fields(member)

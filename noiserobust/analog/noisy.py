@@ -60,13 +60,13 @@ class NoisyWeights:
 
         def sample(weight: AnalogWeight) -> Tensor:
             clean = weight.parameter.detach()
-            return weight.from_rows(noise.sample(weight.as_rows(clean), stream.child(weight.name), t))
+            return weight.from_rows(noise.sample(weight.as_rows(clean), stream.weight(weight.name), t))
 
         def write() -> None:
             lying = [(weight, weight.parameter.detach()) for weight in self._in_place]
             direct = [weight.outputs.lead and adds_in_place(noise, live) for weight, live in lying]
             if any(direct):
-                add_in_place(noise, [(live, stream.child(weight.name)) for weight, live in compress(lying, direct)])
+                add_in_place(noise, [(live, stream.weight(weight.name)) for weight, live in compress(lying, direct)])
             for (weight, live), done in zip(lying, direct, strict=True):
                 if not done:
                     live.copy_(sample(weight))
@@ -119,11 +119,11 @@ class Programmed:
         if name in self._chips:
             return self._chips[name]
         weight = self._weights[name]
-        return self.noise.program(weight.as_rows(weight.parameter.detach()), self.stream.child(name, "program"))
+        return self.noise.program(weight.as_rows(weight.parameter.detach()), self.stream.weight(name).child("program"))
 
     def weight(self, name: str, t: float | None = None, read: int = 0, compensation: Compensation = "none") -> Tensor:
         """What the array of the weight ``name`` gives, output channel first, at time ``t`` (s) and read ``read``."""
-        return compensated(self.chip(name), read_stream(self.stream.child(name), t, read), t, compensation)
+        return compensated(self.chip(name), read_stream(self.stream.weight(name), t, read), t, compensation)
 
     @contextmanager
     def read(self, t: float | None = None, read: int = 0, compensation: Compensation = "none") -> Iterator[None]:

@@ -166,7 +166,7 @@ class Random(Perturbation, name="random"):
         """The noise of every parameter that is not analog."""
         analog = weights.chosen("analog")
         return [
-            None if a else self._noise(p, stream.child(name))
+            None if a else self._noise(p, stream.weight(name))
             for a, p, name in zip(analog, weights.parameters, weights.names, strict=True)
         ]
 

@@ -5,6 +5,7 @@ A model is a small frozen value. Given a weight and a named random stream it mak
 
 from noiserobust.noise.additive import Gaussian, Laplace
 from noiserobust.noise.base import Chip, NoiseModel, Sum, read_stream
+from noiserobust.noise.cells import Cells
 from noiserobust.noise.compensation import (
     Compensate,
     Compensation,
@@ -12,22 +13,28 @@ from noiserobust.noise.compensation import (
     compensated,
     compensation_factor,
 )
-from noiserobust.noise.device import DeviceProfile
+from noiserobust.noise.correlated import Correlated
+from noiserobust.noise.device import DeviceProfile, Devices
 from noiserobust.noise.faults import Stuck
 from noiserobust.noise.levels import Quantize
 from noiserobust.noise.measured import Measured
 from noiserobust.noise.multiplicative import LogNormal
 from noiserobust.noise.profiles import PCM, Hermes, ReRamCMO, ReRamWan2022, StateIndependent
 from noiserobust.noise.reference import reference_scale
+from noiserobust.noise.sliced import Sliced
+from noiserobust.noise.write_verify import WriteVerify
 
 parse = NoiseModel.parse
 
 __all__ = [
     "PCM",
+    "Cells",
     "Chip",
     "Compensate",
     "Compensation",
+    "Correlated",
     "DeviceProfile",
+    "Devices",
     "Gaussian",
     "Hermes",
     "Laplace",
@@ -37,9 +44,11 @@ __all__ = [
     "Quantize",
     "ReRamCMO",
     "ReRamWan2022",
+    "Sliced",
     "StateIndependent",
     "Stuck",
     "Sum",
+    "WriteVerify",
     "check_compensation",
     "compensated",
     "compensation_factor",

@@ -6,15 +6,16 @@ Conductances are programmed, drift, and are read with noise.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from noiserobust.errors import UserError
 from noiserobust.noise.base import Chip, NoiseModel, check_strength
+from noiserobust.noise.mapping import MAPPINGS, Mapping, check_mapping, smallest_conductance
 from noiserobust.noise.reference import Reference, check_reference, reference_scale
 from noiserobust.rng import Stream
 from noiserobust.spec import Duration
@@ -22,54 +23,52 @@ from noiserobust.spec import Duration
 NOW = Duration(0)
 
 
-class Devices(Protocol):
-    """The physics of single devices, elementwise on conductances (µS); all randomness comes from the given stream."""
+class Devices:
+    """The physics of single devices, elementwise on conductances (µS); all randomness comes from the given stream.
 
+    A device of your own says at least ``g_max`` and :meth:`program`; this base neither drifts nor has read noise.
+    """
+
+    g_min: float = 0.0
+    """The smallest conductance (µS) in use."""
     g_max: float
     """The conductance (µS) of the largest weight of a reference group."""
 
-    def split(self, relative: Tensor) -> list[Tensor]:
-        """Target conductances of the devices that store weights ``relative`` to their scale, in [-1, 1]."""
+    def of(self, place: int) -> Devices:
+        """The devices in one place of a mapping (of a pair, 0 is the positive one and 1 the negative one)."""
+        return self
 
-    def join(self, conductances: list[Tensor]) -> Tensor:
-        """The inverse of :meth:`split`."""
-
+    @abstractmethod
     def program(self, target: Tensor, stream: Stream) -> Tensor:
         """Conductances right after programming ``target``."""
 
     def drift_parameters(self, target: Tensor, stream: Stream) -> Tensor | None:
         """What decides how each device changes after programming, such as its drift exponent; ``None``: nothing."""
+        return None
 
     def read(self, target: Tensor, programmed: Tensor, drift: Tensor | None, t: float, stream: Stream) -> Tensor:
         """Conductances at ``t`` seconds after programming, by the read that ``stream`` names.
 
         ``drift`` are the :meth:`drift_parameters`; ``None`` at time 0, when nothing has drifted yet.
         """
-
-
-class DifferentialPair:
-    """A weight stored as the difference of two devices, of which one is meant to be at 0: g = g_max max(±w, 0)."""
-
-    g_max: float
-
-    def split(self, relative: Tensor) -> list[Tensor]:
-        return [(sign * relative).clamp(0, 1) * self.g_max for sign in (1, -1)]
-
-    def join(self, conductances: list[Tensor]) -> Tensor:
-        positive, negative = conductances
-        return (positive - negative) / self.g_max
+        return programmed
 
 
 @dataclass(frozen=True)
 class DeviceProfile(NoiseModel):
     r"""A noise model of a memory device, in which weights are stored as conductances.
 
-    A weight w of a group with the scale s is stored as the conductance :math:`g = g_{max} |w| / s`.
+    A weight w of a group with the scale s, x = w / s, is stored as conductances between g_min and g_max.
 
     - ``strength`` multiplies the whole deviation from the weight that was to be stored, drift included (1: the device).
     - ``reference``, ``rows``, ``columns``: what is mapped to g_max (:func:`~noiserobust.noise.reference_scale`). With a
       tile reference, drift compensation works tile by tile, otherwise on the whole weight.
     - ``t``: the time (seconds since programming, or ``1h``, ``1d``, ...) of a read that does not name its own.
+    - ``mapping``: ``pair``, two devices :math:`x = (g_+ - g_-) / (g_{max} - g_{min})`, of which one is at g_min;
+      ``offset``, one device :math:`g = g_{min} + (g_{max} - g_{min}) (x + 1) / 2`, the constant subtracted without
+      error; ``offset-column``, the same against a column of real devices at the middle of the range, one per input,
+      which all outputs of a crossbar share (:mod:`noiserobust.noise.mapping`).
+    - ``on_off``: g_max / g_min, the on/off ratio in use (None: the device's whole range).
 
     Both devices of a pair are programmed, drift and are read by themselves (aihwkit merges the pair into its net
     weight after programming, so that the residue of the device at zero drifts with the other one's exponent). A stage
@@ -84,10 +83,13 @@ class DeviceProfile(NoiseModel):
     rows: int = 512
     columns: int = 512
     t: Duration = NOW
+    mapping: Mapping = field(default="pair", kw_only=True)
+    on_off: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check_strength(self.name, "strength", self.strength)
         check_reference(self.name, self.reference, self.rows, self.columns)
+        check_mapping(self.name, self.mapping, self.on_off)
         object.__setattr__(self, "t", Duration(self.t))
         self.check_time(self.t)
 
@@ -99,26 +101,30 @@ class DeviceProfile(NoiseModel):
         """Raise :class:`~noiserobust.UserError` for a time that the profile says nothing about."""
 
     def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
-        return below if self.is_identity else DeviceChip(below, clean, self, stream)
+        return below if self.is_identity else DeviceChip(below, clean, self, self.devices(), stream)
 
 
 class DeviceChip(Chip):
     """A weight stored in programmed devices. How they drift is drawn once, by name, when it is first needed."""
 
     @torch.no_grad()
-    def __init__(self, below: Chip, clean: Tensor, profile: DeviceProfile, stream: Stream) -> None:
+    def __init__(self, below: Chip, clean: Tensor, profile: DeviceProfile, devices: Devices, stream: Stream) -> None:
         super().__init__(below.weight)
         self.below, self.profile, self.stream = below, profile, stream
-        self.devices = profile.devices()
-        self.tile = (profile.rows, profile.columns) if profile.reference.startswith("tile") else below.tile
+        tiled = profile.reference.startswith("tile")
+        self.tile = (profile.rows, profile.columns) if tiled else below.tile
+        g_min = smallest_conductance(profile.name, devices.g_min, devices.g_max, profile.on_off)
+        self.mapping = MAPPINGS[profile.mapping](g_min, devices.g_max, profile.columns if tiled else None)
         self.scale = reference_scale(clean, profile.reference, profile.rows, profile.columns)
         # In one memory format, since vectorised functions round differently in others.
         self.target_weight = below.programmed().detach().contiguous()
         # A group of zeros has no scale, and nothing to store.
         relative = self.target_weight / self.scale.where(self.scale > 0, 1)
-        self.targets = self.devices.split(relative)
+        self.targets = self.mapping.split(relative)
+        self.devices = [devices.of(place) for place in range(len(self.targets))]
         self.conductances = [
-            self.devices.program(target, stream.child("program", device)) for device, target in enumerate(self.targets)
+            device.program(target, stream.child("program", place))
+            for place, (device, target) in enumerate(zip(self.devices, self.targets, strict=True))
         ]
 
     @cached_property
@@ -126,8 +132,8 @@ class DeviceChip(Chip):
         """Per device, what decides how this chip changes over time, such as drift exponents."""
         return [
             # The name is part of every draw that was published.
-            self.devices.drift_parameters(target, self.stream.child("fate", device))
-            for device, target in enumerate(self.targets)
+            device.drift_parameters(target, self.stream.child("fate", place))
+            for place, (device, target) in enumerate(zip(self.devices, self.targets, strict=True))
         ]
 
     def read(self, stream: Stream, t: float | None = None) -> Tensor:
@@ -136,8 +142,12 @@ class DeviceChip(Chip):
         with torch.no_grad():
             # At time 0 nothing has drifted yet, so that exponents need not be drawn.
             drift = self.drift_parameters if t > 0 else [None] * len(self.targets)
-            devices = enumerate(zip(self.targets, self.conductances, drift, strict=True))
-            read = [self.devices.read(*device, float(t), stream.child(index)) for index, device in devices]
+            read = [
+                device.read(*state, float(t), stream.child(place))
+                for place, (device, state) in enumerate(
+                    zip(self.devices, zip(self.targets, self.conductances, drift, strict=True), strict=True)
+                )
+            ]
         return self._weight(self.below.read(stream.child("below"), t), read)
 
     def programmed(self) -> Tensor:
@@ -146,7 +156,7 @@ class DeviceChip(Chip):
     def _weight(self, below: Tensor, conductances: list[Tensor]) -> Tensor:
         """``below`` plus the devices' deviation from their targets; gradients pass straight through."""
         with torch.no_grad():
-            deviation = self.scale * self.devices.join(conductances) - self.target_weight
+            deviation = self.scale * self.mapping.join(conductances) - self.target_weight
         return below + self.profile.strength * deviation
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 from dataclasses import dataclass, field
@@ -10,20 +9,22 @@ from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from noiserobust.errors import UserError
-from noiserobust.noise.device import DeviceProfile, check_scale, normal_like
+from noiserobust.noise.device import DeviceProfile, Devices, check_scale, normal_like
+from noiserobust.noise.mapping import smallest_conductance
+from noiserobust.noise.measurements import DRIFT, Measurements, read_table
 from noiserobust.rng import Stream
 from noiserobust.spec import Duration
 
-REQUIRED = ("state", "mean_error", "std")
-DRIFT = ("drift_mean", "drift_std")
+READ = "read_std"
+BOLTZMANN = 8.617333262e-5
+"""eV per K."""
+KELVIN = 273.15
 T0 = Duration(20)
-EXAMPLE = "example"
-"""The name of the table that comes with the package."""
+EXAMPLES = {"example": "example_device.csv", "example-retention": "example_retention.csv"}
+"""Tables that come with the package, by name."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +34,37 @@ class Measured(DeviceProfile, name="measured"):
     ``measured:path/to/table.csv``. ``measured:example`` is a table that comes with the package: PCM's published
     numbers, an example of the format and no measurement. (A file named ``example`` in the working folder goes first.)
 
-    A table has a header and one line per state, in ascending order; lines that begin with ``#`` are remarks.
+    A table has a header and one line per state, in ascending order; lines that begin with ``#`` are remarks. Values are
+    separated by commas, semicolons or tabs; with the latter two a decimal comma is understood.
 
     - ``state``: the conductance that was asked for, ``mean_error``: the mean of what was got minus that, ``std``: its
-      standard deviation; in µS or any other unit, such as a fraction of the largest state: it cancels
+      standard deviation; in µS or any other unit, such as a fraction of the largest state: it cancels. Units may be
+      named: ``state (µS)``, ``std [nS]``; a column without one has that of the states
     - optionally ``drift_mean``, ``drift_std``: mean and standard deviation of the drift exponent, without unit
+    - or instead ``time`` (s, or ``1h``, ``1d``): lines per time after programming; the first time is programming
+    - optionally ``read_std``: the standard deviation of a read
+    - optionally ``temperature`` (°C) and ``polarity`` (``+`` or ``-``: the devices of a pair that hold positive and
+      negative weights), with lines for each
 
-    Between states everything is interpolated linearly. The first and the last state are the ends g_min and g_max of the
-    range in use: a weight w of a group with the scale s is a pair of devices,
+    Other columns are ignored with a warning. Between states everything is interpolated linearly, between times in
+    ln t, between temperatures linearly. The first and the last state are the ends g_min and g_max of the range in use:
+    a weight w of a group with the scale s is a pair of devices,
     :math:`w = s (g_+ - g_-) / (g_{max} - g_{min})`, one of them at :math:`g_{min} + (g_{max} - g_{min}) |w| / s`, the
-    other at g_min. With :math:`\xi, \zeta \sim N(0, 1)`, fixed per device,
+    other at g_min (``mapping`` knows others). With :math:`\xi, \zeta \sim N(0, 1)` fixed per device and :math:`\eta`
+    drawn at each read,
 
-    - programming: :math:`g_p = (g + mean\_error(g) + std(g)\,\xi)_+`
+    - programming: :math:`g_p = (g + m + \sigma\,\xi)_+`, m and :math:`\sigma` = mean_error and std at g
     - drift: :math:`g_d = g_p ((t + t_0) / t_0)^{-\nu}` with :math:`\nu = drift\_mean(g) + drift\_std(g)\,\zeta`
+    - retention: :math:`g_d = (g + m_t + \sigma_{<} \xi + \sqrt{(\sigma_t^2 - \sigma^2)_+}\,\zeta)_+` with the mean
+      error and std of time t, :math:`\sigma_< = \min(\sigma, \sigma_t)`: the error at each time is that of the table,
+      and what it grows by is independent of the programming error. A time after the last one is refused
+    - read: :math:`g_r = (g_d + read\_std(g_d)\,\eta)_+`
 
-    ``programming`` and ``drift`` multiply these errors (1: as measured; 0: off). Read noise is another stage:
-    ``measured:table.csv+gaussian:0.005,per=read``.
+    ``programming``, ``drift`` (all change over time) and ``read`` multiply these errors (1: as measured; 0: off).
+
+    ``temperature`` (°C) chooses among those of the table. ``activation`` (eV) instead takes a table of one temperature
+    :math:`T_0` to another T by Arrhenius' law: at time t devices are where those of the table are at
+    :math:`t\,\exp(E_a / k_B\,(1 / T_0 - 1 / T))`.
 
     ``digest`` names the table's content, so that results of one table are never taken for another's. It is computed
     when the profile is made, and is part of its text; where it is given, the file must still agree. Raises
@@ -63,11 +79,14 @@ class Measured(DeviceProfile, name="measured"):
     programming: float = 1.0
     drift: float = 1.0
     t0: Duration = T0
+    read: float = 1.0
+    temperature: float | None = None
+    activation: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_scale(self.name, "programming", self.programming)
-        check_scale(self.name, "drift", self.drift)
+        for part in ("programming", "drift", "read"):
+            check_scale(self.name, part, getattr(self, part))
         object.__setattr__(self, "t0", Duration(self.t0))
         if not self.t0 > 0:
             raise UserError(f"measured: expected a time t0 > 0 s, got {self.t0}; drift is relative to it")
@@ -77,9 +96,63 @@ class Measured(DeviceProfile, name="measured"):
         object.__setattr__(self, "table", table)
         # A table that is named by its digest need not be here to be spoken of, as rows of another machine do.
         if not self.digest or Path(table).is_file():
-            self._read()
+            self._check(self._read())
 
-    def _read(self) -> dict[str, np.ndarray]:
+    def _check(self, table: Measurements) -> None:
+        """Refuse settings that say nothing about this table."""
+        known = table.known("temperature")
+        if self.activation is not None and not (
+            0 <= self.activation < math.inf and self.temperature is not None and len(known) == 1
+        ):
+            raise UserError(
+                "measured: expected activation (eV) >= 0 beside temperature and a table of one temperature, got "
+                f"activation={self.activation}, temperature={self.temperature} and {len(known)} temperatures"
+            )
+        if self.temperature is None and len(known) > 1:
+            raise UserError(
+                f"measured: expected a temperature= of {_ends(known)} °C, got none; {self.table} has several"
+            )
+        if self.temperature is not None and not known:
+            raise UserError(f"measured: expected a table with a column temperature, got {self.table} without")
+        if self.temperature is not None and (
+            self.temperature <= -KELVIN
+            if self.activation is not None
+            else not known[0] <= self.temperature <= known[-1]
+        ):
+            raise UserError(
+                f"measured: expected a temperature of {_ends(known)} °C, got {self.temperature:g}; activation= (eV) "
+                "takes a table of one temperature to another"
+            )
+        if table.known("polarity") and self.mapping != "pair":
+            raise UserError(f"measured: expected mapping=pair for a table with polarities, got {self.mapping}")
+        smallest_conductance(self.name, table.g_min, table.g_max, self.on_off)
+        self.check_time(self.t)
+
+    def check_time(self, t: float) -> None:
+        if (table := _tables.get((self.table, self.digest))) is None or "time" not in table.columns:
+            return
+        last = table.at(0, self.known_temperature(table)).last
+        if self.equivalent(t, table) > last * (1 + 1e-12):
+            at = "" if self.activation is None else f" at {self.known_temperature(table):g} °C"
+            raise UserError(
+                f"measured: expected t up to {Duration(last)}{at}, as {self.table} has, got t={Duration(t)}"
+            )
+
+    def known_temperature(self, table: Measurements) -> float | None:
+        """The temperature (°C) of the table's numbers that are used; None where it names none."""
+        if self.temperature is None or self.activation is not None:
+            return next(iter(table.known("temperature")), None)
+        return self.temperature
+
+    def equivalent(self, t: float, table: Measurements) -> float:
+        """The time at the table's temperature that does what ``t`` seconds do at this one."""
+        known = self.known_temperature(table)
+        if self.activation is None or self.temperature is None or known is None:
+            return t
+        there, here = (1 / (celsius + KELVIN) for celsius in (known, self.temperature))
+        return t * math.exp(self.activation / BOLTZMANN * (there - here))
+
+    def _read(self) -> Measurements:
         if (self.table, self.digest) not in _tables:
             content = _content(self.table)
             digest = hashlib.sha256(content).hexdigest()[:12]
@@ -93,100 +166,67 @@ class Measured(DeviceProfile, name="measured"):
         return _tables[self.table, self.digest]
 
     def devices(self) -> MeasuredDevices:
-        return MeasuredDevices(self._read(), self.programming, self.drift, self.t0)
+        return MeasuredDevices(self._read(), self)
 
 
-class MeasuredDevices:
-    """Differential pairs of devices that are programmed and drift as a table says."""
+class MeasuredDevices(Devices):
+    """Devices that are programmed, change and are read as a table says."""
 
-    def __init__(self, table: dict[str, np.ndarray], programming: float, drift: float, t0: float) -> None:
-        self.table, self.programming, self.drift, self.t0 = table, programming, drift, t0
-        self.g_min, self.g_max = float(table["state"][0]), float(table["state"][-1])
+    def __init__(self, table: Measurements, profile: Measured, place: int = 0) -> None:
+        self.table, self.profile = table, profile
+        self.g_min, self.g_max = table.g_min, table.g_max
+        self.surface = table.at(place, profile.known_temperature(table))
 
-    def split(self, relative: Tensor) -> list[Tensor]:
-        return [self.g_min + (sign * relative).clamp(0, 1) * (self.g_max - self.g_min) for sign in (1, -1)]
-
-    def join(self, conductances: list[Tensor]) -> Tensor:
-        positive, negative = conductances
-        return (positive - negative) / (self.g_max - self.g_min)
+    def of(self, place: int) -> MeasuredDevices:
+        return MeasuredDevices(self.table, self.profile, place)
 
     def program(self, target: Tensor, stream: Stream) -> Tensor:
-        error = self.interpolated("mean_error", target) + self.interpolated("std", target) * normal_like(target, stream)
-        return (target + self.programming * error).clamp(min=0)
+        error = self.surface("mean_error", target) + self.surface("std", target) * normal_like(target, stream)
+        return (target + self.profile.programming * error).clamp(min=0)
 
     def drift_parameters(self, target: Tensor, stream: Stream) -> Tensor | None:
-        """The drift exponents, where the table has them."""
-        if "drift_mean" not in self.table:
+        """The drift exponents; of a table with times, how each device changes, as a standard normal number."""
+        if "time" in self.table.columns:
+            return normal_like(target, stream)
+        if DRIFT[0] not in self.table.columns:
             return None
-        mean, std = (self.interpolated(name, target) for name in DRIFT)
-        return self.drift * (mean + std * normal_like(target, stream))
+        mean, std = (self.surface(name, target) for name in DRIFT)
+        return self.profile.drift * (mean + std * normal_like(target, stream))
 
     def read(self, target: Tensor, programmed: Tensor, drift: Tensor | None, t: float, stream: Stream) -> Tensor:
-        return programmed if drift is None else programmed * ((t + self.t0) / self.t0) ** -drift
+        t = self.profile.equivalent(t, self.table)
+        if drift is not None:
+            programmed = self._later(target, programmed, drift, t)
+        if READ not in self.table.columns:
+            return programmed
+        std = self.surface(READ, programmed.clamp(self.g_min, self.g_max), t)
+        return (programmed + self.profile.read * std * normal_like(target, stream)).clamp(min=0)
 
-    def interpolated(self, column: str, target: Tensor) -> Tensor:
-        """A column of the table at conductances within its states, linear between them."""
-        states, values = (torch.as_tensor(self.table[name]).to(target) for name in ("state", column))
-        above = torch.bucketize(target, states).clamp(1, len(states) - 1)
-        low, high = states[above - 1], states[above]
-        return torch.lerp(values[above - 1], values[above], ((target - low) / (high - low)).clamp(0, 1))
-
-
-def read_table(name: str, content: bytes) -> dict[str, np.ndarray]:
-    """The columns of a table of measurements; :class:`~noiserobust.UserError` names the line that is not as it must."""
-
-    def refuse(line: int, expected: str, got: object) -> UserError:
-        return UserError(f"{name}, line {line}: expected {expected}, got {got}")
-
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"expected a table of measurements as CSV text, got {name}, which is no text") from None
-    lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
-    rows = [(i, [cell.strip() for cell in next(csv.reader([line]))]) for i, line in lines]
-    if not rows:
-        raise UserError(f"{name}: expected a header {','.join(REQUIRED)} and a line per state, got an empty table")
-    (first, header), *rows = rows
-    if sorted(header) not in (sorted(REQUIRED), sorted(REQUIRED + DRIFT)):
-        wanted = f"the columns {', '.join(REQUIRED)} and perhaps {', '.join(DRIFT)}"
-        raise refuse(first, wanted, ", ".join(header))
-    previous = -math.inf
-    columns: dict[str, list[float]] = {column: [] for column in header}
-    for line, cells in rows:
-        if len(cells) != len(header):
-            raise refuse(line, f"{len(header)} values", len(cells))
-        for column, cell in zip(header, cells, strict=True):
-            value = _number(cell)
-            if not math.isfinite(value):
-                raise refuse(line, f"a finite number as {column}", f"'{cell}'")
-            if value < 0 and column not in ("mean_error", "drift_mean"):
-                raise refuse(line, f"{column} >= 0", cell)
-            columns[column].append(value)
-        state = columns["state"][-1]
-        if state <= previous:
-            raise refuse(line, f"a state above that of the line before, {previous:g}", f"{state:g}; sort the table")
-        previous = state
-    if len(rows) < 2:
-        raise UserError(f"{name}: expected at least two states, got {len(rows)}")
-    return {column: np.array(values) for column, values in columns.items()}
+    def _later(self, target: Tensor, programmed: Tensor, drift: Tensor, t: float) -> Tensor:
+        if "time" not in self.table.columns:
+            return programmed * ((t + self.profile.t0) / self.profile.t0) ** -drift
+        mean, std = (self.surface(name, target) for name in ("mean_error", "std"))
+        later_mean, later_std = (self.surface(name, target, t) for name in ("mean_error", "std"))
+        error = programmed - target - self.profile.programming * mean
+        kept = (later_std / std.where(std > 0, 1)).where(std > 0, 1).clamp(max=1)
+        spread = (later_std**2 - std**2).clamp(min=0).sqrt()
+        change = later_mean - mean + (kept - 1) * error + spread * drift
+        return (programmed + self.profile.drift * change).clamp(min=0)
 
 
-_tables: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+def _ends(known: list[float]) -> str:
+    return " to ".join(f"{value:g}" for value in sorted({known[0], known[-1]}))
+
+
+_tables: dict[tuple[str, str], Measurements] = {}
 """Tables by file and digest: read once, so that a file that changes meanwhile does not change a run."""
 
 
 def _content(name: str) -> bytes:
     path = Path(name)
-    if name == EXAMPLE and not path.is_file():
-        return files(__package__).joinpath("tables", "example_device.csv").read_bytes()
+    if name in EXAMPLES and not path.is_file():
+        return files(__package__).joinpath("tables", EXAMPLES[name]).read_bytes()
     try:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"measured: expected a table (CSV), got {name}: {error.strerror}; check the name") from None
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan

@@ -6,17 +6,18 @@ programming.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from noiserobust.errors import UserError
 from noiserobust.noise.device import DeviceProfile, Devices, check_scale
+from noiserobust.noise.mapping import Mapping
 from noiserobust.noise.published import (
     HERMES_DEVICES,
     PCM_DEVICE,
     CMODevices,
-    DriftingPair,
-    WanPair,
+    DriftingDevices,
+    WanDevices,
     state_independent_device,
 )
 
@@ -56,7 +57,7 @@ class PCM(DriftingProfile, name="pcm"):
     example: ClassVar[str] = "pcm:t=1d"
 
     def devices(self) -> Devices:
-        return DriftingPair(PCM_DEVICE, self.programming, self.drift, self.read)
+        return DriftingDevices(PCM_DEVICE, self.programming, self.drift, self.read)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Hermes(DriftingProfile, name="hermes"):
             raise UserError(f"hermes: expected 1 or 2 cells per conductance, got {self.cells!r}")
 
     def devices(self) -> Devices:
-        return DriftingPair(HERMES_DEVICES[self.cells], self.programming, self.drift, self.read)
+        return DriftingDevices(HERMES_DEVICES[self.cells], self.programming, self.drift, self.read)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class StateIndependent(DriftingProfile, name="state_independent"):
 
     def devices(self) -> Devices:
         device = state_independent_device(self.sigma, self.nu_mean, self.nu_std)
-        return DriftingPair(device, self.programming, self.drift, self.read)
+        return DriftingDevices(device, self.programming, self.drift, self.read)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class ReRamWan2022(DeviceProfile, name="reram_wan2022"):
             raise UserError(f"reram_wan2022: measured at 1s, 1d and 2d only, got t={t:g} s; use one of these")
 
     def devices(self) -> Devices:
-        return WanPair()
+        return WanDevices()
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ class ReRamCMO(DriftingProfile, name="reram_cmo"):
     example: ClassVar[str] = "reram_cmo:acceptance=2.0"
 
     acceptance: float = 0.2
+    mapping: Mapping = field(default="offset", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

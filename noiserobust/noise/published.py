@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from noiserobust.noise.device import DifferentialPair, normal_like
+from noiserobust.noise.device import Devices, normal_like
 from noiserobust.rng import Stream
 
 
@@ -124,8 +124,8 @@ def state_independent_device(sigma: float, nu_mean: float, nu_std: float) -> Dri
     )
 
 
-class DriftingPair(DifferentialPair):
-    """A differential pair of devices that drift by a power law and are read with 1/f noise.
+class DriftingDevices(Devices):
+    """Devices that drift by a power law and are read with 1/f noise.
 
     ``programming``, ``drift`` and ``read`` scale these three; 1 is as published.
     """
@@ -152,8 +152,8 @@ class DriftingPair(DifferentialPair):
         return _with_error(drifted, std, stream)
 
 
-class WanPair(DifferentialPair):
-    """A differential pair of Wan's devices: the error at a later time is drawn anew, once per chip."""
+class WanDevices(Devices):
+    """Wan's devices: the error at a later time is drawn anew, once per chip."""
 
     g_max = 40.0
     first, *later = WAN_STD
@@ -173,7 +173,7 @@ class WanPair(DifferentialPair):
         return _with_error(target, WAN_STD[t](target / self.g_max), stream)
 
 
-class CMODevices:
+class CMODevices(Devices):
     """Single bidirectional devices that relax, each by its own amount (Falcone et al.)."""
 
     g_min, g_max = 9.0, 88.199997
@@ -188,12 +188,6 @@ class CMODevices:
     def __init__(self, acceptance: float, programming: float, drift: float, read: float) -> None:
         self.programming_std = self.programming_stds[acceptance]
         self.programming_scale, self.drift_scale, self.read_scale = programming, drift, read
-
-    def split(self, relative: Tensor) -> list[Tensor]:
-        return [self.g_min + (relative.clamp(-1, 1) + 1) / 2 * (self.g_max - self.g_min)]
-
-    def join(self, conductances: list[Tensor]) -> Tensor:
-        return 2 * (conductances[0] - self.g_min) / (self.g_max - self.g_min) - 1
 
     def program(self, target: Tensor, stream: Stream) -> Tensor:
         return target + self.programming_scale * self.programming_std(target) * normal_like(target, stream)

@@ -32,6 +32,8 @@ class Described:
     """One text form, for lists of what there is."""
     leading: ClassVar[Literal["always", "changed", "by key"]] = "always"
     """When the first setting is written without its key: always; only where it was changed; or never."""
+    enclosed: ClassVar[bool] = False
+    """Whether the text form always has parentheses: in families that join by + what has such a family inside."""
     of_functions: ClassVar[type[Any] | None] = None
     """Member that stands for ``package.module:function``, in families that take functions; else None."""
 

@@ -33,13 +33,14 @@ class Setting(NamedTuple):
 
 @cache
 def settings_of(cls: type) -> tuple[Setting, ...]:
-    """The fields in the order of their text form: those without a default come first."""
+    """The fields in the order of their text form: those without a default first, those that need their key last."""
     kinds = typing.get_type_hints(cls)
-    settings = []
-    for field in dataclasses.fields(cls):
-        if field.init:
-            settings.append(Setting(field.name, kinds[field.name], _default(field)))
-    return tuple(sorted(settings, key=lambda setting: not setting.required))
+    fields = sorted((field for field in dataclasses.fields(cls) if field.init), key=_rank)
+    return tuple(Setting(field.name, kinds[field.name], _default(field)) for field in fields)
+
+
+def _rank(field: dataclasses.Field[Any]) -> int:
+    return 0 if _default(field) is dataclasses.MISSING else 1 + bool(field.kw_only)
 
 
 def parameters_of(function: Callable[..., Any], given: Collection[str] | int = ()) -> tuple[Setting, ...]:

@@ -42,6 +42,7 @@ FAMILIES = {
     "measures": Family(
         "minima", "Measure", "measure", "NAME:VALUE,SETTING=VALUE; noise or perturbation inside in parentheses"
     ),
+    "tasks": Family("tasks", "Task", "task", "NAME:SETTING=VALUE; what a network's outputs mean"),
     "metrics": Family("tasks", "Metric", "metric", "NAME, beside accuracy and loss, which are always there"),
     "models": Family("models", "ModelSpec", "model", "NAME:VALUE,SETTING=VALUE"),
     "data": Family("data", "DataSource", "data set", "NAME, or the path of an image folder"),
@@ -161,7 +162,7 @@ def _ancestors(place: Place) -> list[Place]:
 def _member(name: str, ancestors: list[Place]) -> Member:
     file, node = ancestors[0]
     module = ".".join([PACKAGE.name, *file.relative_to(PACKAGE).with_suffix("").parts])
-    fields = tuple((name, _choices(kind), default and _text(default)) for name, kind, default in _settings(ancestors))
+    fields = tuple((f.name, _choices(f.kind), f.default and _text(f.default)) for f in _settings(ancestors))
     example = _class_value(ancestors, "example") or name
     return Member(name, f"{module}:{node.name}", fields, _summary(ast.get_docstring(node) or ""), example)
 
@@ -172,6 +173,8 @@ class Field(NamedTuple):
     name: str
     kind: Place
     default: Place | None
+    by_key: bool = False
+    """Whether it always needs its key."""
 
 
 def _settings(ancestors: list[Place]) -> list[Field]:
@@ -184,8 +187,9 @@ def _settings(ancestors: list[Place]) -> list[Field]:
                     continue
                 value, name = _default(line.value), line.target.id
                 default = None if value is None else Place(file, value)
-                fields[name] = Field(name, Place(file, line.annotation), default)
-    return sorted(fields.values(), key=lambda field: field.default is not None)
+                by_key = isinstance(line.value, ast.Call) and any(k.arg == "kw_only" for k in line.value.keywords)
+                fields[name] = Field(name, Place(file, line.annotation), default, by_key)
+    return sorted(fields.values(), key=lambda field: 0 if field.default is None else 1 + field.by_key)
 
 
 def _default(value: ast.expr | None) -> ast.expr | None:

@@ -61,7 +61,7 @@ def _call(one: Any, nested: bool, without: float | None) -> str:
         else:
             continue
         arguments.append(text if positional else f"{setting.name}={text}")
-    return called(one.name, arguments, nested)
+    return called(one.name, arguments, nested or one.enclosed)
 
 
 def called(name: str, arguments: list[str], nested: bool = False) -> str:
