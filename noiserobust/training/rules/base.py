@@ -19,8 +19,8 @@ class Method(Described, family="method"):
     """A training rule: where a step takes its gradients, and how it combines them.
 
     It states the :meth:`perturbation` of a step and, in :meth:`perturbed_step`, what is done with it; or, when it is
-    another kind of rule, all of :meth:`whole_step`. A rule is its settings and never changes; what a run must remember from
-    step to step lies in ``engine.memory``.
+    another kind of rule, all of :meth:`whole_step`. A rule is its settings and never changes; what a run must remember
+    from step to step lies in ``engine.memory``.
     """
 
     every_step: ClassVar[bool] = False
