@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,7 +25,9 @@ from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
 from noiserobust.storage.provenance import provenance
+from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
+from noiserobust.tasks.scoring import checked
 
 
 @runtime_checkable
@@ -65,7 +68,7 @@ class EvaluatedModel(TrainedCopy):
     """The data, with the normalisation that this network wants."""
     batches: Sequence[Batch]
     """The same, normalised and moved once."""
-    classes: int
+    task: Task
     coverage: Coverage
     compute: Compute
     where: Where
@@ -162,6 +165,7 @@ class EvaluatedModels:
         model: ModelSpec | str | None = None,
         compute: Compute = Compute(),
         where: Where = Where(),
+        task: Task | str | None = None,
     ) -> None:
         self.copies, self.compute, self.where = trained_copies(models), compute, where
         self.data = named_data(data, self.copies)
@@ -169,6 +173,7 @@ class EvaluatedModels:
         self.normalize = isinstance(self.data, (Splits, Labelled))
         whole = part_of(self.data, part)
         self.dataset = whole if images is None else whole.sample(images, Stream(0, "images"))
+        self.task = Classification() if task is None else Task.parse(task)
         self.spec = None if model is None else ModelSpec.parse(model)
         self.device = None if compute.device is None else known_device(compute.device)
         self.coverage: dict[str, Coverage] = {}  # of the models that were opened
@@ -200,6 +205,7 @@ class EvaluatedModels:
         key = (dataset.mean, dataset.std, device, channels_last)
         if key not in self._prepared:
             self._prepared[key] = prepare(dataset, device, compute.batch_size, channels_last)
+        checked(network, self._prepared[key][0], self.task, self._outputs, copy.name, compute.precision)
         analog = coverage(network, include=where.include, exclude=where.exclude)
         patterns = [*(f"+{pattern}" for pattern in where.include), *(f"-{pattern}" for pattern in where.exclude)]
         columns = {
@@ -221,12 +227,17 @@ class EvaluatedModels:
             network=network,
             dataset=dataset,
             batches=self._prepared[key],
-            classes=int(self.dataset.labels.max()) + 1,
+            task=self.task,
             coverage=analog,
             compute=compute,
             where=where,
             columns=columns | provenance(),
         )
+
+    @cached_property
+    def _outputs(self) -> int:
+        """How many numbers a network must give at least: few samples need not show the last class."""
+        return int(self.dataset.labels.max()) + 1
 
     def _built(self, checkpoint: Checkpoint, channels_last: bool) -> tuple[nn.Module, Labelled]:
         """The network of a checkpoint, and the data with the normalisation that it was trained with."""
