@@ -51,8 +51,9 @@ def analog_weights(model: nn.Module, *, include: Sequence[str] = (), exclude: Se
     Those of the layers that :mod:`noiserobust.analog.layers` knows: Linear, ConvNd, ConvTransposeNd, Bilinear,
     recurrent layers and cells, attention in-projections, and of ``transformers`` its Conv1D and stacked experts; not
     biases, norms or embeddings. ``exclude`` takes weights out by shell pattern on their name or path, then ``include``
-    puts weights in: ``exclude=["*"], include=["stages.0.*"]`` leaves only the first stage noisy. A parameter of a layer that
-    nobody registered needs its axes of outputs, too: ``include=["*.kernel@1"]`` where it is stored (inputs, outputs).
+    puts weights in: ``exclude=["*"], include=["stages.0.*"]`` leaves only the first stage noisy. A parameter of a layer
+    that nobody registered needs its axes of outputs, too: ``include=["*.kernel@1"]`` where it is stored (inputs,
+    outputs).
 
     Raises :class:`~noiserobust.UserError` for a pattern that matches no parameter, and for one that includes
     vectors alone, or a parameter without saying where its outputs are.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from os.path import commonprefix
+from functools import reduce
+from itertools import takewhile
 
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedParameter
 
 _WRAPPERS = {"DistributedDataParallel", "DataParallel", "AveragedModel"}
 """Classes whose child ``module`` is the network itself; by name, so that none need be imported."""
@@ -52,13 +53,13 @@ class Names:
         matrices = [
             bare[path]
             for path, parameter in places.items()
-            if isinstance(parameter, UninitializedTensorMixin) or parameter.dim() > 1
+            if isinstance(parameter, UninitializedParameter) or parameter.dim() > 1
         ]
-        self._shared = commonprefix([_module(path) for path in matrices or bare.values()])
+        self._shared = reduce(_common, [_module(path) for path in matrices or bare.values()] or [[]])
         self._names: dict[str, str] = {}
         taken: Counter[str] = Counter()
         # First those within the network, so that what a wrapper adds does not change their names.
-        for path in sorted(places, key=lambda path: -len(commonprefix([bare[path], self._shared]))):
+        for path in sorted(places, key=lambda path: -len(_common(bare[path], self._shared))):
             name = self._within(bare[path])
             taken[name] += 1
             self._names[path] = name if taken[name] == 1 else f"{name}#{taken[name]}"
@@ -75,7 +76,7 @@ class Names:
         return {self(path), path, f"{self._outer}{path}", *inner}
 
     def _within(self, bare: list[str]) -> str:
-        return ".".join(bare[len(commonprefix([bare, self._shared])) :])
+        return ".".join(bare[len(_common(bare, self._shared)) :])
 
     def _bare(self, path: str) -> list[str]:
         """The parts of ``path`` that are no marks of a wrapper."""
@@ -89,6 +90,11 @@ class Names:
                 parts.append(part)
             module, saved = None if module is None else module._modules.get(part), saves
         return parts
+
+
+def _common(one: list[str], other: list[str]) -> list[str]:
+    """What both begin with."""
+    return [part for part, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
 
 
 def _module(path: list[str]) -> list[str]:
