@@ -156,8 +156,8 @@ def as_kind(kind: type[nn.Sequential], **settings: Any) -> nn.Module:
 
 def several(data: Batch, kind: str) -> Batch:
     """The same images as two inputs that add up to them."""
-    half = 0.25 * data.inputs
-    inputs: Any = {"left": half, "right": 3 * half} if kind == "dict" else (half, 3 * half)
+    half = 0.5 * data.inputs
+    inputs: Any = {"left": half, "right": half} if kind == "dict" else (half, half)
     return Batch(inputs, data.labels, data.indices)
 
 
