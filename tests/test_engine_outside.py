@@ -17,6 +17,8 @@ from noiserobust.training import Engine, Method
 
 every_method = pytest.mark.parametrize("text", METHODS)
 RULES = ["plain", "sam:0.1", "rwp:gaussian(0.2)", "looksam:0.1,k=2", "esam:0.1", "ssam:0.2", "mesa:0.5,start=0"]
+OF_SAMPLES = ("esam", "saf", "mesa")
+"""Rules that choose, remember or average whole samples."""
 some_rules = pytest.mark.parametrize("text", RULES)
 
 
@@ -145,7 +147,9 @@ class PerUnit(nn.Sequential):
     """:func:`smooth_net` on every unit of a sample."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self[1:](x)
+        for layer in list(self)[1:]:
+            x = layer(x)
+        return x
 
 
 def as_kind(kind: type[nn.Sequential], **settings: Any) -> nn.Module:
@@ -165,18 +169,17 @@ class TestTasks:
     @every_method
     @pytest.mark.parametrize(("inputs", "outputs"), [("dict", "ModelOutput"), ("tuple", "dict"), ("dict", "tuple")])
     def test_several_inputs_and_any_output(self, text: str, inputs: str, outputs: str) -> None:
-        """Bit for bit the step of the network that takes and gives one tensor, whole and in micro-batches."""
+        """The step of the network that takes and gives one tensor, whole and in micro-batches."""
         data = batch(dtype=torch.float64)
         named = several(data, inputs)
         for parts, other in ((data, named), (data.split(3), named.split(3))):
             expected = committed(text, sgd(smooth_net()), parts)
-            assert same_bits(committed(text, sgd(as_kind(Named, gives=outputs)), other), expected)
+            found = committed(text, sgd(as_kind(Named, gives=outputs)), other)
+            close(found, expected, rtol=1e-12, atol=1e-14)
 
-    @every_method
+    @pytest.mark.parametrize("text", [text for text in METHODS if not any(rule in text for rule in OF_SAMPLES)])
     def test_units_of_unequal_number_weigh_alike(self, text: str) -> None:
         """Samples of 1 to 4 units: the step is that of the data with every unit a sample of its own."""
-        if text.startswith(("esam", "rst:esam", "saf", "mesa")):
-            pytest.skip("chooses, remembers or averages whole samples")
 
         class Units(Classification):
             def losses(self, predictions: Tensor, batch: Batch) -> Tensor:

@@ -99,7 +99,8 @@ class Objective:
         """How many units the mean is over: samples, or what the task counts."""
         counts = [self.task.counts(part) for part in micro]
         known = [count.sum() for count in counts if count is not None]
-        return torch.stack(known).sum().clamp(min=1) if known else sum(len(part) for part in micro)
+        # In float64: the mean of float64 losses needs it.
+        return torch.stack(known).sum().double().clamp(min=1) if known else sum(len(part) for part in micro)
 
     def share(self, micro: Sequence[Batch], ranks: Processes, device: torch.device) -> Tensor | float:
         """What the mean over this rank's units weighs beside the other ranks' when their gradients are averaged."""
