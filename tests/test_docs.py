@@ -33,7 +33,25 @@ PRINTED = {
     "docs/sweep.md": ["rwp:gaussian(0.1)    2"],
     "docs/statistics.md": ["shared_variance", "gaussian, strength 0.1 to 0.4", "299"],
     "docs/data.md": ["(16, 3, 16, 16) ["],
-    "docs/arrays.md": ["measured:", ",digest=", "+gaussian:0.005,per=read", "{}"],
+    "docs/own_device_models.md": [
+        "after 1e7 s: 0.368",
+        "baked: 0.51",
+        "disturbed: 0.4524",
+        "failed: 0.031",
+        "read at 85 °C: 0.693",
+        "open columns: 0.10",
+        "low in one read 0.10, in both 0.05",
+        "shot noise: 0.0071",
+        "noise: __main__:Bake(pcm(read=0.0),hours=2.0,celsius=100.0)",
+    ],
+    "docs/arrays.md": [
+        "cells(pcm(read=0),number=4): 0.021",
+        "tolerance=0.02): 0.014",
+        "measured:",
+        ",digest=",
+        "+gaussian:0.005,per=read",
+        "{}",
+    ],
     "docs/devices.md": ["noise: pcm, global compensation", "t 1 d"],
     "docs/full_chip.md": ["2 of 2 noisy weights on 2 tiles", "noise: pcm, backend aihwkit:inp_bits=6"],
 }
@@ -56,6 +74,13 @@ def test_the_pages_code_runs(page: str, capsys: pytest.CaptureFixture[str], monk
             exec(compile(block, page, "exec", dont_inherit=True), names)
     printed = capsys.readouterr().out
     assert all(part in printed for part in PRINTED[page])
+
+
+def test_device_models_of_ones_own_are_short() -> None:
+    text = (ROOT / "docs" / "own_device_models.md").read_text()
+    blocks = [b for b in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE) if "class " in b]
+    assert len(blocks) == 9
+    assert all(10 <= len([line for line in block.splitlines() if line]) <= 20 for block in blocks)
 
 
 def test_every_page_with_code_is_run() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Literal
 
@@ -12,10 +12,11 @@ from torch import nn
 
 from noiserobust.analog.backup import Backup
 from noiserobust.analog.noisy import NoisyWeights
+from noiserobust.analog.openings import opened
 from noiserobust.analog.vectors import Vector, only
 from noiserobust.analog.weights import AnalogWeight, analog_weights
 from noiserobust.errors import UserError
-from noiserobust.models.wrappers import canonical, unwrap
+from noiserobust.models.wrappers import Names, unwrap
 
 Over = Literal["all", "analog"]
 """All trainable parameters, or the analog weights alone."""
@@ -27,7 +28,7 @@ class WeightSpace:
     - ``parameters``: which parameters, in which order; by default the model's own.
     - ``include``, ``exclude``: which weights are analog (:func:`~noiserobust.analog.weights.analog_weights`).
 
-    ``names`` holds the canonical name of every parameter, ``""`` for one that is not the model's.
+    ``names`` holds the name of every parameter, ``""`` for one that is not the model's.
     """
 
     def __init__(
@@ -39,7 +40,8 @@ class WeightSpace:
         exclude: Sequence[str] = (),
     ) -> None:
         self.model, self.include, self.exclude = model, include, exclude
-        names = {id(p): canonical(name) for name, p in unwrap(model).named_parameters()}
+        named = Names(model)
+        names = {id(p): named(path) for path, p in unwrap(model).named_parameters()}
         given = unwrap(model).parameters() if parameters is None else parameters
         self.parameters = [parameter for parameter in given if parameter.requires_grad]
         self.names = [names.get(id(parameter), "") for parameter in self.parameters]
@@ -71,9 +73,12 @@ class WeightSpace:
         """``vector`` without the parameters that are not in ``over``."""
         return only(vector, self.chosen(over))
 
-    def restored(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def restored(self) -> Iterator[None]:
         """The parameters are as before when the body ends, bit for bit, whatever it did to them or raised."""
-        return self._backup.moved()
+        with opened(self.parameters) as opening:
+            self._backup.save(opening)
+            yield
 
     @torch.no_grad()
     def add(self, vector: Vector, factor: float = 1.0) -> None:

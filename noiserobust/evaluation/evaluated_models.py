@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,7 +26,11 @@ from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
 from noiserobust.storage.provenance import provenance
+from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
+from noiserobust.tasks.scoring import checked
+
+log = logging.getLogger("noiserobust")
 
 
 @runtime_checkable
@@ -65,7 +71,7 @@ class EvaluatedModel(TrainedCopy):
     """The data, with the normalisation that this network wants."""
     batches: Sequence[Batch]
     """The same, normalised and moved once."""
-    classes: int
+    task: Task
     coverage: Coverage
     compute: Compute
     where: Where
@@ -162,6 +168,7 @@ class EvaluatedModels:
         model: ModelSpec | str | None = None,
         compute: Compute = Compute(),
         where: Where = Where(),
+        task: Task | str | None = None,
     ) -> None:
         self.copies, self.compute, self.where = trained_copies(models), compute, where
         self.data = named_data(data, self.copies)
@@ -169,7 +176,9 @@ class EvaluatedModels:
         self.normalize = isinstance(self.data, (Splits, Labelled))
         whole = part_of(self.data, part)
         self.dataset = whole if images is None else whole.sample(images, Stream(0, "images"))
+        self.task = Classification() if task is None else Task.parse(task)
         self.spec = None if model is None else ModelSpec.parse(model)
+        self.normalization = compute.normalization
         self.device = None if compute.device is None else known_device(compute.device)
         self.coverage: dict[str, Coverage] = {}  # of the models that were opened
         self._prepared: dict[Any, Sequence[Batch]] = {}
@@ -184,12 +193,12 @@ class EvaluatedModels:
             yield model
 
     def _opened(self, copy: TrainedCopy) -> EvaluatedModel:
-        compute, where, dataset = self.compute, self.where, self.dataset
+        compute, where, dataset = self.compute, self.where, self._normalized(copy)
         if isinstance(copy.source, nn.Module):
             network, channels_last = copy.source, bool(compute.channels_last)
         else:
             channels_last = compute.channels_last is not False
-            network, dataset = self._built(copy.source, channels_last)
+            network = self._built(copy.source, dataset, channels_last)
         if any(is_sharded(parameter) for parameter in network.parameters()):
             raise UserError(
                 f"expected a whole network, got {copy.name} with weights sharded over processes; score it inside "
@@ -200,6 +209,7 @@ class EvaluatedModels:
         key = (dataset.mean, dataset.std, device, channels_last)
         if key not in self._prepared:
             self._prepared[key] = prepare(dataset, device, compute.batch_size, channels_last)
+        checked(network, self._prepared[key][0], self.task, self._outputs, copy.name, compute.precision)
         analog = coverage(network, include=where.include, exclude=where.exclude)
         patterns = [*(f"+{pattern}" for pattern in where.include), *(f"-{pattern}" for pattern in where.exclude)]
         columns = {
@@ -212,6 +222,7 @@ class EvaluatedModels:
             "weights": network_digest(network),
             "answer": answer(network, self._prepared[key][0].inputs, compute.precision),
             "data": _digest([self.dataset, *self.calibration], dataset),
+            "inputs": dataset.normalization,
             "device": device.type,
             "noisy_weights": analog.noisy,
             "all_weights": analog.total,
@@ -221,16 +232,36 @@ class EvaluatedModels:
             network=network,
             dataset=dataset,
             batches=self._prepared[key],
-            classes=int(self.dataset.labels.max()) + 1,
+            task=self.task,
             coverage=analog,
             compute=compute,
             where=where,
             columns=columns | provenance(),
         )
 
-    def _built(self, checkpoint: Checkpoint, channels_last: bool) -> tuple[nn.Module, Labelled]:
-        """The network of a checkpoint, and the data with the normalisation that it was trained with."""
-        about, dataset = checkpoint.about, self.dataset
+    @cached_property
+    def _outputs(self) -> int:
+        """How many numbers a network must give at least: few samples need not show the last class."""
+        return int(self.dataset.labels.max()) + 1
+
+    def _normalized(self, copy: TrainedCopy) -> Labelled:
+        """The data as this copy sees them: as was asked for, else as its checkpoint says, else as they are."""
+        about = copy.source.about if isinstance(copy.source, Checkpoint) else {}
+        if self.normalization is not None:
+            return self.dataset.with_normalization(*self.normalization)
+        if self.normalize and "mean" in about:
+            return self.dataset.with_normalization(about["mean"], about["std"])
+        if isinstance(copy.source, Checkpoint) and self.dataset.normalization != "x":
+            log.warning(
+                "%s does not say how its inputs were normalised: taken as %s, the statistics of %s; where it was "
+                "trained on others, give them as mean and std (--mean, --std; Compute(mean=, std=))",
+                *(copy.name, self.dataset.normalization, self.dataset.name),
+            )
+        return self.dataset
+
+    def _built(self, checkpoint: Checkpoint, dataset: Labelled, channels_last: bool) -> nn.Module:
+        """The network of a checkpoint, if it takes ``dataset``."""
+        about = checkpoint.about
         channels = about.get("channels", dataset.channels)
         if channels != dataset.channels:
             raise UserError(f"{checkpoint.path} takes {channels} channels, the data have {dataset.channels}")
@@ -243,8 +274,7 @@ class EvaluatedModels:
             checked_forward(network, dataset.example().cpu(), str(checkpoint.path))
         if channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        normalized = self.normalize and "mean" in about
-        return network, dataset.with_normalization(about["mean"], about["std"]) if normalized else dataset
+        return network
 
 
 def _digest(content: Sequence[Labelled], normalized: Labelled) -> str:

@@ -233,7 +233,7 @@ def layers_of(model: EvaluatedModel, groups: Sequence[str]) -> Layers:
     Each pattern of ``groups`` makes one layer of the weights that it matches; every other weight is one by itself.
     """
     weights, total = analog_weights(model.network, **vars(model.where)), model.coverage.total
-    macs = count_macs(model.network, as_weights(model.network, model.batches[0].inputs[:1]), weights)
+    macs = count_macs(model.network, as_weights(model.network, model.batches[0][:1].inputs), weights)
     members: dict[str, list[str]] = {}
     for weight in weights:
         matching = [pattern for pattern in groups if fnmatchcase(weight.name, pattern)]
