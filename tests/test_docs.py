@@ -28,6 +28,7 @@ PRINTED = {
         "random:laplace(0.25),draws=1: 0.25",
     ],
     "docs/noise.md": [],
+    "docs/measured_chips.md": ["noise: chips:made,digest=", "crossbar"],
     "docs/layers.md": ["frozenset({(1,)})", "['0.kernel', '2.weight']"],
     "docs/hardware_design.md": ["largest x of gaussian:{x}", "single effects, added up", "digital, too"],
     "docs/sweep.md": ["rwp:gaussian(0.1)    2"],

@@ -129,7 +129,8 @@ class TestCaseLists:
 
     def test_of_noises(self) -> None:
         written = {part.name for noise in [*NOISES, *CHANGING, *STACKED] for part in noise.stages}
-        assert written == set(members(NoiseModel))
+        # Measured chips need files of the very weights: tests/test_measured_chips.py writes them.
+        assert written | {"chips"} == set(members(NoiseModel))
 
     def test_of_rules(self) -> None:
         assert {Method.parse(text).name for text in METHODS} == set(members(Method))

@@ -135,7 +135,7 @@ def evaluate(
             bar.set_description(copy.method, refresh=False)
             on_chips = ModelOnChips(copy, conditions, further, target is not None or len(conditions.readings) == 1)
             for noise in noise_kinds:
-                columns = copy.columns | settings | {"noise": str(noise), "strength": noise.strength}
+                columns = copy.columns | settings | {"noise": noise.label, "strength": noise.strength}
                 if target:
                     for reading in conditions.readings:
                         measure_to_precision(target, on_chips, noise, reading, columns, ledger, bar)

@@ -75,7 +75,7 @@ def program(
     clean weights and the simulated chips those of ``noise``, bit for bit. Raises :class:`~noiserobust.UserError` for a
     noise that is no device profile.
     """
-    noise = NoiseModel.parse(noise)
+    noise = noise if isinstance(noise, NoiseModel) else NoiseModel.parse(noise)
     profile = noise.stages[-1]
     if not isinstance(profile, DeviceProfile) or noise.is_identity:
         raise UserError(f"expected a device profile such as pcm or measured:TABLE to program for, got {noise}")
@@ -109,11 +109,12 @@ def program(
         folder / MANIFEST,
         lambda file: file.write_text(json.dumps(about | _ends(targets) | {"crossbars": lines}, indent=1)),
     )
+    readings: list[Duration | None] = [*moments] or [None]
     for draw in range(chips):
         stream, content = report_stream(seed, network.replicate, draw), dict[str, Tensor]()
         for weight, chip in _programmed(weights, noise, stream):
             named = stream.weight(weight.name)
-            read = [chip.conductances_at(read_stream(named, t), t) for t in moments or [None]]
+            read = [chip.conductances_at(read_stream(named, t), t) for t in readings]
             content |= _arrays(weight.name, chip, list(map(list, zip(*read, strict=True))), stacked=bool(moments))[0]
         if moments:
             content["times"] = torch.tensor(list(map(float, moments)), dtype=torch.float64)
@@ -157,7 +158,9 @@ def _arrays(
                 devices += cut[0].numel()
             about = {"layer": name, "crossbar": f"{i},{j}", "rows": inputs.stop - inputs.start}
             about |= {"columns": outputs.stop - outputs.start, "devices": devices, "mapping": profile.mapping}
-            lines.append(about | {"inputs": f"{inputs.start}:{inputs.stop}", "outputs": f"{outputs.start}:{outputs.stop}"})
+            lines.append(
+                about | {"inputs": f"{inputs.start}:{inputs.stop}", "outputs": f"{outputs.start}:{outputs.stop}"}
+            )
     return arrays, lines
 
 

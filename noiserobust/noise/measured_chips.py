@@ -50,6 +50,7 @@ class MeasuredChips(NoiseModel, name="chips"):
     example: ClassVar[str] = "chips:path/to/folder"
     strength_field: ClassVar[str | None] = "strength"
     leading: ClassVar[Literal["always"]] = "always"
+    path_field: ClassVar[str | None] = "folder"
 
     folder: str
     digest: str = ""
@@ -92,7 +93,7 @@ class MeasuredChips(NoiseModel, name="chips"):
         if self.is_identity:
             return below
         if stream.place is None:
-            raise UserError("chips: expected the weights of a network, got one without a name; use perturbed or evaluate")
+            raise UserError("chips: expected the weights of a network, got one without a name; use perturbed")
         files, layer = self._files(), str(stream.path[stream.place])
         for file in files:
             file.mapping(layer)  # a layer that a later chip lacks is named before the first one is computed
@@ -105,7 +106,9 @@ class MeasuredChips(NoiseModel, name="chips"):
         if stream.path[:1] not in (("report",), ("select",)) or not isinstance(draw, int):
             return stream.of_chip.integer() % count
         if draw >= count:
-            raise UserError(f"chips: expected at most {count} draws, as many as {self.folder} has chips; ask for {count}")
+            raise UserError(
+                f"chips: expected at most {count} draws, as many as {self.folder} has chips; ask for {count}"
+            )
         return draw
 
 
@@ -170,5 +173,3 @@ class MeasuredChip(Chip):
 
 
 _chips: dict[tuple[str, str], list[ChipFile]] = {}
-
-
