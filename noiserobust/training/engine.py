@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from noiserobust.analog.places import Stored, Untied
 from noiserobust.analog.vectors import Vector
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.data.batches import Batch
@@ -296,6 +297,8 @@ class Engine:
         for weight in self.weights.noisy.weights:
             if id(weight.parameter) not in trained or not weight.parameter.requires_grad:
                 continue  # frozen: nothing here may change it
+            if not isinstance(weight, (Stored, Untied)):
+                continue  # computed: its parameters are no weights
             limit = times_rms * weight.parameter.square().mean().sqrt()
             weight.parameter.clamp_(-limit, limit)
 
