@@ -117,9 +117,10 @@ class TestWhatIsAnalog:
             ("1.bias", False, "bias"),
             ("2.weight", False, "normalisation"),
             ("2.bias", False, "normalisation"),
+            ("3.weight", True, ""),
             ("3.bias", False, "bias"),
-            ("3.parametrizations.weight.original0", False, "parametrised weight (remove the parametrisation first)"),
-            ("3.parametrizations.weight.original1", False, "parametrised weight (remove the parametrisation first)"),
+            ("3.parametrizations.weight.original0", False, "latent of 3.weight"),
+            ("3.parametrizations.weight.original1", False, "latent of 3.weight"),
         ]
         assert (found.noisy, found.total) == (6, 12 + 6 + 2 + 4 + 2 + 2 + 4)
         assert found.summary.startswith("6 of 32 weights noisy (18.8 %, 1 tensors); digital: 12 in 1 x embedding")
