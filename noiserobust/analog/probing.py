@@ -45,16 +45,18 @@ def operand_of(module: nn.Module, parameter: nn.Parameter) -> Operand:
     It is as large as the parameter, the same for two different inputs, and another one for another parameter.
     Raises :class:`Unclear` where there is none, or more than one.
     """
-    first, second = products_of(module, parameter, 0), products_of(module, parameter, 1)
+    # Copies, since the value may be the parameter's own memory.
+    first = {place: (value.clone(), outputs) for place, (value, outputs) in products_of(module, parameter).items()}
+    second = products_of(module, parameter, inputs=1)
     constant = {place for place, (value, _) in first.items() if place in second and _equal(value, second[place][0])}
     saved = parameter.clone()
     try:
         noise = Stream(0, "probe", "weight").normal(parameter.shape, device=parameter.device)
         parameter.copy_(noise * saved.abs().max().clamp(min=1e-3))
-        other = products_of(module, parameter, 0)
+        other = products_of(module, parameter)
+        found = [place for place in constant if place in other and not _equal(first[place][0], other[place][0])]
     finally:
         parameter.copy_(saved)
-    found = [place for place in constant if place in other and not _equal(first[place][0], other[place][0])]
     if len(found) != 1:
         raise Unclear(
             "no product with a function of it alone" if not found else "several products with functions of it"
@@ -141,14 +143,15 @@ _MATRICES: dict[int, tuple[str, Place]] = {0: ("input", _left), 1: ("other", _la
 PRODUCTS: dict[Any, dict[int, tuple[str, Place]]] = {
     functional.linear: {1: ("weight", _first)},
     functional.bilinear: {2: ("weight", _first)},
-    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), {1: ("weight", _first)}),
-    **dict.fromkeys(
-        (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d), {1: ("weight", _transposed)}
-    ),
+    **{key: {1: ("weight", _first)} for key in (torch.conv1d, torch.conv2d, torch.conv3d)},
+    **{
+        key: {1: ("weight", _transposed)}
+        for key in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
+    },
     **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__), _MATRICES),
     Tensor.__rmatmul__: {0: ("self", _last), 1: ("other", _left)},
-    **dict.fromkeys((torch.mm, Tensor.mm, torch.bmm, Tensor.bmm), {0: ("input", _left), 1: ("mat2", _last)}),
-    **dict.fromkeys((torch.addmm, Tensor.addmm), {1: ("mat1", _left), 2: ("mat2", _last)}),
+    **{key: {0: ("input", _left), 1: ("mat2", _last)} for key in (torch.mm, Tensor.mm, torch.bmm, Tensor.bmm)},
+    **{key: {1: ("mat1", _left), 2: ("mat2", _last)} for key in (torch.addmm, Tensor.addmm)},
 }
 """By operation and argument: its keyword, and where its outputs are."""
 

@@ -73,13 +73,15 @@ def classified(
     """Every weight once, as an analog weight or with the reason why it is none."""
     patterns, found = _Patterns(include, exclude), _Found(model)
     classes: list[tuple[AnalogWeight | Unused, str]] = []
-    for candidate in found.candidates():
+    candidates = list(found.candidates())
+    crossbar = {candidate.place for candidate in candidates if not candidate.reason}
+    for candidate in candidates:
         reason, place = candidate.reason, candidate.place
         embedding = isinstance(candidate.owner, _EMBEDDINGS)
         tied = place in found.embedded and not embedding
         if place in found.listed and not tied:
             continue
-        if reason and place in found.crossbar and place not in found.embedded:
+        if reason and place in crossbar and place not in found.embedded:
             continue  # shared with a layer that does sit in a crossbar, and listed there
         axes, excluded, included = patterns.about(candidate)
         if excluded and not candidate.latent:
@@ -87,7 +89,7 @@ def classified(
         if included and candidate.tensor.numel():
             reason = "" if candidate.tensor.dim() >= 2 else reason or "a vector, not a matrix"
             reason = reason or candidate.fixed
-        if tied and (reason or found.untied(candidate)):
+        if tied and ((reason and OWN_FORWARD not in reason) or found.untied(candidate)):
             continue  # the embedding itself is listed, or another layer that is tied to it
         if not tied:
             found.listed.add(place)
@@ -139,15 +141,9 @@ class _Found:
         self.unused = unused(self.model)
         modules = list(self.model.modules())
         self.embedded = {
-            place_of(m._parameters["weight"])  # not one that is computed
+            place_of(weight)
             for m in modules
-            if isinstance(m, _EMBEDDINGS) and m._parameters.get("weight") is not None
-        }
-        self.crossbar = {
-            place_of(parameter)
-            for module in modules
-            for attribute, parameter in module.named_parameters(recurse=False)
-            if attribute in outputs_of(module) and parameter.numel() and id(parameter) not in self.unused
+            if isinstance(m, _EMBEDDINGS) and (weight := m._parameters.get("weight")) is not None  # or it is computed
         }
         self.listed: set[object] = set()
         self._untied: dict[object, Untied] = {}

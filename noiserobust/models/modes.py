@@ -52,7 +52,8 @@ def _frozen_observers(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def kept_norm_stats(model: nn.Module) -> Iterator[None]:
-    """Normalisation statistics and their counters (also spectral norm's vectors) are as before when the body ends.
+    """Normalisation statistics and their counters (also spectral norm's vectors) are as before when the body ends, and
+    observers of quantisation learn nothing in it.
 
     The usual trick of momentum 0 still advances ``num_batches_tracked``, so the buffers themselves are kept.
     """
@@ -66,7 +67,8 @@ def kept_norm_stats(model: nn.Module) -> Iterator[None]:
     kinds = [[buffer for buffer in buffers if buffer.dtype == dtype] for dtype in {b.dtype for b in buffers}]
     kept = [[buffer.clone() for buffer in kind] for kind in kinds]
     try:
-        yield
+        with _frozen_observers(model):
+            yield
     finally:
         with torch.no_grad():
             for kind, values in zip(kinds, kept, strict=True):
