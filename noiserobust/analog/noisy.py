@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import compress
 
 import torch
 from torch import Tensor, nn
 
 from noiserobust.analog.backup import Backup
+from noiserobust.analog.openings import opened
 from noiserobust.analog.places import AnalogWeight, Stored
 from noiserobust.analog.weights import OWN_FORWARD, classified
 from noiserobust.errors import UserError
@@ -46,6 +47,7 @@ class NoisyWeights:
             )
         self._in_place = [weight for weight in self.weights if isinstance(weight, Stored)]
         self._others = [weight for weight in self.weights if not isinstance(weight, Stored)]
+        self._latents = [latent for weight in self.weights for latent in weight.latents]
         self._backup = Backup([weight.parameter for weight in self._in_place])
 
     @contextmanager
@@ -55,7 +57,8 @@ class NoisyWeights:
         One chip per weight is programmed, read and forgotten; :class:`Programmed` keeps them.
         """
         if noise.is_identity:
-            yield
+            with self.held():
+                yield
             return
 
         def sample(weight: AnalogWeight) -> Tensor:
@@ -86,16 +89,22 @@ class NoisyWeights:
             yield
 
     @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, nobody else moves the weights; :class:`~noiserobust.UserError` while another thread does."""
+        with opened(self._latents, moves=False):
+            yield
+
+    @contextmanager
     def _moved(self, value: Callable[[AnalogWeight], Tensor], write: Callable[[], None]) -> Iterator[None]:
         """Inside, parameters are what ``write`` made of them, and other weights ``value(weight)``."""
-        with ExitStack() as stack:
-            stack.callback(forget_gathered, self.model)
+        with opened(self._latents) as opening:
+            opening.callback(lambda: forget_gathered(self.model))
             for weight in self._others:
                 with torch.no_grad():
                     computed = value(weight)
-                stack.enter_context(weight.opened(computed))
+                opening.enter_context(weight.opened(computed))
             with torch.no_grad():
-                stack.enter_context(self._backup.moved())
+                self._backup.save(opening)
                 write()
             forget_gathered(self.model)
             yield

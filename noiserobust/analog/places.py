@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 
 from noiserobust.analog.backup import Backup
 from noiserobust.analog.layers import Outputs
+from noiserobust.analog.openings import opened
 from noiserobust.analog.probing import Operand, Products, products_of
 from noiserobust.errors import UserError
 from noiserobust.models.modes import evaluating
@@ -87,7 +88,8 @@ class Stored(AnalogWeight):
 
     @contextmanager
     def opened(self, value: Tensor) -> Iterator[None]:
-        with Backup(self.latents).moved():
+        with opened(self.latents) as opening:
+            Backup(self.latents).save(opening)
             with torch.no_grad():
                 self.latents[0].copy_(value)
             yield
