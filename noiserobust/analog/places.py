@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from noiserobust.analog.backup import Backup
+from noiserobust.analog.forwards import weight_in_forward
 from noiserobust.analog.layers import Outputs
 from noiserobust.analog.openings import opened
 from noiserobust.analog.probing import Operand, Products, products_of
 from noiserobust.errors import UserError
 from noiserobust.models.modes import evaluating
-from noiserobust.noise.sharded import is_sharded
+from noiserobust.noise.sharded import is_sharded, whole
 
 
 class AnalogWeight(ABC):
@@ -129,6 +130,12 @@ class Untied(AnalogWeight):
         before = [(owner._parameters, owner._parameters[self.attribute]) for owner in self.owners]
         shared = before[0][1]
         assert shared is not None
+        if is_sharded(value):
+            with ExitStack() as stack:
+                for owner in self.owners:
+                    stack.enter_context(weight_in_forward(owner, self.attribute, whole(value)))
+                yield
+            return
         value = value.detach().to(shared.dtype)
         if torch.is_grad_enabled() and shared.requires_grad:
             own: nn.Parameter = (value + (shared - shared.detach())).as_subclass(_OfItsOwn)
