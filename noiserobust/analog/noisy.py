@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from noiserobust.analog.backup import Backup
+from noiserobust.analog.forwards import weight_in_forward
 from noiserobust.analog.openings import Opening, opened
 from noiserobust.analog.weights import OWN_FORWARD, AnalogWeight, classified
 from noiserobust.errors import UserError
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Chip, Compensation, NoiseModel, compensated, read_stream
 from noiserobust.noise.in_place import add_in_place, adds_in_place
-from noiserobust.noise.sharded import forget_gathered
+from noiserobust.noise.sharded import forget_gathered, is_sharded, whole
 from noiserobust.rng import Stream
 
 
@@ -177,6 +178,9 @@ def report_stream(seed: int, replicate: int, draw: int) -> Stream:
 def _tie(opening: Opening, weight: AnalogWeight, noisy: Tensor) -> None:
     """A Linear tied to an embedding computes with the noisy copy; the shared parameter itself is left alone."""
     module = weight.owner
+    if is_sharded(noisy):
+        opening.enter_context(weight_in_forward(module, "weight", whole(noisy)))
+        return
 
     def forward(x: Tensor) -> Tensor:
         shared = module.weight
