@@ -253,7 +253,7 @@ def evaluated(tied: bool) -> None:
     for further in ({}, {"chips": converters}, {"precision_target": 10.0, "noises": "gaussian:0.3"}):
         settings: dict[str, Any] = options | further
         expected = evaluate(whole, (TOKENS, NEXT), **settings).rows
-        for repeated in range(2):
+        for _ in range(2):
             found = evaluate(model, (TOKENS, NEXT), **settings, out=out).rows
             assert list(found.weights) == list(expected.weights)
             assert list(found.metric) == list(expected.metric)
