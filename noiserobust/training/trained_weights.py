@@ -104,6 +104,6 @@ def _require_supported(model: nn.Module, optimizer: torch.optim.Optimizer) -> No
         raise UserError("expected an optimizer that steps without a closure, got LBFGS; use SGD or AdamW")
     if any(type(module).__name__.startswith("FullySharded") for module in model.modules()):
         raise UserError(
-            "expected whole parameters or those of fully_shard, got FullyShardedDataParallel, which makes one vector of "
-            "them; use fully_shard or DDP"
+            "expected whole parameters or those of fully_shard, got FullyShardedDataParallel, which makes one vector "
+            "of them; use fully_shard or DDP"
         )
