@@ -19,6 +19,7 @@ from noiserobust.minima import Perturbation
 from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.modes import evaluating, kept_norm_stats
 from noiserobust.models.wrappers import unwrap
+from noiserobust.noise.sharded import mesh_of
 from noiserobust.rng import Stream
 from noiserobust.tasks import Task
 from noiserobust.training.ddp import Processes
@@ -84,6 +85,7 @@ class Engine:
         self.passes = {"forward": 0, "backward": 0}
         self.memory: dict[str, Any] = {}
         self.own_memory: dict[str, Any] = {}
+        self.sharded = mesh_of(model) is not None
         self.ranks = Processes.of(model)
         self.ranks.require_same_seed(seed, self.device)
 
