@@ -331,7 +331,7 @@ class TestAdapters:
         peft = pytest.importorskip("peft")
         import architectures
 
-        network, forward = architectures.language("GPT2")
+        network, _ = architectures.language("GPT2")
         config = peft.LoraConfig(target_modules=["c_attn"], modules_to_save=["lm_head"], r=4, init_lora_weights=False)
         adapted = peft.get_peft_model(network, config)
         adapted.add_adapter("second", peft.LoraConfig(target_modules=["c_attn"], r=2))
