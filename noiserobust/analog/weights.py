@@ -237,7 +237,7 @@ class _Found:
         """What a forward method of its own makes of a parameter."""
         module = candidate.owner
         try:
-            operand = operand_of(module, parameter)
+            operand, gains = operand_of(module, parameter)
             used = operand.of(products_of(module, parameter))
         except Unclear as unclear:
             advice = "include it by name@axis if it uses the weight as it is"
@@ -248,7 +248,8 @@ class _Found:
         if stored is not None:
             candidate.outputs = stored
         else:
-            candidate.kind, candidate.more = Inside, {"operand": operand}
+            candidate.kind, candidate.more, candidate.latents = Inside, {"operand": operand}, [parameter, *gains]
+            self._latent |= dict.fromkeys(map(id, gains), candidate.name)
             candidate.outputs, candidate.tensor = operand.outputs, used
 
 
