@@ -65,6 +65,7 @@ def corrupted(
     severities: Sequence[int] = (1, 2, 3, 4, 5),
     images: int | None = None,
     model: ModelSpec | str | None = None,
+    task: Any = None,
     chips: Chips = Chips(),
     compute: Compute = Compute(),
     where: Where = Where(),
@@ -84,7 +85,7 @@ def corrupted(
     tables, coverage = [], dict[str, Coverage]()
     sets = load_corrupted(data, corruptions, severities)
     total = len(list(corruptions) or CORRUPTIONS) * len(severities)
-    options = {"images": images, "model": model, "chips": chips, "compute": compute, "where": where}
+    options = {"images": images, "model": model, "task": task, "chips": chips, "compute": compute, "where": where}
     for corruption, severity, dataset in tqdm(sets, total=total, unit="set", disable=not progress, delay=1):
         ledger = Ledger(out, columns={"corruption": corruption, "severity": severity})
         result = evaluate(models, dataset, noises, draws, seed, out=ledger, **options)  # type: ignore[arg-type]

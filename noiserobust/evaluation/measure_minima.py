@@ -68,6 +68,7 @@ def sharpness(
     strengths: Sequence[float] = (),
     images: int | None = None,
     model: ModelSpec | str | None = None,
+    task: Any = None,
     compute: Compute = Compute(),
     where: Where = Where(),
     out: str | Path | None = None,
@@ -86,7 +87,7 @@ def sharpness(
     """
     kinds = list(dict.fromkeys([*measures_of(measures, strengths), MaxOverRms()]))
     compute = compute.with_batches_of(PASS)
-    networks = EvaluatedModels(models, data, part, images=images, model=model, compute=compute, where=where)
+    networks = EvaluatedModels(models, data, part, images=images, model=model, task=task, compute=compute, where=where)
     bar = tqdm(total=len(networks) * len(kinds), unit="measure", disable=not progress, delay=1)
     with closing(Ledger(out, ["measure"])) as ledger, bar:
         for one in networks:
@@ -122,7 +123,7 @@ def _fill(
 ) -> None:
     """The rows of one network."""
     surface = surface_of(model)
-    constant = model.columns | OPERATION | settings | {"semantics": SEMANTICS, "read": 0, "t": float("nan")}
+    constant = OPERATION | model.columns | settings | {"semantics": SEMANTICS, "read": 0, "t": float("nan")}
 
     def units(one: Measure) -> list[dict[str, Any]]:
         noise, strength = one.place

@@ -30,7 +30,7 @@ from noiserobust.noise import NoiseModel
 from noiserobust.report import precision_table, robustness_table
 from noiserobust.storage.ledger import SEMANTICS, Ledger
 from noiserobust.storage.rows import OPERATION
-from noiserobust.tasks.metrics import Metric, MetricFunction, known_metrics
+from noiserobust.tasks.metrics import known_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +86,8 @@ def evaluate(
     precision_target: float | Target | None = None,
     images: int | None = None,
     model: ModelSpec | str | None = None,
-    metrics: Mapping[str, MetricFunction] | str | Metric | Sequence[str | Metric] = (),
+    task: Any = None,
+    metrics: Any = (),
     chips: Chips = Chips(),
     compute: Compute = Compute(),
     where: Where = Where(),
@@ -101,23 +102,28 @@ def evaluate(
       them; or groups of them by the method's name. Each is one trained copy, a replicate. Methods share the draws of a
       replicate, so that their difference is paired; replicates have independent draws.
     - ``data``: a name or path that :func:`noiserobust.data.load` knows (its test part), a Dataset, ``(x, y)`` tensors,
-      a torch dataset or a DataLoader; ``None``: what the first checkpoint was trained on. ``images`` takes a random
-      sample of that many, stratified by class.
+      a torch dataset, a DataLoader or what else :func:`noiserobust.data.as_dataset` takes; ``None``: what the first
+      checkpoint was trained on. ``images`` takes a random sample of that many, stratified by class.
     - ``noises``: noise models or their texts. Those that differ in strength alone are one draw, scaled.
     - ``draws``: how many, each of them one chip, or a ``range`` of their numbers; ``seed`` names them all. Draw k of
       replicate r is ``noiserobust.perturbed(model, noise, seed=seed, replicate=r, draw=k)``.
     - ``precision_target``: instead of a number of draws, accuracy to ± that many points at 95 %
       (:class:`noiserobust.evaluation.Target` has further settings); ``draws`` is not used then.
-    - ``model``: how to build the network of a checkpoint that does not say it. ``metrics``: further ones by name, or
-      functions of all logits (N, C) and labels (N) by the name of their rows.
+    - ``model``: how to build the network of a checkpoint that does not say it.
+    - ``task``: what the network's outputs mean (:mod:`noiserobust.tasks`): ``"classification"``, which it is where
+      nothing is said, ``"tokens"``, ``"regression"``, ``"multilabel"``, ``"binary"``, ``"segmentation"``, one of your
+      own, or a function that scores the network and brings its own data (it may stand for ``data``, too).
+    - ``metrics``: further ones by name, torchmetrics objects, or functions of all logits and labels by the name of
+      their rows.
     - ``chips``, ``compute``, ``where``: what happens around a chip, how it is computed, which weights are noisy.
     - ``out``: a parquet file for the rows, kept up to date; what it holds already is not computed again.
 
-    Accuracy is in percent, loss in nats. Afterwards the models' weights and modes are as before, bit for bit. Raises
+    Rows hold the metrics of the task: of classification the accuracy in percent and the loss in nats. An answer that is
+    no finite number is wrong, and counted as ``nan_answers``. Afterwards the models' weights and modes are as before, bit for bit. Raises
     :class:`~noiserobust.UserError` for input that cannot be evaluated.
     """
     noise_kinds, numbers, further = noise_models(noises), draw_numbers(draws), known_metrics(metrics)
-    networks = EvaluatedModels(models, data, images=images, model=model, compute=compute, where=where)
+    networks = EvaluatedModels(models, data, images=images, model=model, task=task, compute=compute, where=where)
     conditions = Conditions.of(chips, networks.data)
     networks.calibration = conditions.images
     settings = OPERATION | {"seed": seed, "recalibration": conditions.recalibration, "semantics": SEMANTICS}
@@ -135,7 +141,7 @@ def evaluate(
             bar.set_description(copy.method, refresh=False)
             on_chips = ModelOnChips(copy, conditions, further, target is not None or len(conditions.readings) == 1)
             for noise in noise_kinds:
-                columns = copy.columns | settings | {"noise": str(noise), "strength": noise.strength}
+                columns = settings | copy.columns | {"noise": str(noise), "strength": noise.strength}
                 if target:
                     for reading in conditions.readings:
                         measure_to_precision(target, on_chips, noise, reading, columns, ledger, bar)

@@ -10,7 +10,7 @@ from torch import nn
 
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
-from noiserobust.models.compute import Precision, autocast, device_of
+from noiserobust.models.compute import Precision, as_weights, autocast, call, device_of
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def recalibrated(model: nn.Module, batches: Sequence[Batch], precision: Precisio
                 norm.momentum = None  # cumulative average
                 norm.train()
             for batch in batches:
-                model(batch.inputs)
+                call(model, as_weights(model, batch.inputs))
         yield
     finally:
         for norm, state, momentum in zip(norms, saved, momenta, strict=True):

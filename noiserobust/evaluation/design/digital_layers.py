@@ -171,6 +171,7 @@ def keep_digital(
     groups: Sequence[str] = (),
     images: int | None = None,
     model: ModelSpec | str | None = None,
+    task: Any = None,
     chips: Chips = Chips(),
     compute: Compute = Compute(),
     where: Where = Where(),
@@ -190,7 +191,7 @@ def keep_digital(
     Raises :class:`~noiserobust.UserError` for input that cannot be evaluated, and for shares of multiply-accumulates
     where a layer's cannot be told.
     """
-    fixed: dict[str, Any] = {"images": images, "model": model, "compute": compute}
+    fixed: dict[str, Any] = {"images": images, "model": model, "task": task, "compute": compute}
     with tqdm(unit="set", disable=not progress, delay=1) as bar:
         methods = noisy_layers(models, data, noise, groups, chips, where, bar, out, **fixed)
         fresh = Sample(draws, seed)

@@ -87,6 +87,7 @@ def sensitivity(
     groups: Sequence[str] = (),
     images: int | None = None,
     model: ModelSpec | str | None = None,
+    task: Any = None,
     chips: Chips = Chips(),
     compute: Compute = Compute(),
     where: Where = Where(),
@@ -105,7 +106,7 @@ def sensitivity(
     Raises :class:`~noiserobust.UserError` for input that cannot be evaluated, a noise without strength, and groups
     that match nothing or overlap.
     """
-    fixed: dict[str, Any] = {"images": images, "model": model, "compute": compute}
+    fixed: dict[str, Any] = {"images": images, "model": model, "task": task, "compute": compute}
     with tqdm(unit="set", disable=not progress, delay=1) as bar:
         methods = noisy_layers(models, data, noise, groups, chips, where, bar, out, **fixed)
         bar.total = sum(2 * len(one.layers) + 2 for one in methods)

@@ -152,6 +152,7 @@ def budget(
     axis: Axis = Axis(),
     images: int | None = None,
     model: ModelSpec | str | None = None,
+    task: Any = None,
     chips: Chips = Chips(),
     compute: Compute = Compute(),
     where: Where = Where(),
@@ -183,8 +184,8 @@ def budget(
         raise UserError(f"expected within >= 0 points of accuracy, got {within}")
     require_one_condition(chips)
     whole_range = varied.range(between, axis)
-    methods, data = by_method(models, data)
-    fixed: dict[str, Any] = {"data": data, "draws": draws, "seed": seed, "images": images, "model": model}
+    methods, data = by_method(models, data, task)
+    fixed: dict[str, Any] = {"data": data, "draws": draws, "seed": seed, "images": images, "model": model, "task": task}
     fixed |= {"compute": compute, "where": where, "out": out}
     coverage: dict[str, Coverage] = {}
 
