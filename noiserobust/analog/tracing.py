@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from noiserobust.analog.macs import open_attention
 from noiserobust.models.modes import evaluating
-from noiserobust.models.wrappers import canonical, unwrap
+from noiserobust.models.wrappers import Names, unwrap
 
 _aten = torch.ops.aten
 
@@ -36,8 +36,8 @@ def traced_outputs(model: nn.Module, forward: Callable[[], object]) -> dict[str,
     out; tied parameters are told what any of them did. A parameter that is changed before it is multiplied (a norm of
     the weight, a cast) is not seen in the product: its :class:`Trace` has no axes.
     """
-    every = unwrap(model).named_parameters(remove_duplicate=False)
-    named = {canonical(name): parameter.detach() for name, parameter in every if parameter.dim() > 1}
+    names, every = Names(model), unwrap(model).named_parameters(remove_duplicate=False)
+    named = {names(path): parameter.detach() for path, parameter in every if parameter.dim() > 1}
     watch = _Watch(named)
     with evaluating(model), open_attention(), watch:
         forward()
