@@ -98,8 +98,8 @@ class Splits:
     """Training and test data, with the augmentation that suits them.
 
     train, test: anything that :func:`~noiserobust.data.as_dataset` takes; crop: default padding of the random crop, in
-    pixels; flip: whether a mirrored image is still of its class. Both parts get the same classes: those of the one that knows more,
-    where only their number is known.
+    pixels; flip: whether a mirrored image is still of its class. Both parts get the same classes: those of the one that
+    knows more, where only their number is known.
 
     Raises :class:`UserError` when the parts differ in classes or channels.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from noiserobust.noise import NoiseModel
 from noiserobust.report import precision_table, robustness_table
 from noiserobust.storage.ledger import SEMANTICS, Ledger
 from noiserobust.storage.rows import OPERATION
+from noiserobust.tasks.counts import NAN_ANSWERS
 from noiserobust.tasks.metrics import known_metrics
 
 if TYPE_CHECKING:
@@ -60,7 +62,20 @@ class Evaluation(Result):
     def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """``mean ± noise_std ± weight_std`` of the accuracy, methods down and noises across."""
         table = precision_table if self.to_precision else robustness_table
-        return table(self.summary(confidence), markdown=markdown)
+        return table(self.summary(confidence), markdown=markdown) + (
+            f"\n{self.nan_answers}" if self.nan_answers else ""
+        )
+
+    @property
+    def nan_answers(self) -> str:
+        """How many answers were no finite numbers, in one line; "" where there were none."""
+        rows = self.rows[self.rows["metric"] == NAN_ANSWERS]
+        if rows.empty:
+            return ""
+        whose = ", ".join(rows["method"].unique())
+        return (
+            f"{rows['value'].sum():,.0f} answers in {len(rows)} passes are NaN or infinite and count as wrong: {whose}"
+        )
 
     def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
         """Accuracy against strength, or against time where there are several times; a PNG where ``path`` is given."""
@@ -70,7 +85,7 @@ class Evaluation(Result):
         summary = over_models(summary) if self.to_precision else summary
         return drawn((time_figure if summary["t"].nunique() > 1 else strength_figure)(summary), path)
 
-    def paired(self, method_a: str, method_b: str, confidence: float = 0.95, metric: str = "accuracy") -> pd.DataFrame:
+    def paired(self, method_a: str, method_b: str, confidence: float = 0.95, metric: str | None = None) -> pd.DataFrame:
         """Mean difference a - b on shared replicates and draws, with its interval
         (:func:`~noiserobust.evaluation.paired`)."""
         return paired(self.rows, method_a, method_b, confidence, metric)
@@ -119,8 +134,8 @@ def evaluate(
     - ``out``: a parquet file for the rows, kept up to date; what it holds already is not computed again.
 
     Rows hold the metrics of the task: of classification the accuracy in percent and the loss in nats. An answer that is
-    no finite number is wrong, and counted as ``nan_answers``. Afterwards the models' weights and modes are as before, bit for bit. Raises
-    :class:`~noiserobust.UserError` for input that cannot be evaluated.
+    no finite number is wrong, and counted as ``nan_answers``. Afterwards the models' weights and modes are as before,
+    bit for bit. Raises :class:`~noiserobust.UserError` for input that cannot be evaluated.
     """
     noise_kinds, numbers, further = noise_models(noises), draw_numbers(draws), known_metrics(metrics)
     networks = EvaluatedModels(models, data, images=images, model=model, task=task, compute=compute, where=where)
@@ -150,7 +165,10 @@ def evaluate(
                     _chip(on_chips, noise, draw, numbers[0], columns, ledger)
                     bar.update(len(conditions.readings))
             uncovered[copy.name], conversion[copy.name] = on_chips.uncovered, on_chips.opened.report
-    return Evaluation(ledger.table(), uncovered, conversion, coverage=networks.coverage)
+    result = Evaluation(ledger.table(), uncovered, conversion, coverage=networks.coverage)
+    if missing := result.nan_answers:
+        warnings.warn(missing, stacklevel=2)
+    return result
 
 
 def _target(asked: float | Target, chips: Chips, draws: range, metrics: Collection[str]) -> Target:

@@ -273,6 +273,11 @@ def differences(
     return paired(pd.concat(sides, ignore_index=True), "a", "b", confidence, metric)[INTERVAL]
 
 
+def turned(pairs: Iterable[tuple[pd.DataFrame, pd.DataFrame]], sign: int) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The pairs, each the other way round where the ``sign`` is -1: a difference is then of what less is better of."""
+    return [pair if sign > 0 else (pair[1], pair[0]) for pair in pairs]
+
+
 def means(tables: Iterable[pd.DataFrame], confidence: float, metric: str = "accuracy") -> pd.DataFrame:
     """The mean of each set of rows, as :func:`differences` gives them."""
     cells = [rows[rows["metric"] == metric].assign(**_cell(index)) for index, rows in enumerate(tables)]
