@@ -113,7 +113,8 @@ class TestCorrelated:
         """Over 1,500 chips of 4 x 6 weights: variance as without, correlation rho in a group and 0 else; bounds of
         5 standard errors for 276 pairs: false-alarm rate 2e-4 in all, with a fixed seed."""
         w, rho, chips = torch.ones(4, 6), 0.4, 1500
-        noise = NoiseModel.parse(f"correlated({text},share={rho},over={over},rows=3,columns=2)")
+        tile = ",rows=3,columns=2" if over == "tile" else ""
+        noise = NoiseModel.parse(f"correlated({text},share={rho},over={over}{tile})")
         errors = torch.stack([(noise.sample(w, Stream(5, "chip", chip)) - w).flatten() for chip in range(chips)])
         plain = 0.1 if text.startswith("gaussian") else 0.1 * math.sqrt(2)
         assert abs(float(errors.std(0).mean()) / plain - 1) < 0.04
@@ -248,6 +249,7 @@ class TestWriteVerify:
         ("sliced(pcm,bits=5,slices=5)", "of 24 bits in all at most, got 5 and 5"),
         ("correlated(pcm,share=1.5)", "correlated: expected a share of the variance from 0 to 1, got 1.5"),
         ("correlated(pcm,share=0.5,over=wafer)", "expected one of column, row, tile, layer, die, got 'wafer'"),
+        ("correlated(pcm,share=0.5,rows=4)", "expected rows and columns only beside over=tile, got over=column"),
         ("write_verify(pcm+gaussian(0.1),tolerance=0.1)", "expected a device profile, or noise with a reference group"),
         ("write_verify(lognormal(0.1),tolerance=0.1)", "verify one stage"),
         ("write_verify(pcm,tolerance=-1)", "write_verify: expected a finite tolerance >= 0, got -1.0"),
