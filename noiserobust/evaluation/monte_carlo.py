@@ -62,9 +62,7 @@ class Evaluation(Result):
     def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """``mean ± noise_std ± weight_std`` of the accuracy, methods down and noises across."""
         table = precision_table if self.to_precision else robustness_table
-        return table(self.summary(confidence), markdown=markdown) + (
-            f"\n{self.nan_answers}" if self.nan_answers else ""
-        )
+        return "\n".join(filter(None, [table(self.summary(confidence), markdown=markdown), self.nan_answers]))
 
     @property
     def nan_answers(self) -> str:

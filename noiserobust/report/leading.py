@@ -6,7 +6,7 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.storage.rows import completed
-from noiserobust.tasks import Task
+from noiserobust.tasks import Score, Task
 from noiserobust.tasks.counts import NAN_ANSWERS
 from noiserobust.tasks.quantities import Quantity, quantity
 
@@ -16,16 +16,17 @@ def leading(table: pd.DataFrame) -> str:
     if "metric" not in table or table.empty:
         return "accuracy"
     there = [name for name in table["metric"].unique() if name != NAN_ANSWERS]
-    metric = metric_of(table)
-    return metric if metric in there or not there else there[0]
+    return metric_of(table) or (there or ["accuracy"])[0]
 
 
 def metric_of(table: pd.DataFrame) -> str:
-    """The metric of the task that these rows name; "" of a task of one's own that is known from a file only."""
+    """The metric of the task that these rows name; "" of a task that leaves it to its function, or is known from a file
+    only."""
     try:
-        return Task.parse(completed(table)["task"].iloc[0], imports=False).metric
+        task: Task = Task.parse(completed(table)["task"].iloc[0], imports=False)
     except UserError:
         return ""
+    return "" if isinstance(task, Score) and task.metric not in set(table["metric"]) else task.metric
 
 
 def quantity_of(table: pd.DataFrame, metric: str) -> Quantity:

@@ -171,7 +171,7 @@ def yields(
     draws = by_draw(table)
     metric = metric or leading(draws)
     if above is not None and 0 < above <= 1 and quantity_of(draws, metric).unit == "%":
-        raise UserError(f"expected {metric} in percent as above, got {above:g}; it is in percent: 90 for 90 %")
+        raise UserError(f"expected {metric} in percent as above, got {above:g}; {metric} is in percent: 90 for 90 %")
     require_one_of(draws, "metric", metric)
     draws = draws[draws["metric"] == metric]
     noisy = draws[~noise_free(draws)]

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.integrate import trapezoid
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation.statistics.cells import MODEL, require_rows
+from noiserobust.evaluation.statistics.cells import MODEL, require_one_of, require_rows
 from noiserobust.minima.labels import without_strength
 from noiserobust.report.leading import leading
 from noiserobust.storage.rows import OPERATION, noise_free
@@ -36,7 +36,9 @@ def area(rows: pd.DataFrame) -> pd.DataFrame:
     of a noise: their areas could not be compared; and when no noise has two strengths.
     """
     rows = require_rows(rows)
-    rows = rows[rows["metric"] == leading(rows)]
+    metric = leading(rows)
+    require_one_of(rows, "metric", metric)
+    rows = rows[rows["metric"] == metric]
     noises = rows[["noise", "strength"]].drop_duplicates()
     names = {key: without_strength(*key) for key in noises.itertuples(index=False, name=None)}
     keys = zip(rows["noise"], rows["strength"], strict=True)

@@ -76,7 +76,8 @@ def paired(
 
     ``metric`` is by default that of the rows' task. The differences d[m, k] over shared replicates and draws are one
     table like any other: ``mean`` is their mean, in units of the metric, and spreads, components and interval are
-    :func:`summarize`'s, of the difference. What both methods have in common (the noise of a draw, the luck of a training seed) is gone from them.
+    :func:`summarize`'s, of the difference. What both methods have in common (the noise of a draw, the luck of a
+    training seed) is gone from them.
     Columns: method_a, method_b, then those of :func:`summarize`. Noises that only one method has are left out.
 
     Raises :class:`UserError` for an unknown method or metric, when no (replicate, draw, noise) is shared, when a
