@@ -12,10 +12,24 @@ from scipy import stats
 from torch import Tensor, nn
 
 from noiserobust import perturbed
+from noiserobust.analog.noisy import NoisyWeights, Programmed
+from noiserobust.data import Batch
 from noiserobust.errors import UserError
-from noiserobust.noise import PCM, Cells, Chip, Correlated, Gaussian, Measured, NoiseModel, Sliced, StateIndependent
+from noiserobust.noise import (
+    PCM,
+    Cells,
+    Chip,
+    Correlated,
+    Gaussian,
+    Measured,
+    NoiseModel,
+    Sliced,
+    StateIndependent,
+    Stuck,
+)
 from noiserobust.noise import WriteVerify as Verified
 from noiserobust.rng import Stream, seeded
+from noiserobust.training import Engine, Method, Progress
 
 STREAM = Stream(11, "test", "cells")
 N = 20_000
@@ -52,6 +66,23 @@ class TestCells:
         w = Stream(0, "w").normal((4, 5)).double()
         cells = [Gaussian(0.2).write(Chip(w), w, STREAM.child(cell)).programmed() for cell in range(3)]
         torch.testing.assert_close(Cells(Gaussian(0.2), 3).program(w, STREAM).programmed(), sum(cells) / 3)
+
+    def test_filled_one_after_the_other(self) -> None:
+        """Half of the largest in three cells: one full, one half full, one empty; by the errors of PCM at 1, 1/2, 0."""
+        w = equal_weights(0.5)
+        chip = Cells(PCM(reference="layer"), 3, fill="max", reference="layer").program(w, STREAM)
+        held = [[float(target[0, 0]) for target in part.targets] for part in chip.parts]  # type: ignore[attr-defined]
+        assert held == [[25.0, 0.0], [12.5, 0.0], [0.0, 0.0]]
+        plain = PCM(reference="layer").program(equal_weights(0.0, 0.5), STREAM.child("plain")).programmed().var(1)
+        assert_std(chip.programmed()[0], math.sqrt(float(plain.sum())) / 3)
+
+    def test_aihwkit_fills_the_same_conductances(self) -> None:
+        conductance = pytest.importorskip("aihwkit.inference.converter.conductance")
+        w = Stream(0, "w").normal((6, 5))
+        theirs, _ = conductance.NPairConductanceConverter([1.0, 1.0, 1.0], g_max=25.0).convert_to_conductances(w)
+        chip = Cells(PCM(reference="layer"), 3, fill="max", reference="layer").program(w, STREAM)
+        ours = [target for part in chip.parts for target in part.targets]  # type: ignore[attr-defined]
+        torch.testing.assert_close(ours, theirs)
 
     def test_reads_are_of_each_cell_but_of_one_below(self) -> None:
         w, read = equal_weights(0.3), Gaussian(0.1, reference="layer", per="read")
@@ -143,9 +174,39 @@ class TestCorrelated:
         assert first[0] != pytest.approx(second[0], rel=1e-2)
         assert other[0] != pytest.approx(other[1], rel=1e-2)
 
-    def test_stuck_cells_come_in_columns_and_are_as_many(self) -> None:
-        from noiserobust.noise import Stuck
+    def test_a_die_reads_as_one(self) -> None:
+        """Also of chips that are kept, and at each read anew."""
+        with seeded(STREAM), torch.no_grad():
+            net = nn.Sequential(nn.Linear(5, 4, bias=False), nn.Linear(4, 3, bias=False)).requires_grad_(False)
+        noise = NoiseModel.parse("correlated(gaussian(0.1,reference=layer,per=read),share=1.0,over=die)")
+        chips = Programmed(NoisyWeights(net), noise, STREAM)
 
+        clean = {name: p.detach().clone() for name, p in net.named_parameters()}
+
+        def shifts(read: int) -> list[float]:
+            return [float((chips.weight(name, read=read) - w).mean() / w.abs().max()) for name, w in clean.items()]
+
+        assert shifts(0)[0] == pytest.approx(shifts(0)[1], rel=1e-5)
+        assert shifts(0)[0] != pytest.approx(shifts(1)[0], rel=1e-2)
+
+    def test_training_has_dies_too(self) -> None:
+        with seeded(STREAM):
+            net = nn.Sequential(nn.Linear(5, 4, bias=False), nn.Linear(4, 3, bias=False))
+        clean = [p.detach().clone() for p in net.parameters()]
+        moved = []
+        x, y = torch.ones(6, 5), torch.arange(6) % 3
+
+        def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+            moved[:] = [(p.detach() - c) / c.abs().max() for p, c in zip(net.parameters(), clean, strict=True)]
+            return nn.functional.cross_entropy(outputs, labels, reduction="none")
+
+        engine = Engine(net, torch.optim.SGD(net.parameters(), 0.1), loss=loss)
+        noise = "rwp:correlated(gaussian(0.1,reference=layer),share=1.0,over=die)"
+        Method.parse(noise).step(engine, Batch(x, y), Progress(0, 9))
+        assert float(moved[0].mean()) == pytest.approx(float(moved[1].mean()), rel=1e-4)
+        assert abs(float(moved[0].mean())) > 1e-3
+
+    def test_stuck_cells_come_in_columns_and_are_as_many(self) -> None:
         w = torch.ones(4000, 20)
         stuck = Correlated(Stuck(0.1), 0.99).sample(w, STREAM) == 0
         by_column = stuck.float().mean(1)

@@ -76,6 +76,13 @@ def test_the_pages_code_runs(page: str, capsys: pytest.CaptureFixture[str], monk
     assert all(part in printed for part in PRINTED[page])
 
 
+def test_device_models_of_ones_own_are_short() -> None:
+    text = (ROOT / "docs" / "own_device_models.md").read_text()
+    blocks = [b for b in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE) if "class " in b]
+    assert len(blocks) == 9
+    assert all(10 <= len([line for line in block.splitlines() if line]) <= 20 for block in blocks)
+
+
 def test_every_page_with_code_is_run() -> None:
     elsewhere = {"docs/extending.md"}  # test_extending.py
     assert {page for page in PAGES if "```python" in (ROOT / page).read_text()} == set(PRINTED) | elsewhere
