@@ -25,7 +25,7 @@ from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
 from noiserobust.storage.provenance import provenance
-from noiserobust.tasks import Score, Task, task_of
+from noiserobust.tasks import Classification, Score, Task, task_of
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked
 
@@ -252,8 +252,8 @@ class EvaluatedModels:
         """The task asked for, or that the checkpoint was trained for, or classification; suited to the data."""
         task = self.task
         if task is None:
-            stored = {} if isinstance(source, nn.Module) else source.about.get("settings", {})
-            task = Task.parse(stored.get("task", "classification"), imports=False)
+            stored = "classification" if isinstance(source, nn.Module) else source.about.get("task", "classification")
+            task = Task.parse(stored, imports=False)
         if task not in self._suited:
             self._suited[task] = task.suited(self.dataset)
         return self._suited[task]
@@ -266,12 +266,21 @@ class EvaluatedModels:
         channels = about.get("channels", dataset.channels)
         if channels != dataset.channels:
             raise UserError(f"{checkpoint.path} takes {channels} channels, the data have {dataset.channels}")
+        task = self._task_of(checkpoint)
+        if not isinstance(task, Classification):
+            outputs = len(about["classes"]) if "classes" in about else task.outputs(dataset)
+            return self._normalised(checkpoint, checkpoint.build(self.spec, channels, outputs), channels_last)
         classes = about.get("classes", dataset.classes)
         # Tensors do not say how many classes there are: a few of them need not show the last one.
         known, there = len(classes), len(dataset.classes)
-        if there and (known < there or (self.normalize and known > there)):
+        if known < there or (self.normalize and known > there):
             raise UserError(f"{checkpoint.path} knows {known} classes, the data have {there}")
-        network = checkpoint.build(self.spec, channels, len(classes))
+        return self._normalised(checkpoint, checkpoint.build(self.spec, channels, known), channels_last)
+
+    def _normalised(
+        self, checkpoint: Checkpoint, network: nn.Module, channels_last: bool
+    ) -> tuple[nn.Module, Labelled]:
+        about, dataset = checkpoint.about, self.dataset
         if channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         normalized = self.normalize and "mean" in about

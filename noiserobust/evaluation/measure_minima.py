@@ -22,6 +22,7 @@ from noiserobust.models import ModelSpec
 from noiserobust.report import measure_table
 from noiserobust.storage.ledger import Ledger
 from noiserobust.storage.rows import OPERATION
+from noiserobust.tasks import Score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,7 +101,11 @@ def sharpness(
 
 def surface_of(model: EvaluatedModel) -> Surface:
     """Where the measures of ``model`` are taken."""
-    return Surface(model.network, model.batches, precision=model.compute.precision, **vars(model.where))
+    if isinstance(model.task, Score):
+        raise UserError(f"expected a task with losses of samples for measures and landscapes, got {model.task}")
+    return Surface(
+        model.network, model.batches, task=model.task, precision=model.compute.precision, **vars(model.where)
+    )
 
 
 def measures_of(measures: Measure | str | Sequence[Measure | str], strengths: Sequence[float] = ()) -> list[Measure]:

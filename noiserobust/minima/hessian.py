@@ -17,7 +17,6 @@ from noiserobust.errors import UserError
 from noiserobust.minima.base import Measure, Streams, Values
 from noiserobust.minima.perturbations import check_over
 from noiserobust.minima.surface import Surface
-from noiserobust.models.compute import as_weights
 from noiserobust.models.modes import evaluating
 
 Product = Callable[[Tensor], Tensor]
@@ -123,8 +122,8 @@ def _products(surface: Surface, over: Over) -> Iterator[Product]:
         """The gradient of <gradient, v>."""
         pieces, total = v.split(sizes), torch.zeros_like(v)
         for batch in surface.batches:
-            out = surface.model(as_weights(surface.model, batch.inputs))
-            loss = surface.loss_of(out, batch.labels).sum() / surface.images
+            out = surface.task.predictions(surface.task.call(surface.model, batch))
+            loss = surface.total(surface.losses_at(out, batch), batch) / surface.units
             gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
             pairs = [(g.flatten(), piece) for g, piece in zip(gradients, pieces, strict=True) if g is not None]
             along = torch.stack([g @ piece for g, piece in pairs]).sum()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from noiserobust.analog.weight_space import Over
+from noiserobust.errors import UserError
 from noiserobust.minima.base import Measure, PointMeasure, Streams, Values
 from noiserobust.minima.perturbations import Ascent, Perturbation, Random, Training, Unperturbed
 from noiserobust.minima.surface import Surface
@@ -28,17 +29,16 @@ class Loss(PointMeasure, name="loss"):
 
 @dataclass(frozen=True)
 class Accuracy(Measure, name="accuracy"):
-    """Percent of the images whose largest logit is their label's. One more forward pass."""
+    """Percent of the samples (tokens, pixels) that are right, as the task counts it. One more forward pass."""
 
     example: ClassVar[str] = "accuracy"
 
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
-        usual = surface.loss_of
-        surface.loss_of = lambda logits, labels: 100.0 * (logits.argmax(1) == labels)
-        try:
-            return [{"": surface.loss()}]
-        finally:
-            surface.loss_of = usual
+        metrics = surface.metrics()
+        if "accuracy" not in metrics:
+            known = ", ".join(metrics)
+            raise UserError(f"expected a task with an accuracy, got {surface.task} ({known}); measure the loss")
+        return [{"": metrics["accuracy"]}]
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from noiserobust.analog.vectors import Vector
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
-from noiserobust.models.compute import Precision, as_weights, autocast, device_of
+from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.modes import batch_normalised, evaluating
 from noiserobust.models.wrappers import unwrap
+from noiserobust.tasks import Classification, Task
 
 Normalisation = Literal["frozen", "batch"]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -26,8 +27,10 @@ class Surface(WeightSpace):
     """The mean loss L(w) of ``model`` on ``batches``, in eval mode, at whatever weights the model holds.
 
     - ``batches``: what :func:`noiserobust.tasks.batches.prepare` made, all of them at once.
-    - ``loss(logits, labels)``: one value per sample; by default cross-entropy in nats without label smoothing, as
-      ``evaluate`` reports it, so that methods trained on other losses can be compared.
+    - ``task``: what the outputs mean; its loss, without label smoothing, is the one that ``evaluate`` reports, so that
+      methods trained on other losses can be compared: of classification the cross-entropy in nats. The mean is over
+      units: samples, tokens, pixels.
+    - ``loss(logits, labels)``: another loss, one value per sample.
     - ``normalisation``: ``frozen``, by the statistics learnt in training, as ``evaluate`` has it; ``batch``, by those
       of each batch, as the training step has it. The two differ widely at perturbed weights, whose activations the
       frozen statistics do not fit.
@@ -44,6 +47,7 @@ class Surface(WeightSpace):
         batches: Sequence[Batch],
         *,
         loss: Loss | None = None,
+        task: Task = Classification(),
         normalisation: Normalisation = "frozen",
         precision: Precision = "fp32",
         include: Sequence[str] = (),
@@ -51,11 +55,12 @@ class Surface(WeightSpace):
     ) -> None:
         super().__init__(unwrap(model), include=include, exclude=exclude)
         self.batches = batches
-        self.loss_of: Loss = nn.CrossEntropyLoss(reduction="none") if loss is None else loss
+        self.task, self.loss_of = task, loss
         self.normalisation: Normalisation = normalisation
         self.precision: Precision = precision
         self.device = device_of(model)
         self.images = sum(len(batch) for batch in self.batches)
+        self.units = self.units_of(self.batches)
         self.passes = {"forward": 0.0, "backward": 0.0}
         self.memo: dict[Any, Any] = {}
         """What is known of the present weights; :meth:`forget` it when they change."""
@@ -78,25 +83,50 @@ class Surface(WeightSpace):
     def losses(self, batches: Sequence[Batch] | None = None) -> Tensor:
         """One loss per sample at the present weights, in float64."""
         with self._mode():
-            return torch.cat([self._losses(batch).double() for batch in self._given(batches)])
+            return torch.cat(
+                [self.losses_at(self._predictions(batch), batch).double() for batch in self._given(batches)]
+            )
 
     def loss(self, batches: Sequence[Batch] | None = None) -> float:
         """L at the present weights."""
-        return self.losses(batches).mean().item()
+        return self.mean(self.losses(batches), self._given(batches)).item()
+
+    def mean(self, losses: Tensor, batches: Sequence[Batch] | None = None) -> Tensor:
+        """The mean over units of ``losses``, those of the samples of ``batches`` (all, without)."""
+        counts = [self.task.counts(batch) for batch in self._given(batches)]
+        known = [count for count in counts if count is not None]
+        if not known:
+            return losses.mean()
+        weights = torch.cat(known).to(losses)
+        return (losses * weights).sum() / weights.sum()
+
+    def units_of(self, batches: Sequence[Batch]) -> float:
+        """How many units ``batches`` have."""
+        counts = [self.task.counts(batch) for batch in batches]
+        return sum(len(batch) if n is None else float(n.sum()) for batch, n in zip(batches, counts, strict=True))
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, float]:
+        """The task's metrics at the present weights. One forward pass."""
+        meter = self.task.meter()
+        with self._mode():
+            for batch in self.batches:
+                meter.update(self._predictions(batch), batch)
+        return meter.compute()
 
     def gradient(self, batches: Sequence[Batch] | None = None) -> tuple[Tensor, Vector]:
         """One loss per sample, and the gradient of their mean: a tensor per parameter, None where L does not reach."""
         if self.precision == "fp16":
             raise UserError("expected precision fp32 or bf16 for gradients, got fp16, in which small ones vanish")
         given = self._given(batches)
-        total = sum(len(batch) for batch in given)
+        total = self.units_of(given)
         self.chosen("all")
         losses: list[Tensor] = []
         gradients: Vector = [None] * len(self.parameters)
         with self._mode(), torch.enable_grad():
             for batch in given:
-                each = self._losses(batch)
-                new = torch.autograd.grad(each.sum() / total, self.parameters, allow_unused=True)
+                each = self.losses_at(self._predictions(batch), batch)
+                new = torch.autograd.grad(self.total(each, batch) / total, self.parameters, allow_unused=True)
                 self.passes["backward"] += len(batch) / self.images
                 for index, gradient in enumerate(new):
                     held = gradients[index]
@@ -110,14 +140,21 @@ class Surface(WeightSpace):
     def _given(self, batches: Sequence[Batch] | None) -> Sequence[Batch]:
         return self.batches if batches is None else batches
 
-    def _losses(self, batch: Batch) -> Tensor:
+    def total(self, losses: Tensor, batch: Batch) -> Tensor:
+        """The sum over all units of ``batch``."""
+        counts = self.task.counts(batch)
+        return losses.sum() if counts is None else (losses * counts.to(losses)).sum()
+
+    def _predictions(self, batch: Batch) -> Tensor:
         with autocast(self.device, self.precision):
-            out = self.model(as_weights(self.model, batch.inputs))
-        if not isinstance(out, Tensor):
-            raise UserError(f"expected a model that gives logits of shape (B, classes), got {type(out).__name__}")
+            out = self.task.predictions(self.task.call(self.model, batch))
         self.passes["forward"] += len(batch) / self.images
-        losses = self.loss_of(out.to(torch.promote_types(out.dtype, torch.float32)), batch.labels)
-        if losses.shape != batch.labels.shape[:1]:
+        return out.to(torch.promote_types(out.dtype, torch.float32))
+
+    def losses_at(self, out: Tensor, batch: Batch) -> Tensor:
+        """One loss per sample, of the predictions ``out``."""
+        losses = self.task.losses(out, batch) if self.loss_of is None else self.loss_of(out, batch.labels)
+        if losses.shape != (len(batch),):
             raise UserError(
                 f"expected a loss with one value per sample, shape ({len(batch)},), got {tuple(losses.shape)}; use "
                 "reduction='none'"

@@ -16,6 +16,7 @@ from noiserobust.errors import UserError
 from noiserobust.models.compute import arguments, as_weights, call, predictions_of
 from noiserobust.spec import Described
 from noiserobust.tasks.counts import Meter
+from noiserobust.tasks.quantities import Quantity, quantity
 
 T = TypeVar("T", bound="Task")
 
@@ -33,6 +34,11 @@ class Task(Described, family="task"):
 
     metric = ""
     """The metric that is shown and chosen by, such as ``accuracy``: the first of :meth:`meter`'s."""
+
+    @property
+    def quantity(self) -> Quantity:
+        """How :attr:`metric` is written, and which way is better."""
+        return quantity(self.metric, str(self))
 
     @abstractmethod
     def losses(self, predictions: Tensor, batch: Batch) -> Tensor:
