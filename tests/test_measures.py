@@ -491,8 +491,8 @@ def test_a_network_without_analog_weights_is_measured_where_it_can_be() -> None:
 
 def test_a_model_that_gives_no_logits_is_said() -> None:
     class Pair(nn.Linear):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-            return x, x
+        def forward(self, x: Tensor) -> tuple[str, str]:  # type: ignore[override]
+            return "x", "x"
 
-    with pytest.raises(UserError, match="expected a model that gives logits"):
+    with pytest.raises(UserError, match="expected a model that gives a tensor, or a tuple or dictionary with one"):
         Surface(Pair(2, 2), [Batch(torch.zeros(2, 2), torch.zeros(2).long())]).loss()
