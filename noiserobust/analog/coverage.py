@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from noiserobust.analog.weights import AnalogWeight, classified
+from noiserobust.analog.weights import LATENT, AnalogWeight, classified
 from noiserobust.noise.sharded import whole
 
 
@@ -41,8 +41,8 @@ class Coverage:
 
     @property
     def total(self) -> int:
-        """Number of all parameters' elements."""
-        return sum(row.weights for row in self.rows)
+        """Number of all weights; one that is computed counts as itself, and not as what it is computed from."""
+        return sum(row.weights for row in self.rows if not row.reason.startswith(LATENT))
 
     @property
     def summary(self) -> str:
@@ -71,7 +71,7 @@ def coverage(model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence
     """What noise would touch in ``model``, what it would leave alone, and why (arguments: :func:`analog_weights`)."""
     rows = []
     for weight, reason in classified(model, include, exclude):
-        name, parameter = (weight.name, weight.parameter) if isinstance(weight, AnalogWeight) else weight
+        name, parameter = (weight.name, weight.value()) if isinstance(weight, AnalogWeight) else weight
         values = whole(parameter.detach()).float()
         rms = values.square().mean().sqrt()
         ratio = float(values.abs().amax() / rms) if rms > 0 else float("nan")  # NaN is not > 0: no weights, no ratio

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from noiserobust.training import Run
 
 SETTINGS = {
-    "network and data": ("task", "initial", "data_root", "image_size", "crop", "flip", "cutout"),
+    "network and data": ("task", "initial", "data_root", "image_size", "mean", "std", "crop", "flip", "cutout"),
     "optimizer": (
-        *("optimizer", "lr_warmup", "weight_decay", "label_smoothing", "clip_norm", "micro_batches"),
+        *("optimizer", "lr_warmup", "weight_decay", "label_smoothing", "clip_norm", "drop_last", "micro_batches"),
         *("precision", "channels_last"),
     ),
     "epoch that is kept": ("select_on", "select_noise", "select_draws", "validation"),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from noiserobust.data import nests
 from noiserobust.data.batches import Batch, check_numbers, part_of
-from noiserobust.data.labelled import Labelled, positions
+from noiserobust.data.labelled import Labelled, affine, positions
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream
 
@@ -90,17 +90,30 @@ class Samples(Labelled):
         pieces = (self.parts[homes[a]][rows[a:b] - int(starts[homes[a]])] for a, b in pairwise(cuts))
         return replace(self, parts=tuple(pieces))
 
-    def with_normalization(self, mean: Sequence[float], std: Sequence[float]) -> Samples:
-        """These: what is no image has no normalisation."""
-        return self
-
     def batches(self, size: int, device: torch.device | str, channels_last: bool = False) -> list[Batch]:
         """In order, of ``size`` samples at most, on ``device``."""
         return [
-            _placed(part[slice(start, start + size)], device, channels_last)
+            self._placed(part[slice(start, start + size)], device, channels_last)
             for part in self.parts
             for start in range(0, len(part), size)
         ]
+
+    def _placed(self, batch: Batch, device: torch.device | str, channels_last: bool) -> Batch:
+        """``batch`` on ``device``; images of 8 bits as numbers from 0 to 1, one input by itself normalised."""
+        normalised = self.normalization != "x"
+        if normalised and not isinstance(batch.inputs, Tensor):
+            raise UserError(f"expected one tensor as inputs to normalise, got several of {self.name}; leave mean out")
+
+        def placed(values: Tensor) -> Tensor:
+            values = values.to(device)
+            values = values.float() / 255 if values.dtype == torch.uint8 and values.dim() == 4 else values
+            if normalised:
+                scale, shift = affine(self.mean, self.std, 1, values.dim(), values.device)
+                values = values * scale - shift
+            four = channels_last and values.dim() == 4
+            return values.contiguous(memory_format=torch.channels_last) if four else values
+
+        return replace(batch.to(device), inputs=nests.mapped(batch.inputs, placed))
 
     def _strata(self) -> Tensor:
         return self.labels.cpu() if self.classes else torch.zeros(len(self), dtype=torch.long)
@@ -110,36 +123,31 @@ class SampleBatches:
     """Shuffled batches of :class:`Samples` for training: epoch n in the order of ``stream.child("shuffle", n)``."""
 
     def __init__(
-        self, data: Samples, batch_size: int, *, device: torch.device, stream: Stream, channels_last: bool = False
+        self,
+        data: Samples,
+        batch_size: int,
+        *,
+        device: torch.device,
+        stream: Stream,
+        drop_last: bool = False,
+        channels_last: bool = False,
     ) -> None:
         check_numbers(batch_size, 0)
         (whole,) = replace(data, parts=(data.whole,)).batches(len(data), device, channels_last)
-        self.whole, self.batch_size, self.stream = whole, batch_size, stream
+        self.whole, self.batch_size, self.stream, self.drop_last = whole, batch_size, stream, drop_last
 
     def __len__(self) -> int:
-        return -(-len(self.whole) // self.batch_size)
+        count, size = len(self.whole), self.batch_size
+        return count // size if self.drop_last else -(-count // size)
 
     def epoch(self, n: int, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
         """The batches of epoch ``n``; of each, the part of ``rank`` when ``ranks`` processes share them."""
         count, size = len(self.whole), self.batch_size
         order = torch.randperm(count, generator=self.stream.child("shuffle", n).generator())
         order = order.to(nests.first(self.whole.inputs).device)
-        for start in range(0, count, size):
+        for start in range(0, len(self) * size, size):
             span, share = part_of(start, min(start + size, count), rank, ranks)
             yield replace(self.whole[order[span]], indices=order[span], share=share)
-
-
-def _placed(batch: Batch, device: torch.device | str, channels_last: bool) -> Batch:
-    """``batch`` on ``device``; images of 8 bits as numbers from 0 to 1, as networks take them."""
-
-    def placed(values: Tensor) -> Tensor:
-        values = values.to(device)
-        if values.dim() == 4:
-            values = values.float() / 255 if values.dtype == torch.uint8 else values
-            return values.contiguous(memory_format=torch.channels_last) if channels_last else values
-        return values
-
-    return replace(batch.to(device), inputs=nests.mapped(batch.inputs, placed))
 
 
 def _outline(nest: Any) -> str:

@@ -18,8 +18,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from noiserobust.data.batches import Batch, check_numbers, cut_out, hole_centres, part_of
 from noiserobust.data.dataset import Splits
-from noiserobust.data.folder import OfPath, list_folder, read_image
-from noiserobust.data.labelled import Labelled, affine, positions
+from noiserobust.data.folder import OfPath, list_folder
+from noiserobust.data.images import SEMANTICS, read_image
+from noiserobust.data.labelled import Labelled, affine, check_normalization, positions
 from noiserobust.data.source import DataSource
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream
@@ -58,6 +59,7 @@ class Streamed(Labelled):
     def __post_init__(self) -> None:
         if self.size < 1 or self.workers < 0:
             raise UserError(f"expected a size >= 1 and workers >= 0, got {self.size} and {self.workers}")
+        check_normalization(self.mean, self.std, self.channels)
 
     @property
     def channels(self) -> int:
@@ -65,7 +67,7 @@ class Streamed(Labelled):
 
     @cached_property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(f"streamed {self.size}".encode())
+        digest = hashlib.sha256(f"streamed {self.size} read {SEMANTICS}".encode())
         for file in self.files:
             path = Path(file)
             digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())
@@ -127,15 +129,18 @@ class StreamedBatches(Sequence[Batch]):
         stream: Stream | None = None,
         flip: bool = False,
         cutout: int = 0,
+        drop_last: bool = False,
         channels_last: bool = False,
     ) -> None:
-        check_numbers(batch_size, cutout)
+        check_numbers(batch_size, cutout, len(dataset) if drop_last else None)
+        self.drop_last = drop_last
         self.dataset, self.batch_size, self.device = dataset, batch_size, torch.device(device)
         self.stream, self.flip, self.cutout = stream, flip, cutout
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)
+        count = len(self.dataset)
+        return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from noiserobust.storage.provenance import provenance
 from noiserobust.tasks import Classification, Score, Task, task_of
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked
+
+log = logging.getLogger("noiserobust")
 
 
 @runtime_checkable
@@ -184,6 +187,7 @@ class EvaluatedModels:
         whole = part_of(self.data, part)
         self.dataset = whole if images is None else whole.sample(images, Stream(0, "images"))
         self.spec = None if model is None else ModelSpec.parse(model)
+        self.normalization = compute.normalization
         self.device = None if compute.device is None else known_device(compute.device)
         self.coverage: dict[str, Coverage] = {}  # of the models that were opened
         self._prepared: dict[Any, Sequence[Batch]] = {}
@@ -199,12 +203,12 @@ class EvaluatedModels:
             yield model
 
     def _opened(self, copy: TrainedCopy) -> EvaluatedModel:
-        compute, where, dataset = self.compute, self.where, self.dataset
+        compute, where, dataset = self.compute, self.where, self._normalized(copy)
         if isinstance(copy.source, nn.Module):
             network, channels_last = copy.source, bool(compute.channels_last)
         else:
             channels_last = compute.channels_last is not False
-            network, dataset = self._built(copy.source, channels_last)
+            network = self._built(copy.source, dataset, channels_last)
         if any(is_sharded(parameter) for parameter in network.parameters()):
             raise UserError(
                 f"expected a whole network, got {copy.name} with weights sharded over processes; score it inside "
@@ -232,6 +236,7 @@ class EvaluatedModels:
             "weights": network_digest(network),
             "answer": answer(network, task.inputs(network, batches[0]), compute.precision) if batches else "",
             "data": task.digest if isinstance(task, Score) else _digest([self.dataset, *self.calibration], dataset),
+            "inputs": dataset.normalization,
             "device": device.type,
             "noisy_weights": analog.noisy,
             "all_weights": analog.total,
@@ -258,33 +263,39 @@ class EvaluatedModels:
             self._suited[task] = task.suited(self.dataset)
         return self._suited[task]
 
-    def _built(self, checkpoint: Checkpoint, channels_last: bool) -> tuple[nn.Module, Labelled]:
-        """The network of a checkpoint, and the data with the normalisation that it was trained with."""
-        about, dataset = checkpoint.about, self.dataset
-        if isinstance(self.task, Score):
-            return checkpoint.build(self.spec), dataset
-        channels = about.get("channels", dataset.channels)
+    def _normalized(self, copy: TrainedCopy) -> Labelled:
+        """The data as this copy sees them: as was asked for, else as its checkpoint says, else as they are."""
+        about = copy.source.about if isinstance(copy.source, Checkpoint) else {}
+        if self.normalization is not None:
+            return self.dataset.with_normalization(*self.normalization)
+        if self.normalize and "mean" in about:
+            return self.dataset.with_normalization(about["mean"], about["std"])
+        if isinstance(copy.source, Checkpoint) and self.dataset.normalization != "x":
+            log.warning(
+                "%s does not say how its inputs were normalised: taken as %s, the statistics of %s; where it was "
+                "trained on others, give them as mean and std (--mean, --std; Compute(mean=, std=))",
+                *(copy.name, self.dataset.normalization, self.dataset.name),
+            )
+        return self.dataset
+
+    def _built(self, checkpoint: Checkpoint, dataset: Labelled, channels_last: bool) -> nn.Module:
+        """The network of a checkpoint, if it takes ``dataset``."""
+        about, task = checkpoint.about, self._task_of(checkpoint)
+        if isinstance(task, Score):
+            return checkpoint.build(self.spec)
+        channels, known = about.get("channels", dataset.channels), len(about.get("classes", dataset.classes))
         if channels != dataset.channels:
             raise UserError(f"{checkpoint.path} takes {channels} channels, the data have {dataset.channels}")
-        task = self._task_of(checkpoint)
+        there = len(dataset.classes)
         if not isinstance(task, Classification):
-            outputs = len(about["classes"]) if "classes" in about else task.outputs(dataset)
-            return self._normalised(checkpoint, checkpoint.build(self.spec, channels, outputs), channels_last)
-        classes = about.get("classes", dataset.classes)
+            known = known if "classes" in about else task.outputs(dataset)
         # Tensors do not say how many classes there are: a few of them need not show the last one.
-        known, there = len(classes), len(dataset.classes)
-        if known < there or (self.normalize and known > there):
+        elif known < there or (self.normalize and known > there):
             raise UserError(f"{checkpoint.path} knows {known} classes, the data have {there}")
-        return self._normalised(checkpoint, checkpoint.build(self.spec, channels, known), channels_last)
-
-    def _normalised(
-        self, checkpoint: Checkpoint, network: nn.Module, channels_last: bool
-    ) -> tuple[nn.Module, Labelled]:
-        about, dataset = checkpoint.about, self.dataset
+        network = checkpoint.build(self.spec, channels, known)
         if channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        normalized = self.normalize and "mean" in about
-        return network, dataset.with_normalization(about["mean"], about["std"]) if normalized else dataset
+        return network
 
 
 def _digest(content: Sequence[Labelled], normalized: Labelled) -> str:

@@ -103,9 +103,8 @@ def surface_of(model: EvaluatedModel) -> Surface:
     """Where the measures of ``model`` are taken."""
     if isinstance(model.task, Score):
         raise UserError(f"expected a task with losses of samples for measures and landscapes, got {model.task}")
-    return Surface(
-        model.network, model.batches, task=model.task, precision=model.compute.precision, **vars(model.where)
-    )
+    precision = model.compute.precision
+    return Surface(model.network, model.batches, task=model.task, precision=precision, **vars(model.where))
 
 
 def measures_of(measures: Measure | str | Sequence[Measure | str], strengths: Sequence[float] = ()) -> list[Measure]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import torch
+
 from noiserobust.analog.weight_space import Over
 from noiserobust.errors import UserError
 from noiserobust.minima.base import Measure, PointMeasure, Streams, Values
@@ -34,7 +36,11 @@ class Accuracy(Measure, name="accuracy"):
     example: ClassVar[str] = "accuracy"
 
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
-        metrics = surface.metrics()
+        meter = surface.task.meter()
+        with surface.mode(), torch.no_grad():
+            for batch in surface.batches:
+                meter.update(surface.predictions(batch), batch)
+        metrics = meter.compute()
         if "accuracy" not in metrics:
             known = ", ".join(metrics)
             raise UserError(f"expected a task with an accuracy, got {surface.task} ({known}); measure the loss")

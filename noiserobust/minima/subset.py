@@ -52,14 +52,12 @@ class ESAMSubset(Measure, name="esam_subset"):
 
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
         sums: Values = {}
-        used = 0.0
         for (part,) in surface.parts(self.m):
             # A last sample alone has no others.
             if len(part) > 1:
-                units = surface.units_of([part])
-                used += units
                 for name, value in self._part(surface, part).items():
-                    sums[name] = sums.get(name, 0.0) + value * units
+                    sums[name] = sums.get(name, 0.0) + value * len(part)
+        used = surface.images - (surface.images % self.m == 1)
         if not used:
             raise UserError(f"esam_subset: expected 2 or more samples, got {surface.images}")
         return [{name: value / used for name, value in sums.items()}]
@@ -71,16 +69,15 @@ class ESAMSubset(Measure, name="esam_subset"):
             rows = most_risen(there - losses, self.gamma)
             chosen = torch.zeros(len(part), dtype=torch.bool, device=losses.device)
             chosen[rows] = True
-            share = surface.units_of([part[rows]]) / surface.units_of([part])
+            share = surface.units([part[rows]]) / surface.units([part])
             cosines_there = _cosines(surface, part[rows], gradient_there, share)
         cosines = _cosines(surface, part[rows], gradient, share)
-        ours, others = [part[chosen]], [part[~chosen]]
         return {
-            "": (surface.mean(there[chosen], ours) - surface.mean(there, [part])).item(),
-            "selected_loss": surface.mean(losses[chosen], ours).item(),
-            "other_loss": surface.mean(losses[~chosen], others).item(),
-            "selected_perturbed_loss": surface.mean(there[chosen], ours).item(),
-            "other_perturbed_loss": surface.mean(there[~chosen], others).item(),
+            "": (there[chosen].mean() - there.mean()).item(),
+            "selected_loss": losses[chosen].mean().item(),
+            "other_loss": losses[~chosen].mean().item(),
+            "selected_perturbed_loss": there[chosen].mean().item(),
+            "other_perturbed_loss": there[~chosen].mean().item(),
             "selected_cosine": cosines[0],
             "other_cosine": cosines[1],
             "selected_perturbed_cosine": cosines_there[0],

@@ -27,10 +27,10 @@ class Surface(WeightSpace):
     """The mean loss L(w) of ``model`` on ``batches``, in eval mode, at whatever weights the model holds.
 
     - ``batches``: what :func:`noiserobust.tasks.batches.prepare` made, all of them at once.
-    - ``task``: what the outputs mean; its loss, without label smoothing, is the one that ``evaluate`` reports, so that
-      methods trained on other losses can be compared: of classification the cross-entropy in nats. The mean is over
-      units: samples, tokens, pixels.
-    - ``loss(logits, labels)``: another loss, one value per sample.
+    - ``task``: what outputs and labels mean. L is the mean of its losses over their units (samples, tokens, pixels);
+      by default cross-entropy in nats without label smoothing, as ``evaluate`` reports it, so that methods trained on
+      other losses can be compared.
+    - ``loss(predictions, labels)``: one value per sample, in place of the task's.
     - ``normalisation``: ``frozen``, by the statistics learnt in training, as ``evaluate`` has it; ``batch``, by those
       of each batch, as the training step has it. The two differ widely at perturbed weights, whose activations the
       frozen statistics do not fit.
@@ -46,8 +46,8 @@ class Surface(WeightSpace):
         model: nn.Module,
         batches: Sequence[Batch],
         *,
+        task: Task | None = None,
         loss: Loss | None = None,
-        task: Task = Classification(),
         normalisation: Normalisation = "frozen",
         precision: Precision = "fp32",
         include: Sequence[str] = (),
@@ -55,12 +55,12 @@ class Surface(WeightSpace):
     ) -> None:
         super().__init__(unwrap(model), include=include, exclude=exclude)
         self.batches = batches
-        self.task, self.loss_of = task, loss
+        self.task: Task = Classification() if task is None else task
+        self.loss_of = loss
         self.normalisation: Normalisation = normalisation
         self.precision: Precision = precision
         self.device = device_of(model)
         self.images = sum(len(batch) for batch in self.batches)
-        self.units = self.units_of(self.batches)
         self.passes = {"forward": 0.0, "backward": 0.0}
         self.memo: dict[Any, Any] = {}
         """What is known of the present weights; :meth:`forget` it when they change."""
@@ -82,78 +82,76 @@ class Surface(WeightSpace):
     @torch.no_grad()
     def losses(self, batches: Sequence[Batch] | None = None) -> Tensor:
         """One loss per sample at the present weights, in float64."""
-        with self._mode():
-            return torch.cat(
-                [self.losses_at(self._predictions(batch), batch).double() for batch in self._given(batches)]
-            )
+        with self.mode():
+            return torch.cat([self.losses_of(batch).double() for batch in self._given(batches)])
 
     def loss(self, batches: Sequence[Batch] | None = None) -> float:
         """L at the present weights."""
-        return self.mean(self.losses(batches), self._given(batches)).item()
+        return self.mean(self.losses(batches), batches)
 
-    def mean(self, losses: Tensor, batches: Sequence[Batch] | None = None) -> Tensor:
-        """The mean over units of ``losses``, those of the samples of ``batches`` (all, without)."""
-        counts = [self.task.counts(batch) for batch in self._given(batches)]
-        known = [count for count in counts if count is not None]
-        if not known:
-            return losses.mean()
-        weights = torch.cat(known).to(losses)
-        return (losses * weights).sum() / weights.sum()
+    def mean(self, losses: Tensor, batches: Sequence[Batch] | None = None) -> float:
+        """The mean over all units of the samples' ``losses``."""
+        counts = self._counts(self._given(batches))
+        return (losses.mean() if counts is None else losses @ counts.double() / counts.sum()).item()
 
-    def units_of(self, batches: Sequence[Batch]) -> float:
-        """How many units ``batches`` have."""
-        counts = [self.task.counts(batch) for batch in batches]
-        return sum(len(batch) if n is None else float(n.sum()) for batch, n in zip(batches, counts, strict=True))
+    def units(self, batches: Sequence[Batch] | None = None) -> int:
+        """How many units L is a mean over: samples, tokens, pixels."""
+        given = self._given(batches)
+        counts = self._counts(given)
+        return sum(len(batch) for batch in given) if counts is None else int(counts.sum())
 
-    @torch.no_grad()
-    def metrics(self) -> dict[str, float]:
-        """The task's metrics at the present weights. One forward pass."""
-        meter = self.task.meter()
-        with self._mode():
-            for batch in self.batches:
-                meter.update(self._predictions(batch), batch)
-        return meter.compute()
+    def total(self, losses: Tensor, batch: Batch) -> Tensor:
+        """The sum over all units of the ``losses`` of a batch's samples."""
+        counts = self._counts([batch])
+        return losses.sum() if counts is None else losses @ counts.to(losses.dtype)
 
     def gradient(self, batches: Sequence[Batch] | None = None) -> tuple[Tensor, Vector]:
         """One loss per sample, and the gradient of their mean: a tensor per parameter, None where L does not reach."""
         if self.precision == "fp16":
             raise UserError("expected precision fp32 or bf16 for gradients, got fp16, in which small ones vanish")
         given = self._given(batches)
-        total = self.units_of(given)
+        units = self.units(given)
         self.chosen("all")
         losses: list[Tensor] = []
         gradients: Vector = [None] * len(self.parameters)
-        with self._mode(), torch.enable_grad():
+        with self.mode(), torch.enable_grad():
             for batch in given:
-                each = self.losses_at(self._predictions(batch), batch)
-                new = torch.autograd.grad(self.total(each, batch) / total, self.parameters, allow_unused=True)
+                each = self.losses_of(batch)
+                total = self.total(each, batch)
+                new = torch.autograd.grad(total / units, self.parameters, allow_unused=True)
                 self.passes["backward"] += len(batch) / self.images
                 for index, gradient in enumerate(new):
+                    if gradient is not None and gradient.is_sparse:  # of an embedding
+                        gradient = gradient.to_dense()
                     held = gradients[index]
                     gradients[index] = gradient if held is None or gradient is None else held.add_(gradient)
                 losses.append(each.detach().double())
         return torch.cat(losses), gradients
 
-    def _mode(self) -> AbstractContextManager[None]:
+    def mode(self) -> AbstractContextManager[None]:
         return (evaluating if self.normalisation == "frozen" else batch_normalised)(self.model)
 
     def _given(self, batches: Sequence[Batch] | None) -> Sequence[Batch]:
         return self.batches if batches is None else batches
 
-    def total(self, losses: Tensor, batch: Batch) -> Tensor:
-        """The sum over all units of ``batch``."""
-        counts = self.task.counts(batch)
-        return losses.sum() if counts is None else (losses * counts.to(losses)).sum()
+    def _counts(self, batches: Sequence[Batch]) -> Tensor | None:
+        """The units of every sample; None for one each."""
+        counts = [None if self.loss_of is not None else self.task.counts(batch) for batch in batches]
+        return torch.cat([c for c in counts if c is not None]) if counts and counts[0] is not None else None
 
-    def _predictions(self, batch: Batch) -> Tensor:
+    def predictions(self, batch: Batch) -> Tensor:
+        """What the network answers, in float32 at least; one forward pass."""
         with autocast(self.device, self.precision):
             out = self.task.predictions(self.task.call(self.model, batch))
         self.passes["forward"] += len(batch) / self.images
         return out.to(torch.promote_types(out.dtype, torch.float32))
 
-    def losses_at(self, out: Tensor, batch: Batch) -> Tensor:
-        """One loss per sample, of the predictions ``out``."""
-        losses = self.task.losses(out, batch) if self.loss_of is None else self.loss_of(out, batch.labels)
+    def losses_of(self, batch: Batch) -> Tensor:
+        """One loss per sample of ``batch``, with its graph."""
+        predictions = self.predictions(batch)
+        losses = (
+            self.task.losses(predictions, batch) if self.loss_of is None else self.loss_of(predictions, batch.labels)
+        )
         if losses.shape != (len(batch),):
             raise UserError(
                 f"expected a loss with one value per sample, shape ({len(batch)},), got {tuple(losses.shape)}; use "

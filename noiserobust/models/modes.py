@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,19 +16,44 @@ from noiserobust.models.compute import Precision, as_weights, autocast, call, de
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's own mode again outside."""
+    """Eval mode inside, in which observers of quantisation learn nothing; every module's own mode again outside."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with _frozen_observers(model):
+            yield
     finally:
         for module, training in modes:
             module.training = training
 
 
 @contextmanager
+def _frozen_observers(model: nn.Module) -> Iterator[None]:
+    """Inside, observers of torch's quantisation keep their ranges, which they learn in eval mode, too."""
+    if "torch.ao.quantization" not in sys.modules:
+        yield
+        return
+    from torch.ao.quantization import FakeQuantizeBase, ObserverBase
+
+    learning = [module.observer_enabled for module in model.modules() if isinstance(module, FakeQuantizeBase)]
+    observers = [module for module in model.modules() if isinstance(module, ObserverBase)]
+    ranges = [{name: value.clone() for name, value in one.state_dict().items()} for one in observers]
+    before = [enabled.clone() for enabled in learning]
+    try:
+        for enabled in learning:
+            enabled.zero_()
+        yield
+    finally:
+        for enabled, was in zip(learning, before, strict=True):
+            enabled.copy_(was)
+        for observer, kept in zip(observers, ranges, strict=True):
+            observer.load_state_dict(kept)
+
+
+@contextmanager
 def kept_norm_stats(model: nn.Module) -> Iterator[None]:
-    """Normalisation statistics and their counters (also spectral norm's vectors) are as before when the body ends.
+    """Normalisation statistics and their counters (also spectral norm's vectors) are as before when the body ends, and
+    observers of quantisation learn nothing in it.
 
     The usual trick of momentum 0 still advances ``num_batches_tracked``, so the buffers themselves are kept.
     """
@@ -41,7 +67,8 @@ def kept_norm_stats(model: nn.Module) -> Iterator[None]:
     kinds = [[buffer for buffer in buffers if buffer.dtype == dtype] for dtype in {b.dtype for b in buffers}]
     kept = [[buffer.clone() for buffer in kind] for kind in kinds]
     try:
-        yield
+        with _frozen_observers(model):
+            yield
     finally:
         with torch.no_grad():
             for kind, values in zip(kinds, kept, strict=True):
@@ -62,24 +89,34 @@ def batch_normalised(model: nn.Module) -> Iterator[None]:
 @contextmanager
 @torch.no_grad()
 def recalibrated(model: nn.Module, batches: Sequence[Batch], precision: Precision = "fp32") -> Iterator[None]:
-    """Inside, batch norm uses statistics learnt anew from ``batches``, of the model as it stands (noisy weights and
-    all): their mean over the batches, each with equal weight. Its own come back bit for bit.
+    """Inside, batch norm (and instance norm that has learnt statistics) uses statistics learnt anew from ``batches``,
+    of the model as it stands (noisy weights and all): their mean over the batches, each with equal weight. Its own
+    come back bit for bit.
+
+    Inputs are given in the precision of the model's parameters. A last sample alone has no statistics where norms see
+    one value of it a channel: it joins the batch before it.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     if not norms:
         raise UserError(f"expected a network with batch norm to recalibrate, got none in {type(model).__name__}")
-    saved = [{name: value.clone() for name, value in norm.state_dict().items()} for norm in norms]
+    if any(isinstance(norm, nn.BatchNorm1d) for norm in norms) and len(batches) and len(batches[-1]) == 1:
+        if len(batches) == 1:
+            raise UserError("expected 2 or more images to recalibrate batch norm from, got 1")
+        batches = [*batches[:-2], Batch.join(batches[-2:])]
     momenta = [norm.momentum for norm in norms]
     try:
-        with evaluating(model), autocast(device_of(model), precision):
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # cumulative average
-                norm.train()
-            for batch in batches:
-                call(model, as_weights(model, batch.inputs))
-        yield
+        with kept_norm_stats(model):
+            with evaluating(model), autocast(device_of(model), precision):
+                for norm in norms:
+                    norm.reset_running_stats()
+                    norm.train()
+                for index, batch in enumerate(batches):
+                    for norm in norms:
+                        # None is a cumulative average, which instance norm does not know.
+                        instance = isinstance(norm, nn.modules.instancenorm._InstanceNorm)
+                        norm.momentum = 1 / (index + 1) if instance else None
+                    call(model, as_weights(model, batch.inputs))
+            yield
     finally:
-        for norm, state, momentum in zip(norms, saved, momenta, strict=True):
-            norm.load_state_dict(state)
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -42,9 +42,9 @@ else:  # the command line reads texts, without loading what they describe
 SEMANTICS = 1
 """Raise when a change makes the same settings train different weights, so that no stale run is taken for a new one."""
 
-WITHOUT_EFFECT = ("data", "data_root", "log", "log_on", "log_images")
-"""Settings that the weights do not depend on (data count by their content)."""
-ADDED = {"cutout": 0, "initial": None, "task": "classification"}
+WITHOUT_EFFECT = ("data", "data_root", "mean", "std", "log", "log_on", "log_images")
+"""Settings that the weights do not depend on (data count by their content and normalisation)."""
+ADDED = {"drop_last": False, "cutout": 0, "initial": None, "task": "classification"}
 """Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
 
 
@@ -60,6 +60,11 @@ class TrainSettings:
     """Where named data lie or are downloaded to."""
     image_size: int | None = None
     """Resize the images of a folder to this many pixels a side."""
+    mean: tuple[float, ...] | None = None
+    """With std: the network sees (x - mean) / std, one number each or one per channel; x are pixels / 255, or floats as
+    they are (default: the data's own statistics)."""
+    std: tuple[float, ...] | None = None
+    """See mean."""
     model: ModelText = field(default=cast("Any", "digits"))
     """Network, such as resnet18:width=16, or one of your own: factory:package.module:function."""
     task: TaskText = field(default=cast("Any", "classification"))
@@ -74,6 +79,8 @@ class TrainSettings:
     """Passes over the training data."""
     batch_size: int = 128
     """Samples per step."""
+    drop_last: bool = False
+    """Leave out an epoch's last samples where they do not fill a batch."""
     micro_batches: int = 1
     """Parts that a batch is split into to save memory (gradient accumulation)."""
     optimizer: str = "SGD:momentum=0.9"
@@ -122,6 +129,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         self._read_texts()
+        self._read_normalization()
         for name in ("epochs", "batch_size", "micro_batches", "select_draws"):
             if getattr(self, name) < 1:
                 raise UserError(f"expected {name} >= 1, got {getattr(self, name)}")
@@ -167,6 +175,12 @@ class TrainSettings:
         measures = map(Measure.parse, log if isinstance(log, (list, tuple)) else (log,))
         object.__setattr__(self, "log", tuple(dict.fromkeys(measures)))
 
+    def _read_normalization(self) -> None:
+        from noiserobust.data.labelled import normalization_of
+
+        for name, values in zip(("mean", "std"), normalization_of(self.mean, self.std) or (None, None), strict=True):
+            object.__setattr__(self, name, values)
+
     @property
     def label(self) -> str:
         """The method as it stands in tables: ``sam:0.2``, ``plain, clip 2.5 rms``."""
@@ -176,6 +190,13 @@ class TrainSettings:
         """The settings as plain values, in their text forms."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: _plain(value) for name, value in values.items()}
+
+    def normalized(self, splits: Splits) -> Splits:
+        """``splits`` seen through the normalisation that is set, if one is."""
+        if self.mean is None or self.std is None:
+            return splits
+        train, test = (part.with_normalization(self.mean, self.std) for part in (splits.train, splits.test))
+        return dataclasses.replace(splits, train=train, test=test)
 
     def augmentation(self, splits: Splits) -> tuple[int, bool]:
         """Crop padding and flips: those set, or what suits the data."""
@@ -192,6 +213,7 @@ class TrainSettings:
             from noiserobust.storage.checkpoints import read_checkpoint
 
             settings["initial"] = read_checkpoint(self.initial).digest  # what it holds counts, not where it lies
+        splits = self.normalized(splits)
         crop, flip = self.augmentation(splits)
         content = [splits.train.fingerprint, splits.test.fingerprint, splits.train.mean, splits.train.std]
         named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from noiserobust.analog.noisy import NoisyWeights
@@ -57,6 +57,7 @@ def fit(
     """
     processes = processes or Processes()
     splits = splits if splits is not None else load(settings.data, settings.data_root, settings.image_size)
+    splits = settings.normalized(splits)
     run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
     if processes.first(run.checkpoint.is_file):
@@ -84,6 +85,7 @@ class _Trainer:
             crop=crop,
             flip=flip,
             cutout=settings.cutout,
+            drop_last=settings.drop_last,
             channels_last=settings.channels_last,
         )
         self.task = settings.task.suited(splits.train)
@@ -98,6 +100,12 @@ class _Trainer:
             load_weights(model, start.weights, start.path, settings.model.aliases, outputs)
         (sample,) = prepare(train.subset([0]), torch.device("cpu"))
         checked(model, sample, self.task, outputs, str(settings.model))
+        lone = len(train) % settings.batch_size == 1 and not settings.drop_last
+        if lone and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+            raise UserError(
+                f"expected batches of 2 or more for batch norm, got {len(train)} training samples in batches of "
+                f"{settings.batch_size}: the last is alone; use drop_last or another batch size"
+            )
         self.model = model.to(device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -213,7 +221,7 @@ class _Trainer:
 
     def _extremes(self) -> dict[str, float]:
         """Largest |w| of all analog weights, and the mean over tensors of max|w| / rms(w)."""
-        weights = [weight.parameter.detach().float() for weight in self.noisy.weights]
+        weights = [weight.value().float() for weight in self.noisy.weights]
         largest = torch.stack([w.abs().amax() for w in weights])
         rms = torch.stack([w.square().mean().sqrt() for w in weights])
         return {"max_weight": largest.amax().item(), "max_over_rms": (largest / rms).mean().item()}
