@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from torch import nn
 from tqdm import tqdm
 
 from noiserobust.analog.noisy import report_stream
@@ -28,9 +29,11 @@ from noiserobust.evaluation.settings import Chips, Compute, Where
 from noiserobust.evaluation.statistics.summary import paired, summarize
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
+from noiserobust.noise.sharded import mesh_of
 from noiserobust.report import precision_table, robustness_table
 from noiserobust.storage.ledger import SEMANTICS, Ledger
 from noiserobust.storage.rows import OPERATION
+from noiserobust.storage.shared_ledger import SharedLedger
 from noiserobust.tasks.counts import NAN_ANSWERS
 from noiserobust.tasks.metrics import known_metrics
 
@@ -136,7 +139,9 @@ def evaluate(
     bit for bit. Raises :class:`~noiserobust.UserError` for input that cannot be evaluated.
     """
     noise_kinds, numbers, further = noise_models(noises), draw_numbers(draws), known_metrics(metrics)
-    networks = EvaluatedModels(models, data, images=images, model=model, task=task, compute=compute, where=where)
+    networks = EvaluatedModels(
+        models, data, images=images, model=model, task=task, compute=compute, where=where, shards=True
+    )
     conditions = Conditions.of(chips, networks.data)
     networks.calibration = conditions.images
     settings = OPERATION | {"seed": seed, "recalibration": conditions.recalibration, "semantics": SEMANTICS}
@@ -148,7 +153,9 @@ def evaluate(
         settings |= {"target": target.half_width, "confidence": target.confidence}
     total = None if target else len(networks) * len(noise_kinds) * len(numbers) * len(conditions.readings)
     bar = tqdm(total=total, unit="draw" if target else "read", disable=not progress, delay=1)
-    ledger = out if isinstance(out, Ledger) else Ledger(out)
+    meshes = [mesh_of(copy.source) for copy in networks.copies if isinstance(copy.source, nn.Module)]
+    mesh = next((mesh for mesh in meshes if mesh is not None), None)
+    ledger = out if isinstance(out, Ledger) else Ledger(out) if mesh is None else SharedLedger(out, mesh)
     with closing(ledger), bar:
         for copy in networks:
             bar.set_description(copy.method, refresh=False)
