@@ -49,7 +49,9 @@ def clones(vector: Vector) -> Vector:
 @torch.no_grad()
 def scale(vector: Vector, factor: float | Tensor) -> Vector:
     """``vector`` times ``factor``, in its own memory."""
-    torch._foreach_mul_([v for v in vector if v is not None and v.dtype != torch.float16], factor)
+    plain = [v for v in vector if v is not None and v.dtype != torch.float16]
+    if plain:
+        torch._foreach_mul_(plain, factor)
     for v in vector:
         if v is not None and v.dtype == torch.float16:
             v.copy_(v.float().mul_(factor))  # a factor in float16 might overflow or vanish where the product does not
