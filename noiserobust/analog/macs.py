@@ -16,7 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from noiserobust.analog.weights import AnalogWeight
+from noiserobust.data import nests
 from noiserobust.errors import UserError
+from noiserobust.models.compute import call
 from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import unwrap
 
@@ -38,14 +40,15 @@ class Macs:
 
 
 @torch.no_grad()
-def count_macs(model: nn.Module, inputs: Tensor, weights: Sequence[AnalogWeight]) -> Macs:
-    """Count one forward pass of ``inputs`` (B, ...) in eval mode, per input, with the formulas of torch's FLOP counter.
+def count_macs(model: nn.Module, inputs: Any, weights: Sequence[AnalogWeight]) -> Macs:
+    """Count one forward pass of ``inputs`` (B, ..., or several) in eval mode, per input, by torch's FLOP counter.
 
     An operation belongs to the weight whose memory it reads, so functional calls and the parts of an attention's
     in-projection are counted, too. A recurrent layer multiplies each of its weights once per step (closed form: its
     kernels are closed to the counter). Normalisation, activations and element-wise products are not counted.
     """
-    if not len(inputs):
+    count = nests.size(inputs)
+    if not count:
         raise UserError("expected at least one input to count multiply-accumulates with, got none")
     recurrent = {id(p) for m in model.modules() if isinstance(m, nn.RNNBase) for p in m.parameters(recurse=False)}
     counter = _Counter([weight for weight in weights if id(weight.parameter) not in recurrent])
@@ -58,9 +61,9 @@ def count_macs(model: nn.Module, inputs: Tensor, weights: Sequence[AnalogWeight]
                 stack.callback(module.register_forward_pre_hook(counter.pause).remove)
                 stack.callback(module.register_forward_hook(lambda m, i, o: counter.recurrent(m, i[0], names)).remove)
         stack.enter_context(counter)
-        model(inputs)
-    counts = {weight.name: counter.counts.get(weight.name, math.nan) / len(inputs) for weight in weights}
-    return Macs(counts, counter.counts.get("", 0.0) / len(inputs))
+        call(model, inputs)
+    counts = {weight.name: counter.counts.get(weight.name, math.nan) / count for weight in weights}
+    return Macs(counts, counter.counts.get("", 0.0) / count)
 
 
 class _Counter(TorchDispatchMode):
