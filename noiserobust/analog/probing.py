@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -39,14 +40,32 @@ class Operand:
         return seen[self.product, self.argument][0] if (self.product, self.argument) in seen else None
 
 
-@torch.no_grad()
-def operand_of(module: nn.Module, parameter: nn.Parameter) -> tuple[Operand, list[nn.Parameter]]:
+Found = tuple[Operand, list[nn.Parameter]]
+_FOUND: WeakKeyDictionary[nn.Module, dict[tuple[int, object], Found | Unclear]] = WeakKeyDictionary()
+"""By module, parameter and forward method: a layer is probed once."""
+
+
+def operand_of(module: nn.Module, parameter: nn.Parameter) -> Found:
     """The only argument of a product in ``module`` that is made of ``parameter`` and not of the input, and which other
     parameters of the module (gains) it is made of.
 
     It is as large as the parameter, the same for two different inputs, and another one for another parameter. Raises
     :class:`Unclear` where there is none, or more than one.
     """
+    known, key = _FOUND.setdefault(module, {}), (id(parameter), vars(module).get("forward", type(module).forward))
+    if key not in known:
+        try:
+            known[key] = _probed(module, parameter)
+        except Unclear as unclear:
+            known[key] = unclear
+    found = known[key]
+    if isinstance(found, Unclear):
+        raise found
+    return found
+
+
+@torch.no_grad()
+def _probed(module: nn.Module, parameter: nn.Parameter) -> Found:
     first, second = (_copies(module, parameter, inputs) for inputs in (0, 1))
     constant = [place for place in first if place in second and _equal(first[place][0], second[place][0])]
     others = [one for one in module.parameters(recurse=False) if one is not parameter and one.is_floating_point()]
@@ -68,7 +87,9 @@ def operand_of(module: nn.Module, parameter: nn.Parameter) -> tuple[Operand, lis
     ]
     found = list(changed[0]) if changed else []
     if len(found) != 1:
-        raise Unclear("no product with a function of it alone" if not found else "several products with functions of it")
+        raise Unclear(
+            "no product with a function of it alone" if not found else "several products with functions of it"
+        )
     gains = [one for one, places in zip(others, changed[1:], strict=True) if found[0] in places]
     return Operand(*found[0], first[found[0]][1]), gains
 
