@@ -17,6 +17,7 @@ from noiserobust.noise.sharded import is_sharded
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 OWN_FORWARD = "has a forward of its own"
+EXCLUDED = "excluded by pattern"
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +95,8 @@ def classified(
             matched |= {one.text for one in asked} | {pattern for pattern in exclude if fnmatchcase(name, pattern)}
             outputs = known.get(attribute)
             if any(fnmatchcase(name, pattern) for pattern in exclude):
-                reason = "excluded by pattern"
-            if parameter.dim() >= 2:
+                reason = EXCLUDED
+            if parameter.dim() >= 2 and parameter.numel():
                 effective |= {one.text for one in asked}
             if asked and parameter.numel():
                 reason = "" if parameter.dim() >= 2 else reason or "a vector, not a matrix"

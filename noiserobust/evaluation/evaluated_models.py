@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from noiserobust.data import Batch, Labelled, Splits, as_dataset, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.models import ModelSpec, checked_forward
-from noiserobust.models.compute import device_of, known_device
+from noiserobust.models.compute import as_weights, device_of, known_device
 from noiserobust.noise.sharded import is_sharded
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
@@ -184,7 +185,7 @@ class EvaluatedModels:
             yield model
 
     def _opened(self, copy: TrainedCopy) -> EvaluatedModel:
-        compute, where, dataset = self.compute, self.where, self.dataset
+        compute, dataset = self.compute, self.dataset
         if isinstance(copy.source, nn.Module):
             network, channels_last = copy.source, bool(compute.channels_last)
         else:
@@ -200,14 +201,16 @@ class EvaluatedModels:
         key = (dataset.mean, dataset.std, device, channels_last)
         if key not in self._prepared:
             self._prepared[key] = prepare(dataset, device, compute.batch_size, channels_last)
-        analog = coverage(network, include=where.include, exclude=where.exclude)
-        patterns = [*(f"+{pattern}" for pattern in where.include), *(f"-{pattern}" for pattern in where.exclude)]
+        where, note = self._where(copy)
+        analog = replace(_coverage(network, where, self._prepared[key][0].inputs[:1]), note=note)
+        if analog.warning:
+            warnings.warn(analog.warning, stacklevel=2)
         columns = {
             "model": copy.name,
             "method": copy.method,
             "replicate": copy.replicate,
             "images": len(dataset),
-            "analog": " ".join(patterns),
+            "analog": str(where),
             "precision": compute.precision,
             "weights": network_digest(network),
             "answer": answer(network, self._prepared[key][0].inputs, compute.precision),
@@ -228,6 +231,15 @@ class EvaluatedModels:
             columns=columns | provenance(),
         )
 
+    def _where(self, copy: TrainedCopy) -> tuple[Where, str]:
+        """Which weights of a copy are analog: those asked for, else those that it was trained with; and a word where
+        the two differ."""
+        trained = Where.trained({} if isinstance(copy.source, nn.Module) else copy.source.about.get("settings"))
+        where = self.where if self.where.include or self.where.exclude else trained
+        if str(where) != str(trained):
+            return where, f"trained with {str(trained) or 'every layer as it is'}, evaluated with {where}"
+        return where, f"as it was trained: {where}" if str(where) else ""
+
     def _built(self, checkpoint: Checkpoint, channels_last: bool) -> tuple[nn.Module, Labelled]:
         """The network of a checkpoint, and the data with the normalisation that it was trained with."""
         about, dataset = checkpoint.about, self.dataset
@@ -245,6 +257,13 @@ class EvaluatedModels:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         normalized = self.normalize and "mean" in about
         return network, dataset.with_normalization(about["mean"], about["std"]) if normalized else dataset
+
+
+def _coverage(network: nn.Module, where: Where, inputs: Any) -> Coverage:
+    try:
+        return coverage(network, **where.patterns, inputs=as_weights(network, inputs))
+    except (RuntimeError, NotImplementedError, TypeError):  # a network that computes, but cannot be watched
+        return coverage(network, **where.patterns)
 
 
 def _digest(content: Sequence[Labelled], normalized: Labelled) -> str:

@@ -103,7 +103,7 @@ class ModelOnChips:
         self.model, self.conditions = model, conditions
         self.metrics, self.read_once = metrics or {}, read_once
         network, images, compute = model.network, model.batches[0].inputs[:2], model.compute
-        patterns = vars(model.where)
+        patterns = model.where.patterns
         self.noisy = NoisyWeights(network, **patterns)
         self.opened = conditions.backend.open(network, self.noisy, images, compute.precision)
         self.calibration: Sequence[Batch] = self._prepared(conditions.calibration[""])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from noiserobust.analog.macs import open_attention
+from noiserobust.analog.tracing import open_attention
 from noiserobust.analog.weight_space import Over
 from noiserobust.errors import UserError
 from noiserobust.minima.base import Measure, Streams, Values

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from noiserobust.analog.vectors import Vector
 from noiserobust.analog.weight_space import WeightSpace
+from noiserobust.analog.where import Where
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation
@@ -65,6 +66,7 @@ class Engine:
       first remedy against outliers that set the noise's scale.
     - ``seed`` names the training noise, masks and coins; it must be the same on every rank.
     - ``samples``, ``classes``: size of the training data, for the rules that remember single samples.
+    - ``where``: which weights are analog: what noise, weight clipping, filters and ``perturb="analog"`` are about.
 
     ``memory`` is what the rules keep from step to step (:meth:`state_dict` saves it): a method itself is settings only.
     It is the same on every rank; what a rank alone remembers, such as its last batch, lies in ``own_memory``.
@@ -84,6 +86,7 @@ class Engine:
         seed: int = 0,
         samples: int | None = None,
         classes: int | None = None,
+        where: Where = Where(),
     ) -> None:
         check_clipping(clip_norm, weight_clip)
         self.model, self.optimizer = model, optimizer
@@ -93,7 +96,7 @@ class Engine:
         self.samples, self.classes = samples, classes
         self.device = device_of(model)
         given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self.weights = WeightSpace(model, given)
+        self.weights = WeightSpace(model, given, **where.patterns)
         self.parameters, self.names = self.weights.parameters, self.weights.names
         _require_supported(model, optimizer)
         self._first_lr = float(optimizer.param_groups[0]["lr"])

@@ -21,7 +21,6 @@ from torch import nn
 from tqdm import tqdm
 
 from noiserobust.analog.coverage import Coverage
-from noiserobust.analog.macs import count_macs
 from noiserobust.analog.weights import analog_weights
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models, named_data, trained_copies
@@ -29,7 +28,6 @@ from noiserobust.evaluation.monte_carlo import evaluate
 from noiserobust.evaluation.result import Result
 from noiserobust.evaluation.settings import Chips, Where
 from noiserobust.evaluation.statistics.summary import paired, summarize
-from noiserobust.models.compute import as_weights
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.checkpoints import Checkpoint
 from noiserobust.storage.rows import OPERATION
@@ -89,7 +87,7 @@ class Layers:
         if not digital:
             return self.where
         noisy = [name for layer in self if layer.name not in digital for name in layer.members]
-        if self.where.include:
+        if self.where.patterns["include"]:
             # What a person includes wins over every exclusion, so that the rest has to be named instead.
             return Where([glob.escape(name) for name in noisy], ["*"])
         names = [glob.escape(name) for layer in self if layer.name in digital for name in layer.members]
@@ -232,8 +230,8 @@ def layers_of(model: EvaluatedModel, groups: Sequence[str]) -> Layers:
 
     Each pattern of ``groups`` makes one layer of the weights that it matches; every other weight is one by itself.
     """
-    weights, total = analog_weights(model.network, **vars(model.where)), model.coverage.total
-    macs = count_macs(model.network, as_weights(model.network, model.batches[0].inputs[:1]), weights)
+    weights, coverage = analog_weights(model.network, **model.where.patterns), model.coverage
+    macs = {row.name: row.macs for row in coverage.rows if row.noisy}
     members: dict[str, list[str]] = {}
     for weight in weights:
         matching = [pattern for pattern in groups if fnmatchcase(weight.name, pattern)]
@@ -244,13 +242,13 @@ def layers_of(model: EvaluatedModel, groups: Sequence[str]) -> Layers:
         if pattern not in members:
             raise UserError(f"expected a group that matches a noisy weight, got '{pattern}'; coverage lists the names")
     size = {weight.name: weight.parameter.numel() for weight in weights}
-    every = max(1.0, macs.total)
+    every, other = max(1.0, coverage.macs), coverage.macs - coverage.noisy_macs
 
     def layer(name: str, names: Sequence[str]) -> Layer:
-        cells, count = sum(size[member] for member in names), math.fsum(macs.by_weight[member] for member in names)
-        return Layer(name, tuple(names), cells, 100 * cells / total, count, 100 * count / every)
+        cells, count = sum(size[member] for member in names), math.fsum(macs[member] for member in names)
+        return Layer(name, tuple(names), cells, 100 * cells / coverage.total, count, 100 * count / every)
 
-    return Layers(tuple(layer(*group) for group in members.items()), 100 * macs.other / every, model.where)
+    return Layers(tuple(layer(*group) for group in members.items()), 100 * other / every, model.where)
 
 
 def differences(
