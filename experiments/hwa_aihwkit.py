@@ -34,7 +34,7 @@ from noiserobust.rng import Stream, seeded
 from noiserobust.storage.checkpoints import save_checkpoint
 from noiserobust.storage.provenance import provenance
 from noiserobust.tasks.batches import prepare
-from noiserobust.tasks.classification import score
+from noiserobust.tasks.scoring import score
 from noiserobust.training import TrainSettings
 from noiserobust.training.schedules import learning_rate
 

@@ -40,7 +40,7 @@ from noiserobust.models.compute import Precision
 from noiserobust.noise import Gaussian
 from noiserobust.rng import Stream
 from noiserobust.storage.files import write_atomically
-from noiserobust.tasks.classification import answers
+from noiserobust.tasks.scoring import answers
 
 
 @dataclass

@@ -9,6 +9,7 @@ from noiserobust.minima import Measure, Perturbation
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.spec import Described
+from noiserobust.tasks import Task
 from noiserobust.tasks.metrics import Metric
 from noiserobust.training import Method, Probability, Schedule
 
@@ -16,6 +17,7 @@ ROOTS: dict[str, type[Described]] = {
     "noises": NoiseModel,
     "methods": Method,
     "measures": Measure,
+    "tasks": Task,
     "metrics": Metric,
     "models": ModelSpec,
     "data": DataSource,

@@ -25,6 +25,8 @@ NOISES = [
     "laplace:0.1",
     "laplace:0.1,reference=layer",
     "gaussian:0.1+laplace:0.1,reference=layer",
+    "cells(gaussian(0.1),number=2)",
+    "correlated(gaussian(0.1)+laplace(0.1),share=0.5)",
 ]
 SHAPES = [(37, 50), (9, 6, 3, 3), (2500, 1024), (2, 1500000), (5, 8)]
 """The third and fourth are several blocks of the stream; of the last, four ranks have no row for the fourth."""

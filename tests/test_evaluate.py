@@ -368,7 +368,7 @@ def test_token_ids_reach_the_network_as_they_are() -> None:
     ("model", "got"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), r"\(50, 2\)"),
-        (nn.LSTM(2, 3), "tuple"),
+        (nn.LSTM(2, 3), r"\(50, 2, 3\)"),
         (nn.Linear(2, 3), "50, 1, 2, 3"),
     ],
 )

@@ -25,7 +25,7 @@ from noiserobust.noise import Gaussian
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, read_checkpoint
 from noiserobust.tasks.batches import prepare
-from noiserobust.tasks.classification import score
+from noiserobust.tasks.scoring import score
 from noiserobust.training import RWP, SAM, Engine, Method, Plain, Run, TrainSettings, fit
 
 fit_module = importlib.import_module("noiserobust.training.trainer")

@@ -22,7 +22,7 @@ from noiserobust import UserError, evaluate
 from noiserobust.storage import ledger as module
 from noiserobust.storage.ledger import Ledger
 from noiserobust.storage.rows import OPERATION, read_rows, write_rows
-from noiserobust.tasks.classification import score
+from noiserobust.tasks.scoring import score
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ledger_worker import DATA, net

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from noiserobust.analog.macs import pass_of
+from noiserobust.analog.macs import Call, pass_of
 from noiserobust.analog.tracing import Trace
 from noiserobust.analog.weights import EXCLUDED, AnalogWeight, classified
+from noiserobust.models.compute import call
 from noiserobust.models.wrappers import canonical, unwrap
 from noiserobust.noise.sharded import whole
 
@@ -165,7 +166,7 @@ class Coverage:
 
 
 def coverage(
-    model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = (), inputs: Any = None
+    model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = (), inputs: Any = None, call: Call = call
 ) -> Coverage:
     """What noise would touch in ``model``, what it would leave alone, and why.
 
@@ -173,6 +174,7 @@ def coverage(
     - ``inputs``: one or two inputs, (B, ...), a tuple (``model(*inputs)``) or a dict (``model(**inputs)``). One pass of
       them, in eval mode, counts the multiply-accumulates per input of every weight and of activations with each
       other, by the formulas of :func:`~noiserobust.analog.macs.count_macs`.
+    - ``call(model, inputs)``: how the network is asked, where it is not as above.
 
     >>> print(coverage(nn.Linear(3, 2, bias=False), inputs=torch.zeros(1, 3)).summary)
     6 of 6 weights noisy (100.0 %, 1 tensors), 100.0 % of 6 multiply-accumulates
@@ -183,7 +185,7 @@ def coverage(
     traces, count = [Trace()] * len(classes), 1
     if inputs is not None:
         noisy = [one.parameter for one, _ in classes if isinstance(one, AnalogWeight)]
-        watch, count = pass_of(model, inputs, noisy)
+        watch, count = pass_of(model, inputs, noisy, call)
         owned = {id(watch.of(parameter)) for parameter in noisy}
         # What a tied head multiplies is the head's, and not the embedding's.
         traces = [

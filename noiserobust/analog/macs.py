@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from noiserobust.analog.tracing import Watch, traced
 from noiserobust.analog.weights import AnalogWeight
+from noiserobust.data import Batch, nests
 from noiserobust.errors import UserError
+from noiserobust.models.compute import as_weights, call
+
+Call = Callable[[nn.Module, Any], Any]
+"""How a network is asked for its outputs."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,10 @@ def count_macs(model: nn.Module, inputs: Any, weights: Sequence[AnalogWeight]) -
     return Macs(by_weight, (watch.total - math.fsum(n for n in found if n is not None)) / count)
 
 
-def pass_of(model: nn.Module, inputs: Any, first: Sequence[Tensor] = ()) -> tuple[Watch, int]:
+def pass_of(model: nn.Module, inputs: Any, first: Sequence[Tensor] = (), call: Call = call) -> tuple[Watch, int]:
     """One watched pass of ``inputs``, and how many they are (:func:`~noiserobust.analog.tracing.traced`)."""
-    count = next((len(leaf) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()), 0)
+    count = len(inputs) if isinstance(inputs, Batch) else nests.size(inputs)
     if not count:
         raise UserError("expected at least one input to count multiply-accumulates with, got none")
-    if isinstance(inputs, Mapping):
-        return traced(model, lambda: model(**inputs), first), count
-    if isinstance(inputs, (tuple, list)):
-        return traced(model, lambda: model(*inputs), first), count
-    return traced(model, lambda: model(inputs), first), count
+    given = inputs if isinstance(inputs, Batch) else as_weights(model, inputs)
+    return traced(model, lambda: call(model, given), first), count

@@ -23,6 +23,8 @@ from noiserobust.rng import Stream, seeded
 _aten = torch.ops.aten
 _SELECTIONS = {_aten.index, _aten.index_select}
 _COPIES = {_aten.clone, _aten._to_copy}
+_INPUTS = {_aten.embedding, _aten.rand, _aten.randn}
+"""What looks up or makes an activation, though it reads none."""
 _Places = frozenset[int]
 
 
@@ -172,14 +174,16 @@ class Watch(TorchDispatchMode):
         varied, place = set[int](), self._place(used)
         for axis in summed:
             size, tensor = used.shape[axis], used
-            addresses = used.storage_offset() + used.stride(axis) * torch.arange(size)
+            addresses = torch.arange(size) * int(used.stride(axis)) + int(used.storage_offset())
             while (place := self._place(tensor)) is None:
                 copied, source = self._copies.get(_storage(tensor) or 0, (None, None))
                 if copied is None or source is None:
                     return None, set()
                 at = _coordinates(addresses, copied)
-                addresses = sum((source.stride(a) * at[a] for a in at), torch.full_like(addresses, 0))
-                addresses, tensor = addresses + source.storage_offset(), source
+                addresses = torch.full_like(addresses, int(source.storage_offset()))
+                for dimension, position in at.items():
+                    addresses += position * source.stride(dimension)
+                tensor = source
             at = _coordinates(addresses, self.stored[place])
             varied |= {axis for axis, positions in at.items() if len(positions.unique()) > 1}
         large = [axis for axis, size in enumerate(self.stored[place].shape) if size > 1] if place is not None else []
@@ -225,40 +229,40 @@ class Watch(TorchDispatchMode):
         if packet in _SELECTIONS and _selects_matrices(args):
             given = values[:1]  # chosen by an input, such as a token's experts, but not made of it
         sources = [self._from(tensor) for tensor in given]
-        constant = packet is not _aten.embedding and None not in sources
+        constant = packet not in _INPUTS and None not in sources
         union: _Places = frozenset().union(*filter(None, sources))
         copied = _copied(func, args, out) if constant else None
-        for tensor in (*_written(func, args, kwargs), *tree_leaves(out)):
+        written = list(_written(func, args, kwargs))
+        before = {_storage(tensor) for tensor in given} - {_storage(tensor) for tensor in written}
+        for tensor in (*written, *tree_leaves(out)):
             storage = _storage(tensor) if isinstance(tensor, Tensor) else None
-            if storage is None:
-                continue
+            if storage is None or storage in before:
+                continue  # a view stays what it is
+            self._copies.pop(storage, None)
             if storage in self._places:
-                # A stored tensor read through a view stays what it is, until an activation is written into it.
-                if not constant and any(tensor is target for target in _written(func, args, kwargs)):
+                if not constant:
                     self._written.add(storage)
-            elif constant:
-                self._derived[storage] = (tensor, union)
-            else:
+            elif not constant:
                 self._derived.pop(storage, None)
-            if not func.is_view:
-                self._copies.pop(storage, None)
-            if copied is not None:
-                self._copies[storage] = (tensor, copied)
+            else:
+                self._derived[storage] = (tensor, union)
+                if copied is not None:
+                    self._copies[storage] = (tensor, copied)
 
 
 def _copied(func: Any, args: Any, out: Any) -> Tensor | None:
     """What the result of an operation is a copy of, dimension by dimension."""
     packet = func._overloadpacket
     if packet in _COPIES:
-        return args[0]  # type: ignore[no-any-return]
-    if packet is _aten.index_select and args[1] == 0 or packet is _aten.index and len(args[1]) == 1:
+        return args[0]
+    if (packet is _aten.index_select and args[1] == 0) or (packet is _aten.index and len(args[1]) == 1):
         return args[0][:1].expand(out.shape) if out.dim() == args[0].dim() else None
     return None
 
 
 def _coordinates(addresses: Tensor, tensor: Tensor) -> dict[int, Tensor]:
     """Where elements of a dense tensor's memory are in it: by dimension (those of size 1 left out)."""
-    left, found = addresses - tensor.storage_offset(), dict[int, Tensor]()
+    left, found = addresses - int(tensor.storage_offset()), dict[int, Tensor]()
     for axis in sorted(range(tensor.dim()), key=tensor.stride, reverse=True):
         if tensor.shape[axis] > 1:
             found[axis], left = left // tensor.stride(axis), left % tensor.stride(axis)

@@ -78,18 +78,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 @contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
     """Inside, what this package warns of is a line on stderr without a place in its code."""
-    usual = warnings.formatwarning
+    usual = warnings.showwarning
 
-    def one_line(message: Any, category: Any, filename: str, *place: Any, **line: Any) -> str:
+    def one_line(message: Any, category: Any, filename: str, *place: Any, **line: Any) -> None:
         if Path(filename).is_relative_to(PACKAGE):
-            return f"{PROG}: warning: {message}\n"
-        return usual(message, category, filename, *place, **line)
+            print(f"{PROG}: warning: {message}", file=sys.stderr)
+        else:
+            usual(message, category, filename, *place, **line)
 
-    warnings.formatwarning = one_line
+    warnings.showwarning = one_line
     try:
         yield
     finally:
-        warnings.formatwarning = usual
+        warnings.showwarning = usual
 
 
 def _run(words: list[str]) -> None:

@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from noiserobust.data import nests
 from noiserobust.data.dataset import Dataset
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream
@@ -18,7 +20,11 @@ from noiserobust.rng import Stream
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """inputs: B x C x H x W float32, normalised; labels: B; indices: B positions in the dataset.
+    """inputs: what a network takes, such as B x C x H x W float32, normalised; labels: B x ...; indices: B positions
+    in the dataset.
+
+    Inputs may be several, as a tuple (``model(*inputs)``) or a dictionary (``model(**inputs)``), labels a dictionary
+    of tensors: the first dimension of every tensor is the sample.
 
     ``indices`` may be left out in a loop of one's own; only rules that remember single samples need them.
 
@@ -26,28 +32,35 @@ class Batch:
     gradients: its samples times the ranks, over the samples of all. Unequal parts then give the exact gradient.
     """
 
-    inputs: Tensor
-    labels: Tensor
+    inputs: Any
+    labels: Any
     indices: Tensor | None = None
     share: float = 1.0
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.labels) if isinstance(self.labels, Tensor) else nests.size(self.labels)
 
     def __getitem__(self, rows: slice | Tensor) -> Batch:
-        indices = None if self.indices is None else self.indices[rows]
-        return replace(self, inputs=self.inputs[rows], labels=self.labels[rows], indices=indices)
+        inputs, labels, indices = nests.mapped((self.inputs, self.labels, self.indices), lambda values: values[rows])
+        return replace(self, inputs=inputs, labels=labels, indices=indices)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on ``device``."""
+        inputs, labels, indices = nests.mapped(
+            (self.inputs, self.labels, self.indices), lambda values: values.to(device)
+        )
+        return replace(self, inputs=inputs, labels=labels, indices=indices)
 
     @staticmethod
     def join(parts: Sequence[Batch]) -> Batch:
         """The samples of all ``parts``, in order."""
         indices = [part.indices for part in parts if part.indices is not None]
-        return Batch(
-            torch.cat([part.inputs for part in parts]),
-            torch.cat([part.labels for part in parts]),
-            torch.cat(indices) if len(indices) == len(parts) else None,
-            parts[0].share,
-        )
+        try:
+            inputs, labels = (nests.joined([getattr(part, name) for part in parts]) for name in ("inputs", "labels"))
+        except RuntimeError:
+            shapes = sorted({tuple(nests.first(part.inputs).shape[1:]) for part in parts})
+            raise UserError(f"expected batches of one shape to join, got {shapes}: pad samples to one length") from None
+        return Batch(inputs, labels, torch.cat(indices) if len(indices) == len(parts) else None, parts[0].share)
 
     def split(self, parts: int) -> list[Batch]:
         """At most ``parts`` micro-batches, none empty, sizes at most one apart: weigh their means by ``len``."""

@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,13 +20,15 @@ from noiserobust.data import Batch, Labelled, Splits, as_dataset, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.models import ModelSpec, checked_forward
-from noiserobust.models.compute import as_weights, device_of, known_device
+from noiserobust.models.compute import device_of, known_device
 from noiserobust.noise.sharded import is_sharded
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
 from noiserobust.storage.provenance import provenance
+from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
+from noiserobust.tasks.scoring import checked
 
 
 @runtime_checkable
@@ -66,7 +69,7 @@ class EvaluatedModel(TrainedCopy):
     """The data, with the normalisation that this network wants."""
     batches: Sequence[Batch]
     """The same, normalised and moved once."""
-    classes: int
+    task: Task
     coverage: Coverage
     compute: Compute
     where: Where
@@ -163,6 +166,7 @@ class EvaluatedModels:
         model: ModelSpec | str | None = None,
         compute: Compute = Compute(),
         where: Where = Where(),
+        task: Task | str | None = None,
     ) -> None:
         self.copies, self.compute, self.where = trained_copies(models), compute, where
         self.data = named_data(data, self.copies)
@@ -170,6 +174,7 @@ class EvaluatedModels:
         self.normalize = isinstance(self.data, (Splits, Labelled))
         whole = part_of(self.data, part)
         self.dataset = whole if images is None else whole.sample(images, Stream(0, "images"))
+        self.task = Classification() if task is None else Task.parse(task)
         self.spec = None if model is None else ModelSpec.parse(model)
         self.device = None if compute.device is None else known_device(compute.device)
         self.coverage: dict[str, Coverage] = {}  # of the models that were opened
@@ -201,8 +206,9 @@ class EvaluatedModels:
         key = (dataset.mean, dataset.std, device, channels_last)
         if key not in self._prepared:
             self._prepared[key] = prepare(dataset, device, compute.batch_size, channels_last)
+        checked(network, self._prepared[key][0], self.task, self._outputs, copy.name, compute.precision)
         where, note = self._where(copy)
-        analog = replace(_coverage(network, where, self._prepared[key][0].inputs[:1]), note=note)
+        analog = replace(self._coverage(network, where, self._prepared[key][0][:1]), note=note)
         if analog.warning:
             warnings.warn(analog.warning, stacklevel=2)
         columns = {
@@ -224,7 +230,7 @@ class EvaluatedModels:
             network=network,
             dataset=dataset,
             batches=self._prepared[key],
-            classes=int(self.dataset.labels.max()) + 1,
+            task=self.task,
             coverage=analog,
             compute=compute,
             where=where,
@@ -237,8 +243,20 @@ class EvaluatedModels:
         trained = Where.trained({} if isinstance(copy.source, nn.Module) else copy.source.about.get("settings"))
         where = self.where if self.where.include or self.where.exclude else trained
         if str(where) != str(trained):
-            return where, f"trained with {str(trained) or 'every layer as it is'}, evaluated with {where}"
+            then, now = (str(one) or "every layer as it is" for one in (trained, where))
+            return where, f"trained with {then}, evaluated with {now}"
         return where, f"as it was trained: {where}" if str(where) else ""
+
+    def _coverage(self, network: nn.Module, where: Where, batch: Batch) -> Coverage:
+        try:
+            return coverage(network, **where.patterns, inputs=batch, call=self.task.call)
+        except (RuntimeError, NotImplementedError, TypeError):  # a network that computes, but cannot be watched
+            return coverage(network, **where.patterns)
+
+    @cached_property
+    def _outputs(self) -> int:
+        """How many numbers a network must give at least: few samples need not show the last class."""
+        return int(self.dataset.labels.max()) + 1
 
     def _built(self, checkpoint: Checkpoint, channels_last: bool) -> tuple[nn.Module, Labelled]:
         """The network of a checkpoint, and the data with the normalisation that it was trained with."""
@@ -257,13 +275,6 @@ class EvaluatedModels:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         normalized = self.normalize and "mean" in about
         return network, dataset.with_normalization(about["mean"], about["std"]) if normalized else dataset
-
-
-def _coverage(network: nn.Module, where: Where, inputs: Any) -> Coverage:
-    try:
-        return coverage(network, **where.patterns, inputs=as_weights(network, inputs))
-    except (RuntimeError, NotImplementedError, TypeError):  # a network that computes, but cannot be watched
-        return coverage(network, **where.patterns)
 
 
 def _digest(content: Sequence[Labelled], normalized: Labelled) -> str:

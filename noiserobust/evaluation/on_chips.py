@@ -17,7 +17,7 @@ from noiserobust.analog.backends import Backend
 from noiserobust.analog.converters import Converters, Converting, output_stream
 from noiserobust.analog.folding import Folding
 from noiserobust.analog.noisy import NoisyWeights, Programmed
-from noiserobust.data import Batch, Labelled, Splits
+from noiserobust.data import Batch, Labelled, Splits, nests
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, named_data, part_of
 from noiserobust.evaluation.settings import Chips
@@ -28,8 +28,8 @@ from noiserobust.noise import Compensation, NoiseModel, check_compensation
 from noiserobust.rng import Stream
 from noiserobust.spec import Duration
 from noiserobust.tasks.batches import pick, prepare
-from noiserobust.tasks.classification import answers, score
-from noiserobust.tasks.metrics import Metric
+from noiserobust.tasks.metrics import meters
+from noiserobust.tasks.scoring import answers, score
 
 CALIBRATION_BATCH = 128
 
@@ -97,12 +97,12 @@ class ModelOnChips:
         self,
         model: EvaluatedModel,
         conditions: Conditions,
-        metrics: Mapping[str, Metric] | None = None,
+        metrics: Mapping[str, Any] | None = None,
         read_once: bool = False,
     ) -> None:
         self.model, self.conditions = model, conditions
         self.metrics, self.read_once = metrics or {}, read_once
-        network, images, compute = model.network, model.batches[0].inputs[:2], model.compute
+        network, images, compute = model.network, model.batches[0][:2].inputs, model.compute
         patterns = model.where.patterns
         self.noisy = NoisyWeights(network, **patterns)
         self.opened = conditions.backend.open(network, self.noisy, images, compute.precision)
@@ -160,7 +160,8 @@ class ModelOnChips:
     def score(self, noise: NoiseModel, stream: Stream, **reading: Any) -> dict[str, float]:
         """The metrics of the chip on all images; ``reading`` is that of :meth:`reading`."""
         with self.reading(noise, stream, **reading) as network:
-            return score(network, self.model.batches, self.model.compute.precision, self.model.classes, self.metrics)
+            model = self.model
+            return score(network, model.batches, model.compute.precision, model.task, meters(self.metrics, model.task))
 
     @cached_property
     def margins(self) -> np.ndarray:
@@ -173,14 +174,15 @@ class ModelOnChips:
             return self._answers(network, pick(self.model.batches, positions))[0].cpu().numpy()
 
     def _answers(self, network: nn.Module, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-        return answers(network, batches, self.model.compute.precision, self.model.classes)
+        return answers(network, batches, self.model.compute.precision, self.model.task)
 
     def _prepared(self, data: Labelled | None) -> Sequence[Batch]:
         """Training images, normalised as the test images are."""
         if data is None:
             return []
         normalized = data.with_normalization(self.model.dataset.mean, self.model.dataset.std)
-        channels_last = self.model.batches[0].inputs.is_contiguous(memory_format=torch.channels_last)
+        image = nests.first(self.model.batches[0].inputs)
+        channels_last = image.is_contiguous(memory_format=torch.channels_last)
         return prepare(normalized, device_of(self.model.network), CALIBRATION_BATCH, channels_last)
 
 

@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
+from noiserobust.data import nests
 from noiserobust.errors import UserError
+
+
+@contextmanager
+def taking(inputs: Any, name: str) -> Iterator[None]:
+    """Inside a network called ``name`` computes with ``inputs``; one line instead of a traceback when it cannot."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"expected a network that takes inputs {_described(inputs)}, got {name}: {reason}") from error
 
 
 def checked_forward(network: nn.Module, inputs: Tensor, name: str) -> Tensor:
     """``network(inputs)``; one line instead of a traceback when it takes no such inputs or gives no (B, C) logits."""
-    shape = tuple(inputs.shape[1:])
-    try:
+    with taking(inputs, name):
         logits = network(inputs)
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"expected a network that takes inputs of shape {shape}, got {name}: {reason}") from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"expected a network that gives logits of shape (B, C), got {got} from {name}")
     return logits
+
+
+def _described(inputs: Any) -> str:
+    """``of shape (3, 32, 32)``, with the type where it is no usual float; of several, each with its name."""
+    if isinstance(inputs, Tensor):
+        kind = "" if inputs.dtype == torch.float32 else f" ({str(inputs.dtype).removeprefix('torch.')})"
+        return f"of shape {tuple(inputs.shape[1:])}{kind}"
+    if isinstance(inputs, dict):
+        return ", ".join(f"{key} {_described(value)}" for key, value in inputs.items())
+    return ", ".join(_described(value) for value in nests.tensors(inputs))

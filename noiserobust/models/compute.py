@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from noiserobust.data import nests
 from noiserobust.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -40,7 +41,45 @@ def known_device(device: torch.device | str) -> torch.device:
         raise UserError(f"expected a device that is there, such as cpu or cuda, got '{device}'") from None
 
 
-def as_weights(model: nn.Module, inputs: Tensor) -> Tensor:
+def as_weights(model: nn.Module, inputs: Any) -> Any:
     """``inputs`` in the precision of the model's parameters; whole numbers as they are."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    return inputs.to(dtype) if inputs.is_floating_point() else inputs
+    return nests.mapped(inputs, lambda values: values.to(dtype) if values.is_floating_point() else values)
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """``model(inputs)``, ``model(*inputs)`` of a tuple, ``model(**inputs)`` of a dictionary."""
+    args, kwargs = arguments(inputs)
+    return model(*args, **kwargs)
+
+
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """``inputs`` as positional and named arguments of a network."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+ANSWERS = ("logits", "out", "predictions", "prediction", "output")
+"""What an answer is called among several outputs: by transformers, by torchvision, by others."""
+
+
+def predictions_of(outputs: Any) -> Tensor:
+    """The answer in a network's ``outputs``: the tensor itself; ``logits`` or ``out`` of a dictionary or ModelOutput,
+    or its only tensor; the first tensor of a tuple that is no single number (a loss may stand before it)."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    if isinstance(outputs, Mapping):
+        name = next((name for name in ANSWERS if isinstance(outputs.get(name), Tensor)), None)
+        found = [value for value in outputs.values() if isinstance(value, Tensor)]
+        if name is not None or len(found) == 1:
+            return found[0] if name is None else outputs[name]
+        raise UserError(f"expected an output called {', '.join(ANSWERS)}, got {', '.join(map(str, outputs)) or 'none'}")
+    if isinstance(outputs, (tuple, list)):
+        for value in outputs:
+            if isinstance(value, Tensor) and value.dim():
+                return value
+    raise UserError(
+        f"expected a model that gives a tensor, or a tuple or dictionary with one, got {type(outputs).__name__}; write "
+        "a task of your own (docs/tasks.md)"
+    )

@@ -35,10 +35,15 @@ class OfFunction:
     @classmethod
     def bound(cls, reference: str, function: Any, arguments: list[Argument], text: str, imports: bool) -> Any:
         """The member for a call of ``function`` with written arguments; settings at their default are left out."""
-        settings = parameters_of(function, cls.given)
+        settings = parameters_of(function, cls.given_to(function))
         values = bind(reference, settings, arguments, text, imports)
         changed = [s.name for s in settings if s.name in values and values[s.name] != s.default]
         return cls(reference, tuple((name, values[name]) for name in changed))
+
+    @classmethod
+    def given_to(cls, function: Any) -> Collection[str] | int:
+        """:attr:`given`, of this very function."""
+        return cls.given
 
     def call(self, expected: str, *values: Any, **named: Any) -> Any:
         """What the function returns; any error in it becomes one line that begins with ``expected``."""

@@ -42,6 +42,7 @@ FAMILIES = {
     "measures": Family(
         "minima", "Measure", "measure", "NAME:VALUE,SETTING=VALUE; noise or perturbation inside in parentheses"
     ),
+    "tasks": Family("tasks", "Task", "task", "NAME:SETTING=VALUE; what a network's outputs mean"),
     "metrics": Family("tasks", "Metric", "metric", "NAME, beside accuracy and loss, which are always there"),
     "models": Family("models", "ModelSpec", "model", "NAME:VALUE,SETTING=VALUE"),
     "data": Family("data", "DataSource", "data set", "NAME, or the path of an image folder"),

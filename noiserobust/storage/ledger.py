@@ -72,14 +72,14 @@ class Ledger:
         self._database = None if self.path is None else Database(self.path, self.unit, self._check)
 
     def find(self, unit: Mapping[str, Any], metrics: Iterable[str] = ()) -> dict[str, float] | None:
-        """What is known of ``unit``; ``None`` when that lacks one of the further ``metrics``."""
-        key, wanted = self._keys(unit), set(metrics)
+        """What is known of ``unit``; ``None`` when that lacks one of the further ``metrics`` (and all of its parts)."""
+        key, wanted = self._keys(unit), list(metrics)
         answered, values = self._known.get(key, ("", None))
         same = answered == unit.get("answer", "") or same_answer(answered, unit.get("answer", ""), unit["precision"])
-        if values is not None and same and wanted <= values.keys():
+        if values is not None and same and _holds(values, wanted):
             return values
         values = self._stored(key, unit)
-        if values is None or not wanted <= values.keys():
+        if values is None or not _holds(values, wanted):
             self._versions.pop(key, None)
             return None
         return values
@@ -171,3 +171,8 @@ class Ledger:
                 f"expected rows of the same kind in {self.path}, got some that name their {foreign[0]}; "
                 "name another file"
             )
+
+
+def _holds(values: Mapping[str, float], metrics: Iterable[str]) -> bool:
+    """Whether every one of the ``metrics`` is there, as it is or in parts (``name/part``)."""
+    return all(metric in values or any(name.startswith(f"{metric}/") for name in values) for metric in metrics)

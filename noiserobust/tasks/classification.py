@@ -1,71 +1,97 @@
-"""Accuracy, loss and margins of a classifier on prepared batches."""
+"""One class per sample: accuracy, cross-entropy and margins."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
-from noiserobust.models.compute import Precision, as_weights, autocast, device_of
-from noiserobust.models.modes import evaluating
-from noiserobust.tasks.metrics import MetricFunction, metric_value
+from noiserobust.tasks.base import Meter, Task
+
+NAN_ANSWERS = "nan_answers"
+"""Metric that says how many answers were no numbers; only there where there were any. They count as wrong."""
 
 
-@torch.no_grad()
-def score(
-    model: nn.Module,
-    batches: Sequence[Batch],
-    precision: Precision = "fp32",
-    classes: int = 0,
-    metrics: Mapping[str, MetricFunction] | None = None,
-) -> dict[str, float]:
-    """Accuracy in percent and mean cross-entropy (nats) of ``model`` as it stands, in eval mode, and the ``metrics``.
+@dataclass(frozen=True)
+class Classification(Task, name="classification"):
+    """One class per sample, the one of the largest logit: logits (B, C), labels (B,) from 0.
 
-    Inputs are given in the precision of the model's parameters. Raises :class:`~noiserobust.UserError` when its output
-    is no (B, C) tensor, or C is less than the ``classes`` of the data.
+    ``accuracy`` in percent and ``loss``, the mean cross-entropy in nats. An answer that is not finite is wrong.
+
+    - ``label_smoothing``: of the training loss (labels may then be probabilities, B x C, too); metrics have none.
     """
-    kept: list[tuple[Tensor, Tensor]] = []
-    device = device_of(model)
-    correct, loss, count = torch.zeros((), device=device), torch.zeros((), device=device), 0
-    with evaluating(model), autocast(device, precision):
-        for batch in batches:
-            logits = _logits(model, batch, classes)
-            correct += (logits.argmax(1) == batch.labels).sum()
-            loss += functional.cross_entropy(logits, batch.labels, reduction="sum")
-            count += len(batch)
-            if metrics:
-                kept.append((logits, batch.labels))
-    values = {"accuracy": 100 * correct.item() / count, "loss": loss.item() / count}
-    if metrics:
-        whole = [torch.cat(parts) for parts in zip(*kept, strict=True)]
-        values |= {name: metric_value(name, metric, *whole) for name, metric in metrics.items()}
-    return values
+
+    example: ClassVar[str] = "classification"
+    leading: ClassVar = "by key"
+
+    label_smoothing: float = 0.0
+
+    @property
+    def metric(self) -> str:
+        return "accuracy"
+
+    def losses(self, predictions: Tensor, batch: Batch) -> Tensor:
+        return functional.cross_entropy(
+            predictions, batch.labels, reduction="none", label_smoothing=self.label_smoothing
+        )
+
+    def meter(self) -> Meter:
+        return _Accuracy()
+
+    def check(self, predictions: Tensor, batch: Batch, outputs: int) -> None:
+        logits_of_classes(predictions, outputs)
+
+    def answers(self, predictions: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The margin is the logit of the class minus the largest other one (infinite where there is no other)."""
+        logits, labels = logits_of_classes(predictions), batch.labels[:, None]
+        largest, answer = logits.max(1)
+        others = logits.scatter(1, labels, -torch.inf).amax(1)
+        return (answer == batch.labels) & largest.isfinite(), logits.gather(1, labels)[:, 0] - others
+
+    def divergence(self, past: Tensor, predictions: Tensor, batch: Batch, tau: float) -> Tensor:
+        dtype = torch.promote_types(predictions.dtype, torch.float32)
+        now, then = (functional.log_softmax(side.to(dtype) / tau, 1) for side in (predictions, past))
+        return (then.exp() * (then - now)).sum(1)
 
 
-@torch.no_grad()
-def answers(
-    model: nn.Module, batches: Sequence[Batch], precision: Precision = "fp32", classes: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Image by image, in order: whether it is classified rightly (bool), as :func:`score` counts it, and its signed
-    margin, the logit of its class minus the largest other one (infinite where there is no other)."""
-    pairs = []
-    with evaluating(model), autocast(device_of(model), precision):
-        for batch in batches:
-            logits, labels = _logits(model, batch, classes), batch.labels[:, None]
-            others = logits.scatter(1, labels, -torch.inf).amax(1)
-            pairs.append((logits.argmax(1) == batch.labels, logits.gather(1, labels)[:, 0] - others))
-    correct, margin = zip(*pairs, strict=True)
-    return torch.cat(correct), torch.cat(margin)
+class _Accuracy:
+    """The meter of a classifier, in float32."""
+
+    def __init__(self) -> None:
+        self.correct: Tensor | float = 0.0
+        self.loss: Tensor | float = 0.0
+        self.unanswered: Tensor | float = 0.0
+        self.count = 0
+
+    def update(self, predictions: Tensor, batch: Batch) -> None:
+        logits = logits_of_classes(predictions)
+        largest, answer = logits.max(1)
+        answered = largest.isfinite()
+        self.correct += ((answer == batch.labels) & answered).sum()
+        self.loss += functional.cross_entropy(logits, batch.labels, reduction="sum")
+        self.unanswered += (~answered).sum()
+        self.count += len(batch)
+
+    def compute(self) -> dict[str, float]:
+        values = {"accuracy": 100 * float(self.correct) / self.count, "loss": float(self.loss) / self.count}
+        missing = float(self.unanswered)
+        return values | {NAN_ANSWERS: missing} if missing else values
 
 
-def _logits(model: nn.Module, batch: Batch, classes: int) -> Tensor:
-    """float32 (B, C); the inputs are given in the precision of the model's parameters."""
-    logits = model(as_weights(model, batch.inputs))
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < classes:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"expected a model that gives logits of shape (B, {classes} or more), got {got}")
-    return logits.float()
+OTHERS = {1: "binary or regression", 2: "binary, regression or multilabel", 3: "tokens", 4: "segmentation"}
+"""Tasks whose predictions have so many dimensions."""
+
+
+def logits_of_classes(predictions: Tensor, classes: int = 0) -> Tensor:
+    """float32 (B, C) of a classifier; :class:`UserError`, with the tasks that it could be, for another shape."""
+    if predictions.dim() == 2 and predictions.shape[1] >= classes:
+        return predictions.float()
+    raise UserError(
+        f"expected a model that gives logits of shape (B, {classes} or more), got {tuple(predictions.shape)}; name "
+        f"its task: {OTHERS.get(predictions.dim(), 'score:package.module:function')}"
+    )

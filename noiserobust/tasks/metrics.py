@@ -1,17 +1,21 @@
-"""Metrics by name, beside accuracy and loss."""
+"""Further metrics, beside those of a task: by name, functions, torchmetrics."""
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
-from torch.nn import functional
 
+from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.spec import Described, OfFunction
+from noiserobust.spec.references import load, one_line
+from noiserobust.tasks.base import Meter, Task
 
 MetricFunction = Callable[[Tensor, Tensor], Tensor | float]
 """From all logits (N, C), float32, and all labels (N) to one number."""
@@ -25,6 +29,10 @@ class Metric(Described, family="metric"):
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor | float:
         """From all logits (N, C), float32, and all labels (N) to one number."""
 
+    def meter(self, name: str, task: Task) -> Meter:
+        """A new count of it; by default all logits are kept until the end."""
+        return Kept(name, self, task)
+
     @classmethod
     def offered(cls) -> str:
         return f"{super().offered()} or package.module:function"
@@ -32,51 +40,171 @@ class Metric(Described, family="metric"):
 
 @dataclass(frozen=True)
 class MetricOfFunction(OfFunction, Metric):
-    """``package.module:function(k=3)``: what ``function(logits, labels, k=3)`` returns."""
+    """``package.module:function(k=3)``: what ``function(logits, labels, k=3)`` returns; or a torchmetrics class with
+    its settings, or such an object."""
 
     given: ClassVar[int] = 2
+
+    @classmethod
+    def given_to(cls, function: Any) -> int:
+        return 0 if is_torchmetric(function) else cls.given
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Any:
         return self.call("expected a function of logits and labels", logits, labels)
 
+    def meter(self, name: str, task: Task) -> Meter:
+        target = load(self.reference)
+        if not is_torchmetric(target):
+            return super().meter(name, task)
+        return Torchmetric(name, self.call("expected a metric") if isinstance(target, type) else target, task)
+
 
 @dataclass(frozen=True)
 class Perplexity(Metric, name="perplexity"):
-    """The exponential of the mean cross-entropy: how many classes the network hesitates between."""
+    """The exponential of the mean loss in nats: how many classes, or tokens, the network hesitates between."""
 
     example: ClassVar[str] = "perplexity"
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, labels).exp()
+        return torch.nn.functional.cross_entropy(logits, labels).exp()
+
+    def meter(self, name: str, task: Task) -> Meter:
+        return _Mean(name, task, _exponential)
 
 
 @dataclass(frozen=True)
 class Top5(Metric, name="top5"):
-    """Percent of the samples whose label is among the five largest logits."""
+    """Percent of the samples whose label is among the five largest logits; of fewer than five classes, all answered."""
 
     example: ClassVar[str] = "top5"
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return 100 * (logits.topk(5).indices == labels[:, None]).any(1).float().mean()
+        return 100 * _among_five(logits, labels).float().mean()
+
+    def meter(self, name: str, task: Task) -> Meter:
+        return _Top5(name, task)
 
 
-def known_metrics(metrics: Mapping[str, Any] | str | Metric | Sequence[str | Metric]) -> dict[str, Any]:
+def known_metrics(metrics: Any, task: Task | None = None) -> dict[str, Any]:
     """Metrics by the names that result rows call them: one or several of registered ones and ``package.module:Name``,
-    or functions of a mapping, which are taken as they are."""
-    if not isinstance(metrics, Mapping):
-        given = [metrics] if isinstance(metrics, (str, Metric)) else metrics
-        metrics = {str(metric): Metric.parse(metric) for metric in given}
+    torchmetrics objects and collections, or a mapping of names to such, or to functions."""
+    if isinstance(metrics, Mapping):
+        named = dict(metrics)
+    else:
+        several = [metrics] if isinstance(metrics, (str, Metric)) or is_torchmetric(metrics) else metrics
+        named = dict(pair for metric in several for pair in _named(metric))
     for name in ("accuracy", "loss"):
-        if name in metrics:
+        if name in named:
             raise UserError(f"expected metrics beside accuracy and loss, got one named '{name}'; give it another name")
-    return dict(metrics)
+    return named
 
 
-def metric_value(name: str, metric: MetricFunction, logits: Tensor, labels: Tensor) -> float:
-    """The number that ``metric`` gives; UserError where it gives something else."""
-    value: Any = metric(logits, labels)
-    try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):  # a tensor of several elements
-        got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise UserError(f"expected one number from the metric {name}, got {got}") from None
+def meters(metrics: Mapping[str, Any], task: Task) -> Iterator[Meter]:
+    """A new count of each of the ``metrics`` that :func:`known_metrics` gave."""
+    for name, metric in metrics.items():
+        if isinstance(metric, Metric):
+            yield metric.meter(name, task)
+        elif is_torchmetric(metric):
+            yield Torchmetric(name, metric, task)
+        else:
+            yield Kept(name, metric, task)
+
+
+def is_torchmetric(metric: Any) -> bool:
+    """Whether this is a torchmetrics Metric or MetricCollection, or counts as they do."""
+    return all(callable(getattr(metric, verb, None)) for verb in ("update", "compute", "reset"))
+
+
+def _named(metric: Any) -> Iterator[tuple[str, Any]]:
+    if not is_torchmetric(metric):
+        yield str(metric), Metric.parse(metric)
+    elif hasattr(metric, "keys"):  # a collection
+        yield from metric.items()
+    else:
+        yield type(metric).__name__, metric
+
+
+class Kept:
+    """A metric that takes all logits and labels at once: they are kept until the end."""
+
+    def __init__(self, name: str, function: MetricFunction, task: Task) -> None:
+        self.name, self.function, self.task = name, function, task
+        self.parts: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, predictions: Tensor, batch: Batch) -> None:
+        self.parts.append(self.task.pairs(predictions, batch))
+
+    def compute(self) -> dict[str, float]:
+        return numbers(self.name, self.function(*(torch.cat(parts) for parts in zip(*self.parts, strict=True))))
+
+
+class Torchmetric:
+    """A torchmetrics object, or a copy of it, that counts batch by batch."""
+
+    def __init__(self, name: str, metric: Any, task: Task) -> None:
+        self.name, self.task = name, task
+        self.metric = copy.deepcopy(metric)  # a person's own keeps what it has counted
+        self.metric.reset()
+
+    def update(self, predictions: Tensor, batch: Batch) -> None:
+        answers, labels = self.task.pairs(predictions, batch)
+        if hasattr(self.metric, "to"):
+            self.metric.to(answers.device)
+        with one_line(f"expected a metric of predictions {tuple(answers.shape)} and labels {tuple(labels.shape)}"):
+            self.metric.update(answers, labels)
+
+    def compute(self) -> dict[str, float]:
+        return numbers(self.name, self.metric.compute())
+
+
+class _Mean:
+    """A number that follows from the mean loss."""
+
+    def __init__(self, name: str, task: Task, change: Callable[[float], float]) -> None:
+        self.name, self.change, self.counted = name, change, task.meter()
+
+    def update(self, predictions: Tensor, batch: Batch) -> None:
+        self.counted.update(predictions, batch)
+
+    def compute(self) -> dict[str, float]:
+        return {self.name: self.change(self.counted.compute()["loss"])}
+
+
+class _Top5:
+    def __init__(self, name: str, task: Task) -> None:
+        self.name, self.task, self.count = name, task, 0
+        self.right: Tensor | float = 0.0
+
+    def update(self, predictions: Tensor, batch: Batch) -> None:
+        logits, labels = self.task.pairs(predictions, batch)
+        self.right += _among_five(logits, labels).sum()
+        self.count += len(labels)
+
+    def compute(self) -> dict[str, float]:
+        return {self.name: 100 * float(self.right) / max(self.count, 1)}
+
+
+def _among_five(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N,): whether the label is among the five largest; an answer that is no number is none."""
+    largest, best = logits.topk(min(5, logits.shape[1]))
+    return (best == labels[:, None]).any(1) & largest[:, 0].isfinite()
+
+
+def _exponential(loss: float) -> float:
+    return float(torch.tensor(loss, dtype=torch.float64).exp())
+
+
+def numbers(name: str, value: Any) -> dict[str, float]:
+    """What a metric gave as numbers by name: one, or ``name/part`` of a dictionary, tuple or tensor of several."""
+    if isinstance(value, Mapping):
+        several = {str(key): part for key, part in value.items()}
+    elif isinstance(value, Tensor) and value.numel() != 1:
+        several = dict(zip(map(str, range(value.numel())), value.flatten(), strict=True))
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        several = dict(zip(map(str, range(len(value))), value, strict=True))
+    else:
+        try:
+            return {name: float(value)}
+        except (TypeError, ValueError):
+            raise UserError(f"expected numbers from the metric {name}, got {type(value).__name__}") from None
+    return {key: number for part, one in several.items() for key, number in numbers(f"{name}/{part}", one).items()}

@@ -27,7 +27,7 @@ from noiserobust.storage.files import write_atomically
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.weights import load_weights
 from noiserobust.tasks.batches import prepare
-from noiserobust.tasks.classification import score
+from noiserobust.tasks.scoring import score
 from noiserobust.training.ddp import Processes
 from noiserobust.training.engine import Engine, copied_to
 from noiserobust.training.epoch_log import EpochLog, require_logged

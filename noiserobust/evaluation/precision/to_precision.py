@@ -21,6 +21,7 @@ from noiserobust.errors import UserError
 from noiserobust.evaluation.on_chips import ModelOnChips
 from noiserobust.evaluation.precision.subsets import PILOT, Subsets
 from noiserobust.evaluation.statistics.components import require_confidence
+from noiserobust.models.compute import device_of
 from noiserobust.noise import NoiseModel
 from noiserobust.rng import Stream
 from noiserobust.storage.ledger import Ledger
@@ -93,7 +94,7 @@ def measure_to_precision(
         return row
 
     stream = Stream(seed, "subset", model.replicate, str(noise), repr(sorted(reading.items())))
-    draw_cost = DRAW_COST.get(model.batches[0].inputs.device.type, OTHER_DRAW_COST)
+    draw_cost = DRAW_COST.get(device_of(model.network).type, OTHER_DRAW_COST)
     subsets = Subsets(len(model.dataset), lambda: on_chips.margins, correct, stream, draw_cost)
     if on_chips.conditions.always_same(noise, reading["converters"]):
         values("stopped", subsets.everything, 0)
