@@ -217,6 +217,8 @@ def refusals() -> None:
     refused("expected clean and noisy ranks", lambda: half.step(alone, local(0, 0), AT))
     all_clean = Method.parse(f"rwp-mixed:0.1,parallel=true,clean_ranks={dist.get_world_size()}")
     refused("expected clean and noisy ranks", lambda: all_clean.step(engine, local(0, 0), AT))
+    refused("wrap the network in DistributedDataParallel anew", lambda: Engine(ddp, torch.optim.SGD(ddp.parameters())))
+    ddp, _ = wrapped(normed_net())
     sgd = torch.optim.SGD(ddp.parameters(), lr=0.1)
     refused("expected the same seed on every rank", lambda: Engine(ddp, sgd, seed=dist.get_rank()))
 

@@ -12,10 +12,24 @@ from scipy import stats
 from torch import Tensor, nn
 
 from noiserobust import perturbed
+from noiserobust.analog.noisy import NoisyWeights, Programmed
+from noiserobust.data import Batch
 from noiserobust.errors import UserError
-from noiserobust.noise import PCM, Cells, Chip, Correlated, Gaussian, Measured, NoiseModel, Sliced, StateIndependent
+from noiserobust.noise import (
+    PCM,
+    Cells,
+    Chip,
+    Correlated,
+    Gaussian,
+    Measured,
+    NoiseModel,
+    Sliced,
+    StateIndependent,
+    Stuck,
+)
 from noiserobust.noise import WriteVerify as Verified
 from noiserobust.rng import Stream, seeded
+from noiserobust.training import Engine, Method, Progress
 
 STREAM = Stream(11, "test", "cells")
 N = 20_000
@@ -113,7 +127,8 @@ class TestCorrelated:
         """Over 1,500 chips of 4 x 6 weights: variance as without, correlation rho in a group and 0 else; bounds of
         5 standard errors for 276 pairs: false-alarm rate 2e-4 in all, with a fixed seed."""
         w, rho, chips = torch.ones(4, 6), 0.4, 1500
-        noise = NoiseModel.parse(f"correlated({text},share={rho},over={over},rows=3,columns=2)")
+        tile = ",rows=3,columns=2" if over == "tile" else ""
+        noise = NoiseModel.parse(f"correlated({text},share={rho},over={over}{tile})")
         errors = torch.stack([(noise.sample(w, Stream(5, "chip", chip)) - w).flatten() for chip in range(chips)])
         plain = 0.1 if text.startswith("gaussian") else 0.1 * math.sqrt(2)
         assert abs(float(errors.std(0).mean()) / plain - 1) < 0.04
@@ -142,9 +157,39 @@ class TestCorrelated:
         assert first[0] != pytest.approx(second[0], rel=1e-2)
         assert other[0] != pytest.approx(other[1], rel=1e-2)
 
-    def test_stuck_cells_come_in_columns_and_are_as_many(self) -> None:
-        from noiserobust.noise import Stuck
+    def test_a_die_reads_as_one(self) -> None:
+        """Also of chips that are kept, and at each read anew."""
+        with seeded(STREAM), torch.no_grad():
+            net = nn.Sequential(nn.Linear(5, 4, bias=False), nn.Linear(4, 3, bias=False)).requires_grad_(False)
+        noise = NoiseModel.parse("correlated(gaussian(0.1,reference=layer,per=read),share=1.0,over=die)")
+        chips = Programmed(NoisyWeights(net), noise, STREAM)
 
+        clean = {name: p.detach().clone() for name, p in net.named_parameters()}
+
+        def shifts(read: int) -> list[float]:
+            return [float((chips.weight(name, read=read) - w).mean() / w.abs().max()) for name, w in clean.items()]
+
+        assert shifts(0)[0] == pytest.approx(shifts(0)[1], rel=1e-5)
+        assert shifts(0)[0] != pytest.approx(shifts(1)[0], rel=1e-2)
+
+    def test_training_has_dies_too(self) -> None:
+        with seeded(STREAM):
+            net = nn.Sequential(nn.Linear(5, 4, bias=False), nn.Linear(4, 3, bias=False))
+        clean = [p.detach().clone() for p in net.parameters()]
+        moved = []
+        x, y = torch.ones(6, 5), torch.arange(6) % 3
+
+        def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+            moved[:] = [(p.detach() - c) / c.abs().max() for p, c in zip(net.parameters(), clean, strict=True)]
+            return nn.functional.cross_entropy(outputs, labels, reduction="none")
+
+        engine = Engine(net, torch.optim.SGD(net.parameters(), 0.1), loss=loss)
+        noise = "rwp:correlated(gaussian(0.1,reference=layer),share=1.0,over=die)"
+        Method.parse(noise).step(engine, Batch(x, y), Progress(0, 9))
+        assert float(moved[0].mean()) == pytest.approx(float(moved[1].mean()), rel=1e-4)
+        assert abs(float(moved[0].mean())) > 1e-3
+
+    def test_stuck_cells_come_in_columns_and_are_as_many(self) -> None:
         w = torch.ones(4000, 20)
         stuck = Correlated(Stuck(0.1), 0.99).sample(w, STREAM) == 0
         by_column = stuck.float().mean(1)
@@ -248,6 +293,7 @@ class TestWriteVerify:
         ("sliced(pcm,bits=5,slices=5)", "of 24 bits in all at most, got 5 and 5"),
         ("correlated(pcm,share=1.5)", "correlated: expected a share of the variance from 0 to 1, got 1.5"),
         ("correlated(pcm,share=0.5,over=wafer)", "expected one of column, row, tile, layer, die, got 'wafer'"),
+        ("correlated(pcm,share=0.5,rows=4)", "expected rows and columns only beside over=tile, got over=column"),
         ("write_verify(pcm+gaussian(0.1),tolerance=0.1)", "expected a device profile, or noise with a reference group"),
         ("write_verify(lognormal(0.1),tolerance=0.1)", "verify one stage"),
         ("write_verify(pcm,tolerance=-1)", "write_verify: expected a finite tolerance >= 0, got -1.0"),

@@ -28,7 +28,11 @@ PRINTED = {
         "random:laplace(0.25),draws=1: 0.25",
     ],
     "docs/noise.md": [],
-    "docs/layers.md": ["frozenset({(1,)})", "['0.kernel', '2.weight']"],
+    "docs/layers.md": [
+        "{(1,)}",
+        "33.3 % of the multiply-accumulates are noisy; include '0.kernel@1'",
+        "['0.kernel', '2.weight']",
+    ],
     "docs/hardware_design.md": ["largest x of gaussian:{x}", "single effects, added up", "digital, too"],
     "docs/sweep.md": ["rwp:gaussian(0.1)    2"],
     "docs/statistics.md": ["shared_variance", "gaussian, strength 0.1 to 0.4", "299"],
@@ -74,6 +78,13 @@ def test_the_pages_code_runs(page: str, capsys: pytest.CaptureFixture[str], monk
             exec(compile(block, page, "exec", dont_inherit=True), names)
     printed = capsys.readouterr().out
     assert all(part in printed for part in PRINTED[page])
+
+
+def test_device_models_of_ones_own_are_short() -> None:
+    text = (ROOT / "docs" / "own_device_models.md").read_text()
+    blocks = [b for b in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE) if "class " in b]
+    assert len(blocks) == 9
+    assert all(10 <= len([line for line in block.splitlines() if line]) <= 20 for block in blocks)
 
 
 def test_every_page_with_code_is_run() -> None:

@@ -400,20 +400,6 @@ class TestVerbs:
         assert second.memory["looksam"]["calls"] == 6
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_parameters_added_or_unfrozen_behind_its_back_are_refused(frozen: bool) -> None:
-    model = normed_net()
-    model[4].requires_grad_(not frozen)
-    optimizer = torch.optim.SGD((model if frozen else model[0]).parameters(), lr=0.1)
-    engine = Engine(model, optimizer)
-    if frozen:
-        model[4].requires_grad_(True)
-    else:
-        optimizer.add_param_group({"params": list(model[4].parameters())})
-    with pytest.raises(UserError, match="make a new Engine after add_param_group or unfreezing"):
-        Method.parse("plain").step(engine, batch(), ON)
-
-
 def test_spectral_norm_learns_from_the_clean_pass_only() -> None:
     def vectors(method: str) -> list[Tensor]:
         model = smooth_net()

@@ -209,7 +209,7 @@ def test_weights_made_in_inference_mode() -> None:
     with torch.inference_mode():
         model = nn.Sequential(nn.Linear(5, 4))
         noisy, clean = NoisyWeights(model), model[0].weight.clone()
-        expected = Gaussian(0.1).sample(clean, STREAM.child("0.weight"))
+        expected = Gaussian(0.1).sample(clean, STREAM.child("weight"))
         with noisy.perturbed(Gaussian(0.1), STREAM):
             assert torch.equal(model[0].weight, expected)
         assert torch.equal(model[0].weight, clean)

@@ -145,7 +145,7 @@ class Pair(nn.Module):
 def test_a_bilinear_weight_is_used_once_per_sample(named: bool) -> None:
     left, right = torch.zeros(2, 3), torch.zeros(2, 4)
     found = counted(Pair(), {"left": left, "right": right} if named else (left, right))
-    assert found == Macs({"both.weight": 3 * 4 * 5}, 0.0)
+    assert found == Macs({"weight": 3 * 4 * 5}, 0.0)
 
 
 class Own(nn.Module):

@@ -76,6 +76,11 @@ class TestContract:
         assert torch.equal(noise.sample(clean, STREAM)[3], clean[3]) == spares_groups_of_zeros(noise)
         assert not torch.equal(noise.sample(clean, STREAM)[4], clean[4])
 
+    @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0,)])
+    def test_weights_without_entries(self, noise: NoiseModel, shape: tuple[int, ...]) -> None:
+        for t in (None, 86400.0):
+            assert noise.sample(torch.ones(shape), STREAM, t).shape == shape
+
     def test_gradients_pass_through(self, noise: NoiseModel) -> None:
         clean = weight(6, 5).requires_grad_()
         given = Stream(0, "gradient").normal((6, 5))

@@ -57,6 +57,7 @@ FEW = st.integers(1, 4)
 NARROW: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "measured": {"temperature": st.none(), "activation": st.none()},  # the table has no temperatures
     "cells": {"number": FEW},
+    "correlated": {"rows": st.just(512), "columns": st.just(512)},  # others go with over=tile alone
     "sliced": {"bits": FEW, "slices": FEW},
     "write_verify": {"iterations": FEW},
     "factory": {"target": st.from_regex(r"[a-z_]{1,8}(\.[a-z_]{1,8})?:[a-z_]{1,8}", fullmatch=True)},

@@ -71,13 +71,10 @@ class TestWhatIsAnalog:
             (nn.ConvTranspose2d(4, 6, 3, groups=2), ["weight"]),
             (nn.LSTM(3, 4, proj_size=2), ["weight_ih_l0", "weight_hh_l0", "weight_hr_l0"]),
             (nn.GRUCell(3, 4), ["weight_ih", "weight_hh"]),
-            (Attention(), ["attention.in_proj_weight", "attention.out_proj.weight"]),
+            (Attention(), ["in_proj_weight", "out_proj.weight"]),
             (
                 Attention(kdim=3, vdim=4),
-                [
-                    f"attention.{part}"
-                    for part in ("q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight")
-                ],
+                ["q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"],
             ),
             (nn.Sequential(nn.Embedding(4, 3), nn.LayerNorm(3), nn.BatchNorm1d(3), nn.GroupNorm(1, 3)), []),
         ],
@@ -158,8 +155,8 @@ class TestWhatIsAnalog:
             == ["0.weight", "3.weight"]
         )
         assert same_values(noisy_values(wrapped), noisy_values(net))
-        inner = nn.Sequential(torch.compile(nn.Linear(2, 2)))  # type: ignore[arg-type]
-        assert [w.name for w in analog_weights(inner)] == ["0.weight"]
+        inner = nn.Sequential(torch.compile(nn.Linear(2, 2)), nn.Linear(2, 2))  # type: ignore[arg-type]
+        assert [w.name for w in analog_weights(inner)] == ["0.weight", "1.weight"]
 
     def test_a_parameter_shared_with_an_unknown_module_is_still_analog(self) -> None:
         class Head(nn.Module):

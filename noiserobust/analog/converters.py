@@ -15,7 +15,7 @@ from noiserobust.analog.noisy import report_stream
 from noiserobust.analog.weights import analog_weights
 from noiserobust.errors import UserError
 from noiserobust.models.modes import evaluating
-from noiserobust.models.wrappers import canonical, unwrap
+from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise import read_stream, reference_scale
 from noiserobust.noise.base import check_strength
 from noiserobust.noise.levels import check_bits, quantized
@@ -136,12 +136,13 @@ class Converting:
             return
         weights = {id(weight.parameter): weight for weight in analog_weights(model, include=include, exclude=exclude)}
         inside = {id(m.out_proj) for m in unwrap(model).modules() if isinstance(m, nn.MultiheadAttention)}
+        names = Names(model)
         for path, module in unwrap(model).named_modules():
             for attribute, parameter in module.named_parameters(recurse=False):
                 weight = weights.get(id(parameter))
                 if weight is None or isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
                     continue
-                name = canonical(f"{path}.{attribute}" if path else attribute)
+                name = names(f"{path}.{attribute}" if path else attribute)
                 forward, kind = type(module).forward, type(module).__name__
                 if id(module) in inside:
                     self.uncovered[name] = "inside nn.MultiheadAttention, which uses its weight by itself"

@@ -16,7 +16,7 @@ from noiserobust.analog.macs import Call, pass_of
 from noiserobust.analog.tracing import Trace
 from noiserobust.analog.weights import EXCLUDED, AnalogWeight, classified
 from noiserobust.models.compute import call
-from noiserobust.models.wrappers import canonical, unwrap
+from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import whole
 
 ENOUGH = 50.0
@@ -192,10 +192,11 @@ def coverage(
             Trace() if isinstance(one, tuple) and id(watch.of(p)) in owned else watch.of(p)
             for (one, _), p in zip(classes, parameters, strict=True)
         ]
+        names = Names(model)
         products["activations"] = watch.activations / count
         for name, buffer in unwrap(model).named_buffers():
             if macs := watch.of(buffer).macs:
-                products[f"buffer {canonical(name)}"] = macs / count
+                products[f"buffer {names(name)}"] = macs / count
     rows = []
     for (one, reason), parameter, trace in zip(classes, parameters, traces, strict=True):
         name = one.name if isinstance(one, AnalogWeight) else one[0]

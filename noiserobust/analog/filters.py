@@ -12,6 +12,7 @@ from noiserobust.rng import Stream
 
 def filter_norms(rows: Tensor) -> Tensor:
     """The norm of every filter of a weight (outputs, inputs...): (outputs, 1, ...); a vector is one filter."""
+    rows = rows.float() if rows.dtype == torch.float16 else rows
     if rows.dim() < 2:
         return torch.linalg.vector_norm(rows)
     return torch.linalg.vector_norm(rows, dim=tuple(range(1, rows.dim())), keepdim=True)

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from noiserobust.analog.products import product_of
 from noiserobust.models.modes import evaluating
-from noiserobust.models.wrappers import canonical, unwrap
+from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.rng import Stream, seeded
 
 _aten = torch.ops.aten
@@ -75,9 +75,9 @@ def traced_outputs(model: nn.Module, forward: Callable[[], object]) -> dict[str,
     out; tied parameters are told what any of them did. A parameter that is changed before it is multiplied (a norm of
     the weight, a cast) is not seen in the product: its :class:`Trace` has no axes.
     """
-    watch = traced(model, forward)
+    names, watch = Names(model), traced(model, forward)
     every = unwrap(model).named_parameters(remove_duplicate=False)
-    return {canonical(name): watch.of(parameter) for name, parameter in every if parameter.dim() > 1}
+    return {names(path): watch.of(parameter) for path, parameter in every if parameter.dim() > 1}
 
 
 class Watch(TorchDispatchMode):

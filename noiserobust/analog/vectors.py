@@ -12,21 +12,25 @@ from noiserobust.errors import UserError
 Vector = list[Tensor | None]
 
 
+def precise(vector: Vector) -> Vector:
+    """``vector`` with what is in float16 in float32: squares, norms and products of float16 overflow or vanish."""
+    return [v if v is None or v.dtype != torch.float16 else v.float() for v in vector]
+
+
 def norm(vector: Vector) -> Tensor:
-    """The 2-norm over all tensors, 0-dimensional."""
+    """The 2-norm over all tensors, 0-dimensional; of float16 in float32."""
     # A norm of norms: squares of loss-scaled elements over all tensors could overflow where no single norm does.
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm([v for v in vector if v is not None])))
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm([v for v in precise(vector) if v is not None])))
 
 
 def divisor(vector: Vector) -> Tensor:
-    """The 2-norm plus 1e-12, to divide by; never 0, in float16 either, where 1e-12 is 0."""
-    length = norm(vector)
-    return (length + 1e-12).clamp_(min=torch.finfo(length.dtype).tiny)
+    """The 2-norm plus 1e-12, to divide by."""
+    return norm(vector) + 1e-12
 
 
 def inner(vector: Vector, other: Vector) -> Tensor:
-    """The inner product over all tensors, 0-dimensional."""
-    pairs = zip(vector, other, strict=True)
+    """The inner product over all tensors, 0-dimensional; of float16 in float32."""
+    pairs = zip(precise(vector), precise(other), strict=True)
     return torch.stack([torch.sum(v * o) for v, o in pairs if v is not None and o is not None]).sum()
 
 
@@ -43,8 +47,18 @@ def clones(vector: Vector) -> Vector:
 @torch.no_grad()
 def scale(vector: Vector, factor: float | Tensor) -> Vector:
     """``vector`` times ``factor``, in its own memory."""
-    torch._foreach_mul_([v for v in vector if v is not None], factor)
+    torch._foreach_mul_([v for v in vector if v is not None and v.dtype != torch.float16], factor)
+    for v in vector:
+        if v is not None and v.dtype == torch.float16:
+            v.copy_(v.float().mul_(factor))  # a factor in float16 might overflow or vanish where the product does not
     return vector
+
+
+def clip(vector: Vector, limit: float) -> Vector:
+    """``vector``, in its own memory, times ``limit / (||v|| + 1e-6)`` where that is below 1."""
+    if all(v is None for v in vector):
+        return vector
+    return scale(vector, (limit / (norm(vector) + 1e-6)).clamp(max=1.0))
 
 
 @torch.no_grad()

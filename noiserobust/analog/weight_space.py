@@ -15,7 +15,7 @@ from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.analog.vectors import Vector, only
 from noiserobust.analog.weights import AnalogWeight, analog_weights
 from noiserobust.errors import UserError
-from noiserobust.models.wrappers import canonical, unwrap
+from noiserobust.models.wrappers import Names, unwrap
 
 Over = Literal["all", "analog"]
 """All trainable parameters, or the analog weights alone."""
@@ -27,7 +27,7 @@ class WeightSpace:
     - ``parameters``: which parameters, in which order; by default the model's own.
     - ``include``, ``exclude``: which weights are analog (:func:`~noiserobust.analog.weights.analog_weights`).
 
-    ``names`` holds the canonical name of every parameter, ``""`` for one that is not the model's.
+    ``names`` holds the name of every parameter, ``""`` for one that is not the model's.
     """
 
     def __init__(
@@ -39,7 +39,8 @@ class WeightSpace:
         exclude: Sequence[str] = (),
     ) -> None:
         self.model, self.include, self.exclude = model, include, exclude
-        names = {id(p): canonical(name) for name, p in unwrap(model).named_parameters()}
+        named = Names(model)
+        names = {id(p): named(path) for path, p in unwrap(model).named_parameters()}
         given = unwrap(model).parameters() if parameters is None else parameters
         self.parameters = [parameter for parameter in given if parameter.requires_grad]
         self.names = [names.get(id(parameter), "") for parameter in self.parameters]

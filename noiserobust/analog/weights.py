@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from noiserobust.analog.layers import FIRST, Outputs, has_own_forward, outputs_named, outputs_of, registered_parent
 from noiserobust.errors import UserError
-from noiserobust.models.wrappers import canonical, unwrap
+from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import is_sharded
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
@@ -24,9 +24,9 @@ EXCLUDED = "excluded by pattern"
 class AnalogWeight:
     """A parameter that would sit in a crossbar.
 
-    ``name`` is canonical (without ``module.`` and ``_orig_mod.``) and names the weight's randomness. ``outputs`` says
-    which of its dimensions count outputs. ``tied`` says that an embedding shares it: the look-up stays digital, so only
-    this layer sees the noise.
+    ``name`` is its place in the network whatever wraps that (:class:`~noiserobust.models.wrappers.Names`), and names
+    its randomness. ``outputs`` says which of its dimensions count outputs. ``tied`` says that an embedding shares it:
+    the look-up stays digital, so only this layer sees the noise.
     """
 
     name: str
@@ -51,9 +51,10 @@ def analog_weights(model: nn.Module, *, include: Sequence[str] = (), exclude: Se
 
     Those of the layers that :mod:`noiserobust.analog.layers` knows: Linear, ConvNd, ConvTransposeNd, Bilinear,
     recurrent layers and cells, attention in-projections, and of ``transformers`` its Conv1D and stacked experts; not
-    biases, norms or embeddings. ``exclude`` takes weights out by shell pattern on their name, then ``include`` puts
-    weights in: ``exclude=["*"], include=["stages.0.*"]`` leaves only the first stage noisy. A parameter of a layer that
-    nobody registered needs its axes of outputs, too: ``include=["*.kernel@1"]`` where it is stored (inputs, outputs).
+    biases, norms or embeddings. ``exclude`` takes weights out by shell pattern on their name or path, then ``include``
+    puts weights in: ``exclude=["*"], include=["stages.0.*"]`` leaves only the first stage noisy. A parameter of a layer
+    that nobody registered needs its axes of outputs, too: ``include=["*.kernel@1"]`` where it is stored (inputs,
+    outputs).
 
     Raises :class:`~noiserobust.UserError` for a pattern that matches no parameter, and for one that includes
     vectors alone, or a parameter without saying where its outputs are.
@@ -68,7 +69,7 @@ def classified(
     model: nn.Module, include: Sequence[str], exclude: Sequence[str]
 ) -> Iterator[tuple[AnalogWeight | Unused, str]]:
     """Every parameter once, as an analog weight or with the reason why it is none."""
-    model = unwrap(model)
+    names, model = Names(model), unwrap(model)
     included = [_Included(*pattern.partition("@")[::2], pattern) for pattern in include]
     embedded = {_place(module.weight) for module in model.modules() if isinstance(module, _EMBEDDINGS)}
     crossbar = {
@@ -84,17 +85,19 @@ def classified(
     for path, module in model.named_modules():
         known = outputs_of(module)
         for attribute, parameter in module.named_parameters(recurse=False):
-            name, place = canonical(f"{path}.{attribute}" if path else attribute), _place(parameter)
+            full, place = f"{path}.{attribute}" if path else attribute, _place(parameter)
+            name, spellings = names(full), names.spellings(full)
             reason = digital_reason(module, attribute, parameter)
             tied = place in embedded and not isinstance(module, _EMBEDDINGS)
             if place in seen and not tied:
                 continue
             if reason and place in crossbar and place not in embedded:
                 continue  # shared with a layer that does sit in a crossbar, and listed there
-            asked = [one for one in included if fnmatchcase(name, one.names)]
-            matched |= {one.text for one in asked} | {pattern for pattern in exclude if fnmatchcase(name, pattern)}
+            asked = [one for one in included if _matches(spellings, one.names)]
+            excluded = {pattern for pattern in exclude if _matches(spellings, pattern)}
+            matched |= {one.text for one in asked} | excluded
             outputs = known.get(attribute)
-            if any(fnmatchcase(name, pattern) for pattern in exclude):
+            if excluded:
                 reason = EXCLUDED
             if parameter.dim() >= 2 and parameter.numel():
                 effective |= {one.text for one in asked}
@@ -136,6 +139,10 @@ class _Included(NamedTuple):
     names: str
     axes: str
     text: str
+
+
+def _matches(spellings: Iterable[str], pattern: str) -> bool:
+    return any(fnmatchcase(one, pattern) for one in spellings)
 
 
 def _place(parameter: Tensor) -> object:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from noiserobust.analog.filters import filter_noise
-from noiserobust.analog.vectors import Vector, divisor, multiply, scale, scale_to
+from noiserobust.analog.vectors import Vector, divisor, multiply, precise, scale, scale_to
 from noiserobust.analog.weight_space import Over, WeightSpace
 from noiserobust.errors import UserError
 from noiserobust.noise import Gaussian, NoiseModel
@@ -116,7 +116,7 @@ class Ascent(Perturbation, name="ascent"):
 
     @torch.no_grad()
     def step(self, weights: WeightSpace, gradient: Vector, stream: Stream) -> Vector:
-        gradient = weights.only(gradient, self.over)
+        gradient = precise(weights.only(gradient, self.over))
         if self.eta is None:
             return scale_to(gradient, self.rho)
         T: Vector = [

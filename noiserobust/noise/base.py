@@ -65,7 +65,8 @@ class NoiseModel(Scalable, family="noise model"):
                 "reference filter or layer take those"
             )
         clean = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        return self.write(Chip(clean), clean, stream)
+        # Nothing is stored of a weight without entries, which has no maximum either.
+        return self.write(Chip(clean), clean, stream) if weight.numel() else Chip(clean)
 
     def sample(self, weight: Tensor, stream: Stream, t: float | None = None) -> Tensor:
         """Program a chip and read it once: one noisy copy of ``weight``."""

@@ -37,7 +37,7 @@ def compensated(chip: Chip, stream: Stream, t: float | None, kind: Compensation)
     """``chip.read(stream, t)``, every crossbar's (or column's) output rescaled to what it was when programmed."""
     check_compensation(kind)
     now = chip.read(stream, t)
-    if kind == "none":
+    if kind == "none" or not now.numel():
         return now
     # Gradients pass straight through, as they do through noise.
     return now + (now * compensation_factor(chip, now, kind) - now).detach()

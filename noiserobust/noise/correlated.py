@@ -56,6 +56,8 @@ class Correlated(Wrapper, name="correlated"):
         if self.over not in get_args(Over):
             raise UserError(f"correlated: expected over {', '.join(get_args(Over))}, got {self.over!r}")
         check_reference(self.name, "tile", self.rows, self.columns)
+        if self.over != "tile" and (self.rows, self.columns) != (512, 512):
+            raise UserError(f"correlated: expected rows and columns only beside over=tile, got over={self.over}")
 
     def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
         if self.is_identity or self.share == 0:

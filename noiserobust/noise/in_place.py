@@ -16,7 +16,7 @@ def adds_in_place(noise: NoiseModel, weight: Tensor) -> bool:
     """Whether :func:`add_in_place` takes them: a noise with a ``row_std``, a whole float32 matrix or kernel."""
     # Threads that fill know nothing of subclasses' (DTensor's) and inference mode's rules for the caller's thread.
     plain = type(weight) is Tensor and weight.dtype == torch.float32 and not weight.is_inference()
-    return noise.row_std is not None and plain and weight.dim() > 1
+    return noise.row_std is not None and plain and weight.dim() > 1 and weight.numel() > 0
 
 
 @torch.no_grad()

@@ -64,7 +64,7 @@ class OffsetColumn(Offset):
 
     def _crossbars(self, x: Tensor) -> list[slice]:
         """The outputs of each crossbar; one holds all of them where ``columns`` is None."""
-        return list(even_split(len(x), self.columns or max(1, len(x))))
+        return list(even_split(len(x), self.columns or len(x)))
 
 
 MAPPINGS: dict[str, Callable[[float, float, int | None], Pair]] = {

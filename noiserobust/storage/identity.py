@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from noiserobust.models.compute import Precision, as_weights, autocast, device_of
 from noiserobust.models.modes import evaluating
-from noiserobust.models.wrappers import canonical, unwrap
+from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.rng import Stream
 
 INPUTS = 4  # that a network is asked
@@ -31,11 +31,11 @@ def network_digest(model: nn.Module) -> str:
     module with its name, class, ``extra_repr`` and public plain attributes. What the classes' code does is not looked
     at: :func:`answer` shows it. Wrappers (DDP, torch.compile) do not count.
     """
-    digest = hashlib.sha256()
-    for path, module in unwrap(model).named_modules():
-        parts = [canonical(path), type(module).__qualname__, module.extra_repr(), *_plain_attributes(module)]
+    digest, names, model = hashlib.sha256(), Names(model), unwrap(model)
+    for path, module in model.named_modules():
+        parts = [names(path), type(module).__qualname__, module.extra_repr(), *_plain_attributes(module)]
         digest.update(f"{' '.join(parts)}\n".encode())
-    for name, tensor in sorted(_tensors(unwrap(model)), key=lambda named: named[0]):
+    for name, tensor in sorted(_tensors(model, names), key=lambda named: named[0]):
         digest_tensor(digest, name, tensor)
     return digest.hexdigest()[:16]
 
@@ -105,13 +105,13 @@ def _plain_attributes(module: nn.Module) -> Iterator[str]:
             yield f"{name}={value!r}"
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _tensors(model: nn.Module, names: Names) -> Iterator[tuple[str, Tensor]]:
     """Parameters, buffers and tensors in public attributes, each under every name it has."""
     for path, module in model.named_modules(remove_duplicate=False):
         registered = {**module._parameters, **module._buffers}
         public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
         for name, tensor in _within({**registered, **public}):
-            yield canonical(f"{path}.{name}" if path else name), tensor
+            yield names(f"{path}.{name}" if path else name), tensor
 
 
 def _within(values: Mapping[str, object]) -> Iterator[tuple[str, Tensor]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from noiserobust.analog.vectors import Vector
+from noiserobust.analog.vectors import Vector, clip, precise
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.analog.where import Where
 from noiserobust.data.batches import Batch
@@ -24,6 +24,7 @@ from noiserobust.rng import Stream
 from noiserobust.training.ddp import Processes
 from noiserobust.training.micro_batches import AnyBatch, as_list, only_rows
 from noiserobust.training.settings import check_clipping
+from noiserobust.training.trained_weights import TrainedWeights
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Penalty = Callable[[Tensor, slice], Tensor]
@@ -95,16 +96,54 @@ class Engine:
         self.clip_norm, self.weight_clip, self.seed = clip_norm, weight_clip, seed
         self.samples, self.classes = samples, classes
         self.device = device_of(model)
-        given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self.weights = WeightSpace(model, given, **where.patterns)
-        self.parameters, self.names = self.weights.parameters, self.weights.names
-        _require_supported(model, optimizer)
+        self._trained = TrainedWeights(model, optimizer, where)
+        self._stepping = self._holding = False
+        self._sparse: set[int] = set()
         self._first_lr = float(optimizer.param_groups[0]["lr"])
         self.passes = {"forward": 0, "backward": 0}
         self.memory: dict[str, Any] = {}
         self.own_memory: dict[str, Any] = {}
         self.ranks = Processes.of(model)
         self.ranks.require_same_seed(seed, self.device)
+
+    @property
+    def weights(self) -> WeightSpace:
+        """The parameters that the optimizer trains, as it holds them now; they do not change within a step."""
+        return self._trained.space if self._stepping or self._holding else self._trained.read()
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those of :attr:`weights`, in the optimizer's order."""
+        return self.weights.parameters
+
+    @property
+    def names(self) -> list[str]:
+        """The canonical names of :attr:`parameters`."""
+        return self.weights.names
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Inside is one step of a rule: it begins with no gradients, and leaves none behind when it fails."""
+        if self._stepping:  # the step of a rule inside another
+            yield
+            return
+        self._begin()
+        self._stepping = True
+        try:
+            yield
+        except BaseException:
+            self.take()  # half a gradient must not leak into the next step
+            raise
+        finally:
+            self._stepping = False
+
+    def remembered(self, vector: Vector) -> Vector:
+        """``vector`` as it is kept in ``memory``: it stays right when layers are frozen, unfrozen or added."""
+        return self._trained.remembered(vector)
+
+    def recalled(self, vector: Vector) -> Vector:
+        """What :meth:`remembered` gave, one tensor per parameter of now; ``None`` for those that were not there."""
+        return self._trained.recalled(vector)
 
     def stream(self, *name: str | int) -> Stream:
         """The training randomness of that name."""
@@ -143,6 +182,8 @@ class Engine:
         ``penalty(logits, span)`` gives a value per sample that is added to the loss, ``span`` being the samples' place
         in the batch.
         """
+        if not (self._stepping or self._holding):
+            self._begin()
         micro = as_list(batch) if rows is None else only_rows(as_list(batch), rows)
         inputs = None
         if wrt is not None:
@@ -151,7 +192,7 @@ class Engine:
         weight *= micro[0].share
         losses, logits, start = [], [], 0
         try:
-            with nullcontext() if norm_stats else kept_norm_stats(self.model):
+            with self._trained.alone(), nullcontext() if norm_stats else kept_norm_stats(self.model):
                 for index, part in enumerate(micro):
                     # Ranks average once, with the last micro-batch.
                     with self._ranks_apart(apart=not sync or index < len(micro) - 1):
@@ -171,6 +212,7 @@ class Engine:
         except BaseException:
             self.take()  # half a gradient must not leak into the next step
             raise
+        self._holding = True
         return Output(torch.cat(losses), torch.cat(logits))
 
     @torch.no_grad()
@@ -200,12 +242,20 @@ class Engine:
         return Output(torch.cat(losses), torch.cat(logits))
 
     def take(self) -> Vector:
-        """The gradients held, one per parameter (``None`` where there is none); the engine holds none afterwards."""
+        """The gradients held, one per parameter (``None`` where there is none); the engine holds none afterwards.
+
+        They are dense; :meth:`put` makes those of sparse embeddings sparse again.
+        """
         # As views into DDP's buckets they would change under their holder's hands with the next backward pass.
         views = getattr(self.model, "gradient_as_bucket_view", False)
-        gradients: Vector = [p.grad.clone() if views and p.grad is not None else p.grad for p in self.parameters]
-        for parameter in self.parameters:
-            parameter.grad = None
+        gradients: Vector = []
+        for parameter in self._trained.space.parameters:
+            gradient, parameter.grad = parameter.grad, None
+            if gradient is not None and gradient.layout != torch.strided:
+                self._sparse.add(id(parameter))
+                gradient = gradient.to_dense()
+            gradients.append(gradient.clone() if views and gradient is not None else gradient)
+        self._holding = False
         return gradients
 
     def put(self, gradients: Vector, weight: float = 1.0) -> None:
@@ -215,7 +265,11 @@ class Engine:
                 continue
             if weight != 1.0:
                 gradient.mul_(weight)
+            gradient = gradient.to(parameter.dtype)
+            if id(parameter) in self._sparse:
+                gradient = gradient.to_sparse(1)
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        self._holding = True
 
     def average(self, gradients: Vector) -> Vector:
         """The mean of ``gradients`` over ranks, in their own memory."""
@@ -237,19 +291,11 @@ class Engine:
 
     def commit(self) -> bool:
         """Unscale, clip and step once with the gradients held, then hold none; whether the scaler let it step."""
-        known = set(map(id, self.parameters))
-        given = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        if any(parameter.requires_grad and id(parameter) not in known for parameter in given):
-            raise UserError(
-                "expected the optimizer's trainable parameters as they were when the Engine was made, got more since; "
-                "make a new Engine after add_param_group or unfreezing, else rules, clipping and restoring would miss "
-                "them"
-            )
         stepped = True
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+            self._clip_gradients(self.clip_norm)
         if self.scaler is not None:
             scale = self.loss_scale
             self.scaler.step(self.optimizer)
@@ -258,6 +304,7 @@ class Engine:
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self._holding = False
         # Clipping after a skipped step, which lowers the scale, would still move weights: it takes the rms anew.
         if self.weight_clip is not None and stepped:
             self._clip_weights(self.weight_clip)
@@ -276,6 +323,12 @@ class Engine:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
 
+    def _begin(self) -> None:
+        """Read what is trained, and refuse gradients that this engine did not take."""
+        self._trained.read()
+        self._trained.require_no_gradients()
+        self._holding, self.device = False, device_of(self.model)
+
     def _losses(self, out: Tensor, part: Batch) -> Tensor:
         loss = self.loss(out, part.labels)
         if loss.shape != part.labels.shape[:1]:
@@ -293,13 +346,23 @@ class Engine:
         with autocast(self.device, self.precision):
             yield
 
+    def _clip_gradients(self, limit: float) -> None:
+        held = [parameter for parameter in self.parameters if parameter.grad is not None]
+        for parameter in held:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
+        gradients = [parameter.grad for parameter in held]
+        clip([g._values() if g is not None and g.is_sparse else g for g in gradients], limit)
+
     @torch.no_grad()
     def _clip_weights(self, times_rms: float) -> None:
         trained = set(map(id, self.parameters))
         for weight in self.weights.noisy.weights:
             if id(weight.parameter) not in trained or not weight.parameter.requires_grad:
                 continue  # frozen: nothing here may change it
-            limit = times_rms * weight.parameter.square().mean().sqrt()
+            (values,) = precise([weight.parameter])
+            assert values is not None
+            limit = times_rms * values.square().mean().sqrt()
             weight.parameter.clamp_(-limit, limit)
 
     def _ranks_apart(self, apart: bool) -> AbstractContextManager[None]:
@@ -314,14 +377,3 @@ def copied_to(device: torch.device, value: Any) -> Any:
     if isinstance(value, dict):
         return {key: copied_to(device, part) for key, part in value.items()}
     return [copied_to(device, part) for part in value] if isinstance(value, list) else value
-
-
-def _require_supported(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Refuse what would silently train by another rule."""
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise UserError("expected an optimizer that steps without a closure, got LBFGS; use SGD or AdamW")
-    sharded = any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
-    if sharded or any(type(module).__name__.startswith(("FullySharded", "FSDP")) for module in model.modules()):
-        raise UserError(
-            "expected whole parameters on every rank, got FSDP: norms and noise would be each shard's own; use DDP"
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +12,8 @@ from noiserobust.data.batches import Batch
 
 AnyBatch = Batch | Sequence[Batch]
 """A batch, or the micro-batches that it consists of."""
+Batches = Batch | Iterable[Batch]
+"""The same, also from a generator."""
 
 
 def as_list(batch: AnyBatch) -> list[Batch]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
@@ -23,6 +23,7 @@ from noiserobust.storage.provenance import provenance
 from noiserobust.sweep.pieces import data_of
 from noiserobust.training import Engine, Progress, TrainSettings
 from noiserobust.training.engine import Output
+from noiserobust.training.micro_batches import AnyBatch
 from noiserobust.training.optimizers import build_optimizer
 from noiserobust.training.rules.base import Method, Plain
 
@@ -91,7 +92,7 @@ class NoisyHalf(Method):
 
     of: Method
 
-    def step(self, engine: Engine, batch: Batch | Sequence[Batch], progress: Progress) -> Output:
+    def whole_step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         with engine.perturbed(self.of.perturbation(progress), "filters", progress.step):
             out = engine.gradient(batch, norm_stats=False)
         engine.commit()

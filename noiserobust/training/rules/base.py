@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation, Unperturbed
 from noiserobust.spec import Described
 from noiserobust.training.engine import Engine, Output
-from noiserobust.training.micro_batches import AnyBatch
+from noiserobust.training.micro_batches import AnyBatch, Batches
 from noiserobust.training.schedules import Progress
 
 
@@ -18,8 +19,8 @@ class Method(Described, family="method"):
     """A training rule: where a step takes its gradients, and how it combines them.
 
     It states the :meth:`perturbation` of a step and, in :meth:`perturbed_step`, what is done with it; or, when it is
-    another kind of rule, all of :meth:`step`. A rule is its settings and never changes; what a run must remember from
-    step to step lies in ``engine.memory``.
+    another kind of rule, all of :meth:`whole_step`. A rule is its settings and never changes; what a run must remember
+    from step to step lies in ``engine.memory``.
     """
 
     every_step: ClassVar[bool] = False
@@ -39,10 +40,18 @@ class Method(Described, family="method"):
     @property
     def visitable(self) -> bool:
         """Whether :meth:`perturbation` alone says where the update gradient is taken, so that measures can go there."""
-        return type(self).step is Method.step
+        return type(self).step is Method.step and type(self).whole_step is Method.whole_step
 
-    def step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
-        """Take the gradients of this rule and commit once; returns the clean pass's output (or the only one's)."""
+    def step(self, engine: Engine, batch: Batches, progress: Progress) -> Output:
+        """Take the gradients of this rule and commit once; returns the clean pass's output (or the only one's).
+
+        ``batch`` is one batch, or any iterable of the micro-batches that it consists of.
+        """
+        with engine.stepping():
+            return self.whole_step(engine, batch if isinstance(batch, Batch) else list(batch), progress)
+
+    def whole_step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
+        """:meth:`step` for one batch or a list of micro-batches."""
         perturbation = self.perturbation(progress)
         if perturbation.is_identity:
             return plain_step(engine, batch).at(perturbation)

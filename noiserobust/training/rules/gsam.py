@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from noiserobust.analog.vectors import add, along, clones, scale, scale_to
+from noiserobust.analog.vectors import add, along, clones, precise, scale, scale_to
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
 from noiserobust.training.engine import Engine, Output
@@ -53,10 +53,10 @@ class GSAM(Climbing, name="gsam"):
             rho = self.rho_min + (perturbation.rho - self.rho_min) * engine.lr_share
             perturbation = replace(perturbation, rho=rho)
         out = engine.gradient(batch, sync=self.sync)
-        gradient = engine.take()
+        gradient = precise(engine.take())
         with engine.perturbed(perturbation, gradient=clones(gradient)):
             engine.gradient(batch, norm_stats=False, sync=self.sync)
-        perturbed = engine.take()
+        perturbed = precise(engine.take())
         # g_p - alpha (g - c g_p) = (1 + alpha c) g_p - alpha g
         share = along(gradient, perturbed)
         scale(perturbed, (1 + self.alpha * share) * (1 - clean))

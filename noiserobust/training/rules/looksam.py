@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from noiserobust.analog.vectors import Vector, add, along, clones, divisor, norm
+from noiserobust.analog.vectors import Vector, add, along, clones, divisor, norm, precise
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
 from noiserobust.training.engine import Engine, Output
@@ -52,24 +52,25 @@ class LookSAM(Climbing, name="looksam"):
         if climbs:
             out, direction = self._climb(engine, batch, perturbation)
         else:
-            out, direction = engine.gradient(batch), memory["direction"]
-            gradients = engine.take()
+            out, direction = engine.gradient(batch), engine.recalled(memory["direction"])
+            gradients = precise(engine.take())
             for part, axis in self._parts(gradients, direction):
                 part[:] = add(part, axis, self.alpha * norm(part) / divisor(axis))
             engine.put(gradients)
         # What an overflow left is not re-used: that step is skipped, and the next one climbs again.
         if engine.commit() or not climbs:
-            engine.memory[self.name] = {"calls": memory["calls"] + 1, "direction": direction}
+            kept = engine.remembered(direction) if climbs else memory["direction"]
+            engine.memory[self.name] = {"calls": memory["calls"] + 1, "direction": kept}
         return out
 
     def _climb(self, engine: Engine, batch: AnyBatch, perturbation: Ascent) -> tuple[Output, Vector]:
         """One step of SAM without its commit, and the g_v it leaves."""
         out = engine.gradient(batch, sync=self.sync)
-        gradients = engine.take()
+        gradients = precise(engine.take())
         with engine.perturbed(perturbation, gradient=clones(gradients)):
             engine.gradient(batch, norm_stats=False)
         clean = gradients if self.sync else engine.average(gradients)
-        perturbed = engine.take()
+        perturbed = precise(engine.take())
         direction = clones(perturbed)
         for part, axis in self._parts(direction, clean):
             part[:] = add(part, axis, -along(part, axis))
@@ -81,7 +82,7 @@ class LookSAM(Climbing, name="looksam"):
         pairs: list[tuple[Tensor | None, Tensor | None]] = [
             (g, o) for g, o in zip(gradients, others, strict=True) if g is not None and o is not None
         ]
-        if self.layerwise:
+        if self.layerwise or not pairs:
             return [([g], [o]) for g, o in pairs]
         return [([g for g, _ in pairs], [o for _, o in pairs])]
 

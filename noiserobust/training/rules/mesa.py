@@ -60,7 +60,7 @@ class MESA(SelfDistillation, name="mesa"):
             engine.memory[self.name] = {name: _precise(value).clone() for name, value in _tensors(engine).items()}
         return engine.memory[self.name]
 
-    def step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
+    def whole_step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         self.require_epochs(progress)
         average, lam = self.average(engine), self.strength(progress)
         if self.update == "before":

@@ -56,7 +56,7 @@ class RST(Method, name="rst"):
     def visitable(self) -> bool:
         return self.inner.visitable
 
-    def step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
+    def whole_step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         if self.coin(engine, progress):
             return self.inner_step(engine, batch, progress)
         return plain_step(engine, batch).at(self.perturbation(progress))

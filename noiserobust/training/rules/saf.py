@@ -71,7 +71,7 @@ class SAF(SelfDistillation, name="saf"):
             engine.memory[self.name] = {"logits": logits, "epochs": epochs}
         return engine.memory[self.name]
 
-    def step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
+    def whole_step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         memory, indices = self.remembered(engine), _indices(as_list(batch))
         self.require_epochs(progress)
         slot, lam = progress.epoch % self.back, self.strength(progress)

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from noiserobust.analog.vectors import Vector, clones, scale_to
+from noiserobust.analog.vectors import Vector, clones, precise, scale_to
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
 from noiserobust.training.engine import Engine, Output
@@ -54,7 +54,7 @@ class Climbing(Method):
         gradient = engine.take()
         if clean:
             # Put back before the second pass: ranks then average both parts at once.
-            part = clones(gradient)
+            part = precise(clones(gradient))
             engine.put(scale_to(part, engine.loss_scale) if unit else part, weight=clean)
         with self.climb(engine, gradient, perturbation):
             engine.gradient(batch, norm_stats=False, weight=1 - clean)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from noiserobust.analog.vectors import Vector, multiply
+from noiserobust.analog.vectors import Vector, multiply, precise
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
 from noiserobust.minima.subset import count_of
@@ -62,20 +62,22 @@ class SSAM(Climbing, name="ssam"):
     def _masks(self, engine: Engine, gradient: Vector) -> Vector:
         """The present masks, made anew at every :attr:`every`-th call."""
         memory = engine.memory.get(self.name, {"calls": 0, "masks": []})
-        masks, known = memory["masks"], True
-        if memory["calls"] % self.every == 0:
+        masks, kept, known = engine.recalled(memory["masks"]), memory["masks"], True
+        unmasked = any(g is not None and mask is None for g, mask in zip(gradient, masks, strict=True))
+        if memory["calls"] % self.every == 0 or unmasked:  # unfrozen since the masks were made
             scores = self._scores(engine, gradient, memory["calls"] // self.every)
             masks = _largest(scores, self.fraction)
+            kept = engine.remembered(masks)
             # A mask made of an overflow would outlive it: that step is skipped, and the next one makes a new mask.
             known = all(bool(score.isfinite().all()) for score in scores if score is not None)
         if known:
-            engine.memory[self.name] = {"calls": memory["calls"] + 1, "masks": masks}
+            engine.memory[self.name] = {"calls": memory["calls"] + 1, "masks": kept}
         return masks
 
     def _scores(self, engine: Engine, gradient: Vector, renewal: int) -> Vector:
         if self.mask == "fisher":
             # Averaged, so that every rank keeps the same mask and any rank's state resumes all of them.
-            return engine.average([None if g is None else g.square() for g in gradient])
+            return engine.average([None if g is None else g.square() for g in precise(gradient)])
         return [
             None if g is None else engine.stream("mask", renewal, index).uniform(g.shape, device=g.device)
             for index, g in enumerate(gradient)

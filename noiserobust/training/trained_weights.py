@@ -1,0 +1,110 @@
+"""The parameters that an optimizer trains, read from it anew at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from noiserobust.analog.vectors import Vector
+from noiserobust.analog.weight_space import WeightSpace
+from noiserobust.analog.where import Where
+from noiserobust.errors import UserError
+from noiserobust.models.wrappers import unwrap
+
+
+class TrainedWeights:
+    """Those parameters of ``optimizer`` that are not frozen: ``space``, as they were when last :meth:`read`.
+
+    A layer that was frozen or unfrozen since, or a group that was added, is seen by the next :meth:`read`.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, where: Where) -> None:
+        self.model, self.optimizer, self.where = model, optimizer, where
+        _require_supported(model, optimizer)
+        self._every = self._given()
+        self.space = self._new_space()
+
+    def read(self) -> WeightSpace:
+        """The weights as they are now; the same object as long as they are the same parameters."""
+        every = self._given()
+        trained = [parameter for parameter in every if parameter.requires_grad]
+        # By identity: == would compare elements.
+        if list(map(id, trained)) != self._ids or len(every) != len(self._every):
+            self._every = every
+            self.space = self._new_space()
+        return self.space
+
+    def remembered(self, vector: Vector) -> Vector:
+        """``vector`` with a place for every parameter of the optimizer, so that it outlives freezing and unfreezing."""
+        place = {id(parameter): v for parameter, v in zip(self.space.parameters, vector, strict=True)}
+        return [place.get(id(parameter)) for parameter in self._every]
+
+    def recalled(self, vector: Vector) -> Vector:
+        """What :meth:`remembered` gave, for the parameters of now; ``None`` for those that were not there."""
+        place = dict(zip(map(id, self._every), vector, strict=False))  # groups are added at the end
+        return [place.get(id(parameter)) for parameter in self.space.parameters]
+
+    def require_no_gradients(self) -> None:
+        """Refuse what somebody else's backward pass left: it would silently be part of this step."""
+        for parameter, name in zip(self.space.parameters, self.space.names, strict=True):
+            if parameter.grad is None:
+                continue
+            if bool(parameter.grad.to_dense().any()):
+                raise UserError(
+                    f"expected no gradients when a step begins, got one in {name or 'a parameter'} of an earlier "
+                    "backward() or another Engine's unfinished step; call optimizer.zero_grad() before the step (and "
+                    "give terms of your own to the loss)"
+                )
+            parameter.grad = None  # zeros, as zero_grad(set_to_none=False) leaves them
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, backward passes leave the gradients of all other parameters of the model as they were."""
+        others = [(parameter, parameter.grad) for parameter in self._others if parameter.requires_grad]
+        for parameter, _ in others:
+            parameter.grad = None
+        try:
+            yield
+        finally:
+            for parameter, gradient in others:
+                parameter.grad = gradient
+
+    def _given(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _new_space(self) -> WeightSpace:
+        _require_averaged(self.model)
+        space = WeightSpace(self.model, self._every, **self.where.patterns)
+        self._ids = list(map(id, space.parameters))
+        known = set(self._ids)
+        self._others = [p for p in unwrap(self.model).parameters() if id(p) not in known]
+        return space
+
+
+def _require_averaged(model: nn.Module) -> None:
+    """Refuse what DDP would not average: it looks for parameters to train once, when it is made."""
+    if not isinstance(model, DistributedDataParallel):
+        return
+    known = int(model._get_ddp_logging_data().get("num_parameter_tensors", 0))
+    ignored = model.parameters_to_ignore
+    trained = [p for name, p in model.module.named_parameters() if p.requires_grad and name not in ignored]
+    if len(trained) > known > 0:
+        raise UserError(
+            f"expected the {known} parameters that DistributedDataParallel averages, got {len(trained)} that require a "
+            "gradient; after unfreezing wrap the network in DistributedDataParallel anew"
+        )
+
+
+def _require_supported(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse what would silently train by another rule."""
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise UserError("expected an optimizer that steps without a closure, got LBFGS; use SGD or AdamW")
+    sharded = any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+    if sharded or any(type(module).__name__.startswith(("FullySharded", "FSDP")) for module in model.modules()):
+        raise UserError(
+            "expected whole parameters on every rank, got FSDP: norms and noise would be each shard's own; use DDP"
+        )
