@@ -30,7 +30,7 @@ PRINTED = {
     "docs/noise.md": [],
     "docs/layers.md": [
         "{(1,)}",
-        "33.3 % of the multiply-accumulates are noisy; include '0.kernel@1'",
+        "33.3 % of the multiply-accumulates are noisy; include '*.kernel@1'",
         "['0.kernel', '2.weight']",
     ],
     "docs/hardware_design.md": ["largest x of gaussian:{x}", "single effects, added up", "digital, too"],
