@@ -56,6 +56,7 @@ NOISES: list[NoiseModel] = [
     Stuck(0.0, at_max=0.4, reference="tile-column", rows=7, columns=5),
     Cells(Gaussian(0.1), 3),
     Cells(Gaussian(0.1, reference="layer") + Laplace(0.05), 2),
+    Cells(Gaussian(0.1), 3, fill="max"),
     Correlated(Gaussian(0.1), 0.5),
     Correlated(Gaussian(0.1), 1.0, over="die"),
     Correlated(Laplace(0.1) + Gaussian(0.1), 0.3, over="tile", rows=3, columns=4),

@@ -67,6 +67,23 @@ class TestCells:
         cells = [Gaussian(0.2).write(Chip(w), w, STREAM.child(cell)).programmed() for cell in range(3)]
         torch.testing.assert_close(Cells(Gaussian(0.2), 3).program(w, STREAM).programmed(), sum(cells) / 3)
 
+    def test_filled_one_after_the_other(self) -> None:
+        """Half of the largest in three cells: one full, one half full, one empty; by the errors of PCM at 1, 1/2, 0."""
+        w = equal_weights(0.5)
+        chip = Cells(PCM(reference="layer"), 3, fill="max", reference="layer").program(w, STREAM)
+        held = [[float(target[0, 0]) for target in part.targets] for part in chip.parts]  # type: ignore[attr-defined]
+        assert held == [[25.0, 0.0], [12.5, 0.0], [0.0, 0.0]]
+        plain = PCM(reference="layer").program(equal_weights(0.0, 0.5), STREAM.child("plain")).programmed().var(1)
+        assert_std(chip.programmed()[0], math.sqrt(float(plain.sum())) / 3)
+
+    def test_aihwkit_fills_the_same_conductances(self) -> None:
+        conductance = pytest.importorskip("aihwkit.inference.converter.conductance")
+        w = Stream(0, "w").normal((6, 5))
+        theirs, _ = conductance.NPairConductanceConverter([1.0, 1.0, 1.0], g_max=25.0).convert_to_conductances(w)
+        chip = Cells(PCM(reference="layer"), 3, fill="max", reference="layer").program(w, STREAM)
+        ours = [target for part in chip.parts for target in part.targets]  # type: ignore[attr-defined]
+        torch.testing.assert_close(ours, theirs)
+
     def test_reads_are_of_each_cell_but_of_one_below(self) -> None:
         w, read = equal_weights(0.3), Gaussian(0.1, reference="layer", per="read")
         inside = (Gaussian(0.0) + Cells(read, 4)).program(w, STREAM).read(STREAM) - w

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from methods import METHODS, ON, batch, committed, full_strength, same_bits, sgd, smooth_net, weights
+from methods import METHODS, ON, batch, close, committed, full_strength, same_bits, sgd, smooth_net, weights
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
+from noiserobust.data import Batch
 from noiserobust.errors import UserError
+from noiserobust.tasks import Classification
 from noiserobust.training import Engine, Method
 
 every_method = pytest.mark.parametrize("text", METHODS)
 RULES = ["plain", "sam:0.1", "rwp:gaussian(0.2)", "looksam:0.1,k=2", "esam:0.1", "ssam:0.2", "mesa:0.5,start=0"]
+OF_SAMPLES = ("esam", "saf", "mesa")
+"""Rules that choose, remember or average whole samples."""
 some_rules = pytest.mark.parametrize("text", RULES)
 
 
@@ -122,3 +130,72 @@ class TestBatches:
         parts = batch(dtype=torch.float64).split(3)
         listed = committed(text, sgd(smooth_net()), parts)
         assert same_bits(committed(text, sgd(smooth_net()), iter(parts)), listed)  # type: ignore[arg-type]
+
+
+class Named(nn.Sequential):
+    """:func:`smooth_net` on the sum of two inputs, with an output of a kind."""
+
+    def forward(self, left: Tensor, right: Tensor | None = None) -> Any:
+        logits = super().forward(left if right is None else left + right)
+        hidden = torch.zeros(len(logits), 7)
+        if self.gives == "ModelOutput":
+            return ModelOutput(loss=logits.sum(), logits=logits, states=hidden)
+        return (logits, hidden) if self.gives == "tuple" else {"logits": logits, "hidden": hidden}
+
+
+class PerUnit(nn.Sequential):
+    """:func:`smooth_net` on every unit of a sample."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in list(self)[1:]:
+            x = layer(x)
+        return x
+
+
+def as_kind(kind: type[nn.Sequential], **settings: Any) -> nn.Module:
+    model = kind(*smooth_net())
+    vars(model).update(settings)
+    return model
+
+
+def several(data: Batch, kind: str) -> Batch:
+    """The same images as two inputs that add up to them."""
+    half = 0.5 * data.inputs
+    inputs: Any = {"left": half, "right": half} if kind == "dict" else (half, half)
+    return Batch(inputs, data.labels, data.indices)
+
+
+class TestTasks:
+    @every_method
+    @pytest.mark.parametrize(("inputs", "outputs"), [("dict", "ModelOutput"), ("tuple", "dict"), ("dict", "tuple")])
+    def test_several_inputs_and_any_output(self, text: str, inputs: str, outputs: str) -> None:
+        """The step of the network that takes and gives one tensor, whole and in micro-batches."""
+        data = batch(dtype=torch.float64)
+        named = several(data, inputs)
+        for parts, other in ((data, named), (data.split(3), named.split(3))):
+            expected = committed(text, sgd(smooth_net()), parts)
+            found = committed(text, sgd(as_kind(Named, gives=outputs)), other)
+            close(found, expected, rtol=1e-12, atol=1e-14)
+
+    @pytest.mark.parametrize("text", [text for text in METHODS if not any(rule in text for rule in OF_SAMPLES)])
+    def test_units_of_unequal_number_weigh_alike(self, text: str) -> None:
+        """Samples of 1 to 4 units: the step is that of the data with every unit a sample of its own."""
+
+        class Units(Classification):
+            def losses(self, predictions: Tensor, batch: Batch) -> Tensor:
+                each = nn.functional.cross_entropy(predictions.mT, batch.labels, reduction="none")
+                return each.sum(1) / self.counts(batch).clamp(min=1)
+
+            def counts(self, batch: Batch) -> Tensor:
+                return (batch.labels != -100).sum(1)
+
+        single = batch(24, dtype=torch.float64)
+        length = torch.tensor([4, 1, 0, 3, 2, 2])
+        ignored = torch.arange(4) >= length[:, None]
+        labels = single.labels.view(6, 4).masked_fill(ignored, -100)
+        grouped = Batch(single.inputs.view(6, 4, 25), labels)
+        alone = single[~ignored.flatten()]
+        expected = committed(text, sgd(smooth_net()), alone)
+        for parts in (grouped, [grouped[:1], grouped[1:3], grouped[3:]]):
+            out = committed(text, sgd(as_kind(PerUnit), task=Units()), parts)
+            close(out, expected, rtol=1e-10, atol=1e-13)

@@ -10,6 +10,7 @@ from torch import Tensor
 from noiserobust.data import Batch, Batches, Dataset
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream
+from noiserobust.tasks import Task
 from noiserobust.training import SAF, Engine, Method, Progress
 from noiserobust.training.rules import saf
 
@@ -23,9 +24,9 @@ def test_reads_what_that_sample_was_given_e_epochs_ago(back: int, parts: int, mo
     read: list[tuple[Tensor, Tensor]] = []
     original = saf.penalty
 
-    def spied(past: Tensor, tau: float, factors: Tensor) -> object:
-        read.append((past, factors))
-        return original(past, tau, factors)
+    def spied(task: Task, past: list[Tensor], tau: float, factors: list[Tensor]) -> object:
+        read.append((torch.cat(past), torch.cat(factors)))
+        return original(task, past, tau, factors)
 
     monkeypatch.setattr(saf, "penalty", spied)
     engine, diary, orders = sgd(normed_net()), {}, []

@@ -1,13 +1,13 @@
-"""Exact copies of tensors while they are moved."""
+"""The values of tensors, kept bit for bit while they are moved."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from noiserobust.analog.openings import Opening
 from noiserobust.noise.sharded import local
 
 
@@ -18,14 +18,12 @@ class Backup:
         self.tensors = list(tensors)
         self._saved: list[Tensor] | None = None
 
-    @contextmanager
-    def moved(self) -> Iterator[None]:
-        """Save now; put every bit back when the body ends, also when it raises.
+    def save(self, opening: Opening) -> None:
+        """Save now; every bit is put back when ``opening`` closes.
 
         Restoring is copying: subtracting what was added would leave 91 % of float32 weights changed after 1,000 times.
         """
         if not self.tensors:
-            yield
             return
         # Looked up now: model.to(...) gives parameters other memory.
         live = [local(tensor.detach()) for tensor in self.tensors]
@@ -35,12 +33,13 @@ class Backup:
             saved = [torch.empty_like(tensor) for tensor in live]
         with torch.no_grad():
             torch._foreach_copy_(saved, live)
-        # An autocast that is open around us keeps low-precision copies of the weights: they must not outlive a move.
-        torch.clear_autocast_cache()
-        try:
-            yield
-        finally:
+
+        def restore() -> None:
             with torch.no_grad():
                 torch._foreach_copy_(live, saved)
             torch.clear_autocast_cache()
             self._saved = saved
+
+        opening.callback(restore)
+        # An autocast that is open around us keeps low-precision copies of the weights: they must not outlive a move.
+        torch.clear_autocast_cache()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import compress
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from noiserobust.analog.backup import Backup
+from noiserobust.analog.openings import Opening, opened
 from noiserobust.analog.weights import OWN_FORWARD, AnalogWeight, classified
 from noiserobust.errors import UserError
 from noiserobust.models.wrappers import unwrap
@@ -55,7 +56,8 @@ class NoisyWeights:
         One chip per weight is programmed, read and forgotten; :class:`Programmed` keeps them.
         """
         if noise.is_identity:
-            yield
+            with self.held():
+                yield
             return
 
         def sample(weight: AnalogWeight) -> Tensor:
@@ -86,14 +88,20 @@ class NoisyWeights:
             yield
 
     @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, nobody else moves the weights; :class:`~noiserobust.UserError` while another thread does."""
+        with opened([weight.parameter for weight in self.weights], moves=False):
+            yield
+
+    @contextmanager
     def _moved(self, value: Callable[[AnalogWeight], Tensor], write: Callable[[], None]) -> Iterator[None]:
         """Inside, tied layers compute with ``value(weight)``, and the other weights are what ``write`` made of them."""
-        with ExitStack() as stack:
-            stack.callback(forget_gathered, self.model)
+        with opened([weight.parameter for weight in self.weights]) as opening:
+            opening.callback(lambda: forget_gathered(self.model))
             with torch.no_grad():
                 for weight in self._tied:
-                    stack.enter_context(_tied(weight, value(weight).to(weight.parameter.dtype)))
-                stack.enter_context(self._backup.moved())
+                    _tie(opening, weight, value(weight).to(weight.parameter.dtype))
+                self._backup.save(opening)
                 write()
             forget_gathered(self.model)
             yield
@@ -166,8 +174,7 @@ def report_stream(seed: int, replicate: int, draw: int) -> Stream:
     return Stream(seed, "report", replicate, draw)
 
 
-@contextmanager
-def _tied(weight: AnalogWeight, noisy: Tensor) -> Iterator[None]:
+def _tie(opening: Opening, weight: AnalogWeight, noisy: Tensor) -> None:
     """A Linear tied to an embedding computes with the noisy copy; the shared parameter itself is left alone."""
     module = weight.owner
 
@@ -178,11 +185,12 @@ def _tied(weight: AnalogWeight, noisy: Tensor) -> Iterator[None]:
         return functional.linear(x, noisy + (shared - shared.detach()), module.bias)  # type: ignore[arg-type]
 
     outer = vars(module).get("forward")  # another draw's, or one that the user put there
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if outer is None:
-            del module.forward
-        else:
+
+    def restore() -> None:
+        if outer is not None:
             module.forward = outer
+        elif "forward" in vars(module):
+            del module.forward
+
+    opening.callback(restore)
+    module.forward = forward

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Literal
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from noiserobust.analog.backup import Backup
 from noiserobust.analog.noisy import NoisyWeights
+from noiserobust.analog.openings import opened
 from noiserobust.analog.vectors import Vector, only
 from noiserobust.analog.weights import AnalogWeight, analog_weights
 from noiserobust.errors import UserError
@@ -72,9 +73,12 @@ class WeightSpace:
         """``vector`` without the parameters that are not in ``over``."""
         return only(vector, self.chosen(over))
 
-    def restored(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def restored(self) -> Iterator[None]:
         """The parameters are as before when the body ends, bit for bit, whatever it did to them or raised."""
-        return self._backup.moved()
+        with opened(self.parameters) as opening:
+            self._backup.save(opening)
+            yield
 
     @torch.no_grad()
     def add(self, vector: Vector, factor: float = 1.0) -> None:

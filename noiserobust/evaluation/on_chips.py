@@ -148,6 +148,8 @@ class ModelOnChips:
             self.programmed = Programmed(self.noisy, noise, stream, self.read_once)
         converting = self.converting[converters]
         with ExitStack() as stack:
+            if self.programmed is None:
+                stack.enter_context(self.noisy.held())
             network = stack.enter_context(self.opened.reading(self.programmed, stream, time, read, compensation))
             if self.folding and self.programmed is not None and self.conditions.converters[converters].is_identity:
                 stack.enter_context(self.folding.folded())

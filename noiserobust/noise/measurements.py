@@ -133,7 +133,7 @@ def read_table(name: str, content: bytes) -> Measurements:
     columns = _columns(header)
     if isinstance(columns, str):
         raise refuse(first, columns, ", ".join(header))
-    if ignored := [cell for cell, column in zip(header, columns, strict=True) if not column]:
+    if ignored := [cell for cell, column in zip(header, columns, strict=True) if cell and not column]:
         warnings.warn(f"{name}: columns ignored: {', '.join(ignored)}", stacklevel=2)
     parts: dict[Key, dict[str, list[float]]] = {}
     for line, cells in rows:
@@ -151,7 +151,8 @@ def read_table(name: str, content: bytes) -> Measurements:
         part = parts.setdefault(tuple(values.pop(key, 0.0) for key in KEYS), {column: [] for column in values})
         if part["state"] and values["state"] <= (previous := part["state"][-1]):
             wanted = f"a state above that of the line before, {previous:g}"
-            raise refuse(line, wanted, f"{values['state']:g}; sort the table")
+            hint = "sort the table, or say what differs in a column time, temperature or polarity"
+            raise refuse(line, wanted, f"{values['state']:g}; {hint}")
         for known, value in values.items():
             part[known].append(value)
     table = {key: {column: np.array(values) for column, values in part.items()} for key, part in parts.items()}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,39 +14,17 @@ from torch.nn.parallel import DistributedDataParallel
 from noiserobust.analog.vectors import Vector, clip, precise
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.analog.where import Where
-from noiserobust.data.batches import Batch
-from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation
 from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.modes import evaluating, kept_norm_stats
 from noiserobust.models.wrappers import unwrap
 from noiserobust.rng import Stream
+from noiserobust.tasks import Task
 from noiserobust.training.ddp import Processes
 from noiserobust.training.micro_batches import AnyBatch, as_list, only_rows
+from noiserobust.training.objective import Loss, Objective, Output, Penalty, joined
 from noiserobust.training.settings import check_clipping
 from noiserobust.training.trained_weights import TrainedWeights
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-Penalty = Callable[[Tensor, slice], Tensor]
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a pass or a step saw: per-sample ``losses`` (B,) and ``logits`` (B, classes), detached.
-
-    ``perturbation`` is what a step moved the weights by, ``strength`` its size (or that of the rule's loss term); None
-    where nobody said.
-    """
-
-    losses: Tensor
-    logits: Tensor
-    perturbation: Perturbation | None = None
-    strength: float | None = None
-
-    def at(self, perturbation: Perturbation) -> Output:
-        """The same of a step with ``perturbation``, where it does not say yet."""
-        known = self.perturbation is not None
-        return self if known else replace(self, perturbation=perturbation, strength=perturbation.strength)
 
 
 class Engine:
@@ -59,9 +37,12 @@ class Engine:
     clipping, exact restore.
 
     - ``optimizer``: any ``torch.optim`` optimizer over the model's parameters.
-    - ``loss(logits, labels)``: one value per sample (cross-entropy by default).
-    - ``precision``: ``fp32``, ``bf16`` or ``fp16`` autocast; ``scaler``: a ``torch.amp.GradScaler`` for fp16.
-      When either pass of a step is inf or NaN the scaler skips the whole step.
+    - ``task``: how the network is called, what its outputs mean and which loss a sample has: an object or a text
+      (``classification``, cross-entropy, by default). ``loss(predictions, labels)`` is a loss of your own, one value
+      per sample. The gradient is that of the mean over all units of a task (tokens, say) of all micro-batches and
+      ranks.
+    - ``precision``: ``fp32``, ``bf16`` or ``fp16`` autocast, by default whatever is around the step; ``scaler``: a
+      ``torch.amp.GradScaler`` for fp16. When either pass of a step is inf or NaN the scaler skips the whole step.
     - ``clip_norm``: largest norm of the final gradient.
     - ``weight_clip``: after each step analog weights are clipped to this many times their layer's rms, the field's
       first remedy against outliers that set the noise's scale.
@@ -80,7 +61,8 @@ class Engine:
         optimizer: torch.optim.Optimizer,
         loss: Loss | None = None,
         *,
-        precision: Precision = "fp32",
+        task: Task | str | None = None,
+        precision: Precision | None = None,
         scaler: torch.amp.GradScaler | None = None,
         clip_norm: float | None = None,
         weight_clip: float | None = None,
@@ -91,7 +73,7 @@ class Engine:
     ) -> None:
         check_clipping(clip_norm, weight_clip)
         self.model, self.optimizer = model, optimizer
-        self.loss: Loss = loss if loss is not None else nn.CrossEntropyLoss(reduction="none")
+        self.objective = Objective(task, loss)
         self.precision, self.scaler = precision, scaler
         self.clip_norm, self.weight_clip, self.seed = clip_norm, weight_clip, seed
         self.samples, self.classes = samples, classes
@@ -105,6 +87,11 @@ class Engine:
         self.own_memory: dict[str, Any] = {}
         self.ranks = Processes.of(model)
         self.ranks.require_same_seed(seed, self.device)
+
+    @property
+    def task(self) -> Task:
+        """What the network is for."""
+        return self.objective.task
 
     @property
     def weights(self) -> WeightSpace:
@@ -179,67 +166,65 @@ class Engine:
         ranks do not average (forward *and* backward run under ``no_sync``); with ``norm_stats=False`` normalisation
         statistics and counters stay as they were. ``wrt`` says which parameters the gradient is taken for (the rest of
         the backward pass is skipped; needs ``sync=False``), ``rows`` which samples of the whole batch.
-        ``penalty(logits, span)`` gives a value per sample that is added to the loss, ``span`` being the samples' place
-        in the batch.
+        ``penalty(predictions, part, number)`` gives a value per sample that is added to the loss of micro-batch
+        ``number``.
         """
         if not (self._stepping or self._holding):
             self._begin()
-        micro = as_list(batch) if rows is None else only_rows(as_list(batch), rows)
+        whole = as_list(batch)
+        micro = whole if rows is None else only_rows(whole, rows)
         inputs = None
         if wrt is not None:
             inputs = [p for p, wanted in zip(self.parameters, wrt, strict=True) if wanted and p.requires_grad]
-        total = sum(len(part) for part in micro)
-        weight *= micro[0].share
-        losses, logits, start = [], [], 0
+        factor = weight * self.objective.share(whole, self.ranks, self.device) / self.objective.units(micro)
+        outputs = []
         try:
             with self._trained.alone(), nullcontext() if norm_stats else kept_norm_stats(self.model):
                 for index, part in enumerate(micro):
                     # Ranks average once, with the last micro-batch.
                     with self._ranks_apart(apart=not sync or index < len(micro) - 1):
                         with self._autocast():
-                            out = self.model(part.inputs)
-                            loss = self._losses(out, part)
-                            span = slice(start, start := start + len(part))
-                            added = loss if penalty is None else loss + penalty(out, span)
+                            answer = self.objective.answer(self.model, part)
+                            losses = answer.losses
+                            if penalty is not None:
+                                losses = losses + penalty(answer.predictions, part, index)
+                            if answer.counts is not None:
+                                losses = losses * answer.counts
                         self.passes["forward"] += 1
-                        mean = added.sum() * (weight / total)
+                        mean = losses.sum() * factor
                         mean = mean if self.scaler is None else self.scaler.scale(mean)
                         if inputs != []:  # else all that is wanted was frozen since
                             torch.autograd.backward(mean, inputs=inputs)
                             self.passes["backward"] += 1
-                    losses.append(loss.detach())
-                    logits.append(out.detach())
+                    outputs.append(answer.kept())
         except BaseException:
             self.take()  # half a gradient must not leak into the next step
             raise
         self._holding = True
-        return Output(torch.cat(losses), torch.cat(logits))
+        return joined(outputs)
 
     @torch.no_grad()
     def forward(self, batch: AnyBatch, twin: Mapping[str, Tensor] | None = None) -> Output:
         """Losses and logits without gradient, on this rank alone; normalisation statistics stay as they were.
 
         At the present weights and in the model's present mode; or, with the parameters and buffers of a ``twin`` by
-        name, in eval mode.
+        name, in eval mode. ``logits`` of any shape are kept of a single
+        micro-batch.
         """
         model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
-        losses, logits = [], []
+        outputs = []
         if twin is not None:
             live = unwrap(model).state_dict(keep_vars=True)
             # A twin may be kept in more precision than the network computes in.
             twin = {name: value.to(live[name].dtype) if name in live else value for name, value in twin.items()}
         with ExitStack() as stack:
             stack.enter_context(kept_norm_stats(model) if twin is None else evaluating(model))
-            for part in as_list(batch):
+            for part in (micro := as_list(batch)):
                 with self._autocast():
-                    if twin is None:
-                        out = model(part.inputs)
-                    else:
-                        out = torch.func.functional_call(unwrap(model), twin, (part.inputs,))
-                    losses.append(self._losses(out, part))
+                    answer = self.objective.answer(model if twin is None else unwrap(model), part, twin)
                 self.passes["forward"] += 1
-                logits.append(out)
-        return Output(torch.cat(losses), torch.cat(logits))
+                outputs.append(answer.kept() if len(micro) > 1 else replace(answer.kept(), logits=answer.predictions))
+        return joined(outputs)
 
     def take(self) -> Vector:
         """The gradients held, one per parameter (``None`` where there is none); the engine holds none afterwards.
@@ -329,21 +314,12 @@ class Engine:
         self._trained.require_no_gradients()
         self._holding, self.device = False, device_of(self.model)
 
-    def _losses(self, out: Tensor, part: Batch) -> Tensor:
-        loss = self.loss(out, part.labels)
-        if loss.shape != part.labels.shape[:1]:
-            raise UserError(
-                f"expected a loss with one value per sample, shape ({len(part)},), "
-                f"got {tuple(loss.shape)}; use reduction='none'"
-            )
-        return loss
-
     @contextmanager
     def _autocast(self) -> Iterator[None]:
         # An autocast around the whole step keeps casts of the weights until it ends: those of weights since moved.
         if torch.is_autocast_enabled(self.device.type):
             torch.clear_autocast_cache()
-        with autocast(self.device, self.precision):
+        with nullcontext() if self.precision is None else autocast(self.device, self.precision):
             yield
 
     def _clip_gradients(self, limit: float) -> None:
@@ -376,4 +352,4 @@ def copied_to(device: torch.device, value: Any) -> Any:
         return value.to(device, copy=True)
     if isinstance(value, dict):
         return {key: copied_to(device, part) for key, part in value.items()}
-    return [copied_to(device, part) for part in value] if isinstance(value, list) else value
+    return type(value)(copied_to(device, part) for part in value) if isinstance(value, (list, tuple)) else value

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
 
+from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
+from noiserobust.tasks import Task
 from noiserobust.training.engine import Penalty
 from noiserobust.training.rules.base import Method
 from noiserobust.training.schedules import Progress, Schedule, check_strength, strength_at
@@ -59,15 +61,15 @@ class SelfDistillation(Method):
             )
 
 
-def penalty(past: Tensor, tau: float, factors: Tensor) -> Penalty:
-    """``factor KL(softmax(past / tau) || softmax(logits / tau))`` per sample, in float32 or better.
+def penalty(task: Task, past: Sequence[Tensor], tau: float, factors: Sequence[Tensor]) -> Penalty:
+    """``factor KL(p(past / tau) || p(predictions / tau))`` per sample, in float32 or better; the task says what the
+    probabilities are. ``past`` and ``factors`` are those of each micro-batch.
 
     A sample with factor 0 has none, whatever its ``past``.
     """
 
-    def term(logits: Tensor, span: slice) -> Tensor:
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        now, then = (log_softmax(side.to(dtype) / tau, 1) for side in (logits, past[span]))
-        return factors[span].to(dtype) * (then.exp() * (then - now)).sum(1)
+    def term(predictions: Tensor, part: Batch, number: int) -> Tensor:
+        dtype = torch.promote_types(predictions.dtype, torch.float32)
+        return factors[number].to(dtype) * task.divergence(past[number], predictions, part, tau)
 
     return term

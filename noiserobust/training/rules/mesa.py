@@ -13,7 +13,7 @@ from noiserobust.errors import UserError
 from noiserobust.minima import Unperturbed
 from noiserobust.models.wrappers import unwrap
 from noiserobust.training.engine import Engine, Output
-from noiserobust.training.micro_batches import AnyBatch
+from noiserobust.training.micro_batches import AnyBatch, as_list
 from noiserobust.training.rules.distillation import SelfDistillation, penalty
 from noiserobust.training.schedules import Progress, Schedule
 
@@ -70,10 +70,12 @@ class MESA(SelfDistillation, name="mesa"):
             self._follow(average, parameters)
         term = None
         if lam:
-            targets = engine.forward(batch, twin=average).logits
+            # Part by part: texts of several lengths do not lie in one tensor.
+            teacher = [engine.forward(part, twin=average).logits for part in as_list(batch)]
+            targets = [target for target in teacher if target is not None]
             factor = lam if self.scaling == "paper" else lam * self.tau**2
-            dtype = torch.promote_types(targets.dtype, torch.float32)
-            term = penalty(targets, self.tau, targets.new_full(targets.shape[:1], factor, dtype=dtype))
+            factors = [torch.full((len(target),), factor, device=engine.device) for target in targets]
+            term = penalty(engine.task, targets, self.tau, factors)
         out = engine.gradient(batch, penalty=term)
         engine.commit()
         # Buffers follow after the step in either case: before the next one they are the same.

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from noiserobust.data import nests
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Unperturbed
@@ -72,18 +73,21 @@ class SAF(SelfDistillation, name="saf"):
         return engine.memory[self.name]
 
     def whole_step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
-        memory, indices = self.remembered(engine), _indices(as_list(batch))
+        parts = as_list(batch)
+        memory, indices = self.remembered(engine), _indices(parts)
         self.require_epochs(progress)
         slot, lam = progress.epoch % self.back, self.strength(progress)
         term = None
         if lam:
             seen = memory["epochs"][slot, indices] == progress.epoch - self.back
             factor = lam**2 if self.scaling == "paper" else lam * self.tau**2
-            past = memory["logits"][slot, indices]
-            term = penalty(past, self.tau, factor * seen.to(past.dtype))
+            past, sizes = memory["logits"][slot, indices], [len(part) for part in parts]
+            term = penalty(engine.task, past.split(sizes), self.tau, (factor * seen.to(past.dtype)).split(sizes))
         out = engine.gradient(batch, penalty=term)
         engine.commit()
         # Read before write: one slot serves for both. Every rank records what all ranks saw.
+        if out.logits is None or out.logits.shape[1:] != memory["logits"].shape[2:]:
+            raise UserError(f"saf: expected logits (B, {memory['logits'].shape[2]}), one row a sample; use mesa")
         logits = engine.ranks.gather_rows(out.logits.to(memory["logits"].dtype))
         written = engine.ranks.gather_rows(indices)
         # An overflow is no past to compare with.
@@ -97,10 +101,11 @@ def _indices(parts: list[Batch]) -> Tensor:
     """The samples' indices; refuses what are no single samples of known classes."""
     indices = []
     for part in parts:
-        if part.labels.dim() != 1 or part.labels.is_floating_point():
+        if not isinstance(part.labels, Tensor) or part.labels.dim() != 1 or part.labels.is_floating_point():
+            got = [f"{tuple(labels.shape)} {labels.dtype}" for labels in nests.tensors(part.labels)]
             raise UserError(
-                f"saf: expected one class number per sample, got labels {tuple(part.labels.shape)} "
-                f"{part.labels.dtype}: mixup and cutmix leave no past to compare with; use mesa"
+                f"saf: expected one class number per sample, got labels {', '.join(got)}: mixup and "
+                "cutmix leave no past to compare with; use mesa"
             )
         if part.indices is None:
             raise UserError("saf: expected a batch with its samples' indices, got none; use Batch(x, y, indices)")

@@ -1,0 +1,229 @@
+"""Openings of the same weights nest or are refused, and the weights are clean in the end."""
+
+import copy
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from noiserobust import UserError, evaluate, perturbed
+from noiserobust.analog import openings
+from noiserobust.analog.weight_space import WeightSpace
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 6)
+        self.body = nn.Linear(6, 6)
+        self.head = nn.Linear(6, 7)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.embedding(x.long() % 7)).mean(1))
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+X = torch.arange(24.0).reshape(4, 6) / 9
+
+
+def answered(model: nn.Module) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        return model(X), *(value.clone() for value in model.state_dict().values())
+
+
+@pytest.fixture(params=[plain, Tied])
+def model(request: pytest.FixtureRequest):
+    """A network that must be, in the end, what it was: weights, answer, and nobody who holds it."""
+    network = request.param()
+    before = answered(network)
+    yield network
+    assert all(torch.equal(*pair) for pair in zip(answered(network), before, strict=True))
+    assert not openings._OPEN
+    with perturbed(network, "gaussian:0.1"):
+        assert not torch.equal(network(X), before[0])
+
+
+def test_nested_openings_restore_each_other(model):
+    with perturbed(model, "gaussian:0.1", draw=0):
+        outer = answered(model)
+        with perturbed(model, "gaussian:0.1", draw=1):
+            assert not torch.equal(answered(model)[0], outer[0])
+        assert all(torch.equal(*pair) for pair in zip(answered(model), outer, strict=True))
+
+
+def test_an_opening_that_is_closed_before_an_inner_one_is_refused(model):
+    outer, inner = (perturbed(model, "gaussian:0.1", draw=draw) for draw in (0, 1))
+    before = answered(model)
+    outer.__enter__()
+    inner.__enter__()
+    with pytest.raises(UserError, match="closed before another inside it"):
+        outer.__exit__(None, None, None)
+    assert all(torch.equal(*pair) for pair in zip(answered(model), before, strict=True))
+    with pytest.raises(UserError, match="closed before another inside it"):
+        inner.__exit__(None, None, None)
+
+
+def test_three_openings_in_the_wrong_order(model):
+    several = [perturbed(model, "gaussian:0.1", draw=draw) for draw in range(3)]
+    for one in several:
+        one.__enter__()
+    with pytest.raises(UserError):
+        several[1].__exit__(None, None, None)
+    with pytest.raises(UserError):
+        several[2].__exit__(None, None, None)
+    several[0].__exit__(None, None, None)
+
+
+def in_thread(work: Callable[[], object]) -> list[BaseException]:
+    """What ``work`` raised in another thread."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return raised
+
+
+def test_another_thread_is_refused(model):
+    def work() -> None:
+        with perturbed(model, "gaussian:0.1", draw=1):
+            pass
+
+    with perturbed(model, "gaussian:0.1", draw=0):
+        inside = answered(model)
+        (error,) = in_thread(work)
+        assert isinstance(error, UserError)
+        assert "another thread" in str(error)
+        assert all(torch.equal(*pair) for pair in zip(answered(model), inside, strict=True))
+        other = copy.deepcopy(model)
+        assert not in_thread(lambda: perturbed(other, "gaussian:0.1").__enter__())
+    assert not in_thread(work)
+
+
+def test_noise_free_openings_of_two_threads_do_not_disturb_each_other(model):
+    def clean() -> None:
+        with perturbed(model, "gaussian:0"):
+            pass
+
+    with perturbed(model, "gaussian:0"):
+        assert not in_thread(clean)
+    with perturbed(model, "gaussian:0.1"):
+        assert isinstance(in_thread(clean)[0], UserError)  # its answers would be noisy
+
+
+def test_evaluations_and_training_steps_of_another_thread_are_refused():
+    network, space_of = plain(), WeightSpace
+    data = (torch.randn(8, 6), torch.arange(8) % 3)
+
+    def step() -> None:
+        space = space_of(network)
+        with space.moved([torch.ones_like(p) for p in space.parameters]):
+            pass
+
+    with perturbed(network, "gaussian:0.1"):
+        for work in (step, lambda: evaluate(network, data, "gaussian:0.1", draws=1)):
+            assert isinstance(in_thread(work)[0], UserError)
+    space = space_of(network)
+    with space.moved([torch.ones_like(p) for p in space.parameters]):
+        assert isinstance(in_thread(lambda: evaluate(network, data, "gaussian:0", draws=1))[0], UserError)
+    assert not in_thread(step)
+
+
+def shared_data() -> tuple[nn.Module, nn.Module]:
+    one, other = plain(), plain()
+    for own, shared in zip(one.parameters(), other.parameters(), strict=True):
+        own.data = shared.data
+    return one, other
+
+
+def two_heads() -> tuple[nn.Module, nn.Module]:
+    trunk = nn.Linear(6, 5)
+    return nn.Sequential(trunk, nn.Linear(5, 3)), nn.Sequential(trunk, nn.Linear(5, 2))
+
+
+def flat_buffer() -> tuple[nn.Module, nn.Module]:
+    one, other = nn.Linear(6, 5), nn.Linear(6, 4)
+    flat = torch.randn(30)
+    one.weight.data, other.weight.data = flat.view(5, 6), flat[4:28].view(4, 6)
+    return one, other
+
+
+def wrapper() -> tuple[nn.Module, nn.Module]:
+    network = plain()
+    return nn.DataParallel(network), network
+
+
+@pytest.mark.parametrize("pair", [shared_data, two_heads, flat_buffer, wrapper])
+def test_models_that_share_weights_are_one(pair):
+    one, other = pair()
+    before = [p.clone() for model in (one, other) for p in model.parameters()]
+    first, second = (perturbed(model, "gaussian:0.1") for model in (one, other))
+    first.__enter__()
+    assert isinstance(in_thread(lambda: perturbed(other, "gaussian:0.1").__enter__())[0], UserError)
+    second.__enter__()
+    with pytest.raises(UserError):
+        first.__exit__(None, None, None)
+    with pytest.raises(UserError):
+        second.__exit__(None, None, None)
+    assert all(torch.equal(p, b) for p, b in zip((*one.parameters(), *other.parameters()), before, strict=True))
+
+
+def test_models_that_share_nothing_may_overlap():
+    flat = torch.randn(54)
+    one, other = nn.Linear(6, 5), nn.Linear(6, 4)
+    one.weight.data, other.weight.data = flat[:30].view(5, 6), flat[30:].view(4, 6)
+    before = flat.clone()
+    first, second = (perturbed(model, "gaussian:0.1") for model in (one, other))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert torch.equal(flat, before)
+
+
+def test_openings_that_are_left_open_and_forgotten(model):
+    first, second = (perturbed(model, "gaussian:0.1", draw=draw) for draw in (0, 1))
+    first.__enter__()
+    second.__enter__()
+    del first  # collected: closed by the interpreter, in the wrong order
+    with pytest.raises(UserError):
+        second.__exit__(None, None, None)
+
+
+def test_an_exception_is_not_hidden_by_the_refusal(model):
+    first, second = (perturbed(model, "gaussian:0.1", draw=draw) for draw in (0, 1))
+    first.__enter__()
+    second.__enter__()
+    with pytest.raises(ZeroDivisionError):
+        first.gen.throw(ZeroDivisionError())
+    with pytest.raises(UserError):
+        second.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupt_while_weights_are_put_back(model, monkeypatch, error):
+    copy_, interrupts = torch._foreach_copy_, [error()]
+
+    def interrupted(*args):
+        if interrupts and openings._OPEN and openings._OPEN[-1]._undo and len(seen) > 0:
+            raise interrupts.pop()
+        seen.append(1)
+        return copy_(*args)
+
+    seen: list[int] = []
+    monkeypatch.setattr(torch, "_foreach_copy_", interrupted)
+    with pytest.raises(error), perturbed(model, "gaussian:0.1"):
+        pass
+    assert not interrupts
