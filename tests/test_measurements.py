@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,8 @@ class TestTemperature:
             ("", "expected a temperature= of 25 to 85 °C, got none"),
             (",temperature=86", "expected a temperature of 25 to 85 °C, got 86; activation="),
             (",temperature=50,activation=1", "beside temperature and a table of one temperature, got"),
+            (",temperature=-300,activation=1", "expected a temperature in °C above -273.15, got -300.0"),
+            (",temperature=nan", "expected a temperature in °C above -273.15, got nan"),
             (",activation=1", "expected activation (eV) >= 0 beside temperature"),
         ],
     )
@@ -162,6 +165,25 @@ class TestTemperature:
             NoiseModel.parse(f"measured:{table(tmp_path, WARM)}{settings}")
         with pytest.raises(UserError, match="expected a table with a column temperature, got"):
             NoiseModel.parse(f"measured:{table(tmp_path, RETENTION)},temperature=85")
+
+
+def test_everything_at_once(tmp_path: Path) -> None:
+    """Both signs at two temperatures and two times, in hours and kelvin: each number by hand, between all of them."""
+    lines = ["polarity;T-sensor;temperature (K);time (h);state (nS);mean_error (nS);std (nS)"]
+    for sign, celsius, hours in product("+-", (25, 85), (1, 100)):
+        error = (1 if sign == "+" else 2) * (celsius / 100) * math.log10(10 * hours)  # linear in T and in ln t
+        for state in (0, 40):
+            lines.append(
+                f"{sign};x;{celsius + 273.15:.2f};{hours};{state};{-error * state / 40:.6f};0".replace(".", ",")
+            )
+    with pytest.warns(UserWarning, match="columns ignored: T-sensor"):
+        noise = Measured(table=table(tmp_path, "\n".join(lines)), temperature=55.0, reference="layer")
+    for sign, factor in ((1, 1), (-1, 2)):
+        chip = noise.program(sign * states(0.5)[:, :3], STREAM)
+        for t, decades in ((0.0, 1), (3600.0, 1), (36000.0, 2), (360000.0, 3)):
+            error = factor * 0.55 * decades
+            expected = sign * torch.tensor([[0.5 - error / 80] * 3, [1 - error / 40] * 3], dtype=torch.float64)
+            torch.testing.assert_close(chip.read(STREAM, t), expected, rtol=1e-5, atol=0)
 
 
 class TestPolarity:

@@ -490,9 +490,9 @@ def test_a_network_without_analog_weights_is_measured_where_it_can_be() -> None:
 
 
 def test_a_model_that_gives_no_logits_is_said() -> None:
-    class Pair(nn.Linear):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-            return x, x
+    class Nothing(nn.Linear):
+        def forward(self, x: Tensor) -> None:  # type: ignore[override]
+            return None
 
-    with pytest.raises(UserError, match="expected a model that gives logits"):
-        Surface(Pair(2, 2), [Batch(torch.zeros(2, 2), torch.zeros(2).long())]).loss()
+    with pytest.raises(UserError, match="expected a model that gives a tensor"):
+        Surface(Nothing(2, 2), [Batch(torch.zeros(2, 2), torch.zeros(2).long())]).loss()

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional
 
 import noiserobust
 from noiserobust.data import Batch, Streamed, StreamedBatches, feed, held_batches, load, training_batches
-from noiserobust.data.folder import read_image
+from noiserobust.data.images import read_image
 from noiserobust.errors import UserError
 from noiserobust.evaluation import Compute
 from noiserobust.models import ModelSpec

@@ -21,6 +21,7 @@ RARE: Groups = {
     "networks and data": ("model", "images", "data_root", "image_size"),
     "chips": ("reads", "compensation", "converters", "recalibration", "backend"),
     "which weights are analog": ("include", "exclude"),
+    "inputs": ("mean", "std"),
     "computing": ("precision", "batch_size", "channels_last", "fold", "compile"),
 }
 """Groups of rare flags, where a command has them."""
@@ -62,6 +63,8 @@ class Networks(Command):
     def show(self, result: Result, **options: Any) -> None:
         """Print the result's table, write what was asked for, and say where things are."""
         show(partial(result.table, **options), partial(result.plot, **options), self.table, self.plot)
+        for line in dict.fromkeys(result.inputs.values()):
+            print(f"inputs: {line}")
         print(f"rows: {self.out}")
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from noiserobust.training import Run
 
 SETTINGS = {
-    "network and data": ("initial", "data_root", "image_size", "crop", "flip", "cutout"),
+    "network and data": ("initial", "data_root", "image_size", "mean", "std", "crop", "flip", "cutout"),
     "which weights are analog": ("include", "exclude"),
     "optimizer": (
         *("optimizer", "lr_warmup", "weight_decay", "label_smoothing", "clip_norm", "micro_batches"),

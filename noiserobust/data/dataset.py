@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
-from noiserobust.data.labelled import Labelled, affine, as_tensor, positions
+from noiserobust.data.labelled import Labelled, affine, as_tensor, check_normalization, positions
 from noiserobust.errors import UserError
 
 
@@ -47,10 +47,9 @@ class Dataset(Labelled):
         object.__setattr__(self, "classes", tuple(classes))
         for what, values in (("mean", self.mean), ("std", self.std)):
             object.__setattr__(self, what, tuple(float(value) for value in values))
-            if len(values) not in (1, self.channels):
-                raise UserError(f"expected {what} of 1 or {self.channels} values (one per channel), got {len(values)}")
-        if not all(map(math.isfinite, self.mean)) or not all(0 < value < math.inf for value in self.std):
-            raise UserError(f"expected a finite mean and a finite std above 0, got mean {self.mean} and std {self.std}")
+        check_normalization(self.mean, self.std, self.channels)
+        if self.normalization != "x" and not self.images.is_floating_point() and self.images.dtype != torch.uint8:
+            raise UserError(f"expected no mean and std with tokens, got {self.normalization}: they are no quantities")
 
     @property
     def channels(self) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from noiserobust.data.dataset import Dataset, Splits, channel_statistics
+from noiserobust.data.images import read_image
 from noiserobust.data.source import DataSource
 from noiserobust.errors import UserError
 
@@ -117,23 +118,3 @@ def _decode(paths: list[str], size: int | None, title: str) -> Tensor:
 
 def _size(image: Tensor) -> str:
     return f"{image.shape[1]} x {image.shape[2]}"
-
-
-def read_image(path: str, size: int | None = None) -> Tensor:
-    """One image as uint8 3 x H x W; with ``size``, its middle square, scaled to so many pixels a side."""
-    from torchvision.datasets.folder import pil_loader
-    from torchvision.io import ImageReadMode, decode_image
-    from torchvision.transforms.v2 import functional
-
-    try:
-        # torchvision decodes these twice as fast as Pillow, which reads the rest.
-        if path.lower().endswith((".jpg", ".jpeg", ".png")):
-            image = functional.to_dtype(decode_image(path, ImageReadMode.RGB), torch.uint8, scale=True)
-        else:
-            image = functional.pil_to_tensor(pil_loader(path))
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"expected an image, got something unreadable in {path} ({reason}): mend or remove it"
-        ) from None
-    return image if size is None else functional.center_crop(functional.resize(image, [size]), [size, size])

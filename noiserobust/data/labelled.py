@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,8 @@ from noiserobust.errors import UserError
 from noiserobust.rng import Stream
 
 L = TypeVar("L", bound="Labelled")
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+"""Means and standard deviations, one of each or one per channel."""
 
 
 class Labelled(ABC):
@@ -43,6 +46,13 @@ class Labelled(ABC):
     @abstractmethod
     def subset(self: L, indices: Tensor | np.ndarray | Sequence[int]) -> L:
         """The samples at ``indices`` (positions from 0), in that order."""
+
+    @property
+    def normalization(self) -> str:
+        """How a network sees x, pixels or features, such as ``(x - .305) / .376``; of pixels from 0 to 255, x is
+        their share of 255."""
+        mean, std = (_listed(values) for values in (self.mean, self.std))
+        return "x" if (set(self.mean), set(self.std)) == ({0.0}, {1.0}) else f"(x - {mean}) / {std}"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,6 +94,35 @@ class Labelled(ABC):
         rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[label]
         offset = torch.rand(len(counts), dtype=torch.float64, generator=generator)
         return grouped[((rank + offset[label]) / counts[label]).argsort(stable=True)]
+
+
+def normalization_of(mean: float | Sequence[float] | None, std: float | Sequence[float] | None) -> Normalization | None:
+    """The normalisation that a person asked for, (mean, std), each one number or one per channel; None for none."""
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        given, missing = ("std", "mean") if mean is None else ("mean", "std")
+        raise UserError(f"expected {missing} beside {given}, got none; inputs become (x - mean) / std")
+    means, stds = (
+        tuple(map(float, [values] if isinstance(values, (int, float)) else values)) for values in (mean, std)
+    )
+    check_normalization(means, stds)
+    return means, stds
+
+
+def check_normalization(mean: Sequence[float], std: Sequence[float], channels: int | None = None) -> None:
+    """Raises :class:`UserError` for what cannot normalise images of so many ``channels``."""
+    for what, values in (("mean", mean), ("std", std)):
+        if channels is not None and len(values) not in (1, channels):
+            raise UserError(f"expected {what} of 1 or {channels} values (one per channel), got {len(values)}")
+    if not all(map(math.isfinite, mean)) or not all(0 < value < math.inf for value in std) or not (mean and std):
+        raise UserError(f"expected a finite mean and a finite std above 0, got mean {mean} and std {std}")
+
+
+def _listed(values: Sequence[float]) -> str:
+    """``.305`` of one number, ``[.485, .456, .406]`` of several."""
+    texts = [f"{value:.3g}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3g}" for value in values]
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
 
 
 def affine(

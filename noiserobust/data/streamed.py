@@ -18,8 +18,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from noiserobust.data.batches import Batch, check_numbers, cut_out, hole_centres, part_of
 from noiserobust.data.dataset import Splits
-from noiserobust.data.folder import OfPath, list_folder, read_image
-from noiserobust.data.labelled import Labelled, affine, positions
+from noiserobust.data.folder import OfPath, list_folder
+from noiserobust.data.images import SEMANTICS, read_image
+from noiserobust.data.labelled import Labelled, affine, check_normalization, positions
 from noiserobust.data.source import DataSource
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream
@@ -58,6 +59,7 @@ class Streamed(Labelled):
     def __post_init__(self) -> None:
         if self.size < 1 or self.workers < 0:
             raise UserError(f"expected a size >= 1 and workers >= 0, got {self.size} and {self.workers}")
+        check_normalization(self.mean, self.std, self.channels)
 
     @property
     def channels(self) -> int:
@@ -65,7 +67,7 @@ class Streamed(Labelled):
 
     @cached_property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(f"streamed {self.size}".encode())
+        digest = hashlib.sha256(f"streamed {self.size} read {SEMANTICS}".encode())
         for file in self.files:
             path = Path(file)
             digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())

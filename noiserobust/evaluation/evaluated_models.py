@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ from noiserobust.storage.provenance import provenance
 from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked
+
+log = logging.getLogger("noiserobust")
 
 
 @runtime_checkable
@@ -176,6 +179,7 @@ class EvaluatedModels:
         self.dataset = whole if images is None else whole.sample(images, Stream(0, "images"))
         self.task = Classification() if task is None else Task.parse(task)
         self.spec = None if model is None else ModelSpec.parse(model)
+        self.normalization = compute.normalization
         self.device = None if compute.device is None else known_device(compute.device)
         self.coverage: dict[str, Coverage] = {}  # of the models that were opened
         self._prepared: dict[Any, Sequence[Batch]] = {}
@@ -190,12 +194,12 @@ class EvaluatedModels:
             yield model
 
     def _opened(self, copy: TrainedCopy) -> EvaluatedModel:
-        compute, dataset = self.compute, self.dataset
+        compute, dataset = self.compute, self._normalized(copy)
         if isinstance(copy.source, nn.Module):
             network, channels_last = copy.source, bool(compute.channels_last)
         else:
             channels_last = compute.channels_last is not False
-            network, dataset = self._built(copy.source, channels_last)
+            network = self._built(copy.source, dataset, channels_last)
         if any(is_sharded(parameter) for parameter in network.parameters()):
             raise UserError(
                 f"expected a whole network, got {copy.name} with weights sharded over processes; score it inside "
@@ -221,6 +225,7 @@ class EvaluatedModels:
             "weights": network_digest(network),
             "answer": answer(network, self._prepared[key][0].inputs, compute.precision),
             "data": _digest([self.dataset, *self.calibration], dataset),
+            "inputs": dataset.normalization,
             "device": device.type,
             "noisy_weights": analog.noisy,
             "all_weights": analog.total,
@@ -258,9 +263,24 @@ class EvaluatedModels:
         """How many numbers a network must give at least: few samples need not show the last class."""
         return int(self.dataset.labels.max()) + 1
 
-    def _built(self, checkpoint: Checkpoint, channels_last: bool) -> tuple[nn.Module, Labelled]:
-        """The network of a checkpoint, and the data with the normalisation that it was trained with."""
-        about, dataset = checkpoint.about, self.dataset
+    def _normalized(self, copy: TrainedCopy) -> Labelled:
+        """The data as this copy sees them: as was asked for, else as its checkpoint says, else as they are."""
+        about = copy.source.about if isinstance(copy.source, Checkpoint) else {}
+        if self.normalization is not None:
+            return self.dataset.with_normalization(*self.normalization)
+        if self.normalize and "mean" in about:
+            return self.dataset.with_normalization(about["mean"], about["std"])
+        if isinstance(copy.source, Checkpoint) and self.dataset.normalization != "x":
+            log.warning(
+                "%s does not say how its inputs were normalised: taken as %s, the statistics of %s; where it was "
+                "trained on others, give them as mean and std (--mean, --std; Compute(mean=, std=))",
+                *(copy.name, self.dataset.normalization, self.dataset.name),
+            )
+        return self.dataset
+
+    def _built(self, checkpoint: Checkpoint, dataset: Labelled, channels_last: bool) -> nn.Module:
+        """The network of a checkpoint, if it takes ``dataset``."""
+        about = checkpoint.about
         channels = about.get("channels", dataset.channels)
         if channels != dataset.channels:
             raise UserError(f"{checkpoint.path} takes {channels} channels, the data have {dataset.channels}")
@@ -273,8 +293,7 @@ class EvaluatedModels:
             checked_forward(network, dataset.example().cpu(), str(checkpoint.path))
         if channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        normalized = self.normalize and "mean" in about
-        return network, dataset.with_normalization(about["mean"], about["std"]) if normalized else dataset
+        return network
 
 
 def _digest(content: Sequence[Labelled], normalized: Labelled) -> str:

@@ -99,7 +99,8 @@ def sharpness(
 
 def surface_of(model: EvaluatedModel) -> Surface:
     """Where the measures of ``model`` are taken."""
-    return Surface(model.network, model.batches, precision=model.compute.precision, **model.where.patterns)
+    precision = model.compute.precision
+    return Surface(model.network, model.batches, task=model.task, precision=precision, **model.where.patterns)
 
 
 def measures_of(measures: Measure | str | Sequence[Measure | str], strengths: Sequence[float] = ()) -> list[Measure]:

@@ -26,6 +26,14 @@ class Result(ABC):
     coverage: dict[str, Coverage] = field(default_factory=dict, kw_only=True)
     """Per model: which of its weights were analog."""
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Per model: what it saw of x, its pixels or features, such as ``(x - .305) / .376``."""
+        if not {"model", "inputs"} <= set(self.rows):
+            return {}
+        known = self.rows[["model", "inputs"]].dropna().drop_duplicates("model", keep="last")
+        return dict(zip(known["model"], known["inputs"], strict=True))
+
     @abstractmethod
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """The rows aggregated: means, uncertainties, intervals."""

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from noiserobust.data.labelled import Normalization
 
 from noiserobust.analog.where import Where
 
@@ -50,6 +53,18 @@ class Compute:
     """Multiply batch norms into the noisy weights of the layers before them: equal to rounding, and faster."""
     compile: bool = False
     """Compile the network by torch.compile, once for all draws."""
+    mean: float | Sequence[float] | None = None
+    """With std: networks see (x - mean) / std, one number each or one per channel; x are pixels / 255, or floats as
+    they are (default: as the checkpoint says, else the data's)."""
+    std: float | Sequence[float] | None = None
+    """See mean."""
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """The normalisation that was asked for."""
+        from noiserobust.data.labelled import normalization_of
+
+        return normalization_of(self.mean, self.std)
 
     def with_batches_of(self, images: int) -> Compute:
         """The same with that many images per pass, where no other number was asked for."""

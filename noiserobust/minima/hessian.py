@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from noiserobust.analog.tracing import open_attention
 from noiserobust.analog.weight_space import Over
+from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima.base import Measure, Streams, Values
 from noiserobust.minima.perturbations import check_over
 from noiserobust.minima.surface import Surface
-from noiserobust.models.compute import as_weights
+from noiserobust.minima.twice import twice_differentiable
 from noiserobust.models.modes import evaluating
 
 Product = Callable[[Tensor], Tensor]
@@ -117,40 +117,34 @@ class HessianTrace(Measure, name="hessian_trace"):
 def _products(surface: Surface, over: Over) -> Iterator[Product]:
     """Inside, v -> H v for flat vectors over the chosen parameters, in eval mode and in the parameters' precision."""
     parameters = _chosen(surface, over)
-    sizes = [parameter.numel() for parameter in parameters]
+    sizes, units = [parameter.numel() for parameter in parameters], surface.units()
+
+    def along(batch: Batch, pieces: Sequence[Tensor]) -> Tensor | float:
+        """The part of one batch; 0 where its gradient is the same everywhere."""
+        loss = surface.total(surface.losses_of(batch), batch) / units
+        gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+        pairs = [(g.flatten(), piece) for g, piece in zip(gradients, pieces, strict=True) if g is not None]
+        slope = torch.stack([g @ piece for g, piece in pairs]).sum()
+        if not slope.requires_grad:
+            return 0.0
+        parts = torch.autograd.grad(slope, parameters, allow_unused=True, materialize_grads=True)
+        return torch.cat([part.flatten() for part in parts])
 
     def product(v: Tensor) -> Tensor:
         """The gradient of <gradient, v>."""
         pieces, total = v.split(sizes), torch.zeros_like(v)
-        for batch in surface.batches:
-            out = surface.model(as_weights(surface.model, batch.inputs))
-            loss = surface.loss_of(out, batch.labels).sum() / surface.images
-            gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
-            pairs = [(g.flatten(), piece) for g, piece in zip(gradients, pieces, strict=True) if g is not None]
-            along = torch.stack([g @ piece for g, piece in pairs]).sum()
-            if not along.requires_grad:  # the gradient is the same everywhere
-                continue
-            try:
-                parts = torch.autograd.grad(along, parameters, allow_unused=True, materialize_grads=True)
-            except RuntimeError as error:
-                if "is not implemented" not in str(error):
-                    raise
-                raise UserError(f"expected layers with second derivatives for a Hessian: {error}") from None
-            total += torch.cat([part.flatten() for part in parts])
-        surface.passes["forward"] += 1
+        try:
+            for batch in surface.batches:
+                total += along(batch, pieces)
+        except (RuntimeError, NotImplementedError) as error:
+            if "not implemented" not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise UserError(f"expected layers with second derivatives for a Hessian: {reason}") from None
         surface.passes["backward"] += 2
         return total
 
-    # Fused kernels of attention and recurrent layers have no second derivatives.
-    recurrent = any(isinstance(module, nn.RNNBase) for module in surface.model.modules())
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(surface.model))
-        stack.enter_context(open_attention())
-        if recurrent:
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
-            tf32 = torch.backends.cudnn.allow_tf32
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False, allow_tf32=tf32))
-        stack.enter_context(torch.enable_grad())
+    with evaluating(surface.model), twice_differentiable(surface.model), torch.enable_grad():
         yield product
 
 

@@ -69,8 +69,9 @@ class ESAMSubset(Measure, name="esam_subset"):
             rows = most_risen(there - losses, self.gamma)
             chosen = torch.zeros(len(part), dtype=torch.bool, device=losses.device)
             chosen[rows] = True
-            cosines_there = _cosines(surface, part[rows], gradient_there, len(rows) / len(part))
-        cosines = _cosines(surface, part[rows], gradient, len(rows) / len(part))
+            share = surface.units([part[rows]]) / surface.units([part])
+            cosines_there = _cosines(surface, part[rows], gradient_there, share)
+        cosines = _cosines(surface, part[rows], gradient, share)
         return {
             "": (there[chosen].mean() - there.mean()).item(),
             "selected_loss": losses[chosen].mean().item(),

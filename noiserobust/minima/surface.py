@@ -14,9 +14,10 @@ from noiserobust.analog.vectors import Vector
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
-from noiserobust.models.compute import Precision, as_weights, autocast, device_of
+from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.modes import batch_normalised, evaluating
 from noiserobust.models.wrappers import unwrap
+from noiserobust.tasks import Classification, Task
 
 Normalisation = Literal["frozen", "batch"]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -26,8 +27,10 @@ class Surface(WeightSpace):
     """The mean loss L(w) of ``model`` on ``batches``, in eval mode, at whatever weights the model holds.
 
     - ``batches``: what :func:`noiserobust.tasks.batches.prepare` made, all of them at once.
-    - ``loss(logits, labels)``: one value per sample; by default cross-entropy in nats without label smoothing, as
-      ``evaluate`` reports it, so that methods trained on other losses can be compared.
+    - ``task``: what outputs and labels mean. L is the mean of its losses over their units (samples, tokens, pixels);
+      by default cross-entropy in nats without label smoothing, as ``evaluate`` reports it, so that methods trained on
+      other losses can be compared.
+    - ``loss(predictions, labels)``: one value per sample, in place of the task's.
     - ``normalisation``: ``frozen``, by the statistics learnt in training, as ``evaluate`` has it; ``batch``, by those
       of each batch, as the training step has it. The two differ widely at perturbed weights, whose activations the
       frozen statistics do not fit.
@@ -43,6 +46,7 @@ class Surface(WeightSpace):
         model: nn.Module,
         batches: Sequence[Batch],
         *,
+        task: Task | None = None,
         loss: Loss | None = None,
         normalisation: Normalisation = "frozen",
         precision: Precision = "fp32",
@@ -51,7 +55,8 @@ class Surface(WeightSpace):
     ) -> None:
         super().__init__(unwrap(model), include=include, exclude=exclude)
         self.batches = batches
-        self.loss_of: Loss = nn.CrossEntropyLoss(reduction="none") if loss is None else loss
+        self.task: Task = Classification() if task is None else task
+        self.loss_of = loss
         self.normalisation: Normalisation = normalisation
         self.precision: Precision = precision
         self.device = device_of(model)
@@ -77,47 +82,77 @@ class Surface(WeightSpace):
     @torch.no_grad()
     def losses(self, batches: Sequence[Batch] | None = None) -> Tensor:
         """One loss per sample at the present weights, in float64."""
-        with self._mode():
-            return torch.cat([self._losses(batch).double() for batch in self._given(batches)])
+        with self.mode():
+            return torch.cat([self.losses_of(batch).double() for batch in self._given(batches)])
 
     def loss(self, batches: Sequence[Batch] | None = None) -> float:
         """L at the present weights."""
-        return self.losses(batches).mean().item()
+        return self.mean(self.losses(batches), batches)
+
+    def mean(self, losses: Tensor, batches: Sequence[Batch] | None = None) -> float:
+        """The mean over all units of the samples' ``losses``."""
+        counts = self._counts(self._given(batches))
+        return (losses.mean() if counts is None else losses @ counts.double() / counts.sum()).item()
+
+    def units(self, batches: Sequence[Batch] | None = None) -> int:
+        """How many units L is a mean over: samples, tokens, pixels."""
+        given = self._given(batches)
+        counts = self._counts(given)
+        return sum(len(batch) for batch in given) if counts is None else int(counts.sum())
+
+    def total(self, losses: Tensor, batch: Batch) -> Tensor:
+        """The sum over all units of the ``losses`` of a batch's samples."""
+        counts = self._counts([batch])
+        return losses.sum() if counts is None else losses @ counts.to(losses.dtype)
 
     def gradient(self, batches: Sequence[Batch] | None = None) -> tuple[Tensor, Vector]:
         """One loss per sample, and the gradient of their mean: a tensor per parameter, None where L does not reach."""
         if self.precision == "fp16":
             raise UserError("expected precision fp32 or bf16 for gradients, got fp16, in which small ones vanish")
         given = self._given(batches)
-        total = sum(len(batch) for batch in given)
+        units = self.units(given)
         self.chosen("all")
         losses: list[Tensor] = []
         gradients: Vector = [None] * len(self.parameters)
-        with self._mode(), torch.enable_grad():
+        with self.mode(), torch.enable_grad():
             for batch in given:
-                each = self._losses(batch)
-                new = torch.autograd.grad(each.sum() / total, self.parameters, allow_unused=True)
+                each = self.losses_of(batch)
+                total = self.total(each, batch)
+                new = torch.autograd.grad(total / units, self.parameters, allow_unused=True)
                 self.passes["backward"] += len(batch) / self.images
                 for index, gradient in enumerate(new):
+                    if gradient is not None and gradient.is_sparse:  # of an embedding
+                        gradient = gradient.to_dense()
                     held = gradients[index]
                     gradients[index] = gradient if held is None or gradient is None else held.add_(gradient)
                 losses.append(each.detach().double())
         return torch.cat(losses), gradients
 
-    def _mode(self) -> AbstractContextManager[None]:
+    def mode(self) -> AbstractContextManager[None]:
         return (evaluating if self.normalisation == "frozen" else batch_normalised)(self.model)
 
     def _given(self, batches: Sequence[Batch] | None) -> Sequence[Batch]:
         return self.batches if batches is None else batches
 
-    def _losses(self, batch: Batch) -> Tensor:
+    def _counts(self, batches: Sequence[Batch]) -> Tensor | None:
+        """The units of every sample; None for one each."""
+        counts = [None if self.loss_of is not None else self.task.counts(batch) for batch in batches]
+        return torch.cat([c for c in counts if c is not None]) if counts and counts[0] is not None else None
+
+    def predictions(self, batch: Batch) -> Tensor:
+        """What the network answers, in float32 at least; one forward pass."""
         with autocast(self.device, self.precision):
-            out = self.model(as_weights(self.model, batch.inputs))
-        if not isinstance(out, Tensor):
-            raise UserError(f"expected a model that gives logits of shape (B, classes), got {type(out).__name__}")
+            out = self.task.predictions(self.task.call(self.model, batch))
         self.passes["forward"] += len(batch) / self.images
-        losses = self.loss_of(out.to(torch.promote_types(out.dtype, torch.float32)), batch.labels)
-        if losses.shape != batch.labels.shape[:1]:
+        return out.to(torch.promote_types(out.dtype, torch.float32))
+
+    def losses_of(self, batch: Batch) -> Tensor:
+        """One loss per sample of ``batch``, with its graph."""
+        predictions = self.predictions(batch)
+        losses = (
+            self.task.losses(predictions, batch) if self.loss_of is None else self.loss_of(predictions, batch.labels)
+        )
+        if losses.shape != (len(batch),):
             raise UserError(
                 f"expected a loss with one value per sample, shape ({len(batch)},), got {tuple(losses.shape)}; use "
                 "reduction='none'"

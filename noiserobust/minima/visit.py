@@ -44,10 +44,10 @@ def visit(surface: Surface, perturbation: Perturbation, streams: Sequence[Stream
     parts = surface.parts(perturbation.m)
     sums = [[0.0] * 5 for _ in streams]
     for index, part in enumerate(parts):
-        share = sum(len(batch) for batch in part) / surface.images
+        share = surface.units(part) / surface.units()
         whole = perturbation.m is None
         clean, gradient = clean_point(surface, part, whole, perturbation.follows_gradient or over is not None)
-        loss = clean.mean().item()
+        loss = surface.mean(clean, part)
         for draw, stream in enumerate(streams):
             name = stream if whole else stream.child("part", index)
             values = _at(surface, part, perturbation, name, gradient, loss, over)
@@ -91,5 +91,5 @@ def _at(
             return loss, loss - clean_loss, radius, nan, nan
         losses, there = surface.gradient(part)
     here, there = surface.only(gradient, over), surface.only(there, over)
-    loss, length = losses.mean().item(), norm(there)
+    loss, length = surface.mean(losses, part), norm(there)
     return loss, loss - clean_loss, radius, length.item(), (inner(here, there) / (norm(here) * length)).item()

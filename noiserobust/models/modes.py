@@ -10,7 +10,7 @@ from torch import nn
 
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
-from noiserobust.models.compute import Precision, autocast, device_of
+from noiserobust.models.compute import Precision, as_weights, autocast, call, device_of
 
 
 @contextmanager
@@ -62,24 +62,34 @@ def batch_normalised(model: nn.Module) -> Iterator[None]:
 @contextmanager
 @torch.no_grad()
 def recalibrated(model: nn.Module, batches: Sequence[Batch], precision: Precision = "fp32") -> Iterator[None]:
-    """Inside, batch norm uses statistics learnt anew from ``batches``, of the model as it stands (noisy weights and
-    all): their mean over the batches, each with equal weight. Its own come back bit for bit.
+    """Inside, batch norm (and instance norm that has learnt statistics) uses statistics learnt anew from ``batches``,
+    of the model as it stands (noisy weights and all): their mean over the batches, each with equal weight. Its own
+    come back bit for bit.
+
+    Inputs are given in the precision of the model's parameters. A last sample alone has no statistics where norms see
+    one value of it a channel: it joins the batch before it.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
     if not norms:
         raise UserError(f"expected a network with batch norm to recalibrate, got none in {type(model).__name__}")
-    saved = [{name: value.clone() for name, value in norm.state_dict().items()} for norm in norms]
+    if any(isinstance(norm, nn.BatchNorm1d) for norm in norms) and len(batches) and len(batches[-1]) == 1:
+        if len(batches) == 1:
+            raise UserError("expected 2 or more images to recalibrate batch norm from, got 1")
+        batches = [*batches[:-2], Batch.join(batches[-2:])]
     momenta = [norm.momentum for norm in norms]
     try:
-        with evaluating(model), autocast(device_of(model), precision):
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # cumulative average
-                norm.train()
-            for batch in batches:
-                model(batch.inputs)
-        yield
+        with kept_norm_stats(model):
+            with evaluating(model), autocast(device_of(model), precision):
+                for norm in norms:
+                    norm.reset_running_stats()
+                    norm.train()
+                for index, batch in enumerate(batches):
+                    for norm in norms:
+                        # None is a cumulative average, which instance norm does not know.
+                        instance = isinstance(norm, nn.modules.instancenorm._InstanceNorm)
+                        norm.momentum = 1 / (index + 1) if instance else None
+                    call(model, as_weights(model, batch.inputs))
+            yield
     finally:
-        for norm, state, momentum in zip(norms, saved, momenta, strict=True):
-            norm.load_state_dict(state)
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -84,6 +84,8 @@ class Measured(DeviceProfile, name="measured"):
     activation: float | None = None
 
     def __post_init__(self) -> None:
+        if self.temperature is not None and not -KELVIN < self.temperature < math.inf:
+            raise UserError(f"measured: expected a temperature in °C above {-KELVIN}, got {self.temperature}")
         super().__post_init__()
         for part in ("programming", "drift", "read"):
             check_scale(self.name, part, getattr(self, part))
@@ -114,11 +116,8 @@ class Measured(DeviceProfile, name="measured"):
             )
         if self.temperature is not None and not known:
             raise UserError(f"measured: expected a table with a column temperature, got {self.table} without")
-        if self.temperature is not None and (
-            self.temperature <= -KELVIN
-            if self.activation is not None
-            else not known[0] <= self.temperature <= known[-1]
-        ):
+        outside = self.temperature is not None and not known[0] <= self.temperature <= known[-1]
+        if outside and self.activation is None:
             raise UserError(
                 f"measured: expected a temperature of {_ends(known)} °C, got {self.temperature:g}; activation= (eV) "
                 "takes a table of one temperature to another"
@@ -150,7 +149,7 @@ class Measured(DeviceProfile, name="measured"):
         if self.activation is None or self.temperature is None or known is None:
             return t
         there, here = (1 / (celsius + KELVIN) for celsius in (known, self.temperature))
-        return t * math.exp(self.activation / BOLTZMANN * (there - here))
+        return t * math.exp(min(self.activation / BOLTZMANN * (there - here), 700.0))  # more is not finite
 
     def _read(self) -> Measurements:
         if (self.table, self.digest) not in _tables:

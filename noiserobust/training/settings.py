@@ -41,8 +41,8 @@ else:  # the command line reads texts, without loading what they describe
 SEMANTICS = 1
 """Raise when a change makes the same settings train different weights, so that no stale run is taken for a new one."""
 
-WITHOUT_EFFECT = ("data", "data_root", "log", "log_on", "log_images")
-"""Settings that the weights do not depend on (data count by their content)."""
+WITHOUT_EFFECT = ("data", "data_root", "mean", "std", "log", "log_on", "log_images")
+"""Settings that the weights do not depend on (data count by their content and normalisation)."""
 ADDED: dict[str, Any] = {"cutout": 0, "initial": None, "include": [], "exclude": []}
 """Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
 
@@ -59,6 +59,11 @@ class TrainSettings:
     """Where named data lie or are downloaded to."""
     image_size: int | None = None
     """Resize the images of a folder to this many pixels a side."""
+    mean: tuple[float, ...] | None = None
+    """With std: the network sees (x - mean) / std, one number each or one per channel; x are pixels / 255, or floats as
+    they are (default: the data's own statistics)."""
+    std: tuple[float, ...] | None = None
+    """See mean."""
     model: ModelText = field(default=cast("Any", "digits"))
     """Network, such as resnet18:width=16, or one of your own: factory:package.module:function."""
     initial: str | None = None
@@ -122,6 +127,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         self._read_texts()
+        self._read_normalization()
         for name in ("epochs", "batch_size", "micro_batches", "select_draws"):
             if getattr(self, name) < 1:
                 raise UserError(f"expected {name} >= 1, got {getattr(self, name)}")
@@ -169,6 +175,12 @@ class TrainSettings:
         measures = map(Measure.parse, log if isinstance(log, (list, tuple)) else (log,))
         object.__setattr__(self, "log", tuple(dict.fromkeys(measures)))
 
+    def _read_normalization(self) -> None:
+        from noiserobust.data.labelled import normalization_of
+
+        for name, values in zip(("mean", "std"), normalization_of(self.mean, self.std) or (None, None), strict=True):
+            object.__setattr__(self, name, values)
+
     @property
     def where(self) -> Where:
         """Which weights are analog."""
@@ -183,6 +195,13 @@ class TrainSettings:
         """The settings as plain values, in their text forms."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: _plain(value) for name, value in values.items()}
+
+    def normalized(self, splits: Splits) -> Splits:
+        """``splits`` seen through the normalisation that is set, if one is."""
+        if self.mean is None or self.std is None:
+            return splits
+        train, test = (part.with_normalization(self.mean, self.std) for part in (splits.train, splits.test))
+        return dataclasses.replace(splits, train=train, test=test)
 
     def augmentation(self, splits: Splits) -> tuple[int, bool]:
         """Crop padding and flips: those set, or what suits the data."""
@@ -199,6 +218,7 @@ class TrainSettings:
             from noiserobust.storage.checkpoints import read_checkpoint
 
             settings["initial"] = read_checkpoint(self.initial).digest  # what it holds counts, not where it lies
+        splits = self.normalized(splits)
         crop, flip = self.augmentation(splits)
         content = [splits.train.fingerprint, splits.test.fingerprint, splits.train.mean, splits.train.std]
         named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content]

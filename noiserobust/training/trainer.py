@@ -58,6 +58,7 @@ def fit(
     """
     processes = processes or Processes()
     splits = splits if splits is not None else load(settings.data, settings.data_root, settings.image_size)
+    splits = settings.normalized(splits)
     run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
     if processes.first(run.checkpoint.is_file):

@@ -1,0 +1,117 @@
+"""What a network sees of its inputs: said, given by a person, and stored with what is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from noiserobust import Compute, UserError, evaluate, landscape, sharpness
+from noiserobust.cli import main
+from noiserobust.data import Dataset, Splits, load
+from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.training import TrainSettings, fit
+
+OWN = "factory:test_normalization:own"
+
+
+def own(channels: int, classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64 * channels, classes))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
+    """A file of weights that were trained on x in [-1, 1], and its accuracy there."""
+    digits, model = load("digits"), own(1, 10)
+    images, labels = 2 * digits.train.images - 1, digits.train.labels  # type: ignore[attr-defined]
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(100):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    path = tmp_path_factory.mktemp("own") / "own.pt"
+    torch.save(model.state_dict(), path)
+    answers = model(2 * digits.test.images - 1).argmax(1)  # type: ignore[attr-defined]
+    return str(path), 100 * (answers == digits.test.labels).float().mean().item()
+
+
+def test_a_network_of_ones_own_is_right_when_its_normalisation_is_given(
+    trained: tuple[str, float],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path, right = trained
+    line = f"evaluate {path} --model {OWN} --data digits --noise gaussian:0 --draws 1 --out {tmp_path}/rows.parquet"
+    main(line.split())
+    said = capsys.readouterr()
+    assert "inputs: (x - .305) / .376" in said.out
+    assert f"{right:.2f}" not in said.out
+    assert "does not say how its inputs were normalised: taken as (x - .305) / .376" in caplog.text
+    caplog.clear()
+    # The same file of rows: another normalisation is another unit of work.
+    main([*line.split(), "--mean", "0.5", "--std", "0.5"])
+    said = capsys.readouterr()
+    assert "inputs: (x - .5) / .5" in said.out
+    assert f"{right:.2f}" in said.out
+    assert not caplog.text
+
+
+def test_every_function_takes_it_and_says_it(trained: tuple[str, float]) -> None:
+    model = own(1, 10)
+    model.load_state_dict(torch.load(trained[0]))
+    digits = load("digits")
+    x, y = 2 * digits.test.images - 1, digits.test.labels  # type: ignore[attr-defined]
+    loss = nn.functional.cross_entropy(model(x), y).item()
+    given = Compute(mean=0.5, std=[0.5])
+    result = evaluate(model, digits, "gaussian:0", draws=1, compute=given)
+    assert result.rows.query("metric == 'accuracy'")["value"].item() == pytest.approx(trained[1])
+    assert list(result.inputs.values()) == ["(x - .5) / .5"]
+    measured = sharpness(model, digits, "loss", compute=given)
+    assert measured.rows.query("metric == 'loss'")["value"].item() == pytest.approx(loss, rel=1e-5)
+    seen = landscape(model, (digits.test.images, y), 1, points=3, compute=given)  # type: ignore[attr-defined]
+    assert seen.rows.query("x == 0")["value"].item() == pytest.approx(loss, rel=1e-5)
+    assert list(evaluate(model, (x, y), "gaussian:0", draws=1).inputs.values()) == ["x"]
+
+
+def test_training_stores_it(tmp_path: Path) -> None:
+    images = torch.randint(256, (30, 3, 6, 6), dtype=torch.uint8)
+    splits = Splits(Dataset(images, torch.arange(30) % 3), (images, torch.arange(30) % 3))
+    settings = {"model": "factory:test_normalization:small", "epochs": 1, "select_on": "none", "validation": 0}
+    plain = fit(TrainSettings(**settings), tmp_path, splits=splits)  # type: ignore[arg-type]
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)
+    run = fit(TrainSettings(**settings, mean=mean, std=std), tmp_path, splits=splits)  # type: ignore[arg-type]
+    about = read_checkpoint(run.checkpoint).about
+    assert (tuple(about["mean"]), tuple(about["std"])) == (mean, std)
+    # A data set that has this normalisation of its own gives the same run.
+    same = Splits(*(part.with_normalization(mean, std) for part in (splits.train, splits.test)))
+    assert fit(TrainSettings(**settings), tmp_path, splits=same).folder == run.folder != plain.folder  # type: ignore[arg-type]
+    result = evaluate(run.folder, splits, "gaussian:0", draws=1, model=settings["model"])  # type: ignore[arg-type]
+    assert list(result.inputs.values()) == ["(x - [.5, .4, .3]) / [.2, .2, .2]"]
+
+
+def small(channels: int, classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(36 * channels, classes))
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"mean": 0.5}, "expected std beside mean"),
+        ({"mean": [0.5, 0.5], "std": 1}, "expected mean of 1 or 1 values"),
+        ({"mean": 0, "std": 0}, "std above 0"),
+        ({"mean": float("nan"), "std": 1}, "finite mean"),
+    ],
+)
+def test_a_normalisation_that_is_none_is_refused(given: dict[str, object], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        evaluate(own(1, 10), "digits", "gaussian:0", draws=1, compute=Compute(**given))  # type: ignore[arg-type]
+
+
+def test_tokens_are_no_quantities() -> None:
+    tokens = torch.arange(12).view(4, 3)
+    model = nn.Sequential(nn.Embedding(12, 4), nn.Flatten(), nn.Linear(12, 2))
+    with pytest.raises(UserError, match="no mean and std with tokens"):
+        evaluate(model, (tokens, torch.arange(4) % 2), "gaussian:0", draws=1, compute=Compute(mean=0, std=2))
