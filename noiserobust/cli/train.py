@@ -16,7 +16,7 @@ SETTINGS = {
     "network and data": ("initial", "data_root", "image_size", "mean", "std", "crop", "flip", "cutout"),
     "which weights are analog": ("include", "exclude"),
     "optimizer": (
-        *("optimizer", "lr_warmup", "weight_decay", "label_smoothing", "clip_norm", "micro_batches"),
+        *("optimizer", "lr_warmup", "weight_decay", "label_smoothing", "clip_norm", "drop_last", "micro_batches"),
         *("precision", "channels_last"),
     ),
     "epoch that is kept": ("select_on", "select_noise", "select_draws", "validation"),

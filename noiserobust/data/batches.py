@@ -96,11 +96,7 @@ class Batches:
         drop_last: bool = False,
         channels_last: bool = False,
     ) -> None:
-        check_numbers(batch_size, cutout)
-        if drop_last and batch_size > len(dataset):
-            raise UserError(
-                f"expected a batch size of at most {len(dataset)} (all images) with drop_last, got {batch_size}"
-            )
+        check_numbers(batch_size, cutout, len(dataset) if drop_last else None)
         if crop < 0:
             raise UserError(f"expected a crop padding of 0 pixels or more, got {crop}")
         if (crop or flip or cutout) and dataset.images.dim() != 4:
@@ -205,9 +201,12 @@ def cut_out(inputs: Tensor, side: int, centres: Tensor) -> Tensor:
     return inputs.masked_fill_(hole[:, None], 0)  # in place: a copy would not keep the memory format
 
 
-def check_numbers(batch_size: int, cutout: int) -> None:
-    """Raises :class:`UserError` for what cannot be a batch size or the side of a square."""
+def check_numbers(batch_size: int, cutout: int, images: int | None = None) -> None:
+    """Raises :class:`UserError` for what cannot be a batch size (of ``images`` that must fill one, where
+    given) or the side of a square."""
     if batch_size < 1:
         raise UserError(f"expected a batch size of 1 or more, got {batch_size}")
+    if images is not None and batch_size > images:
+        raise UserError(f"expected a batch size of at most {images} (all images) with drop_last, got {batch_size}")
     if cutout < 0:
         raise UserError(f"expected a cutout of 0 pixels or more, got {cutout}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -26,14 +27,14 @@ def training_batches(
     crop: int = 0,
     flip: bool = False,
     cutout: int = 0,
+    drop_last: bool = False,
     channels_last: bool = False,
 ) -> Batches | StreamedBatches:
     """Shuffled, augmented batches of ``data`` on ``device``: in memory, or streamed."""
     if isinstance(data, Dataset):
         data = data.to(device)
-        return Batches(
-            data, batch_size, stream=stream, crop=crop, flip=flip, cutout=cutout, channels_last=channels_last
-        )
+        options: Any = {"flip": flip, "cutout": cutout, "drop_last": drop_last, "channels_last": channels_last}
+        return Batches(data, batch_size, stream=stream, crop=crop, **options)
     if crop:
         raise UserError(f"expected crop=0 with streamed images, got {crop}: they are cropped at random sizes anyway")
     return StreamedBatches(
@@ -43,6 +44,7 @@ def training_batches(
         stream=stream,
         flip=flip,
         cutout=cutout,
+        drop_last=drop_last,
         channels_last=channels_last,
     )
 

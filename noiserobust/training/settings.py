@@ -43,7 +43,7 @@ SEMANTICS = 1
 
 WITHOUT_EFFECT = ("data", "data_root", "mean", "std", "log", "log_on", "log_images")
 """Settings that the weights do not depend on (data count by their content and normalisation)."""
-ADDED: dict[str, Any] = {"cutout": 0, "initial": None, "include": [], "exclude": []}
+ADDED: dict[str, Any] = {"drop_last": False, "cutout": 0, "initial": None, "include": [], "exclude": []}
 """Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
 
 
@@ -80,6 +80,8 @@ class TrainSettings:
     """Passes over the training data."""
     batch_size: int = 128
     """Samples per step."""
+    drop_last: bool = False
+    """Leave out an epoch's last samples where they do not fill a batch."""
     micro_batches: int = 1
     """Parts that a batch is split into to save memory (gradient accumulation)."""
     optimizer: str = "SGD:momentum=0.9"

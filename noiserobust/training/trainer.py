@@ -86,6 +86,7 @@ class _Trainer:
             crop=crop,
             flip=flip,
             cutout=settings.cutout,
+            drop_last=settings.drop_last,
             channels_last=settings.channels_last,
         )
         with seeded(stream.child("init")):
@@ -95,6 +96,12 @@ class _Trainer:
             load_weights(model, start.weights, start.path, settings.model.aliases, len(train.classes))
         with evaluating(model), torch.no_grad():
             checked_forward(model, train.example().cpu(), str(settings.model))
+        lone = len(train) % settings.batch_size == 1 and not settings.drop_last
+        if lone and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+            raise UserError(
+                f"expected batches of 2 or more for batch norm, got {len(train)} training samples in batches of "
+                f"{settings.batch_size}: the last is alone; use drop_last or another batch size"
+            )
         self.model = model.to(device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
