@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust.analog.noisy import report_stream
-from noiserobust.analog.weights import analog_weights
+from noiserobust.analog.weights import analog_weights, users
 from noiserobust.errors import UserError
 from noiserobust.models.modes import evaluating
-from noiserobust.models.wrappers import Names, unwrap
+from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import read_stream, reference_scale
 from noiserobust.noise.base import check_strength
 from noiserobust.noise.levels import check_bits, quantized
@@ -134,23 +134,16 @@ class Converting:
         self.uncovered: dict[str, str] = {}
         if converters.is_identity:
             return
-        weights = {id(weight.parameter): weight for weight in analog_weights(model, include=include, exclude=exclude)}
         inside = {id(m.out_proj) for m in unwrap(model).modules() if isinstance(m, nn.MultiheadAttention)}
-        names = Names(model)
-        for path, module in unwrap(model).named_modules():
-            for attribute, parameter in module.named_parameters(recurse=False):
-                weight = weights.get(id(parameter))
-                if weight is None or isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-                    continue
-                name = names(f"{path}.{attribute}" if path else attribute)
-                forward, kind = type(module).forward, type(module).__name__
-                if id(module) in inside:
-                    self.uncovered[name] = "inside nn.MultiheadAttention, which uses its weight by itself"
-                elif attribute != "weight" or (forward is not nn.Linear.forward and forward not in CONVOLUTIONS):
-                    self.uncovered[name] = f"{kind} computes by itself: no layer to put converters at"
-                else:
-                    scale = reference_scale(weight.as_rows(parameter), converters.reference).flatten()
-                    self.layers.append(LayerConverters(name, module, converters, CONVOLUTIONS.get(forward, 0), scale))
+        for name, module, weight in users(model, analog_weights(model, include=include, exclude=exclude)):
+            forward, kind = type(module).forward, type(module).__name__
+            if id(module) in inside:
+                self.uncovered[name] = "inside nn.MultiheadAttention, which uses its weight by itself"
+            elif weight.attribute != "weight" or (forward is not nn.Linear.forward and forward not in CONVOLUTIONS):
+                self.uncovered[name] = f"{kind} computes by itself: no layer to put converters at"
+            else:
+                scale = reference_scale(weight.as_rows(weight.value()), converters.reference).flatten()
+                self.layers.append(LayerConverters(name, module, converters, CONVOLUTIONS.get(forward, 0), scale))
         if not self.layers:
             raise UserError(
                 f"expected a Linear or convolution to put converters at, got none in {type(unwrap(model)).__name__}"

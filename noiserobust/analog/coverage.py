@@ -5,22 +5,23 @@ from __future__ import annotations
 import glob
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from noiserobust.analog.macs import Call, pass_of
 from noiserobust.analog.tracing import Trace
-from noiserobust.analog.weights import EXCLUDED, AnalogWeight, classified
+from noiserobust.analog.weights import EXCLUDED, LATENT, AnalogWeight, Unused, classified
 from noiserobust.models.compute import call
 from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import whole
 
 ENOUGH = 50.0
 """Percent of the multiply-accumulates below which a network counts as mostly digital."""
+BUFFER = "buffer"
 NAMED = 4
 """How many patterns a remedy names at most."""
 
@@ -65,8 +66,8 @@ class Coverage:
 
     @property
     def total(self) -> int:
-        """Number of all parameters' elements."""
-        return sum(row.weights for row in self.rows)
+        """Number of all weights; one that is computed counts as itself, and not as what it is computed from."""
+        return sum(row.weights for row in self.rows if not row.reason.startswith(LATENT))
 
     @property
     def counted(self) -> bool:
@@ -116,13 +117,17 @@ class Coverage:
         digital.sort(key=lambda row: -row.macs)
         patterns: list[str] = []
         covered = self.noisy_macs
-        for pattern, rows in self._patterns([row for row in digital if row.include]):
+        for pattern, rows in self._patterns([row for row in digital if row.include and row.reason != BUFFER]):
             if len(patterns) < NAMED and _share(covered, self.macs) < 90:
                 patterns.append(pattern)
                 covered += _total(rows)
         if patterns:
             quoted = " ".join(f"'{pattern}'" for pattern in patterns)
             yield f"include {quoted} (--include, Where(include=[...])) for {_share(covered, self.macs):.1f} %"
+        for row in digital:
+            if row.reason == BUFFER and _share(row.macs, self.macs) > 5:
+                share = _share(row.macs, self.macs)
+                yield f"include '{row.include}' for {share:.1f} % more if that buffer is a weight"
         closed = [row for row in digital if not row.include]
         if _share(_total(closed), self.macs) > 5:
             names = ", ".join(row.name for row in closed[:NAMED])
@@ -180,33 +185,54 @@ def coverage(
     6 of 6 weights noisy (100.0 %, 1 tensors), 100.0 % of 6 multiply-accumulates
     """
     classes = list(classified(model, include, exclude))
-    parameters = [one.parameter if isinstance(one, AnalogWeight) else one[1] for one, _ in classes]
-    products: dict[str, float] = {}
-    traces, count = [Trace()] * len(classes), 1
+    traces, products = [Trace()] * len(classes), dict[str, float]()
     if inputs is not None:
-        noisy = [one.parameter for one, _ in classes if isinstance(one, AnalogWeight)]
-        watch, count = pass_of(model, inputs, noisy, call)
-        owned = {id(watch.of(parameter)) for parameter in noisy}
-        # What a tied head multiplies is the head's, and not the embedding's.
-        traces = [
-            Trace() if isinstance(one, tuple) and id(watch.of(p)) in owned else watch.of(p)
-            for (one, _), p in zip(classes, parameters, strict=True)
-        ]
-        names = Names(model)
-        products["activations"] = watch.activations / count
-        for name, buffer in unwrap(model).named_buffers():
-            if macs := watch.of(buffer).macs:
-                products[f"buffer {names(name)}"] = macs / count
+        traces, products = _traces(model, classes, inputs, call)
     rows = []
-    for (one, reason), parameter, trace in zip(classes, parameters, traces, strict=True):
-        name = one.name if isinstance(one, AnalogWeight) else one[0]
-        values = whole(parameter.detach()).float()
+    for (one, reason), trace in zip(classes, traces, strict=True):
+        name, tensor = (one.name, one.value()) if isinstance(one, AnalogWeight) else one
+        values = whole(tensor.detach()).float() if tensor.layout == torch.strided else torch.zeros(0)
         rms = values.square().mean().sqrt()
         ratio = float(values.abs().amax() / rms) if rms > 0 else math.nan  # NaN is not > 0: no weights, no ratio
-        macs = math.nan if trace.macs is None else trace.macs / count
-        hint = _named_axes(name, tuple(parameter.shape), trace) if reason else ""
-        rows.append(CoverageRow(name, tuple(parameter.shape), not reason, reason, ratio, macs, hint))
+        macs = math.nan if trace.macs is None else trace.macs
+        hint = _named_axes(name, tuple(tensor.shape), trace) if reason else ""
+        rows.append(CoverageRow(name, tuple(tensor.shape), not reason, reason, ratio, macs, hint))
     return Coverage(tuple(rows), products)
+
+
+def _traces(
+    model: nn.Module, classes: Sequence[tuple[AnalogWeight | Unused, str]], inputs: Any, call: Call
+) -> tuple[list[Trace], dict[str, float]]:
+    """What one pass did with each weight, per input, and the multiply-accumulates of none of them."""
+    noisy = [latent for one, _ in classes if isinstance(one, AnalogWeight) for latent in one.latents]
+    watch, count = pass_of(model, inputs, noisy, call)
+    traces, left = [], watch.traces()
+
+    def taken(tensors: Sequence[Tensor]) -> Trace:
+        """What was done with them, each product given to the first weight that asks."""
+        found = [left.pop(id(trace)) for trace in map(watch.of, tensors) if id(trace) in left]
+        macs = [trace.macs / count for trace in found if trace.macs is not None]
+        if len(found) != 1:
+            return Trace(macs=math.fsum(macs) if macs else None, changed=True)
+        return replace(found[0], macs=macs[0] if macs else None)
+
+    # Noisy ones ask first: what a tied head multiplies is the head's, and not the embedding's. Then those computed
+    # from others, which are listed, too.
+    latents: dict[str, list[Tensor]] = {}
+    for one, reason in classes:
+        if isinstance(one, tuple) and reason.startswith(LATENT):
+            latents.setdefault(reason.removeprefix(f"{LATENT} "), []).append(one[1])
+    by_name = {one.name: taken(one.latents) for one, _ in classes if isinstance(one, AnalogWeight)}
+    by_name |= {name: taken(tensors) for name, tensors in latents.items() if name not in by_name}
+    for one, _ in classes:
+        name, tensors = (one.name, one.latents) if isinstance(one, AnalogWeight) else (one[0], [one[1]])
+        traces.append(by_name[name] if name in by_name else taken(tensors))
+    products = {"activations": watch.activations / count}
+    names = Names(model)
+    for path, buffer in unwrap(model).named_buffers():
+        if macs := taken([buffer]).macs:
+            products[f"buffer {names(path)}"] = macs
+    return traces, products
 
 
 def _named_axes(name: str, shape: tuple[int, ...], trace: Trace) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust.analog.noisy import NoisyWeights
+from noiserobust.analog.places import Stored
 from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import unwrap
 
@@ -57,7 +58,7 @@ class Folding:
 
     def _gives(self, expected: Tensor, pairs: Sequence[_Pair], images: Tensor) -> bool:
         """Whether the clean network gives the same output with ``pairs`` folded."""
-        with self.noisy.replaced(lambda weight: weight.parameter.detach()), _all_folded(pairs):
+        with self.noisy.replaced(lambda weight: weight.value()), _all_folded(pairs):
             output = self.noisy.model(images)
         return bool((output - expected).abs().max() <= ROUNDING * expected.abs().max())
 
@@ -103,7 +104,7 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 def _watched(noisy: NoisyWeights, images: Tensor) -> tuple[Tensor, list[_Pair]]:
     """The network's output for ``images``, and the norms that are given what a noisy layer made."""
-    analog = {id(weight.parameter) for weight in noisy.weights if not weight.tied}
+    analog = {id(weight.parameter) for weight in noisy.weights if isinstance(weight, Stored)}
     made: list[tuple[Tensor, Any]] = []  # kept alive, so that no two tensors are the same
     before: dict[Any, Any] = {}
 

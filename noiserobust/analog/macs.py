@@ -44,11 +44,14 @@ def count_macs(model: nn.Module, inputs: Any, weights: Sequence[AnalogWeight]) -
     layer multiplies each of its weights once per step (closed form: its kernels are closed). Normalisation,
     activation functions and element-wise products are not counted.
     """
-    parameters = [weight.parameter for weight in weights]
-    watch, count = pass_of(model, inputs, parameters)
-    found = [watch.of(parameter).macs for parameter in parameters]
-    by_weight = {w.name: math.nan if n is None else n / count for w, n in zip(weights, found, strict=True)}
-    return Macs(by_weight, (watch.total - math.fsum(n for n in found if n is not None)) / count)
+    watch, count = pass_of(model, inputs, [latent for weight in weights for latent in weight.latents])
+    by_weight = {}
+    for weight in weights:
+        seen = {id(trace): trace.macs for trace in map(watch.of, weight.latents)}.values()
+        macs = [number for number in seen if number is not None]
+        by_weight[weight.name] = math.fsum(macs) / count if macs else math.nan
+    known = math.fsum(number for number in by_weight.values() if not math.isnan(number))
+    return Macs(by_weight, watch.total / count - known)
 
 
 def pass_of(model: nn.Module, inputs: Any, first: Sequence[Tensor] = (), call: Call = call) -> tuple[Watch, int]:

@@ -107,6 +107,10 @@ class Watch(TorchDispatchMode):
         place = self._place(tensor)
         return Trace() if place is None else self._traces[place]
 
+    def traces(self) -> dict[int, Trace]:
+        """Everything that :meth:`of` may give, by its ``id``."""
+        return {id(trace): trace for trace in self._traces}
+
     @property
     def total(self) -> float:
         """All multiply-accumulates of the pass."""

@@ -59,7 +59,7 @@ class WeightSpace:
 
     def chosen(self, over: Over) -> list[bool]:
         """Which of the parameters belong to ``all`` trainable ones or to the ``analog`` weights; never none."""
-        analog = set() if over == "all" else {id(weight.parameter) for weight in self.analog}
+        analog = set() if over == "all" else {id(latent) for weight in self.analog for latent in weight.latents}
         marks = [over == "all" or id(parameter) in analog for parameter in self.parameters]
         if not any(marks):
             what = "trainable parameter" if over == "all" else "trainable analog weight"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from noiserobust.analog.places import Stored, Untied
 from noiserobust.analog.vectors import Vector, clip, precise
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.analog.where import Where
@@ -336,6 +337,8 @@ class Engine:
         for weight in self.weights.noisy.weights:
             if id(weight.parameter) not in trained or not weight.parameter.requires_grad:
                 continue  # frozen: nothing here may change it
+            if not isinstance(weight, (Stored, Untied)):
+                continue  # computed: its parameters are no weights
             (values,) = precise([weight.parameter])
             assert values is not None
             limit = times_rms * values.square().mean().sqrt()

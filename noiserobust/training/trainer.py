@@ -212,7 +212,7 @@ class _Trainer:
 
     def _extremes(self) -> dict[str, float]:
         """Largest |w| of all analog weights, and the mean over tensors of max|w| / rms(w)."""
-        weights = [weight.parameter.detach().float() for weight in self.noisy.weights]
+        weights = [weight.value().float() for weight in self.noisy.weights]
         largest = torch.stack([w.abs().amax() for w in weights])
         rms = torch.stack([w.square().mean().sqrt() for w in weights])
         return {"max_weight": largest.amax().item(), "max_over_rms": (largest / rms).mean().item()}

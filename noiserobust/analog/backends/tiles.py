@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from noiserobust.analog.backends.base import Backend, Opened
 from noiserobust.analog.converters import endless_rows, output_stream
 from noiserobust.analog.noisy import NoisyWeights, Programmed
-from noiserobust.analog.weights import AnalogWeight
+from noiserobust.analog.weights import AnalogWeight, users
 from noiserobust.errors import UserError
 from noiserobust.models.compute import Precision
 from noiserobust.models.modes import evaluating
@@ -112,9 +112,11 @@ class Tiles(Opened):
         self.layers: dict[str, list[Layer]] = {}
         """The layers on tiles, by the name of the weight that they compute with."""
         aihwkit, left = load_aihwkit(), {}
-        users = {weight.name: _users(self.network, weight) for weight in noisy.weights}
-        calls = _calls(self.network, [module for modules in users.values() for module in modules], images)
-        for name, module in ((name, module) for name, modules in users.items() for module in modules):
+        layers: dict[str, list[nn.Module]] = {weight.name: [] for weight in noisy.weights}
+        for _, module, weight in users(self.network, noisy.weights):
+            layers[weight.name].append(module)
+        calls = _calls(self.network, [module for modules in layers.values() for module in modules], images)
+        for name, module in ((name, module) for name, modules in layers.items() for module in modules):
             try:
                 layer = Layer(aihwkit, backend.config(aihwkit), self.network, module, calls.get(module))
             except _Refused as refused:
@@ -137,7 +139,7 @@ class Tiles(Opened):
             """The layers of ``weight`` get what its array gives; also what the direct path puts in the parameter."""
             layers = self.layers.get(weight.name, [])
             if programmed is None:
-                rows, factor = weight.as_rows(weight.parameter.detach()), None
+                rows, factor = weight.as_rows(weight.value()), None
             elif not layers or compensation == "none":
                 rows, factor = programmed.weight(weight.name, t, read, compensation), None
             else:
@@ -288,17 +290,6 @@ def load_aihwkit() -> SimpleNamespace:
         IOParameters=IOParameters,
         BoundManagementType=BoundManagementType,
     )
-
-
-def _users(network: nn.Module, weight: AnalogWeight) -> list[nn.Module]:
-    """The layers that compute with ``weight``: an embedding looks up, in digital."""
-    sharing = [
-        module
-        for module in network.modules()
-        if module._parameters.get("weight") is weight.parameter
-        and not isinstance(module, (nn.Embedding, nn.EmbeddingBag))
-    ]
-    return sharing or [weight.owner]
 
 
 def _calls(network: nn.Module, modules: Sequence[nn.Module], images: Tensor) -> dict[nn.Module, tuple[Tensor, Tensor]]:

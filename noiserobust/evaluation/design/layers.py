@@ -241,7 +241,7 @@ def layers_of(model: EvaluatedModel, groups: Sequence[str]) -> Layers:
     for pattern in groups:
         if pattern not in members:
             raise UserError(f"expected a group that matches a noisy weight, got '{pattern}'; coverage lists the names")
-    size = {weight.name: weight.parameter.numel() for weight in weights}
+    size = {weight.name: weight.numel for weight in weights}
     every, other = max(1.0, coverage.macs), coverage.macs - coverage.noisy_macs
 
     def layer(name: str, names: Sequence[str]) -> Layer:
