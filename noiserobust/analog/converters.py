@@ -19,6 +19,7 @@ from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import read_stream, reference_scale
 from noiserobust.noise.base import check_strength
 from noiserobust.noise.levels import check_bits, quantized
+from noiserobust.noise.sharded import whole
 from noiserobust.rng import Stream
 from noiserobust.spec import Described
 
@@ -142,7 +143,7 @@ class Converting:
             elif weight.attribute != "weight" or (forward is not nn.Linear.forward and forward not in CONVOLUTIONS):
                 self.uncovered[name] = f"{kind} computes by itself: no layer to put converters at"
             else:
-                scale = reference_scale(weight.as_rows(weight.value()), converters.reference).flatten()
+                scale = whole(reference_scale(weight.as_rows(weight.value()), converters.reference)).flatten()
                 self.layers.append(LayerConverters(name, module, converters, CONVOLUTIONS.get(forward, 0), scale))
         if not self.layers:
             raise UserError(
@@ -255,7 +256,7 @@ class LayerConverters:
 
     def _bias(self) -> Tensor | float:
         bias = self.module.bias
-        return self._along_outputs(_exact(bias)) if isinstance(bias, Tensor) else 0.0
+        return self._along_outputs(_exact(whole(bias))) if isinstance(bias, Tensor) else 0.0
 
     def _along_outputs(self, values: Tensor) -> Tensor:
         """One value per output (or one for all), in a shape that broadcasts against the output."""

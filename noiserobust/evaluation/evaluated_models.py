@@ -22,7 +22,7 @@ from noiserobust.errors import UserError
 from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.models import ModelSpec, checked_forward
 from noiserobust.models.compute import device_of, known_device
-from noiserobust.noise.sharded import is_sharded
+from noiserobust.noise.sharded import class_of, is_sharded, mesh_of
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
@@ -91,7 +91,7 @@ def trained_copies(models: Models) -> list[TrainedCopy]:
     for label, group in groups:
         for source in _sources(group):
             about = source.about if isinstance(source, Checkpoint) else {}
-            stem = source.path.stem if isinstance(source, Checkpoint) else type(source).__name__
+            stem = source.path.stem if isinstance(source, Checkpoint) else class_of(source).__name__
             method = label or about.get("label", stem)
             # A copy that does not say its training seed is the next one of its method.
             index = count[method]
@@ -151,7 +151,8 @@ def part_of(data: Any, part: str) -> Labelled:
 class EvaluatedModels:
     """An iterable of :class:`EvaluatedModel` that opens each network only when its turn comes.
 
-    The arguments are those of :func:`noiserobust.evaluate`; ``part`` is that of the data.
+    The arguments are those of :func:`noiserobust.evaluate`; ``part`` is that of the data. ``shards`` lets networks
+    in whose weights are sharded over processes.
     """
 
     data: Any
@@ -170,8 +171,10 @@ class EvaluatedModels:
         compute: Compute = Compute(),
         where: Where = Where(),
         task: Task | str | None = None,
+        shards: bool = False,
     ) -> None:
         self.copies, self.compute, self.where = trained_copies(models), compute, where
+        self.shards = shards
         self.data = named_data(data, self.copies)
         # Tensors and loaders that a person hands over are taken as they are; data sets are normalised as in training.
         self.normalize = isinstance(self.data, (Splits, Labelled))
@@ -200,10 +203,10 @@ class EvaluatedModels:
         else:
             channels_last = compute.channels_last is not False
             network = self._built(copy.source, dataset, channels_last)
-        if any(is_sharded(parameter) for parameter in network.parameters()):
+        if not self.shards and mesh_of(network) is not None:
             raise UserError(
-                f"expected a whole network, got {copy.name} with weights sharded over processes; score it inside "
-                "noiserobust.perturbed, which takes those"
+                f"expected a whole network, got {copy.name} with weights sharded over processes; noiserobust.evaluate "
+                "and noiserobust.perturbed take those"
             )
         network = network if self.device is None else network.to(self.device)
         device = device_of(network)
@@ -253,6 +256,8 @@ class EvaluatedModels:
         return where, f"as it was trained: {where}" if str(where) else ""
 
     def _coverage(self, network: nn.Module, where: Where, batch: Batch) -> Coverage:
+        if any(map(is_sharded, network.parameters())):
+            return coverage(network, **where.patterns)  # a rank sees its part of the products
         try:
             return coverage(network, **where.patterns, inputs=batch, call=self.task.call)
         except (RuntimeError, NotImplementedError, TypeError):  # a network that computes, but cannot be watched

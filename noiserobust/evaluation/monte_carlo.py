@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from torch import nn
 from tqdm import tqdm
 
 from noiserobust.analog.noisy import report_stream
@@ -27,9 +28,11 @@ from noiserobust.evaluation.settings import Chips, Compute, Where
 from noiserobust.evaluation.statistics.summary import paired, summarize
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
+from noiserobust.noise.sharded import mesh_of
 from noiserobust.report import precision_table, robustness_table
 from noiserobust.storage.ledger import SEMANTICS, Ledger
 from noiserobust.storage.rows import OPERATION
+from noiserobust.storage.shared_ledger import SharedLedger
 from noiserobust.tasks.metrics import Metric, MetricFunction, known_metrics
 
 if TYPE_CHECKING:
@@ -117,7 +120,7 @@ def evaluate(
     :class:`~noiserobust.UserError` for input that cannot be evaluated.
     """
     noise_kinds, numbers, further = noise_models(noises), draw_numbers(draws), known_metrics(metrics)
-    networks = EvaluatedModels(models, data, images=images, model=model, compute=compute, where=where)
+    networks = EvaluatedModels(models, data, images=images, model=model, compute=compute, where=where, shards=True)
     conditions = Conditions.of(chips, networks.data)
     networks.calibration = conditions.images
     settings = OPERATION | {"seed": seed, "recalibration": conditions.recalibration, "semantics": SEMANTICS}
@@ -129,7 +132,9 @@ def evaluate(
         settings |= {"target": target.half_width, "confidence": target.confidence}
     total = None if target else len(networks) * len(noise_kinds) * len(numbers) * len(conditions.readings)
     bar = tqdm(total=total, unit="draw" if target else "read", disable=not progress, delay=1)
-    ledger = out if isinstance(out, Ledger) else Ledger(out)
+    meshes = [mesh_of(copy.source) for copy in networks.copies if isinstance(copy.source, nn.Module)]
+    mesh = next((mesh for mesh in meshes if mesh is not None), None)
+    ledger = out if isinstance(out, Ledger) else Ledger(out) if mesh is None else SharedLedger(out, mesh)
     with closing(ledger), bar:
         for copy in networks:
             bar.set_description(copy.method, refresh=False)

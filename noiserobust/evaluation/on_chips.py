@@ -25,6 +25,7 @@ from noiserobust.models.compute import autocast, device_of
 from noiserobust.models.modes import recalibrated
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
+from noiserobust.noise.sharded import mesh_of
 from noiserobust.rng import Stream
 from noiserobust.spec import Duration
 from noiserobust.tasks.batches import pick, prepare
@@ -118,8 +119,9 @@ class ModelOnChips:
                 for text, one in conditions.converters.items()
             }
         # Between a layer and its norm there must be nothing, and the norm's statistics must be known.
+        sharded = mesh_of(network) is not None
         plain = str(conditions.backend) == "direct" and not self.calibration
-        self.folding = Folding(self.noisy, images) if plain and compute.fold else None
+        self.folding = Folding(self.noisy, images) if plain and compute.fold and not sharded else None
         self.compiled: Any = None
         if compute.compile:
             if not plain or not all(one.is_identity for one in conditions.converters.values()):

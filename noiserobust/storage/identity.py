@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from noiserobust.models.compute import Precision, as_weights, autocast, device_of
 from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import Names, unwrap
+from noiserobust.noise.sharded import class_of, forget_gathered, whole
 from noiserobust.rng import Stream
 
 INPUTS = 4  # that a network is asked
@@ -29,11 +30,12 @@ def network_digest(model: nn.Module) -> str:
 
     Every parameter, buffer (persistent or not) and public tensor attribute counts with name, dtype and shape; every
     module with its name, class, ``extra_repr`` and public plain attributes. What the classes' code does is not looked
-    at: :func:`answer` shows it. Wrappers (DDP, torch.compile) do not count.
+    at: :func:`answer` shows it. Wrappers (DDP, torch.compile) and sharding do not count.
     """
+    forget_gathered(model)
     digest, names, model = hashlib.sha256(), Names(model), unwrap(model)
     for path, module in model.named_modules():
-        parts = [names(path), type(module).__qualname__, module.extra_repr(), *_plain_attributes(module)]
+        parts = [names(path), class_of(module).__qualname__, module.extra_repr(), *_plain_attributes(module)]
         digest.update(f"{' '.join(parts)}\n".encode())
     for name, tensor in sorted(_tensors(model, names), key=lambda named: named[0]):
         digest_tensor(digest, name, tensor)
@@ -43,7 +45,7 @@ def network_digest(model: nn.Module) -> str:
 def digest_tensor(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
     """Add a tensor's name, dtype, shape and bits to ``digest``."""
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    values = tensor.detach().cpu()
+    values = whole(tensor.detach()).cpu()
     values = values.int_repr() if values.is_quantized else values.to_dense() if values.is_sparse else values
     digest.update(values.contiguous().flatten().view(torch.uint8).numpy().data)
 

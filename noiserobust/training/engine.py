@@ -15,10 +15,12 @@ from noiserobust.analog.places import Stored, Untied
 from noiserobust.analog.vectors import Vector, clip, precise
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.analog.where import Where
+from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation
 from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.modes import evaluating, kept_norm_stats
 from noiserobust.models.wrappers import unwrap
+from noiserobust.noise.sharded import mesh_of
 from noiserobust.rng import Stream
 from noiserobust.tasks import Task
 from noiserobust.training.ddp import Processes
@@ -86,6 +88,7 @@ class Engine:
         self.passes = {"forward": 0, "backward": 0}
         self.memory: dict[str, Any] = {}
         self.own_memory: dict[str, Any] = {}
+        self.sharded = mesh_of(model) is not None
         self.ranks = Processes.of(model)
         self.ranks.require_same_seed(seed, self.device)
 
@@ -209,8 +212,7 @@ class Engine:
         """Losses and logits without gradient, on this rank alone; normalisation statistics stay as they were.
 
         At the present weights and in the model's present mode; or, with the parameters and buffers of a ``twin`` by
-        name, in eval mode. ``logits`` of any shape are kept of a single
-        micro-batch.
+        name, in eval mode. ``logits`` of any shape are kept of a single micro-batch.
         """
         model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
         outputs = []
@@ -277,18 +279,7 @@ class Engine:
 
     def commit(self) -> bool:
         """Unscale, clip and step once with the gradients held, then hold none; whether the scaler let it step."""
-        stepped = True
-        if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
-        if self.clip_norm is not None:
-            self._clip_gradients(self.clip_norm)
-        if self.scaler is not None:
-            scale = self.loss_scale
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            stepped = self.loss_scale >= scale
-        else:
-            self.optimizer.step()
+        stepped = self._update()
         self.optimizer.zero_grad(set_to_none=True)
         self._holding = False
         # Clipping after a skipped step, which lowers the scale, would still move weights: it takes the rms anew.
@@ -311,9 +302,32 @@ class Engine:
 
     def _begin(self) -> None:
         """Read what is trained, and refuse gradients that this engine did not take."""
+        self._require_own_loop()
         self._trained.read()
         self._trained.require_no_gradients()
         self._holding, self.device = False, device_of(self.model)
+
+    def _require_own_loop(self) -> None:
+        """Refuse an optimizer that would not step when it is told to."""
+        waits = not getattr(getattr(self.optimizer, "gradient_state", None), "sync_gradients", True)
+        if waits or (self.scaler is None and getattr(self.optimizer, "scaler", None) is not None):
+            raise UserError(
+                "expected an optimizer that steps when told to, got one of accelerate's, which waits for micro-batches "
+                "or scales losses; use AcceleratedEngine of noiserobust.integrations.accelerate"
+            )
+
+    def _update(self) -> bool:
+        """Unscale, clip and step; whether the scaler let it step."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        self._clip_gradients()
+        if self.scaler is None:
+            self.optimizer.step()
+            return True
+        scale = self.loss_scale
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return self.loss_scale >= scale
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
@@ -323,13 +337,15 @@ class Engine:
         with nullcontext() if self.precision is None else autocast(self.device, self.precision):
             yield
 
-    def _clip_gradients(self, limit: float) -> None:
+    def _clip_gradients(self) -> None:
+        if self.clip_norm is None:
+            return
         held = [parameter for parameter in self.parameters if parameter.grad is not None]
         for parameter in held:
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.coalesce()
         gradients = [parameter.grad for parameter in held]
-        clip([g._values() if g is not None and g.is_sparse else g for g in gradients], limit)
+        clip([g._values() if g is not None and g.is_sparse else g for g in gradients], self.clip_norm)
 
     @torch.no_grad()
     def _clip_weights(self, times_rms: float) -> None:

@@ -103,8 +103,8 @@ def _require_supported(model: nn.Module, optimizer: torch.optim.Optimizer) -> No
     """Refuse what would silently train by another rule."""
     if isinstance(optimizer, torch.optim.LBFGS):
         raise UserError("expected an optimizer that steps without a closure, got LBFGS; use SGD or AdamW")
-    sharded = any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
-    if sharded or any(type(module).__name__.startswith(("FullySharded", "FSDP")) for module in model.modules()):
+    if any(type(module).__name__.startswith("FullySharded") for module in model.modules()):
         raise UserError(
-            "expected whole parameters on every rank, got FSDP: norms and noise would be each shard's own; use DDP"
+            "expected whole parameters or those of fully_shard, got FullyShardedDataParallel, which makes one vector "
+            "of them; use fully_shard or DDP"
         )
