@@ -98,6 +98,7 @@ class NoisyWeights:
     def _moved(self, value: Callable[[AnalogWeight], Tensor], write: Callable[[], None]) -> Iterator[None]:
         """Inside, parameters are what ``write`` made of them, and other weights ``value(weight)``."""
         with opened(self._latents) as opening:
+            forget_gathered(self.model)
             opening.callback(lambda: forget_gathered(self.model))
             for weight in self._others:
                 with torch.no_grad():
@@ -122,6 +123,7 @@ class Programmed:
         self._weights = {weight.name: weight for weight in noisy.weights}
         self._chips: dict[str, Chip] = {}
         if not read_once:
+            forget_gathered(noisy.model)
             self._chips = {name: self.chip(name) for name in self._weights}
 
     @torch.no_grad()

@@ -31,6 +31,7 @@ from noiserobust.evaluation.statistics.summary import paired, summarize
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.checkpoints import Checkpoint
 from noiserobust.storage.rows import OPERATION
+from noiserobust.tasks import Score, task_of
 
 INTERVAL = ["mean", "low", "high", "interval_over", "models", "draws", "confidence"]
 
@@ -184,7 +185,7 @@ def noisy_layers(
     require_one_condition(chips)
     if model.is_identity and str(chips.converters) == "none" and str(chips.backend) == "direct":
         raise UserError(f"expected a noise with a strength, got {model}: it disturbs no layer")
-    methods, data = by_method(models, data)
+    methods, data = by_method(models, data, fixed["task"])
     noisy = []
     for method, members in methods.items():
         copies = EvaluatedModels({method: members}, data, where=where, **fixed)
@@ -208,13 +209,13 @@ def fields_of(methods: Sequence[NoisyLayers]) -> dict[str, Any]:
     }
 
 
-def by_method(models: Models, data: Any) -> tuple[dict[str, list[nn.Module | Checkpoint]], Any]:
-    """The trained copies of each method, and the data, loaded once."""
+def by_method(models: Models, data: Any, task: Any) -> tuple[dict[str, list[nn.Module | Checkpoint]], Any]:
+    """The trained copies of each method, and the data, loaded once (a scoring function has its own)."""
     copies = trained_copies(models)
     methods: dict[str, list[nn.Module | Checkpoint]] = {}
     for copy in copies:
         methods.setdefault(copy.method, []).append(copy.source)
-    return methods, named_data(data, copies)
+    return methods, data if isinstance(task_of(task, data), Score) else named_data(data, copies)
 
 
 def require_one_condition(chips: Chips) -> None:
@@ -242,7 +243,9 @@ def layers_of(model: EvaluatedModel, groups: Sequence[str]) -> Layers:
         if pattern not in members:
             raise UserError(f"expected a group that matches a noisy weight, got '{pattern}'; coverage lists the names")
     size = {weight.name: weight.numel for weight in weights}
-    every, other = max(1.0, coverage.macs), coverage.macs - coverage.noisy_macs
+    # A scoring function keeps its data to itself: nothing is counted.
+    other = coverage.macs - coverage.noisy_macs if coverage.counted else 0.0
+    every = max(1.0, coverage.macs) if coverage.counted else math.nan
 
     def layer(name: str, names: Sequence[str]) -> Layer:
         cells, count = sum(size[member] for member in names), math.fsum(macs[member] for member in names)
@@ -266,6 +269,11 @@ def differences(
         for name, side in zip("ab", pair, strict=True)
     ]
     return paired(pd.concat(sides, ignore_index=True), "a", "b", confidence, metric)[INTERVAL]
+
+
+def turned(pairs: Iterable[tuple[pd.DataFrame, pd.DataFrame]], sign: int) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The pairs, each the other way round where the ``sign`` is -1: a difference is then of what less is better of."""
+    return [pair if sign > 0 else (pair[1], pair[0]) for pair in pairs]
 
 
 def means(tables: Iterable[pd.DataFrame], confidence: float, metric: str = "accuracy") -> pd.DataFrame:
