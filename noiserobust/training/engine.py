@@ -198,7 +198,7 @@ class Engine:
                         mean = losses.sum() * factor
                         mean = mean if self.scaler is None else self.scaler.scale(mean)
                         if inputs != []:  # else all that is wanted was frozen since
-                            torch.autograd.backward(mean, inputs=inputs)
+                            self._trained.backward(mean, inputs)
                             self.passes["backward"] += 1
                     outputs.append(answer.kept())
         except BaseException:
