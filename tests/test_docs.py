@@ -30,7 +30,11 @@ PRINTED = {
     ],
     "docs/integrations.md": ["accelerate: 3 steps", "Lightning: 6 steps", "Trainer: 2 steps"],
     "docs/noise.md": [],
-    "docs/layers.md": ["frozenset({(1,)})", "['0.kernel', '2.weight']"],
+    "docs/layers.md": [
+        "{(1,)}",
+        "33.3 % of the multiply-accumulates are noisy; include '*.kernel@1'",
+        "['0.kernel', '2.weight']",
+    ],
     "docs/hardware_design.md": ["largest x of gaussian:{x}", "single effects, added up", "digital, too"],
     "docs/sweep.md": ["rwp:gaussian(0.1)    2"],
     "docs/statistics.md": ["shared_variance", "gaussian, strength 0.1 to 0.4", "299"],
