@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,9 +17,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DeviceMesh, Placement, Replicate, Shard, distribute_tensor, init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from noiserobust import UserError, coverage, evaluate, perturbed
+from noiserobust import UserError, coverage, evaluate, landscape, perturbed
+from noiserobust.data import Batch
+from noiserobust.evaluation import Chips
 from noiserobust.noise import NoiseModel
 from noiserobust.rng import BLOCK, Stream, seeded
+from noiserobust.training import Engine, Method, Progress
 
 NOISES = [
     "gaussian:0.1",
@@ -177,11 +183,101 @@ def refusals() -> None:
     assert "expected outputs in dimension 0 of a weight sharded over processes" in said
     model = net()
     fully_sharded(model)
+    engine, data = Engine(model, torch.optim.SGD(model.parameters(), 0.1)), Batch(torch.ones(2, 12), torch.arange(2))
+    for method in ("sam:0.1,sync=true", "rwp-mixed:0.1", "mesa", "rst:sam(0.1),p=0.5"):
+        said = ""
+        try:
+            Method.parse(method).step(engine, data, Progress(0, 9))
+        except UserError as error:
+            said = str(error)
+        assert "expected plain or rwp for weights sharded over processes" in said, method
+    said = ""
     try:
-        evaluate(model, (torch.randn(6, 12), torch.arange(6) % 3), "gaussian:0.1", draws=1)
+        landscape(model, (data.inputs, data.labels))
     except UserError as error:
         said = str(error)
-    assert "expected a whole network, got FSDPSequential[0] with weights sharded over processes" in said
+    assert "expected a whole network, got Sequential[0] with weights sharded over processes" in said
+
+
+class Language(nn.Module):
+    """A small language model, with or without a head that is the embedding."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.embedding, self.norm = nn.Embedding(11, 8), nn.LayerNorm(8)
+        self.first, self.second, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 11, bias=False)
+        if tied:
+            self.head.weight = self.embedding.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(torch.tanh(self.norm(self.first(self.embedding(x))))).mean(1))
+
+
+def language(tied: bool, shard: bool) -> Language:
+    with seeded(Stream(0, "test", "language")):
+        model = Language(tied)
+    if shard:
+        for layer in (model.first, model.second):
+            fully_shard(layer, mesh=mesh())
+        fully_shard(model, mesh=mesh())
+    return model
+
+
+TOKENS, NEXT = torch.arange(96).reshape(24, 4) * 5 % 11, torch.arange(24) * 7 % 11
+
+
+def perturbed_language(tied: bool) -> None:
+    """Answers and gradients under a draw are those of the whole network, and so is the clean one."""
+    for text in NOISES[:2]:
+        whole, model = language(tied, shard=False), language(tied, shard=True)
+        clean, answers = whole(TOKENS).detach(), []
+        for one in (whole, model):
+            with perturbed(one, text):
+                answers.append(one(TOKENS))
+                nn.functional.cross_entropy(answers[-1], NEXT).backward()
+        torch.testing.assert_close(*answers)
+        assert not torch.allclose(answers[0], clean)
+        for p, q in zip(model.parameters(), whole.parameters(), strict=True):
+            torch.testing.assert_close(p.grad.full_tensor(), q.grad)
+        torch.testing.assert_close(model(TOKENS), clean)
+
+
+def evaluated(tied: bool) -> None:
+    """Rows of a sharded network are those of the whole one; rank 0 stores them, and every rank finds them again."""
+    whole, model = language(tied, shard=False), language(tied, shard=True)
+    folders: list[str | None] = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(folders, 0)
+    out = Path(folders[0] or "") / "rows.parquet"
+    options = {"noises": ["gaussian:0.1", "gaussian:0", "laplace:0.2"], "draws": 2}
+    converters = Chips(converters=["none", "io:adc=6,noise=0.1"])
+    for further in ({}, {"chips": converters}, {"precision_target": 10.0, "noises": "gaussian:0.3"}):
+        settings: dict[str, Any] = options | further
+        expected = evaluate(whole, (TOKENS, NEXT), **settings).rows
+        for _ in range(2):
+            found = evaluate(model, (TOKENS, NEXT), **settings, out=out).rows
+            assert list(found.weights) == list(expected.weights)
+            assert list(found.metric) == list(expected.metric)
+            torch.testing.assert_close(torch.tensor(found.value), torch.tensor(expected.value))
+    dist.barrier()
+    assert out.is_file()
+
+
+def trained(method: str, tied: bool) -> None:
+    """Steps of ranks with a part of the batch each are those of one process with the whole batch, to rounding."""
+    whole, model = language(tied, shard=False), language(tied, shard=True)
+    alone, engine = (
+        Engine(one, torch.optim.AdamW(one.parameters(), lr=0.02), seed=3, clip_norm=0.5, weight_clip=2.0)
+        for one in (whole, model)
+    )
+    count, rank = dist.get_world_size(), dist.get_rank()
+    for step in range(4):
+        at = Progress(step, 9)
+        expected = Method.parse(method).step(alone, Batch(TOKENS, NEXT), at).losses
+        own = Batch(TOKENS.chunk(count)[rank], NEXT.chunk(count)[rank])
+        found = Method.parse(method).step(engine, own, at).losses
+        torch.testing.assert_close(found, expected.chunk(count)[rank])
+    for p, q in zip(model.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(p.full_tensor(), q, rtol=1e-4, atol=1e-6)
 
 
 SHARD_CHECKS: dict[str, Callable[[], None]] = {
@@ -192,4 +288,11 @@ SHARD_CHECKS: dict[str, Callable[[], None]] = {
     "perturbed, fully sharded": lambda: perturbed_models(fully_sharded),
     "perturbed, gathered and kept": lambda: perturbed_models(fully_sharded_and_kept),
     "sharding refused": refusals,
+    **{f"perturbed, tied {tied}": lambda tied=tied: perturbed_language(tied) for tied in (False, True)},
+    **{f"evaluated, tied {tied}": lambda tied=tied: evaluated(tied) for tied in (False, True)},
+    **{
+        f"trained by {method}, tied {tied}": lambda method=method, tied=tied: trained(method, tied)
+        for method in ("plain", "rwp:gaussian(0.2)", "rwp:laplace(0.1),draws=2")
+        for tied in (False, True)
+    },
 }

@@ -29,6 +29,7 @@ LAYERS = [
     {"sweep"},
     {"papers"},
     {"__init__", "cli"},
+    {"integrations"},
     {"__main__"},
 ]
 """The rooms, from the ground up: a room knows only those below it."""
@@ -93,6 +94,12 @@ def test_no_module_is_shadowed_by_what_its_package_exports() -> None:
     parents = {name: importlib.import_module(name.rpartition(".")[0]) for name in names}
     shadowed = [name for name in names if getattr(parents[name], name.rpartition(".")[2]) is not modules[name]]
     assert not shadowed
+
+
+def test_nobody_imports_the_integrations() -> None:
+    """Each is imported by the person who uses it, and imports its library."""
+    outsiders = [file for file in PACKAGE.rglob("*.py") if part_of(file) != "integrations"]
+    assert not [file for file in outsiders if "integrations" in imported_parts(file)]
 
 
 HEAVY = {"aihwkit", "matplotlib", "ray", "scipy", "sklearn", "torchvision"}

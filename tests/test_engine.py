@@ -378,9 +378,9 @@ class TestVerbs:
         model = smooth_net()
         with pytest.raises(UserError, match="LBFGS; use SGD or AdamW"):
             Engine(model, torch.optim.LBFGS(model.parameters()))
-        sharded = type("FSDPLinear", (nn.Linear,), {})(25, 3)
-        with pytest.raises(UserError, match=r"got FSDP: .* use DDP"):
-            sgd(nn.Sequential(nn.Flatten(), sharded))
+        flattened = type("FullyShardedDataParallel", (nn.Linear,), {})(25, 3)
+        with pytest.raises(UserError, match=r"got FullyShardedDataParallel.* use fully_shard or DDP"):
+            sgd(nn.Sequential(nn.Flatten(), flattened))
 
     def test_a_part_of_the_rows(self) -> None:
         """The mean over the rows alone, wherever in the micro-batches they lie."""

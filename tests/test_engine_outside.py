@@ -8,10 +8,12 @@ import pytest
 import torch
 from methods import METHODS, ON, batch, close, committed, full_strength, same_bits, sgd, smooth_net, weights
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
+from noiserobust.rng import Stream, seeded
 from noiserobust.tasks import Classification
 from noiserobust.training import Engine, Method
 
@@ -199,3 +201,85 @@ class TestTasks:
         for parts in (grouped, [grouped[:1], grouped[1:3], grouped[3:]]):
             out = committed(text, sgd(as_kind(PerUnit), task=Units()), parts)
             close(out, expected, rtol=1e-10, atol=1e-13)
+
+
+SCALES = {5e-4: ("saf",), 1.2e5: ("saf", "g-rst")}  # SAF's past is random; G-RST steps with twice the gradient
+SCALED = [(text, scale) for scale, out in SCALES.items() for text in METHODS if not text.startswith(out)]
+
+
+@pytest.mark.parametrize(("text", "scale"), SCALED)
+def test_float16_weights_step_as_float64_ones_do(text: str, scale: float) -> None:
+    """Gradients so small that products of them vanish, and so large that their norm is beyond float16."""
+    gradients = []
+    for dtype in (torch.float16, torch.float64):
+
+        def loss(out: Tensor, labels: Tensor) -> Tensor:
+            precise = torch.promote_types(out.dtype, torch.float32)
+            return scale * nn.functional.cross_entropy(out.to(precise), labels, reduction="none")
+
+        data = batch(dtype=torch.float16)
+        data = Batch(data.inputs.to(dtype), data.labels, data.indices)
+        engine = sgd(smooth_net().half().to(dtype), loss=loss, clip_norm=1.0 if scale > 1 else None)
+        gradients.append(torch.cat([g.flatten().double() for g in committed(text, engine, data)]))
+        assert all(w.isfinite().all() for w in weights(engine.model))
+    half, full = gradients
+    assert (half - full).norm() < 0.1 * full.norm()
+
+
+class TextNet(nn.Module):
+    """A bag of words with an embedding whose gradients may be sparse."""
+
+    def __init__(self, sparse: bool) -> None:
+        super().__init__()
+        with seeded(Stream(0, "test", "text")):
+            self.words, self.hidden, self.out = nn.Embedding(12, 5, sparse=sparse), nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.hidden(self.words(x).mean(1))))
+
+
+@every_method
+def test_sparse_embeddings_step_as_dense_ones(text: str) -> None:
+    generator = Stream(1, "test", "words").generator()
+    data = [Batch(torch.randint(9, (12, 4), generator=generator), batch().labels, torch.arange(12)) for _ in range(3)]
+    ends = []
+    for sparse in (False, True):
+        engine = sgd(TextNet(sparse).double(), clip_norm=0.5)
+        for step, one in enumerate(data):
+            Method.parse(text).step(engine, one, full_strength(step))
+        ends.append(weights(engine.model))
+    close(*ends, rtol=1e-10, atol=1e-13)
+
+
+def test_an_optimizer_of_sparse_gradients_gets_sparse_ones() -> None:
+    """Two engines on one network, as such optimizers want."""
+    model = TextNet(sparse=True).double()
+    before = weights(model)
+    engines = [
+        Engine(model, torch.optim.SparseAdam(model.words.parameters())),
+        Engine(model, torch.optim.Adam([*model.hidden.parameters(), *model.out.parameters()])),
+    ]
+    data = Batch(torch.arange(8).view(4, 2), torch.tensor([0, 1, 2, 0]))
+    for engine in engines:
+        for text in ("gsam:0.1", "sam:0.1,alpha=0.3", "looksam:0.1"):
+            Method.parse(text).step(engine, data, ON)
+    assert not any(map(torch.equal, before, weights(model)))
+
+
+class Checkpointed(nn.Sequential):
+    """:func:`smooth_net`, whose hidden part is computed again in the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.requires_grad_() if self.reentrant else x
+        hidden = checkpoint(lambda values: self[2](self[1](self[0](values))), x, use_reentrant=self.reentrant)
+        return self[3](hidden)
+
+
+@every_method
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_changes_nothing(text: str, reentrant: bool) -> None:
+    """What is computed again is computed at the moved weights, and no parameter is left out (ESAM chooses some)."""
+    for step in range(3 if "esam" in text else 1):
+        at, data = full_strength(step), batch(dtype=torch.float64)
+        found = committed(text, sgd(as_kind(Checkpointed, reentrant=reentrant)), data, at)
+        close(found, committed(text, sgd(smooth_net()), data, at), rtol=1e-12, atol=1e-14)

@@ -75,11 +75,11 @@ class InputsFirst(nn.Module):
         return x @ self.kernel
 
 
-class Standardised(nn.Linear):
-    """Computes with a function of its weight."""
+class Gated(nn.Linear):
+    """Computes with a weight that depends on its input: no array holds it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight / self.weight.std())
+        return nn.functional.linear(x, self.weight * x.mean())
 
 
 def deviations(network: nn.Module, weight: Tensor, **where: object) -> Tensor:
@@ -122,14 +122,13 @@ class TestUnknownLayers:
         finally:
             del _RULES[InputsFirst]
 
-    def test_a_layer_that_computes_with_a_function_of_its_weight_is_left_digital(self) -> None:
-        network = nn.Sequential(Standardised(4, 3), nn.Linear(3, 2))
+    def test_a_layer_of_which_it_cannot_be_told_what_it_multiplies_by_is_left_digital(self) -> None:
+        network = nn.Sequential(Gated(4, 3), nn.Linear(3, 2))
         assert [weight.name for weight in analog_weights(network)] == ["1.weight"]
-        assert coverage(network).rows[0].reason.startswith("Standardised has a forward of its own")
-        assert traced_outputs(network, lambda: network(torch.randn(2, 4)))["0.weight"].axes == frozenset()
+        assert coverage(network).rows[0].reason.startswith("Gated has a forward of its own: no product with")
         assert [weight.name for weight in analog_weights(network, include=["0.weight@0"])] == ["0.weight", "1.weight"]
         with (
-            pytest.warns(UserWarning, match="of Standardised stay digital"),
+            pytest.warns(UserWarning, match="of Gated stay digital"),
             perturbed(network, "gaussian:0.1"),
         ):
             pass

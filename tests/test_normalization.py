@@ -115,3 +115,17 @@ def test_tokens_are_no_quantities() -> None:
     model = nn.Sequential(nn.Embedding(12, 4), nn.Flatten(), nn.Linear(12, 2))
     with pytest.raises(UserError, match="no mean and std with tokens"):
         evaluate(model, (tokens, torch.arange(4) % 2), "gaussian:0", draws=1, compute=Compute(mean=0, std=2))
+
+
+def flat(channels: int, classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(36 * channels, 4), nn.BatchNorm1d(4), nn.Linear(4, classes))
+
+
+def test_a_last_sample_alone_is_left_out_or_said(tmp_path: Path) -> None:
+    images, labels = torch.randn(9, 1, 6, 6), torch.arange(9) % 3
+    splits = Splits((images, labels), (images, labels))
+    settings = {"model": "factory:test_normalization:flat", "epochs": 1, "batch_size": 4, "select_on": "none"}
+    with pytest.raises(UserError, match="the last is alone; use drop_last"):
+        fit(TrainSettings(**settings, validation=0), tmp_path, splits=splits)  # type: ignore[arg-type]
+    run = fit(TrainSettings(**settings, validation=0, drop_last=True), tmp_path, splits=splits)  # type: ignore[arg-type]
+    assert read_checkpoint(run.checkpoint).weights["2.num_batches_tracked"] == 2  # of three

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust.analog.noisy import report_stream
-from noiserobust.analog.weights import analog_weights
+from noiserobust.analog.weights import analog_weights, users
 from noiserobust.errors import UserError
+from noiserobust.models.compute import call
 from noiserobust.models.modes import evaluating
-from noiserobust.models.wrappers import Names, unwrap
+from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import read_stream, reference_scale
 from noiserobust.noise.base import check_strength
 from noiserobust.noise.levels import check_bits, quantized
+from noiserobust.noise.sharded import whole
 from noiserobust.rng import Stream
 from noiserobust.spec import Described
 
@@ -127,30 +129,23 @@ class Converting:
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
-        calibration: Sequence[Tensor] = (),
+        calibration: Sequence[Any] = (),
     ) -> None:
         self.converters = converters
         self.layers: list[LayerConverters] = []
         self.uncovered: dict[str, str] = {}
         if converters.is_identity:
             return
-        weights = {id(weight.parameter): weight for weight in analog_weights(model, include=include, exclude=exclude)}
         inside = {id(m.out_proj) for m in unwrap(model).modules() if isinstance(m, nn.MultiheadAttention)}
-        names = Names(model)
-        for path, module in unwrap(model).named_modules():
-            for attribute, parameter in module.named_parameters(recurse=False):
-                weight = weights.get(id(parameter))
-                if weight is None or isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-                    continue
-                name = names(f"{path}.{attribute}" if path else attribute)
-                forward, kind = type(module).forward, type(module).__name__
-                if id(module) in inside:
-                    self.uncovered[name] = "inside nn.MultiheadAttention, which uses its weight by itself"
-                elif attribute != "weight" or (forward is not nn.Linear.forward and forward not in CONVOLUTIONS):
-                    self.uncovered[name] = f"{kind} computes by itself: no layer to put converters at"
-                else:
-                    scale = reference_scale(weight.as_rows(parameter), converters.reference).flatten()
-                    self.layers.append(LayerConverters(name, module, converters, CONVOLUTIONS.get(forward, 0), scale))
+        for name, module, weight in users(model, analog_weights(model, include=include, exclude=exclude)):
+            forward, kind = type(module).forward, type(module).__name__
+            if id(module) in inside:
+                self.uncovered[name] = "inside nn.MultiheadAttention, which uses its weight by itself"
+            elif weight.attribute != "weight" or (forward is not nn.Linear.forward and forward not in CONVOLUTIONS):
+                self.uncovered[name] = f"{kind} computes by itself: no layer to put converters at"
+            else:
+                scale = whole(reference_scale(weight.as_rows(weight.value()), converters.reference)).flatten()
+                self.layers.append(LayerConverters(name, module, converters, CONVOLUTIONS.get(forward, 0), scale))
         if not self.layers:
             raise UserError(
                 f"expected a Linear or convolution to put converters at, got none in {type(unwrap(model)).__name__}"
@@ -186,7 +181,7 @@ class Converting:
             for layer in self.layers:
                 stack.enter_context(layer.watched(percentile, seen[layer.name]))
             for batch in batches:
-                model(batch)
+                call(model, batch)
         for layer in self.layers:
             if seen[layer.name]:
                 layer.ranges = tuple(torch.stack(seen[layer.name]).mean(0))
@@ -262,7 +257,7 @@ class LayerConverters:
 
     def _bias(self) -> Tensor | float:
         bias = self.module.bias
-        return self._along_outputs(_exact(bias)) if isinstance(bias, Tensor) else 0.0
+        return self._along_outputs(_exact(whole(bias))) if isinstance(bias, Tensor) else 0.0
 
     def _along_outputs(self, values: Tensor) -> Tensor:
         """One value per output (or one for all), in a shape that broadcasts against the output."""
@@ -281,7 +276,7 @@ def converted(
     t: float | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    calibration: Sequence[Tensor] = (),
+    calibration: Sequence[Any] = (),
 ) -> Iterator[Converting]:
     """``model`` with converters at its analog layers; they are gone afterwards, also after an exception.
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from noiserobust.analog.vectors import Vector
 from noiserobust.analog.weight_space import WeightSpace
+from noiserobust.analog.weights import by_parameter
 from noiserobust.rng import Stream
 
 
@@ -26,7 +27,7 @@ def filter_noise(weights: WeightSpace, gamma: float, stream: Stream) -> Vector:
     Source: Li et al., "Efficient Generalization Improvement Guided by Random Weight Perturbation" (arXiv 2211.11489),
     section 3.2.
     """
-    analog = {id(weight.parameter): weight for weight in weights.analog}
+    analog = by_parameter(weights.analog)
     noise: Vector = []
     for index, (parameter, name) in enumerate(zip(weights.parameters, weights.names, strict=True)):
         weight = analog.get(id(parameter))

@@ -82,20 +82,26 @@ def register_layer(kind: type | str, rule: Rule | Mapping[str, Outputs]) -> None
 def outputs_of(module: nn.Module) -> Mapping[str, Outputs]:
     """The weights of ``module`` that would sit in a crossbar, by attribute; none for a type that nobody registered.
 
-    A subclass with a forward of its own may compute with a function of its weight (weight standardisation, ternary
-    weights), so that its parent's rule does not vouch for it.
+    A forward method of its own (:func:`has_own_forward`) may compute with a function of them (weight standardisation,
+    ternary weights): :mod:`noiserobust.analog.places` looks what it multiplies by.
     """
-    kind, rule = _registered(type(module))
+    rule = _registered(type(module))[1]
+    return _of_transformers(module) if rule is None else rule(module)
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether ``module`` computes otherwise than the registered type that it is an instance of."""
+    kind, (parent, rule) = type(module), _registered(type(module))
     if rule is None:
-        return _of_transformers(module)
-    return {} if has_own_forward(type(module), kind) else rule(module)
-
-
-def has_own_forward(kind: type, parent: type) -> bool:
-    """Whether ``kind`` computes otherwise than its registered ``parent``."""
+        return False
+    # accelerate's hooks put a forward there that calls the class's.
+    if "forward" in vars(module) and not hasattr(module, "_hf_hook"):
+        return True
     # torch's own subclasses (LSTM of RNNBase, ...) are what their parents' rules are about.
-    known = next((base for base in kind.__mro__ if base is parent or base.__module__.startswith("torch.")), parent)
-    return kind is not parent and kind.forward is not known.forward  # type: ignore[attr-defined]
+    known = next(
+        (base for base in kind.__mro__ if base is parent or base.__module__.startswith("torch.nn.modules.")), parent
+    )
+    return kind.forward is not known.forward  # type: ignore[attr-defined]
 
 
 def registered_parent(module: nn.Module) -> type | None:
@@ -134,7 +140,8 @@ FIRST = Outputs()
 
 
 def _recurrent(module: nn.Module) -> Mapping[str, Outputs]:
-    return {name: FIRST for name, _ in module.named_parameters(recurse=False) if name.startswith("weight_")}
+    names = getattr(module, "_flat_weights_names", ("weight_ih", "weight_hh"))
+    return {name: FIRST for name in names if name.startswith("weight_")}
 
 
 def _attention(module: nn.Module) -> Mapping[str, Outputs]:

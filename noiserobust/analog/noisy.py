@@ -9,11 +9,11 @@ from itertools import compress
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from noiserobust.analog.backup import Backup
-from noiserobust.analog.openings import Opening, opened
-from noiserobust.analog.weights import OWN_FORWARD, AnalogWeight, classified
+from noiserobust.analog.openings import opened
+from noiserobust.analog.places import AnalogWeight, Stored
+from noiserobust.analog.weights import OWN_FORWARD, classified
 from noiserobust.errors import UserError
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Chip, Compensation, NoiseModel, compensated, read_stream
@@ -36,8 +36,8 @@ class NoisyWeights:
         digital = sorted({reason.partition(" ")[0] for _, reason in every if OWN_FORWARD in reason})
         if digital:
             warnings.warn(
-                f"weights of {', '.join(digital)} stay digital: a subclass with its own forward may compute with a "
-                "function of its weight; include them by name@axis where it does not, or exclude them by name",
+                f"weights of {', '.join(digital)} stay digital: it cannot be told what their own forward method "
+                "multiplies by; include them by name@axis where it is the weight as it is, or exclude them by name",
                 stacklevel=2,
             )
         if not self.weights:
@@ -45,8 +45,9 @@ class NoisyWeights:
                 "expected at least one analog weight (Linear, Conv, recurrent or attention), found none in "
                 f"{type(unwrap(model)).__name__}; include=[...] names further parameters, coverage(model) lists them"
             )
-        self._in_place = [weight for weight in self.weights if not weight.tied]
-        self._tied = [weight for weight in self.weights if weight.tied]
+        self._in_place = [weight for weight in self.weights if isinstance(weight, Stored)]
+        self._others = [weight for weight in self.weights if not isinstance(weight, Stored)]
+        self._latents = [latent for weight in self.weights for latent in weight.latents]
         self._backup = Backup([weight.parameter for weight in self._in_place])
 
     @contextmanager
@@ -61,11 +62,11 @@ class NoisyWeights:
             return
 
         def sample(weight: AnalogWeight) -> Tensor:
-            clean = weight.parameter.detach()
-            return weight.from_rows(noise.sample(weight.as_rows(clean), stream.weight(weight.name), t))
+            rows = weight.as_rows(weight.value())
+            return weight.from_rows(noise.sample(rows, stream.weight(weight.name), t))
 
         def write() -> None:
-            lying = [(weight, weight.parameter.detach()) for weight in self._in_place]
+            lying = [(weight, weight.value()) for weight in self._in_place]
             direct = [weight.outputs.lead and adds_in_place(noise, live) for weight, live in lying]
             if any(direct):
                 add_in_place(noise, [(live, stream.weight(weight.name)) for weight, live in compress(lying, direct)])
@@ -78,7 +79,7 @@ class NoisyWeights:
 
     @contextmanager
     def replaced(self, value: Callable[[AnalogWeight], Tensor]) -> Iterator[None]:
-        """Inside, every analog weight holds ``value(weight)`` (shaped like its parameter); restored bit for bit."""
+        """Inside, every analog weight is ``value(weight)``, of its own shape; restored bit for bit."""
 
         def write() -> None:
             for weight in self._in_place:
@@ -90,17 +91,20 @@ class NoisyWeights:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Inside, nobody else moves the weights; :class:`~noiserobust.UserError` while another thread does."""
-        with opened([weight.parameter for weight in self.weights], moves=False):
+        with opened(self._latents, moves=False):
             yield
 
     @contextmanager
     def _moved(self, value: Callable[[AnalogWeight], Tensor], write: Callable[[], None]) -> Iterator[None]:
-        """Inside, tied layers compute with ``value(weight)``, and the other weights are what ``write`` made of them."""
-        with opened([weight.parameter for weight in self.weights]) as opening:
+        """Inside, parameters are what ``write`` made of them, and other weights ``value(weight)``."""
+        with opened(self._latents) as opening:
+            forget_gathered(self.model)
             opening.callback(lambda: forget_gathered(self.model))
+            for weight in self._others:
+                with torch.no_grad():
+                    computed = value(weight)
+                opening.enter_context(weight.opened(computed))
             with torch.no_grad():
-                for weight in self._tied:
-                    _tie(opening, weight, value(weight).to(weight.parameter.dtype))
                 self._backup.save(opening)
                 write()
             forget_gathered(self.model)
@@ -119,6 +123,7 @@ class Programmed:
         self._weights = {weight.name: weight for weight in noisy.weights}
         self._chips: dict[str, Chip] = {}
         if not read_once:
+            forget_gathered(noisy.model)
             self._chips = {name: self.chip(name) for name in self._weights}
 
     @torch.no_grad()
@@ -127,7 +132,7 @@ class Programmed:
         if name in self._chips:
             return self._chips[name]
         weight = self._weights[name]
-        return self.noise.program(weight.as_rows(weight.parameter.detach()), self.stream.weight(name).child("program"))
+        return self.noise.program(weight.as_rows(weight.value()), self.stream.weight(name).child("program"))
 
     def weight(self, name: str, t: float | None = None, read: int = 0, compensation: Compensation = "none") -> Tensor:
         """What the array of the weight ``name`` gives, output channel first, at time ``t`` (s) and read ``read``."""
@@ -172,25 +177,3 @@ def perturbed(
 def report_stream(seed: int, replicate: int, draw: int) -> Stream:
     """The name of the draws that are reported; draws that select an epoch or train have another purpose."""
     return Stream(seed, "report", replicate, draw)
-
-
-def _tie(opening: Opening, weight: AnalogWeight, noisy: Tensor) -> None:
-    """A Linear tied to an embedding computes with the noisy copy; the shared parameter itself is left alone."""
-    module = weight.owner
-
-    def forward(x: Tensor) -> Tensor:
-        shared = module.weight
-        assert isinstance(shared, Tensor)
-        # Exactly the noisy value, with the shared parameter's gradient.
-        return functional.linear(x, noisy + (shared - shared.detach()), module.bias)  # type: ignore[arg-type]
-
-    outer = vars(module).get("forward")  # another draw's, or one that the user put there
-
-    def restore() -> None:
-        if outer is not None:
-            module.forward = outer
-        elif "forward" in vars(module):
-            del module.forward
-
-    opening.callback(restore)
-    module.forward = forward

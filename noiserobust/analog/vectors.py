@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from noiserobust.errors import UserError
+from noiserobust.noise.sharded import whole
 
 Vector = list[Tensor | None]
 
@@ -20,7 +21,8 @@ def precise(vector: Vector) -> Vector:
 def norm(vector: Vector) -> Tensor:
     """The 2-norm over all tensors, 0-dimensional; of float16 in float32."""
     # A norm of norms: squares of loss-scaled elements over all tensors could overflow where no single norm does.
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm([v for v in precise(vector) if v is not None])))
+    norms = torch._foreach_norm([v for v in precise(vector) if v is not None])
+    return torch.linalg.vector_norm(torch.stack([whole(one) for one in norms]))
 
 
 def divisor(vector: Vector) -> Tensor:
@@ -31,7 +33,7 @@ def divisor(vector: Vector) -> Tensor:
 def inner(vector: Vector, other: Vector) -> Tensor:
     """The inner product over all tensors, 0-dimensional; of float16 in float32."""
     pairs = zip(precise(vector), precise(other), strict=True)
-    return torch.stack([torch.sum(v * o) for v, o in pairs if v is not None and o is not None]).sum()
+    return torch.stack([whole(torch.sum(v * o)) for v, o in pairs if v is not None and o is not None]).sum()
 
 
 def only(vector: Vector, chosen: Sequence[bool]) -> Vector:
@@ -47,7 +49,9 @@ def clones(vector: Vector) -> Vector:
 @torch.no_grad()
 def scale(vector: Vector, factor: float | Tensor) -> Vector:
     """``vector`` times ``factor``, in its own memory."""
-    torch._foreach_mul_([v for v in vector if v is not None and v.dtype != torch.float16], factor)
+    plain = [v for v in vector if v is not None and v.dtype != torch.float16]
+    if plain:
+        torch._foreach_mul_(plain, factor)
     for v in vector:
         if v is not None and v.dtype == torch.float16:
             v.copy_(v.float().mul_(factor))  # a factor in float16 might overflow or vanish where the product does not

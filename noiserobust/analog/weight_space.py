@@ -17,6 +17,7 @@ from noiserobust.analog.vectors import Vector, only
 from noiserobust.analog.weights import AnalogWeight, analog_weights
 from noiserobust.errors import UserError
 from noiserobust.models.wrappers import Names, unwrap
+from noiserobust.noise.sharded import forget_gathered
 
 Over = Literal["all", "analog"]
 """All trainable parameters, or the analog weights alone."""
@@ -40,6 +41,7 @@ class WeightSpace:
         exclude: Sequence[str] = (),
     ) -> None:
         self.model, self.include, self.exclude = model, include, exclude
+        forget_gathered(model)
         named = Names(model)
         names = {id(p): named(path) for path, p in unwrap(model).named_parameters()}
         given = unwrap(model).parameters() if parameters is None else parameters
@@ -59,7 +61,7 @@ class WeightSpace:
 
     def chosen(self, over: Over) -> list[bool]:
         """Which of the parameters belong to ``all`` trainable ones or to the ``analog`` weights; never none."""
-        analog = set() if over == "all" else {id(weight.parameter) for weight in self.analog}
+        analog = set() if over == "all" else {id(latent) for weight in self.analog for latent in weight.latents}
         marks = [over == "all" or id(parameter) in analog for parameter in self.parameters]
         if not any(marks):
             what = "trainable parameter" if over == "all" else "trainable analog weight"

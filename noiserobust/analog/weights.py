@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from noiserobust.analog.layers import FIRST, Outputs, has_own_forward, outputs_named, outputs_of, registered_parent
+from noiserobust.analog.digital import NORMS, packed, stored_elsewhere, unused
+from noiserobust.analog.layers import FIRST, Outputs, has_own_forward, outputs_named, outputs_of
+from noiserobust.analog.places import (
+    AnalogWeight,
+    Hooked,
+    Inside,
+    Parametrised,
+    Stored,
+    Untied,
+    computing_hooks,
+    hook_latents,
+    parametrised,
+)
+from noiserobust.analog.probing import Unclear, operand_of, products_of, stored_outputs
 from noiserobust.errors import UserError
 from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import is_sharded
 
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+__all__ = [
+    "EXCLUDED",
+    "LATENT",
+    "OWN_FORWARD",
+    "AnalogWeight",
+    "Unused",
+    "analog_weights",
+    "by_parameter",
+    "classified",
+    "place_of",
+    "users",
+]
+
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 OWN_FORWARD = "has a forward of its own"
-
-
-@dataclass(frozen=True, eq=False)
-class AnalogWeight:
-    """A parameter that would sit in a crossbar.
-
-    ``name`` is its place in the network whatever wraps that (:class:`~noiserobust.models.wrappers.Names`), and names
-    its randomness. ``outputs`` says which of its dimensions count outputs. ``tied`` says that an embedding shares it:
-    the look-up stays digital, so only this layer sees the noise.
-    """
-
-    name: str
-    parameter: nn.Parameter
-    owner: nn.Module
-    tied: bool = False
-    outputs: Outputs = FIRST
-
-    def as_rows(self, tensor: Tensor) -> Tensor:
-        """``tensor``, shaped like the parameter, with one row per output: (outputs, inputs...)."""
-        if not self.outputs.lead and is_sharded(tensor):
-            raise UserError(f"{self.name}: expected outputs in dimension 0 of a weight sharded over processes")
-        return self.outputs.rows(tensor)
-
-    def from_rows(self, rows: Tensor) -> Tensor:
-        """The inverse of :meth:`as_rows`."""
-        return self.outputs.weight(rows, tuple(self.parameter.shape))
+EXCLUDED = "excluded by pattern"
+LATENT = "latent of"
+"""The beginning of the reason of a parameter from which a weight is computed: it is counted there."""
 
 
 def analog_weights(model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[AnalogWeight]:
@@ -50,10 +55,11 @@ def analog_weights(model: nn.Module, *, include: Sequence[str] = (), exclude: Se
 
     Those of the layers that :mod:`noiserobust.analog.layers` knows: Linear, ConvNd, ConvTransposeNd, Bilinear,
     recurrent layers and cells, attention in-projections, and of ``transformers`` its Conv1D and stacked experts; not
-    biases, norms or embeddings. ``exclude`` takes weights out by shell pattern on their name or path, then ``include``
-    puts weights in: ``exclude=["*"], include=["stages.0.*"]`` leaves only the first stage noisy. A parameter of a layer
-    that nobody registered needs its axes of outputs, too: ``include=["*.kernel@1"]`` where it is stored (inputs,
-    outputs).
+    biases, norms or embeddings. A weight that is computed (a parametrization, weight norm, a pruning mask, a forward
+    method that standardises or quantises) is the computed value. ``exclude`` takes weights out by shell pattern on
+    their name or path, then ``include`` puts weights in: ``exclude=["*"], include=["stages.0.*"]`` leaves only the
+    first stage noisy. A parameter of a layer that nobody registered needs its axes of outputs, too:
+    ``include=["*.kernel@1"]`` where it is stored (inputs, outputs).
 
     Raises :class:`~noiserobust.UserError` for a pattern that matches no parameter, and for one that includes
     vectors alone, or a parameter without saying where its outputs are.
@@ -61,77 +67,243 @@ def analog_weights(model: nn.Module, *, include: Sequence[str] = (), exclude: Se
     return [weight for weight, _ in classified(model, include, exclude) if isinstance(weight, AnalogWeight)]
 
 
-Unused = tuple[str, nn.Parameter]
+Unused = tuple[str, Tensor]
 
 
 def classified(
     model: nn.Module, include: Sequence[str], exclude: Sequence[str]
 ) -> Iterator[tuple[AnalogWeight | Unused, str]]:
-    """Every parameter once, as an analog weight or with the reason why it is none."""
-    names, model = Names(model), unwrap(model)
-    included = [_Included(*pattern.partition("@")[::2], pattern) for pattern in include]
-    embedded = {_place(module.weight) for module in model.modules() if isinstance(module, _EMBEDDINGS)}
-    crossbar = {
-        _place(parameter)
-        for module in model.modules()
-        for attribute, parameter in module.named_parameters(recurse=False)
-        if attribute in outputs_of(module) and parameter.numel()
-    }
-    seen: set[object] = set()
-    matched: set[str] = set()
-    effective: set[str] = set()
+    """Every weight once, as an analog weight or with the reason why it is none."""
+    patterns, found = _Patterns(include, exclude), _Found(model)
     classes: list[tuple[AnalogWeight | Unused, str]] = []
-    for path, module in model.named_modules():
-        known = outputs_of(module)
-        for attribute, parameter in module.named_parameters(recurse=False):
-            full, place = f"{path}.{attribute}" if path else attribute, _place(parameter)
-            name, spellings = names(full), names.spellings(full)
-            reason = digital_reason(module, attribute, parameter)
-            tied = place in embedded and not isinstance(module, _EMBEDDINGS)
-            if place in seen and not tied:
-                continue
-            if reason and place in crossbar and place not in embedded:
-                continue  # shared with a layer that does sit in a crossbar, and listed there
-            asked = [one for one in included if _matches(spellings, one.names)]
-            excluded = {pattern for pattern in exclude if _matches(spellings, pattern)}
-            matched |= {one.text for one in asked} | excluded
-            outputs = known.get(attribute)
-            if excluded:
-                reason = "excluded by pattern"
-            if parameter.dim() >= 2:
-                effective |= {one.text for one in asked}
-            if asked and parameter.numel():
-                reason = "" if parameter.dim() >= 2 else reason or "a vector, not a matrix"
-            if tied and reason:
-                continue  # the embedding itself is listed
-            if tied and type(module).forward is not nn.Linear.forward:
-                reason = f"{type(module).__name__} tied to an embedding"
-            if not tied:
-                seen.add(place)
-            if reason:
-                classes.append(((name, parameter), reason))
-                continue
-            for one in asked:
-                outputs = outputs_named(one.axes, tuple(parameter.shape)) if one.axes else outputs
-            if outputs is None:
-                raise UserError(
-                    f"expected the axis of the outputs of {name}, of which no registered layer vouches for "
-                    f"{type(module).__name__}.{attribute} {tuple(parameter.shape)}; include '{asked[0].names}@0' where "
-                    "outputs are in dimension 0, @1 in dimension 1"
-                )
-            classes.append((AnalogWeight(name, parameter, module, tied, outputs), ""))
-    for pattern in (*include, *exclude):
-        if pattern not in matched:
+    candidates = list(found.candidates())
+    crossbar = {candidate.place for candidate in candidates if not candidate.reason}
+    for candidate in candidates:
+        reason, place = candidate.reason, candidate.place
+        embedding = isinstance(candidate.owner, _EMBEDDINGS)
+        tied = place in found.embedded and not embedding
+        if place in found.listed and not tied:
+            continue
+        if reason and place in crossbar and place not in found.embedded:
+            continue  # shared with a layer that does sit in a crossbar, and listed there
+        axes, excluded, included = patterns.about(candidate)
+        if excluded and not candidate.latent:
+            reason = EXCLUDED
+        if included and candidate.tensor.numel():
+            reason = "" if candidate.tensor.dim() >= 2 else reason or "a vector, not a matrix"
+            reason = reason or candidate.fixed
+        if tied and ((reason and OWN_FORWARD not in reason) or found.untied(candidate)):
+            continue  # the embedding itself is listed, or another layer that is tied to it
+        if not tied:
+            found.listed.add(place)
+        if reason:
+            classes.append(((candidate.name, candidate.tensor), reason))
+            continue
+        outputs = outputs_named(axes, tuple(candidate.tensor.shape)) if axes else candidate.outputs
+        if outputs is None:
             raise UserError(
-                f"expected a pattern that matches a parameter, got '{pattern}'; coverage(model) lists the names"
+                f"expected the axis of the outputs of {candidate.name}, of which no registered layer vouches for "
+                f"{type(candidate.owner).__name__}.{candidate.attribute} {tuple(candidate.tensor.shape)}; include "
+                f"'{included}@0' where outputs are in dimension 0, @1 in dimension 1"
             )
-    for pattern in include:
-        if pattern not in effective:
-            raise UserError(
-                f"expected a pattern that matches a matrix, got '{pattern}', which matches vectors alone; biases and "
-                "scales are no part of a crossbar"
-            )
+        weight = found.weight(candidate, outputs, tied)
+        classes.append((weight, ""))
+    patterns.check()
+    _check_overlaps([weight for weight, _ in classes if isinstance(weight, AnalogWeight)])
     yield from classes
+
+
+@dataclass
+class _Candidate:
+    """A weight of one layer, before anyone has said whether it is analog."""
+
+    name: str
+    spellings: set[str]
+    owner: nn.Module
+    attribute: str
+    tensor: Tensor
+    """Its value, of its shape."""
+    place: object
+    reason: str
+    """Why it is digital, unless somebody includes it."""
+    outputs: Outputs | None = None
+    kind: type[AnalogWeight] = Stored
+    latents: Sequence[Any] = ()
+    more: Mapping[str, Any] | None = None
+    """Further arguments of its kind."""
+    fixed: str = ""
+    """Why it is digital even if somebody includes it."""
+    latent: bool = False
+    """Whether another weight is computed from it, and counted for it."""
+
+
+class _Found:
+    """The weights of a network: parameters, values computed from them, buffers and packed integers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.names, self.model = Names(model), unwrap(model)
+        self.unused = unused(self.model)
+        modules = list(self.model.modules())
+        self.embedded = {
+            place_of(weight)
+            for m in modules
+            if isinstance(m, _EMBEDDINGS) and (weight := m._parameters.get("weight")) is not None  # or it is computed
+        }
+        self.listed: set[object] = set()
+        self._untied: dict[object, Untied] = {}
+        self._latent: dict[int, str] = {}
+        """By the ``id`` of a parameter: the name of the weight that is computed from it."""
+        self._configs = [
+            module.config
+            for module in modules
+            if getattr(getattr(module, "config", None), "tie_word_embeddings", None) is True
+        ]
+
+    def candidates(self) -> Iterator[_Candidate]:
+        for path, module in self.model.named_modules():
+            known = outputs_of(module)
+            yield from self._computed(path, module, known)
+            for attribute, parameter in module.named_parameters(recurse=False):
+                yield self._parameter(path, module, attribute, parameter, known.get(attribute))
+            for attribute, values, reason in stored_elsewhere(module):
+                held = attribute in module._buffers
+                candidate = self._candidate(path, module, attribute, values, reason)
+                candidate.latents, candidate.outputs = [values], known.get(attribute)
+                candidate.fixed = "" if held and values.is_floating_point() else reason
+                yield candidate
+
+    def weight(self, candidate: _Candidate, outputs: Outputs, tied: bool) -> AnalogWeight:
+        kind, more = candidate.kind, candidate.more or {}
+        if tied and kind is Stored:
+            kind, more = Untied, {"configs": self._configs}
+        arguments = candidate.name, candidate.owner, candidate.attribute, outputs, candidate.latents
+        weight = kind(*arguments, **more)
+        if isinstance(weight, Untied):
+            self._untied[candidate.place] = weight
+        return weight
+
+    def untied(self, candidate: _Candidate) -> bool:
+        """Whether a layer is tied to an embedding as another one is that is listed: they are one weight."""
+        one = self._untied.get(candidate.place)
+        if one is not None and one.attribute == candidate.attribute and candidate.kind is Stored:
+            one.owners.append(candidate.owner)
+            return True
+        return False
+
+    def _candidate(
+        self, path: str, module: nn.Module, attribute: str, tensor: Tensor, reason: str, place: object = None
+    ) -> _Candidate:
+        full = f"{path}.{attribute}" if path else attribute
+        place = place_of(tensor) if place is None else place
+        return _Candidate(self.names(full), self.names.spellings(full), module, attribute, tensor, place, reason)
+
+    def _computed(self, path: str, module: nn.Module, known: Mapping[str, Outputs]) -> Iterator[_Candidate]:
+        """The weights that parametrizations and hooks compute."""
+        kind: type[AnalogWeight]
+        stored = {id(p): f"{path}.{n}" if path else n for n, p in module.named_parameters()}
+        for attribute in (*parametrised(module), *computing_hooks(module)):
+            if parametrize.is_parametrized(module, attribute):
+                kind, more = Parametrised, {}
+                latents = list(module.parametrizations[attribute].parameters())  # type: ignore[index,union-attr]
+            else:
+                kind, more = Hooked, {"hooks": computing_hooks(module)[attribute]}
+                latents = hook_latents(module, attribute)
+            outputs = known.get(attribute, FIRST)
+            value = kind("", module, attribute, outputs, latents, **more).value()
+            reason = next(filter(None, (self.unused.get(id(latent)) for latent in latents)), "")
+            reason = reason or digital_reason(module, attribute, value)
+            candidate = self._candidate(path, module, attribute, value, reason, (id(module), attribute))
+            candidate.outputs, candidate.kind, candidate.latents = known.get(attribute), kind, latents
+            candidate.more = more
+            for latent in latents:
+                self._latent[id(latent)] = candidate.name
+                # Patterns may call it by the parameters that are stored.
+                candidate.spellings |= self.names.spellings(stored[id(latent)])
+            yield candidate
+
+    def _parameter(
+        self, path: str, module: nn.Module, attribute: str, parameter: nn.Parameter, outputs: Outputs | None
+    ) -> _Candidate:
+        latent = id(parameter) in self._latent
+        form = f"{LATENT} {self._latent[id(parameter)]}" if latent else ""
+        reason = form or self.unused.get(id(parameter)) or digital_reason(module, attribute, parameter)
+        form = form or packed(parameter)
+        candidate = self._candidate(path, module, attribute, parameter, reason or form)
+        candidate.latents, candidate.outputs, candidate.fixed = [parameter], outputs, form
+        candidate.latent = latent
+        if outputs is not None and not candidate.reason and parameter.numel() and has_own_forward(module):
+            self._inside(candidate, parameter)
+        return candidate
+
+    def _inside(self, candidate: _Candidate, parameter: nn.Parameter) -> None:
+        """What a forward method of its own makes of a parameter."""
+        module = candidate.owner
+        try:
+            operand, gains = operand_of(module, parameter)
+            used = operand.of(products_of(module, parameter))
+        except Unclear as unclear:
+            advice = "include it by name@axis if it uses the weight as it is"
+            candidate.reason = f"{type(module).__name__} {OWN_FORWARD}: {unclear} ({advice})"
+            return
+        assert used is not None
+        stored = stored_outputs(parameter, used, operand.outputs)
+        if stored is not None:
+            candidate.outputs = stored
+        else:
+            candidate.kind, candidate.more, candidate.latents = Inside, {"operand": operand}, [parameter, *gains]
+            self._latent |= dict.fromkeys(map(id, gains), candidate.name)
+            candidate.outputs, candidate.tensor = operand.outputs, used
+
+
+class _Patterns:
+    """What a person includes and excludes, and whether every pattern has met a weight."""
+
+    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+        self.include, self.exclude = include, exclude
+        self.included = [_Included(*pattern.partition("@")[::2], pattern) for pattern in include]
+        self.matched: set[str] = set()
+        self.effective: set[str] = set()
+
+    def about(self, candidate: _Candidate) -> tuple[str, bool, str]:
+        """The axes named for a weight, whether it is excluded, and the pattern that includes it."""
+        asked = [one for one in self.included if _matches(candidate.spellings, one.names)]
+        excluded = {pattern for pattern in self.exclude if _matches(candidate.spellings, pattern)}
+        self.matched |= {one.text for one in asked} | excluded
+        if candidate.tensor.dim() >= 2 and candidate.tensor.numel() and not candidate.latent:
+            self.effective |= {one.text for one in asked}
+        axes = next((one.axes for one in reversed(asked) if one.axes), "")
+        return axes, bool(excluded), asked[0].names if asked else ""
+
+    def check(self) -> None:
+        for pattern in (*self.include, *self.exclude):
+            if pattern not in self.matched:
+                raise UserError(
+                    f"expected a pattern that matches a parameter, got '{pattern}'; coverage(model) lists the names"
+                )
+        for pattern in self.include:
+            if pattern not in self.effective:
+                raise UserError(
+                    f"expected a pattern that matches a matrix, got '{pattern}', which matches vectors alone; biases "
+                    "and scales are no part of a crossbar"
+                )
+
+
+def by_parameter(weights: Sequence[AnalogWeight]) -> dict[int, AnalogWeight]:
+    """Weights by the ``id`` of the parameter that has their shape: itself, or the one that they are computed from."""
+    return {id(latent): w for w in weights for latent in w.latents if tuple(latent.shape) == w.shape}
+
+
+def users(model: nn.Module, weights: Sequence[AnalogWeight]) -> Iterator[tuple[str, nn.Module, AnalogWeight]]:
+    """The layers that compute with ``weights``: the name of the weight there, the layer and the weight. Several layers
+    may share one; an embedding that does looks up, in digital."""
+    names, model = Names(model), unwrap(model)
+    stored = {id(weight.latents[0]): weight for weight in weights if isinstance(weight, (Stored, Untied))}
+    computed = {(id(weight.owner), weight.attribute): weight for weight in weights}
+    for path, module in model.named_modules():
+        for attribute in (*module._parameters, *parametrised(module), *computing_hooks(module)):
+            weight = stored.get(id(module._parameters.get(attribute))) or computed.get((id(module), attribute))
+            if weight is not None and not isinstance(module, _EMBEDDINGS):
+                yield names(f"{path}.{attribute}" if path else attribute), module, weight
 
 
 class _Included(NamedTuple):
@@ -144,14 +316,30 @@ def _matches(spellings: Iterable[str], pattern: str) -> bool:
     return any(fnmatchcase(one, pattern) for one in spellings)
 
 
-def _place(parameter: Tensor) -> object:
-    """What makes two parameters one weight: the same memory, seen in the same way (tied, or shared through .data)."""
-    if is_sharded(parameter) or parameter.device.type == "meta" or not parameter.numel():
-        return id(parameter)
-    return parameter.device, parameter.data_ptr(), tuple(parameter.shape), parameter.stride()
+def place_of(tensor: Tensor) -> object:
+    """What makes two tensors one weight: the same memory, transposed or not (tied, or shared through .data)."""
+    if is_sharded(tensor) or tensor.device.type == "meta" or tensor.layout != torch.strided or not tensor.numel():
+        return id(tensor)
+    return (id(tensor) if packed(tensor) else tensor.data_ptr()), tensor.device, tensor.numel()
 
 
-def digital_reason(module: nn.Module, attribute: str, parameter: nn.Parameter) -> str:
+def _check_overlaps(weights: Sequence[AnalogWeight]) -> None:
+    """Refuse weights that share a part of their memory: it would get the noise of both."""
+    spans = [
+        (str(p.device), p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), weight.name)
+        for weight in weights
+        for p in weight.latents
+        if isinstance(weight, Stored) and isinstance(place_of(p), tuple) and p.is_contiguous()
+    ]
+    spans.sort(key=lambda span: (span[0], span[1], -span[2]))
+    for (device, start, end, name), (other_device, other_start, other_end, other) in pairwise(spans):
+        if device == other_device and other_start < end and (start, end) != (other_start, other_end):
+            raise UserError(
+                f"expected weights that share all of their memory or none, got {name} and {other}; exclude one of them"
+            )
+
+
+def digital_reason(module: nn.Module, attribute: str, parameter: Tensor) -> str:
     """Why a parameter is not in a crossbar; empty when it is."""
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         raise UserError(
@@ -161,17 +349,12 @@ def digital_reason(module: nn.Module, attribute: str, parameter: nn.Parameter) -
         return "empty"
     if attribute in outputs_of(module):
         return ""
-    if isinstance(module, _NORMS):
+    if isinstance(module, NORMS):
         return "normalisation"
     if isinstance(module, _EMBEDDINGS):
         return "embedding"
     if "bias" in attribute:
         return "bias"
-    if isinstance(module, nn.utils.parametrize.ParametrizationList):
-        return "parametrised weight (remove the parametrisation first)"
-    parent = registered_parent(module)
-    if parent is not None and has_own_forward(type(module), parent) and parameter.dim() > 1:
-        return f"{type(module).__name__} {OWN_FORWARD} (include it by name@axis if it uses the weight as it is)"
     if parameter.dim() < 2:
         return f"{type(module).__name__}.{attribute}: a vector"
     return f"{type(module).__name__}.{attribute}: no registered layer vouches for it (include it by name@axis)"

@@ -24,7 +24,7 @@ class Batch:
     in the dataset.
 
     Inputs may be several, as a tuple (``model(*inputs)``) or a dictionary (``model(**inputs)``), labels a dictionary
-    of tensors: the first dimension of every tensor is the sample.
+    of tensors (None where a task makes them of the inputs): the first dimension of every tensor is the sample.
 
     ``indices`` may be left out in a loop of one's own; only rules that remember single samples need them.
 
@@ -38,7 +38,9 @@ class Batch:
     share: float = 1.0
 
     def __len__(self) -> int:
-        return len(self.labels) if isinstance(self.labels, Tensor) else nests.size(self.labels)
+        if isinstance(self.labels, Tensor):
+            return len(self.labels)
+        return nests.size(self.inputs if self.labels is None else self.labels)
 
     def __getitem__(self, rows: slice | Tensor) -> Batch:
         inputs, labels, indices = nests.mapped((self.inputs, self.labels, self.indices), lambda values: values[rows])
@@ -96,11 +98,7 @@ class Batches:
         drop_last: bool = False,
         channels_last: bool = False,
     ) -> None:
-        check_numbers(batch_size, cutout)
-        if drop_last and batch_size > len(dataset):
-            raise UserError(
-                f"expected a batch size of at most {len(dataset)} (all images) with drop_last, got {batch_size}"
-            )
+        check_numbers(batch_size, cutout, len(dataset) if drop_last else None)
         if crop < 0:
             raise UserError(f"expected a crop padding of 0 pixels or more, got {crop}")
         if (crop or flip or cutout) and dataset.images.dim() != 4:
@@ -205,9 +203,12 @@ def cut_out(inputs: Tensor, side: int, centres: Tensor) -> Tensor:
     return inputs.masked_fill_(hole[:, None], 0)  # in place: a copy would not keep the memory format
 
 
-def check_numbers(batch_size: int, cutout: int) -> None:
-    """Raises :class:`UserError` for what cannot be a batch size or the side of a square."""
+def check_numbers(batch_size: int, cutout: int, images: int | None = None) -> None:
+    """Raises :class:`UserError` for what cannot be a batch size (of ``images`` that must fill one, where
+    given) or the side of a square."""
     if batch_size < 1:
         raise UserError(f"expected a batch size of 1 or more, got {batch_size}")
+    if images is not None and batch_size > images:
+        raise UserError(f"expected a batch size of at most {images} (all images) with drop_last, got {batch_size}")
     if cutout < 0:
         raise UserError(f"expected a cutout of 0 pixels or more, got {cutout}")

@@ -129,15 +129,18 @@ class StreamedBatches(Sequence[Batch]):
         stream: Stream | None = None,
         flip: bool = False,
         cutout: int = 0,
+        drop_last: bool = False,
         channels_last: bool = False,
     ) -> None:
-        check_numbers(batch_size, cutout)
+        check_numbers(batch_size, cutout, len(dataset) if drop_last else None)
+        self.drop_last = drop_last
         self.dataset, self.batch_size, self.device = dataset, batch_size, torch.device(device)
         self.stream, self.flip, self.cutout = stream, flip, cutout
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)
+        count = len(self.dataset)
+        return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)

@@ -8,6 +8,7 @@ from torch import Tensor
 from noiserobust.analog.filters import filter_norms
 from noiserobust.analog.vectors import Vector
 from noiserobust.analog.weight_space import Over, WeightSpace
+from noiserobust.analog.weights import by_parameter
 from noiserobust.errors import UserError
 from noiserobust.minima.surface import Surface
 from noiserobust.rng import Stream
@@ -21,7 +22,7 @@ def direction(weights: WeightSpace, stream: Stream, over: Over = "all") -> Vecto
     move. ``over`` leaves only the ``analog`` weights moving.
     Source: Li et al., "Visualizing the Loss Landscape of Neural Nets", section 4.
     """
-    analog = {id(weight.parameter): weight for weight in weights.analog}
+    analog = by_parameter(weights.analog)
     step: Vector = []
     for parameter, name, moves in zip(weights.parameters, weights.names, weights.chosen(over), strict=True):
         if not moves or parameter.dim() < 2:

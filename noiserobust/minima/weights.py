@@ -32,7 +32,7 @@ class MaxOverRms(Measure, name="max_over_rms"):
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
         ratios = {}
         for weight in surface.noisy.weights:
-            w = weight.parameter.detach().float()
+            w = weight.value().float()
             ratios[weight.name] = (w.abs().amax() / w.square().mean().sqrt()).item()
         return [{"": sum(ratios.values()) / len(ratios), "largest": max(ratios.values())} | ratios]
 
@@ -112,5 +112,5 @@ class Path:
 
 def filter_norms_of(surface: Surface) -> Tensor:
     """The norm of every filter of every analog weight, (filters,)."""
-    rows = [weight.as_rows(weight.parameter.detach()) for weight in surface.noisy.weights]
+    rows = [weight.as_rows(weight.value()) for weight in surface.noisy.weights]
     return torch.cat([filter_norms(weight.float()).flatten() for weight in rows])

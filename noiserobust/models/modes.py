@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,19 +16,44 @@ from noiserobust.models.compute import Precision, as_weights, autocast, call, de
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's own mode again outside."""
+    """Eval mode inside, in which observers of quantisation learn nothing; every module's own mode again outside."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with _frozen_observers(model):
+            yield
     finally:
         for module, training in modes:
             module.training = training
 
 
 @contextmanager
+def _frozen_observers(model: nn.Module) -> Iterator[None]:
+    """Inside, observers of torch's quantisation keep their ranges, which they learn in eval mode, too."""
+    if "torch.ao.quantization" not in sys.modules:
+        yield
+        return
+    from torch.ao.quantization import FakeQuantizeBase, ObserverBase
+
+    learning = [module.observer_enabled for module in model.modules() if isinstance(module, FakeQuantizeBase)]
+    observers = [module for module in model.modules() if isinstance(module, ObserverBase)]
+    ranges = [{name: value.clone() for name, value in one.state_dict().items()} for one in observers]
+    before = [enabled.clone() for enabled in learning]
+    try:
+        for enabled in learning:
+            enabled.zero_()
+        yield
+    finally:
+        for enabled, was in zip(learning, before, strict=True):
+            enabled.copy_(was)
+        for observer, kept in zip(observers, ranges, strict=True):
+            observer.load_state_dict(kept)
+
+
+@contextmanager
 def kept_norm_stats(model: nn.Module) -> Iterator[None]:
-    """Normalisation statistics and their counters (also spectral norm's vectors) are as before when the body ends.
+    """Normalisation statistics and their counters (also spectral norm's vectors) are as before when the body ends, and
+    observers of quantisation learn nothing in it.
 
     The usual trick of momentum 0 still advances ``num_batches_tracked``, so the buffers themselves are kept.
     """
@@ -41,7 +67,8 @@ def kept_norm_stats(model: nn.Module) -> Iterator[None]:
     kinds = [[buffer for buffer in buffers if buffer.dtype == dtype] for dtype in {b.dtype for b in buffers}]
     kept = [[buffer.clone() for buffer in kind] for kind in kinds]
     try:
-        yield
+        with _frozen_observers(model):
+            yield
     finally:
         with torch.no_grad():
             for kind, values in zip(kinds, kept, strict=True):

@@ -77,8 +77,8 @@ class MeasuredChips(NoiseModel, name="chips"):
             digest = content_digest(paths)
             if self.digest not in ("", digest):
                 raise UserError(
-                    f"chips: expected {self.folder} with the content {self.digest}, got {digest}; it was changed: leave "
-                    "digest out to use it as it is now"
+                    f"chips: expected {self.folder} with the content {self.digest}, got {digest}; it was changed: "
+                    "leave digest out to use it as it is now"
                 )
             object.__setattr__(self, "digest", digest)
             _chips[key[0], digest] = [ChipFile(path) for path in paths]

@@ -6,13 +6,15 @@ import math
 import sys
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
 from noiserobust.rng import BLOCK
+
+T = TypeVar("T")
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -28,6 +30,29 @@ def local(tensor: Tensor) -> Tensor:
 def whole(tensor: Tensor) -> Tensor:
     """``tensor`` put together from all processes, in each of them."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def class_of(module: nn.Module) -> type[nn.Module]:
+    """The class of ``module`` before FSDP's ``fully_shard`` made one of its own of it."""
+    kind = type(module)
+    return kind.__bases__[1] if _is(module, "torch.distributed.fsdp", "FSDPModule") else kind
+
+
+def mesh_of(model: nn.Module) -> Any:
+    """The mesh of processes over which weights of ``model`` are sharded; ``None`` where they are whole."""
+    forget_gathered(model)  # after a forward pass FSDP leaves whole weights in it
+    return next((p.device_mesh for p in model.parameters() if is_sharded(p)), None)  # type: ignore[attr-defined]
+
+
+def of_first(value: T, mesh: Any) -> T:
+    """``value`` of the first process of ``mesh``, in all of its processes."""
+    import torch.distributed as dist
+
+    values = [value]
+    for axis in range(mesh.ndim):
+        group = mesh.get_group(axis)
+        dist.broadcast_object_list(values, dist.get_global_rank(group, 0), group)
+    return values[0]
 
 
 def forget_gathered(model: nn.Module) -> None:

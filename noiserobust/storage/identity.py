@@ -6,13 +6,16 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from noiserobust.models.compute import Precision, as_weights, autocast, device_of
+from noiserobust.data import nests
+from noiserobust.models.compute import Precision, as_weights, autocast, call, device_of, predictions_of
 from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import Names, unwrap
+from noiserobust.noise.sharded import class_of, forget_gathered, whole
 from noiserobust.rng import Stream
 
 INPUTS = 4  # that a network is asked
@@ -29,11 +32,12 @@ def network_digest(model: nn.Module) -> str:
 
     Every parameter, buffer (persistent or not) and public tensor attribute counts with name, dtype and shape; every
     module with its name, class, ``extra_repr`` and public plain attributes. What the classes' code does is not looked
-    at: :func:`answer` shows it. Wrappers (DDP, torch.compile) do not count.
+    at: :func:`answer` shows it. Wrappers (DDP, torch.compile) and sharding do not count.
     """
+    forget_gathered(model)
     digest, names, model = hashlib.sha256(), Names(model), unwrap(model)
     for path, module in model.named_modules():
-        parts = [names(path), type(module).__qualname__, module.extra_repr(), *_plain_attributes(module)]
+        parts = [names(path), class_of(module).__qualname__, module.extra_repr(), *_plain_attributes(module)]
         digest.update(f"{' '.join(parts)}\n".encode())
     for name, tensor in sorted(_tensors(model, names), key=lambda named: named[0]):
         digest_tensor(digest, name, tensor)
@@ -43,13 +47,13 @@ def network_digest(model: nn.Module) -> str:
 def digest_tensor(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
     """Add a tensor's name, dtype, shape and bits to ``digest``."""
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    values = tensor.detach().cpu()
+    values = whole(tensor.detach()).cpu()
     values = values.int_repr() if values.is_quantized else values.to_dense() if values.is_sparse else values
     digest.update(values.contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 @torch.no_grad()
-def answer(model: nn.Module, inputs: Tensor, precision: Precision = "fp32") -> str:
+def answer(model: nn.Module, inputs: Any, precision: Precision = "fp32") -> str:
     """What a network says of the first four ``inputs`` in eval mode: four weighted sums of its outputs, as text.
 
         a_k = sum_j v_kj y_j / sqrt(J),    y_1 ... y_J its outputs in order, v_kj standard normal and always the same
@@ -60,7 +64,7 @@ def answer(model: nn.Module, inputs: Tensor, precision: Precision = "fp32") -> s
     afterwards.
     """
     device = device_of(model)
-    for asked in (inputs[:INPUTS], inputs):
+    for asked in (nests.mapped(inputs, lambda values: values[:INPUTS]), inputs):
         generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
         with evaluating(model), autocast(device, precision), generators, suppress(Exception):  # evaluation will say why
             one, other = (_answered(model, as_weights(model, asked)) for _ in range(2))
@@ -82,11 +86,11 @@ def same_answer(one: str, other: str, precision: Precision = "fp32") -> bool:
     return all(a == b or math.isnan(a) or abs(a - b) <= limit < math.inf for a, b in pairs)
 
 
-def _answered(model: nn.Module, inputs: Tensor) -> str:
+def _answered(model: nn.Module, inputs: Any) -> str:
     """The weighted sums of one pass; buffers that it changes, as observers do, are put back."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        values = model(inputs).double().cpu().flatten()
+        values = predictions_of(call(model, inputs)).double().cpu().flatten()
     finally:
         for buffer, before in buffers:
             if not torch.equal(buffer, before):

@@ -18,6 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import ErrorHandler, recor
 from torch.nn.parallel import DistributedDataParallel
 
 from noiserobust.errors import UserError
+from noiserobust.noise.sharded import mesh_of
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=12)
@@ -40,7 +41,9 @@ class Processes:
 
     @staticmethod
     def of(model: nn.Module) -> Processes:
-        """The processes of a DistributedDataParallel ``model``; alone without one."""
+        """The processes of a DistributedDataParallel or fully sharded ``model``; alone without one."""
+        if mesh_of(model) is not None:
+            return Processes(dist.get_rank(), dist.get_world_size())
         if not isinstance(model, DistributedDataParallel):
             return Processes()
         group = model.process_group

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from noiserobust.analog.places import Stored, Untied
 from noiserobust.analog.vectors import Vector, clip, precise
 from noiserobust.analog.weight_space import WeightSpace
+from noiserobust.analog.where import Where
+from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation
 from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.modes import evaluating, kept_norm_stats
 from noiserobust.models.wrappers import unwrap
+from noiserobust.noise.sharded import mesh_of
 from noiserobust.rng import Stream
 from noiserobust.tasks import Task
 from noiserobust.training.ddp import Processes
@@ -47,6 +51,7 @@ class Engine:
       first remedy against outliers that set the noise's scale.
     - ``seed`` names the training noise, masks and coins; it must be the same on every rank.
     - ``samples``, ``classes``: size of the training data, for the rules that remember single samples.
+    - ``where``: which weights are analog: what noise, weight clipping, filters and ``perturb="analog"`` are about.
 
     ``memory`` is what the rules keep from step to step (:meth:`state_dict` saves it): a method itself is settings only.
     It is the same on every rank; what a rank alone remembers, such as its last batch, lies in ``own_memory``.
@@ -67,6 +72,7 @@ class Engine:
         seed: int = 0,
         samples: int | None = None,
         classes: int | None = None,
+        where: Where = Where(),
     ) -> None:
         check_clipping(clip_norm, weight_clip)
         self.model, self.optimizer = model, optimizer
@@ -75,13 +81,14 @@ class Engine:
         self.clip_norm, self.weight_clip, self.seed = clip_norm, weight_clip, seed
         self.samples, self.classes = samples, classes
         self.device = device_of(model)
-        self._trained = TrainedWeights(model, optimizer)
+        self._trained = TrainedWeights(model, optimizer, where)
         self._stepping = self._holding = False
         self._sparse: set[int] = set()
         self._first_lr = float(optimizer.param_groups[0]["lr"])
         self.passes = {"forward": 0, "backward": 0}
         self.memory: dict[str, Any] = {}
         self.own_memory: dict[str, Any] = {}
+        self.sharded = mesh_of(model) is not None
         self.ranks = Processes.of(model)
         self.ranks.require_same_seed(seed, self.device)
 
@@ -191,7 +198,7 @@ class Engine:
                         mean = losses.sum() * factor
                         mean = mean if self.scaler is None else self.scaler.scale(mean)
                         if inputs != []:  # else all that is wanted was frozen since
-                            torch.autograd.backward(mean, inputs=inputs)
+                            self._trained.backward(mean, inputs)
                             self.passes["backward"] += 1
                     outputs.append(answer.kept())
         except BaseException:
@@ -205,8 +212,7 @@ class Engine:
         """Losses and logits without gradient, on this rank alone; normalisation statistics stay as they were.
 
         At the present weights and in the model's present mode; or, with the parameters and buffers of a ``twin`` by
-        name, in eval mode. ``logits`` of any shape are kept of a single
-        micro-batch.
+        name, in eval mode. ``logits`` of any shape are kept of a single micro-batch.
         """
         model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
         outputs = []
@@ -273,18 +279,7 @@ class Engine:
 
     def commit(self) -> bool:
         """Unscale, clip and step once with the gradients held, then hold none; whether the scaler let it step."""
-        stepped = True
-        if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
-        if self.clip_norm is not None:
-            self._clip_gradients(self.clip_norm)
-        if self.scaler is not None:
-            scale = self.loss_scale
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            stepped = self.loss_scale >= scale
-        else:
-            self.optimizer.step()
+        stepped = self._update()
         self.optimizer.zero_grad(set_to_none=True)
         self._holding = False
         # Clipping after a skipped step, which lowers the scale, would still move weights: it takes the rms anew.
@@ -307,9 +302,32 @@ class Engine:
 
     def _begin(self) -> None:
         """Read what is trained, and refuse gradients that this engine did not take."""
+        self._require_own_loop()
         self._trained.read()
         self._trained.require_no_gradients()
         self._holding, self.device = False, device_of(self.model)
+
+    def _require_own_loop(self) -> None:
+        """Refuse an optimizer that would not step when it is told to."""
+        waits = not getattr(getattr(self.optimizer, "gradient_state", None), "sync_gradients", True)
+        if waits or (self.scaler is None and getattr(self.optimizer, "scaler", None) is not None):
+            raise UserError(
+                "expected an optimizer that steps when told to, got one of accelerate's, which waits for micro-batches "
+                "or scales losses; use AcceleratedEngine of noiserobust.integrations.accelerate"
+            )
+
+    def _update(self) -> bool:
+        """Unscale, clip and step; whether the scaler let it step."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        self._clip_gradients()
+        if self.scaler is None:
+            self.optimizer.step()
+            return True
+        scale = self.loss_scale
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return self.loss_scale >= scale
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
@@ -319,13 +337,15 @@ class Engine:
         with nullcontext() if self.precision is None else autocast(self.device, self.precision):
             yield
 
-    def _clip_gradients(self, limit: float) -> None:
+    def _clip_gradients(self) -> None:
+        if self.clip_norm is None:
+            return
         held = [parameter for parameter in self.parameters if parameter.grad is not None]
         for parameter in held:
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.coalesce()
         gradients = [parameter.grad for parameter in held]
-        clip([g._values() if g is not None and g.is_sparse else g for g in gradients], limit)
+        clip([g._values() if g is not None and g.is_sparse else g for g in gradients], self.clip_norm)
 
     @torch.no_grad()
     def _clip_weights(self, times_rms: float) -> None:
@@ -333,6 +353,8 @@ class Engine:
         for weight in self.weights.noisy.weights:
             if id(weight.parameter) not in trained or not weight.parameter.requires_grad:
                 continue  # frozen: nothing here may change it
+            if not isinstance(weight, (Stored, Untied)):
+                continue  # computed: its parameters are no weights
             (values,) = precise([weight.parameter])
             assert values is not None
             limit = times_rms * values.square().mean().sqrt()

@@ -15,9 +15,9 @@ from torch.overrides import TorchFunctionMode
 from noiserobust.analog.backends.base import Backend, Opened
 from noiserobust.analog.converters import endless_rows, output_stream
 from noiserobust.analog.noisy import NoisyWeights, Programmed
-from noiserobust.analog.weights import AnalogWeight
+from noiserobust.analog.weights import AnalogWeight, users
 from noiserobust.errors import UserError
-from noiserobust.models.compute import Precision
+from noiserobust.models.compute import Precision, call
 from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Compensation, compensation_factor
@@ -77,7 +77,7 @@ class Aihwkit(Backend, name="aihwkit"):
     def exact(self) -> bool:
         return self.perfect or self.out_noise == 0
 
-    def open(self, network: nn.Module, noisy: NoisyWeights, images: Tensor, precision: Precision = "fp32") -> Opened:
+    def open(self, network: nn.Module, noisy: NoisyWeights, images: Any, precision: Precision = "fp32") -> Opened:
         """Raises :class:`~noiserobust.UserError` without aihwkit, and for any precision but float32."""
         low = {p.dtype for p in network.parameters() if p.is_floating_point()} - {torch.float32}
         if precision != "fp32" or low:
@@ -106,15 +106,17 @@ class Aihwkit(Backend, name="aihwkit"):
 class Tiles(Opened):
     """A network whose layers are swapped for aihwkit's while a chip is read; nothing else of it is copied."""
 
-    def __init__(self, backend: Aihwkit, network: nn.Module, noisy: NoisyWeights, images: Tensor) -> None:
+    def __init__(self, backend: Aihwkit, network: nn.Module, noisy: NoisyWeights, images: Any) -> None:
         super().__init__(unwrap(network))
         self.backend, self.noisy = backend, noisy
         self.layers: dict[str, list[Layer]] = {}
         """The layers on tiles, by the name of the weight that they compute with."""
         aihwkit, left = load_aihwkit(), {}
-        users = {weight.name: _users(self.network, weight) for weight in noisy.weights}
-        calls = _calls(self.network, [module for modules in users.values() for module in modules], images)
-        for name, module in ((name, module) for name, modules in users.items() for module in modules):
+        layers: dict[str, list[nn.Module]] = {weight.name: [] for weight in noisy.weights}
+        for _, module, weight in users(self.network, noisy.weights):
+            layers[weight.name].append(module)
+        calls = _calls(self.network, [module for modules in layers.values() for module in modules], images)
+        for name, module in ((name, module) for name, modules in layers.items() for module in modules):
             try:
                 layer = Layer(aihwkit, backend.config(aihwkit), self.network, module, calls.get(module))
             except _Refused as refused:
@@ -137,7 +139,7 @@ class Tiles(Opened):
             """The layers of ``weight`` get what its array gives; also what the direct path puts in the parameter."""
             layers = self.layers.get(weight.name, [])
             if programmed is None:
-                rows, factor = weight.as_rows(weight.parameter.detach()), None
+                rows, factor = weight.as_rows(weight.value()), None
             elif not layers or compensation == "none":
                 rows, factor = programmed.weight(weight.name, t, read, compensation), None
             else:
@@ -290,18 +292,7 @@ def load_aihwkit() -> SimpleNamespace:
     )
 
 
-def _users(network: nn.Module, weight: AnalogWeight) -> list[nn.Module]:
-    """The layers that compute with ``weight``: an embedding looks up, in digital."""
-    sharing = [
-        module
-        for module in network.modules()
-        if module._parameters.get("weight") is weight.parameter
-        and not isinstance(module, (nn.Embedding, nn.EmbeddingBag))
-    ]
-    return sharing or [weight.owner]
-
-
-def _calls(network: nn.Module, modules: Sequence[nn.Module], images: Tensor) -> dict[nn.Module, tuple[Tensor, Tensor]]:
+def _calls(network: nn.Module, modules: Sequence[nn.Module], images: Any) -> dict[nn.Module, tuple[Tensor, Tensor]]:
     """What each module was given and what it gave, when it was first called with one tensor for ``images``."""
     calls: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
@@ -313,7 +304,7 @@ def _calls(network: nn.Module, modules: Sequence[nn.Module], images: Tensor) -> 
     handles = [module.register_forward_hook(note) for module in modules]
     try:
         with evaluating(network), torch.no_grad():
-            network(images)
+            call(network, images)
     finally:
         for handle in handles:
             handle.remove()

@@ -25,6 +25,8 @@ class Method(Described, family="method"):
 
     every_step: ClassVar[bool] = False
     """Whether the rule must see every step of a run, so that RST cannot leave any out."""
+    shards: ClassVar[bool] = False
+    """Whether a step is right where weights are sharded over processes (FSDP)."""
 
     def prepare(self, engine: Engine) -> str:
         """Lay out what the run will remember, before it starts (the first step does it, too).
@@ -47,6 +49,11 @@ class Method(Described, family="method"):
 
         ``batch`` is one batch, or any iterable of the micro-batches that it consists of.
         """
+        if engine.sharded and not self.shards:
+            raise UserError(
+                f"expected plain or rwp for weights sharded over processes (FSDP), got {type(self).name}; use "
+                "DistributedDataParallel"
+            )
         with engine.stepping():
             return self.whole_step(engine, batch if isinstance(batch, Batch) else list(batch), progress)
 
@@ -83,6 +90,7 @@ class Plain(Method, name="plain"):
     """Training without perturbation: the gradient at w. One forward and one backward pass."""
 
     example: ClassVar[str] = "plain"
+    shards: ClassVar[bool] = True
 
 
 def plain_step(engine: Engine, batch: AnyBatch) -> Output:

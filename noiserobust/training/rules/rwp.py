@@ -32,6 +32,8 @@ class RWP(Method, name="rwp"):
 
     example: ClassVar[str] = "rwp:gaussian(0.1),schedule=quadratic(1.0)"
 
+    shards: ClassVar[bool] = True
+
     noise: NoiseModel = field(default_factory=lambda: Gaussian(0.1))
     schedule: float | Schedule = 1.0
     draws: int = 1

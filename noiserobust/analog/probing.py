@@ -1,0 +1,230 @@
+"""What a layer with a forward method of its own multiplies by, seen by calling it alone.
+
+Weight standardisation, ternary weights and fake quantisation compute with a function of the stored weight. That value
+sits in the array, so that it gets the noise: it is replaced at the operation that uses it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from noiserobust.analog.layers import Outputs, registered_parent
+from noiserobust.models.modes import evaluating
+from noiserobust.rng import Stream, seeded
+
+
+class Unclear(Exception):
+    """Why it cannot be told what a layer multiplies by."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One argument of one product in a layer's forward pass."""
+
+    product: int
+    """The how manieth product of the pass it is in, from 0."""
+    argument: int
+    outputs: Outputs
+
+    def of(self, seen: Mapping[tuple[int, int], tuple[Tensor, Outputs]]) -> Tensor | None:
+        return seen[self.product, self.argument][0] if (self.product, self.argument) in seen else None
+
+
+Found = tuple[Operand, list[nn.Parameter]]
+_FOUND: WeakKeyDictionary[nn.Module, dict[tuple[int, object], Found | Unclear]] = WeakKeyDictionary()
+"""By module, parameter and forward method: a layer is probed once."""
+
+
+def operand_of(module: nn.Module, parameter: nn.Parameter) -> Found:
+    """The only argument of a product in ``module`` that is made of ``parameter`` and not of the input, and which other
+    parameters of the module (gains) it is made of.
+
+    It is as large as the parameter, the same for two different inputs, and another one for another parameter. Raises
+    :class:`Unclear` where there is none, or more than one.
+    """
+    known, key = _FOUND.setdefault(module, {}), (id(parameter), vars(module).get("forward", type(module).forward))
+    if key not in known:
+        try:
+            known[key] = _probed(module, parameter)
+        except Unclear as unclear:
+            known[key] = unclear
+    found = known[key]
+    if isinstance(found, Unclear):
+        raise found
+    return found
+
+
+@torch.no_grad()
+def _probed(module: nn.Module, parameter: nn.Parameter) -> Found:
+    first, second = (_copies(module, parameter, inputs) for inputs in (0, 1))
+    constant = [place for place in first if place in second and _equal(first[place][0], second[place][0])]
+    others = [one for one in module.parameters(recurse=False) if one is not parameter and one.is_floating_point()]
+    saved = [one.clone() for one in (parameter, *others)]
+    try:
+        for number, one in enumerate(others):  # a gain of 0 would hide the rest
+            _fill(one, number)
+        passes = [_copies(module, parameter)]
+        for number, one in enumerate((parameter, *others)):
+            _fill(one, number + len(others))
+            passes.append(_copies(module, parameter))
+    finally:
+        for one, before in zip((parameter, *others), saved, strict=True):
+            one.copy_(before)
+    changed = [
+        {place for place in constant if place in now and not _equal(now[place][0], before[place][0])}
+        for before, now in pairwise(passes)
+        if set(constant) <= set(before)
+    ]
+    found = list(changed[0]) if changed else []
+    if len(found) != 1:
+        raise Unclear(
+            "no product with a function of it alone" if not found else "several products with functions of it"
+        )
+    gains = [one for one, places in zip(others, changed[1:], strict=True) if found[0] in places]
+    return Operand(*found[0], first[found[0]][1]), gains
+
+
+def _copies(module: nn.Module, parameter: Tensor, inputs: int = 0) -> dict[tuple[int, int], tuple[Tensor, Outputs]]:
+    # Copies, since the value may be the parameter's own memory.
+    seen = products_of(module, parameter, inputs)
+    return {place: (value.clone(), outputs) for place, (value, outputs) in seen.items()}
+
+
+def _fill(parameter: Tensor, number: int) -> None:
+    """Random numbers about as large as before."""
+    noise = Stream(0, "probe", "weight", number).normal(parameter.shape, device=parameter.device)
+    parameter.copy_(noise * parameter.abs().max().clamp(min=1e-3) if parameter.numel() else noise)
+
+
+def products_of(module: nn.Module, parameter: Tensor, inputs: int = 0) -> dict[tuple[int, int], tuple[Tensor, Outputs]]:
+    """By product and argument: the arguments as large as ``parameter`` in a pass of ``module`` alone in eval mode, and
+    where their outputs are. ``inputs`` numbers random inputs."""
+    stream = Stream(0, "probe", inputs)
+    given = [
+        stream.child(number).normal(shape, device=parameter.device).to(parameter.dtype)
+        for number, shape in enumerate(_input_shapes(module))
+    ]
+    watch = Products(parameter.numel())
+    try:
+        with torch.no_grad(), evaluating(module), seeded(stream, parameter.device), watch:
+            module.forward(*given)
+    except Exception as error:  # whatever a stranger's layer does with a probe
+        raise Unclear(f"it cannot be called alone: {(str(error) or type(error).__name__).splitlines()[0]}") from None
+    return watch.seen
+
+
+class Products(TorchFunctionMode):
+    """Sees the products of a forward pass; ``replaced`` gives the argument that computes in place of another one."""
+
+    def __init__(self, size: int, operand: Operand | None = None, replace: Callable[[Tensor], Tensor] | None = None):
+        super().__init__()
+        self.size, self.operand, self.replace = size, operand, replace
+        self.seen: dict[tuple[int, int], tuple[Tensor, Outputs]] = {}
+        self.count = 0
+        self.replaced = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        kwargs = dict(kwargs or {})
+        product = PRODUCTS.get(func)
+        if product is not None:
+            number, self.count = self.count, self.count + 1
+            for argument, (keyword, outputs) in product.items():
+                value = kwargs.get(keyword) if keyword in kwargs else args[argument] if argument < len(args) else None
+                if not isinstance(value, Tensor) or value.numel() != self.size or value.dim() < 2:
+                    continue
+                self.seen[number, argument] = value.detach(), outputs(value, args, kwargs)
+                operand = self.operand
+                if (
+                    self.replace is not None
+                    and operand is not None
+                    and (number, argument)
+                    == (
+                        operand.product,
+                        operand.argument,
+                    )
+                ):
+                    self.replaced = True
+                    if keyword in kwargs:
+                        kwargs[keyword] = self.replace(value)
+                    else:
+                        args = (*args[:argument], self.replace(value), *args[argument + 1 :])
+        return func(*args, **kwargs)
+
+
+Place = Callable[[Tensor, Any, Any], Outputs]
+
+
+def _first(value: Tensor, args: Any, kwargs: Any) -> Outputs:
+    return Outputs()
+
+
+def _last(value: Tensor, args: Any, kwargs: Any) -> Outputs:
+    """Of the right factor (..., inputs, outputs); those of a stack count its dimensions, too."""
+    return Outputs((*range(value.dim() - 2), value.dim() - 1))
+
+
+def _left(value: Tensor, args: Any, kwargs: Any) -> Outputs:
+    return Outputs(tuple(range(value.dim() - 1)))
+
+
+def _transposed(value: Tensor, args: Any, kwargs: Any) -> Outputs:
+    return Outputs((1,), int(kwargs["groups"] if "groups" in kwargs else args[6] if len(args) > 6 else 1))
+
+
+_MATRICES: dict[int, tuple[str, Place]] = {0: ("input", _left), 1: ("other", _last)}
+PRODUCTS: dict[Any, dict[int, tuple[str, Place]]] = {
+    functional.linear: {1: ("weight", _first)},
+    functional.bilinear: {2: ("weight", _first)},
+    **{key: {1: ("weight", _first)} for key in (torch.conv1d, torch.conv2d, torch.conv3d)},
+    **{
+        key: {1: ("weight", _transposed)}
+        for key in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
+    },
+    **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__), _MATRICES),
+    Tensor.__rmatmul__: {0: ("self", _last), 1: ("other", _left)},
+    **{key: {0: ("input", _left), 1: ("mat2", _last)} for key in (torch.mm, Tensor.mm, torch.bmm, Tensor.bmm)},
+    **{key: {1: ("mat1", _left), 2: ("mat2", _last)} for key in (torch.addmm, Tensor.addmm)},
+}
+"""By operation and argument: its keyword, and where its outputs are."""
+
+
+def _input_shapes(module: Any) -> list[tuple[int, ...]]:
+    """The shapes of a small input of a layer of a known type."""
+    parent = registered_parent(module)
+    if parent is nn.Linear:
+        return [(3, module.in_features)]
+    if parent is nn.Bilinear:
+        return [(3, module.in1_features), (3, module.in2_features)]
+    if isinstance(module, nn.modules.conv._ConvNd):
+        reach = zip(module.dilation, module.kernel_size, strict=True)
+        return [(2, module.in_channels, *(dilation * (size - 1) + 2 for dilation, size in reach))]
+    if parent is not None and parent.__name__ == "Conv1D":
+        return [(3, module.weight.shape[0])]
+    raise Unclear("it cannot be called alone: its inputs are not known")
+
+
+def stored_outputs(parameter: Tensor, used: Tensor, outputs: Outputs) -> Outputs | None:
+    """Where the outputs of ``parameter`` are whose own memory is ``used``; ``None`` where that is another tensor."""
+    same = used.data_ptr() == parameter.data_ptr() and used.numel() == parameter.numel()
+    if not same or math.prod(used.shape) == 0:
+        return None
+    if used.shape == parameter.shape and used.stride() == parameter.stride():
+        return outputs
+    if outputs.groups > 1 or sorted(used.stride()) != sorted(parameter.stride()):
+        return None
+    strides = {used.stride(axis) for axis in outputs.axes}
+    return Outputs(tuple(axis for axis in range(parameter.dim()) if parameter.stride(axis) in strides))
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
