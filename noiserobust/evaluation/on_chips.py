@@ -105,7 +105,7 @@ class ModelOnChips:
         self.metrics, self.read_once = metrics or {}, read_once
         network, compute = model.network, model.compute
         images = model.task.inputs(network, model.batches[0][:2]) if model.batches else None
-        patterns = vars(model.where)
+        patterns = model.where.patterns
         self.noisy = NoisyWeights(network, **patterns)
         self.opened = conditions.backend.open(network, self.noisy, images, compute.precision)
         self.calibration: Sequence[Batch] = self._prepared(conditions.calibration[""])
