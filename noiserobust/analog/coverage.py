@@ -74,6 +74,7 @@ def coverage(model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence
         name, parameter = (weight.name, weight.value()) if isinstance(weight, AnalogWeight) else weight
         values = whole(parameter.detach()).float()
         rms = values.square().mean().sqrt()
-        ratio = float(values.abs().amax() / rms) if rms > 0 else float("nan")  # NaN is not > 0: no weights, no ratio
+        known = not values.is_meta and rms > 0  # NaN is not > 0: no weights, no ratio
+        ratio = float(values.abs().amax() / rms) if known else float("nan")
         rows.append(CoverageRow(name, tuple(parameter.shape), isinstance(weight, AnalogWeight), reason, ratio))
     return Coverage(tuple(rows))

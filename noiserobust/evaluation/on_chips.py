@@ -20,6 +20,7 @@ from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.data import Batch, Labelled, Splits, nests
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, named_data, part_of
+from noiserobust.evaluation.frozen import require_effect
 from noiserobust.evaluation.settings import Chips
 from noiserobust.models.compute import autocast, device_of
 from noiserobust.models.modes import recalibrated
@@ -130,6 +131,7 @@ class ModelOnChips:
                 )
             self.compiled = torch.compile(unwrap(network), dynamic=False)
         self.programmed: Programmed | None = None
+        self._answers_to_weights = str(conditions.backend) != "direct"
 
     @property
     def uncovered(self) -> dict[str, str]:
@@ -146,6 +148,8 @@ class ModelOnChips:
     ) -> Iterator[nn.Module]:
         """Inside, what computes with the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own)."""
         time = None if t != t else t
+        if not (noise.is_identity or self._answers_to_weights):
+            self._require_effect()
         if self.programmed is None and not noise.is_identity:
             self.programmed = Programmed(self.noisy, noise, stream, self.read_once)
         converting = self.converting[converters]
@@ -160,6 +164,13 @@ class ModelOnChips:
                 stack.enter_context(recalibrated(network, self.calibration, self.model.compute.precision))
             yield network if self.compiled is None else self.compiled
         converting.check_called()
+
+    def _require_effect(self) -> None:
+        """Once, before the first noise that moves weights."""
+        model, network = self.model, self.model.network if self.compiled is None else self.compiled
+        task, precision = model.task, model.compute.precision
+        require_effect(self.noisy, lambda batch: task.call(network, batch), model.batches[0], precision)
+        self._answers_to_weights = True
 
     def score(self, noise: NoiseModel, stream: Stream, **reading: Any) -> dict[str, float]:
         """The metrics of the chip on all images; ``reading`` is that of :meth:`reading`."""

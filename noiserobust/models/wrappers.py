@@ -88,7 +88,8 @@ class Names:
             wraps = part == "module" and any(kind.__name__ in _WRAPPERS for kind in type(module).__mro__)
             if not (saved or saves or wraps or part in _MARKS):
                 parts.append(part)
-            module, saved = None if module is None else module._modules.get(part), saves
+            child = getattr(module, part, None)
+            module, saved = child if isinstance(child, nn.Module) else None, saves
         return parts
 
 
