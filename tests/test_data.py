@@ -181,8 +181,6 @@ class TestAsDataset:
         ("data", "message"),
         [
             ((x, y[:5]), "expected one label for each of 6 images, got labels of shape (5,)"),
-            ((x, y.float()), "expected integer labels (class numbers), got torch.float32"),
-            ((x, y - 1), "expected labels of 0 or more, got -1 to 1"),
             ((x[:0], y[:0]), "none of them 0, got (0, 3, 6, 5)"),
             ((x[:, 0], y), "expected uint8 images of shape N x C x H x W, got (6, 6, 5)"),
             ((x.permute(0, 2, 3, 1), y), "got (6, 6, 5, 3): channels come second, permute(0, 3, 1, 2)"),
@@ -197,6 +195,12 @@ class TestAsDataset:
     def test_refusals(self, data: object, message: str) -> None:
         with refused(message):
             as_dataset(data)
+
+    def test_a_dataset_is_of_class_numbers(self) -> None:
+        with refused("expected integer labels (class numbers), got torch.float32"):
+            Dataset(self.x, self.y.float())
+        with refused("expected labels of 0 or more, got -1 to 1"):
+            Dataset(self.x, self.y - 1)
 
     def test_labels_must_have_a_class(self) -> None:
         with refused("expected labels of 0 to 1, got 0 to 2"):

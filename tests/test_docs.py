@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -27,8 +28,13 @@ PRINTED = {
         "saf: remembers 1 epochs x 96 samples x 3 classes",
         "random:laplace(0.25),draws=1: 0.25",
     ],
+    "docs/integrations.md": ["accelerate: 3 steps", "Lightning: 6 steps", "Trainer: 2 steps"],
     "docs/noise.md": [],
-    "docs/layers.md": ["frozenset({(1,)})", "['0.kernel', '2.weight']"],
+    "docs/layers.md": [
+        "{(1,)}",
+        "33.3 % of the multiply-accumulates are noisy; include '*.kernel@1'",
+        "['0.kernel', '2.weight']",
+    ],
     "docs/hardware_design.md": ["largest x of gaussian:{x}", "single effects, added up", "digital, too"],
     "docs/sweep.md": ["rwp:gaussian(0.1)    2"],
     "docs/statistics.md": ["shared_variance", "gaussian, strength 0.1 to 0.4", "299"],
@@ -58,10 +64,14 @@ PRINTED = {
 """Pages with code, and what that must print."""
 OF_AIHWKIT = ("docs/devices.md", "docs/full_chip.md")
 """Pages whose code needs it."""
+OF_OTHERS = ("docs/integrations.md",)
+"""Pages with code of other libraries, which warn and write where they are."""
 
 
 @pytest.mark.parametrize("page", PRINTED)
-def test_the_pages_code_runs(page: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_code_runs(
+    page: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     if page in OF_AIHWKIT:
         pytest.importorskip("aihwkit.simulator.configs", reason="the page is about aihwkit", exc_type=ImportError)
     for family in (NoiseModel, Method):  # pages register members of their own
@@ -69,7 +79,10 @@ def test_the_pages_code_runs(page: str, capsys: pytest.CaptureFixture[str], monk
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
     assert blocks
     names: dict[str, object] = {"__name__": "__main__"}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        if page in OF_OTHERS:
+            warnings.simplefilter("ignore")
+            monkeypatch.chdir(tmp_path)
         for block in blocks:
             exec(compile(block, page, "exec", dont_inherit=True), names)
     printed = capsys.readouterr().out

@@ -37,9 +37,11 @@ class TestAccelerate:
     def alone(self) -> Iterator[None]:
         from accelerate.state import AcceleratorState, GradientState
 
-        yield
-        AcceleratorState._reset_state(True)
-        GradientState._reset_state()
+        for when in ("before", "after"):
+            AcceleratorState._reset_state(True)
+            GradientState._reset_state()
+            if when == "before":
+                yield
 
     def trained(
         self, text: str, model: nn.Module, batches: list[Batch], *, precision: str = "no", **settings: Any

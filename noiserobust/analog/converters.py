@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from noiserobust.analog.noisy import report_stream
 from noiserobust.analog.weights import analog_weights, users
 from noiserobust.errors import UserError
+from noiserobust.models.compute import call
 from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import read_stream, reference_scale
@@ -128,7 +129,7 @@ class Converting:
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
-        calibration: Sequence[Tensor] = (),
+        calibration: Sequence[Any] = (),
     ) -> None:
         self.converters = converters
         self.layers: list[LayerConverters] = []
@@ -180,7 +181,7 @@ class Converting:
             for layer in self.layers:
                 stack.enter_context(layer.watched(percentile, seen[layer.name]))
             for batch in batches:
-                model(batch)
+                call(model, batch)
         for layer in self.layers:
             if seen[layer.name]:
                 layer.ranges = tuple(torch.stack(seen[layer.name]).mean(0))
@@ -275,7 +276,7 @@ def converted(
     t: float | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    calibration: Sequence[Tensor] = (),
+    calibration: Sequence[Any] = (),
 ) -> Iterator[Converting]:
     """``model`` with converters at its analog layers; they are gone afterwards, also after an exception.
 

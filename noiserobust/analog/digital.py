@@ -43,6 +43,8 @@ def stored_elsewhere(module: nn.Module) -> Iterator[tuple[str, Tensor, str]]:
 
 
 def _holds_weights(module: nn.Module, attribute: str, buffer: Tensor) -> bool:
+    if buffer.layout != torch.strided:
+        return False  # a graph
     if buffer.dim() < 2 or not buffer.numel() or attribute.endswith(("mask", held_name(""))):
         return False
     if isinstance(module, nn.utils.parametrize.ParametrizationList) or hasattr(module, "observer_enabled"):

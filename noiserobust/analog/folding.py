@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.analog.places import Stored
+from noiserobust.models.compute import call, predictions_of
 from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import unwrap
 
@@ -39,7 +40,7 @@ class Folding:
     the network's output stays the same, which it does not where something else uses that output, too.
     """
 
-    def __init__(self, noisy: NoisyWeights, images: Tensor) -> None:
+    def __init__(self, noisy: NoisyWeights, images: Any) -> None:
         self.noisy, self.pairs = noisy, list[_Pair]()
         try:
             with torch.no_grad(), evaluating(noisy.model):
@@ -56,10 +57,10 @@ class Folding:
         with _all_folded(self.pairs):
             yield
 
-    def _gives(self, expected: Tensor, pairs: Sequence[_Pair], images: Tensor) -> bool:
+    def _gives(self, expected: Tensor, pairs: Sequence[_Pair], images: Any) -> bool:
         """Whether the clean network gives the same output with ``pairs`` folded."""
         with self.noisy.replaced(lambda weight: weight.value()), _all_folded(pairs):
-            output = self.noisy.model(images)
+            output = predictions_of(call(self.noisy.model, images))
         return bool((output - expected).abs().max() <= ROUNDING * expected.abs().max())
 
 
@@ -102,7 +103,7 @@ def _as_it_is(x: Tensor) -> Tensor:
     return x
 
 
-def _watched(noisy: NoisyWeights, images: Tensor) -> tuple[Tensor, list[_Pair]]:
+def _watched(noisy: NoisyWeights, images: Any) -> tuple[Tensor, list[_Pair]]:
     """The network's output for ``images``, and the norms that are given what a noisy layer made."""
     analog = {id(weight.parameter) for weight in noisy.weights if isinstance(weight, Stored)}
     made: list[tuple[Tensor, Any]] = []  # kept alive, so that no two tensors are the same
@@ -121,7 +122,7 @@ def _watched(noisy: NoisyWeights, images: Tensor) -> tuple[Tensor, list[_Pair]]:
                 stack.callback(module.register_forward_hook(note_output).remove)
             elif type(module) in _NORMS and module.running_var is not None:
                 stack.callback(module.register_forward_pre_hook(note_input).remove)
-        output = noisy.model(images)
+        output = predictions_of(call(noisy.model, images))
     pairs = [
         _Pair(layer, norm, nn.Parameter(torch.empty_like(norm.running_mean), requires_grad=False))
         for norm, layer in before.items()

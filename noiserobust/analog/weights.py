@@ -31,6 +31,7 @@ from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import is_sharded
 
 __all__ = [
+    "EXCLUDED",
     "LATENT",
     "OWN_FORWARD",
     "AnalogWeight",
@@ -44,6 +45,7 @@ __all__ = [
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 OWN_FORWARD = "has a forward of its own"
+EXCLUDED = "excluded by pattern"
 LATENT = "latent of"
 """The beginning of the reason of a parameter from which a weight is computed: it is counted there."""
 
@@ -87,7 +89,7 @@ def classified(
             continue  # shared with a layer that does sit in a crossbar, and listed there
         axes, excluded, included = patterns.about(candidate)
         if excluded and not candidate.latent:
-            reason = "excluded by pattern"
+            reason = EXCLUDED
         if included and candidate.tensor.numel():
             reason = "" if candidate.tensor.dim() >= 2 else reason or "a vector, not a matrix"
             reason = reason or candidate.fixed
@@ -266,7 +268,7 @@ class _Patterns:
         asked = [one for one in self.included if _matches(candidate.spellings, one.names)]
         excluded = {pattern for pattern in self.exclude if _matches(candidate.spellings, pattern)}
         self.matched |= {one.text for one in asked} | excluded
-        if candidate.tensor.dim() >= 2 and not candidate.latent:
+        if candidate.tensor.dim() >= 2 and candidate.tensor.numel() and not candidate.latent:
             self.effective |= {one.text for one in asked}
         axes = next((one.axes for one in reversed(asked) if one.axes), "")
         return axes, bool(excluded), asked[0].names if asked else ""

@@ -28,6 +28,7 @@ FAMILIES = {
     **dict.fromkeys(("measures", "log"), "measures"),
     **{name: name for name in ("data", "metrics", "converters")},
     "method": "methods",
+    "task": "tasks",
     "backend": "backends",
 }
 """Flags whose words are text forms: the name in such a word is checked before anything heavy is imported."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from noiserobust.sweep import Executor, Piece
 
 RARE: Groups = {
-    "networks and data": ("model", "images", "data_root", "image_size"),
+    "networks and data": ("model", "task", "images", "data_root", "image_size"),
     "chips": ("reads", "compensation", "converters", "recalibration", "backend"),
     "which weights are analog": ("include", "exclude"),
     "inputs": ("mean", "std"),
@@ -41,6 +41,9 @@ class Networks(Command):
     """Seed of all that is drawn at random."""
     images: int | None = None
     """Number of images: a random sample, stratified by class (default: all)."""
+    task: str | None = None
+    """What outputs mean: classification, tokens, regression, multilabel, binary, segmentation, or
+    score:package.module:function (default: what the network was trained for)."""
     model: str | None = None
     """Network of checkpoints that do not name theirs, such as resnet18:width=16."""
     compute: Compute = field(default_factory=Compute)
@@ -57,7 +60,7 @@ class Networks(Command):
             raise UserError("expected at least one checkpoint, got none; name runs' folders, or a folder of runs")
         if self.out.suffix not in ("", ".parquet"):
             raise UserError(f"expected a parquet file for the rows, got {self.out}; name it .parquet")
-        names = ("model", "images", "seed", "compute", "out")
+        names = ("model", "task", "images", "seed", "compute", "out")
         return {"models": self.checkpoints, "progress": True} | {name: getattr(self, name) for name in names}
 
     def show(self, result: Result, **options: Any) -> None:

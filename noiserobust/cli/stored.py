@@ -56,7 +56,8 @@ class Stored(Evaluation):
     """Method that every other one is compared with."""
     intervals: bool = False
     """Whether the table has intervals instead of standard deviations."""
-    metric: str = "accuracy"
+    metric: str | None = None
+    """What is shown; None: what the rows' task is judged by."""
 
     def __post_init__(self) -> None:
         if self.to_precision and self.baseline is not None:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from noiserobust.training import Run
 
 SETTINGS = {
-    "network and data": ("initial", "data_root", "image_size", "mean", "std", "crop", "flip", "cutout"),
+    "network and data": ("task", "initial", "data_root", "image_size", "mean", "std", "crop", "flip", "cutout"),
+    "which weights are analog": ("include", "exclude"),
     "optimizer": (
         *("optimizer", "lr_warmup", "weight_decay", "label_smoothing", "clip_norm", "drop_last", "micro_batches"),
         *("precision", "channels_last"),
@@ -60,6 +61,8 @@ class Train(Command):
         settings = run.settings
         kept = read_checkpoint(run.checkpoint).about["log"]
         watched = "test" if settings.select_on == "test" else "validation"
-        scores = [f"{n.replace('_', ' ')} {kept[n]:.2f} %" for n in ("accuracy", "perturbed_accuracy") if n in kept]
+        metric, (unit, form, _) = settings.task.metric, settings.task.quantity
+        names = [name for name in (metric, f"perturbed_{metric}") if name in kept]
+        scores = [f"{name.replace('_', ' ')} {kept[name]:{form}} {unit}".rstrip() for name in names]
         print(f"kept epoch {kept['epoch']} ({', '.join([watched, *scores]) if scores else 'the last'})")
         print(f"weights: {run.checkpoint}")

@@ -24,7 +24,7 @@ class Batch:
     in the dataset.
 
     Inputs may be several, as a tuple (``model(*inputs)``) or a dictionary (``model(**inputs)``), labels a dictionary
-    of tensors: the first dimension of every tensor is the sample.
+    of tensors (None where a task makes them of the inputs): the first dimension of every tensor is the sample.
 
     ``indices`` may be left out in a loop of one's own; only rules that remember single samples need them.
 
@@ -38,7 +38,9 @@ class Batch:
     share: float = 1.0
 
     def __len__(self) -> int:
-        return len(self.labels) if isinstance(self.labels, Tensor) else nests.size(self.labels)
+        if isinstance(self.labels, Tensor):
+            return len(self.labels)
+        return nests.size(self.inputs if self.labels is None else self.labels)
 
     def __getitem__(self, rows: slice | Tensor) -> Batch:
         inputs, labels, indices = nests.mapped((self.inputs, self.labels, self.indices), lambda values: values[rows])

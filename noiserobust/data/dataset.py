@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler
 
-from noiserobust.data.labelled import Labelled, affine, as_tensor, check_normalization, positions
+from noiserobust.data.labelled import Labelled, affine, check_normalization, positions
 from noiserobust.errors import UserError
 
 
@@ -98,9 +96,9 @@ class Dataset(Labelled):
 class Splits:
     """Training and test data, with the augmentation that suits them.
 
-    train, test: anything that :func:`as_dataset` takes; crop: default padding of the random crop, in pixels; flip:
-    whether a mirrored image is still of its class. Both parts get the same classes: those of the one that knows more,
-    where only their number is known.
+    train, test: anything that :func:`~noiserobust.data.as_dataset` takes; crop: default padding of the random crop, in
+    pixels; flip: whether a mirrored image is still of its class. Both parts get the same classes: those of the one that
+    knows more, where only their number is known.
 
     Raises :class:`UserError` when the parts differ in classes or channels.
     """
@@ -111,6 +109,8 @@ class Splits:
     flip: bool = False
 
     def __post_init__(self) -> None:
+        from noiserobust.data.collected import as_dataset  # knows of all kinds of data
+
         train, test = as_dataset(self.train), as_dataset(self.test)
         classes = max(train.classes, test.classes, key=len)
         for what, part in (("train", train), ("test", test)):
@@ -121,28 +121,6 @@ class Splits:
                 raise UserError(f"expected {train.channels} channels in train and test, got {part.channels}")
             named = part if part.classes == classes else replace(part, classes=classes)  # type: ignore[type-var]
             object.__setattr__(self, what, named)
-
-
-def as_dataset(data: Any) -> Labelled:
-    """``data`` as a :class:`Dataset`, in memory; what is one already, or is :class:`Streamed`, is returned.
-
-    Takes a tuple ``(x, y)`` of tensors or arrays; a map-style torch dataset of ``(tensor, int)``; or a DataLoader,
-    whose batches are collected (a shuffled one is read unshuffled, so that the same data always has the same order
-    and fingerprint). Floats are taken as they are. Raises :class:`UserError` for anything else.
-    """
-    if isinstance(data, Labelled):
-        return data
-    if isinstance(data, tuple) and len(data) == 2:
-        return Dataset(as_tensor(data[0], "images"), as_tensor(data[1], "labels"))
-    if isinstance(data, DataLoader):
-        if isinstance(data.sampler, RandomSampler):
-            workers, collate = data.num_workers, data.collate_fn
-            data = DataLoader(data.dataset, batch_size=data.batch_size, num_workers=workers, collate_fn=collate)
-        return _collected(data, torch.cat)
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        # By position, not by iteration: a map-style dataset need not raise IndexError at its end.
-        return _collected((data[index] for index in range(len(data))), torch.stack)
-    raise UserError(f"expected a Dataset, a tuple (x, y), a torch dataset or a DataLoader, got {type(data).__name__}")
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -193,25 +171,3 @@ def _checked_labels(labels: Tensor, n: int, classes: Sequence[str]) -> Tensor:
         known = f"0 to {len(classes) - 1}" if classes else "0 or more"
         raise UserError(f"expected labels of {known}, got {lowest} to {highest}: number the classes from 0")
     return labels.long()
-
-
-def _collected(pairs: Iterable[Any], join: Any) -> Dataset:
-    """The (images, labels) ``pairs`` put together by ``join``."""
-    images, labels = [], []
-    for pair in pairs:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], Tensor):
-            got = (
-                f"({', '.join(type(part).__name__ for part in pair)})"
-                if isinstance(pair, (tuple, list))
-                else type(pair)
-            )
-            raise UserError(f"expected data that yields (tensor, label), got {got}: add a transform such as ToTensor()")
-        images.append(pair[0].detach())
-        labels.append(torch.as_tensor(pair[1]))
-    if not images:
-        raise UserError("expected data with at least one sample, got none")
-    try:
-        return Dataset(join(images), join(labels))
-    except RuntimeError:
-        shapes = sorted({tuple(image.shape) for image in images})
-        raise UserError(f"expected samples of one shape, got {shapes[0]} and {shapes[-1]}: resize them") from None

@@ -79,6 +79,10 @@ class Labelled(ABC):
         """The same data seen through another normalisation: a checkpoint is evaluated with its own."""
         return replace(self, mean=tuple(mean), std=tuple(std))  # type: ignore[type-var]
 
+    def _strata(self) -> Tensor:
+        """The class of each sample (CPU), of which every part of the data has its share."""
+        return self.labels.cpu()
+
     def _stratified_order(self, stream: Stream) -> Tensor:
         """A random order (CPU) whose every prefix holds each class in proportion.
 
@@ -86,7 +90,7 @@ class Labelled(ABC):
         over [0, 1), so that the part below any threshold has the right share of each class.
         """
         generator = stream.generator()
-        labels = self.labels.cpu()
+        labels = self._strata()
         counts = torch.bincount(labels, minlength=len(self.classes))
         shuffled = torch.randperm(len(labels), generator=generator)
         grouped = shuffled[labels[shuffled].argsort(stable=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -65,6 +65,7 @@ def corrupted(
     severities: Sequence[int] = (1, 2, 3, 4, 5),
     images: int | None = None,
     model: ModelSpec | str | None = None,
+    task: Any = None,
     chips: Chips = Chips(),
     compute: Compute = Compute(),
     where: Where = Where(),
@@ -84,10 +85,11 @@ def corrupted(
     tables, coverage = [], dict[str, Coverage]()
     sets = load_corrupted(data, corruptions, severities)
     total = len(list(corruptions) or CORRUPTIONS) * len(severities)
-    options = {"images": images, "model": model, "chips": chips, "compute": compute, "where": where}
+    options: dict[str, Any] = {"images": images, "model": model, "task": task}
+    options |= {"chips": chips, "compute": compute, "where": where}
     for corruption, severity, dataset in tqdm(sets, total=total, unit="set", disable=not progress, delay=1):
         ledger = Ledger(out, columns={"corruption": corruption, "severity": severity})
-        result = evaluate(models, dataset, noises, draws, seed, out=ledger, **options)  # type: ignore[arg-type]
+        result = evaluate(models, dataset, noises, draws, seed, out=ledger, **options)
         coverage |= result.coverage
         tables.append(result.rows)
     return Corrupted(pd.concat(tables, ignore_index=True), coverage=coverage)

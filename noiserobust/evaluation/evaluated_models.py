@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,18 +16,19 @@ import torch
 from torch import nn
 
 from noiserobust.analog.coverage import Coverage, coverage
-from noiserobust.data import Batch, Labelled, Splits, as_dataset, load
+from noiserobust.data import Batch, Labelled, Samples, Splits, as_dataset, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.settings import Compute, Where
-from noiserobust.models import ModelSpec, checked_forward
+from noiserobust.models import ModelSpec
+from noiserobust.models.check import require_finite
 from noiserobust.models.compute import device_of, known_device
 from noiserobust.models.kinds import require_layers, require_weights
-from noiserobust.noise.sharded import class_of, mesh_of
+from noiserobust.noise.sharded import class_of, is_sharded, mesh_of
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
 from noiserobust.storage.provenance import provenance
-from noiserobust.tasks import Classification, Task
+from noiserobust.tasks import Classification, Score, Task, task_of
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked
 
@@ -125,12 +126,21 @@ def _sources(models: OneModel | Sequence[OneModel]) -> list[nn.Module | Checkpoi
     return [source for model in models for source in _sources(model)]
 
 
-def named_data(data: Any, copies: Sequence[TrainedCopy]) -> Any:
-    """``data`` that have a name, loaded (``None``: those that the first copy was trained on); others as they are."""
+@dataclass(frozen=True, eq=False)
+class AsGiven:
+    """Data that a person handed over, read once: networks see them as they are, with no normalisation of ours."""
+
+    dataset: Labelled
+
+
+def named_data(data: Any, copies: Sequence[TrainedCopy]) -> Splits | Labelled | AsGiven:
+    """``data`` that have a name, loaded (``None``: those that the first copy was trained on); others read."""
     if isinstance(data, (str, Path)):
         return load(str(data))
-    if data is not None:
+    if isinstance(data, (Splits, Labelled, AsGiven)):
         return data
+    if data is not None:
+        return AsGiven(as_dataset(data))
     source = copies[0].source
     stored = {} if isinstance(source, nn.Module) else source.about.get("settings", {})
     if "data" not in stored:
@@ -139,13 +149,13 @@ def named_data(data: Any, copies: Sequence[TrainedCopy]) -> Any:
     return load(stored["data"], stored.get("data_root", "data"), stored.get("image_size"), imports=False)
 
 
-def part_of(data: Any, part: str) -> Labelled:
-    """The ``train`` or ``test`` part of what has parts; anything else as a data set."""
+def part_of(data: Splits | Labelled | AsGiven, part: str) -> Labelled:
+    """The ``train`` or ``test`` part of what has parts; all of anything else."""
     if part not in ("train", "test"):
         raise UserError(f"expected part train or test, got {part!r}")
     if isinstance(data, Splits):
         return data.train if part == "train" else data.test
-    return as_dataset(data)
+    return data.dataset if isinstance(data, AsGiven) else data
 
 
 class EvaluatedModels:
@@ -175,17 +185,18 @@ class EvaluatedModels:
     ) -> None:
         self.copies, self.compute, self.where = trained_copies(models), compute, where
         self.shards = shards
-        self.data = named_data(data, self.copies)
+        self.task = task_of(task, data)
+        self.data = Samples(()) if isinstance(self.task, Score) else named_data(data, self.copies)
         # Tensors and loaders that a person hands over are taken as they are; data sets are normalised as in training.
-        self.normalize = isinstance(self.data, (Splits, Labelled))
+        self.normalize = not isinstance(self.data, AsGiven)
         whole = part_of(self.data, part)
         self.dataset = whole if images is None else whole.sample(images, Stream(0, "images"))
-        self.task = Classification() if task is None else Task.parse(task)
         self.spec = None if model is None else ModelSpec.parse(model)
         self.normalization = compute.normalization
         self.device = None if compute.device is None else known_device(compute.device)
         self.coverage: dict[str, Coverage] = {}  # of the models that were opened
         self._prepared: dict[Any, Sequence[Batch]] = {}
+        self._suited: dict[Task, Task] = {}
 
     def __len__(self) -> int:
         return len(self.copies)
@@ -197,7 +208,7 @@ class EvaluatedModels:
             yield model
 
     def _opened(self, copy: TrainedCopy) -> EvaluatedModel:
-        compute, where, dataset = self.compute, self.where, self._normalized(copy)
+        compute, dataset = self.compute, self._normalized(copy)
         if isinstance(copy.source, nn.Module):
             network, channels_last = copy.source, bool(compute.channels_last)
         else:
@@ -212,22 +223,29 @@ class EvaluatedModels:
             )
         network = network if self.device is None else network.to(self.device)
         device = device_of(network)
+        if mesh_of(network) is None:  # else each process knows its own part only
+            require_finite(network, copy.name)
         key = (dataset.mean, dataset.std, device, channels_last)
         if key not in self._prepared:
             self._prepared[key] = prepare(dataset, device, compute.batch_size, channels_last)
-        checked(network, self._prepared[key][0], self.task, self._outputs, copy.name, compute.precision)
-        analog = coverage(network, include=where.include, exclude=where.exclude)
-        patterns = [*(f"+{pattern}" for pattern in where.include), *(f"-{pattern}" for pattern in where.exclude)]
+        task, batches = self._task_of(copy.source), self._prepared[key]
+        if batches:
+            checked(network, batches[0], task, task.outputs(self.dataset), copy.name, compute.precision)
+        where, note = self._where(copy)
+        analog = replace(self._coverage(network, where, task, batches), note=note)
+        if analog.warning:
+            warnings.warn(analog.warning, stacklevel=2)
         columns = {
             "model": copy.name,
             "method": copy.method,
             "replicate": copy.replicate,
+            "task": str(task),
             "images": len(dataset),
-            "analog": " ".join(patterns),
+            "analog": str(where),
             "precision": compute.precision,
             "weights": network_digest(network),
-            "answer": answer(network, self._prepared[key][0].inputs, compute.precision),
-            "data": _digest([self.dataset, *self.calibration], dataset),
+            "answer": answer(network, task.inputs(network, batches[0]), compute.precision) if batches else "",
+            "data": task.digest if isinstance(task, Score) else _digest([self.dataset, *self.calibration], dataset),
             "inputs": dataset.normalization,
             "device": device.type,
             "noisy_weights": analog.noisy,
@@ -237,18 +255,42 @@ class EvaluatedModels:
             **vars(copy),
             network=network,
             dataset=dataset,
-            batches=self._prepared[key],
-            task=self.task,
+            batches=batches,
+            task=task,
             coverage=analog,
             compute=compute,
             where=where,
             columns=columns | provenance(),
         )
 
-    @cached_property
-    def _outputs(self) -> int:
-        """How many numbers a network must give at least: few samples need not show the last class."""
-        return int(self.dataset.labels.max()) + 1
+    def _where(self, copy: TrainedCopy) -> tuple[Where, str]:
+        """Which weights of a copy are analog: those asked for, else those that it was trained with; and a word where
+        the two differ."""
+        trained = Where.trained({} if isinstance(copy.source, nn.Module) else copy.source.about.get("settings"))
+        where = self.where if self.where.include or self.where.exclude else trained
+        if str(where) != str(trained):
+            then, now = (str(one) or "every layer as it is" for one in (trained, where))
+            return where, f"trained with {then}, evaluated with {now}"
+        return where, f"as it was trained: {where}" if str(where) else ""
+
+    def _coverage(self, network: nn.Module, where: Where, task: Task, batches: Sequence[Batch]) -> Coverage:
+        # A scoring function keeps its data to itself, and of a sharded network a rank sees a part of the products.
+        if not batches or any(map(is_sharded, network.parameters())):
+            return coverage(network, **where.patterns)
+        try:
+            return coverage(network, **where.patterns, inputs=batches[0][:1], call=task.call)
+        except (RuntimeError, NotImplementedError, TypeError):  # a network that computes, but cannot be watched
+            return coverage(network, **where.patterns)
+
+    def _task_of(self, source: nn.Module | Checkpoint) -> Task:
+        """The task asked for, or that the checkpoint was trained for, or classification; suited to the data."""
+        task = self.task
+        if task is None:
+            stored = "classification" if isinstance(source, nn.Module) else source.about.get("task", "classification")
+            task = Task.parse(stored, imports=False)
+        if task not in self._suited:
+            self._suited[task] = task.suited(self.dataset)
+        return self._suited[task]
 
     def _normalized(self, copy: TrainedCopy) -> Labelled:
         """The data as this copy sees them: as was asked for, else as its checkpoint says, else as they are."""
@@ -267,17 +309,19 @@ class EvaluatedModels:
 
     def _built(self, checkpoint: Checkpoint, dataset: Labelled, channels_last: bool) -> nn.Module:
         """The network of a checkpoint, if it takes ``dataset``."""
-        about = checkpoint.about
-        channels = about.get("channels", dataset.channels)
+        about, task = checkpoint.about, self._task_of(checkpoint)
+        if isinstance(task, Score):
+            return checkpoint.build(self.spec)
+        channels, known = about.get("channels", dataset.channels), len(about.get("classes", dataset.classes))
         if channels != dataset.channels:
             raise UserError(f"{checkpoint.path} takes {channels} channels, the data have {dataset.channels}")
-        classes = about.get("classes", dataset.classes)
+        there = len(dataset.classes)
+        if not isinstance(task, Classification):
+            known = known if "classes" in about else task.outputs(dataset)
         # Tensors do not say how many classes there are: a few of them need not show the last one.
-        if len(classes) < len(dataset.classes) or (self.normalize and len(classes) > len(dataset.classes)):
-            raise UserError(f"{checkpoint.path} knows {len(classes)} classes, the data have {len(dataset.classes)}")
-        network = checkpoint.build(self.spec, channels, len(classes))
-        with torch.no_grad():
-            checked_forward(network, dataset.example().cpu(), str(checkpoint.path))
+        elif known < there or (self.normalize and known > there):
+            raise UserError(f"{checkpoint.path} knows {known} classes, the data have {there}")
+        network = checkpoint.build(self.spec, channels, known)
         if channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,8 +46,7 @@ def require_effect(noisy: NoisyWeights, ask: Callable[[Batch], Any], batch: Batc
             with suppress(RuntimeError, ValueError, TypeError):  # takes no such few: the evaluation itself says why
                 clean = answers(samples)
                 for draw in range(DRAWS):
-                    stream = Stream(0, "effect", draw)
-                    with noisy.replaced(lambda weight, stream=stream: _moved(weight, stream)):
+                    with noisy.replaced(partial(_moved, stream=Stream(0, "effect", draw))):
                         if _differ(clean, answers(samples)):
                             return
         if not clean or not any(bool(values.any()) for values in nests.tensors(batch.inputs)):

@@ -70,6 +70,7 @@ def landscape(
     part: Part = "test",
     images: int | None = None,
     model: ModelSpec | str | None = None,
+    task: Any = None,
     compute: Compute = Compute(),
     where: Where = Where(),
     out: str | Path | None = None,
@@ -93,7 +94,7 @@ def landscape(
     line = coordinates(half_width, points)
     grid = list(product(line, line if dimensions == 2 else [0.0]))
     compute = compute.with_batches_of(PASS)
-    networks = EvaluatedModels(models, data, part, images=images, model=model, compute=compute, where=where)
+    networks = EvaluatedModels(models, data, part, images=images, model=model, task=task, compute=compute, where=where)
     constant = OPERATION | {"noise": "none", "strength": 0.0, "read": 0, "t": float("nan"), "seed": seed, "part": part}
     constant |= {"landscape": f"filter-normalised,over={over}", "semantics": SEMANTICS}
     bar = tqdm(total=len(networks) * pairs * len(grid), unit="point", disable=not progress, delay=1)
@@ -105,7 +106,7 @@ def landscape(
                 stream = Stream(seed, "landscape", one.replicate, pair)
                 first, second = (direction(surface, stream.child(axis), over) for axis in range(2))
                 for x, y in grid:
-                    unit = one.columns | constant | {"draw": pair, "x": x, "y": y}
+                    unit = constant | one.columns | {"draw": pair, "x": x, "y": y}
                     ledger.add(unit, ledger.find(unit) or {"loss": height(surface, first, second, x, y)})
                     bar.update()
     return Landscape(ledger.table(), coverage=networks.coverage)

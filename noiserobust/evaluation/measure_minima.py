@@ -22,6 +22,7 @@ from noiserobust.models import ModelSpec
 from noiserobust.report import measure_table
 from noiserobust.storage.ledger import Ledger
 from noiserobust.storage.rows import OPERATION
+from noiserobust.tasks import Score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,6 +69,7 @@ def sharpness(
     strengths: Sequence[float] = (),
     images: int | None = None,
     model: ModelSpec | str | None = None,
+    task: Any = None,
     compute: Compute = Compute(),
     where: Where = Where(),
     out: str | Path | None = None,
@@ -86,7 +88,7 @@ def sharpness(
     """
     kinds = list(dict.fromkeys([*measures_of(measures, strengths), MaxOverRms()]))
     compute = compute.with_batches_of(PASS)
-    networks = EvaluatedModels(models, data, part, images=images, model=model, compute=compute, where=where)
+    networks = EvaluatedModels(models, data, part, images=images, model=model, task=task, compute=compute, where=where)
     bar = tqdm(total=len(networks) * len(kinds), unit="measure", disable=not progress, delay=1)
     with closing(Ledger(out, ["measure"])) as ledger, bar:
         for one in networks:
@@ -99,8 +101,10 @@ def sharpness(
 
 def surface_of(model: EvaluatedModel) -> Surface:
     """Where the measures of ``model`` are taken."""
+    if isinstance(model.task, Score):
+        raise UserError(f"expected a task with losses of samples for measures and landscapes, got {model.task}")
     precision = model.compute.precision
-    return Surface(model.network, model.batches, task=model.task, precision=precision, **vars(model.where))
+    return Surface(model.network, model.batches, task=model.task, precision=precision, **model.where.patterns)
 
 
 def measures_of(measures: Measure | str | Sequence[Measure | str], strengths: Sequence[float] = ()) -> list[Measure]:
@@ -123,7 +127,7 @@ def _fill(
 ) -> None:
     """The rows of one network."""
     surface = surface_of(model)
-    constant = model.columns | OPERATION | settings | {"semantics": SEMANTICS, "read": 0, "t": float("nan")}
+    constant = OPERATION | model.columns | settings | {"semantics": SEMANTICS, "read": 0, "t": float("nan")}
 
     def units(one: Measure) -> list[dict[str, Any]]:
         noise, strength = one.place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -33,7 +34,8 @@ from noiserobust.report import precision_table, robustness_table
 from noiserobust.storage.ledger import SEMANTICS, Ledger
 from noiserobust.storage.rows import OPERATION
 from noiserobust.storage.shared_ledger import SharedLedger
-from noiserobust.tasks.metrics import Metric, MetricFunction, known_metrics
+from noiserobust.tasks.counts import NAN_ANSWERS
+from noiserobust.tasks.metrics import known_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +65,18 @@ class Evaluation(Result):
     def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """``mean ± noise_std ± weight_std`` of the accuracy, methods down and noises across."""
         table = precision_table if self.to_precision else robustness_table
-        return table(self.summary(confidence), markdown=markdown)
+        return "\n".join(filter(None, [table(self.summary(confidence), markdown=markdown), self.nan_answers]))
+
+    @property
+    def nan_answers(self) -> str:
+        """How many answers were no finite numbers, in one line; "" where there were none."""
+        rows = self.rows[self.rows["metric"] == NAN_ANSWERS]
+        if rows.empty:
+            return ""
+        whose = ", ".join(rows["method"].unique())
+        return (
+            f"{rows['value'].sum():,.0f} answers in {len(rows)} passes are NaN or infinite and count as wrong: {whose}"
+        )
 
     def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
         """Accuracy against strength, or against time where there are several times; a PNG where ``path`` is given."""
@@ -73,7 +86,7 @@ class Evaluation(Result):
         summary = over_models(summary) if self.to_precision else summary
         return drawn((time_figure if summary["t"].nunique() > 1 else strength_figure)(summary), path)
 
-    def paired(self, method_a: str, method_b: str, confidence: float = 0.95, metric: str = "accuracy") -> pd.DataFrame:
+    def paired(self, method_a: str, method_b: str, confidence: float = 0.95, metric: str | None = None) -> pd.DataFrame:
         """Mean difference a - b on shared replicates and draws, with its interval
         (:func:`~noiserobust.evaluation.paired`)."""
         return paired(self.rows, method_a, method_b, confidence, metric)
@@ -89,7 +102,8 @@ def evaluate(
     precision_target: float | Target | None = None,
     images: int | None = None,
     model: ModelSpec | str | None = None,
-    metrics: Mapping[str, MetricFunction] | str | Metric | Sequence[str | Metric] = (),
+    task: Any = None,
+    metrics: Any = (),
     chips: Chips = Chips(),
     compute: Compute = Compute(),
     where: Where = Where(),
@@ -104,23 +118,30 @@ def evaluate(
       them; or groups of them by the method's name. Each is one trained copy, a replicate. Methods share the draws of a
       replicate, so that their difference is paired; replicates have independent draws.
     - ``data``: a name or path that :func:`noiserobust.data.load` knows (its test part), a Dataset, ``(x, y)`` tensors,
-      a torch dataset or a DataLoader; ``None``: what the first checkpoint was trained on. ``images`` takes a random
-      sample of that many, stratified by class.
+      a torch dataset, a DataLoader or what else :func:`noiserobust.data.as_dataset` takes; ``None``: what the first
+      checkpoint was trained on. ``images`` takes a random sample of that many, stratified by class.
     - ``noises``: noise models or their texts. Those that differ in strength alone are one draw, scaled.
     - ``draws``: how many, each of them one chip, or a ``range`` of their numbers; ``seed`` names them all. Draw k of
       replicate r is ``noiserobust.perturbed(model, noise, seed=seed, replicate=r, draw=k)``.
     - ``precision_target``: instead of a number of draws, accuracy to ± that many points at 95 %
       (:class:`noiserobust.evaluation.Target` has further settings); ``draws`` is not used then.
-    - ``model``: how to build the network of a checkpoint that does not say it. ``metrics``: further ones by name, or
-      functions of all logits (N, C) and labels (N) by the name of their rows.
+    - ``model``: how to build the network of a checkpoint that does not say it.
+    - ``task``: what the network's outputs mean (:mod:`noiserobust.tasks`): ``"classification"``, which it is where
+      nothing is said, ``"tokens"``, ``"regression"``, ``"multilabel"``, ``"binary"``, ``"segmentation"``, one of your
+      own, or a function that scores the network and brings its own data (it may stand for ``data``, too).
+    - ``metrics``: further ones by name, torchmetrics objects, or functions of all logits and labels by the name of
+      their rows.
     - ``chips``, ``compute``, ``where``: what happens around a chip, how it is computed, which weights are noisy.
     - ``out``: a parquet file for the rows, kept up to date; what it holds already is not computed again.
 
-    Accuracy is in percent, loss in nats. Afterwards the models' weights and modes are as before, bit for bit. Raises
-    :class:`~noiserobust.UserError` for input that cannot be evaluated.
+    Rows hold the metrics of the task: of classification the accuracy in percent and the loss in nats. An answer that is
+    no finite number is wrong, and counted as ``nan_answers``. Afterwards the models' weights and modes are as before,
+    bit for bit. Raises :class:`~noiserobust.UserError` for input that cannot be evaluated.
     """
     noise_kinds, numbers, further = noise_models(noises), draw_numbers(draws), known_metrics(metrics)
-    networks = EvaluatedModels(models, data, images=images, model=model, compute=compute, where=where, shards=True)
+    networks = EvaluatedModels(
+        models, data, images=images, model=model, task=task, compute=compute, where=where, shards=True
+    )
     conditions = Conditions.of(chips, networks.data)
     networks.calibration = conditions.images
     settings = OPERATION | {"seed": seed, "recalibration": conditions.recalibration, "semantics": SEMANTICS}
@@ -140,7 +161,7 @@ def evaluate(
             bar.set_description(copy.method, refresh=False)
             on_chips = ModelOnChips(copy, conditions, further, target is not None or len(conditions.readings) == 1)
             for noise in noise_kinds:
-                columns = copy.columns | settings | {"noise": str(noise), "strength": noise.strength}
+                columns = settings | copy.columns | {"noise": str(noise), "strength": noise.strength}
                 if target:
                     for reading in conditions.readings:
                         measure_to_precision(target, on_chips, noise, reading, columns, ledger, bar)
@@ -149,7 +170,10 @@ def evaluate(
                     _chip(on_chips, noise, draw, numbers[0], columns, ledger)
                     bar.update(len(conditions.readings))
             uncovered[copy.name], conversion[copy.name] = on_chips.uncovered, on_chips.opened.report
-    return Evaluation(ledger.table(), uncovered, conversion, coverage=networks.coverage)
+    result = Evaluation(ledger.table(), uncovered, conversion, coverage=networks.coverage)
+    if missing := result.nan_answers:
+        warnings.warn(missing, stacklevel=2)
+    return result
 
 
 def _target(asked: float | Target, chips: Chips, draws: range, metrics: Collection[str]) -> Target:

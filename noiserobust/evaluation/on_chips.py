@@ -104,8 +104,9 @@ class ModelOnChips:
     ) -> None:
         self.model, self.conditions = model, conditions
         self.metrics, self.read_once = metrics or {}, read_once
-        network, images, compute = model.network, model.batches[0][:2].inputs, model.compute
-        patterns = vars(model.where)
+        network, compute = model.network, model.compute
+        images = model.task.inputs(network, model.batches[0][:2]) if model.batches else None
+        patterns = model.where.patterns
         self.noisy = NoisyWeights(network, **patterns)
         self.opened = conditions.backend.open(network, self.noisy, images, compute.precision)
         self.calibration: Sequence[Batch] = self._prepared(conditions.calibration[""])
@@ -122,7 +123,8 @@ class ModelOnChips:
         # Between a layer and its norm there must be nothing, and the norm's statistics must be known.
         sharded = mesh_of(network) is not None
         plain = str(conditions.backend) == "direct" and not self.calibration
-        self.folding = Folding(self.noisy, images) if plain and compute.fold and not sharded else None
+        foldable = plain and compute.fold and not sharded and images is not None
+        self.folding = Folding(self.noisy, images) if foldable else None
         self.compiled: Any = None
         if compute.compile:
             if not plain or not all(one.is_identity for one in conditions.converters.values()):

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from noiserobust.analog.weight_space import Over
+from noiserobust.errors import UserError
 from noiserobust.minima.base import Measure, PointMeasure, Streams, Values
 from noiserobust.minima.perturbations import Ascent, Perturbation, Random, Training, Unperturbed
 from noiserobust.minima.surface import Surface
@@ -30,14 +31,20 @@ class Loss(PointMeasure, name="loss"):
 
 @dataclass(frozen=True)
 class Accuracy(Measure, name="accuracy"):
-    """Percent of the samples that are answered rightly, where the task has such. One more forward pass."""
+    """Percent of the samples (tokens, pixels) that are right, as the task counts it. One more forward pass."""
 
     example: ClassVar[str] = "accuracy"
 
     def values(self, surface: Surface, streams: Streams) -> list[Values]:
+        meter = surface.task.meter()
         with surface.mode(), torch.no_grad():
-            answers = [surface.task.answers(surface.predictions(batch), batch)[0] for batch in surface.batches]
-        return [{"": 100.0 * torch.cat(answers).double().mean().item()}]
+            for batch in surface.batches:
+                meter.update(surface.predictions(batch), batch)
+        metrics = meter.compute()
+        if "accuracy" not in metrics:
+            known = ", ".join(metrics)
+            raise UserError(f"expected a task with an accuracy, got {surface.task} ({known}); measure the loss")
+        return [{"": metrics["accuracy"]}]
 
 
 @dataclass(frozen=True)

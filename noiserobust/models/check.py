@@ -35,6 +35,18 @@ def checked_forward(network: nn.Module, inputs: Tensor, name: str) -> Tensor:
     return logits
 
 
+def require_finite(network: nn.Module, name: str) -> None:
+    """Refuse a network whose weights, or learnt statistics, are not all finite: it cannot answer."""
+    tensors: dict[str, Tensor] = dict(network.named_parameters())
+    for path, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            tensors |= {f"{path}.{key}".lstrip("."): value for key, value in module.named_buffers(recurse=False)}
+    bad = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        shown = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+        raise UserError(f"expected finite weights, got NaN or inf in {shown} of {name}; its training diverged")
+
+
 def _described(inputs: Any) -> str:
     """``of shape (3, 32, 32)``, with the type where it is no usual float; of several, each with its name."""
     if isinstance(inputs, Tensor):

@@ -8,13 +8,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from noiserobust.report.leading import metric_of, quantity_of
 from noiserobust.report.style import MARKERS, QUIET, SMALL, TEXT, colour, dress, panels, wrapped
 from noiserobust.report.table import at_time, lines_of, readings
 
 
-def area_figure(summary: pd.DataFrame, title: str = "Area under the accuracy-noise curve") -> Figure:
+def area_figure(summary: pd.DataFrame, title: str = "") -> Figure:
     """The mean area (%) of every method with its interval: a panel per noise (and time), a line per method."""
     chosen = lines_of(summary, "area")
+    metric, unit = metric_of(chosen) or "metric", quantity_of(chosen, "area").unit
+    title = title or f"Area under the {metric}-noise curve"
+    label = f"mean {metric} over the range" + (f" ({unit})" if unit else "")
     blocks = {
         name + at_time(t): block[block["t"].isna() if t != t else block["t"] == t]
         for name, block in readings(chosen).items()
@@ -32,7 +36,7 @@ def area_figure(summary: pd.DataFrame, title: str = "Area under the accuracy-noi
                 style: dict[str, Any] = {"color": colour(index), "marker": MARKERS[index % len(MARKERS)]}
                 axis.plot(line["mean"], index, markersize=7, markeredgecolor="white", **style)
         last = number >= len(blocks) - columns
-        dress(axis, name, "mean accuracy over the range (%)" if last else "", grid="x")
+        dress(axis, name, label if last else "", grid="x")
         axis.set_yticks(range(len(methods)), [wrapped(method, 28) for method in methods], color=TEXT)
         axis.tick_params(left=False, labelbottom=True)
         axis.spines["left"].set_visible(False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from noiserobust.errors import UserError
 from noiserobust.minima.labels import without_strength
+from noiserobust.report.leading import axis_label, leading
 from noiserobust.report.style import ANY, TINY, WEIGHT_ALPHA, Entry, colour, dress, line_style, panels, shade
 
 
@@ -99,10 +98,12 @@ def epochs_figure(lines: pd.DataFrame, x: str, title: str) -> Figure:
     return curves_figure(lines, x, title, band="" if against else "± std over trained models", directed=against)
 
 
-def severity_figure(summary: pd.DataFrame, title: str = "Accuracy on corrupted images") -> Figure:
-    """Accuracy (mean over corruptions) against severity; bands are ± std over trained models."""
-    chosen = summary[summary["metric"] == "accuracy"]
-    noises: Sequence[str] = list(dict.fromkeys(chosen["noise"]))
-    names = ["accuracy (%)" if len(noises) == 1 else f"accuracy (%), {noise}" for noise in chosen["noise"]]
+def severity_figure(summary: pd.DataFrame, title: str = "") -> Figure:
+    """The task's metric, such as accuracy (mean over corruptions), against severity; bands are ± std over trained
+    models."""
+    chosen = summary[summary["metric"] == leading(summary)]
+    noises, label = list(dict.fromkeys(chosen["noise"])), axis_label(chosen)
+    names = [label if len(noises) == 1 else f"{label}, {noise}" for noise in chosen["noise"]]
+    title = title or f"{label.split(' (')[0].capitalize()} on corrupted images"
     lines = chosen.assign(panel=names, x=chosen["severity"], std=chosen["weight_std"])
     return curves_figure(lines, "severity of the corruption", title, band="± std over trained models")

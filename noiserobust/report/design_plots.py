@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from noiserobust.report.design_tables import ALL, effect, over, ranking, records
+from noiserobust.report.design_tables import ALL, effect, over, ranking, records, shown
+from noiserobust.report.design_tables import limit as limit_of
 from noiserobust.report.style import (
     QUIET,
     TEXT,
@@ -29,6 +30,7 @@ from noiserobust.report.style import (
     wrapped,
 )
 from noiserobust.report.table import seconds
+from noiserobust.tasks.quantities import in_words, quantity
 
 MOST = 30  # layers that a picture shows; the table has them all
 EFFECTS = {"alone": "noise on this layer only", "spared": "gain when this layer alone is digital"}
@@ -42,16 +44,19 @@ def sensitivity_figure(effects: pd.DataFrame, by: str = "alone") -> Figure:
     methods = list(dict.fromkeys(effects["method"]))
     tables = [effects[effects["method"] == method] for method in methods]
     ranks = [ranking(table, by) for table in tables]
-    shown = max(len(names[:MOST]) for names in ranks)
+    most = max(len(names[:MOST]) for names in ranks)
     legend: list[Entry] = [(Patch(color=colour(index)), label) for index, label in enumerate(EFFECTS.values())]
     legend += [(Patch(color=grey), label) for label, grey in SHARES.values()]
     title = f"Layer sensitivity under {_noise(effects)}"
     widths = [3.0, 1.2] * len(methods)
     figure, axes = panels(
-        len(widths), title, legend=legend, size=(3.3, 0.9 + 0.36 * shown), columns=len(widths), width_ratios=widths
+        len(widths), title, legend=legend, size=(3.3, 0.9 + 0.36 * most), columns=len(widths), width_ratios=widths
     )
     for bars, shares, method, table, names in zip(axes[::2], axes[1::2], methods, tables, ranks, strict=True):
-        heading = f"{method}: all layers cost {effect(table, ALL, 'alone')['mean']:.1f} points"
+        metric = shown(table)
+        cost = effect(table, ALL, "alone")["mean"]
+        costs = f"{cost:.1f} points" if quantity(metric).unit == "%" else f"{cost:.4g} of {metric}"
+        heading = f"{method}: all layers cost {costs}"
         left_out = f"\n({len(names) - MOST} less sensitive layers not shown)" if len(names) > MOST else ""
         _effect_bars(bars, table, names[:MOST], heading, left_out)
         _share_bars(shares, table, names[:MOST])
@@ -84,10 +89,12 @@ def budget_figure(answers: pd.DataFrame, curve: pd.DataFrame) -> Figure:
     """
     lines = records(answers)
     limit = lines[0]["within"]
-    legend: list[Entry] = [(Line2D([], [], color=TEXT, linewidth=1.1, linestyle="--"), f"limit: {limit:g} points")]
+    legend: list[Entry] = [(Line2D([], [], color=TEXT, linewidth=1.1, linestyle="--"), f"limit: {limit_of(lines[0])}")]
     for index, line in enumerate(lines):
         handle = Line2D([], [], **line_style(index))
-        legend.append((handle, f"{line['method']} (clean {line['clean']:.1f} %)"))
+        percent = quantity(line["metric"]).unit == "%"
+        clean = f"{line['clean']:.1f} %" if percent else f"{line['clean']:.4g}"
+        legend.append((handle, f"{line['method']} (clean {clean})"))
     interval = f"{_confidence(answers)} interval of the"
     legend.append((Line2D([], [], color=QUIET, linewidth=5, alpha=0.6), f"{interval} budget"))
     legend.append((Patch(color=QUIET, alpha=0.25, linewidth=0), f"{interval} loss"))
@@ -141,7 +148,7 @@ def _budget_axes(axis: Axes, answers: pd.DataFrame, curve: pd.DataFrame) -> None
     axis.set_xlim(first["easy"], sign * (sign * beyond).min() if len(beyond) else first["hard"])
     axis.set_ylim(-0.4 * limit, top)
     what = f"time since programming, {first['vary']}" if time else f"x in {first['vary']}"
-    dress(axis, "", what, f"points of accuracy lost against clean\n(intervals over {over(answers)})")
+    dress(axis, "", what, f"{in_words(first['metric'])} lost against clean\n(intervals over {over(answers)})")
 
 
 def _effect_bars(axis: Axes, effects: pd.DataFrame, names: Sequence[str], heading: str, left_out: str) -> None:
@@ -158,7 +165,7 @@ def _effect_bars(axis: Axes, effects: pd.DataFrame, names: Sequence[str], headin
     axis.axvline(0, color=QUIET, linewidth=0.8)
     axis.set_yticks(places, [wrapped(name, 34) for name in names])
     axis.set_ylim(len(names) - 0.4, -0.6)
-    about = f"points of accuracy\n({_confidence(effects)} intervals over {over(effects)})"
+    about = f"{in_words(shown(effects))}\n({_confidence(effects)} intervals over {over(effects)})"
     dress(axis, heading, about + left_out, grid="x")
 
 
@@ -176,13 +183,16 @@ def _share_bars(axis: Axes, effects: pd.DataFrame, names: Sequence[str]) -> None
 def _digital_curve(axis: Axes, steps: pd.DataFrame, within: float | None) -> None:
     """Accuracy of one method step by step, numbered, beside clean accuracy and what the search saw."""
     known = not steps["macs_share"].isna().any()
-    x, mean = steps["macs_share" if known else "step"].to_numpy(), steps["accuracy"].to_numpy()
+    metric = shown(steps)
+    x, mean = steps["macs_share" if known else "step"].to_numpy(), steps[metric].to_numpy()
     clean = steps["clean"].iloc[0]
     axis.axhline(clean, color=TEXT, linewidth=1.1, label="clean")
     if within is not None:
-        axis.axhline(clean - within, color=TEXT, linewidth=1.1, linestyle="--", label=f"{within:g} points below clean")
+        side = "below" if quantity(metric).higher_is_better else "above"
+        label = f"{limit_of({'within': within, 'metric': metric})} {side} clean"
+        axis.axhline(clean - quantity(metric).sign * within, color=TEXT, linewidth=1.1, linestyle="--", label=label)
     dotted: dict[str, Any] = {"color": colour(1), "linestyle": ":", "linewidth": 1.4, "marker": "."}
-    axis.plot(x, steps["search_accuracy"], label="in the search", **dotted)
+    axis.plot(x, steps[f"search_{metric}"], label="in the search", **dotted)
     reach = np.array([mean - steps["low"], steps["high"] - mean])
     label = f"fresh draws, {_confidence(steps)} over {over(steps)}"
     style: dict[str, Any] = {"color": colour(0), "marker": "o", "markersize": 10, "capsize": 3, "linewidth": 1.6}
@@ -190,7 +200,7 @@ def _digital_curve(axis: Axes, steps: pd.DataFrame, within: float | None) -> Non
     for place, height, step in zip(x, mean, steps["step"], strict=True):
         axis.annotate(str(step), (place, height), ha="center", va="center", fontsize=TINY, color="white", zorder=6)
     what = "% of multiply-accumulates kept digital" if known else "layers kept digital"
-    dress(axis, steps["method"].iloc[0], what, "test accuracy (%)")
+    dress(axis, steps["method"].iloc[0], what, f"test {metric}" + (" (%)" if quantity(metric).unit else ""))
     axis.margins(x=0.06, y=0.1)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from noiserobust.report.table import GAP, at_time, seconds, titled
+from noiserobust.tasks.quantities import in_words, quantity
 
 ALL = "all layers"
 Line = dict[Any, Any]
@@ -26,15 +27,15 @@ def sensitivity_table(effects: pd.DataFrame, by: str = "alone", markdown: bool =
         ranked = ranking(table, by)
         for name in ranked:
             alone, spared = effect(table, name, "alone"), effect(table, name, "spared")
-            loss = effect(table, name, "alone", "loss")["mean"]
-            grid.append([name, interval(alone), interval(spared), f"{loss:+.3f}", *_shares(alone)])
+            grid.append([name, interval(alone), interval(spared), _loss(table, name), *_shares(alone)])
         sums = [sum(effect(table, name, kind)["mean"] for name in ranked) for kind in ("alone", "spared")]
-        grid.append(["single effects, added up", *(f"{total:+.2f}" for total in sums), "", "", ""])
         whole = effect(table, ALL, "alone")
-        loss = effect(table, ALL, "alone", "loss")["mean"]
-        grid.append([ALL, interval(whole), interval(whole), f"{loss:+.3f}", *_shares(whole)])
+        grid.append(["single effects, added up", *(f"{total:{_form(whole)}}" for total in sums), "", "", ""])
+        grid.append([ALL, interval(whole), interval(whole), _loss(table, ALL), *_shares(whole)])
         paragraphs.append(titled(place(whole), grid, markdown))
-    caption = f"points of accuracy: mean {meaning(effects)}; loss in nats; weights and MACs as shares of the network's"
+    metric = shown(effects)
+    losses = "; loss in nats" if metric in ("accuracy", "perplexity", "miou", "f1") else ""
+    caption = f"{in_words(metric)}: mean {meaning(effects)}{losses}; weights and MACs as shares of the network's"
     return "\n\n".join([*paragraphs, caption])
 
 
@@ -45,17 +46,23 @@ def digital_table(steps: pd.DataFrame, within: float | None = None, markdown: bo
     """
     paragraphs = []
     for _, table in steps.groupby(["method", "noise", "t"], sort=False, dropna=False):
-        header = ["step", "digital, too", "MACs", "weights", "accuracy", "below clean", "gain"]
+        metric = shown(table)
+        side = "below" if quantity(metric).higher_is_better else "above"
+        header = ["step", "digital, too", "MACs", "weights", metric, f"{side} clean", "gain"]
         grid = [[*header, "singles add up to", "in search"]]
         for line in records(table):
             cells = [str(line["step"]), line["layer"] or "none", *reversed(_shares(line))]
-            cells += [f"{line['accuracy']:.2f}", interval(line, "lost"), f"{line['gain']:+.2f}"]
-            grid.append([*cells, f"{line['sum_of_singles']:+.2f}", f"{line['search_gain']:+.2f}"])
+            gains = (f"{line[name]:{_form(line)}}" for name in ("gain", "sum_of_singles", "search_gain"))
+            grid.append([*cells, f"{line[metric]:{quantity(metric).form}}", interval(line, "lost"), *gains])
         last = records(table)[-1]
-        text = titled(f"{place(last)}; clean {last['clean']:.2f} %", grid, markdown)
+        clean = f"{last['clean']:{quantity(metric).form}} {quantity(metric).unit}".rstrip()
+        text = titled(f"{place(last)}; clean {clean}", grid, markdown)
         paragraphs.append(text if within is None else f"{text}\n\n{verdict(last, within)}")
+    metric = shown(steps)
+    unit = quantity(metric).unit
+    measured = f"{metric} in {unit}, the rest in points of it," if unit else f"{metric}, and differences of it,"
     caption = (
-        "accuracy in %, the rest in points of it, on fresh draws: mean "
+        f"{measured} on fresh draws: mean "
         f"{meaning(steps)}; gain over noise on all layers; singles: the gains of the set's layers, each digital alone; "
         "in search: the gain that the search saw on the draws that chose the set"
     )
@@ -69,13 +76,16 @@ def budget_table(answers: pd.DataFrame, markdown: bool = False) -> str:
     """
     grid = [["method", "clean", "budget", "interval", "remark"]]
     for line in records(answers):
-        grid.append([line["method"], f"{line['clean']:.2f}", *_budget(line), _remark(line)])
+        clean = f"{line['clean']:{quantity(line['metric']).form}}"
+        grid.append([line["method"], clean, *_budget(line), _remark(line)])
     first = records(answers)[0]
     what = f"time of {first['vary']}" if first["vary_time"] else f"x of {first['vary']}"
     kind = "least" if first["easy"] > first["hard"] else "largest"
-    title = f"{kind} {what} that loses at most {first['within']:g} points"
+    title = f"{kind} {what} that loses at most {limit(first)}"
+    unit = quantity(first["metric"]).unit
+    clean = f"clean {first['metric']}" + (f" in {unit}" if unit else "")
     caption = (
-        f"clean accuracy in %; interval: {100 * first['confidence']:g} % over {over(answers)}; searched from "
+        f"{clean}; interval: {100 * first['confidence']:g} % over {over(answers)}; searched from "
         f"{_x(first, first['easy'])} (easy) to {_x(first, first['hard'])}"
     )
     return titled(title, grid, markdown) + f"\n\n{caption}"
@@ -83,7 +93,9 @@ def budget_table(answers: pd.DataFrame, markdown: bool = False) -> str:
 
 def verdict(line: Line, within: float) -> str:
     """Whether a set found by search keeps what it promised on fresh draws, in one sentence."""
-    lost = f"{line['lost']:.2f} points below clean"
+    side = "below" if quantity(line["metric"]).higher_is_better else "above"
+    of = "points" if quantity(line["metric"]).unit == "%" else line["metric"]
+    lost = f"{line['lost']:.2f} {of} {side} clean"
     told = f"{len(line['layers'])} layers digital: {lost} on fresh draws, {within:g} allowed"
     if not math.isnan(line["lost_low"]):
         told += f" (interval {line['lost_low']:.2f} to {line['lost_high']:.2f}: "
@@ -93,12 +105,23 @@ def verdict(line: Line, within: float) -> str:
 
 def ranking(effects: pd.DataFrame, by: str) -> list[str]:
     """The layers of one method, most harmful (``by`` "alone") or most worth sparing ("spared") first."""
-    chosen = effects[(effects["effect"] == by) & (effects["metric"] == "accuracy") & (effects["layer"] != ALL)]
+    chosen = effects[(effects["effect"] == by) & (effects["metric"] == shown(effects)) & (effects["layer"] != ALL)]
     return list(chosen.sort_values("mean", ascending=False, kind="stable")["layer"])
 
 
-def effect(effects: pd.DataFrame, layer: str, kind: str, metric: str = "accuracy") -> Line:
-    """One line of one method's effects."""
+def shown(table: pd.DataFrame) -> str:
+    """The metric of the task, which comes first."""
+    return str(table["metric"].iloc[0])
+
+
+def limit(line: Line) -> str:
+    """What may be lost, in words: ``1 points``, ``1 of perplexity``."""
+    return f"{line['within']:g} {'points' if quantity(line['metric']).unit == '%' else 'of ' + line['metric']}"
+
+
+def effect(effects: pd.DataFrame, layer: str, kind: str, metric: str = "") -> Line:
+    """One line of one method's effects, on the task's metric if no other is named."""
+    metric = metric or shown(effects)
     chosen = (effects["layer"] == layer) & (effects["effect"] == kind) & (effects["metric"] == metric)
     return records(effects[chosen])[0]
 
@@ -112,12 +135,23 @@ def interval(line: Line, name: str = "") -> str:
     mean, low, high = (
         line[key] for key in ((name, f"{name}_low", f"{name}_high") if name else ("mean", "low", "high"))
     )
-    return f"{mean:+.2f}" if math.isnan(low) else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    form = _form(line)
+    return f"{mean:{form}}" if math.isnan(low) else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def share(percent: float) -> str:
     """``12.3 %``; a dash where it cannot be told."""
     return GAP if math.isnan(percent) else f"{percent:.1f} %"
+
+
+def _form(line: Line) -> str:
+    """Format of a difference of the line's metric."""
+    return f"+{quantity(line['metric']).form}"
+
+
+def _loss(effects: pd.DataFrame, layer: str) -> str:
+    """What noise on a layer alone costs in loss; nothing where there is none."""
+    return f"{effect(effects, layer, 'alone', 'loss')['mean']:+.3f}" if "loss" in set(effects["metric"]) else ""
 
 
 def _shares(line: Line) -> list[str]:
@@ -157,9 +191,9 @@ def _x(line: Line, x: float) -> str:
 
 def _remark(line: Line) -> str:
     if line["state"] == "never":
-        return f"never within range: even {_x(line, line['easy'])} loses more than {line['within']:g} points"
+        return f"never within range: even {_x(line, line['easy'])} loses more than {limit(line)}"
     if line["state"] == "always":
-        return f"always within range: even {_x(line, line['hard'])} loses no more than {line['within']:g} points"
+        return f"always within range: even {_x(line, line['hard'])} loses no more than {limit(line)}"
     if line["crossings"] > 1:
         return "the loss is not monotone: this is the first place, from the easy end, where it exceeds the limit"
     return ""

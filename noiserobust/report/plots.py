@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from noiserobust.errors import UserError
+from noiserobust.report.leading import axis_label, leading
 from noiserobust.report.style import (
     ANY,
     NOISE_ALPHA,
@@ -34,28 +35,29 @@ __all__ = [
 ]
 
 
-def strength_figure(summary: pd.DataFrame, title: str = "Accuracy under weight noise") -> Figure:
+def strength_figure(summary: pd.DataFrame, title: str = "") -> Figure:
     """Accuracy (%) against noise strength: a panel per reading of the noise (and time), a line per method.
 
     Each line has two bands: mean ± ``noise_std`` (lighter, dotted edges) and mean ± ``weight_std`` (darker); a band
     that does not exist (one draw, one model) is not drawn. A method keeps its colour and marker in every panel.
 
-    Raises :class:`UserError` when no line of the summary has both an accuracy and a strength.
+    It is the metric of the rows' task that is drawn. Raises :class:`UserError` when no line has a strength.
     """
-    chosen = lines_of(summary, "accuracy")
+    chosen = lines_of(summary, leading(summary))
     blocks = _blocks(chosen[chosen["strength"].notna()])
     if not blocks:
         raise UserError("expected noises with a swept strength to plot, got none; print the summary as a table instead")
+    title = title or f"{_named(chosen)} under weight noise"
     return _figure(blocks, chosen, title, "strength", _strength_label)
 
 
-def time_figure(summary: pd.DataFrame, title: str = "Accuracy over time since programming") -> Figure:
+def time_figure(summary: pd.DataFrame, title: str = "") -> Figure:
     """Accuracy (%) against time since programming (log axis): a panel per noise and compensation, a line per method.
 
     Bands as in :func:`strength_figure`. Time 0 is drawn a decade before the first later time. Raises
     :class:`UserError` when the summary has fewer than two times.
     """
-    chosen = lines_of(summary, "accuracy")
+    chosen = lines_of(summary, leading(summary))
     timed = chosen[chosen["t"].notna()]
     times = sorted(timed["t"].unique())
     if len(times) < 2:
@@ -67,6 +69,7 @@ def time_figure(summary: pd.DataFrame, title: str = "Accuracy over time since pr
         for strength, lines in block.groupby("strength", sort=True)
     ]
     placed = [(name, lines.assign(place=lines["t"].map(places))) for name, lines in blocks]
+    title = title or f"{_named(chosen)} over time since programming"
     figure = _figure(placed, chosen, title, "place", lambda name: "time since programming")
     for axis in figure.axes:
         axis.set_xscale("log")
@@ -83,9 +86,15 @@ def _figure(
     figure, axes = panels(len(blocks), title, legend=_legend(methods, summary), sharey=True)
     for axis, (name, block) in zip(axes, blocks, strict=True):
         _draw(axis, block, methods, x)
-        dress(axis, name, label(name), "test accuracy (%)" if in_first_column(axis) else "")
+        dress(axis, name, label(name), f"test {axis_label(summary)}" if in_first_column(axis) else "")
         axis.margins(x=0.03)
     return figure
+
+
+def _named(chosen: pd.DataFrame) -> str:
+    """The metric as a title begins."""
+    name = str(chosen["metric"].iloc[0])
+    return name[:1].upper() + name[1:]
 
 
 def _blocks(summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -11,18 +11,17 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.minima.labels import without_strength
+from noiserobust.report.leading import leading, quantity_of
 from noiserobust.spec import Duration
 from noiserobust.storage.rows import OPERATION, completed, noise_free
 
-# Metric -> its unit and the decimals that are worth reading.
-UNITS = {"accuracy": ("%", 2), "area": ("%", 2)}
 SYMBOLS = {"gaussian": "sigma", "laplace": "b"}
 GAP = "–"
 WIDTH = 140  # characters of a terminal before a table continues below
 
 
 def robustness_table(
-    summary: pd.DataFrame, metric: str = "accuracy", markdown: bool = False, intervals: bool = False
+    summary: pd.DataFrame, metric: str | None = None, markdown: bool = False, intervals: bool = False
 ) -> str:
     """The summary as a text (or Markdown) table: methods down, noises across, one block per reading of the noise.
 
@@ -31,14 +30,15 @@ def robustness_table(
     With ``intervals`` a cell is ``mean [low, high]``, the interval for the mean.
     The last line says the units, how many models and draws, and what the two ± or the interval are.
 
-    Raises :class:`UserError` when the summary has no line of ``metric``.
+    ``metric`` is by default that of the rows' task. Raises :class:`UserError` when the summary has no line of it.
     """
+    metric = metric or leading(summary)
     chosen = lines_of(summary, metric)
-    unit, decimals = UNITS.get(metric, ("", 3))
+    unit, form, _ = quantity_of(chosen, metric)
     spreads = [name for name in ("noise_std", "weight_std") if chosen[name].notna().any() and not intervals]
     blocks = []
     for name, block in readings(chosen).items():
-        grid = _grid(block, name, spreads, decimals, intervals)
+        grid = _grid(block, name, spreads, form, intervals)
         blocks.append(titled(f"noise: {name}" if name else "without noise", grid, markdown))
     words = {"noise_std": "std over noise draws", "weight_std": "std over trained models"}
     meaning = " ± ".join(["mean", *(words[name] for name in spreads)])
@@ -53,7 +53,7 @@ def robustness_table(
 def paired_table(paired: pd.DataFrame) -> str:
     """Differences as text, one line per noise: ``sigma 0.3: +12.3 points [95 %: +10.1, +14.5], 3 models x 10 draws``.
 
-    Accuracy differences are in percentage points. Takes what ``noiserobust.evaluation.paired`` returns.
+    Differences of percentages are in points. Takes what ``noiserobust.evaluation.paired`` returns.
     """
     paragraphs = []
     for name, block in readings(paired).items():
@@ -135,16 +135,14 @@ def _label(line: dict[Any, Any], name: str) -> str:
     return (strength + at_time(line["t"])).removeprefix(", ")
 
 
-def _grid(
-    block: pd.DataFrame, name: str, spreads: list[str], decimals: int, intervals: bool = False
-) -> list[list[str]]:
+def _grid(block: pd.DataFrame, name: str, spreads: list[str], form: str, intervals: bool = False) -> list[list[str]]:
     """Header and rows of one block."""
     records = _records(block)
     columns = {_column(line): _label(line, name) for line in records}
     cells = {(line["method"], _column(line)): line for line in records}
     header = ["method", *columns.values()]
     body = [
-        [method, *(_cell(cells.get((method, column)), spreads, decimals, intervals) for column in columns)]
+        [method, *(_cell(cells.get((method, column)), spreads, form, intervals) for column in columns)]
         for method in block["method"].unique()
     ]
     return [header, *body]
@@ -154,12 +152,12 @@ def _column(line: dict[Any, Any]) -> tuple[str, float]:
     return line["noise"], _number(line["t"])
 
 
-def _cell(line: dict[Any, Any] | None, spreads: list[str], decimals: int, intervals: bool) -> str:
+def _cell(line: dict[Any, Any] | None, spreads: list[str], form: str, intervals: bool) -> str:
     if line is None:
         return GAP
     shown = [name for name in spreads if not (name == "noise_std" and line["noise_free"])]
     mean, *others = (
-        GAP if math.isnan(line[name]) else f"{line[name]:.{decimals}f}"
+        GAP if math.isnan(line[name]) else f"{line[name]:{form}}"
         for name in ["mean", *(["low", "high"] if intervals else shown)]
     )
     return f"{mean} [{', '.join(others)}]" if intervals else " ± ".join([mean, *others])
@@ -195,14 +193,13 @@ def as_markdown(grid: list[list[str]]) -> str:
 
 
 def _difference(line: dict[Any, Any], name: str) -> str:
-    unit, decimals = (" points", 1) if line["metric"] in UNITS else ("", 3)
     table = pd.DataFrame([line])
-    interval = (
-        f"{100 * line['confidence']:g} %: {line['low']:+.{decimals}f}, {line['high']:+.{decimals}f}{_over(table)}"
-    )
+    kind = quantity_of(table, line["metric"])
+    unit, form = (" points", "+.1f") if kind.unit == "%" else ("", f"+{kind.form}")
+    interval = f"{100 * line['confidence']:g} %: {line['low']:{form}}, {line['high']:{form}}{_over(table)}"
     if math.isnan(line["low"]):
         interval = "no interval from a single draw"
-    mean = f"{_label(line, name)}: {line['mean']:+.{decimals}f}{unit}"
+    mean = f"{_label(line, name)}: {line['mean']:{form}}{unit}"
     return f"{mean} [{interval}], {sizes(table)}{_design(table)}"
 
 

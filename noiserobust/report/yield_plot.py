@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from noiserobust.report.leading import axis_label
 from noiserobust.report.style import ANY, DASHES, QUIET, Entry, colour, dress, in_first_column, panels, shade
 from noiserobust.report.yield_table import places
 
@@ -29,11 +30,13 @@ def yield_figure(distribution: pd.DataFrame, yields: pd.DataFrame, title: str = 
     methods = list(dict.fromkeys(distribution["method"]))
     several = distribution.groupby("method")["model"].nunique().max() > 1
     legend = _legend(methods, yields, several)
+    metric, _, unit = axis_label(distribution).partition(" ")
+    label = f"test {metric} of a chip {unit}".rstrip()
     figure, axes = panels(len(blocks), title, legend=legend, size=(4.4, 3.4), sharey=True)
     for axis, (name, block) in zip(axes, blocks.items(), strict=True):
         _draw(axis, block, marked[name], methods, several)
         ylabel = "chips that reach it (%)" if in_first_column(axis) else ""
-        dress(axis, name, "test accuracy of a chip (%)", ylabel)
+        dress(axis, name, label, ylabel)
     return figure
 
 

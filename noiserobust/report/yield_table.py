@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from noiserobust.report.table import GAP, UNITS, at_time, titled, variant
+from noiserobust.report.leading import quantity_of
+from noiserobust.report.table import GAP, at_time, titled, variant
 from noiserobust.storage.rows import OPERATION, completed
 
 PLACE = ["noise", "strength", "t", *OPERATION]
@@ -23,7 +24,8 @@ def yield_table(yields: pd.DataFrame, percentiles: pd.DataFrame | None = None, m
     """
     first = yields.iloc[0]
     metric, above = first["metric"], first["above"]
-    unit = f" {UNITS[metric][0]}" if metric in UNITS else ""
+    kind = quantity_of(yields, metric)
+    unit = f" {kind.unit}" if kind.unit == "%" else ""
     blocks = []
     for name, block in places(yields).items():
         lines = block.to_dict("records")
@@ -103,7 +105,8 @@ def _percent(share: float) -> str:
 def _caption(yields: pd.DataFrame, percentiles: bool) -> str:
     first = yields.iloc[0]
     confidence = f"{100 * first['confidence']:g} %"
-    unit = f" in {UNITS[first['metric']][0]}" if first["metric"] in UNITS else ""
+    kind = quantity_of(yields, first["metric"])
+    unit = f" in {kind.unit}" if kind.unit else ""
     interval = f"; percentiles with their {confidence} intervals" if percentiles else ""
     if (yields["models"] > 1).any():
         about = "Pooled: chips of these networks in equal parts; a network trained again may differ."

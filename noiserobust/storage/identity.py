@@ -6,11 +6,13 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from noiserobust.models.compute import Precision, as_weights, autocast, device_of
+from noiserobust.data import nests
+from noiserobust.models.compute import Precision, as_weights, autocast, call, device_of, predictions_of
 from noiserobust.models.modes import evaluating, kept_buffers
 from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import class_of, forget_gathered, whole
@@ -51,7 +53,7 @@ def digest_tensor(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
 
 
 @torch.no_grad()
-def answer(model: nn.Module, inputs: Tensor, precision: Precision = "fp32") -> str:
+def answer(model: nn.Module, inputs: Any, precision: Precision = "fp32") -> str:
     """What a network says of the first four ``inputs`` in eval mode: four weighted sums of its outputs, as text.
 
         a_k = sum_j v_kj y_j / sqrt(J),    y_1 ... y_J its outputs in order, v_kj standard normal and always the same
@@ -62,7 +64,7 @@ def answer(model: nn.Module, inputs: Tensor, precision: Precision = "fp32") -> s
     afterwards.
     """
     device = device_of(model)
-    for asked in (inputs[:INPUTS], inputs):
+    for asked in (nests.mapped(inputs, lambda values: values[:INPUTS]), inputs):
         generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
         with evaluating(model), autocast(device, precision), generators, suppress(Exception):  # evaluation will say why
             one, other = (_answered(model, as_weights(model, asked)) for _ in range(2))
@@ -84,10 +86,10 @@ def same_answer(one: str, other: str, precision: Precision = "fp32") -> bool:
     return all(a == b or math.isnan(a) or abs(a - b) <= limit < math.inf for a, b in pairs)
 
 
-def _answered(model: nn.Module, inputs: Tensor) -> str:
+def _answered(model: nn.Module, inputs: Any) -> str:
     """The weighted sums of one pass; buffers that it changes, as observers do, are put back."""
     with kept_buffers(model):
-        values = model(inputs).double().cpu().flatten()
+        values = predictions_of(call(model, inputs)).double().cpu().flatten()
     values = values[:: max(1, math.ceil(len(values) / OUTPUTS))]
     weights = Stream(0, "answer").normal((SUMS, len(values))).double()
     return " ".join(f"{value:.6g}" for value in (weights @ values / math.sqrt(len(values))).tolist())

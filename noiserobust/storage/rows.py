@@ -13,14 +13,16 @@ from noiserobust.errors import UserError
 from noiserobust.storage.files import write_atomically
 
 OPERATION: dict[str, Any] = {
+    "task": "classification",
     "compensation": "none",
     "recalibration": 0,
     "converters": "none",
     "backend": "direct",
     "subset": "all",
 }
-"""Columns that say how chips were operated and on which images, with what holds in files that lack them: no drift
-compensation, no recalibration of batch norms, ideal converters, the network itself as what computes, all images."""
+"""Columns that say for which task and on which images chips were operated, and how, with what holds in files that lack
+them: classification, no drift compensation, no recalibration of batch norms, ideal converters, the network itself as
+what computes, all images."""
 
 
 def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from noiserobust.data import Batch, Labelled
 from noiserobust.errors import UserError
-from noiserobust.models.compute import arguments, as_weights, predictions_of
+from noiserobust.models.compute import arguments, as_weights, call, predictions_of
 from noiserobust.spec import Described
+from noiserobust.tasks.counts import Meter
+from noiserobust.tasks.quantities import Quantity, quantity
 
 T = TypeVar("T", bound="Task")
 
-
-class Meter(Protocol):
-    """A number, or several, of all answers, counted batch by batch: nothing but the count is kept."""
-
-    def update(self, predictions: Tensor, batch: Batch) -> None:
-        """Count the answers to one batch."""
-
-    def compute(self) -> dict[str, float]:
-        """What was counted, by the metrics' names."""
+IGNORED = -100
+"""The label of what does not count, as in PyTorch's cross-entropy."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,13 @@ class Task(Described, family="task"):
     is the mean over all of their units, ``sum(losses * counts) / sum(counts)``.
     """
 
+    metric = ""
+    """The metric that is shown and chosen by, such as ``accuracy``: the first of :meth:`meter`'s."""
+
     @property
-    @abstractmethod
-    def metric(self) -> str:
-        """The metric that is shown and chosen by, such as ``accuracy``; always the first of :meth:`meter`'s."""
+    def quantity(self) -> Quantity:
+        """How :attr:`metric` is written, and which way is better."""
+        return quantity(self.metric, str(self))
 
     @abstractmethod
     def losses(self, predictions: Tensor, batch: Batch) -> Tensor:
@@ -47,14 +48,17 @@ class Task(Described, family="task"):
     def meter(self) -> Meter:
         """A new count of this task's metrics: :attr:`metric` first, and ``loss`` among them."""
 
+    def inputs(self, model: nn.Module, batch: Batch) -> Any:
+        """What the network is given: a tensor, or several, floats in the precision of its parameters."""
+        return as_weights(model, batch.inputs)
+
     def arguments(self, model: nn.Module, batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the network is called with: floats in the precision of its parameters."""
-        return arguments(as_weights(model, batch.inputs))
+        """The same as positional and named arguments."""
+        return arguments(self.inputs(model, batch))
 
     def call(self, model: nn.Module, batch: Batch) -> Any:
         """The network's outputs: ``model(x)``, ``model(*inputs)`` of a tuple, ``model(**inputs)`` of a dictionary."""
-        args, kwargs = self.arguments(model, batch)
-        return model(*args, **kwargs)
+        return call(model, self.inputs(model, batch))
 
     def predictions(self, outputs: Any) -> Tensor:
         """The answer among the outputs (B, ...): a tensor's, tuple's, dictionary's or ModelOutput's
@@ -82,7 +86,7 @@ class Task(Described, family="task"):
     def divergence(self, past: Tensor, predictions: Tensor, batch: Batch, tau: float) -> Tensor:
         """(B,): KL(p(past / tau) || p(predictions / tau)) of the probabilities that logits mean, as the mean over a
         sample's units; what self-distilling rules add to the loss."""
-        raise UserError(f"expected a task whose outputs are logits of probabilities, got {self}")
+        raise UserError(f"expected a task whose outputs are logits of probabilities, got {self}; use another rule")
 
     def smoothed(self: T, label_smoothing: float) -> T:
         """The same with label smoothing in its :meth:`losses` (metrics never have it), where labels are classes."""
@@ -97,5 +101,35 @@ class Task(Described, family="task"):
         """Refuse predictions that are not of this task, or give fewer than ``outputs`` numbers for a unit."""
 
     def outputs(self, data: Labelled) -> int:
-        """How many numbers a network has to give for a unit: classes, or values."""
-        return len(data.classes)
+        """How many numbers a network has to give for a unit, at least: classes that occur, or values."""
+        return int(data.labels.max()) + 1
+
+
+def parts_of(data: Labelled) -> Sequence[Batch]:
+    """The data as they lie in memory, in one or several batches."""
+    return getattr(data, "parts", None) or [Batch(getattr(data, "images", ()), data.labels)]
+
+
+def checked_labels(task: Task, labels: Any, dims: Sequence[int] = (), numbers: bool = False) -> Tensor:
+    """``labels`` that are whole numbers (or any finite ones, with ``numbers``) of so many dimensions (any, without)."""
+    if not isinstance(labels, Tensor):
+        got = "none" if labels is None else f"a {type(labels).__name__}"
+        raise UserError(f"expected labels as one tensor for the task {task}, got {got}; name them labels")
+    if not numbers and (labels.is_floating_point() or labels.is_complex()):
+        raise UserError(
+            f"expected whole numbers as labels of the task {task}, got {labels.dtype}; tasks with other labels are "
+            "regression, binary and multilabel"
+        )
+    if numbers and not torch.isfinite(labels).all():
+        raise UserError(f"expected finite labels of the task {task}, got inf or NaN among them")
+    if dims and labels.dim() not in dims:
+        shape = " or ".join({1: "(N,)", 2: "(N, T)", 3: "(N, H, W)"}.get(count, "") for count in dims[:1])
+        raise UserError(f"expected labels of shape {shape} for the task {task}, got {tuple(labels.shape)}")
+    return labels
+
+
+def class_divergence(past: Tensor, predictions: Tensor, tau: float, dim: int) -> Tensor:
+    """KL(softmax(past / tau) || softmax(predictions / tau)) over the classes in ``dim``, in float32 or better."""
+    dtype = torch.promote_types(predictions.dtype, torch.float32)
+    now, then = (functional.log_softmax(side.to(dtype) / tau, dim) for side in (predictions, past))
+    return (then.exp() * (then - now)).sum(dim)

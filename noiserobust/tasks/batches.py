@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from noiserobust.data import Batch, Labelled, held_batches
+from noiserobust.data import Batch, Labelled, held_batches, nests
 
 FORWARD_BATCH = {"cpu": 50}
 OTHER_FORWARD_BATCH = 500
@@ -28,10 +28,11 @@ def prepare(
 
 def pick(batches: Sequence[Batch], positions: np.ndarray) -> list[Batch]:
     """The images at ``positions`` of the whole, in that order, as batches no larger than those they come from."""
-    size = len(batches[0])
     order = np.argsort(positions, kind="stable")
-    home, place = np.divmod(positions[order], size)
-    device = batches[0].labels.device
+    starts = np.cumsum([0, *map(len, batches)])
+    home = np.searchsorted(starts, positions[order], side="right") - 1
+    place = positions[order] - starts[home]
+    size, device = len(batches[0]), nests.first(batches[0].inputs).device
     parts = [batches[i][torch.from_numpy(place[home == i]).to(device)] for i in np.unique(home)]
     joined = Batch.join(parts)[torch.from_numpy(np.argsort(order)).to(device)]
     return [joined[slice(start, start + size)] for start in range(0, len(joined), size)]

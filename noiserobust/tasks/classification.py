@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from noiserobust.data import Batch
+from noiserobust.data import Batch, Labelled
 from noiserobust.errors import UserError
-from noiserobust.tasks.base import Meter, Task
-
-NAN_ANSWERS = "nan_answers"
-"""Metric that says how many answers were no numbers; only there where there were any. They count as wrong."""
+from noiserobust.tasks.base import Task, checked_labels, class_divergence
+from noiserobust.tasks.counts import NAN_ANSWERS, Meter
 
 
 @dataclass(frozen=True)
@@ -31,9 +29,13 @@ class Classification(Task, name="classification"):
 
     label_smoothing: float = 0.0
 
-    @property
-    def metric(self) -> str:
-        return "accuracy"
+    metric: ClassVar[str] = "accuracy"  # type: ignore[misc]
+
+    def suited(self, data: Labelled) -> Classification:
+        labels = checked_labels(self, data.labels, dims=(1,))
+        if int(labels.min()) < 0:
+            raise UserError(f"expected labels from 0 on (class numbers), got {int(labels.min())}")
+        return self
 
     def losses(self, predictions: Tensor, batch: Batch) -> Tensor:
         return functional.cross_entropy(
@@ -54,9 +56,7 @@ class Classification(Task, name="classification"):
         return (answer == batch.labels) & largest.isfinite(), logits.gather(1, labels)[:, 0] - others
 
     def divergence(self, past: Tensor, predictions: Tensor, batch: Batch, tau: float) -> Tensor:
-        dtype = torch.promote_types(predictions.dtype, torch.float32)
-        now, then = (functional.log_softmax(side.to(dtype) / tau, 1) for side in (predictions, past))
-        return (then.exp() * (then - now)).sum(1)
+        return class_divergence(past, predictions, tau, dim=1)
 
 
 class _Accuracy:

@@ -15,7 +15,8 @@ from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.spec import Described, OfFunction
 from noiserobust.spec.references import load, one_line
-from noiserobust.tasks.base import Meter, Task
+from noiserobust.tasks.base import Task
+from noiserobust.tasks.counts import Meter
 
 MetricFunction = Callable[[Tensor, Tensor], Tensor | float]
 """From all logits (N, C), float32, and all labels (N) to one number."""

@@ -11,8 +11,10 @@ from noiserobust.data import Batch
 from noiserobust.models.check import taking
 from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.modes import evaluating
-from noiserobust.tasks.base import Meter, Task
+from noiserobust.tasks.base import Task
 from noiserobust.tasks.classification import Classification
+from noiserobust.tasks.counts import Meter
+from noiserobust.tasks.scorer import Score
 
 
 @torch.no_grad()
@@ -24,8 +26,10 @@ def score(
     meters: Iterable[Meter] = (),
 ) -> dict[str, float]:
     """The metrics of ``model`` as it stands, in eval mode: those of its ``task``, then those of further ``meters``."""
-    counts = [task.meter(), *meters]
     with evaluating(model), autocast(device_of(model), precision):
+        if isinstance(task, Score):
+            return task.score(model)
+        counts = [task.meter(), *meters]
         for batch in batches:
             predictions = task.predictions(task.call(model, batch))
             for meter in counts:

@@ -16,6 +16,7 @@ from noiserobust.errors import UserError
 from noiserobust.minima import Loss, Measure, PathLength, Perturbation, Surface, Training, column, measure
 from noiserobust.minima import Path as WeightPath
 from noiserobust.rng import Stream
+from noiserobust.tasks import Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.training.settings import TrainSettings
 
@@ -32,7 +33,9 @@ class EpochLog:
     cost: passes in units of one over those images of one set.
     """
 
-    def __init__(self, settings: TrainSettings, model: nn.Module, sets: Mapping[str, Labelled | None]) -> None:
+    def __init__(
+        self, settings: TrainSettings, model: nn.Module, sets: Mapping[str, Labelled | None], task: Task
+    ) -> None:
         self.settings = settings
         about_data = [one for one in settings.log if one.needs_data]
         # Told apart by what they become when ``training`` is known.
@@ -40,12 +43,14 @@ class EpochLog:
         of_data = [one for one in about_data if one not in self.at_rule]
         self.of_data = list(dict.fromkeys([Loss(), *of_data])) if about_data else []
         self.of_weights = [one for one in settings.log if not one.needs_data and not isinstance(one, PathLength)]
-        self.weights = Surface(model, [])
+        patterns = settings.where.patterns
+        self.weights = Surface(model, [], **patterns)
         seen = {name: _images(settings, name, sets[name]) for name in settings.log_on if about_data}
-        self.surfaces = {name: Surface(model, images) for name, images in seen.items()}
-        smoothed = nn.CrossEntropyLoss(reduction="none", label_smoothing=settings.label_smoothing)
+        self.surfaces = {name: Surface(model, images, task=task, **patterns) for name, images in seen.items()}
+        smoothed = task.smoothed(settings.label_smoothing)
         self.steps = {
-            name: Surface(model, images, loss=smoothed, normalisation="batch") for name, images in seen.items()
+            name: Surface(model, images, task=smoothed, normalisation="batch", **patterns)
+            for name, images in seen.items()
         }
         self.path = WeightPath(self.weights) if PathLength() in settings.log else None
         # What cannot be measured is said now, not after an epoch.

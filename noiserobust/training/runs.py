@@ -21,6 +21,7 @@ from noiserobust.models import Factory, ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.spec import Described
 from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.tasks import Task
 from noiserobust.training.rules.base import Method
 from noiserobust.training.settings import TrainSettings
 
@@ -116,7 +117,7 @@ def _settings(stored: Mapping[str, Any], folder: Path, model: ModelSpec | None) 
         )
     values: dict[str, Any] = dict(stored) | ({"model": model} if model else {})
     # What a file names is code that only a person may start.
-    kinds: dict[str, type[Described]] = {"method": Method, "select_noise": NoiseModel, "model": ModelSpec}
+    kinds: dict[str, type[Described]] = {"method": Method, "select_noise": NoiseModel, "model": ModelSpec, "task": Task}
     values |= {name: kind.parse(values[name], imports=False) for name, kind in kinds.items() if name in values}
     values["log"] = [Measure.parse(text, imports=False) for text in values.get("log", ())]
     # A run that was trained on a GPU can be read without one.

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from noiserobust.analog.where import Where
 from noiserobust.errors import UserError
 from noiserobust.spec import Described
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from noiserobust.minima import Measure
     from noiserobust.models import ModelSpec
     from noiserobust.noise import NoiseModel
+    from noiserobust.tasks import Task
     from noiserobust.training.rules.base import Method
 
     T = TypeVar("T")
@@ -31,10 +33,11 @@ if TYPE_CHECKING:
 
     ModelText = Text[ModelSpec]
     MethodText = Text[Method]
+    TaskText = Text[Task]
     NoiseText = Text[NoiseModel]
     MeasureTexts = Text[tuple[Measure, ...]]
 else:  # the command line reads texts, without loading what they describe
-    ModelText = MethodText = NoiseText = str
+    ModelText = MethodText = NoiseText = TaskText = str
     MeasureTexts = tuple[str, ...]
 
 SEMANTICS = 1
@@ -42,7 +45,14 @@ SEMANTICS = 1
 
 WITHOUT_EFFECT = ("data", "data_root", "mean", "std", "log", "log_on", "log_images")
 """Settings that the weights do not depend on (data count by their content and normalisation)."""
-ADDED = {"drop_last": False, "cutout": 0, "initial": None}
+ADDED: dict[str, Any] = {
+    "drop_last": False,
+    "cutout": 0,
+    "initial": None,
+    "task": "classification",
+    "include": [],
+    "exclude": [],
+}
 """Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
 
 
@@ -65,10 +75,16 @@ class TrainSettings:
     """See mean."""
     model: ModelText = field(default=cast("Any", "digits"))
     """Network, such as resnet18:width=16, or one of your own: factory:package.module:function."""
+    task: TaskText = field(default=cast("Any", "classification"))
+    """What the network's outputs mean: classification, tokens, regression, multilabel, binary or segmentation."""
     initial: str | None = None
     """Checkpoint to start from (fine-tuning); layers that give the logits of another number of classes start anew."""
     method: MethodText = field(default=cast("Any", "plain"))
     """Training rule, such as sam:0.2 or rwp:gaussian(0.1), or with a schedule: sam:linear(0.5,warmup=0.3)."""
+    include: tuple[str, ...] = ()
+    """Patterns of further parameters that are analog, with the axis of their outputs: *.kernel@1."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of parameters that stay digital: no noise, no clipping. A checkpoint keeps both for its evaluation."""
     weight_clip: float | None = None
     """Clip analog weights to this many times their layer's rms after every step (2 to 4 is usual)."""
     epochs: int = 30
@@ -88,7 +104,7 @@ class TrainSettings:
     weight_decay: float = 5e-4
     """Weight decay, given to the optimizer."""
     label_smoothing: float = 0.1
-    """Label smoothing of the cross-entropy."""
+    """Label smoothing of the cross-entropy (without effect where labels are no classes)."""
     clip_norm: float | None = None
     """Largest norm of the gradient."""
     crop: int | None = None
@@ -99,7 +115,8 @@ class TrainSettings:
     """Pixels a side of a random square that is blanked in each training image (16 is usual for CIFAR-10, 8 for
     CIFAR-100)."""
     select_on: Literal["validation", "test", "none"] = "validation"
-    """Data whose perturbed accuracy chooses the epoch kept; test leaks (for reproducing papers); none: the last."""
+    """Data whose perturbed accuracy (or other metric of the task) chooses the epoch kept; test leaks (for reproducing
+    papers); none: the last."""
     select_noise: NoiseText = field(default=cast("Any", "gaussian:0.1"))
     """Noise of that choice. Its draws are never those that evaluation reports."""
     select_draws: int = 3
@@ -156,12 +173,18 @@ class TrainSettings:
 
     def _read_texts(self) -> None:
         """Texts become the objects that they describe."""
+        for name in ("include", "exclude"):
+            given: Any = getattr(self, name)
+            patterns = given.split() if isinstance(given, str) else given
+            object.__setattr__(self, name, tuple(one for one in patterns if one != "none"))
         from noiserobust.minima import Measure
         from noiserobust.models import ModelSpec
         from noiserobust.noise import NoiseModel
+        from noiserobust.tasks import Task
         from noiserobust.training.rules.base import Method
 
-        kinds: dict[str, type[Described]] = {"model": ModelSpec, "method": Method, "select_noise": NoiseModel}
+        kinds: dict[str, type[Described]] = {"model": ModelSpec, "method": Method, "task": Task}
+        kinds |= {"select_noise": NoiseModel}
         for name, kind in kinds.items():
             object.__setattr__(self, name, kind.parse(getattr(self, name)))
         log: Any = self.log
@@ -173,6 +196,11 @@ class TrainSettings:
 
         for name, values in zip(("mean", "std"), normalization_of(self.mean, self.std) or (None, None), strict=True):
             object.__setattr__(self, name, values)
+
+    @property
+    def where(self) -> Where:
+        """Which weights are analog."""
+        return Where(self.include, self.exclude)
 
     @property
     def label(self) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from noiserobust.analog.vectors import Vector
 from noiserobust.analog.weight_space import WeightSpace
+from noiserobust.analog.where import Where
 from noiserobust.errors import UserError
 from noiserobust.models.wrappers import unwrap
 
@@ -21,8 +23,8 @@ class TrainedWeights:
     A layer that was frozen or unfrozen since, or a group that was added, is seen by the next :meth:`read`.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.model, self.optimizer = model, optimizer
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, where: Where) -> None:
+        self.model, self.optimizer, self.where = model, optimizer, where
         _require_supported(model, optimizer)
         self._every = self._given()
         self.space = self._new_space()
@@ -72,16 +74,48 @@ class TrainedWeights:
             for parameter, gradient in others:
                 parameter.grad = gradient
 
+    def backward(self, loss: Tensor, inputs: Sequence[nn.Parameter] | None) -> None:
+        """Add the gradient of ``loss`` to that of ``inputs`` (None: of all), skipping the rest of the backward pass."""
+        if inputs is None or _reaches(loss, inputs):
+            torch.autograd.backward(loss, inputs=inputs)
+            return
+        wanted = set(map(id, inputs))
+        others = [(parameter, parameter.grad) for parameter in self.space.parameters if id(parameter) not in wanted]
+        for parameter, _ in others:
+            parameter.grad = None
+        torch.autograd.backward(loss)
+        for parameter, gradient in others:
+            parameter.grad = gradient
+
     def _given(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _new_space(self) -> WeightSpace:
         _require_averaged(self.model)
-        space = WeightSpace(self.model, self._every)
+        space = WeightSpace(self.model, self._every, **self.where.patterns)
         self._ids = list(map(id, space.parameters))
         known = set(self._ids)
         self._others = [p for p in unwrap(self.model).parameters() if id(p) not in known]
         return space
+
+
+def _reaches(loss: Tensor, parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether the graph of ``loss`` shows all ``parameters``.
+
+    It hides those that are used inside a function with a backward pass of its own, such as reentrant checkpointing: as
+    ``inputs`` of a backward pass they would silently get no gradient.
+    """
+    missing = set(map(id, parameters))
+    nodes: list[Any] = [loss.grad_fn]
+    seen = set(nodes)
+    while nodes and missing:
+        node = nodes.pop()
+        missing.discard(id(getattr(node, "variable", None)))
+        for following, _ in node.next_functions if node is not None else ():
+            if following is not None and following not in seen:
+                seen.add(following)
+                nodes.append(following)
+    return not missing
 
 
 def _require_averaged(model: nn.Module) -> None:

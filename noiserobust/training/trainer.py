@@ -1,4 +1,4 @@
-"""A whole training run: log per epoch, keep the best by perturbed accuracy, resume bit for bit."""
+"""A whole training run: log per epoch, keep the best under noise, resume bit for bit."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from tqdm import tqdm
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batch, Labelled, Splits, load, training_batches
 from noiserobust.errors import UserError
-from noiserobust.models import checked_forward
-from noiserobust.models.modes import evaluating
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.storage.files import write_atomically
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.weights import load_weights
+from noiserobust.tasks import Classification
 from noiserobust.tasks.batches import prepare
-from noiserobust.tasks.scoring import score
+from noiserobust.tasks.scoring import checked, score
 from noiserobust.training.ddp import Processes
 from noiserobust.training.engine import Engine, copied_to
 from noiserobust.training.epoch_log import EpochLog, require_logged
@@ -89,13 +88,18 @@ class _Trainer:
             drop_last=settings.drop_last,
             channels_last=settings.channels_last,
         )
+        self.task = settings.task.suited(splits.train)
+        outputs = len(train.classes)
+        if not isinstance(self.task, Classification):
+            outputs = max(self.task.outputs(part) for part in (splits.train, splits.test))
+        self.classes = train.classes if len(train.classes) == outputs else tuple(map(str, range(outputs)))
         with seeded(stream.child("init")):
-            model = settings.model.build(train.channels, len(train.classes))
+            model = settings.model.build(train.channels, outputs)
         if settings.initial is not None:
             start = read_checkpoint(settings.initial)
-            load_weights(model, start.weights, start.path, settings.model.aliases, len(train.classes))
-        with evaluating(model), torch.no_grad():
-            checked_forward(model, train.example().cpu(), str(settings.model))
+            load_weights(model, start.weights, start.path, settings.model.aliases, outputs)
+        (sample,) = prepare(train.subset([0]), torch.device("cpu"))
+        checked(model, sample, self.task, outputs, str(settings.model))
         lone = len(train) % settings.batch_size == 1 and not settings.drop_last
         if lone and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
             raise UserError(
@@ -105,19 +109,20 @@ class _Trainer:
         self.model = model.to(device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.noisy = NoisyWeights(self.model)
+        self.noisy = NoisyWeights(self.model, **settings.where.patterns)
         optimizer = build_optimizer(settings.optimizer, self.model.parameters(), settings.lr, settings.weight_decay)
         self.engine = Engine(
             processes.parallel(self.model),
             optimizer,
-            nn.CrossEntropyLoss(reduction="none", label_smoothing=settings.label_smoothing),
+            task=self.task.smoothed(settings.label_smoothing),
             precision=settings.precision,
             scaler=torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None,
             clip_norm=settings.clip_norm,
             weight_clip=settings.weight_clip,
             seed=settings.seed,
             samples=len(train),
-            classes=len(train.classes),
+            classes=outputs,
+            where=settings.where,
         )
         self.steps = settings.epochs * len(self.batches)
         processes.require_samples(len(train), settings.batch_size)
@@ -125,7 +130,7 @@ class _Trainer:
             [] if self.held_out is None else prepare(self.held_out, device, channels_last=settings.channels_last)
         )
         sets = {"train": train, "validation": self.held_out, "test": splits.test}
-        self.measures = EpochLog(settings, self.model, sets)
+        self.measures = EpochLog(settings, self.model, sets, self.task)
         self.log: list[dict[str, Any]] = []
         self.ranks: list[int] = []
         self.best: dict[str, Tensor] = {}
@@ -152,14 +157,16 @@ class _Trainer:
                 if self._is_best(line):
                     self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 self._save()
-                bar.set_postfix({k: f"{line[k]:.1f}" for k in ("accuracy", "perturbed_accuracy") if k in line})
+                shown = [name for name in (self.task.metric, f"perturbed_{self.task.metric}") if name in line]
+                bar.set_postfix({name: f"{line[name]:.3g}" for name in shown})
                 if on_epoch is not None:
                     on_epoch(line)
         self.processes.first(self._keep)
 
     def _epoch(self, epoch: int, bar: tqdm) -> dict[str, Any]:
         settings, started = self.settings, time.perf_counter()
-        total, count = torch.zeros((), device=self.engine.device), 0
+        total = torch.zeros((), device=self.engine.device)
+        count = torch.zeros((), dtype=torch.float64, device=self.engine.device)
         self.model.train()
         rank, ranks = self.processes.rank, self.processes.count
         # Dropout and the like draw from the global generator: named per epoch, so that a resumed run draws the same.
@@ -175,10 +182,11 @@ class _Trainer:
                 for group in self.engine.optimizer.param_groups:
                     group["lr"] = rate
                 out = settings.method.step(self.engine, parts, at)
-                total += out.losses.float().sum()
-                count += len(out.losses)
+                each, units = out.losses.float(), out.counts
+                total += each.sum() if units is None else (each * units).sum()
+                count += len(each) if units is None else units.sum()
                 bar.update()
-        totals, counts = zip(*self.processes.gather((total.item(), count)), strict=True)
+        totals, counts = zip(*self.processes.gather((total.item(), count.item())), strict=True)
         losses = {"train_loss": sum(totals) / sum(counts), **self._watch()}
         for name in ("train_loss", "loss"):
             if not math.isfinite(losses.get(name, 0.0)):
@@ -197,17 +205,20 @@ class _Trainer:
         )
 
     def _watch(self) -> dict[str, float]:
-        """Clean and perturbed accuracy and loss on the held-out data; ranks share the draws."""
+        """The task's metrics on the held-out data, clean and perturbed; ranks share the draws."""
         if not self.watched:
             return {}
         settings, scores = self.settings, dict[int, dict[str, float]]()
         for draw in range(self.processes.rank - 1, settings.select_draws, self.processes.count):
             stream = Stream(settings.seed, "select", draw)
             with self.noisy.perturbed(settings.select_noise, stream) if draw >= 0 else nullcontext():
-                scores[draw] = score(self.model, self.watched, settings.precision)
+                scores[draw] = score(self.model, self.watched, settings.precision, self.task)
         scores = {draw: values for part in self.processes.gather(scores) for draw, values in part.items()}
         clean, draws = scores.pop(-1), [scores[draw] for draw in range(settings.select_draws)]
-        return clean | {f"perturbed_{name}": sum(draw[name] for draw in draws) / len(draws) for name in clean}
+        names = dict.fromkeys(name for values in (clean, *draws) for name in values)
+        # Only passes with answers that are no numbers have their count.
+        means = {f"perturbed_{name}": sum(draw.get(name, 0.0) for draw in draws) / len(draws) for name in names}
+        return clean | means
 
     def _extremes(self) -> dict[str, float]:
         """Largest |w| of all analog weights, and the mean over tensors of max|w| / rms(w)."""
@@ -219,7 +230,12 @@ class _Trainer:
     def _is_best(self, line: dict[str, Any]) -> bool:
         if self.settings.select_on == "none":
             return True
-        return all(line["perturbed_accuracy"] > earlier["perturbed_accuracy"] for earlier in self.log[:-1])
+        return all(self._merit(line) > self._merit(earlier) for earlier in self.log[:-1])
+
+    def _merit(self, line: dict[str, Any]) -> float:
+        """What the epoch is chosen by: the perturbed metric of the task, turned so that more is better."""
+        value = self.task.quantity.sign * line[f"perturbed_{self.task.metric}"]
+        return -math.inf if math.isnan(value) else value
 
     def _save(self) -> None:
         own_memory = self.processes.gather(copied_to(torch.device("cpu"), self.engine.own_memory))
@@ -263,13 +279,12 @@ class _Trainer:
             ) from None
 
     def _keep(self) -> None:
-        kept = (
-            self.log[-1] if self.settings.select_on == "none" else max(self.log, key=lambda e: e["perturbed_accuracy"])
-        )
+        kept = self.log[-1] if self.settings.select_on == "none" else max(self.log, key=self._merit)
         about = {
             "model": str(self.settings.model),
             "channels": self.data.channels,
-            "classes": self.data.classes,
+            "classes": self.classes,
+            "task": str(self.task),
             "mean": self.data.mean,
             "std": self.data.std,
             "label": self.settings.label,

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.models.compute import Precision
@@ -55,7 +55,7 @@ class Backend(Described, ABC, family="backend"):
         """Whether equal weights always give equal outputs."""
 
     @abstractmethod
-    def open(self, network: nn.Module, noisy: NoisyWeights, images: Tensor, precision: Precision = "fp32") -> Opened:
+    def open(self, network: nn.Module, noisy: NoisyWeights, images: Any, precision: Precision = "fp32") -> Opened:
         """``network`` made ready, whose analog weights are ``noisy``; ``images`` are a few of its inputs.
 
         Raises :class:`~noiserobust.UserError` where it cannot be computed this way.
@@ -72,5 +72,5 @@ class Direct(Backend, name="direct"):
     def exact(self) -> bool:
         return True
 
-    def open(self, network: nn.Module, noisy: NoisyWeights, images: Tensor, precision: Precision = "fp32") -> Opened:
+    def open(self, network: nn.Module, noisy: NoisyWeights, images: Any, precision: Precision = "fp32") -> Opened:
         return Opened(network)

@@ -17,7 +17,7 @@ from noiserobust.analog.converters import endless_rows, output_stream
 from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.analog.weights import AnalogWeight, users
 from noiserobust.errors import UserError
-from noiserobust.models.compute import Precision
+from noiserobust.models.compute import Precision, call
 from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Compensation, compensation_factor
@@ -77,7 +77,7 @@ class Aihwkit(Backend, name="aihwkit"):
     def exact(self) -> bool:
         return self.perfect or self.out_noise == 0
 
-    def open(self, network: nn.Module, noisy: NoisyWeights, images: Tensor, precision: Precision = "fp32") -> Opened:
+    def open(self, network: nn.Module, noisy: NoisyWeights, images: Any, precision: Precision = "fp32") -> Opened:
         """Raises :class:`~noiserobust.UserError` without aihwkit, and for any precision but float32."""
         low = {p.dtype for p in network.parameters() if p.is_floating_point()} - {torch.float32}
         if precision != "fp32" or low:
@@ -106,7 +106,7 @@ class Aihwkit(Backend, name="aihwkit"):
 class Tiles(Opened):
     """A network whose layers are swapped for aihwkit's while a chip is read; nothing else of it is copied."""
 
-    def __init__(self, backend: Aihwkit, network: nn.Module, noisy: NoisyWeights, images: Tensor) -> None:
+    def __init__(self, backend: Aihwkit, network: nn.Module, noisy: NoisyWeights, images: Any) -> None:
         super().__init__(unwrap(network))
         self.backend, self.noisy = backend, noisy
         self.layers: dict[str, list[Layer]] = {}
@@ -292,7 +292,7 @@ def load_aihwkit() -> SimpleNamespace:
     )
 
 
-def _calls(network: nn.Module, modules: Sequence[nn.Module], images: Tensor) -> dict[nn.Module, tuple[Tensor, Tensor]]:
+def _calls(network: nn.Module, modules: Sequence[nn.Module], images: Any) -> dict[nn.Module, tuple[Tensor, Tensor]]:
     """What each module was given and what it gave, when it was first called with one tensor for ``images``."""
     calls: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
@@ -304,7 +304,7 @@ def _calls(network: nn.Module, modules: Sequence[nn.Module], images: Tensor) -> 
     handles = [module.register_forward_hook(note) for module in modules]
     try:
         with evaluating(network), torch.no_grad():
-            network(images)
+            call(network, images)
     finally:
         for handle in handles:
             handle.remove()

@@ -8,7 +8,7 @@ A chip is one (model, draw). Nothing is assumed of the distribution of accuracie
   "On the distribution of the number of successes in independent trials", Ann. Math. Stat. 27, 1956).
   They say nothing about a network that is trained again.
 
-"Reach X" means an accuracy of at least X; a larger value is taken for the better one.
+"Reach X" means an accuracy of at least X; of a metric of which less is better (a loss, perplexity), at most X.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from noiserobust.errors import UserError
 from noiserobust.evaluation.result import Result, drawn
 from noiserobust.evaluation.statistics.cells import CELL, MODEL, by_draw, one_model_per_replicate, place, require_one_of
 from noiserobust.evaluation.statistics.components import require_confidence
+from noiserobust.report.leading import leading, quantity_of
 from noiserobust.report.yield_table import yield_table
 from noiserobust.storage.rows import noise_free, read_rows
 
@@ -50,8 +51,8 @@ class Yield(Result):
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """How many chips reach ``above``, and what ``share`` of all chips reach.
 
-        - ``reached`` of ``chips`` are at or above ``above``; ``low`` and ``high`` are Clopper and Pearson's one-sided
-          bounds for the share of all chips that are (``above=None``: NaN)
+        - ``reached`` of ``chips`` are at or above ``above`` (below it, where less is better); ``low`` and ``high`` are
+          Clopper and Pearson's one-sided bounds for the share of all chips that are (``above=None``: NaN)
         - ``bound``: at least ``share`` of all chips reach it (:func:`tolerance_bound`), NaN when there are too few
         - ``needed``: chips from which such a bound exists (:func:`chips_needed`)
 
@@ -61,10 +62,10 @@ class Yield(Result):
         above = np.nan if self.above is None else self.above
         lines = []
         for columns, values in self._chips():
-            valid = not np.isnan([above, *values]).any()
-            reached = (values >= above).sum() if valid else np.nan
+            valid, sign = not np.isnan([above, *values]).any(), self._sign
+            reached = (sign * values >= sign * above).sum() if valid else np.nan
             low, high = share_bounds(reached, len(values), confidence) if valid else (np.nan, np.nan)
-            bound = tolerance_bound(values, self.share, confidence)
+            bound = sign * tolerance_bound(sign * values, self.share, confidence)
             columns |= {"above": above, "reached": reached, "low": low, "high": high}
             lines.append(columns | {"share": self.share, "bound": bound, "needed": needed, "confidence": confidence})
         return pd.DataFrame(lines)
@@ -90,18 +91,19 @@ class Yield(Result):
     def distribution(self, confidence: float = 0.95) -> pd.DataFrame:
         """The curve behind :meth:`summary`: for every value that occurs, the share of chips that reach it.
 
-        Columns ``value``, ``reaching`` (share of the chips at or above it), ``low`` and ``high``, Clopper and
-        Pearson's bounds for it, at each value alone. Lines with a NaN among their chips are left out.
+        Columns ``value``, ``reaching`` (share of the chips that are as good or better), ``low`` and ``high``, Clopper
+        and Pearson's bounds for it, at each value alone. Lines with a NaN among their chips are left out.
         """
         require_confidence(confidence)
         curves = []
         for columns, values in self._chips():
             if np.isnan(values).any():
                 continue
-            ordered, counts = np.unique(values, return_counts=True)
-            reached = counts[::-1].cumsum()[::-1]  # all reach the lowest
+            ordered, counts = np.unique(self._sign * values, return_counts=True)
+            reached = counts[::-1].cumsum()[::-1]  # all reach the worst
             low, high = share_bounds(reached, len(values), confidence)
-            curve = pd.DataFrame({"value": ordered, "reaching": reached / len(values), "low": low, "high": high})
+            shares = {"reaching": reached / len(values), "low": low, "high": high}
+            curve = pd.DataFrame({"value": self._sign * ordered, **shares})
             curves.append(curve.assign(**columns, confidence=confidence))
         if not curves:
             raise UserError(
@@ -121,6 +123,10 @@ class Yield(Result):
         from noiserobust.report.yield_plot import yield_figure
 
         return drawn(yield_figure(self.distribution(confidence), self.summary(confidence)), path)
+
+    @property
+    def _sign(self) -> int:
+        return quantity_of(self.rows, self.rows["metric"].iloc[0]).sign
 
     def _chips(self) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
         """What a line is about, and the values of its chips."""
@@ -145,14 +151,15 @@ def yields(
     share: float = 0.99,
     *,
     pooled: bool = False,
-    metric: str = "accuracy",
+    metric: str | None = None,
 ) -> Yield:
     """How many chips are good enough? What share of them reaches ``above``, and what ``share`` of them reach.
 
     >>> print(yields(evaluate("runs", draws=300), above=90, share=0.99))  # doctest: +SKIP
 
     ``rows`` are what :func:`evaluate` gives, or the file in which it wrote them; noise-free ones are left out, since
-    their chips are all the same one. ``above`` is in units of the metric (percent of accuracy), ``share`` a fraction.
+    their chips are all the same one. ``metric`` is by default that of the rows' task, ``above`` in its units (percent
+    of accuracy), ``share`` a fraction.
     Several reads of a chip are averaged. ``pooled``: one line for all models of a method instead of one for each.
 
     Raises :class:`UserError` for an ``above`` that looks like a fraction, a share outside (0, 1), rows without noise,
@@ -160,10 +167,11 @@ def yields(
     their chips are not independent.
     """
     _require_share(share)
-    if above is not None and 0 < above <= 1 and metric == "accuracy":
-        raise UserError(f"expected an accuracy in percent as above, got {above:g}; accuracy is in percent: 90 for 90 %")
     table = read_rows(rows) if isinstance(rows, (str, Path)) else rows.rows if isinstance(rows, Result) else rows
     draws = by_draw(table)
+    metric = metric or leading(draws)
+    if above is not None and 0 < above <= 1 and quantity_of(draws, metric).unit == "%":
+        raise UserError(f"expected {metric} in percent as above, got {above:g}; {metric} is in percent: 90 for 90 %")
     require_one_of(draws, "metric", metric)
     draws = draws[draws["metric"] == metric]
     noisy = draws[~noise_free(draws)]

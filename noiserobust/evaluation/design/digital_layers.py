@@ -21,6 +21,7 @@ from noiserobust.evaluation.design.layers import (
     fields_of,
     means,
     noisy_layers,
+    turned,
 )
 from noiserobust.evaluation.evaluated_models import Models
 from noiserobust.evaluation.result import drawn
@@ -28,6 +29,7 @@ from noiserobust.evaluation.settings import Chips, Compute, Where
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.report.design_tables import digital_table
+from noiserobust.report.leading import leading, quantity_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +88,8 @@ class KeptDigital(OfLayers):
         """One line per method and step. Step k keeps the first k ``layers`` digital, the last of which is ``layer``.
 
         ``macs_share`` and ``weights_share`` are percentages of the whole network's, what is digital anyway included.
-        All of it on fresh draws, in points of accuracy:
+        All of it on fresh draws, in points of accuracy (or, of another task, of its ``metric``, whose name the columns
+        then have):
 
         - ``clean``, ``accuracy``, ``low``, ``high``: the digital network; with the set digital, and its interval
         - ``lost``, ``lost_low``, ``lost_high``: clean minus that, draw by draw
@@ -132,12 +135,15 @@ class KeptDigital(OfLayers):
         sets = [chosen[:step] for step in range(len(chosen) + 1)]
         labels = [layers.label(digital) for digital in sets]
         clean, noisy = fresh[layers.label(layers.names)], fresh[""]
-        accuracy = means([fresh[label] for label in labels], confidence)
-        lost = differences([(clean, fresh[label]) for label in labels], confidence)
-        gain = differences([(fresh[label], noisy) for label in labels], confidence)
+        metric = leading(rows)
+        better = quantity_of(rows, metric).sign
+        accuracy = means([fresh[label] for label in labels], confidence, metric)
+        lost = differences(turned([(clean, fresh[label]) for label in labels], better), confidence, metric)
+        gain = differences(turned([(fresh[label], noisy) for label in labels], better), confidence, metric)
         singles = [0.0]
         if chosen:
-            singles += list(differences([(fresh[name], noisy) for name in chosen], confidence)["mean"].cumsum())
+            alone = differences(turned([(fresh[name], noisy) for name in chosen], better), confidence, metric)
+            singles += list(alone["mean"].cumsum())
         about = {layer.name: layer for layer in layers}
         steps = pd.DataFrame(
             {
@@ -149,14 +155,16 @@ class KeptDigital(OfLayers):
                 "layers": [list(digital) for digital in sets],
                 "macs_share": [layers.digital_share + sum(about[name].macs_share for name in one) for one in sets],
                 "weights_share": [sum(about[name].weights_share for name in one) for one in sets],
-                "clean": means([clean], confidence)["mean"].iloc[0],
-                "accuracy": accuracy.pop("mean"),
+                "metric": metric,
+                "clean": means([clean], confidence, metric)["mean"].iloc[0],
+                metric: accuracy.pop("mean"),
             }
         ).join(accuracy)
         for name, difference in (("lost", lost), ("gain", gain)):
             steps[[name, f"{name}_low", f"{name}_high"]] = difference[["mean", "low", "high"]]
-        searched = pd.Series([_accuracy(search[label]) for label in labels])
-        return steps.assign(sum_of_singles=singles, search_accuracy=searched, search_gain=searched - searched[0])
+        searched = pd.Series([_mean(search[label], metric) for label in labels])
+        seen = {f"search_{metric}": searched, "search_gain": better * (searched - searched[0])}
+        return steps.assign(sum_of_singles=singles, **seen)
 
 
 def keep_digital(
@@ -171,6 +179,7 @@ def keep_digital(
     groups: Sequence[str] = (),
     images: int | None = None,
     model: ModelSpec | str | None = None,
+    task: Any = None,
     chips: Chips = Chips(),
     compute: Compute = Compute(),
     where: Where = Where(),
@@ -190,7 +199,7 @@ def keep_digital(
     Raises :class:`~noiserobust.UserError` for input that cannot be evaluated, and for shares of multiply-accumulates
     where a layer's cannot be told.
     """
-    fixed: dict[str, Any] = {"images": images, "model": model, "compute": compute}
+    fixed: dict[str, Any] = {"images": images, "model": model, "task": task, "compute": compute}
     with tqdm(unit="set", disable=not progress, delay=1) as bar:
         methods = noisy_layers(models, data, noise, groups, chips, where, bar, out, **fixed)
         fresh = Sample(draws, seed)
@@ -212,12 +221,12 @@ def _chosen(noisy: NoisyLayers, sample: Sample, stop: Stop, search: Search) -> l
     """The layers to keep digital, in the order in which they are chosen."""
     chosen: list[str] = []
     left = list(noisy.layers)
-    clean = _accuracy(noisy.clean(sample))
+    clean = _goodness(noisy.clean(sample))
     share = noisy.layers.digital_share
     most = math.inf if stop.max_layers is None else stop.max_layers
     while left and len(chosen) < most:
         base = noisy.under(chosen, sample)
-        if stop.within is not None and clean - _accuracy(base) <= stop.within:
+        if stop.within is not None and clean - _goodness(base) <= stop.within:
             break
         left = [one for one in left if stop.max_share is None or share + one.macs_share <= stop.max_share + 1e-9]
         merits = {one: _merit(base, noisy.under([*chosen, one.name], sample), one, search.per_mac) for one in left}
@@ -233,14 +242,17 @@ def _chosen(noisy: NoisyLayers, sample: Sample, stop: Stop, search: Search) -> l
 
 def _merit(base: pd.DataFrame, rows: pd.DataFrame, layer: Layer, per_mac: bool) -> tuple[float, ...]:
     """What a layer is worth: its gain, or its gain per cost where it gains anything; then the fall of the loss."""
-    gain, fall = _accuracy(rows) - _accuracy(base), _mean(base, "loss") - _mean(rows, "loss")
+    gain = _goodness(rows) - _goodness(base)
+    fall = _mean(base, "loss") - _mean(rows, "loss") if (rows["metric"] == "loss").any() else 0.0
     if not per_mac:
         return gain, fall
     return (1.0, gain / layer.macs, fall) if gain > 0 else (0.0, gain, fall)
 
 
-def _accuracy(rows: pd.DataFrame) -> float:
-    return _mean(rows, "accuracy")
+def _goodness(rows: pd.DataFrame) -> float:
+    """The mean of the task's metric, with the sign that makes more of it better."""
+    metric = leading(rows)
+    return quantity_of(rows, metric).sign * _mean(rows, metric)
 
 
 def _mean(rows: pd.DataFrame, metric: str) -> float:

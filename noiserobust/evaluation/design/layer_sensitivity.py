@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from tqdm import tqdm
 
-from noiserobust.evaluation.design.layers import OfLayers, Sample, differences, fields_of, noisy_layers
+from noiserobust.evaluation.design.layers import OfLayers, Sample, differences, fields_of, noisy_layers, turned
 from noiserobust.evaluation.evaluated_models import Models
 from noiserobust.evaluation.result import drawn
 from noiserobust.evaluation.settings import Chips, Compute, Where
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.report.design_tables import ALL, sensitivity_table
+from noiserobust.report.leading import leading, quantity_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Effect = Literal["alone", "spared"]
 SHARES = ["weights", "weights_share", "macs", "macs_share"]
-METRICS = {"accuracy": 1, "loss": -1}
-"""What is compared, and the sign that makes harm positive in clean minus noisy."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ class Sensitivity(OfLayers):
         - ``"alone"``: clean minus noise on this layer only, what its noise costs where all else is perfect
         - ``"spared"``: noise on all but this layer minus noise on all, what is gained where it alone is digital
 
-        in points of accuracy, or nats of loss with the sign turned, so that positive is harm done (alone) or undone
-        (spared). The lines of ``layer`` "all layers" have the whole loss, clean minus noise on all, under both. Single
-        effects do not add up to it.
+        in points of accuracy (or units of the task's ``metric``, whose lines come first), and of loss; the sign is
+        turned where less is better, so that positive is harm done (alone) or undone (spared). The lines of ``layer``
+        "all layers" have the whole loss, clean minus noise on all, under both. Single effects do not add up to it.
         """
         return super().summary(confidence)
 
@@ -69,9 +68,11 @@ class Sensitivity(OfLayers):
         head = {"method": method, "noise": self.noise, "t": noisy["t"].iloc[0]}
         lines = pd.DataFrame([head | columns for columns in about])
         lines["effect"] = ["alone", "spared"] * (len(lines) // 2)
+        metrics = [name for name in dict.fromkeys([leading(rows), "loss"]) if (rows["metric"] == name).any()]
+        signs = {metric: quantity_of(rows, metric).sign for metric in metrics}
         compared = [
-            pd.concat([lines.assign(metric=metric), differences(_turned(pairs, sign), confidence, metric)], axis=1)
-            for metric, sign in METRICS.items()
+            pd.concat([lines.assign(metric=metric), differences(turned(pairs, sign), confidence, metric)], axis=1)
+            for metric, sign in signs.items()
         ]
         # The metrics of one effect follow each other.
         return pd.concat(compared).sort_index(kind="stable")
@@ -87,6 +88,7 @@ def sensitivity(
     groups: Sequence[str] = (),
     images: int | None = None,
     model: ModelSpec | str | None = None,
+    task: Any = None,
     chips: Chips = Chips(),
     compute: Compute = Compute(),
     where: Where = Where(),
@@ -105,7 +107,7 @@ def sensitivity(
     Raises :class:`~noiserobust.UserError` for input that cannot be evaluated, a noise without strength, and groups
     that match nothing or overlap.
     """
-    fixed: dict[str, Any] = {"images": images, "model": model, "compute": compute}
+    fixed: dict[str, Any] = {"images": images, "model": model, "task": task, "compute": compute}
     with tqdm(unit="set", disable=not progress, delay=1) as bar:
         methods = noisy_layers(models, data, noise, groups, chips, where, bar, out, **fixed)
         bar.total = sum(2 * len(one.layers) + 2 for one in methods)
@@ -118,7 +120,3 @@ def sensitivity(
                 one.under(names - {name}, sample)
                 one.under({name}, sample)
     return Sensitivity(**fields_of(methods))
-
-
-def _turned(pairs: Sequence[tuple[pd.DataFrame, pd.DataFrame]], sign: int) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    return [(a, b) if sign > 0 else (b, a) for a, b in pairs]

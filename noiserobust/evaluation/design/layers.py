@@ -21,7 +21,6 @@ from torch import nn
 from tqdm import tqdm
 
 from noiserobust.analog.coverage import Coverage
-from noiserobust.analog.macs import count_macs
 from noiserobust.analog.weights import analog_weights
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models, named_data, trained_copies
@@ -29,10 +28,10 @@ from noiserobust.evaluation.monte_carlo import evaluate
 from noiserobust.evaluation.result import Result
 from noiserobust.evaluation.settings import Chips, Where
 from noiserobust.evaluation.statistics.summary import paired, summarize
-from noiserobust.models.compute import as_weights
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.checkpoints import Checkpoint
 from noiserobust.storage.rows import OPERATION
+from noiserobust.tasks import Score, task_of
 
 INTERVAL = ["mean", "low", "high", "interval_over", "models", "draws", "confidence"]
 
@@ -89,7 +88,7 @@ class Layers:
         if not digital:
             return self.where
         noisy = [name for layer in self if layer.name not in digital for name in layer.members]
-        if self.where.include:
+        if self.where.patterns["include"]:
             # What a person includes wins over every exclusion, so that the rest has to be named instead.
             return Where([glob.escape(name) for name in noisy], ["*"])
         names = [glob.escape(name) for layer in self if layer.name in digital for name in layer.members]
@@ -186,7 +185,7 @@ def noisy_layers(
     require_one_condition(chips)
     if model.is_identity and str(chips.converters) == "none" and str(chips.backend) == "direct":
         raise UserError(f"expected a noise with a strength, got {model}: it disturbs no layer")
-    methods, data = by_method(models, data)
+    methods, data = by_method(models, data, fixed["task"])
     noisy = []
     for method, members in methods.items():
         copies = EvaluatedModels({method: members}, data, where=where, **fixed)
@@ -210,13 +209,13 @@ def fields_of(methods: Sequence[NoisyLayers]) -> dict[str, Any]:
     }
 
 
-def by_method(models: Models, data: Any) -> tuple[dict[str, list[nn.Module | Checkpoint]], Any]:
-    """The trained copies of each method, and the data, loaded once."""
+def by_method(models: Models, data: Any, task: Any) -> tuple[dict[str, list[nn.Module | Checkpoint]], Any]:
+    """The trained copies of each method, and the data, loaded once (a scoring function has its own)."""
     copies = trained_copies(models)
     methods: dict[str, list[nn.Module | Checkpoint]] = {}
     for copy in copies:
         methods.setdefault(copy.method, []).append(copy.source)
-    return methods, named_data(data, copies)
+    return methods, data if isinstance(task_of(task, data), Score) else named_data(data, copies)
 
 
 def require_one_condition(chips: Chips) -> None:
@@ -232,8 +231,8 @@ def layers_of(model: EvaluatedModel, groups: Sequence[str]) -> Layers:
 
     Each pattern of ``groups`` makes one layer of the weights that it matches; every other weight is one by itself.
     """
-    weights, total = analog_weights(model.network, **vars(model.where)), model.coverage.total
-    macs = count_macs(model.network, as_weights(model.network, model.batches[0][:1].inputs), weights)
+    weights, coverage = analog_weights(model.network, **model.where.patterns), model.coverage
+    macs = {row.name: row.macs for row in coverage.rows if row.noisy}
     members: dict[str, list[str]] = {}
     for weight in weights:
         matching = [pattern for pattern in groups if fnmatchcase(weight.name, pattern)]
@@ -244,13 +243,15 @@ def layers_of(model: EvaluatedModel, groups: Sequence[str]) -> Layers:
         if pattern not in members:
             raise UserError(f"expected a group that matches a noisy weight, got '{pattern}'; coverage lists the names")
     size = {weight.name: weight.numel for weight in weights}
-    every = max(1.0, macs.total)
+    # A scoring function keeps its data to itself: nothing is counted.
+    other = coverage.macs - coverage.noisy_macs if coverage.counted else 0.0
+    every = max(1.0, coverage.macs) if coverage.counted else math.nan
 
     def layer(name: str, names: Sequence[str]) -> Layer:
-        cells, count = sum(size[member] for member in names), math.fsum(macs.by_weight[member] for member in names)
-        return Layer(name, tuple(names), cells, 100 * cells / total, count, 100 * count / every)
+        cells, count = sum(size[member] for member in names), math.fsum(macs[member] for member in names)
+        return Layer(name, tuple(names), cells, 100 * cells / coverage.total, count, 100 * count / every)
 
-    return Layers(tuple(layer(*group) for group in members.items()), 100 * macs.other / every, model.where)
+    return Layers(tuple(layer(*group) for group in members.items()), 100 * other / every, model.where)
 
 
 def differences(
@@ -268,6 +269,11 @@ def differences(
         for name, side in zip("ab", pair, strict=True)
     ]
     return paired(pd.concat(sides, ignore_index=True), "a", "b", confidence, metric)[INTERVAL]
+
+
+def turned(pairs: Iterable[tuple[pd.DataFrame, pd.DataFrame]], sign: int) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The pairs, each the other way round where the ``sign`` is -1: a difference is then of what less is better of."""
+    return [pair if sign > 0 else (pair[1], pair[0]) for pair in pairs]
 
 
 def means(tables: Iterable[pd.DataFrame], confidence: float, metric: str = "accuracy") -> pd.DataFrame:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from noiserobust.analog.coverage import Coverage
 from noiserobust.errors import UserError
 from noiserobust.evaluation.design.crossing import Point, Range, crossing, search
-from noiserobust.evaluation.design.layers import by_method, differences, require_one_condition
+from noiserobust.evaluation.design.layers import by_method, differences, require_one_condition, turned
 from noiserobust.evaluation.evaluated_models import Models
 from noiserobust.evaluation.monte_carlo import evaluate
 from noiserobust.evaluation.result import Result, drawn
@@ -23,6 +23,7 @@ from noiserobust.evaluation.statistics.components import require_confidence
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.report.design_tables import budget_table
+from noiserobust.report.leading import leading, quantity_of
 from noiserobust.spec import Duration
 
 if TYPE_CHECKING:
@@ -64,17 +65,19 @@ class Budget(Result):
 
         They are infinite where they lie outside the range on that side, NaN without an interval. ``state``: "found",
         "always" or "never" within the range; ``easy`` and ``hard``: the ends of the range; ``within`` (points);
-        ``clean`` (percent); ``crossings``: more than one says that the loss is not monotone; ``evaluated``: values
-        tried.
+        ``clean`` (percent, or the unit of the task's ``metric``); ``crossings``: more than one says that the loss is
+        not monotone; ``evaluated``: values tried.
         """
         lines = []
         for method, curve in self.curve(confidence).groupby("method", sort=False):
             points = _points(curve)
-            rows = self.rows[(self.rows["method"] == method) & (self.rows["metric"] == "accuracy")]
+            metric = leading(self.rows)
+            rows = self.rows[(self.rows["method"] == method) & (self.rows["metric"] == metric)]
             clean = rows.loc[rows["x"].isna(), "value"].mean()
             answer = vars(crossing(points, self.between, self.within))
             about = curve.iloc[0][["interval_over", "models", "draws", "confidence"]].to_dict()
             head = {"method": method, "vary": self.vary, "vary_time": self.axis.time, "within": self.within}
+            head |= {"metric": metric}
             lines.append(head | {"clean": clean} | answer | {"evaluated": len(points)} | about)
         return pd.DataFrame(lines)
 
@@ -152,13 +155,15 @@ def budget(
     axis: Axis = Axis(),
     images: int | None = None,
     model: ModelSpec | str | None = None,
+    task: Any = None,
     chips: Chips = Chips(),
     compute: Compute = Compute(),
     where: Where = Where(),
     out: str | Path | None = None,
     progress: bool = False,
 ) -> Budget:
-    """How much noise may there be? The largest (or least) x that costs at most ``within`` points of accuracy.
+    """How much noise may there be? The largest (or least) x that costs at most ``within`` points of accuracy (or units
+    of the task's metric).
 
     >>> print(budget("runs", vary="gaussian:{x}", between=(0, 0.5), within=2.0))  # doctest: +SKIP
 
@@ -183,8 +188,8 @@ def budget(
         raise UserError(f"expected within >= 0 points of accuracy, got {within}")
     require_one_condition(chips)
     whole_range = varied.range(between, axis)
-    methods, data = by_method(models, data)
-    fixed: dict[str, Any] = {"data": data, "draws": draws, "seed": seed, "images": images, "model": model}
+    methods, data = by_method(models, data, task)
+    fixed: dict[str, Any] = {"data": data, "draws": draws, "seed": seed, "images": images, "model": model, "task": task}
     fixed |= {"compute": compute, "where": where, "out": out}
     coverage: dict[str, Coverage] = {}
 
@@ -213,8 +218,11 @@ def budget(
 def _curve(rows: pd.DataFrame, confidence: float) -> pd.DataFrame:
     """Points that one method loses at every x, draw by draw against its clean accuracy."""
     clean, noisy = rows[rows["x"].isna()], dict(iter(rows.groupby("x")))
-    lost = differences([(clean, one) for one in noisy.values()], confidence).rename(columns={"mean": "lost"})
-    harm = rows[rows["metric"] == "loss"].groupby("x")["value"].mean()
+    metric = leading(rows)
+    pairs = turned([(clean, one) for one in noisy.values()], quantity_of(rows, metric).sign)
+    lost = differences(pairs, confidence, metric).rename(columns={"mean": "lost"})
+    losses = rows[rows["metric"] == "loss"]
+    harm = losses.groupby("x")["value"].mean() if len(losses) else lost["lost"]
     return lost.assign(x=list(noisy), harm=harm.to_numpy())
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from noiserobust.errors import UserError
 from noiserobust.evaluation.statistics.components import Design
 from noiserobust.storage.rows import OPERATION, completed
+from noiserobust.tasks.counts import NAN_ANSWERS
 
 CELL = ["method", "noise", "strength", "t", *OPERATION, "metric"]
 """The columns whose rows are summarised together, to one line."""
@@ -19,8 +20,12 @@ MODEL = ["model", "replicate"]
 
 
 def by_draw(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per (cell, model, replicate, draw): the mean over the draw's reads, NaN if one of them is."""
+    """One row per (cell, model, replicate, draw): the mean over the draw's reads, NaN if one of them is.
+
+    Counts of answers that are no numbers, which only draws with any have, are left out.
+    """
     rows = require_rows(rows)
+    rows = rows[rows["metric"] != NAN_ANSWERS]
     unit = [*CELL, *MODEL, "draw"]
     groups = rows.assign(invalid=rows["value"].isna()).groupby(unit, sort=False, dropna=False, observed=True)
     draws = groups.agg(value=("value", "mean"), invalid=("invalid", "any"), reads=("read", "size")).reset_index()

@@ -11,6 +11,7 @@ from scipy.integrate import trapezoid
 from noiserobust.errors import UserError
 from noiserobust.evaluation.statistics.cells import MODEL, require_one_of, require_rows
 from noiserobust.minima.labels import without_strength
+from noiserobust.report.leading import leading
 from noiserobust.storage.rows import OPERATION, noise_free
 
 CHIP = ["method", *MODEL, "draw", "read", "t", *OPERATION]
@@ -18,7 +19,8 @@ CHIP = ["method", *MODEL, "draw", "read", "t", *OPERATION]
 
 
 def area(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the metric ``area``, one per (model, draw, read, t) and swept noise, from rows of accuracy:
+    """Rows of the metric ``area``, one per (model, draw, read, t) and swept noise, from rows of accuracy (or of their
+    task's metric):
 
         area = integral of accuracy(s) ds / (s_max - s_min),    s from s_min to s_max, by the trapezoid rule
 
@@ -34,8 +36,9 @@ def area(rows: pd.DataFrame) -> pd.DataFrame:
     of a noise: their areas could not be compared; and when no noise has two strengths.
     """
     rows = require_rows(rows)
-    require_one_of(rows, "metric", "accuracy")
-    rows = rows[rows["metric"] == "accuracy"]
+    metric = leading(rows)
+    require_one_of(rows, "metric", metric)
+    rows = rows[rows["metric"] == metric]
     noises = rows[["noise", "strength"]].drop_duplicates()
     names = {key: without_strength(*key) for key in noises.itertuples(index=False, name=None)}
     keys = zip(rows["noise"], rows["strength"], strict=True)

@@ -25,6 +25,7 @@ from noiserobust.evaluation.statistics.components import (
     require_confidence,
     require_design,
 )
+from noiserobust.report.leading import leading
 
 
 def summarize(rows: pd.DataFrame, confidence: float = 0.95, design: Design = "nested") -> pd.DataFrame:
@@ -68,14 +69,15 @@ def paired(
     method_a: str,
     method_b: str,
     confidence: float = 0.95,
-    metric: str = "accuracy",
+    metric: str | None = None,
     design: Design = "nested",
 ) -> pd.DataFrame:
     """``method_a - method_b`` on the (replicate, draw) pairs that both have, one line per (noise, strength, t).
 
-    The differences d[m, k] over shared replicates and draws are one table like any other: ``mean`` is their mean, in
-    units of the metric, and spreads, components and interval are :func:`summarize`'s, of the difference. What both
-    methods have in common (the noise of a draw, the luck of a training seed) is gone from them.
+    ``metric`` is by default that of the rows' task. The differences d[m, k] over shared replicates and draws are one
+    table like any other: ``mean`` is their mean, in units of the metric, and spreads, components and interval are
+    :func:`summarize`'s, of the difference. What both methods have in common (the noise of a draw, the luck of a
+    training seed) is gone from them.
     Columns: method_a, method_b, then those of :func:`summarize`. Noises that only one method has are left out.
 
     Raises :class:`UserError` for an unknown method or metric, when no (replicate, draw, noise) is shared, when a
@@ -85,6 +87,7 @@ def paired(
     require_confidence(confidence)
     require_design(design)
     draws = by_draw(rows)
+    metric = metric or leading(draws)
     for column, wanted in (("method", method_a), ("method", method_b), ("metric", metric)):
         require_one_of(draws, column, wanted)
     if method_a == method_b:
