@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -110,6 +111,7 @@ def classified(
         weight = found.weight(candidate, outputs, tied)
         classes.append((weight, ""))
     patterns.check()
+    _check_overlaps([weight for weight, _ in classes if isinstance(weight, AnalogWeight)])
     yield from classes
 
 
@@ -239,7 +241,7 @@ class _Found:
         """What a forward method of its own makes of a parameter."""
         module = candidate.owner
         try:
-            operand = operand_of(module, parameter)
+            operand, gains = operand_of(module, parameter)
             used = operand.of(products_of(module, parameter))
         except Unclear as unclear:
             advice = "include it by name@axis if it uses the weight as it is"
@@ -250,7 +252,8 @@ class _Found:
         if stored is not None:
             candidate.outputs = stored
         else:
-            candidate.kind, candidate.more = Inside, {"operand": operand}
+            candidate.kind, candidate.more, candidate.latents = Inside, {"operand": operand}, [parameter, *gains]
+            self._latent |= dict.fromkeys(map(id, gains), candidate.name)
             candidate.outputs, candidate.tensor = operand.outputs, used
 
 
@@ -320,6 +323,22 @@ def place_of(tensor: Tensor) -> object:
     if is_sharded(tensor) or tensor.device.type == "meta" or tensor.layout != torch.strided or not tensor.numel():
         return id(tensor)
     return (id(tensor) if packed(tensor) else tensor.data_ptr()), tensor.device, tensor.numel()
+
+
+def _check_overlaps(weights: Sequence[AnalogWeight]) -> None:
+    """Refuse weights that share a part of their memory: it would get the noise of both."""
+    spans = [
+        (str(p.device), p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), weight.name)
+        for weight in weights
+        for p in weight.latents
+        if isinstance(weight, Stored) and isinstance(place_of(p), tuple) and p.is_contiguous()
+    ]
+    spans.sort(key=lambda span: (span[0], span[1], -span[2]))
+    for (device, start, end, name), (other_device, other_start, other_end, other) in pairwise(spans):
+        if device == other_device and other_start < end and (start, end) != (other_start, other_end):
+            raise UserError(
+                f"expected weights that share all of their memory or none, got {name} and {other}; exclude one of them"
+            )
 
 
 def digital_reason(module: nn.Module, attribute: str, parameter: Tensor) -> str:
