@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from typing import Any
 
@@ -23,6 +23,7 @@ from noiserobust.evaluation.evaluated_models import EvaluatedModel, named_data, 
 from noiserobust.evaluation.frozen import require_effect
 from noiserobust.evaluation.settings import Chips
 from noiserobust.models.compute import autocast, device_of
+from noiserobust.models.kinds import require_weights
 from noiserobust.models.modes import recalibrated
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
@@ -132,6 +133,7 @@ class ModelOnChips:
                     "expected backend direct without converters or recalibration with compile; leave it out"
                 )
             self.compiled = torch.compile(unwrap(network), dynamic=False)
+            require_weights(self.compiled)  # the compiler may be told to copy them
         self.programmed: Programmed | None = None
         self._answers_to_weights = str(conditions.backend) != "direct"
 
@@ -169,9 +171,9 @@ class ModelOnChips:
 
     def _require_effect(self) -> None:
         """Once, before the first noise that moves weights."""
-        model, network = self.model, self.model.network if self.compiled is None else self.compiled
-        task, precision = model.task, model.compute.precision
-        require_effect(self.noisy, lambda batch: task.call(network, batch), model.batches[0], precision)
+        model = self.model
+        ask = partial(model.task.call, model.network)
+        require_effect(self.noisy, ask, model.batches[0], model.compute.precision)
         self._answers_to_weights = True
 
     def score(self, noise: NoiseModel, stream: Stream, **reading: Any) -> dict[str, float]:
