@@ -288,6 +288,8 @@ class EvaluatedModels:
         if task is None:
             stored = "classification" if isinstance(source, nn.Module) else source.about.get("task", "classification")
             task = Task.parse(stored, imports=False)
+            if isinstance(task, Score):
+                raise UserError(f"expected task={task}: a file names code, which only you may start by name")
         if task not in self._suited:
             self._suited[task] = task.suited(self.dataset)
         return self._suited[task]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,9 @@ class Task(Described, family="task"):
 
     metric = ""
     """The metric that is shown and chosen by, such as ``accuracy``: the first of :meth:`meter`'s."""
+
+    names: ClassVar[tuple[str, ...]] = ("loss",)
+    """All that :meth:`meter` counts: further metrics have other names."""
 
     @property
     def quantity(self) -> Quantity:
@@ -124,7 +127,9 @@ def checked_labels(task: Task, labels: Any, dims: Sequence[int] = (), numbers: b
         raise UserError(f"expected finite labels of the task {task}, got inf or NaN among them")
     if dims and labels.dim() not in dims:
         shape = " or ".join({1: "(N,)", 2: "(N, T)", 3: "(N, H, W)"}.get(count, "") for count in dims[:1])
-        raise UserError(f"expected labels of shape {shape} for the task {task}, got {tuple(labels.shape)}")
+        others = {2: "tokens, multilabel, regression", 3: "segmentation"}.get(labels.dim())
+        hint = f"; name another task: {others}" if others else ""
+        raise UserError(f"expected labels of shape {shape} for the task {task}, got {tuple(labels.shape)}{hint}")
     return labels
 
 
