@@ -27,6 +27,7 @@ from noiserobust.analog.places import (
 )
 from noiserobust.analog.probing import Unclear, operand_of, products_of, stored_outputs
 from noiserobust.errors import UserError
+from noiserobust.models.kinds import require_layers
 from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import is_sharded
 
@@ -74,6 +75,7 @@ def classified(
     model: nn.Module, include: Sequence[str], exclude: Sequence[str]
 ) -> Iterator[tuple[AnalogWeight | Unused, str]]:
     """Every weight once, as an analog weight or with the reason why it is none."""
+    require_layers(model)
     patterns, found = _Patterns(include, exclude), _Found(model)
     classes: list[tuple[AnalogWeight | Unused, str]] = []
     candidates = list(found.candidates())
