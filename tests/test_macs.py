@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import architectures
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,10 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from noiserobust import UserError, analog_weights
 from noiserobust.analog.macs import Macs, count_macs
+from noiserobust.analog.tracing import open_attention, traced
 from noiserobust.models import DigitsNet
 
 
-def counted(model: nn.Module, inputs: Tensor) -> Macs:
+def counted(model: nn.Module, inputs: Any) -> Macs:
     return count_macs(model, inputs, analog_weights(model))
 
 
@@ -94,9 +97,95 @@ def test_what_cannot_be_attributed_is_not_made_up() -> None:
     found = counted(Odd(), torch.zeros(3, 4))
     assert found.by_weight["twice.weight"] == 32
     assert math.isnan(found.by_weight["unused.weight"])
-    assert math.isnan(found.by_weight["changed.weight"])
-    assert found.other == 16
+    assert found.by_weight["changed.weight"] == 16  # a function of it, and of no other
+    assert found.other == 0
     assert found.total == 48
+
+
+@pytest.mark.parametrize(
+    ("library", "name"),
+    [
+        *(("language", name) for name in ("GPT2", "Llama", "Gemma2", "Bloom", "Bert", "Mamba", "XLNet", "OPT")),
+        *(("torchvision", name) for name in ("resnext50_32x4d", "mobilenet_v3_small", "shufflenet_v2_x0_5", "swin_t")),
+        *(("timm", name) for name in ("convnext_atto", "levit_128s", "mobilevit_xxs")),
+    ],
+)
+@pytest.mark.filterwarnings("default")  # other people's networks warn of other things
+def test_every_architecture_has_torchs_own_total(library: str, name: str) -> None:
+    model, forward = getattr(architectures, library)(name)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), open_attention():
+        forward()
+    assert traced(model, forward).total * 2 == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("name", "chosen", "size"), [("Mixtral", 2, 48), ("GptOss", 4, 48), ("Qwen2Moe", 2, 24)])
+@pytest.mark.filterwarnings("default")
+def test_experts_are_counted_by_the_tokens_that_chose_them(name: str, chosen: int, size: int) -> None:
+    model, _ = architectures.language(name)
+    by_weight = counted(model, {"input_ids": torch.arange(3, 17).view(2, 7)}).by_weight
+    for layer in range(2):
+        experts = f"model.layers.{layer}.mlp.experts"
+        assert by_weight[f"{experts}.gate_up_proj"] == 7 * chosen * 32 * 2 * size
+        assert by_weight[f"{experts}.down_proj"] == 7 * chosen * 32 * size
+    assert not any(math.isnan(count) for count in by_weight.values())
+
+
+class Pair(nn.Module):
+    """Two inputs, one weight for each pair of their elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Bilinear(3, 4, 5)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.both(left, right)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_bilinear_weight_is_used_once_per_sample(named: bool) -> None:
+    left, right = torch.zeros(2, 3), torch.zeros(2, 4)
+    found = counted(Pair(), {"left": left, "right": right} if named else (left, right))
+    assert found == Macs({"weight": 3 * 4 * 5}, 0.0)
+
+
+class Own(nn.Module):
+    """What layers of one's own do: einsum, experts gathered by token, a cast, a cache, a sparse graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.Parameter(torch.randn(3, 4, 5))
+        self.experts = nn.Parameter(torch.randn(6, 15, 7))
+        self.rounded = nn.Parameter(torch.randn(7, 2, dtype=torch.float64))
+        self.graph = (torch.arange(64).view(8, 8) % 3 == 0).float().to_sparse()
+        self.register_buffer("cache", torch.zeros(8, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.einsum("bi,hio->bho", x, self.heads).flatten(1)
+        x = torch.bmm(x[:, None], self.experts[x.argmax(1) % 6])[:, 0]
+        self.cache.copy_(x @ self.rounded.float())
+        x = torch.sparse.mm(self.graph, self.cache)
+        return x @ x.T
+
+
+def test_weights_are_followed_through_copies_and_activations_through_buffers() -> None:
+    model = Own()
+    watch = traced(model, lambda: model(torch.randn(8, 4)))
+    seen = {name: (watch.of(weight).macs, watch.of(weight).axes) for name, weight in model.named_parameters()}
+    assert seen == {
+        "heads": (8 * 60, {(0, 2)}),
+        "experts": (8 * 15 * 7, {(0, 2)}),
+        "rounded": (8 * 7 * 2, {(1,)}),
+    }
+    assert watch.activations == model.graph._nnz() * 2 + 8 * 8 * 2
+
+
+def test_a_parametrised_weight_is_its_largest_part() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), nn.Linear(3, 2))
+    x = torch.zeros(5, 4)
+    watch = traced(model, lambda: model(x))
+    direction = watch.of(model[0].parametrizations.weight.original1)
+    assert (direction.macs, direction.changed, direction.axes) == (60, True, set())
+    assert watch.total == 5 * (12 + 6)
 
 
 def test_the_model_is_as_before() -> None:

@@ -163,6 +163,11 @@ class _OfItsOwn(nn.Parameter):
         """None: it is the shared parameter's, and asking a tensor that is no leaf would be warned of."""
         return
 
+    @property
+    def grad_fn(self) -> None:  # type: ignore[override]
+        """None, since modules refuse parameters that have one."""
+        return
+
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Parameter:
         return memo.setdefault(id(self), nn.Parameter(self.detach().clone(), self.requires_grad))
 

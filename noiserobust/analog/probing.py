@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -38,30 +40,70 @@ class Operand:
         return seen[self.product, self.argument][0] if (self.product, self.argument) in seen else None
 
 
-@torch.no_grad()
-def operand_of(module: nn.Module, parameter: nn.Parameter) -> Operand:
-    """The only argument of a product in ``module`` that is made of ``parameter`` alone.
+Found = tuple[Operand, list[nn.Parameter]]
+_FOUND: WeakKeyDictionary[nn.Module, dict[tuple[int, object], Found | Unclear]] = WeakKeyDictionary()
+"""By module, parameter and forward method: a layer is probed once."""
 
-    It is as large as the parameter, the same for two different inputs, and another one for another parameter.
-    Raises :class:`Unclear` where there is none, or more than one.
+
+def operand_of(module: nn.Module, parameter: nn.Parameter) -> Found:
+    """The only argument of a product in ``module`` that is made of ``parameter`` and not of the input, and which other
+    parameters of the module (gains) it is made of.
+
+    It is as large as the parameter, the same for two different inputs, and another one for another parameter. Raises
+    :class:`Unclear` where there is none, or more than one.
     """
-    # Copies, since the value may be the parameter's own memory.
-    first = {place: (value.clone(), outputs) for place, (value, outputs) in products_of(module, parameter).items()}
-    second = products_of(module, parameter, inputs=1)
-    constant = {place for place, (value, _) in first.items() if place in second and _equal(value, second[place][0])}
-    saved = parameter.clone()
+    known, key = _FOUND.setdefault(module, {}), (id(parameter), vars(module).get("forward", type(module).forward))
+    if key not in known:
+        try:
+            known[key] = _probed(module, parameter)
+        except Unclear as unclear:
+            known[key] = unclear
+    found = known[key]
+    if isinstance(found, Unclear):
+        raise found
+    return found
+
+
+@torch.no_grad()
+def _probed(module: nn.Module, parameter: nn.Parameter) -> Found:
+    first, second = (_copies(module, parameter, inputs) for inputs in (0, 1))
+    constant = [place for place in first if place in second and _equal(first[place][0], second[place][0])]
+    others = [one for one in module.parameters(recurse=False) if one is not parameter and one.is_floating_point()]
+    saved = [one.clone() for one in (parameter, *others)]
     try:
-        noise = Stream(0, "probe", "weight").normal(parameter.shape, device=parameter.device)
-        parameter.copy_(noise * saved.abs().max().clamp(min=1e-3))
-        other = products_of(module, parameter)
-        found = [place for place in constant if place in other and not _equal(first[place][0], other[place][0])]
+        for number, one in enumerate(others):  # a gain of 0 would hide the rest
+            _fill(one, number)
+        passes = [_copies(module, parameter)]
+        for number, one in enumerate((parameter, *others)):
+            _fill(one, number + len(others))
+            passes.append(_copies(module, parameter))
     finally:
-        parameter.copy_(saved)
+        for one, before in zip((parameter, *others), saved, strict=True):
+            one.copy_(before)
+    changed = [
+        {place for place in constant if place in now and not _equal(now[place][0], before[place][0])}
+        for before, now in pairwise(passes)
+        if set(constant) <= set(before)
+    ]
+    found = list(changed[0]) if changed else []
     if len(found) != 1:
         raise Unclear(
             "no product with a function of it alone" if not found else "several products with functions of it"
         )
-    return Operand(*found[0], first[found[0]][1])
+    gains = [one for one, places in zip(others, changed[1:], strict=True) if found[0] in places]
+    return Operand(*found[0], first[found[0]][1]), gains
+
+
+def _copies(module: nn.Module, parameter: Tensor, inputs: int = 0) -> dict[tuple[int, int], tuple[Tensor, Outputs]]:
+    # Copies, since the value may be the parameter's own memory.
+    seen = products_of(module, parameter, inputs)
+    return {place: (value.clone(), outputs) for place, (value, outputs) in seen.items()}
+
+
+def _fill(parameter: Tensor, number: int) -> None:
+    """Random numbers about as large as before."""
+    noise = Stream(0, "probe", "weight", number).normal(parameter.shape, device=parameter.device)
+    parameter.copy_(noise * parameter.abs().max().clamp(min=1e-3) if parameter.numel() else noise)
 
 
 def products_of(module: nn.Module, parameter: Tensor, inputs: int = 0) -> dict[tuple[int, int], tuple[Tensor, Outputs]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -26,10 +27,12 @@ from noiserobust.analog.places import (
 )
 from noiserobust.analog.probing import Unclear, operand_of, products_of, stored_outputs
 from noiserobust.errors import UserError
+from noiserobust.models.kinds import require_layers
 from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import is_sharded
 
 __all__ = [
+    "EXCLUDED",
     "LATENT",
     "OWN_FORWARD",
     "AnalogWeight",
@@ -43,6 +46,7 @@ __all__ = [
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 OWN_FORWARD = "has a forward of its own"
+EXCLUDED = "excluded by pattern"
 LATENT = "latent of"
 """The beginning of the reason of a parameter from which a weight is computed: it is counted there."""
 
@@ -71,6 +75,7 @@ def classified(
     model: nn.Module, include: Sequence[str], exclude: Sequence[str]
 ) -> Iterator[tuple[AnalogWeight | Unused, str]]:
     """Every weight once, as an analog weight or with the reason why it is none."""
+    require_layers(model)
     patterns, found = _Patterns(include, exclude), _Found(model)
     classes: list[tuple[AnalogWeight | Unused, str]] = []
     candidates = list(found.candidates())
@@ -85,7 +90,7 @@ def classified(
             continue  # shared with a layer that does sit in a crossbar, and listed there
         axes, excluded, included = patterns.about(candidate)
         if excluded and not candidate.latent:
-            reason = "excluded by pattern"
+            reason = EXCLUDED
         if included and candidate.tensor.numel():
             reason = "" if candidate.tensor.dim() >= 2 else reason or "a vector, not a matrix"
             reason = reason or candidate.fixed
@@ -106,6 +111,7 @@ def classified(
         weight = found.weight(candidate, outputs, tied)
         classes.append((weight, ""))
     patterns.check()
+    _check_overlaps([weight for weight, _ in classes if isinstance(weight, AnalogWeight)])
     yield from classes
 
 
@@ -206,8 +212,7 @@ class _Found:
                 latents = hook_latents(module, attribute)
             outputs = known.get(attribute, FIRST)
             value = kind("", module, attribute, outputs, latents, **more).value()
-            reason = next(filter(None, (self.unused.get(id(latent)) for latent in latents)), "")
-            reason = reason or digital_reason(module, attribute, value)
+            reason = self.unused.get(id(module)) or digital_reason(module, attribute, value)
             candidate = self._candidate(path, module, attribute, value, reason, (id(module), attribute))
             candidate.outputs, candidate.kind, candidate.latents = known.get(attribute), kind, latents
             candidate.more = more
@@ -222,8 +227,14 @@ class _Found:
     ) -> _Candidate:
         latent = id(parameter) in self._latent
         form = f"{LATENT} {self._latent[id(parameter)]}" if latent else ""
-        reason = form or self.unused.get(id(parameter)) or digital_reason(module, attribute, parameter)
+        unused = self.unused.get(id(module)) or self.unused.get(id(parameter))
+        reason = form or unused or digital_reason(module, attribute, parameter)
         form = form or packed(parameter)
+        if isinstance(module, nn.ParameterDict):  # the names of its owner say what it holds
+            place = path.rpartition(".")[2]
+            reason = reason.replace("ParameterDict.", f"{place}.")
+            if place == "lora_embedding_B" and not unused:
+                reason, outputs = "", FIRST
         candidate = self._candidate(path, module, attribute, parameter, reason or form)
         candidate.latents, candidate.outputs, candidate.fixed = [parameter], outputs, form
         candidate.latent = latent
@@ -235,7 +246,7 @@ class _Found:
         """What a forward method of its own makes of a parameter."""
         module = candidate.owner
         try:
-            operand = operand_of(module, parameter)
+            operand, gains = operand_of(module, parameter)
             used = operand.of(products_of(module, parameter))
         except Unclear as unclear:
             advice = "include it by name@axis if it uses the weight as it is"
@@ -246,7 +257,8 @@ class _Found:
         if stored is not None:
             candidate.outputs = stored
         else:
-            candidate.kind, candidate.more = Inside, {"operand": operand}
+            candidate.kind, candidate.more, candidate.latents = Inside, {"operand": operand}, [parameter, *gains]
+            self._latent |= dict.fromkeys(map(id, gains), candidate.name)
             candidate.outputs, candidate.tensor = operand.outputs, used
 
 
@@ -264,7 +276,7 @@ class _Patterns:
         asked = [one for one in self.included if _matches(candidate.spellings, one.names)]
         excluded = {pattern for pattern in self.exclude if _matches(candidate.spellings, pattern)}
         self.matched |= {one.text for one in asked} | excluded
-        if candidate.tensor.dim() >= 2 and not candidate.latent:
+        if candidate.tensor.dim() >= 2 and candidate.tensor.numel() and not candidate.latent:
             self.effective |= {one.text for one in asked}
         axes = next((one.axes for one in reversed(asked) if one.axes), "")
         return axes, bool(excluded), asked[0].names if asked else ""
@@ -316,6 +328,22 @@ def place_of(tensor: Tensor) -> object:
     if is_sharded(tensor) or tensor.device.type == "meta" or tensor.layout != torch.strided or not tensor.numel():
         return id(tensor)
     return (id(tensor) if packed(tensor) else tensor.data_ptr()), tensor.device, tensor.numel()
+
+
+def _check_overlaps(weights: Sequence[AnalogWeight]) -> None:
+    """Refuse weights that share a part of their memory: it would get the noise of both."""
+    spans = [
+        (str(p.device), p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), weight.name)
+        for weight in weights
+        for p in weight.latents
+        if isinstance(weight, Stored) and isinstance(place_of(p), tuple) and p.is_contiguous()
+    ]
+    spans.sort(key=lambda span: (span[0], span[1], -span[2]))
+    for (device, start, end, name), (other_device, other_start, other_end, other) in pairwise(spans):
+        if device == other_device and other_start < end and (start, end) != (other_start, other_end):
+            raise UserError(
+                f"expected weights that share all of their memory or none, got {name} and {other}; exclude one of them"
+            )
 
 
 def digital_reason(module: nn.Module, attribute: str, parameter: Tensor) -> str:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import noiserobust
 from noiserobust.errors import UserError
 
 PROG = "noiserobust"
+PACKAGE = Path(noiserobust.__file__).parent
 GROUPS: dict[str, dict[str, str]] = {
     "train": {
         "train": "train one network per seed",
@@ -59,7 +63,8 @@ def command_class(name: str) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: bad input is one line on stderr and exit code 2."""
     try:
-        _run(list(sys.argv[1:] if arguments is None else arguments))
+        with _warnings_in_one_line():
+            _run(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -68,6 +73,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Inside, what this package warns of is a line on stderr without a place in its code."""
+    usual = warnings.showwarning
+
+    def one_line(message: Any, category: Any, filename: str, *place: Any, **line: Any) -> None:
+        if Path(filename).is_relative_to(PACKAGE):
+            print(f"{PROG}: warning: {message}", file=sys.stderr)
+        else:
+            usual(message, category, filename, *place, **line)
+
+    warnings.showwarning = one_line
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
 
 
 def _run(words: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,8 @@ from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.models import ModelSpec
 from noiserobust.models.check import require_finite
 from noiserobust.models.compute import device_of, known_device
-from noiserobust.noise.sharded import class_of, mesh_of
+from noiserobust.models.kinds import require_layers, require_weights
+from noiserobust.noise.sharded import class_of, is_sharded, mesh_of
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
@@ -206,12 +208,14 @@ class EvaluatedModels:
             yield model
 
     def _opened(self, copy: TrainedCopy) -> EvaluatedModel:
-        compute, where, dataset = self.compute, self.where, self._normalized(copy)
+        compute, dataset = self.compute, self._normalized(copy)
         if isinstance(copy.source, nn.Module):
             network, channels_last = copy.source, bool(compute.channels_last)
         else:
             channels_last = compute.channels_last is not False
             network = self._built(copy.source, dataset, channels_last)
+        require_layers(network)
+        require_weights(network)
         if not self.shards and mesh_of(network) is not None:
             raise UserError(
                 f"expected a whole network, got {copy.name} with weights sharded over processes; noiserobust.evaluate "
@@ -227,15 +231,17 @@ class EvaluatedModels:
         task, batches = self._task_of(copy.source), self._prepared[key]
         if batches:
             checked(network, batches[0], task, task.outputs(self.dataset), copy.name, compute.precision)
-        analog = coverage(network, include=where.include, exclude=where.exclude)
-        patterns = [*(f"+{pattern}" for pattern in where.include), *(f"-{pattern}" for pattern in where.exclude)]
+        where, note = self._where(copy)
+        analog = replace(self._coverage(network, where, task, batches), note=note)
+        if analog.warning:
+            warnings.warn(analog.warning, stacklevel=2)
         columns = {
             "model": copy.name,
             "method": copy.method,
             "replicate": copy.replicate,
             "task": str(task),
             "images": len(dataset),
-            "analog": " ".join(patterns),
+            "analog": str(where),
             "precision": compute.precision,
             "weights": network_digest(network),
             "answer": answer(network, task.inputs(network, batches[0]), compute.precision) if batches else "",
@@ -257,12 +263,33 @@ class EvaluatedModels:
             columns=columns | provenance(),
         )
 
+    def _where(self, copy: TrainedCopy) -> tuple[Where, str]:
+        """Which weights of a copy are analog: those asked for, else those that it was trained with; and a word where
+        the two differ."""
+        trained = Where.trained({} if isinstance(copy.source, nn.Module) else copy.source.about.get("settings"))
+        where = self.where if self.where.include or self.where.exclude else trained
+        if str(where) != str(trained):
+            then, now = (str(one) or "every layer as it is" for one in (trained, where))
+            return where, f"trained with {then}, evaluated with {now}"
+        return where, f"as it was trained: {where}" if str(where) else ""
+
+    def _coverage(self, network: nn.Module, where: Where, task: Task, batches: Sequence[Batch]) -> Coverage:
+        # A scoring function keeps its data to itself, and of a sharded network a rank sees a part of the products.
+        if not batches or any(map(is_sharded, network.parameters())):
+            return coverage(network, **where.patterns)
+        try:
+            return coverage(network, **where.patterns, inputs=batches[0][:1], call=task.call)
+        except (RuntimeError, NotImplementedError, TypeError):  # a network that computes, but cannot be watched
+            return coverage(network, **where.patterns)
+
     def _task_of(self, source: nn.Module | Checkpoint) -> Task:
         """The task asked for, or that the checkpoint was trained for, or classification; suited to the data."""
         task = self.task
         if task is None:
             stored = "classification" if isinstance(source, nn.Module) else source.about.get("task", "classification")
             task = Task.parse(stored, imports=False)
+            if isinstance(task, Score):
+                raise UserError(f"expected task={task}: a file names code, which only you may start by name")
         if task not in self._suited:
             self._suited[task] = task.suited(self.dataset)
         return self._suited[task]

@@ -104,7 +104,7 @@ def surface_of(model: EvaluatedModel) -> Surface:
     if isinstance(model.task, Score):
         raise UserError(f"expected a task with losses of samples for measures and landscapes, got {model.task}")
     precision = model.compute.precision
-    return Surface(model.network, model.batches, task=model.task, precision=precision, **vars(model.where))
+    return Surface(model.network, model.batches, task=model.task, precision=precision, **model.where.patterns)
 
 
 def measures_of(measures: Measure | str | Sequence[Measure | str], strengths: Sequence[float] = ()) -> list[Measure]:

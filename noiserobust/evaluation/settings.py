@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from noiserobust.data.labelled import Normalization
 
+from noiserobust.analog.where import Where
+
+__all__ = ["Chips", "Compute", "Where", "grouped"]
+
 
 @dataclass(frozen=True)
 class Chips:
@@ -65,16 +69,6 @@ class Compute:
     def with_batches_of(self, images: int) -> Compute:
         """The same with that many images per pass, where no other number was asked for."""
         return self if self.batch_size is not None else replace(self, batch_size=images)
-
-
-@dataclass(frozen=True)
-class Where:
-    """Which weights are analog (:func:`noiserobust.analog_weights`)."""
-
-    include: Sequence[str] = ()
-    """Patterns of further parameters that are analog."""
-    exclude: Sequence[str] = ()
-    """Patterns of parameters that stay digital."""
 
 
 def grouped(options: Mapping[str, Any]) -> dict[str, Any]:

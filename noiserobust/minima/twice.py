@@ -12,7 +12,7 @@ from torch._decomp.decompositions import grid_sampler_2d
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from noiserobust.analog.macs import open_attention
+from noiserobust.analog.tracing import open_attention
 
 
 @contextmanager

@@ -88,7 +88,8 @@ class Names:
             wraps = part == "module" and any(kind.__name__ in _WRAPPERS for kind in type(module).__mro__)
             if not (saved or saves or wraps or part in _MARKS):
                 parts.append(part)
-            module, saved = None if module is None else module._modules.get(part), saves
+            inner = None if module is None else module._modules  # of a scripted module it is no dictionary
+            module, saved = inner[part] if inner is not None and part in inner else None, saves
         return parts
 
 

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from noiserobust.analog.places import Stored, Untied
 from noiserobust.analog.vectors import Vector, clip, precise
 from noiserobust.analog.weight_space import WeightSpace
+from noiserobust.analog.where import Where
 from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation
 from noiserobust.models.compute import Precision, autocast, device_of
@@ -50,6 +51,7 @@ class Engine:
       first remedy against outliers that set the noise's scale.
     - ``seed`` names the training noise, masks and coins; it must be the same on every rank.
     - ``samples``, ``classes``: size of the training data, for the rules that remember single samples.
+    - ``where``: which weights are analog: what noise, weight clipping, filters and ``perturb="analog"`` are about.
 
     ``memory`` is what the rules keep from step to step (:meth:`state_dict` saves it): a method itself is settings only.
     It is the same on every rank; what a rank alone remembers, such as its last batch, lies in ``own_memory``.
@@ -70,6 +72,7 @@ class Engine:
         seed: int = 0,
         samples: int | None = None,
         classes: int | None = None,
+        where: Where = Where(),
     ) -> None:
         check_clipping(clip_norm, weight_clip)
         self.model, self.optimizer = model, optimizer
@@ -78,7 +81,7 @@ class Engine:
         self.clip_norm, self.weight_clip, self.seed = clip_norm, weight_clip, seed
         self.samples, self.classes = samples, classes
         self.device = device_of(model)
-        self._trained = TrainedWeights(model, optimizer)
+        self._trained = TrainedWeights(model, optimizer, where)
         self._stepping = self._holding = False
         self._sparse: set[int] = set()
         self._first_lr = float(optimizer.param_groups[0]["lr"])

@@ -43,12 +43,14 @@ class EpochLog:
         of_data = [one for one in about_data if one not in self.at_rule]
         self.of_data = list(dict.fromkeys([Loss(), *of_data])) if about_data else []
         self.of_weights = [one for one in settings.log if not one.needs_data and not isinstance(one, PathLength)]
-        self.weights = Surface(model, [])
+        patterns = settings.where.patterns
+        self.weights = Surface(model, [], **patterns)
         seen = {name: _images(settings, name, sets[name]) for name in settings.log_on if about_data}
-        self.surfaces = {name: Surface(model, images, task=task) for name, images in seen.items()}
+        self.surfaces = {name: Surface(model, images, task=task, **patterns) for name, images in seen.items()}
         smoothed = task.smoothed(settings.label_smoothing)
         self.steps = {
-            name: Surface(model, images, task=smoothed, normalisation="batch") for name, images in seen.items()
+            name: Surface(model, images, task=smoothed, normalisation="batch", **patterns)
+            for name, images in seen.items()
         }
         self.path = WeightPath(self.weights) if PathLength() in settings.log else None
         # What cannot be measured is said now, not after an epoch.

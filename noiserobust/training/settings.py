@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from noiserobust.analog.where import Where
 from noiserobust.errors import UserError
 from noiserobust.spec import Described
 
@@ -44,7 +45,14 @@ SEMANTICS = 1
 
 WITHOUT_EFFECT = ("data", "data_root", "mean", "std", "log", "log_on", "log_images")
 """Settings that the weights do not depend on (data count by their content and normalisation)."""
-ADDED = {"drop_last": False, "cutout": 0, "initial": None, "task": "classification"}
+ADDED: dict[str, Any] = {
+    "drop_last": False,
+    "cutout": 0,
+    "initial": None,
+    "task": "classification",
+    "include": [],
+    "exclude": [],
+}
 """Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
 
 
@@ -73,6 +81,10 @@ class TrainSettings:
     """Checkpoint to start from (fine-tuning); layers that give the logits of another number of classes start anew."""
     method: MethodText = field(default=cast("Any", "plain"))
     """Training rule, such as sam:0.2 or rwp:gaussian(0.1), or with a schedule: sam:linear(0.5,warmup=0.3)."""
+    include: tuple[str, ...] = ()
+    """Patterns of further parameters that are analog, with the axis of their outputs: *.kernel@1."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of parameters that stay digital: no noise, no clipping. A checkpoint keeps both for its evaluation."""
     weight_clip: float | None = None
     """Clip analog weights to this many times their layer's rms after every step (2 to 4 is usual)."""
     epochs: int = 30
@@ -161,6 +173,10 @@ class TrainSettings:
 
     def _read_texts(self) -> None:
         """Texts become the objects that they describe."""
+        for name in ("include", "exclude"):
+            given: Any = getattr(self, name)
+            patterns = given.split() if isinstance(given, str) else given
+            object.__setattr__(self, name, tuple(one for one in patterns if one != "none"))
         from noiserobust.minima import Measure
         from noiserobust.models import ModelSpec
         from noiserobust.noise import NoiseModel
@@ -180,6 +196,11 @@ class TrainSettings:
 
         for name, values in zip(("mean", "std"), normalization_of(self.mean, self.std) or (None, None), strict=True):
             object.__setattr__(self, name, values)
+
+    @property
+    def where(self) -> Where:
+        """Which weights are analog."""
+        return Where(self.include, self.exclude)
 
     @property
     def label(self) -> str:

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from noiserobust.analog.vectors import Vector
 from noiserobust.analog.weight_space import WeightSpace
+from noiserobust.analog.where import Where
 from noiserobust.errors import UserError
 from noiserobust.models.wrappers import unwrap
 
@@ -22,8 +23,8 @@ class TrainedWeights:
     A layer that was frozen or unfrozen since, or a group that was added, is seen by the next :meth:`read`.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.model, self.optimizer = model, optimizer
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, where: Where) -> None:
+        self.model, self.optimizer, self.where = model, optimizer, where
         _require_supported(model, optimizer)
         self._every = self._given()
         self.space = self._new_space()
@@ -93,7 +94,7 @@ class TrainedWeights:
 
     def _new_space(self) -> WeightSpace:
         _require_averaged(self.model)
-        space = WeightSpace(self.model, self._every)
+        space = WeightSpace(self.model, self._every, **self.where.patterns)
         self._ids = list(map(id, space.parameters))
         known = set(self._ids)
         self._others = [p for p in unwrap(self.model).parameters() if id(p) not in known]

@@ -109,7 +109,7 @@ class _Trainer:
         self.model = model.to(device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.noisy = NoisyWeights(self.model)
+        self.noisy = NoisyWeights(self.model, **settings.where.patterns)
         optimizer = build_optimizer(settings.optimizer, self.model.parameters(), settings.lr, settings.weight_decay)
         self.engine = Engine(
             processes.parallel(self.model),
@@ -122,6 +122,7 @@ class _Trainer:
             seed=settings.seed,
             samples=len(train),
             classes=outputs,
+            where=settings.where,
         )
         self.steps = settings.epochs * len(self.batches)
         processes.require_samples(len(train), settings.batch_size)

@@ -21,7 +21,6 @@ from torch import nn
 from tqdm import tqdm
 
 from noiserobust.analog.coverage import Coverage
-from noiserobust.analog.macs import Macs, count_macs
 from noiserobust.analog.weights import analog_weights
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models, named_data, trained_copies
@@ -89,7 +88,7 @@ class Layers:
         if not digital:
             return self.where
         noisy = [name for layer in self if layer.name not in digital for name in layer.members]
-        if self.where.include:
+        if self.where.patterns["include"]:
             # What a person includes wins over every exclusion, so that the rest has to be named instead.
             return Where([glob.escape(name) for name in noisy], ["*"])
         names = [glob.escape(name) for layer in self if layer.name in digital for name in layer.members]
@@ -232,11 +231,8 @@ def layers_of(model: EvaluatedModel, groups: Sequence[str]) -> Layers:
 
     Each pattern of ``groups`` makes one layer of the weights that it matches; every other weight is one by itself.
     """
-    weights, total = analog_weights(model.network, **vars(model.where)), model.coverage.total
-    if model.batches:
-        macs = count_macs(model.network, model.task.inputs(model.network, model.batches[0][:1]), weights)
-    else:  # a scoring function keeps its data to itself
-        macs = Macs({weight.name: math.nan for weight in weights}, 0.0)
+    weights, coverage = analog_weights(model.network, **model.where.patterns), model.coverage
+    macs = {row.name: row.macs for row in coverage.rows if row.noisy}
     members: dict[str, list[str]] = {}
     for weight in weights:
         matching = [pattern for pattern in groups if fnmatchcase(weight.name, pattern)]
@@ -247,13 +243,15 @@ def layers_of(model: EvaluatedModel, groups: Sequence[str]) -> Layers:
         if pattern not in members:
             raise UserError(f"expected a group that matches a noisy weight, got '{pattern}'; coverage lists the names")
     size = {weight.name: weight.numel for weight in weights}
-    every = max(1.0, macs.total)
+    # A scoring function keeps its data to itself: nothing is counted.
+    other = coverage.macs - coverage.noisy_macs if coverage.counted else 0.0
+    every = max(1.0, coverage.macs) if coverage.counted else math.nan
 
     def layer(name: str, names: Sequence[str]) -> Layer:
-        cells, count = sum(size[member] for member in names), math.fsum(macs.by_weight[member] for member in names)
-        return Layer(name, tuple(names), cells, 100 * cells / total, count, 100 * count / every)
+        cells, count = sum(size[member] for member in names), math.fsum(macs[member] for member in names)
+        return Layer(name, tuple(names), cells, 100 * cells / coverage.total, count, 100 * count / every)
 
-    return Layers(tuple(layer(*group) for group in members.items()), 100 * macs.other / every, model.where)
+    return Layers(tuple(layer(*group) for group in members.items()), 100 * other / every, model.where)
 
 
 def differences(
