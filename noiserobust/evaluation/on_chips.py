@@ -85,10 +85,6 @@ class Conditions:
         """The training images, each set once: the same may serve several purposes."""
         return list(dict.fromkeys(images for images in self.calibration.values() if images is not None))
 
-    def always_same(self, noise: NoiseModel, converters: str) -> bool:
-        """Whether every draw is the same, at any time: without noise, unless the outputs are noisy."""
-        return noise.is_identity and self.backend.exact and not self.converters[converters].noise
-
 
 class ModelOnChips:
     """One trained network on one simulated chip after the other: each draw of the noise is a chip.
@@ -123,7 +119,7 @@ class ModelOnChips:
             }
         # Between a layer and its norm there must be nothing, and the norm's statistics must be known.
         sharded = mesh_of(network) is not None
-        plain = str(conditions.backend) == "direct" and not self.calibration
+        plain = self.opened.plain and not self.calibration
         foldable = plain and compute.fold and not sharded and images is not None
         self.folding = Folding(self.noisy, images) if foldable else None
         self.compiled: Any = None
@@ -135,7 +131,11 @@ class ModelOnChips:
             self.compiled = torch.compile(unwrap(network), dynamic=False)
             require_weights(self.compiled)  # the compiler may be told to copy them
         self.programmed: Programmed | None = None
-        self._answers_to_weights = str(conditions.backend) != "direct"
+        self._answers_to_weights = not self.opened.plain
+
+    def always_same(self, noise: NoiseModel, converters: str) -> bool:
+        """Whether every draw is the same, at any time: without noise, unless the outputs are noisy."""
+        return noise.is_identity and self.opened.exact and not self.conditions.converters[converters].noise
 
     @property
     def uncovered(self) -> dict[str, str]:
@@ -155,7 +155,7 @@ class ModelOnChips:
         if not (noise.is_identity or self._answers_to_weights):
             self._require_effect()
         if self.programmed is None and not noise.is_identity:
-            self.programmed = Programmed(self.noisy, noise, stream, self.read_once)
+            self.programmed = self.opened.program(self.noisy, noise, stream, self.read_once)
         converting = self.converting[converters]
         with ExitStack() as stack:
             if self.programmed is None:
