@@ -187,6 +187,8 @@ class EvaluatedModels:
         self.shards = shards
         self.task = task_of(task, data)
         self.data = Samples(()) if isinstance(self.task, Score) else named_data(data, self.copies)
+        if isinstance(self.task, Score) and images is not None:
+            raise UserError(f"expected no number of images with {self.task}, which brings its own data")
         # Tensors and loaders that a person hands over are taken as they are; data sets are normalised as in training.
         self.normalize = not isinstance(self.data, AsGiven)
         whole = part_of(self.data, part)

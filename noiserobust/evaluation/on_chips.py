@@ -172,8 +172,9 @@ class ModelOnChips:
     def _require_effect(self) -> None:
         """Once, before the first noise that moves weights."""
         model = self.model
-        ask = partial(model.task.call, model.network)
-        require_effect(self.noisy, ask, model.batches[0], model.compute.precision)
+        if model.batches:  # a scoring function has its own
+            ask = partial(model.task.call, model.network)
+            require_effect(self.noisy, ask, model.batches[0], model.compute.precision)
         self._answers_to_weights = True
 
     def score(self, noise: NoiseModel, stream: Stream, **reading: Any) -> dict[str, float]:

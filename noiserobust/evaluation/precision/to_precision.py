@@ -80,6 +80,7 @@ def measure_to_precision(
     ``columns`` are those that all of the rows share; what ``ledger`` holds already is not computed again.
     """
     model, seed = on_chips.model, columns["seed"]
+    model.task.require_answers()
 
     def correct(draw: int, positions: np.ndarray) -> np.ndarray:
         on_chips.next_chip()
