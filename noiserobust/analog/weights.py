@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from noiserobust.analog.digital import NORMS, packed, stored_elsewhere, unused
+from noiserobust.analog.layer_table import LayerSettings, LayerTable
 from noiserobust.analog.layers import FIRST, Outputs, has_own_forward, outputs_named, outputs_of
 from noiserobust.analog.places import (
     AnalogWeight,
@@ -50,7 +52,9 @@ LATENT = "latent of"
 """The beginning of the reason of a parameter from which a weight is computed: it is counted there."""
 
 
-def analog_weights(model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[AnalogWeight]:
+def analog_weights(
+    model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = (), layers: LayerTable | None = None
+) -> list[AnalogWeight]:
     """The weights of ``model`` that would sit in a crossbar, in the model's order.
 
     Those of the layers that :mod:`noiserobust.analog.layers` knows: Linear, ConvNd, ConvTransposeNd, Bilinear,
@@ -61,20 +65,23 @@ def analog_weights(model: nn.Module, *, include: Sequence[str] = (), exclude: Se
     first stage noisy. A parameter of a layer that nobody registered needs its axes of outputs, too:
     ``include=["*.kernel@1"]`` where it is stored (inputs, outputs).
 
+    ``layers`` is a table of settings by layer (:class:`~noiserobust.analog.layer_table.LayerTable`): what it says of
+    ``digital`` holds over both.
+
     Raises :class:`~noiserobust.UserError` for a pattern that matches no parameter, and for one that includes
     vectors alone, or a parameter without saying where its outputs are.
     """
-    return [weight for weight, _ in classified(model, include, exclude) if isinstance(weight, AnalogWeight)]
+    return [weight for weight, _ in classified(model, include, exclude, layers) if isinstance(weight, AnalogWeight)]
 
 
 Unused = tuple[str, Tensor]
 
 
 def classified(
-    model: nn.Module, include: Sequence[str], exclude: Sequence[str]
+    model: nn.Module, include: Sequence[str], exclude: Sequence[str], layers: LayerTable | None = None
 ) -> Iterator[tuple[AnalogWeight | Unused, str]]:
     """Every weight once, as an analog weight or with the reason why it is none."""
-    patterns, found = _Patterns(include, exclude), _Found(model)
+    patterns, found = _Patterns(include, exclude, layers or LayerTable()), _Found(model)
     classes: list[tuple[AnalogWeight | Unused, str]] = []
     candidates = list(found.candidates())
     crossbar = {candidate.place for candidate in candidates if not candidate.reason}
@@ -107,6 +114,7 @@ def classified(
                 f"'{included}@0' where outputs are in dimension 0, @1 in dimension 1"
             )
         weight = found.weight(candidate, outputs, tied)
+        weight.settings = patterns.settings(candidate)
         classes.append((weight, ""))
     patterns.check()
     _check_overlaps([weight for weight, _ in classes if isinstance(weight, AnalogWeight)])
@@ -258,8 +266,9 @@ class _Found:
 class _Patterns:
     """What a person includes and excludes, and whether every pattern has met a weight."""
 
-    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
-        self.include, self.exclude = include, exclude
+    def __init__(self, include: Sequence[str], exclude: Sequence[str], layers: LayerTable) -> None:
+        self.include, self.exclude, self.layers = include, exclude, layers
+        self.unmatched = [pattern for pattern, _ in layers.rows]
         self.included = [_Included(*pattern.partition("@")[::2], pattern) for pattern in include]
         self.matched: set[str] = set()
         self.effective: set[str] = set()
@@ -272,9 +281,40 @@ class _Patterns:
         if candidate.tensor.dim() >= 2 and candidate.tensor.numel() and not candidate.latent:
             self.effective |= {one.text for one in asked}
         axes = next((one.axes for one in reversed(asked) if one.axes), "")
-        return axes, bool(excluded), asked[0].names if asked else ""
+        included = asked[0].names if asked else ""
+        matching = self._of_table(candidate)
+        for pattern in matching:
+            names, _, own_axes = pattern.partition("@")
+            digital = self.layers.about([pattern]).digital
+            axes = own_axes or axes
+            if own_axes or digital is False:
+                included = names
+            if digital is not None:
+                excluded = {pattern} if digital else set()
+                included = "" if digital else included
+        if excluded:
+            self._meet(matching)  # they would have an effect if nobody had asked for another
+        return axes, bool(excluded), included
+
+    def settings(self, candidate: _Candidate) -> LayerSettings:
+        """The table's settings of an analog weight."""
+        matching = self._of_table(candidate)
+        self._meet(matching)
+        return self.layers.about(matching)
+
+    def _of_table(self, candidate: _Candidate) -> list[str]:
+        if candidate.latent or candidate.tensor.dim() < 2:
+            return []
+        found = (p for p, _ in self.layers.rows if _matches(candidate.spellings, p.partition("@")[0]))
+        return list(dict.fromkeys(found))
+
+    def _meet(self, patterns: Sequence[str]) -> None:
+        self.unmatched = [pattern for pattern in self.unmatched if pattern not in patterns]
 
     def check(self) -> None:
+        if self.unmatched:
+            names = ", ".join(f"'{pattern}'" for pattern in dict.fromkeys(self.unmatched))
+            warnings.warn(f"layers: no analog weight matches {names}; coverage lists the names", stacklevel=4)
         for pattern in (*self.include, *self.exclude):
             if pattern not in self.matched:
                 raise UserError(
