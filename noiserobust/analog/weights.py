@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from noiserobust.analog.digital import NORMS, packed, stored_elsewhere, unused
-from noiserobust.analog.layer_table import LayerSettings, LayerTable
+from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.layers import FIRST, Outputs, has_own_forward, outputs_named, outputs_of
+from noiserobust.analog.patterns import Patterns
 from noiserobust.analog.places import (
     AnalogWeight,
     Hooked,
@@ -29,6 +28,7 @@ from noiserobust.analog.places import (
 )
 from noiserobust.analog.probing import Unclear, operand_of, products_of, stored_outputs
 from noiserobust.errors import UserError
+from noiserobust.models.kinds import require_layers
 from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import is_sharded
 
@@ -81,7 +81,8 @@ def classified(
     model: nn.Module, include: Sequence[str], exclude: Sequence[str], layers: LayerTable | None = None
 ) -> Iterator[tuple[AnalogWeight | Unused, str]]:
     """Every weight once, as an analog weight or with the reason why it is none."""
-    patterns, found = _Patterns(include, exclude, layers or LayerTable()), _Found(model)
+    require_layers(model)
+    patterns, found = Patterns(include, exclude, layers or LayerTable()), _Found(model)
     classes: list[tuple[AnalogWeight | Unused, str]] = []
     candidates = list(found.candidates())
     crossbar = {candidate.place for candidate in candidates if not candidate.reason}
@@ -218,8 +219,7 @@ class _Found:
                 latents = hook_latents(module, attribute)
             outputs = known.get(attribute, FIRST)
             value = kind("", module, attribute, outputs, latents, **more).value()
-            reason = next(filter(None, (self.unused.get(id(latent)) for latent in latents)), "")
-            reason = reason or digital_reason(module, attribute, value)
+            reason = self.unused.get(id(module)) or digital_reason(module, attribute, value)
             candidate = self._candidate(path, module, attribute, value, reason, (id(module), attribute))
             candidate.outputs, candidate.kind, candidate.latents = known.get(attribute), kind, latents
             candidate.more = more
@@ -234,8 +234,14 @@ class _Found:
     ) -> _Candidate:
         latent = id(parameter) in self._latent
         form = f"{LATENT} {self._latent[id(parameter)]}" if latent else ""
-        reason = form or self.unused.get(id(parameter)) or digital_reason(module, attribute, parameter)
+        unused = self.unused.get(id(module)) or self.unused.get(id(parameter))
+        reason = form or unused or digital_reason(module, attribute, parameter)
         form = form or packed(parameter)
+        if isinstance(module, nn.ParameterDict):  # the names of its owner say what it holds
+            place = path.rpartition(".")[2]
+            reason = reason.replace("ParameterDict.", f"{place}.")
+            if place == "lora_embedding_B" and not unused:
+                reason, outputs = "", FIRST
         candidate = self._candidate(path, module, attribute, parameter, reason or form)
         candidate.latents, candidate.outputs, candidate.fixed = [parameter], outputs, form
         candidate.latent = latent
@@ -263,71 +269,6 @@ class _Found:
             candidate.outputs, candidate.tensor = operand.outputs, used
 
 
-class _Patterns:
-    """What a person includes and excludes, and whether every pattern has met a weight."""
-
-    def __init__(self, include: Sequence[str], exclude: Sequence[str], layers: LayerTable) -> None:
-        self.include, self.exclude, self.layers = include, exclude, layers
-        self.unmatched = [pattern for pattern, _ in layers.rows]
-        self.included = [_Included(*pattern.partition("@")[::2], pattern) for pattern in include]
-        self.matched: set[str] = set()
-        self.effective: set[str] = set()
-
-    def about(self, candidate: _Candidate) -> tuple[str, bool, str]:
-        """The axes named for a weight, whether it is excluded, and the pattern that includes it."""
-        asked = [one for one in self.included if _matches(candidate.spellings, one.names)]
-        excluded = {pattern for pattern in self.exclude if _matches(candidate.spellings, pattern)}
-        self.matched |= {one.text for one in asked} | excluded
-        if candidate.tensor.dim() >= 2 and candidate.tensor.numel() and not candidate.latent:
-            self.effective |= {one.text for one in asked}
-        axes = next((one.axes for one in reversed(asked) if one.axes), "")
-        included = asked[0].names if asked else ""
-        matching = self._of_table(candidate)
-        for pattern in matching:
-            names, _, own_axes = pattern.partition("@")
-            digital = self.layers.about([pattern]).digital
-            axes = own_axes or axes
-            if own_axes or digital is False:
-                included = names
-            if digital is not None:
-                excluded = {pattern} if digital else set()
-                included = "" if digital else included
-        if excluded:
-            self._meet(matching)  # they would have an effect if nobody had asked for another
-        return axes, bool(excluded), included
-
-    def settings(self, candidate: _Candidate) -> LayerSettings:
-        """The table's settings of an analog weight."""
-        matching = self._of_table(candidate)
-        self._meet(matching)
-        return self.layers.about(matching)
-
-    def _of_table(self, candidate: _Candidate) -> list[str]:
-        if candidate.latent or candidate.tensor.dim() < 2:
-            return []
-        found = (p for p, _ in self.layers.rows if _matches(candidate.spellings, p.partition("@")[0]))
-        return list(dict.fromkeys(found))
-
-    def _meet(self, patterns: Sequence[str]) -> None:
-        self.unmatched = [pattern for pattern in self.unmatched if pattern not in patterns]
-
-    def check(self) -> None:
-        if self.unmatched:
-            names = ", ".join(f"'{pattern}'" for pattern in dict.fromkeys(self.unmatched))
-            warnings.warn(f"layers: no analog weight matches {names}; coverage lists the names", stacklevel=4)
-        for pattern in (*self.include, *self.exclude):
-            if pattern not in self.matched:
-                raise UserError(
-                    f"expected a pattern that matches a parameter, got '{pattern}'; coverage(model) lists the names"
-                )
-        for pattern in self.include:
-            if pattern not in self.effective:
-                raise UserError(
-                    f"expected a pattern that matches a matrix, got '{pattern}', which matches vectors alone; biases "
-                    "and scales are no part of a crossbar"
-                )
-
-
 def by_parameter(weights: Sequence[AnalogWeight]) -> dict[int, AnalogWeight]:
     """Weights by the ``id`` of the parameter that has their shape: itself, or the one that they are computed from."""
     return {id(latent): w for w in weights for latent in w.latents if tuple(latent.shape) == w.shape}
@@ -344,16 +285,6 @@ def users(model: nn.Module, weights: Sequence[AnalogWeight]) -> Iterator[tuple[s
             weight = stored.get(id(module._parameters.get(attribute))) or computed.get((id(module), attribute))
             if weight is not None and not isinstance(module, _EMBEDDINGS):
                 yield names(f"{path}.{attribute}" if path else attribute), module, weight
-
-
-class _Included(NamedTuple):
-    names: str
-    axes: str
-    text: str
-
-
-def _matches(spellings: Iterable[str], pattern: str) -> bool:
-    return any(fnmatchcase(one, pattern) for one in spellings)
 
 
 def place_of(tensor: Tensor) -> object:

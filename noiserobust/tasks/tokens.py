@@ -36,6 +36,7 @@ class Tokens(Task, name="tokens"):
     """
 
     example: ClassVar[str] = "tokens:accuracy"
+    names: ClassVar[tuple[str, ...]] = ("perplexity", "accuracy", "loss")
     leading: ClassVar = "changed"
 
     metric: Literal["perplexity", "accuracy"] = "perplexity"
