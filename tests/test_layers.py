@@ -83,6 +83,12 @@ class TestOutputs:
         assert len(found) == rows == outputs.count(shape)
         assert torch.equal(outputs.weight(found, shape), weight)
 
+    def test_bilinear(self) -> None:
+        layer, x, z = nn.Bilinear(3, 4, 5, bias=False), torch.randn(7, 3), torch.randn(7, 4)
+        (weight,) = analog_weights(layer)
+        pairs = (x[:, :, None] * z[:, None, :]).flatten(1)
+        torch.testing.assert_close(pairs @ weight.as_rows(weight.value()).flatten(1).T, layer(x, z))
+
     def test_every_row_is_one_output(self) -> None:
         """An output is a row times its inputs, whatever the layout."""
         x, stored = torch.randn(7, 3), torch.randn(3, 5)

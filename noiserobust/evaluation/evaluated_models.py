@@ -269,7 +269,7 @@ class EvaluatedModels:
         """Which weights of a copy are analog: those asked for, else those that it was trained with; and a word where
         the two differ."""
         trained = Where.trained({} if isinstance(copy.source, nn.Module) else copy.source.about.get("settings"))
-        where = self.where if self.where.include or self.where.exclude else trained
+        where = self.where or trained
         if str(where) != str(trained):
             then, now = (str(one) or "every layer as it is" for one in (trained, where))
             return where, f"trained with {then}, evaluated with {now}"

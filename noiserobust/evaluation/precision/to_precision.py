@@ -97,7 +97,7 @@ def measure_to_precision(
     stream = Stream(seed, "subset", model.replicate, str(noise), repr(sorted(reading.items())))
     draw_cost = DRAW_COST.get(device_of(model.network).type, OTHER_DRAW_COST)
     subsets = Subsets(len(model.dataset), lambda: on_chips.margins, correct, stream, draw_cost)
-    if on_chips.conditions.always_same(noise, reading["converters"]):
+    if on_chips.always_same(noise, reading["converters"]):
         values("stopped", subsets.everything, 0)
         return
     until_precise(target, partial(values, "stopped", subsets.until_precise))
