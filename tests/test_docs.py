@@ -36,6 +36,7 @@ PRINTED = {
         "['0.kernel', '2.weight']",
     ],
     "docs/hardware_design.md": ["largest x of gaussian:{x}", "single effects, added up", "digital, too"],
+    "docs/tasks.md": ["mse: mean ± std over noise draws", "that loses at most 0.01 of mse"],
     "docs/sweep.md": ["rwp:gaussian(0.1)    2"],
     "docs/statistics.md": ["shared_variance", "gaussian, strength 0.1 to 0.4", "299"],
     "docs/data.md": ["(16, 3, 16, 16) ["],

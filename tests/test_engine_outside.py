@@ -90,6 +90,12 @@ class TestWhatIsTrained:
         assert all(p.grad is g for p, g in zip(model[3].parameters(), theirs, strict=True))
         assert same_bits(before, [g for g in theirs if g is not None])
 
+    @every_method
+    def test_nothing_to_train_is_refused(self, text: str) -> None:
+        engine = sgd(smooth_net().requires_grad_(False))
+        with pytest.raises(UserError, match="expected a parameter to train, got none"):
+            Method.parse(text).step(engine, batch(dtype=torch.float64), ON)
+
 
 class TestGradientsThatLieAbout:
     @every_method

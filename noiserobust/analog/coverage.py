@@ -193,7 +193,8 @@ def coverage(
         name, tensor = (one.name, one.value()) if isinstance(one, AnalogWeight) else one
         values = whole(tensor.detach()).float() if tensor.layout == torch.strided else torch.zeros(0)
         rms = values.square().mean().sqrt()
-        ratio = float(values.abs().amax() / rms) if rms > 0 else math.nan  # NaN is not > 0: no weights, no ratio
+        known = not values.is_meta and rms > 0  # NaN is not > 0: no weights, no ratio
+        ratio = float(values.abs().amax() / rms) if known else math.nan
         macs = math.nan if trace.macs is None else trace.macs
         hint = _named_axes(name, tuple(tensor.shape), trace) if reason else ""
         rows.append(CoverageRow(name, tuple(tensor.shape), not reason, reason, ratio, macs, hint))

@@ -181,4 +181,24 @@ register_layer(
     "transformers.models.xlnet.modeling_xlnet.XLNetRelativeAttention",
     {**dict.fromkeys("qkvr", Outputs((1, 2))), "o": FIRST},
 )
+_STACKED, _STACKED_INPUTS_FIRST = Outputs((0, 1)), Outputs((0, 2))
+for _kind, _rule in {
+    "convbert.modeling_convbert.GroupedLinearLayer": {"weight": _STACKED_INPUTS_FIRST},
+    "csm.modeling_csm.CsmCodebooksHead": {"weight": _STACKED_INPUTS_FIRST},
+    "dbrx.modeling_dbrx.DbrxExpertGLU": lambda module: {
+        "w1": FIRST,
+        "v1": FIRST,
+        "w2": Outputs((1,), int(module.moe_num_experts)),  # experts one after the other, each (inputs, outputs)
+    },
+    "funnel.modeling_funnel.FunnelRelMultiheadAttention": {"r_kernel": Outputs((1, 2))},
+    "jetmoe.modeling_jetmoe.JetMoeParallelExperts": {"weight": _STACKED},
+    "kyutai_speech_to_text.modeling_kyutai_speech_to_text.KyutaiSpeechToTextFlexibleLinear": {"weight": _STACKED},
+    "llama4.modeling_llama4.Llama4TextExperts": dict.fromkeys(("gate_up_proj", "down_proj"), _STACKED_INPUTS_FIRST),
+    "longcat_flash.modeling_longcat_flash.LongcatFlashExperts": dict.fromkeys(("gate_up_proj", "down_proj"), _STACKED),
+    "moshi.modeling_moshi.MoshiFlexibleLinear": {"weight": _STACKED},
+    "recurrent_gemma.modeling_recurrent_gemma.RecurrentGemmaRglru": dict.fromkeys(
+        ("input_gate_weight", "recurrent_gate_weight"), _STACKED_INPUTS_FIRST
+    ),
+}.items():
+    register_layer(f"transformers.models.{_kind}", _rule)  # type: ignore[arg-type]
 register_layer("timm.layers.conv2d_same.Conv2dSame", {"weight": FIRST})

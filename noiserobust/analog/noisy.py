@@ -15,6 +15,7 @@ from noiserobust.analog.openings import opened
 from noiserobust.analog.places import AnalogWeight, Stored
 from noiserobust.analog.weights import OWN_FORWARD, classified
 from noiserobust.errors import UserError
+from noiserobust.models.kinds import require_layers, require_weights
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Chip, Compensation, NoiseModel, compensated, read_stream
 from noiserobust.noise.in_place import add_in_place, adds_in_place
@@ -29,6 +30,8 @@ class NoisyWeights:
     """
 
     def __init__(self, model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+        require_layers(model)
+        require_weights(model)
         self.model = model
         forget_gathered(model)
         every = list(classified(model, include, exclude))

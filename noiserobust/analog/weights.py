@@ -27,6 +27,7 @@ from noiserobust.analog.places import (
 )
 from noiserobust.analog.probing import Unclear, operand_of, products_of, stored_outputs
 from noiserobust.errors import UserError
+from noiserobust.models.kinds import require_layers
 from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import is_sharded
 
@@ -74,6 +75,7 @@ def classified(
     model: nn.Module, include: Sequence[str], exclude: Sequence[str]
 ) -> Iterator[tuple[AnalogWeight | Unused, str]]:
     """Every weight once, as an analog weight or with the reason why it is none."""
+    require_layers(model)
     patterns, found = _Patterns(include, exclude), _Found(model)
     classes: list[tuple[AnalogWeight | Unused, str]] = []
     candidates = list(found.candidates())
@@ -210,8 +212,7 @@ class _Found:
                 latents = hook_latents(module, attribute)
             outputs = known.get(attribute, FIRST)
             value = kind("", module, attribute, outputs, latents, **more).value()
-            reason = next(filter(None, (self.unused.get(id(latent)) for latent in latents)), "")
-            reason = reason or digital_reason(module, attribute, value)
+            reason = self.unused.get(id(module)) or digital_reason(module, attribute, value)
             candidate = self._candidate(path, module, attribute, value, reason, (id(module), attribute))
             candidate.outputs, candidate.kind, candidate.latents = known.get(attribute), kind, latents
             candidate.more = more
@@ -226,8 +227,14 @@ class _Found:
     ) -> _Candidate:
         latent = id(parameter) in self._latent
         form = f"{LATENT} {self._latent[id(parameter)]}" if latent else ""
-        reason = form or self.unused.get(id(parameter)) or digital_reason(module, attribute, parameter)
+        unused = self.unused.get(id(module)) or self.unused.get(id(parameter))
+        reason = form or unused or digital_reason(module, attribute, parameter)
         form = form or packed(parameter)
+        if isinstance(module, nn.ParameterDict):  # the names of its owner say what it holds
+            place = path.rpartition(".")[2]
+            reason = reason.replace("ParameterDict.", f"{place}.")
+            if place == "lora_embedding_B" and not unused:
+                reason, outputs = "", FIRST
         candidate = self._candidate(path, module, attribute, parameter, reason or form)
         candidate.latents, candidate.outputs, candidate.fixed = [parameter], outputs, form
         candidate.latent = latent

@@ -22,6 +22,7 @@ from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.models import ModelSpec
 from noiserobust.models.check import require_finite
 from noiserobust.models.compute import device_of, known_device
+from noiserobust.models.kinds import require_layers, require_weights
 from noiserobust.noise.sharded import class_of, is_sharded, mesh_of
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
@@ -213,6 +214,8 @@ class EvaluatedModels:
         else:
             channels_last = compute.channels_last is not False
             network = self._built(copy.source, dataset, channels_last)
+        require_layers(network)
+        require_weights(network)
         if not self.shards and mesh_of(network) is not None:
             raise UserError(
                 f"expected a whole network, got {copy.name} with weights sharded over processes; noiserobust.evaluate "

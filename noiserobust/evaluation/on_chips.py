@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from typing import Any
 
@@ -20,8 +20,10 @@ from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.data import Batch, Labelled, Splits, nests
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, named_data, part_of
+from noiserobust.evaluation.frozen import require_effect
 from noiserobust.evaluation.settings import Chips
 from noiserobust.models.compute import autocast, device_of
+from noiserobust.models.kinds import require_weights
 from noiserobust.models.modes import recalibrated
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
@@ -131,7 +133,9 @@ class ModelOnChips:
                     "expected backend direct without converters or recalibration with compile; leave it out"
                 )
             self.compiled = torch.compile(unwrap(network), dynamic=False)
+            require_weights(self.compiled)  # the compiler may be told to copy them
         self.programmed: Programmed | None = None
+        self._answers_to_weights = str(conditions.backend) != "direct"
 
     @property
     def uncovered(self) -> dict[str, str]:
@@ -148,6 +152,8 @@ class ModelOnChips:
     ) -> Iterator[nn.Module]:
         """Inside, what computes with the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own)."""
         time = None if t != t else t
+        if not (noise.is_identity or self._answers_to_weights):
+            self._require_effect()
         if self.programmed is None and not noise.is_identity:
             self.programmed = Programmed(self.noisy, noise, stream, self.read_once)
         converting = self.converting[converters]
@@ -162,6 +168,13 @@ class ModelOnChips:
                 stack.enter_context(recalibrated(network, self.calibration, self.model.compute.precision))
             yield network if self.compiled is None else self.compiled
         converting.check_called()
+
+    def _require_effect(self) -> None:
+        """Once, before the first noise that moves weights."""
+        model = self.model
+        ask = partial(model.task.call, model.network)
+        require_effect(self.noisy, ask, model.batches[0], model.compute.precision)
+        self._answers_to_weights = True
 
     def score(self, noise: NoiseModel, stream: Stream, **reading: Any) -> dict[str, float]:
         """The metrics of the chip on all images; ``reading`` is that of :meth:`reading`."""

@@ -15,7 +15,7 @@ from noiserobust.data import Batch, Labelled
 from noiserobust.errors import UserError
 from noiserobust.models.compute import arguments, as_weights, call, predictions_of
 from noiserobust.spec import Described
-from noiserobust.tasks.counts import Meter
+from noiserobust.tasks.counts import Meter, Sums
 from noiserobust.tasks.quantities import Quantity, quantity
 
 T = TypeVar("T", bound="Task")
@@ -32,7 +32,7 @@ class Task(Described, family="task"):
     is the mean over all of their units, ``sum(losses * counts) / sum(counts)``.
     """
 
-    metric = ""
+    metric = "loss"
     """The metric that is shown and chosen by, such as ``accuracy``: the first of :meth:`meter`'s."""
 
     names: ClassVar[tuple[str, ...]] = ("loss",)
@@ -47,9 +47,9 @@ class Task(Described, family="task"):
     def losses(self, predictions: Tensor, batch: Batch) -> Tensor:
         """(B,): the mean loss of each sample over its units, ignored ones left out; 0 for a sample without any."""
 
-    @abstractmethod
     def meter(self) -> Meter:
-        """A new count of this task's metrics: :attr:`metric` first, and ``loss`` among them."""
+        """A new count of this task's metrics: :attr:`metric` first, and ``loss`` among them; by default it alone."""
+        return _MeanLoss(self)
 
     def inputs(self, model: nn.Module, batch: Batch) -> Any:
         """What the network is given: a tensor, or several, floats in the precision of its parameters."""
@@ -105,7 +105,23 @@ class Task(Described, family="task"):
 
     def outputs(self, data: Labelled) -> int:
         """How many numbers a network has to give for a unit, at least: classes that occur, or values."""
-        return int(data.labels.max()) + 1
+        labels = data.labels
+        return labels[0].numel() if labels.is_floating_point() else int(labels.max()) + 1
+
+
+class _MeanLoss:
+    """The mean over units of a task's losses."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.sums, self.units = task, Sums(), 0.0
+
+    def update(self, predictions: Tensor, batch: Batch) -> None:
+        losses, counts = self.task.losses(predictions, batch).double(), self.task.counts(batch)
+        self.units += len(losses) if counts is None else float(counts.sum())
+        self.sums.add(loss=losses if counts is None else losses * counts, unanswered=~losses.isfinite())
+
+    def compute(self) -> dict[str, float]:
+        return {"loss": self.sums.total("loss") / self.units, **self.sums.nan_answers}
 
 
 def parts_of(data: Labelled) -> Sequence[Batch]:
