@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from noiserobust.data.dataset import Dataset, Splits
+from noiserobust.data.labelled import Labelled
 from noiserobust.data.source import DataSource
 from noiserobust.data.text import Windows
 from noiserobust.rng import Stream
@@ -48,10 +49,14 @@ class Sums(DataSource, name="sums"):
     def read(self, root: str | Path, image_size: int | None) -> Splits:
         words = " ".join([*UNITS, *TENS, "plus is. "])
         alphabet = tuple(sorted(set(words)))
-        letters = (_letters(Stream(0, "sums", part), n, alphabet) for part, n in (("train", TRAIN), ("test", TEST)))
+        texts = (_letters(Stream(0, "sums", part), n, alphabet) for part, n in (("train", TRAIN), ("test", TEST)))
+        train, test = (self._windows(text, alphabet) for text in texts)
+        return Splits(train, test)
+
+    def _windows(self, text: Tensor, alphabet: tuple[str, ...]) -> Labelled:
         if self.labels == "tokens":
-            return Splits(*(Windows.of(text, CONTEXT + 1, name=str(self)) for text in letters))
-        return Splits(*(_with_next(text, alphabet) for text in letters))
+            return Windows.of(text, CONTEXT + 1, name=str(self))
+        return _with_next(text, alphabet)
 
 
 def spelled(number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -118,7 +119,7 @@ def windows(tokens: Tensor, length: int, stride: int | None = None) -> tuple[Ten
     starts = [*range(0, last, stride or length - 1), last]
     ids = torch.stack([tokens[start : start + length] for start in starts])
     labels = ids.clone()
-    for row, (before, start) in enumerate(zip(starts, starts[1:], strict=False), 1):
+    for row, (before, start) in enumerate(pairwise(starts), 1):
         labels[row, : before + length - start] = IGNORED
     return ids, labels
 

@@ -172,8 +172,9 @@ class ModelOnChips:
     def _require_effect(self) -> None:
         """Once, before the first noise that moves weights."""
         model = self.model
-        ask = partial(model.task.call, model.network)
-        require_effect(self.noisy, ask, model.batches[0], model.compute.precision)
+        if model.batches:  # a task that scores the whole network keeps its data to itself
+            ask = partial(model.task.call, model.network)
+            require_effect(self.noisy, ask, model.batches[0], model.compute.precision)
         self._answers_to_weights = True
 
     def score(self, noise: NoiseModel, stream: Stream, **reading: Any) -> dict[str, float]:
@@ -200,8 +201,8 @@ class ModelOnChips:
         if data is None:
             return []
         normalized = data.with_normalization(self.model.dataset.mean, self.model.dataset.std)
-        image = nests.first(self.model.batches[0].inputs)
-        channels_last = image.is_contiguous(memory_format=torch.channels_last)
+        first = self.model.batches[:1]
+        channels_last = all(nests.first(b.inputs).is_contiguous(memory_format=torch.channels_last) for b in first)
         return prepare(normalized, device_of(self.model.network), CALIBRATION_BATCH, channels_last)
 
 

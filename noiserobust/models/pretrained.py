@@ -47,7 +47,7 @@ class Transformers(ModelSpec, name="transformers"):
     weights: bool = True
 
     def build(self, channels: int, classes: int) -> nn.Module:
-        """A network of ``classes`` classes where those are one's own; else ``channels`` and ``classes`` are not used."""
+        """A network of ``classes`` classes where its classes are one's own; else the arguments are not used."""
         return self._made(classes)
 
     def load(self) -> nn.Module:
@@ -68,8 +68,9 @@ class Transformers(ModelSpec, name="transformers"):
     def _made(self, classes: int | None) -> nn.Module:
         transformers = _library("transformers")
         written = _json(Path(self.folder, CONFIG))
-        kind = getattr(transformers, self._class_name(written), None)
-        if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        kind: Any = getattr(transformers, self._class_name(written), None)
+        known = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+        if not known:
             raise UserError(
                 f"expected a class of transformers in {Path(self.folder, CONFIG)}, got {self._class_name(written)!r}; "
                 "code of a folder is not run: build the network yourself and pass the module"
@@ -160,7 +161,9 @@ def _json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         content = None
     if not isinstance(content, dict):
-        raise UserError(f"expected a folder that save_pretrained wrote, got {file.parent} without a readable {file.name}")
+        raise UserError(
+            f"expected a folder that save_pretrained wrote, got {file.parent} without a readable {file.name}"
+        )
     return content
 
 

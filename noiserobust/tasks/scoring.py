@@ -14,7 +14,7 @@ from noiserobust.models.modes import evaluating
 from noiserobust.tasks.base import Task
 from noiserobust.tasks.classification import Classification
 from noiserobust.tasks.counts import Meter
-from noiserobust.tasks.scorer import Score
+from noiserobust.tasks.scorer import Scorer
 
 
 @torch.no_grad()
@@ -27,7 +27,7 @@ def score(
 ) -> dict[str, float]:
     """The metrics of ``model`` as it stands, in eval mode: those of its ``task``, then those of further ``meters``."""
     with evaluating(model), autocast(device_of(model), precision):
-        if isinstance(task, Score):
+        if isinstance(task, Scorer):
             return task.score(model)
         counts = [task.meter(), *meters]
         for batch in batches:
