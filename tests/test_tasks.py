@@ -480,8 +480,12 @@ class TestDesign:
         for call in (sharpness, lambda m, d: landscape(m, d, 1, points=3)):
             with refused("expected a task with losses of samples for measures and landscapes, got score:"):
                 call(model, mean)
-        stored = [values(model, lambda m, k=k: k, out=tmp_path / f"{k}.parquet")["score"] for k in (1.0, 2.0)]
-        assert stored == [1.0, 2.0]
+        one, two = (lambda m: 1.0), (lambda m: 2.0)  # of one line, and one name
+        assert [values(model, f, out=tmp_path / "r.parquet")["score"] for f in (one, two, one)] == [1.0, 2.0, 1.0]
+        with refused("expected a task whose samples are right or wrong"):
+            noiserobust.evaluate(model, mean, precision_target=1)
+        with refused("expected no further metrics beside score:"):
+            values(model, mean, metrics="top5")
 
     def test_precision_of_yes_and_no(self) -> None:
         model, labels = net(1), (X[:, 0] > 0).long()

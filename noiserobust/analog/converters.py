@@ -11,7 +11,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.noisy import report_stream
+from noiserobust.analog.places import AnalogWeight
 from noiserobust.analog.weights import analog_weights, users
 from noiserobust.errors import UserError
 from noiserobust.models.compute import call
@@ -131,29 +133,41 @@ class Converting:
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        layers: LayerTable | None = None,
         calibration: Sequence[Any] = (),
     ) -> None:
         self.converters = converters
         self.layers: list[LayerConverters] = []
         self.uncovered: dict[str, str] = {}
-        if converters.is_identity:
+        self.is_identity, self.noisy = converters.is_identity, False
+        if converters.is_identity and not layers:
+            return
+        weights = analog_weights(model, include=include, exclude=exclude, layers=layers)
+        of_weight = {weight.name: _own(weight, converters) for weight in weights}
+        self.is_identity = all(own.is_identity for own in of_weight.values())
+        self.noisy = any(own.noise for own in of_weight.values())
+        if self.is_identity:
             return
         inside = {id(m.out_proj) for m in unwrap(model).modules() if isinstance(m, nn.MultiheadAttention)}
-        for name, module, weight in users(model, analog_weights(model, include=include, exclude=exclude)):
+        for name, module, weight in users(model, weights):
+            own = of_weight[weight.name]
+            if own.is_identity:
+                continue
             forward, kind = type(module).forward, type(module).__name__
             if id(module) in inside:
                 self.uncovered[name] = "inside nn.MultiheadAttention, which uses its weight by itself"
             elif weight.attribute != "weight" or not (is_linear(forward) or forward in CONVOLUTIONS):
                 self.uncovered[name] = f"{kind} computes by itself: no layer to put converters at"
             else:
-                scale = whole(reference_scale(weight.as_rows(weight.value()), converters.reference)).flatten()
-                self.layers.append(LayerConverters(name, module, converters, CONVOLUTIONS.get(forward, 0), scale))
+                scale = whole(reference_scale(weight.as_rows(weight.value()), own.reference)).flatten()
+                self.layers.append(LayerConverters(name, module, own, CONVOLUTIONS.get(forward, 0), scale))
         if not self.layers:
             raise UserError(
                 f"expected a Linear or convolution to put converters at, got none in {type(unwrap(model)).__name__}"
             )
-        if converters.percentile is not None:
-            self._calibrate(model, calibration, converters.percentile)
+        fixed = [layer for layer in self.layers if layer.converters.percentile is not None]
+        if fixed:
+            self._calibrate(model, calibration, fixed)
 
     @contextmanager
     def applied(self, stream: Stream) -> Iterator[None]:
@@ -167,28 +181,29 @@ class Converting:
 
     def check_called(self) -> None:
         """Refuse a model that has been run without calling any layer that has converters."""
-        if not self.converters.is_identity and not any(layer.calls for layer in self.layers):
+        if not self.is_identity and not any(layer.calls for layer in self.layers):
             raise UserError(
                 "expected a model that calls its Linear or convolution layers, but no converter was ever used; give "
                 "it before torch.compile"
             )
 
     @torch.no_grad()
-    def _calibrate(self, model: nn.Module, batches: Sequence[Tensor], percentile: float) -> None:
+    def _calibrate(self, model: nn.Module, batches: Sequence[Tensor], layers: Sequence[LayerConverters]) -> None:
         if not len(batches):
             raise UserError("io: expected calibration=... (batches of inputs) with a percentile, got none")
-        seen: dict[str, list[Tensor]] = {layer.name: [] for layer in self.layers}
+        seen: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
         with ExitStack() as stack:
             stack.enter_context(evaluating(model))
-            for layer in self.layers:
-                stack.enter_context(layer.watched(percentile, seen[layer.name]))
+            for layer in layers:
+                stack.enter_context(layer.watched(layer.converters.percentile or 0.0, seen[layer.name]))
             for batch in batches:
                 call(model, batch)
-        for layer in self.layers:
+        for layer in layers:
             if seen[layer.name]:
                 layer.ranges = tuple(torch.stack(seen[layer.name]).mean(0))
-        self.uncovered |= {layer.name: DIRECT for layer in self.layers if layer.ranges is None}
-        self.layers = [layer for layer in self.layers if layer.ranges is not None]
+        uncalled = [layer for layer in layers if layer.ranges is None]
+        self.uncovered |= {layer.name: DIRECT for layer in uncalled}
+        self.layers = [layer for layer in self.layers if layer not in uncalled]
 
 
 class LayerConverters:
@@ -278,6 +293,7 @@ def converted(
     t: float | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    layers: Any = None,
     calibration: Sequence[Any] = (),
 ) -> Iterator[Converting]:
     """``model`` with converters at its analog layers; they are gone afterwards, also after an exception.
@@ -286,9 +302,17 @@ def converted(
     :func:`~noiserobust.evaluate` computes for that draw (arguments: :class:`Converting`).
     """
     converters = Converters.parse(converters) if isinstance(converters, str) else converters
-    converting = Converting(model, converters, include=include, exclude=exclude, calibration=calibration)
+    converting = Converting(
+        model, converters, include=include, exclude=exclude, layers=LayerTable.of(layers), calibration=calibration
+    )
     with converting.applied(output_stream(report_stream(seed, replicate, draw), t, read)):
         yield converting
+
+
+def _own(weight: AnalogWeight, asked: Converters) -> Converters:
+    """The converters of a weight's own settings, or those asked for."""
+    text = weight.settings.converters
+    return asked if text is None else Converters.parse(text)
 
 
 def output_stream(stream: Stream, t: float | None, read: int) -> Stream:

@@ -187,6 +187,8 @@ class EvaluatedModels:
         self.shards = shards
         self.task = task_of(task, data)
         self.data = Samples(()) if isinstance(self.task, Scorer) else named_data(data, self.copies)
+        if isinstance(self.task, Scorer) and images is not None:
+            raise UserError(f"expected no number of images with {self.task}, which brings its own data")
         # Tensors and loaders that a person hands over are taken as they are; data sets are normalised as in training.
         self.normalize = not isinstance(self.data, AsGiven)
         whole = part_of(self.data, part)
@@ -267,7 +269,7 @@ class EvaluatedModels:
         """Which weights of a copy are analog: those asked for, else those that it was trained with; and a word where
         the two differ."""
         trained = Where.trained({} if isinstance(copy.source, nn.Module) else copy.source.about.get("settings"))
-        where = self.where if self.where.include or self.where.exclude else trained
+        where = self.where or trained
         if str(where) != str(trained):
             then, now = (str(one) or "every layer as it is" for one in (trained, where))
             return where, f"trained with {then}, evaluated with {now}"

@@ -161,7 +161,7 @@ def evaluate(
             bar.set_description(copy.method, refresh=False)
             on_chips = ModelOnChips(copy, conditions, further, target is not None or len(conditions.readings) == 1)
             for noise in noise_kinds:
-                columns = settings | copy.columns | {"noise": str(noise), "strength": noise.strength}
+                columns = settings | copy.columns | {"noise": str(noise), "strength": on_chips.strength(noise)}
                 if target:
                     for reading in conditions.readings:
                         measure_to_precision(target, on_chips, noise, reading, columns, ledger, bar)
@@ -195,7 +195,7 @@ def _chip(
     conditions = on_chips.conditions
     for reading in conditions.readings:
         unit = source = {**columns, "draw": draw, **reading}
-        if conditions.always_same(noise, reading["converters"]):
+        if on_chips.always_same(noise, reading["converters"]):
             source = unit | {"draw": first} | conditions.readings[0] | {"converters": reading["converters"]}
         values = ledger.find(source, on_chips.metrics)
         if values is None:

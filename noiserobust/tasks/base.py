@@ -81,7 +81,15 @@ class Task(Described, family="task"):
 
         Raises :class:`~noiserobust.UserError` for tasks whose samples are not right or wrong as a whole.
         """
-        raise UserError(
+        raise self._without_answers()
+
+    def require_answers(self) -> None:
+        """Refuse a task whose samples are not right or wrong."""
+        if type(self).answers is Task.answers:
+            raise self._without_answers()
+
+    def _without_answers(self) -> UserError:
+        return UserError(
             f"expected a task whose samples are right or wrong (classification, binary, multilabel), got {self}; name "
             "a number of draws instead of a precision"
         )

@@ -87,16 +87,33 @@ class Score(Scorer, name="score"):
 
     @property
     def digest(self) -> str:
-        """16 hex digits that name the function: its name and its text."""
+        """16 hex digits that name the function: its name and text, and the plain values that it holds.
+
+        Others (data that it reads) are not looked at: name another file for the rows where they change.
+        """
+        function = self._function
         try:
-            text = inspect.getsource(self._function)
+            text = inspect.getsource(function if hasattr(function, "__qualname__") else type(function))
         except (OSError, TypeError):
             text = ""
-        return hashlib.sha256(f"{self.function}\n{text}".encode()).hexdigest()[:16]
+        code = getattr(function, "__code__", None)
+        held = [getattr(function, "__defaults__", None) or (), sorted(getattr(function, "__dict__", {}).items())]
+        # Two functions of one line have one text.
+        held += [] if code is None else [code.co_code.hex(), code.co_names, code.co_consts]
+        held += [[cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]]
+        named = f"{self.function}\n{text}\n{[_plain(one) for one in held]}"
+        return hashlib.sha256(named.encode()).hexdigest()[:16]
 
     @property
     def _function(self) -> Any:
         return self._at_hand or load(self.function)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with numbers and texts only: nothing whose text would differ from run to run."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(one) for one in value]
+    return value if isinstance(value, (bool, int, float, str, bytes, type(None))) else type(value).__name__
 
 
 def task_of(task: Any, data: Any = None) -> Task | None:

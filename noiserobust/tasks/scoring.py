@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust.data import Batch
+from noiserobust.errors import UserError
 from noiserobust.models.check import taking
 from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.modes import evaluating
@@ -27,9 +28,12 @@ def score(
 ) -> dict[str, float]:
     """The metrics of ``model`` as it stands, in eval mode: those of its ``task``, then those of further ``meters``."""
     with evaluating(model), autocast(device_of(model), precision):
+        further = list(meters)
         if isinstance(task, Scorer):
+            if further:
+                raise UserError(f"expected no further metrics beside {task}: the function gives what is wanted")
             return task.score(model)
-        counts = [task.meter(), *meters]
+        counts = [task.meter(), *further]
         for batch in batches:
             predictions = task.predictions(task.call(model, batch))
             for meter in counts:

@@ -80,6 +80,7 @@ def measure_to_precision(
     ``columns`` are those that all of the rows share; what ``ledger`` holds already is not computed again.
     """
     model, seed = on_chips.model, columns["seed"]
+    model.task.require_answers()
 
     def correct(draw: int, positions: np.ndarray) -> np.ndarray:
         on_chips.next_chip()
@@ -96,7 +97,7 @@ def measure_to_precision(
     stream = Stream(seed, "subset", model.replicate, str(noise), repr(sorted(reading.items())))
     draw_cost = DRAW_COST.get(device_of(model.network).type, OTHER_DRAW_COST)
     subsets = Subsets(len(model.dataset), lambda: on_chips.margins, correct, stream, draw_cost)
-    if on_chips.conditions.always_same(noise, reading["converters"]):
+    if on_chips.always_same(noise, reading["converters"]):
         values("stopped", subsets.everything, 0)
         return
     until_precise(target, partial(values, "stopped", subsets.until_precise))
