@@ -33,6 +33,8 @@ CONVOLUTIONS = {
     )
     for kind in kinds
 }
+LINEAR = {"torch.nn.modules.linear.Linear.forward", "transformers.pytorch_utils.Conv1D.forward"}
+"""What computes W x + b of vectors x in the last dimension; by name, so that none need be imported."""
 DIRECT = "not called as a layer: its weight is used directly"
 CHUNK = 64
 """Rows of an output whose noise has a name of its own, so that it does not depend on the batch size."""
@@ -154,7 +156,7 @@ class Converting:
             forward, kind = type(module).forward, type(module).__name__
             if id(module) in inside:
                 self.uncovered[name] = "inside nn.MultiheadAttention, which uses its weight by itself"
-            elif weight.attribute != "weight" or (forward is not nn.Linear.forward and forward not in CONVOLUTIONS):
+            elif weight.attribute != "weight" or not (is_linear(forward) or forward in CONVOLUTIONS):
                 self.uncovered[name] = f"{kind} computes by itself: no layer to put converters at"
             else:
                 scale = whole(reference_scale(weight.as_rows(weight.value()), own.reference)).flatten()
@@ -221,13 +223,13 @@ class LayerConverters:
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             nonlocal reach
-            given = args[0] if args else kwargs["input"]
+            name, given = (None, args[0]) if args else next(iter(kwargs.items()))
             x = _exact(given)
             reach = self._reach(x)
             if self.converters.dac is not None:
                 x = _straight(quantized(x.detach(), reach, self.converters.dac), x)
             x = x.to(given.dtype)
-            return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "input": x})
+            return ((x, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: x})
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             nonlocal seen
@@ -257,7 +259,7 @@ class LayerConverters:
         """Inside, ``ranges`` collects the percentiles of |x| and |W x| of every call."""
 
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            x = _exact(args[0] if args else kwargs["input"])
+            x = _exact(args[0] if args else next(iter(kwargs.values())))
             both = (x, _exact(output) - self._bias())
             ranges.append(torch.stack([_percentile(values.abs().flatten(), percentile) for values in both]))
 
@@ -316,6 +318,11 @@ def _own(weight: AnalogWeight, asked: Converters) -> Converters:
 def output_stream(stream: Stream, t: float | None, read: int) -> Stream:
     """The name of the output noise of one read of one draw."""
     return read_stream(stream.child("converters"), t, read)
+
+
+def is_linear(forward: Any) -> bool:
+    """Whether ``forward`` is that of a Linear, or of the same with another name."""
+    return f"{forward.__module__}.{forward.__qualname__}" in LINEAR
 
 
 def _exact(tensor: Tensor) -> Tensor:

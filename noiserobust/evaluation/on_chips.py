@@ -206,8 +206,8 @@ class ModelOnChips:
         if data is None:
             return []
         normalized = data.with_normalization(self.model.dataset.mean, self.model.dataset.std)
-        image = nests.first(self.model.batches[0].inputs)
-        channels_last = image.is_contiguous(memory_format=torch.channels_last)
+        first = self.model.batches[:1]
+        channels_last = all(nests.first(b.inputs).is_contiguous(memory_format=torch.channels_last) for b in first)
         return prepare(normalized, device_of(self.model.network), CALIBRATION_BATCH, channels_last)
 
 

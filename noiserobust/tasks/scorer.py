@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -20,11 +21,35 @@ from noiserobust.tasks.metrics import numbers
 
 
 @dataclass(frozen=True)
-class Score(Task, name="score"):
-    """Whatever a function of the network says: ``function(model)`` gives a number, or several by name.
+class Scorer(Task):
+    """Base of tasks that score a whole network and bring their own data.
 
-    It brings its own data, and finds the network in eval mode, without gradients, its weights as they are on the chip.
-    What needs losses or samples of this package (training, precision targets, sharpness, landscapes) is closed to it.
+    They find the network in eval mode, without gradients, its weights as they are on the chip. What needs losses or
+    samples of this package (training, precision targets, sharpness, landscapes) is closed to them.
+    """
+
+    @abstractmethod
+    def score(self, model: nn.Module) -> dict[str, float]:
+        """Numbers of ``model`` by name: :attr:`metric` first, or the one that stands for it."""
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """16 hex digits that name what the numbers depend on besides the network."""
+
+    def losses(self, predictions: Tensor, batch: Batch) -> Tensor:
+        raise self._closed()
+
+    def meter(self) -> Meter:
+        raise self._closed()
+
+    def _closed(self) -> UserError:
+        return UserError(f"expected a task with losses of samples, got {self}, which scores the whole network")
+
+
+@dataclass(frozen=True)
+class Score(Scorer, name="score"):
+    """Whatever a function of the network says: ``function(model)`` gives a number, or several by name.
 
     - ``function``: ``package.module:function``; in Python the function itself will do (``task=function``).
     - ``metric``: what is shown and chosen by; left out, the first number.
@@ -79,18 +104,9 @@ class Score(Task, name="score"):
         named = f"{self.function}\n{text}\n{[_plain(one) for one in held]}"
         return hashlib.sha256(named.encode()).hexdigest()[:16]
 
-    def losses(self, predictions: Tensor, batch: Batch) -> Tensor:
-        raise self._closed()
-
-    def meter(self) -> Meter:
-        raise self._closed()
-
     @property
     def _function(self) -> Any:
         return self._at_hand or load(self.function)
-
-    def _closed(self) -> UserError:
-        return UserError(f"expected a task with losses of samples, got {self}, which is a function's own numbers")
 
 
 def _plain(value: Any) -> Any:

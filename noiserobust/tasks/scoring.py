@@ -15,7 +15,7 @@ from noiserobust.models.modes import evaluating
 from noiserobust.tasks.base import Task
 from noiserobust.tasks.classification import Classification
 from noiserobust.tasks.counts import Meter
-from noiserobust.tasks.scorer import Score
+from noiserobust.tasks.scorer import Scorer
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def score(
     """The metrics of ``model`` as it stands, in eval mode: those of its ``task``, then those of further ``meters``."""
     with evaluating(model), autocast(device_of(model), precision):
         further = list(meters)
-        if isinstance(task, Score):
+        if isinstance(task, Scorer):
             if further:
                 raise UserError(f"expected no further metrics beside {task}: the function gives what is wanted")
             return task.score(model)

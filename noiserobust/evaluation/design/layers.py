@@ -31,7 +31,7 @@ from noiserobust.evaluation.statistics.summary import paired, summarize
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.checkpoints import Checkpoint
 from noiserobust.storage.rows import OPERATION
-from noiserobust.tasks import Score, task_of
+from noiserobust.tasks import Scorer, task_of
 
 INTERVAL = ["mean", "low", "high", "interval_over", "models", "draws", "confidence"]
 
@@ -221,7 +221,7 @@ def by_method(models: Models, data: Any, task: Any) -> tuple[dict[str, list[nn.M
     methods: dict[str, list[nn.Module | Checkpoint]] = {}
     for copy in copies:
         methods.setdefault(copy.method, []).append(copy.source)
-    return methods, data if isinstance(task_of(task, data), Score) else named_data(data, copies)
+    return methods, data if isinstance(task_of(task, data), Scorer) else named_data(data, copies)
 
 
 def require_one_condition(chips: Chips) -> None:
