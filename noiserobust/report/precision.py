@@ -32,9 +32,10 @@ def precision_table(summary: pd.DataFrame, markdown: bool = False) -> str:
             low, high = line["noise_std_low"], line["noise_std_high"]
             cells.append(GAP if math.isnan(low) else f"{line['noise_std']:{form}} [{low:{form}}, {high:{form}}]")
         grid.append(cells)
+    measured = f"{metric} in {unit}" if unit else metric
     percent = 100 * summary["confidence"].iloc[0]
     caption = (
-        f"{metric}{f' in {unit}' if unit else ''}: mean ± half the {percent:g} % interval, over noise draws at each model; image passes: beside "
+        f"{measured}: mean ± half the {percent:g} % interval, over noise draws at each model; image passes: beside "
         "one clean pass per model"
     )
     if not summary["reached"].all():

@@ -106,7 +106,9 @@ def measure_to_precision(
     stream = Stream(seed, "subset", model.replicate, str(noise), repr(sorted(reading.items())))
     draw_cost = DRAW_COST.get(device_of(model.network).type, OTHER_DRAW_COST)
     if metric == "accuracy" and model.task.right_or_wrong:
-        subsets = Subsets(len(model.dataset), lambda: on_chips.margins, correct, stream, draw_cost)
+        subsets: Subsets | WholePasses = Subsets(
+            len(model.dataset), lambda: on_chips.margins, correct, stream, draw_cost
+        )
     else:
         subsets = WholePasses(len(model.dataset), metric, whole)
     if on_chips.always_same(noise, reading["converters"]):
