@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -506,6 +508,21 @@ def test_rows_of_another_task_are_others(tmp_path: Path) -> None:
     assert set(first) != set(second)
     assert set(pd.read_parquet(out)["task"]) == {"binary", "regression"}
     assert values(net(1), (X, labels), task="binary", out=out) == first
+
+
+def test_rows_without_a_task_are_of_classification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger of a version that knew no tasks is taken over."""
+    out = tmp_path / "r.parquet"
+    expected = values(net(), (X, Y), out=out)
+    with sqlite3.connect(f"{out}.ledger") as ledger:
+        for number, text in ledger.execute("SELECT id, columns FROM conditions").fetchall():
+            columns = {name: value for name, value in json.loads(text).items() if name != "task"}
+            ledger.execute("UPDATE conditions SET columns = ? WHERE id = ?", [json.dumps(columns), number])
+        (unit,) = ledger.execute("SELECT value FROM about WHERE name = 'unit'").fetchone()
+        older = json.dumps([name for name in json.loads(unit) if name != "task"])
+        ledger.execute("UPDATE about SET value = ? WHERE name = 'unit'", [older])
+    monkeypatch.setattr("noiserobust.evaluation.on_chips.score", None)  # nothing is computed again
+    assert values(net(), (X, Y), out=out) == expected
 
 
 def test_classification_is_what_it_was() -> None:
