@@ -115,9 +115,7 @@ class TestMetrics:
         rows = evaluate(DigitsNet(width=2).build(1, 10), data, NOISE, 1, metrics="perplexity").rows
         assert set(rows["metric"]) == {"accuracy", "loss", "perplexity"}
 
-    @pytest.mark.parametrize(
-        ("name", "value"), [("accuracy", 1.0), ("loss", 1.0), ("mine", None), ("mine", "text")]
-    )
+    @pytest.mark.parametrize(("name", "value"), [("accuracy", 1.0), ("loss", 1.0), ("mine", None), ("mine", "text")])
     def test_what_gives_no_number_or_takes_a_name_is_refused(
         self, name: str, value: Any, data: tuple[Tensor, Tensor]
     ) -> None:
