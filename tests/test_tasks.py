@@ -461,8 +461,12 @@ class TestDesign:
         assert not summary["bound"] < chips.median()
         for result in (sensitivity(model, data, "gaussian:0.3", **options), found, kept, yields(rows)):
             result.plot(tmp_path / "a.png")
-        with refused("expected a task whose samples are right or wrong"):
-            noiserobust.evaluate(model, data, NOISE, precision_target=1, task="regression")
+        precise = noiserobust.evaluate(model, data, "gaussian:0.3", precision_target=0.05, task="regression")
+        line = precise.summary().iloc[0]
+        found = noiserobust.evaluate(model, data, "gaussian:0.3", draws=int(line["draws"]), task="regression").rows
+        assert line["mean"] == pytest.approx(found[found["metric"] == "mse"]["value"].mean())
+        assert (line["metric"], line["reached"]) == ("mse", True)
+        assert "mse: mean ± half the 95 % interval" in precise.table()
 
     def test_a_scoring_function(self, tmp_path: Path) -> None:
         def mean(model: nn.Module) -> dict[str, Tensor]:
@@ -482,7 +486,7 @@ class TestDesign:
                 call(model, mean)
         one, two = (lambda m: 1.0), (lambda m: 2.0)  # of one line, and one name
         assert [values(model, f, out=tmp_path / "r.parquet")["score"] for f in (one, two, one)] == [1.0, 2.0, 1.0]
-        with refused("expected a task whose samples are right or wrong"):
+        with refused("expected a task with a metric of its own for a precision, got score:"):
             noiserobust.evaluate(model, mean, precision_target=1)
         with refused("expected no further metrics beside score:"):
             values(model, mean, metrics="top5")
