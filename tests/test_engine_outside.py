@@ -139,6 +139,11 @@ class TestBatches:
         listed = committed(text, sgd(smooth_net()), parts)
         assert same_bits(committed(text, sgd(smooth_net()), iter(parts)), listed)  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("given", [{"x": torch.ones(2)}, (torch.ones(2, 25), torch.zeros(2)), []])
+    def test_what_is_no_batch_is_refused(self, given: Any) -> None:
+        with pytest.raises(UserError, match=r"use Batch\(inputs, labels\)"):
+            Method.parse("sam:0.1").step(sgd(smooth_net()), given, ON)
+
 
 class Named(nn.Sequential):
     """:func:`smooth_net` on the sum of two inputs, with an output of a kind."""

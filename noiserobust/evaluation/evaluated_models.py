@@ -28,7 +28,7 @@ from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
 from noiserobust.storage.provenance import provenance
-from noiserobust.tasks import Classification, Score, Task, task_of
+from noiserobust.tasks import Classification, Scorer, Task, task_of
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked
 
@@ -186,7 +186,9 @@ class EvaluatedModels:
         self.copies, self.compute, self.where = trained_copies(models), compute, where
         self.shards = shards
         self.task = task_of(task, data)
-        self.data = Samples(()) if isinstance(self.task, Score) else named_data(data, self.copies)
+        self.data = Samples(()) if isinstance(self.task, Scorer) else named_data(data, self.copies)
+        if isinstance(self.task, Scorer) and images is not None:
+            raise UserError(f"expected no number of images with {self.task}, which brings its own data")
         # Tensors and loaders that a person hands over are taken as they are; data sets are normalised as in training.
         self.normalize = not isinstance(self.data, AsGiven)
         whole = part_of(self.data, part)
@@ -246,7 +248,7 @@ class EvaluatedModels:
             "precision": compute.precision,
             "weights": network_digest(network),
             "answer": answer(network, task.inputs(network, batches[0]), compute.precision) if batches else "",
-            "data": task.digest if isinstance(task, Score) else _digest([self.dataset, *self.calibration], dataset),
+            "data": task.digest if isinstance(task, Scorer) else _digest([self.dataset, *self.calibration], dataset),
             "inputs": dataset.normalization,
             "device": device.type,
             "noisy_weights": analog.noisy,
@@ -268,7 +270,7 @@ class EvaluatedModels:
         """Which weights of a copy are analog: those asked for, else those that it was trained with; and a word where
         the two differ."""
         trained = Where.trained({} if isinstance(copy.source, nn.Module) else copy.source.about.get("settings"))
-        where = self.where if self.where.include or self.where.exclude else trained
+        where = self.where or trained
         if str(where) != str(trained):
             then, now = (str(one) or "every layer as it is" for one in (trained, where))
             return where, f"trained with {then}, evaluated with {now}"
@@ -289,7 +291,7 @@ class EvaluatedModels:
         if task is None:
             stored = "classification" if isinstance(source, nn.Module) else source.about.get("task", "classification")
             task = Task.parse(stored, imports=False)
-            if isinstance(task, Score):
+            if isinstance(task, Scorer):
                 raise UserError(f"expected task={task}: a file names code, which only you may start by name")
         if task not in self._suited:
             self._suited[task] = task.suited(self.dataset)
@@ -313,7 +315,7 @@ class EvaluatedModels:
     def _built(self, checkpoint: Checkpoint, dataset: Labelled, channels_last: bool) -> nn.Module:
         """The network of a checkpoint, if it takes ``dataset``."""
         about, task = checkpoint.about, self._task_of(checkpoint)
-        if isinstance(task, Score):
+        if isinstance(task, Scorer):
             return checkpoint.build(self.spec)
         channels, known = about.get("channels", dataset.channels), len(about.get("classes", dataset.classes))
         if channels != dataset.channels:

@@ -124,7 +124,7 @@ class ModelOnChips:
         self.folding = Folding(self.noisy, images) if foldable else None
         self.compiled: Any = None
         if compute.compile:
-            if not plain or not all(one.is_identity for one in conditions.converters.values()):
+            if not plain or not all(one.is_identity for one in self.converting.values()):
                 raise UserError(
                     "expected backend direct without converters or recalibration with compile; leave it out"
                 )
@@ -133,14 +133,19 @@ class ModelOnChips:
         self.programmed: Programmed | None = None
         self._answers_to_weights = not self.opened.plain
 
-    def always_same(self, noise: NoiseModel, converters: str) -> bool:
-        """Whether every draw is the same, at any time: without noise, unless the outputs are noisy."""
-        return noise.is_identity and self.opened.exact and not self.conditions.converters[converters].noise
-
     @property
     def uncovered(self) -> dict[str, str]:
         """Analog weights without converters, and why."""
         return {name: reason for one in self.converting.values() for name, reason in one.uncovered.items()}
+
+    def always_same(self, noise: NoiseModel, converters: str) -> bool:
+        """Whether every draw is the same, at any time: without noise, unless the outputs are noisy."""
+        noiseless = self.noisy.is_identity(noise) and not self.converting[converters].noisy
+        return noiseless and self.opened.exact
+
+    def strength(self, noise: NoiseModel) -> float:
+        """The largest strength that the noise has in a layer."""
+        return max(weight.noise(noise).strength for weight in self.noisy.weights)
 
     def next_chip(self) -> None:
         """Forget the chip: the next reading is of another draw."""
@@ -152,16 +157,16 @@ class ModelOnChips:
     ) -> Iterator[nn.Module]:
         """Inside, what computes with the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own)."""
         time = None if t != t else t
-        if not (noise.is_identity or self._answers_to_weights):
+        if not (self.noisy.is_identity(noise) or self._answers_to_weights):
             self._require_effect()
-        if self.programmed is None and not noise.is_identity:
+        if self.programmed is None and not self.noisy.is_identity(noise):
             self.programmed = self.opened.program(self.noisy, noise, stream, self.read_once)
         converting = self.converting[converters]
         with ExitStack() as stack:
             if self.programmed is None:
                 stack.enter_context(self.noisy.held())
             network = stack.enter_context(self.opened.reading(self.programmed, stream, time, read, compensation))
-            if self.folding and self.programmed is not None and self.conditions.converters[converters].is_identity:
+            if self.folding and self.programmed is not None and converting.is_identity:
                 stack.enter_context(self.folding.folded())
             stack.enter_context(converting.applied(output_stream(stream, time, read)))
             if self.calibration:
@@ -172,8 +177,9 @@ class ModelOnChips:
     def _require_effect(self) -> None:
         """Once, before the first noise that moves weights."""
         model = self.model
-        ask = partial(model.task.call, model.network)
-        require_effect(self.noisy, ask, model.batches[0], model.compute.precision)
+        if model.batches:  # a scoring function has its own
+            ask = partial(model.task.call, model.network)
+            require_effect(self.noisy, ask, model.batches[0], model.compute.precision)
         self._answers_to_weights = True
 
     def score(self, noise: NoiseModel, stream: Stream, **reading: Any) -> dict[str, float]:
@@ -200,8 +206,8 @@ class ModelOnChips:
         if data is None:
             return []
         normalized = data.with_normalization(self.model.dataset.mean, self.model.dataset.std)
-        image = nests.first(self.model.batches[0].inputs)
-        channels_last = image.is_contiguous(memory_format=torch.channels_last)
+        first = self.model.batches[:1]
+        channels_last = all(nests.first(b.inputs).is_contiguous(memory_format=torch.channels_last) for b in first)
         return prepare(normalized, device_of(self.model.network), CALIBRATION_BATCH, channels_last)
 
 
