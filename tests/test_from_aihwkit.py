@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noiserobust import Chips, Compute, Stream, UserError, coverage, evaluate, load_run, perturbed
+from noiserobust import Chips, Compute, Stream, UserError, Where, coverage, evaluate, load_run, perturbed
 from noiserobust.analog.backends import Backend
 from noiserobust.analog.noisy import report_stream
 from noiserobust.cli import main
@@ -242,6 +242,7 @@ class TestAnAnalogModelAsItStands:
                 lambda: losses(convert_to_analog(made(plain), configs.SingleRPUConfig()), (X, Y), "pcm"),
                 "expected an analog model with tiles for inference",
             ),
+            (lambda: losses(model, (X, Y), "aihwkit", where=Where(exclude=["1.*"])), "expected all tiles to be analog"),
             (lambda: NoiseModel.parse("aihwkit").scaled(2), "expected noise aihwkit as it is"),
         ]:
             with pytest.raises(UserError) as caught:
