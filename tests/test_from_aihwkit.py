@@ -280,6 +280,13 @@ class TestAConfigOfOnesOwn:
         assert found == pytest.approx([expected], rel=1e-5)
         assert expected != pytest.approx(losses(network, (X, Y), "gaussian:0.1", draws=1)[0], rel=1e-5)
 
+    def test_random_rounding_is_named(self) -> None:
+        own, generator = config(inp_sto_round=True, out_noise=0.0), torch.get_rng_state()
+        one, other = (losses(made(plain), (X, Y), "gaussian:0", draws=2, chips=Chips(backend=own)) for _ in range(2))
+        assert one == other
+        assert len(set(one)) == 2
+        assert torch.equal(torch.get_rng_state(), generator)
+
     def test_the_text_says_what_is_in_it(self) -> None:
         one, other = Backend.parse(config(out_noise=0.1)), Backend.parse(config(out_noise=0.2))
         assert str(one) == str(Backend.parse(config(out_noise=0.1))) != str(other)
