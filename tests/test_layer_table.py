@@ -120,10 +120,17 @@ class TestWeights:
 
     def test_a_setting_that_the_noise_has_not_is_refused(self) -> None:
         with (
-            pytest.raises(UserError, match=r"a noise with g_max to set by layer, got gaussian:0\.3"),
-            perturbed(net(), "gaussian:0.3", layers={"head.*": {"g_max": 20.0}}),
+            pytest.raises(UserError, match=r"a noise with on_off to set by layer, got gaussian:0\.3"),
+            perturbed(net(), "gaussian:0.3", layers={"head.*": {"on_off": 20.0}}),
         ):
             pass
+
+    def test_the_on_off_ratio_of_a_layer(self) -> None:
+        model, stream = net(), report_stream(0, 0, 0)
+        weight = model.head.weight.detach().clone()
+        with perturbed(model, "pcm:read=0", t=0.0, layers={"head.*": {"on_off": 5}}):
+            expected = NoiseModel.parse("pcm:read=0,on_off=5").sample(weight, stream.weight("head.weight"), 0.0)
+            assert torch.equal(model.head.weight, expected)
 
     def test_layers_have_their_own_converters(self) -> None:
         model = net()
@@ -151,7 +158,7 @@ class TestText:
         ("given", "fragment"),
         [
             ("absent.toml", "absent.toml, which is not there"),
-            ({"*": {"nose": "pcm"}}, r"expected noise, converters, digital, reference, g_max of '\*', got nose"),
+            ({"*": {"nose": "pcm"}}, r"expected noise, converters, digital, reference, on_off of '\*', got nose"),
             ({"*": "pcm"}, "got pcm"),
             ({"*": {"digital": "yes"}}, "expected true or false as digital, got 'yes'"),
             ('["*"]\nnoise =\n', "got what cannot be read"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -461,8 +463,12 @@ class TestDesign:
         assert not summary["bound"] < chips.median()
         for result in (sensitivity(model, data, "gaussian:0.3", **options), found, kept, yields(rows)):
             result.plot(tmp_path / "a.png")
-        with refused("expected a task whose samples are right or wrong"):
-            noiserobust.evaluate(model, data, NOISE, precision_target=1, task="regression")
+        precise = noiserobust.evaluate(model, data, "gaussian:0.3", precision_target=0.05, task="regression")
+        line = precise.summary().iloc[0]
+        found = noiserobust.evaluate(model, data, "gaussian:0.3", draws=int(line["draws"]), task="regression").rows
+        assert line["mean"] == pytest.approx(found[found["metric"] == "mse"]["value"].mean())
+        assert (line["metric"], line["reached"]) == ("mse", True)
+        assert "mse: mean ± half the 95 % interval" in precise.table()
 
     def test_a_scoring_function(self, tmp_path: Path) -> None:
         def mean(model: nn.Module) -> dict[str, Tensor]:
@@ -482,7 +488,7 @@ class TestDesign:
                 call(model, mean)
         one, two = (lambda m: 1.0), (lambda m: 2.0)  # of one line, and one name
         assert [values(model, f, out=tmp_path / "r.parquet")["score"] for f in (one, two, one)] == [1.0, 2.0, 1.0]
-        with refused("expected a task whose samples are right or wrong"):
+        with refused("expected a task with a metric of its own for a precision, got score:"):
             noiserobust.evaluate(model, mean, precision_target=1)
         with refused("expected no further metrics beside score:"):
             values(model, mean, metrics="top5")
@@ -502,6 +508,21 @@ def test_rows_of_another_task_are_others(tmp_path: Path) -> None:
     assert set(first) != set(second)
     assert set(pd.read_parquet(out)["task"]) == {"binary", "regression"}
     assert values(net(1), (X, labels), task="binary", out=out) == first
+
+
+def test_rows_without_a_task_are_of_classification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger of a version that knew no tasks is taken over."""
+    out = tmp_path / "r.parquet"
+    expected = values(net(), (X, Y), out=out)
+    with sqlite3.connect(f"{out}.ledger") as ledger:
+        for number, text in ledger.execute("SELECT id, columns FROM conditions").fetchall():
+            columns = {name: value for name, value in json.loads(text).items() if name != "task"}
+            ledger.execute("UPDATE conditions SET columns = ? WHERE id = ?", [json.dumps(columns), number])
+        (unit,) = ledger.execute("SELECT value FROM about WHERE name = 'unit'").fetchone()
+        older = json.dumps([name for name in json.loads(unit) if name != "task"])
+        ledger.execute("UPDATE about SET value = ? WHERE name = 'unit'", [older])
+    monkeypatch.setattr("noiserobust.evaluation.on_chips.score", None)  # nothing is computed again
+    assert values(net(), (X, Y), out=out) == expected
 
 
 def test_classification_is_what_it_was() -> None:

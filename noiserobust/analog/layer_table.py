@@ -31,15 +31,15 @@ class LayerSettings:
     """Whether it stays digital; false makes it analog, also where a pattern before says otherwise."""
     reference: str | None = None
     """The reference of its noise: layer, filter, tile."""
-    g_max: float | None = None
-    """Largest conductance of its noise (µS)."""
+    on_off: float | None = None
+    """g_max / g_min of its noise, the on/off ratio of devices in use."""
 
     def __post_init__(self) -> None:
-        kinds = {"digital": bool, "g_max": (int, float)}
+        kinds = {"digital": bool, "on_off": (int, float)}
         for field in fields(self):
             value, kind = getattr(self, field.name), kinds.get(field.name, str)
             if value is not None and not isinstance(value, kind):  # type: ignore[arg-type]
-                what = {"digital": "true or false", "g_max": "a number"}.get(field.name, "a text")
+                what = {"digital": "true or false", "on_off": "a number"}.get(field.name, "a text")
                 raise UserError(f"layers: expected {what} as {field.name}, got {value!r}")
 
     def checked(self) -> LayerSettings:

@@ -202,3 +202,13 @@ for _kind, _rule in {
 }.items():
     register_layer(f"transformers.models.{_kind}", _rule)  # type: ignore[arg-type]
 register_layer("timm.layers.conv2d_same.Conv2dSame", {"weight": FIRST})
+
+
+def _compiled_tile(module: nn.Module) -> Mapping[str, Outputs]:
+    weight = module._parameters.get("shared_weights")
+    return {} if weight is None else {"shared_weights": FIRST if weight.device.type == "cpu" else Outputs((1,))}
+
+
+register_layer("aihwkit.simulator.tiles.torch_tile.TorchSimulatorTile", {"weight": FIRST})
+register_layer("aihwkit.simulator.tiles.torch_tile_irdrop_t.TorchSimulatorTileIRDropT", {"weight": FIRST})
+register_layer("aihwkit.simulator.tiles.inference.InferenceTile", _compiled_tile)

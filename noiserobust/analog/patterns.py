@@ -72,7 +72,7 @@ class Patterns:
     def check(self) -> None:
         if self.unmatched:
             names = ", ".join(f"'{pattern}'" for pattern in dict.fromkeys(self.unmatched))
-            warnings.warn(f"layers: no analog weight matches {names}; coverage lists the names", stacklevel=4)
+            warnings.warn(f"layers: no analog weight matches {names}; coverage lists the names", stacklevel=1)
         for pattern in (*self.include, *self.exclude):
             if pattern not in self.matched:
                 raise UserError(

@@ -205,7 +205,8 @@ class EvaluatedModels:
 
     def __iter__(self) -> Iterator[EvaluatedModel]:
         for copy in self.copies:
-            model = self._opened(copy)
+            with torch.random.fork_rng():  # networks that draw when they compute, as simulated tiles do
+                model = self._opened(copy)
             self.coverage[copy.name] = model.coverage
             yield model
 

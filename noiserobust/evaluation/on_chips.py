@@ -119,7 +119,7 @@ class ModelOnChips:
             }
         # Between a layer and its norm there must be nothing, and the norm's statistics must be known.
         sharded = mesh_of(network) is not None
-        plain = str(conditions.backend) == "direct" and not self.calibration
+        plain = self.opened.plain and not self.calibration
         foldable = plain and compute.fold and not sharded and images is not None
         self.folding = Folding(self.noisy, images) if foldable else None
         self.compiled: Any = None
@@ -131,7 +131,7 @@ class ModelOnChips:
             self.compiled = torch.compile(unwrap(network), dynamic=False)
             require_weights(self.compiled)  # the compiler may be told to copy them
         self.programmed: Programmed | None = None
-        self._answers_to_weights = str(conditions.backend) != "direct"
+        self._answers_to_weights = not self.opened.plain
 
     @property
     def uncovered(self) -> dict[str, str]:
@@ -141,7 +141,7 @@ class ModelOnChips:
     def always_same(self, noise: NoiseModel, converters: str) -> bool:
         """Whether every draw is the same, at any time: without noise, unless the outputs are noisy."""
         noiseless = self.noisy.is_identity(noise) and not self.converting[converters].noisy
-        return noiseless and self.conditions.backend.exact
+        return noiseless and self.opened.exact
 
     def strength(self, noise: NoiseModel) -> float:
         """The largest strength that the noise has in a layer."""
@@ -160,7 +160,7 @@ class ModelOnChips:
         if not (self.noisy.is_identity(noise) or self._answers_to_weights):
             self._require_effect()
         if self.programmed is None and not self.noisy.is_identity(noise):
-            self.programmed = Programmed(self.noisy, noise, stream, self.read_once)
+            self.programmed = self.opened.program(self.noisy, noise, stream, self.read_once)
         converting = self.converting[converters]
         with ExitStack() as stack:
             if self.programmed is None:

@@ -19,6 +19,7 @@ from noiserobust.noise.faults import Stuck
 from noiserobust.noise.levels import Quantize
 from noiserobust.noise.measured import Measured
 from noiserobust.noise.multiplicative import LogNormal
+from noiserobust.noise.own import Own
 from noiserobust.noise.profiles import PCM, Hermes, ReRamCMO, ReRamWan2022, StateIndependent
 from noiserobust.noise.reference import reference_scale
 from noiserobust.noise.sliced import Sliced
@@ -41,6 +42,7 @@ __all__ = [
     "LogNormal",
     "Measured",
     "NoiseModel",
+    "Own",
     "Quantize",
     "ReRamCMO",
     "ReRamWan2022",

@@ -81,18 +81,12 @@ class Task(Described, family="task"):
 
         Raises :class:`~noiserobust.UserError` for tasks whose samples are not right or wrong as a whole.
         """
-        raise self._without_answers()
+        raise UserError(f"expected a task whose samples are right or wrong, got {self}")
 
-    def require_answers(self) -> None:
-        """Refuse a task whose samples are not right or wrong."""
-        if type(self).answers is Task.answers:
-            raise self._without_answers()
-
-    def _without_answers(self) -> UserError:
-        return UserError(
-            f"expected a task whose samples are right or wrong (classification, binary, multilabel), got {self}; name "
-            "a number of draws instead of a precision"
-        )
+    @property
+    def right_or_wrong(self) -> bool:
+        """Whether samples are right or wrong as a whole, so that :meth:`answers` says which."""
+        return type(self).answers is not Task.answers
 
     def divergence(self, past: Tensor, predictions: Tensor, batch: Batch, tau: float) -> Tensor:
         """(B,): KL(p(past / tau) || p(predictions / tau)) of the probabilities that logits mean, as the mean over a

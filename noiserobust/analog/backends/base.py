@@ -12,7 +12,7 @@ from torch import nn
 
 from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.models.compute import Precision
-from noiserobust.noise import Compensation
+from noiserobust.noise import Compensation, NoiseModel
 from noiserobust.rng import Stream
 from noiserobust.spec import Described
 
@@ -23,9 +23,19 @@ class Opened:
 
     report: str = ""
     """One line: what of the network this backend computes, and what it leaves to the direct path and why."""
+    plain: bool = True
+    """Whether layers compute with their parameters and nothing else, so that norms can be multiplied into them."""
+    exact: bool = True
+    """Whether equal weights always give equal outputs."""
+    text: str = "direct"
+    """What the column ``backend`` of the rows says."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
+
+    def program(self, noisy: NoisyWeights, noise: NoiseModel, stream: Stream, read_once: bool) -> Programmed:
+        """The chip that ``stream`` names."""
+        return Programmed(noisy, noise, stream, read_once)
 
     @contextmanager
     def reading(
@@ -54,6 +64,13 @@ class Backend(Described, ABC, family="backend"):
     def exact(self) -> bool:
         """Whether equal weights always give equal outputs."""
 
+    @classmethod
+    def parse(cls, text: Any, imports: bool = True) -> Any:
+        """The backend that is described, or that computes with an ``RPUConfig`` of aihwkit."""
+        from noiserobust.analog.backends.configured import Configured, is_config
+
+        return Configured.of(text) if is_config(text) else super().parse(text, imports)
+
     @abstractmethod
     def open(self, network: nn.Module, noisy: NoisyWeights, images: Any, precision: Precision = "fp32") -> Opened:
         """``network`` made ready, whose analog weights are ``noisy``; ``images`` are a few of its inputs.
@@ -73,4 +90,24 @@ class Direct(Backend, name="direct"):
         return True
 
     def open(self, network: nn.Module, noisy: NoisyWeights, images: Any, precision: Precision = "fp32") -> Opened:
-        return Opened(network)
+        """An analog model of aihwkit is taken as it stands."""
+        from noiserobust.analog.backends.analog_model import AnalogModel
+
+        return AnalogModel(network) if is_analog(network) else Opened(network)
+
+
+def tiles_of(model: nn.Module) -> dict[str, Any]:
+    """The aihwkit tiles of a network by name, in the order in which aihwkit programs them."""
+    return {name: module for name, module in model.named_modules() if _is_tile(module)}
+
+
+def is_analog(model: nn.Module) -> bool:
+    """Whether a network has tiles of aihwkit."""
+    return any(map(_is_tile, model.modules()))
+
+
+def _is_tile(module: nn.Module) -> bool:
+    return any(
+        base.__module__ == "aihwkit.simulator.tiles.module" and base.__name__ == "TileModule"
+        for base in type(module).__mro__
+    )
