@@ -25,7 +25,7 @@ DOCS = [
     {
         "question": f"{a} plus {b} is",
         "choices": [" two.", " ten.", " six.", " one."],
-        "answer": (a + b) % 4,
+        "answer": a * b % 4,
     }
     for a in range(4)
     for b in range(3)

@@ -17,7 +17,7 @@ from noiserobust.analog.converters import converted
 from noiserobust.cli import main
 from noiserobust.data import load
 from noiserobust.data.text import windows
-from noiserobust.evaluation import Where
+from noiserobust.evaluation import Where, summarize
 from noiserobust.models import ModelSpec, Transformers, build
 from noiserobust.rng import seeded
 from noiserobust.storage.checkpoints import find_checkpoints, read_checkpoint
@@ -322,3 +322,12 @@ def test_converters_of_conv1d_are_those_of_a_linear() -> None:
         assert not converting.uncovered
     torch.testing.assert_close(outputs[0], outputs[1])
     assert not torch.allclose(outputs[0], model(ids).logits, atol=1e-2)
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    root = Path(__file__).parent.parent / "docs"
+    summary = summarize(read_rows(root / "results" / "language_model.parquet"))
+    page = (root / "language_model.md").read_text()
+    lines = summary[(summary["metric"] == "perplexity") & (summary["noise"] != "gaussian:0.05")]
+    assert len(lines) == 20
+    assert all(f"{line.mean:.2f} [{line.low:.2f}, {line.high:.2f}]" in page for line in lines.itertuples())
