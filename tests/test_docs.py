@@ -29,7 +29,11 @@ PRINTED = {
         "random:laplace(0.25),draws=1: 0.25",
     ],
     "docs/integrations.md": ["accelerate: 3 steps", "Lightning: 6 steps", "Trainer: 2 steps"],
-    "docs/language_model.md": ["perplexity: mean ± std over noise draws", "digital: 640 in 1 x embedding", "acc/adds: mean"],
+    "docs/language_model.md": [
+        "perplexity: mean ± std over noise draws",
+        "digital: 640 in 1 x embedding",
+        "acc/adds: mean",
+    ],
     "docs/noise.md": [],
     "docs/layers.md": [
         "{(1,)}",
