@@ -65,10 +65,11 @@ PRINTED = {
         "{}",
     ],
     "docs/devices.md": ["noise: pcm, global compensation", "t 1 d"],
+    "docs/from_aihwkit.md": ["noise: aihwkit", "0.0 aihwkit", "1.0 aihwkit", "apart by at most 1e-6: True"],
     "docs/full_chip.md": ["2 of 2 noisy weights on 2 tiles", "noise: pcm, backend aihwkit:inp_bits=6"],
 }
 """Pages with code, and what that must print."""
-OF_AIHWKIT = ("docs/devices.md", "docs/full_chip.md")
+OF_AIHWKIT = ("docs/devices.md", "docs/from_aihwkit.md", "docs/full_chip.md")
 """Pages whose code needs it."""
 OF_OTHERS = ("docs/integrations.md", "docs/language_model.md")
 """Pages with code of other libraries, which warn and write where they are."""

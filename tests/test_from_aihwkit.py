@@ -238,6 +238,10 @@ class TestAnAnalogModelAsItStands:
                 lambda: losses(model, (X, Y), "pcm", chips=Chips(backend="aihwkit")),
                 "expected a network of plain layers",
             ),
+            (
+                lambda: losses(convert_to_analog(made(plain), configs.SingleRPUConfig()), (X, Y), "pcm"),
+                "expected an analog model with tiles for inference",
+            ),
             (lambda: NoiseModel.parse("aihwkit").scaled(2), "expected noise aihwkit as it is"),
         ]:
             with pytest.raises(UserError) as caught:
@@ -314,11 +318,18 @@ class TestAConfigOfOnesOwn:
         assert away[0] < 1e-4
         assert 10 * away[0] < away[1] < away[2]
 
-    def test_analog_biases_are_refused(self) -> None:
+    def test_refusals(self) -> None:
         own = configs.InferenceRPUConfig()
         own.mapping.digital_bias = False
-        with pytest.raises(UserError, match="expected digital biases"):
-            Backend.parse(own)
+        for call, fragment in [
+            (lambda: Backend.parse(own), "expected digital biases"),
+            (lambda: Backend.parse(configs.SingleRPUConfig()), "expected an RPUConfig for inference, got Single"),
+            (lambda: losses(made(plain), (X, Y), "pcm", chips=Chips(backend=config(ir_drop=1.0))),
+             "expected a layer that runs on tiles of"),
+        ]:  # fmt: skip
+            with pytest.raises(UserError) as caught:
+                call()
+            assert str(caught.value).startswith(fragment)
 
 
 def _write(array: Any, weight: Tensor) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -212,3 +213,12 @@ def _compiled_tile(module: nn.Module) -> Mapping[str, Outputs]:
 register_layer("aihwkit.simulator.tiles.torch_tile.TorchSimulatorTile", {"weight": FIRST})
 register_layer("aihwkit.simulator.tiles.torch_tile_irdrop_t.TorchSimulatorTileIRDropT", {"weight": FIRST})
 register_layer("aihwkit.simulator.tiles.inference.InferenceTile", _compiled_tile)
+
+
+def tiles_of(model: nn.Module) -> dict[str, Any]:
+    """The tiles of an aihwkit analog model by name, in the order in which aihwkit programs them; none of others."""
+    return {name: module for name, module in model.named_modules() if _is_tile(module)}
+
+
+def _is_tile(module: nn.Module) -> bool:
+    return "aihwkit.simulator.tiles.module.TileModule" in map(_name, type(module).__mro__)

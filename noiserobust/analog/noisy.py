@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from noiserobust.analog.backup import Backup
 from noiserobust.analog.layer_table import LayerTable
+from noiserobust.analog.layers import tiles_of
 from noiserobust.analog.openings import opened
 from noiserobust.analog.places import AnalogWeight, Stored
 from noiserobust.analog.weights import OWN_FORWARD, classified
@@ -51,6 +52,11 @@ class NoisyWeights:
                 f"weights of {', '.join(digital)} stay digital: it cannot be told what their own forward method "
                 "multiplies by; include them by name@axis where it is the weight as it is, or exclude them by name",
                 stacklevel=2,
+            )
+        if not self.weights and tiles_of(model):
+            raise UserError(
+                "expected an analog model with tiles for inference (InferenceRPUConfig), got one to train on chips; "
+                "noiserobust.integrations.aihwkit.from_analog makes a plain network of it"
             )
         if not self.weights:
             raise UserError(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust.analog.backends import Backend
-from noiserobust.analog.backends.base import is_analog, tiles_of
 from noiserobust.analog.backends.tiles import OnTiles, load_aihwkit, scales_of
+from noiserobust.analog.layers import tiles_of
 from noiserobust.analog.noisy import NoisyWeights, report_stream
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import OneModel, trained_copies
@@ -64,7 +64,7 @@ def to_analog(
     if not isinstance(source, nn.Module):
         source = source.build(None if spec is None else ModelSpec.parse(spec))
     network = unwrap(source)
-    if is_analog(network):
+    if tiles_of(network):
         raise UserError("expected a plain network, got an analog model of aihwkit; from_analog makes one of it")
     backend = Backend.parse(rpu_config)
     if not isinstance(backend, OnTiles):
@@ -99,7 +99,7 @@ def from_analog(model: nn.Module) -> nn.Module:
     """
     from aihwkit.nn.conversion import convert_to_digital
 
-    if not isinstance(model, nn.Module) or not is_analog(model):
+    if not isinstance(model, nn.Module) or not tiles_of(model):
         raise UserError(f"expected an analog model of aihwkit, got {type(model).__name__}; to_analog makes one")
     analog = deepcopy(model)
     for tile in tiles_of(analog).values():

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from noiserobust.analog.backends.base import Opened, tiles_of
+from noiserobust.analog.backends.base import Opened
 from noiserobust.analog.backends.configured import NOISES, digest_of, unnamed_noise
 from noiserobust.analog.backends.tiles import TileNoise
 from noiserobust.analog.converters import output_stream
+from noiserobust.analog.layers import tiles_of
 from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.errors import UserError
 from noiserobust.models.compute import device_of

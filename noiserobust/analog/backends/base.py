@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from noiserobust.analog.layers import tiles_of
 from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.models.compute import Precision
 from noiserobust.noise import Compensation, NoiseModel
@@ -93,21 +94,4 @@ class Direct(Backend, name="direct"):
         """An analog model of aihwkit is taken as it stands."""
         from noiserobust.analog.backends.analog_model import AnalogModel
 
-        return AnalogModel(network) if is_analog(network) else Opened(network)
-
-
-def tiles_of(model: nn.Module) -> dict[str, Any]:
-    """The aihwkit tiles of a network by name, in the order in which aihwkit programs them."""
-    return {name: module for name, module in model.named_modules() if _is_tile(module)}
-
-
-def is_analog(model: nn.Module) -> bool:
-    """Whether a network has tiles of aihwkit."""
-    return any(map(_is_tile, model.modules()))
-
-
-def _is_tile(module: nn.Module) -> bool:
-    return any(
-        base.__module__ == "aihwkit.simulator.tiles.module" and base.__name__ == "TileModule"
-        for base in type(module).__mro__
-    )
+        return AnalogModel(network) if tiles_of(network) else Opened(network)

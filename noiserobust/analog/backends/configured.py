@@ -38,6 +38,9 @@ class Configured(OfFunction, OnTiles):
 
     def __post_init__(self) -> None:
         config = self._made()
+        if not hasattr(config, "forward") or not hasattr(config, "noise_model"):
+            kind = type(config).__name__
+            raise UserError(f"expected an RPUConfig for inference, got {kind}; InferenceRPUConfig is one")
         if not getattr(getattr(config, "mapping", None), "digital_bias", True):
             raise UserError(f"expected digital biases (mapping.digital_bias=True) in {self.reference}, got analog ones")
         digest = digest_of(config)
@@ -92,10 +95,6 @@ class Configured(OfFunction, OnTiles):
         config = self.call("expected an RPUConfig of aihwkit, or a function that returns one")
         if not is_config(config) or isinstance(config, type):
             raise UserError(f"expected an RPUConfig of aihwkit from {self.reference}, got {type(config).__name__}")
-        if not hasattr(config, "forward") or not hasattr(config, "noise_model"):
-            raise UserError(
-                f"expected an RPUConfig for inference, got {type(config).__name__}; InferenceRPUConfig is one"
-            )
         return config
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from noiserobust.analog.backends.base import Backend, Opened, is_analog
+from noiserobust.analog.backends.base import Backend, Opened
 from noiserobust.analog.converters import endless_rows, output_stream
+from noiserobust.analog.layers import tiles_of
 from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.analog.weights import AnalogWeight, users
 from noiserobust.errors import UserError
@@ -44,7 +45,7 @@ class OnTiles(Backend):
 
     def open(self, network: nn.Module, noisy: NoisyWeights, images: Any, precision: Precision = "fp32") -> Opened:
         """Raises :class:`~noiserobust.UserError` without aihwkit, and for any precision but float32."""
-        if is_analog(network):
+        if tiles_of(network):
             raise UserError(
                 f"expected a network of plain layers with backend {self}, got an analog model of aihwkit; leave the "
                 "backend out, or make a plain network of it (noiserobust.integrations.aihwkit.from_analog)"
@@ -144,6 +145,9 @@ class Tiles(Opened):
                 left[name] = str(refused)
             else:
                 self.layers.setdefault(name, []).append(layer)
+        if left and not self.layers:
+            reasons = "; ".join(dict.fromkeys(left.values()))
+            raise UserError(f"expected a layer that runs on tiles of {backend}, got none: {reasons}")
         self.report = self._report(left)
 
     @contextmanager
