@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -67,7 +67,7 @@ class Harness(Scorer, name="lm-eval"):
         from lm_eval import simple_evaluate
 
         network = unwrap(model)
-        with _undisturbed(network), self._told():
+        with self._asked():
             found = simple_evaluate(
                 model=self._language_model(network),
                 tasks=list(self._loaded),
@@ -99,7 +99,7 @@ class Harness(Scorer, name="lm-eval"):
         from lm_eval import __version__
 
         digest = hashlib.sha256(f"{self} lm-eval {__version__}".encode())
-        with self._told():
+        with self._asked():
             for name, task in self._manager.load(list(self._loaded))["tasks"].items():
                 digest.update(json.dumps([name, task.dump_config()], sort_keys=True, default=str).encode())
                 for doc in task.eval_docs:
@@ -110,18 +110,15 @@ class Harness(Scorer, name="lm-eval"):
 
     @cached_property
     def _manager(self) -> Any:
-        try:
-            from lm_eval.tasks import TaskManager
-        except ImportError:
-            raise UserError("expected lm-eval to be installed for its tasks; pip install lm-eval") from None
-        return TaskManager(include_path=self.folder or None, include_defaults=not self.folder)
+        # Reading all definitions that come with the harness takes seconds.
+        named = self._given is None or any(isinstance(one, str) for one in self._given)
+        return _task_manager(self.folder, named and not self.folder)
 
     @cached_property
     def _loaded(self) -> Sequence[Any]:
         """The tasks with their data, read once for all chips."""
         given = self._given or self.tasks.split("+")
-        with self._told():
-            found = self._manager.load(list(given))
+        found = self._manager.load(list(given))
         inside = {name for names in found["group_map"].values() for name in names}
         return [one for kind in ("groups", "tasks") for name, one in found[kind].items() if name not in inside]
 
@@ -135,13 +132,32 @@ class Harness(Scorer, name="lm-eval"):
         return HFLM(pretrained=network, tokenizer=tokenizer, batch_size=self.batch_size)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """One line for what the harness refuses: an unknown task, data that are not there."""
+    def _asked(self) -> Iterator[None]:
+        """Inside the harness works without telling all that it does: what it refuses (an unknown task, data that are
+        not there) is one line, and Python's, numpy's and torch's generators, which it seeds, are as before."""
+        states = random.getstate(), np.random.get_state()  # noqa: NPY002 - the one that it seeds
+        logger = logging.getLogger("lm_eval")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
         try:
-            yield
+            with torch.random.fork_rng():
+                yield
         except (KeyError, ValueError, TypeError, OSError, AssertionError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{self}: expected tasks that the harness can run, got: {reason}") from error
+        finally:
+            logger.setLevel(level)
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+
+
+@cache
+def _task_manager(folder: str, defaults: bool) -> Any:
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise UserError("expected lm-eval to be installed for its tasks; pip install lm-eval") from None
+    return TaskManager(include_path=folder or None, include_defaults=defaults)
 
 
 def _task_name(task: Any) -> str:
@@ -154,22 +170,3 @@ def _name(task: str, key: str) -> str | None:
     if not comma or metric.endswith("_stderr"):
         return None
     return f"{metric}/{task}" + ("" if chosen == "none" else f"/{chosen}")
-
-
-@contextmanager
-def _undisturbed(network: nn.Module) -> Iterator[None]:
-    """Inside, the harness neither ties the network's weights anew, which would undo noise in a tied output layer, nor
-    tells all that it does; Python's, numpy's and torch's generators, which it seeds, are as before afterwards."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - the one that it seeds
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    object.__setattr__(network, "tie_weights", lambda *_, **__: None)
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        del network.__dict__["tie_weights"]
-        logger.setLevel(level)
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
