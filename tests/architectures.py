@@ -51,6 +51,25 @@ LANGUAGE: dict[str, tuple[str, dict[str, Any]]] = {
         | {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
         | {"moe_intermediate_size": 24, "first_k_dense_replace": 1},
     ),
+    "ConvBert": ("ForMaskedLM", {**SIZES, "embedding_size": 16, "num_groups": 2}),
+    "JetMoe": (
+        "ForCausalLM",
+        {**SIZES, "num_key_value_heads": 2, "kv_channels": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
+    "Llama4Text": (
+        "Llama4ForCausalLM",
+        GROUPED | {"head_dim": 8, "num_local_experts": 4, "intermediate_size_mlp": 40, "interleave_moe_layer_step": 1},
+    ),
+    "Funnel": ("ForMaskedLM", {"vocab_size": 64, "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 48}),
+    "RecurrentGemma": ("ForCausalLM", {**SIZES, "num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 8}),
+    "Dbrx": (
+        "ForCausalLM",
+        {"vocab_size": 64, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 32}
+        | {
+            "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
+            "ffn_config": {"ffn_hidden_size": 48, "hidden_size": 32, "moe_num_experts": 4},
+        },
+    ),
 }
 TORCHVISION = (
     *("resnet18", "resnext50_32x4d", "densenet121", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"),
@@ -65,7 +84,8 @@ def language(name: str) -> Built:
     kind, settings = LANGUAGE[name]
     config = getattr(transformers, f"{name}Config")(**(QUIET | settings))
     torch.manual_seed(0)
-    network = getattr(transformers, f"{name}{kind}")(config).eval()
+    kind = kind if hasattr(transformers, kind) else f"{name}{kind}"
+    network = getattr(transformers, kind)(config).eval()
     tokens = torch.arange(3, 17).view(2, 7)
     return network, lambda: network(tokens)
 
@@ -78,9 +98,9 @@ def torchvision(name: str) -> Built:
     return network, lambda: network(images)
 
 
-def timm(name: str) -> Built:
+def timm(name: str, size: int = 224) -> Built:
     import timm as library
 
     network = library.create_model(name, pretrained=False).eval()
-    images = torch.randn(1, 3, 224, 224)
+    images = torch.randn(1, 3, size, size)
     return network, lambda: network(images)

@@ -24,6 +24,7 @@ from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream
+from noiserobust.tasks import Classification
 from noiserobust.training import Engine, Method, Progress
 
 RULES = [
@@ -181,6 +182,26 @@ def gsam(clean: list[Tensor], perturbed: list[Tensor]) -> list[Tensor]:
     return [p - 0.4 * (g - inner * p) for g, p in zip(clean, perturbed, strict=True)]
 
 
+class Units(Classification):
+    """Every sample has as many units as its label says, all with the sample's loss."""
+
+    def counts(self, batch: Batch) -> Tensor:
+        return batch.labels
+
+
+def units_weigh_alike() -> None:
+    """Ranks with unequal numbers of units (tokens, say) give the gradient of the mean over all of them."""
+    ddp = DistributedDataParallel(smooth_net())
+    engine = Engine(ddp, torch.optim.SGD(ddp.parameters(), lr=0.05), task=Units())
+    batches = [local(0, rank, torch.float64) for rank in range(dist.get_world_size())]
+    own = batches[dist.get_rank()]
+    found = handed_over("plain", engine, own.split(3))  # type: ignore[arg-type]
+    whole, alone = Batch.join(batches), smooth_net()
+    losses = nn.functional.cross_entropy(alone(whole.inputs), whole.labels, reduction="none")
+    mean = (losses * whole.labels).sum() / whole.labels.sum()
+    close(found, list(torch.autograd.grad(mean, list(alone.parameters()))), rtol=1e-10, atol=1e-13)
+
+
 def saf_memory() -> None:
     """Every rank remembers what any rank saw, at the sample's own place, under a new order in every epoch."""
     _, engine = wrapped(normed_net())
@@ -234,6 +255,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     ),
     "gsam": lambda: climbs("gsam:0.1", gsam, sync=False),
     "gsam sync": lambda: climbs("gsam:0.1,sync=true", gsam, sync=True),
+    "units": units_weigh_alike,
     "saf memory": saf_memory,
     "refusals": refusals,
     **SHARD_CHECKS,

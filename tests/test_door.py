@@ -115,9 +115,7 @@ class TestMetrics:
         rows = evaluate(DigitsNet(width=2).build(1, 10), data, NOISE, 1, metrics="perplexity").rows
         assert set(rows["metric"]) == {"accuracy", "loss", "perplexity"}
 
-    @pytest.mark.parametrize(
-        ("name", "value"), [("accuracy", 1.0), ("loss", 1.0), ("mine", None), ("mine", torch.ones(2))]
-    )
+    @pytest.mark.parametrize(("name", "value"), [("accuracy", 1.0), ("loss", 1.0), ("mine", None), ("mine", "text")])
     def test_what_gives_no_number_or_takes_a_name_is_refused(
         self, name: str, value: Any, data: tuple[Tensor, Tensor]
     ) -> None:
@@ -198,7 +196,7 @@ class TestSameWords:
         if name not in ("yields", "trajectories"):
             assert list(told)[:2] == ["models", "data"]
             assert {"images", "model", "compute", "where", "out", "progress", "seed"} <= told.keys()
-        assert len(told) <= 16
+        assert len(told) <= 17
 
     @pytest.mark.parametrize(
         "kind", Result.__subclasses__() + OfLayers.__subclasses__(), ids=lambda kind: kind.__name__

@@ -90,6 +90,12 @@ class TestWhatIsTrained:
         assert all(p.grad is g for p, g in zip(model[3].parameters(), theirs, strict=True))
         assert same_bits(before, [g for g in theirs if g is not None])
 
+    @every_method
+    def test_nothing_to_train_is_refused(self, text: str) -> None:
+        engine = sgd(smooth_net().requires_grad_(False))
+        with pytest.raises(UserError, match="expected a parameter to train, got none"):
+            Method.parse(text).step(engine, batch(dtype=torch.float64), ON)
+
 
 class TestGradientsThatLieAbout:
     @every_method
@@ -132,6 +138,11 @@ class TestBatches:
         parts = batch(dtype=torch.float64).split(3)
         listed = committed(text, sgd(smooth_net()), parts)
         assert same_bits(committed(text, sgd(smooth_net()), iter(parts)), listed)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("given", [{"x": torch.ones(2)}, (torch.ones(2, 25), torch.zeros(2)), []])
+    def test_what_is_no_batch_is_refused(self, given: Any) -> None:
+        with pytest.raises(UserError, match=r"use Batch\(inputs, labels\)"):
+            Method.parse("sam:0.1").step(sgd(smooth_net()), given, ON)
 
 
 class Named(nn.Sequential):

@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_each_is_a_short_file() -> None:
-    assert set(FILES) == {f"my_{kind}" for kind in ("noise", "rule", "measure", "metric", "data", "model")}
+    assert set(FILES) == {f"my_{kind}" for kind in ("noise", "rule", "measure", "task", "metric", "data", "model")}
     assert all(len([line for line in text.splitlines() if line]) <= 25 for text in FILES.values())
 
 
@@ -47,6 +47,7 @@ def test_in_python(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert "my_rule:HalfNoisy(my_noise:Uniform(0.1),clean=0.3)" in printed
     assert re.search(r"my_noise:Uniform\(0.1\)\s+accuracy", printed)
     assert "my_metric:top(k=1)" in printed
+    assert "largest: mean" in printed
 
 
 def test_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from noiserobust import analog_weights, coverage, perturbed
 from noiserobust.analog.layers import _RULES, Outputs, outputs_of, register_layer
+from noiserobust.analog.places import Inside
 from noiserobust.analog.tracing import traced_outputs
 from noiserobust.errors import UserError
 
@@ -33,8 +34,33 @@ def test_the_registered_axes_are_those_that_compute(library: str, name: str) -> 
             assert traces[weight.name].axes == {axes}, weight.name
     multiplied = {name for name, trace in traces.items() if trace.axes}
     reasons = {row.name: row.reason for row in coverage(network).rows if not row.noisy}
-    # What multiplies and is not analog are embeddings that a head reads under its own name.
-    assert all(reasons[name] == "embedding" for name in multiplied - set(analog))
+    # What multiplies and is not analog are embeddings that a head reads under its own name, or tables of positions.
+    assert all(reasons[name] == "embedding" or "embed" in name for name in multiplied - set(analog))
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", ["nf_resnet26", "resnetv2_50x1_bit"])
+def test_standardised_convolutions_multiply_by_the_values_that_are_noisy(name: str) -> None:
+    """What each layer gives in the network is its value's convolution, output by output."""
+    network, forward = architectures.timm(name, size=64)
+    inside = [weight for weight in analog_weights(network) if isinstance(weight, Inside)]
+    assert len(inside) > 25
+    assert {weight.outputs.axes for weight in inside} == {(0,)}
+    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    chosen = inside[:: len(inside) // 6]
+    for weight in chosen:  # copies, since what follows works in place
+        weight.owner.register_forward_hook(
+            lambda module, args, out: seen.update({module: (args[0].clone(), out.clone())})
+        )
+    clean = [weight.value() for weight in chosen]
+    with torch.no_grad(), perturbed(network, "gaussian:0.1"):
+        forward()
+        for weight, value in zip(chosen, clean, strict=True):
+            (x, out), layer, noisy = seen[weight.owner], weight.owner, weight.value()
+            assert not torch.equal(noisy, value) or not value.any()  # gains that begin at 0
+            if not getattr(layer, "same_pad", False):
+                expected = layer._conv_forward(x, noisy, layer.bias)
+                torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-4)
 
 
 class TestOutputs:
@@ -56,6 +82,12 @@ class TestOutputs:
         found = outputs.rows(weight)
         assert len(found) == rows == outputs.count(shape)
         assert torch.equal(outputs.weight(found, shape), weight)
+
+    def test_bilinear(self) -> None:
+        layer, x, z = nn.Bilinear(3, 4, 5, bias=False), torch.randn(7, 3), torch.randn(7, 4)
+        (weight,) = analog_weights(layer)
+        pairs = (x[:, :, None] * z[:, None, :]).flatten(1)
+        torch.testing.assert_close(pairs @ weight.as_rows(weight.value()).flatten(1).T, layer(x, z))
 
     def test_every_row_is_one_output(self) -> None:
         """An output is a row times its inputs, whatever the layout."""

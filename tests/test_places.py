@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from noiserobust import Stream, UserError, analog_weights, coverage, evaluate, perturbed
+from noiserobust.analog.tracing import traced_outputs
 from noiserobust.data import Batch
 from noiserobust.noise import Gaussian
 from noiserobust.rng import seeded
@@ -342,9 +343,28 @@ class TestAdapters:
         assert analog[f"{layer}.lora_A.default.weight"].outputs.axes == (0,)
         assert f"{layer}.lora_B.default.weight" in analog
         assert rows[f"{layer}.lora_A.second.weight"] == "adapter second, not active"
+        tokens = torch.arange(3, 17).view(2, 7)
+        traces = traced_outputs(adapted, lambda: adapted(tokens))
+        for name, weight in analog.items():
+            assert traces[name].axes == {weight.outputs.axes}, name
+        noise = "gaussian:0.1"
+        with perturbed(adapted, noise, include=["*.lora_A.*"], exclude=["*"]), torch.no_grad():
+            one = adapted(tokens).logits
+        assert not torch.equal(one, adapted(tokens).logits.detach())
         adapted.merge_adapter(["default"])
         rows = {row.name: row.reason for row in coverage(adapted).rows}
         assert rows[f"{layer}.lora_B.default.weight"] == "adapter default, merged into its base layer"
+
+    @pytest.mark.filterwarnings("default")
+    @pytest.mark.parametrize("dora", [False, True])
+    def test_adapters_of_convolutions_and_embeddings(self, dora: bool) -> None:
+        peft = pytest.importorskip("peft")
+        bare = nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3), "embed": nn.Embedding(5, 6), "out": nn.Linear(6, 2)})
+        config = peft.LoraConfig(target_modules=["conv", "embed", "out"], r=2, use_dora=dora)
+        axes = {weight.name: weight.outputs.axes for weight in analog_weights(peft.get_peft_model(bare, config))}
+        adapters = ("weight", "lora_A.default.weight", "lora_B.default.weight")
+        names = [f"{layer}.{one}" for layer in ("conv", "out") for one in adapters]
+        assert axes == dict.fromkeys([*names, "embed.lora_embedding_B.default"], (0,))
 
     @pytest.mark.filterwarnings("default")
     def test_originals_of_modules_that_are_trained_whole(self) -> None:

@@ -11,7 +11,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.noisy import report_stream
+from noiserobust.analog.places import AnalogWeight
 from noiserobust.analog.weights import analog_weights, users
 from noiserobust.errors import UserError
 from noiserobust.models.compute import call
@@ -31,6 +33,8 @@ CONVOLUTIONS = {
     )
     for kind in kinds
 }
+LINEAR = {"torch.nn.modules.linear.Linear.forward", "transformers.pytorch_utils.Conv1D.forward"}
+"""What computes W x + b of vectors x in the last dimension; by name, so that none need be imported."""
 DIRECT = "not called as a layer: its weight is used directly"
 CHUNK = 64
 """Rows of an output whose noise has a name of its own, so that it does not depend on the batch size."""
@@ -129,29 +133,41 @@ class Converting:
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        layers: LayerTable | None = None,
         calibration: Sequence[Any] = (),
     ) -> None:
         self.converters = converters
         self.layers: list[LayerConverters] = []
         self.uncovered: dict[str, str] = {}
-        if converters.is_identity:
+        self.is_identity, self.noisy = converters.is_identity, False
+        if converters.is_identity and not layers:
+            return
+        weights = analog_weights(model, include=include, exclude=exclude, layers=layers)
+        of_weight = {weight.name: _own(weight, converters) for weight in weights}
+        self.is_identity = all(own.is_identity for own in of_weight.values())
+        self.noisy = any(own.noise for own in of_weight.values())
+        if self.is_identity:
             return
         inside = {id(m.out_proj) for m in unwrap(model).modules() if isinstance(m, nn.MultiheadAttention)}
-        for name, module, weight in users(model, analog_weights(model, include=include, exclude=exclude)):
+        for name, module, weight in users(model, weights):
+            own = of_weight[weight.name]
+            if own.is_identity:
+                continue
             forward, kind = type(module).forward, type(module).__name__
             if id(module) in inside:
                 self.uncovered[name] = "inside nn.MultiheadAttention, which uses its weight by itself"
-            elif weight.attribute != "weight" or (forward is not nn.Linear.forward and forward not in CONVOLUTIONS):
+            elif weight.attribute != "weight" or not (is_linear(forward) or forward in CONVOLUTIONS):
                 self.uncovered[name] = f"{kind} computes by itself: no layer to put converters at"
             else:
-                scale = whole(reference_scale(weight.as_rows(weight.value()), converters.reference)).flatten()
-                self.layers.append(LayerConverters(name, module, converters, CONVOLUTIONS.get(forward, 0), scale))
+                scale = whole(reference_scale(weight.as_rows(weight.value()), own.reference)).flatten()
+                self.layers.append(LayerConverters(name, module, own, CONVOLUTIONS.get(forward, 0), scale))
         if not self.layers:
             raise UserError(
                 f"expected a Linear or convolution to put converters at, got none in {type(unwrap(model)).__name__}"
             )
-        if converters.percentile is not None:
-            self._calibrate(model, calibration, converters.percentile)
+        fixed = [layer for layer in self.layers if layer.converters.percentile is not None]
+        if fixed:
+            self._calibrate(model, calibration, fixed)
 
     @contextmanager
     def applied(self, stream: Stream) -> Iterator[None]:
@@ -165,28 +181,29 @@ class Converting:
 
     def check_called(self) -> None:
         """Refuse a model that has been run without calling any layer that has converters."""
-        if not self.converters.is_identity and not any(layer.calls for layer in self.layers):
+        if not self.is_identity and not any(layer.calls for layer in self.layers):
             raise UserError(
                 "expected a model that calls its Linear or convolution layers, but no converter was ever used; give "
                 "it before torch.compile"
             )
 
     @torch.no_grad()
-    def _calibrate(self, model: nn.Module, batches: Sequence[Tensor], percentile: float) -> None:
+    def _calibrate(self, model: nn.Module, batches: Sequence[Tensor], layers: Sequence[LayerConverters]) -> None:
         if not len(batches):
             raise UserError("io: expected calibration=... (batches of inputs) with a percentile, got none")
-        seen: dict[str, list[Tensor]] = {layer.name: [] for layer in self.layers}
+        seen: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
         with ExitStack() as stack:
             stack.enter_context(evaluating(model))
-            for layer in self.layers:
-                stack.enter_context(layer.watched(percentile, seen[layer.name]))
+            for layer in layers:
+                stack.enter_context(layer.watched(layer.converters.percentile or 0.0, seen[layer.name]))
             for batch in batches:
                 call(model, batch)
-        for layer in self.layers:
+        for layer in layers:
             if seen[layer.name]:
                 layer.ranges = tuple(torch.stack(seen[layer.name]).mean(0))
-        self.uncovered |= {layer.name: DIRECT for layer in self.layers if layer.ranges is None}
-        self.layers = [layer for layer in self.layers if layer.ranges is not None]
+        uncalled = [layer for layer in layers if layer.ranges is None]
+        self.uncovered |= {layer.name: DIRECT for layer in uncalled}
+        self.layers = [layer for layer in self.layers if layer not in uncalled]
 
 
 class LayerConverters:
@@ -206,13 +223,13 @@ class LayerConverters:
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             nonlocal reach
-            given = args[0] if args else kwargs["input"]
+            name, given = (None, args[0]) if args else next(iter(kwargs.items()))
             x = _exact(given)
             reach = self._reach(x)
             if self.converters.dac is not None:
                 x = _straight(quantized(x.detach(), reach, self.converters.dac), x)
             x = x.to(given.dtype)
-            return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "input": x})
+            return ((x, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: x})
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             nonlocal seen
@@ -242,7 +259,7 @@ class LayerConverters:
         """Inside, ``ranges`` collects the percentiles of |x| and |W x| of every call."""
 
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            x = _exact(args[0] if args else kwargs["input"])
+            x = _exact(args[0] if args else next(iter(kwargs.values())))
             both = (x, _exact(output) - self._bias())
             ranges.append(torch.stack([_percentile(values.abs().flatten(), percentile) for values in both]))
 
@@ -276,6 +293,7 @@ def converted(
     t: float | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    layers: Any = None,
     calibration: Sequence[Any] = (),
 ) -> Iterator[Converting]:
     """``model`` with converters at its analog layers; they are gone afterwards, also after an exception.
@@ -284,14 +302,27 @@ def converted(
     :func:`~noiserobust.evaluate` computes for that draw (arguments: :class:`Converting`).
     """
     converters = Converters.parse(converters) if isinstance(converters, str) else converters
-    converting = Converting(model, converters, include=include, exclude=exclude, calibration=calibration)
+    converting = Converting(
+        model, converters, include=include, exclude=exclude, layers=LayerTable.of(layers), calibration=calibration
+    )
     with converting.applied(output_stream(report_stream(seed, replicate, draw), t, read)):
         yield converting
+
+
+def _own(weight: AnalogWeight, asked: Converters) -> Converters:
+    """The converters of a weight's own settings, or those asked for."""
+    text = weight.settings.converters
+    return asked if text is None else Converters.parse(text)
 
 
 def output_stream(stream: Stream, t: float | None, read: int) -> Stream:
     """The name of the output noise of one read of one draw."""
     return read_stream(stream.child("converters"), t, read)
+
+
+def is_linear(forward: Any) -> bool:
+    """Whether ``forward`` is that of a Linear, or of the same with another name."""
+    return f"{forward.__module__}.{forward.__qualname__}" in LINEAR
 
 
 def _exact(tensor: Tensor) -> Tensor:

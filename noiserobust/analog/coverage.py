@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.macs import Call, pass_of
 from noiserobust.analog.tracing import Trace
 from noiserobust.analog.weights import EXCLUDED, LATENT, AnalogWeight, Unused, classified
@@ -171,11 +172,17 @@ class Coverage:
 
 
 def coverage(
-    model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = (), inputs: Any = None, call: Call = call
+    model: nn.Module,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    layers: Any = None,
+    inputs: Any = None,
+    call: Call = call,
 ) -> Coverage:
     """What noise would touch in ``model``, what it would leave alone, and why.
 
-    - ``include``, ``exclude``: as in :func:`analog_weights`.
+    - ``include``, ``exclude``, ``layers``: as in :func:`analog_weights`.
     - ``inputs``: one or two inputs, (B, ...), a tuple (``model(*inputs)``) or a dict (``model(**inputs)``). One pass of
       them, in eval mode, counts the multiply-accumulates per input of every weight and of activations with each
       other, by the formulas of :func:`~noiserobust.analog.macs.count_macs`.
@@ -184,7 +191,7 @@ def coverage(
     >>> print(coverage(nn.Linear(3, 2, bias=False), inputs=torch.zeros(1, 3)).summary)
     6 of 6 weights noisy (100.0 %, 1 tensors), 100.0 % of 6 multiply-accumulates
     """
-    classes = list(classified(model, include, exclude))
+    classes = list(classified(model, include, exclude, LayerTable.of(layers)))
     traces, products = [Trace()] * len(classes), dict[str, float]()
     if inputs is not None:
         traces, products = _traces(model, classes, inputs, call)
@@ -193,7 +200,8 @@ def coverage(
         name, tensor = (one.name, one.value()) if isinstance(one, AnalogWeight) else one
         values = whole(tensor.detach()).float() if tensor.layout == torch.strided else torch.zeros(0)
         rms = values.square().mean().sqrt()
-        ratio = float(values.abs().amax() / rms) if rms > 0 else math.nan  # NaN is not > 0: no weights, no ratio
+        known = not values.is_meta and rms > 0  # NaN is not > 0: no weights, no ratio
+        ratio = float(values.abs().amax() / rms) if known else math.nan
         macs = math.nan if trace.macs is None else trace.macs
         hint = _named_axes(name, tuple(tensor.shape), trace) if reason else ""
         rows.append(CoverageRow(name, tuple(tensor.shape), not reason, reason, ratio, macs, hint))

@@ -67,28 +67,20 @@ def _quantised(module: Any) -> Iterator[tuple[str, Tensor, str]]:
 
 
 def unused(model: nn.Module) -> dict[int, str]:
-    """By the ``id`` of a parameter: why no forward pass uses it.
+    """By the ``id`` of a module, or of a parameter in a dictionary: why no forward pass uses it.
 
     PEFT keeps the originals of modules that it trains whole, adapters that are not active, and adapters that are merged
     into the weights beside them.
     """
-    parts: list[tuple[nn.Module | nn.Parameter, str]] = []
+    found: dict[int, str] = {}
     for module in model.modules():
-        parts += _replaced(module) if hasattr(module, "original_module") else []
-        parts += _adapters(module) if hasattr(module, "base_layer") else []
-    dead = {id(one) for part, _ in parts for one in (part.modules() if isinstance(part, nn.Module) else [part])}
-    used = {
-        id(parameter)
-        for module in model.modules()
-        for parameter in module.parameters(recurse=False)
-        if id(module) not in dead and id(parameter) not in dead
-    }
-    return {
-        id(parameter): reason
-        for part, reason in parts
-        for parameter in (part.parameters() if isinstance(part, nn.Module) else [part])
-        if id(parameter) not in used
-    }
+        parts = [
+            *(_replaced(module) if hasattr(module, "original_module") else ()),
+            *(_adapters(module) if hasattr(module, "base_layer") else ()),
+        ]
+        for part, reason in parts:
+            found |= dict.fromkeys(map(id, part.modules() if isinstance(part, nn.Module) else [part]), reason)
+    return found
 
 
 def _replaced(wrapper: Any) -> Iterator[tuple[nn.Module, str]]:

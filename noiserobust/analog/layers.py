@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -181,4 +182,43 @@ register_layer(
     "transformers.models.xlnet.modeling_xlnet.XLNetRelativeAttention",
     {**dict.fromkeys("qkvr", Outputs((1, 2))), "o": FIRST},
 )
+_STACKED, _STACKED_INPUTS_FIRST = Outputs((0, 1)), Outputs((0, 2))
+for _kind, _rule in {
+    "convbert.modeling_convbert.GroupedLinearLayer": {"weight": _STACKED_INPUTS_FIRST},
+    "csm.modeling_csm.CsmCodebooksHead": {"weight": _STACKED_INPUTS_FIRST},
+    "dbrx.modeling_dbrx.DbrxExpertGLU": lambda module: {
+        "w1": FIRST,
+        "v1": FIRST,
+        "w2": Outputs((1,), int(module.moe_num_experts)),  # experts one after the other, each (inputs, outputs)
+    },
+    "funnel.modeling_funnel.FunnelRelMultiheadAttention": {"r_kernel": Outputs((1, 2))},
+    "jetmoe.modeling_jetmoe.JetMoeParallelExperts": {"weight": _STACKED},
+    "kyutai_speech_to_text.modeling_kyutai_speech_to_text.KyutaiSpeechToTextFlexibleLinear": {"weight": _STACKED},
+    "llama4.modeling_llama4.Llama4TextExperts": dict.fromkeys(("gate_up_proj", "down_proj"), _STACKED_INPUTS_FIRST),
+    "longcat_flash.modeling_longcat_flash.LongcatFlashExperts": dict.fromkeys(("gate_up_proj", "down_proj"), _STACKED),
+    "moshi.modeling_moshi.MoshiFlexibleLinear": {"weight": _STACKED},
+    "recurrent_gemma.modeling_recurrent_gemma.RecurrentGemmaRglru": dict.fromkeys(
+        ("input_gate_weight", "recurrent_gate_weight"), _STACKED_INPUTS_FIRST
+    ),
+}.items():
+    register_layer(f"transformers.models.{_kind}", _rule)  # type: ignore[arg-type]
 register_layer("timm.layers.conv2d_same.Conv2dSame", {"weight": FIRST})
+
+
+def _compiled_tile(module: nn.Module) -> Mapping[str, Outputs]:
+    weight = module._parameters.get("shared_weights")
+    return {} if weight is None else {"shared_weights": FIRST if weight.device.type == "cpu" else Outputs((1,))}
+
+
+register_layer("aihwkit.simulator.tiles.torch_tile.TorchSimulatorTile", {"weight": FIRST})
+register_layer("aihwkit.simulator.tiles.torch_tile_irdrop_t.TorchSimulatorTileIRDropT", {"weight": FIRST})
+register_layer("aihwkit.simulator.tiles.inference.InferenceTile", _compiled_tile)
+
+
+def tiles_of(model: nn.Module) -> dict[str, Any]:
+    """The tiles of an aihwkit analog model by name, in the order in which aihwkit programs them; none of others."""
+    return {name: module for name, module in model.named_modules() if _is_tile(module)}
+
+
+def _is_tile(module: nn.Module) -> bool:
+    return "aihwkit.simulator.tiles.module.TileModule" in map(_name, type(module).__mro__)

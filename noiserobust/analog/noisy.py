@@ -6,15 +6,19 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import compress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from noiserobust.analog.backup import Backup
+from noiserobust.analog.layer_table import LayerTable
+from noiserobust.analog.layers import tiles_of
 from noiserobust.analog.openings import opened
 from noiserobust.analog.places import AnalogWeight, Stored
 from noiserobust.analog.weights import OWN_FORWARD, classified
 from noiserobust.errors import UserError
+from noiserobust.models.kinds import require_layers, require_weights
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Chip, Compensation, NoiseModel, compensated, read_stream
 from noiserobust.noise.in_place import add_in_place, adds_in_place
@@ -28,10 +32,19 @@ class NoisyWeights:
     Raises :class:`~noiserobust.UserError` when there is none: a noise that touches nothing measures nothing.
     """
 
-    def __init__(self, model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        layers: LayerTable | None = None,
+    ) -> None:
+        require_layers(model)
+        require_weights(model)
         self.model = model
         forget_gathered(model)
-        every = list(classified(model, include, exclude))
+        every = list(classified(model, include, exclude, layers))
         self.weights = [weight for weight, _ in every if isinstance(weight, AnalogWeight)]
         digital = sorted({reason.partition(" ")[0] for _, reason in every if OWN_FORWARD in reason})
         if digital:
@@ -39,6 +52,11 @@ class NoisyWeights:
                 f"weights of {', '.join(digital)} stay digital: it cannot be told what their own forward method "
                 "multiplies by; include them by name@axis where it is the weight as it is, or exclude them by name",
                 stacklevel=2,
+            )
+        if not self.weights and tiles_of(model):
+            raise UserError(
+                "expected an analog model with tiles for inference (InferenceRPUConfig), got one to train on chips; "
+                "noiserobust.integrations.aihwkit.from_analog makes a plain network of it"
             )
         if not self.weights:
             raise UserError(
@@ -56,26 +74,34 @@ class NoisyWeights:
 
         One chip per weight is programmed, read and forgotten; :class:`Programmed` keeps them.
         """
-        if noise.is_identity:
+        if self.is_identity(noise):
             with self.held():
                 yield
             return
+        own = {weight.name: weight.noise(noise) for weight in self.weights}
 
         def sample(weight: AnalogWeight) -> Tensor:
             rows = weight.as_rows(weight.value())
-            return weight.from_rows(noise.sample(rows, stream.weight(weight.name), t))
+            return weight.from_rows(own[weight.name].sample(rows, stream.weight(weight.name), t))
 
         def write() -> None:
             lying = [(weight, weight.value()) for weight in self._in_place]
-            direct = [weight.outputs.lead and adds_in_place(noise, live) for weight, live in lying]
-            if any(direct):
-                add_in_place(noise, [(live, stream.weight(weight.name)) for weight, live in compress(lying, direct)])
+            direct = [weight.outputs.lead and adds_in_place(own[weight.name], live) for weight, live in lying]
+            together: dict[NoiseModel, list[tuple[Tensor, Stream]]] = {}
+            for weight, live in compress(lying, direct):
+                together.setdefault(own[weight.name], []).append((live, stream.weight(weight.name)))
+            for noise_of_some, weights in together.items():
+                add_in_place(noise_of_some, weights)
             for (weight, live), done in zip(lying, direct, strict=True):
                 if not done:
                     live.copy_(sample(weight))
 
         with self._moved(sample, write):
             yield
+
+    def is_identity(self, noise: NoiseModel) -> bool:
+        """Whether ``noise`` changes no weight, and none has a noise of its own."""
+        return noise.is_identity and all(weight.noise(noise).is_identity for weight in self.weights)
 
     @contextmanager
     def replaced(self, value: Callable[[AnalogWeight], Tensor]) -> Iterator[None]:
@@ -132,7 +158,8 @@ class Programmed:
         if name in self._chips:
             return self._chips[name]
         weight = self._weights[name]
-        return self.noise.program(weight.as_rows(weight.value()), self.stream.weight(name).child("program"))
+        noise = weight.noise(self.noise)
+        return noise.program(weight.as_rows(weight.value()), self.stream.weight(name).child("program"))
 
     def weight(self, name: str, t: float | None = None, read: int = 0, compensation: Compensation = "none") -> Tensor:
         """What the array of the weight ``name`` gives, output channel first, at time ``t`` (s) and read ``read``."""
@@ -162,15 +189,18 @@ def perturbed(
     t: float | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    layers: Any = None,
 ) -> Iterator[nn.Module]:
     """``model`` under one draw of ``noise``; its weights are restored bit for bit afterwards, also after an exception.
 
     It is the draw that :func:`~noiserobust.evaluate` makes of the same seed, replicate and draw. Gradients taken
-    inside are taken at the noisy weights (run ``backward`` inside, too).
+    inside are taken at the noisy weights (run ``backward`` inside, too). ``layers``: a table of settings by layer, or
+    its file (:class:`~noiserobust.analog.layer_table.LayerTable`).
     """
     noise = NoiseModel.parse(noise) if isinstance(noise, str) else noise
     stream = report_stream(seed, replicate, draw)
-    with NoisyWeights(model, include=include, exclude=exclude).perturbed(noise, stream, t):
+    table = LayerTable.of(layers)
+    with NoisyWeights(model, include=include, exclude=exclude, layers=table).perturbed(noise, stream, t):
         yield model
 
 

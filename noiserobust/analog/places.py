@@ -17,11 +17,13 @@ from torch.nn.utils import parametrize
 
 from noiserobust.analog.backup import Backup
 from noiserobust.analog.forwards import weight_in_forward
+from noiserobust.analog.layer_table import LayerSettings
 from noiserobust.analog.layers import Outputs
 from noiserobust.analog.openings import opened
 from noiserobust.analog.probing import Operand, Products, products_of
 from noiserobust.errors import UserError
 from noiserobust.models.modes import evaluating
+from noiserobust.noise import NoiseModel
 from noiserobust.noise.sharded import is_sharded, whole
 
 
@@ -42,6 +44,15 @@ class AnalogWeight(ABC):
     ) -> None:
         self.name, self.owner, self.attribute, self.outputs = name, owner, attribute, outputs
         self.latents = tuple(latents)
+        self.settings = LayerSettings()
+        """What a table of settings by layer says of it."""
+
+    def noise(self, asked: NoiseModel) -> NoiseModel:
+        """The noise of its array: that of its own settings, or the one ``asked`` for, under its own reference."""
+        own = self.settings
+        noise: NoiseModel = asked if own.noise is None else NoiseModel.parse(own.noise)
+        changes = {name: own.given[name] for name in ("reference", "on_off") if name in own.given}
+        return noise.changed(**changes) if changes and not noise.is_identity else noise
 
     @abstractmethod
     def value(self) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from noiserobust.analog.backup import Backup
+from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.analog.openings import opened
 from noiserobust.analog.vectors import Vector, only
@@ -39,8 +40,9 @@ class WeightSpace:
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        layers: LayerTable | None = None,
     ) -> None:
-        self.model, self.include, self.exclude = model, include, exclude
+        self.model, self._patterns = model, {"include": include, "exclude": exclude, "layers": layers}
         forget_gathered(model)
         named = Names(model)
         names = {id(p): named(path) for path, p in unwrap(model).named_parameters()}
@@ -52,12 +54,12 @@ class WeightSpace:
     @cached_property
     def noisy(self) -> NoisyWeights:
         """The analog weights, ready for noise; :class:`~noiserobust.UserError` when there is none."""
-        return NoisyWeights(self.model, include=self.include, exclude=self.exclude)
+        return NoisyWeights(self.model, **self._patterns)  # type: ignore[arg-type]
 
     @cached_property
     def analog(self) -> list[AnalogWeight]:
         """The analog weights, if any: they know which of their dimensions are filters."""
-        return analog_weights(self.model, include=self.include, exclude=self.exclude)
+        return analog_weights(self.model, **self._patterns)  # type: ignore[arg-type]
 
     def chosen(self, over: Over) -> list[bool]:
         """Which of the parameters belong to ``all`` trainable ones or to the ``analog`` weights; never none."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from noiserobust.analog.digital import NORMS, packed, stored_elsewhere, unused
+from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.layers import FIRST, Outputs, has_own_forward, outputs_named, outputs_of
+from noiserobust.analog.patterns import Patterns
 from noiserobust.analog.places import (
     AnalogWeight,
     Hooked,
@@ -27,6 +28,7 @@ from noiserobust.analog.places import (
 )
 from noiserobust.analog.probing import Unclear, operand_of, products_of, stored_outputs
 from noiserobust.errors import UserError
+from noiserobust.models.kinds import require_layers
 from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import is_sharded
 
@@ -50,7 +52,9 @@ LATENT = "latent of"
 """The beginning of the reason of a parameter from which a weight is computed: it is counted there."""
 
 
-def analog_weights(model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[AnalogWeight]:
+def analog_weights(
+    model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = (), layers: LayerTable | None = None
+) -> list[AnalogWeight]:
     """The weights of ``model`` that would sit in a crossbar, in the model's order.
 
     Those of the layers that :mod:`noiserobust.analog.layers` knows: Linear, ConvNd, ConvTransposeNd, Bilinear,
@@ -61,20 +65,24 @@ def analog_weights(model: nn.Module, *, include: Sequence[str] = (), exclude: Se
     first stage noisy. A parameter of a layer that nobody registered needs its axes of outputs, too:
     ``include=["*.kernel@1"]`` where it is stored (inputs, outputs).
 
+    ``layers`` is a table of settings by layer (:class:`~noiserobust.analog.layer_table.LayerTable`): what it says of
+    ``digital`` holds over both.
+
     Raises :class:`~noiserobust.UserError` for a pattern that matches no parameter, and for one that includes
     vectors alone, or a parameter without saying where its outputs are.
     """
-    return [weight for weight, _ in classified(model, include, exclude) if isinstance(weight, AnalogWeight)]
+    return [weight for weight, _ in classified(model, include, exclude, layers) if isinstance(weight, AnalogWeight)]
 
 
 Unused = tuple[str, Tensor]
 
 
 def classified(
-    model: nn.Module, include: Sequence[str], exclude: Sequence[str]
+    model: nn.Module, include: Sequence[str], exclude: Sequence[str], layers: LayerTable | None = None
 ) -> Iterator[tuple[AnalogWeight | Unused, str]]:
     """Every weight once, as an analog weight or with the reason why it is none."""
-    patterns, found = _Patterns(include, exclude), _Found(model)
+    require_layers(model)
+    patterns, found = Patterns(include, exclude, layers or LayerTable()), _Found(model)
     classes: list[tuple[AnalogWeight | Unused, str]] = []
     candidates = list(found.candidates())
     crossbar = {candidate.place for candidate in candidates if not candidate.reason}
@@ -107,6 +115,7 @@ def classified(
                 f"'{included}@0' where outputs are in dimension 0, @1 in dimension 1"
             )
         weight = found.weight(candidate, outputs, tied)
+        weight.settings = patterns.settings(candidate)
         classes.append((weight, ""))
     patterns.check()
     _check_overlaps([weight for weight, _ in classes if isinstance(weight, AnalogWeight)])
@@ -210,8 +219,7 @@ class _Found:
                 latents = hook_latents(module, attribute)
             outputs = known.get(attribute, FIRST)
             value = kind("", module, attribute, outputs, latents, **more).value()
-            reason = next(filter(None, (self.unused.get(id(latent)) for latent in latents)), "")
-            reason = reason or digital_reason(module, attribute, value)
+            reason = self.unused.get(id(module)) or digital_reason(module, attribute, value)
             candidate = self._candidate(path, module, attribute, value, reason, (id(module), attribute))
             candidate.outputs, candidate.kind, candidate.latents = known.get(attribute), kind, latents
             candidate.more = more
@@ -226,8 +234,14 @@ class _Found:
     ) -> _Candidate:
         latent = id(parameter) in self._latent
         form = f"{LATENT} {self._latent[id(parameter)]}" if latent else ""
-        reason = form or self.unused.get(id(parameter)) or digital_reason(module, attribute, parameter)
+        unused = self.unused.get(id(module)) or self.unused.get(id(parameter))
+        reason = form or unused or digital_reason(module, attribute, parameter)
         form = form or packed(parameter)
+        if isinstance(module, nn.ParameterDict):  # the names of its owner say what it holds
+            place = path.rpartition(".")[2]
+            reason = reason.replace("ParameterDict.", f"{place}.")
+            if place == "lora_embedding_B" and not unused:
+                reason, outputs = "", FIRST
         candidate = self._candidate(path, module, attribute, parameter, reason or form)
         candidate.latents, candidate.outputs, candidate.fixed = [parameter], outputs, form
         candidate.latent = latent
@@ -255,39 +269,6 @@ class _Found:
             candidate.outputs, candidate.tensor = operand.outputs, used
 
 
-class _Patterns:
-    """What a person includes and excludes, and whether every pattern has met a weight."""
-
-    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
-        self.include, self.exclude = include, exclude
-        self.included = [_Included(*pattern.partition("@")[::2], pattern) for pattern in include]
-        self.matched: set[str] = set()
-        self.effective: set[str] = set()
-
-    def about(self, candidate: _Candidate) -> tuple[str, bool, str]:
-        """The axes named for a weight, whether it is excluded, and the pattern that includes it."""
-        asked = [one for one in self.included if _matches(candidate.spellings, one.names)]
-        excluded = {pattern for pattern in self.exclude if _matches(candidate.spellings, pattern)}
-        self.matched |= {one.text for one in asked} | excluded
-        if candidate.tensor.dim() >= 2 and candidate.tensor.numel() and not candidate.latent:
-            self.effective |= {one.text for one in asked}
-        axes = next((one.axes for one in reversed(asked) if one.axes), "")
-        return axes, bool(excluded), asked[0].names if asked else ""
-
-    def check(self) -> None:
-        for pattern in (*self.include, *self.exclude):
-            if pattern not in self.matched:
-                raise UserError(
-                    f"expected a pattern that matches a parameter, got '{pattern}'; coverage(model) lists the names"
-                )
-        for pattern in self.include:
-            if pattern not in self.effective:
-                raise UserError(
-                    f"expected a pattern that matches a matrix, got '{pattern}', which matches vectors alone; biases "
-                    "and scales are no part of a crossbar"
-                )
-
-
 def by_parameter(weights: Sequence[AnalogWeight]) -> dict[int, AnalogWeight]:
     """Weights by the ``id`` of the parameter that has their shape: itself, or the one that they are computed from."""
     return {id(latent): w for w in weights for latent in w.latents if tuple(latent.shape) == w.shape}
@@ -304,16 +285,6 @@ def users(model: nn.Module, weights: Sequence[AnalogWeight]) -> Iterator[tuple[s
             weight = stored.get(id(module._parameters.get(attribute))) or computed.get((id(module), attribute))
             if weight is not None and not isinstance(module, _EMBEDDINGS):
                 yield names(f"{path}.{attribute}" if path else attribute), module, weight
-
-
-class _Included(NamedTuple):
-    names: str
-    axes: str
-    text: str
-
-
-def _matches(spellings: Iterable[str], pattern: str) -> bool:
-    return any(fnmatchcase(one, pattern) for one in spellings)
 
 
 def place_of(tensor: Tensor) -> object:

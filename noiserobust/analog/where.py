@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+from noiserobust.analog.layer_table import LayerTable
 
 
 @dataclass(frozen=True)
 class Where:
-    """Which weights are analog (:func:`noiserobust.analog_weights`).
+    """Which weights are analog (:func:`noiserobust.analog_weights`), and which settings single layers have.
 
-    Without any pattern a trained checkpoint is evaluated with those that it was trained with. The pattern ``none``
+    Without any of these a trained checkpoint is evaluated with those that it was trained with. The pattern ``none``
     stands for no pattern at all: ``Where(exclude=["none"])`` does not look at the checkpoint.
     """
 
@@ -20,19 +22,43 @@ class Where:
     *.kernel@1."""
     exclude: Sequence[str] = ()
     """Patterns of parameters that stay digital."""
+    layers: Any = None
+    """File (TOML) with settings by layer: noise, converters, digital by pattern; in a program a mapping, too."""
+
+    def __post_init__(self) -> None:
+        if self.layers is not None:
+            object.__setattr__(self, "layers", LayerTable.of(self.layers))
 
     @property
     def patterns(self) -> dict[str, Any]:
         """The patterns as arguments of :func:`noiserobust.analog_weights`."""
-        return {name: [one for one in patterns if one != "none"] for name, patterns in vars(self).items()}
+        lists = {"include": self.include, "exclude": self.exclude}
+        named = {name: [one for one in patterns if one != "none"] for name, patterns in lists.items()}
+        return named | ({"layers": self.layers} if self.layers else {})
+
+    def __bool__(self) -> bool:
+        """Whether anything was asked for."""
+        return bool(self.include or self.exclude or self.layers)
 
     def __str__(self) -> str:
-        """``+h.*.weight@1 -head.*``; empty where every weight is what its layer says."""
+        """``+h.*.weight@1 -head.* layers=0123456789ab``; empty where every weight is what its layer says."""
         patterns = self.patterns
-        return " ".join([*(f"+{one}" for one in patterns["include"]), *(f"-{one}" for one in patterns["exclude"])])
+        table = [f"layers={self.layers.digest}"] if self.layers else []
+        return " ".join(
+            [*(f"+{one}" for one in patterns["include"]), *(f"-{one}" for one in patterns["exclude"]), *table]
+        )
+
+    def clean(self) -> Where:
+        """The same weights without settings of their own, so that noise 0 is the digital network."""
+        return replace(self, layers=self.layers.without_noise()) if self.layers else self
+
+    def with_digital(self, names: Iterable[str], digital: bool = True) -> Where:
+        """The same with a table that makes the weights of these patterns digital, or analog, after all else."""
+        return replace(self, layers=LayerTable.of(self.layers).with_digital(names, digital))
 
     @classmethod
     def trained(cls, settings: Any) -> Where:
         """That of a training run's ``settings``, plain values as a checkpoint holds them."""
-        known = settings if isinstance(settings, dict) else {}
-        return cls(*(list(known.get(name) or ()) for name in ("include", "exclude")))
+        known = settings if isinstance(settings, Mapping) else {}
+        include, exclude = (list(known.get(name) or ()) for name in ("include", "exclude"))
+        return cls(include, exclude, known.get("layers") or None)

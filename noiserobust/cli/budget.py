@@ -22,12 +22,15 @@ class Budget(OnChips):
         "noiserobust budget runs --vary-time pcm --between 1min 1y --plot b.png",
     )
     rare: ClassVar[Groups] = {
-        "search and interval": ("log", "points", "tolerance", "confidence"),
+        "search and interval": ("noise", "log", "points", "tolerance", "confidence"),
         **RARE,
     }
 
     vary: str | None = None
-    """Noise with one free number, such as gaussian:{x} or gaussian:0.05,reference=tile,rows={x},columns={x}."""
+    """What has one free number: a noise, such as gaussian:{x}, converters, io:adc={x}, or either of some layers,
+    'head.*: quantize:{x}'."""
+    noise: str | None = None
+    """The weights' noise while something else varies (default: none)."""
     vary_time: str | None = None
     """Noise whose time since programming is the free number, such as pcm."""
     between: tuple[str, str] | None = None
@@ -50,9 +53,12 @@ class Budget(OnChips):
             raise UserError("expected either --vary with {x} in a noise, such as gaussian:{x}, or --vary-time with one")
         if self.between is None:
             raise UserError("expected --between LOW HIGH, the range to search, such as 0 0.5, or 1min 1y for times")
-        check("noises", vary.replace("{x}", "1"))
+        text = vary.replace("{x}", "1").rpartition(": ")[2]
+        check({"io": "converters", "aihwkit": "backends"}.get(text.partition(":")[0], "noises"), text)
         from noiserobust.evaluation import Axis, budget
 
         axis = Axis(self.vary_time is not None, self.log, self.points, self.tolerance, self.confidence)
-        result = budget(vary=vary, between=self.between, within=self.within, axis=axis, **self.options())
+        result = budget(
+            vary=vary, noise=self.noise, between=self.between, within=self.within, axis=axis, **self.options()
+        )
         self.show(result, confidence=self.confidence)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from noiserobust.cli.flags import Command
 from noiserobust.cli.options import show
-from noiserobust.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,9 @@ class Curves(Command):
     """Runs' folders, or folders of runs; LABEL=PATH gives the method another name."""
     x: str = "epoch"
     """epoch, or a column of the logs such as train/loss: the curve is then a trajectory."""
-    y: tuple[str, ...] = ("loss", "perturbed_accuracy")
-    """Columns of the logs, a panel each, such as train/ascent_sharpness:0.05."""
+    y: tuple[str, ...] = ()
+    """Columns of the logs, a panel each, such as train/ascent_sharpness:0.05 (default: loss, and the perturbed accuracy
+    or other metric of the task)."""
     plot: Path = Path("curves.png")
     """File for the picture (PNG)."""
     out: Path | None = None
@@ -35,8 +35,6 @@ class Curves(Command):
     def run(self) -> None:
         from noiserobust.evaluation import trajectories
 
-        if not self.y:
-            raise UserError("expected columns to draw, got none; --y loss is one")
         result = trajectories(self.runs, out=self.out)
         show(result.table, partial(result.plot, x=self.x, y=self.y), None, self.plot)
         if self.out is not None:

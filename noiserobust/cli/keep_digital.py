@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from noiserobust.cli.flags import Groups
 from noiserobust.cli.options import RARE, OnChips
+from noiserobust.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class KeepDigital(OnChips):
     """Test images of the search, stratified by class (default: all)."""
     confidence: float = 0.95
     """Confidence of the intervals."""
+    layers_out: Path | None = None
+    """File for the result as settings by layer (TOML), ready for --layers of train and evaluate."""
     out: Path = Path("keep-digital.parquet")
 
     def run(self) -> None:
@@ -53,3 +56,15 @@ class KeepDigital(OnChips):
         search = Search(self.search_draws, self.search_images, self.candidates, self.per_mac)
         result = keep_digital(noise=self.noise, stop=stop, search=search, groups=self.groups, **self.options())
         self.show(result, confidence=self.confidence)
+        for method in result.layers:
+            table = result.layer_table(method=method)
+            if table:
+                print(f"settings by layer, {method}:\n\n{table}")
+        if self.layers_out is not None:
+            if len(result.layers) > 1:
+                raise UserError(f"expected one method beside --layers-out, got {', '.join(result.layers)}")
+            from noiserobust.storage.files import write_atomically
+
+            text = str(result.layer_table())
+            write_atomically(self.layers_out, lambda file: file.write_text(text))
+            print(f"settings by layer: {self.layers_out}")

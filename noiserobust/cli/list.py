@@ -11,8 +11,8 @@ from noiserobust.cli.help import filled
 from noiserobust.spec.listing import FAMILIES, Member, members
 
 # fmt: off
-Family = Literal["noises", "methods", "measures", "metrics", "models", "data", "schedules", "probabilities",
-                 "converters", "perturbations", "backends"]
+Family = Literal["noises", "methods", "measures", "tasks", "metrics", "models", "data", "schedules",
+                 "probabilities", "converters", "perturbations", "backends"]
 # fmt: on
 
 
@@ -24,8 +24,8 @@ class List(Command):
     positional = ("family",)
 
     family: Family | None = None
-    """Family to list: noises, methods, measures, metrics, models, data, schedules, probabilities, converters,
-    perturbations or backends."""
+    """Family to list: noises, methods, measures, tasks, metrics, models, data, schedules, probabilities,
+    converters, perturbations or backends."""
 
     def run(self) -> None:
         print(listing(self.family))

@@ -13,13 +13,14 @@ from noiserobust.data.source import DataSource
 from noiserobust.data.streamed import ImageNet, StreamedFolder
 from noiserobust.data.sums import Sums
 from noiserobust.data.svhn import SVHN
+from noiserobust.data.text import Text
 
 
 def load(
     name: str | DataSource, root: str | Path = "data", image_size: int | None = None, imports: bool = True
 ) -> Splits:
-    """Training and test data: digits, cifar10, cifar100, fashion-mnist, svhn, sums, imagenet, an image folder, or your
-    own, ``package.module:Name(...)``.
+    """Training and test data: digits, cifar10, cifar100, fashion-mnist, svhn, sums, imagenet, an image folder,
+    ``text:FILE``, or your own, ``package.module:Name(...)``.
 
     A folder is decoded into memory; ``stream:FOLDER`` leaves it on disk, as ``imagenet``, the folder ``imagenet`` under
     ``root``, does. root: where named data are kept; image_size: resizes the images of a folder. ``imports=False`` is

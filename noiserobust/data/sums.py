@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from noiserobust.data.dataset import Dataset, Splits
+from noiserobust.data.labelled import Labelled
 from noiserobust.data.source import DataSource
+from noiserobust.data.text import Windows
 from noiserobust.rng import Stream
 
 CONTEXT = 32
@@ -33,15 +36,27 @@ class Sums(DataSource, name="sums"):
 
     "seven plus twelve is nineteen. ...": 12,000 training and 3,000 test windows of 32 letters (tokens, N x 32),
     labelled with the letter that follows.
+
+    - ``labels``: ``next``, that letter; or ``tokens``: windows of 33 letters that are their own labels, each letter
+      counted once (:func:`~noiserobust.data.text.windows`), for the task ``tokens``.
     """
 
     example: ClassVar[str] = "sums"
+    leading: ClassVar = "changed"
+
+    labels: Literal["next", "tokens"] = "next"
 
     def read(self, root: str | Path, image_size: int | None) -> Splits:
         words = " ".join([*UNITS, *TENS, "plus is. "])
         alphabet = tuple(sorted(set(words)))
-        train, test = (_windows(Stream(0, "sums", part), n, alphabet) for part, n in (("train", TRAIN), ("test", TEST)))
-        return Splits(train, test, crop=0, flip=False)
+        texts = (_letters(Stream(0, "sums", part), n, alphabet) for part, n in (("train", TRAIN), ("test", TEST)))
+        train, test = (self._windows(text, alphabet) for text in texts)
+        return Splits(train, test)
+
+    def _windows(self, text: Tensor, alphabet: tuple[str, ...]) -> Labelled:
+        if self.labels == "tokens":
+            return Windows.of(text, CONTEXT + 1, name=str(self))
+        return _with_next(text, alphabet)
 
 
 def spelled(number: int) -> str:
@@ -52,13 +67,17 @@ def spelled(number: int) -> str:
     return TENS[tens - 2] + (f" {UNITS[unit]}" if unit else "")
 
 
-def _windows(stream: Stream, letters: int, alphabet: tuple[str, ...]) -> Dataset:
+def _letters(stream: Stream, letters: int, alphabet: tuple[str, ...]) -> Tensor:
+    """A text of ``letters`` and a window more, as numbers."""
     operands = (stream.uniform((letters, 2)) * 20).long().tolist()  # more sums than letters could ever need
     text = ""
     for a, b in operands:
         text += f"{spelled(a)} plus {spelled(b)} is {spelled(a + b)}. "
         if len(text) >= letters + CONTEXT:
             break
-    numbers = torch.tensor([alphabet.index(letter) for letter in text[: letters + CONTEXT]])
+    return torch.tensor([alphabet.index(letter) for letter in text[: letters + CONTEXT]])
+
+
+def _with_next(numbers: Tensor, alphabet: tuple[str, ...]) -> Dataset:
     windows = numbers.unfold(0, CONTEXT + 1, 1)
     return Dataset(windows[:, :-1].contiguous(), windows[:, -1], classes=alphabet, name="sums")

@@ -22,12 +22,13 @@ from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.models import ModelSpec
 from noiserobust.models.check import require_finite
 from noiserobust.models.compute import device_of, known_device
+from noiserobust.models.kinds import require_layers, require_weights
 from noiserobust.noise.sharded import class_of, is_sharded, mesh_of
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
 from noiserobust.storage.provenance import provenance
-from noiserobust.tasks import Classification, Score, Task, task_of
+from noiserobust.tasks import Classification, Scorer, Task, task_of
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked
 
@@ -185,7 +186,9 @@ class EvaluatedModels:
         self.copies, self.compute, self.where = trained_copies(models), compute, where
         self.shards = shards
         self.task = task_of(task, data)
-        self.data = Samples(()) if isinstance(self.task, Score) else named_data(data, self.copies)
+        self.data = Samples(()) if isinstance(self.task, Scorer) else named_data(data, self.copies)
+        if isinstance(self.task, Scorer) and images is not None:
+            raise UserError(f"expected no number of images with {self.task}, which brings its own data")
         # Tensors and loaders that a person hands over are taken as they are; data sets are normalised as in training.
         self.normalize = not isinstance(self.data, AsGiven)
         whole = part_of(self.data, part)
@@ -202,7 +205,8 @@ class EvaluatedModels:
 
     def __iter__(self) -> Iterator[EvaluatedModel]:
         for copy in self.copies:
-            model = self._opened(copy)
+            with torch.random.fork_rng():  # networks that draw when they compute, as simulated tiles do
+                model = self._opened(copy)
             self.coverage[copy.name] = model.coverage
             yield model
 
@@ -213,6 +217,8 @@ class EvaluatedModels:
         else:
             channels_last = compute.channels_last is not False
             network = self._built(copy.source, dataset, channels_last)
+        require_layers(network)
+        require_weights(network)
         if not self.shards and mesh_of(network) is not None:
             raise UserError(
                 f"expected a whole network, got {copy.name} with weights sharded over processes; noiserobust.evaluate "
@@ -242,7 +248,7 @@ class EvaluatedModels:
             "precision": compute.precision,
             "weights": network_digest(network),
             "answer": answer(network, task.inputs(network, batches[0]), compute.precision) if batches else "",
-            "data": task.digest if isinstance(task, Score) else _digest([self.dataset, *self.calibration], dataset),
+            "data": task.digest if isinstance(task, Scorer) else _digest([self.dataset, *self.calibration], dataset),
             "inputs": dataset.normalization,
             "device": device.type,
             "noisy_weights": analog.noisy,
@@ -264,7 +270,7 @@ class EvaluatedModels:
         """Which weights of a copy are analog: those asked for, else those that it was trained with; and a word where
         the two differ."""
         trained = Where.trained({} if isinstance(copy.source, nn.Module) else copy.source.about.get("settings"))
-        where = self.where if self.where.include or self.where.exclude else trained
+        where = self.where or trained
         if str(where) != str(trained):
             then, now = (str(one) or "every layer as it is" for one in (trained, where))
             return where, f"trained with {then}, evaluated with {now}"
@@ -285,6 +291,8 @@ class EvaluatedModels:
         if task is None:
             stored = "classification" if isinstance(source, nn.Module) else source.about.get("task", "classification")
             task = Task.parse(stored, imports=False)
+            if isinstance(task, Scorer):
+                raise UserError(f"expected task={task}: a file names code, which only you may start by name")
         if task not in self._suited:
             self._suited[task] = task.suited(self.dataset)
         return self._suited[task]
@@ -307,7 +315,7 @@ class EvaluatedModels:
     def _built(self, checkpoint: Checkpoint, dataset: Labelled, channels_last: bool) -> nn.Module:
         """The network of a checkpoint, if it takes ``dataset``."""
         about, task = checkpoint.about, self._task_of(checkpoint)
-        if isinstance(task, Score):
+        if isinstance(task, Scorer):
             return checkpoint.build(self.spec)
         channels, known = about.get("channels", dataset.channels), len(about.get("classes", dataset.classes))
         if channels != dataset.channels:

@@ -22,7 +22,7 @@ from noiserobust.models import ModelSpec
 from noiserobust.report import measure_table
 from noiserobust.storage.ledger import Ledger
 from noiserobust.storage.rows import OPERATION
-from noiserobust.tasks import Score
+from noiserobust.tasks import Scorer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,7 +101,7 @@ def sharpness(
 
 def surface_of(model: EvaluatedModel) -> Surface:
     """Where the measures of ``model`` are taken."""
-    if isinstance(model.task, Score):
+    if isinstance(model.task, Scorer):
         raise UserError(f"expected a task with losses of samples for measures and landscapes, got {model.task}")
     precision = model.compute.precision
     return Surface(model.network, model.batches, task=model.task, precision=precision, **model.where.patterns)

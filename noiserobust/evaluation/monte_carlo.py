@@ -145,7 +145,6 @@ def evaluate(
     conditions = Conditions.of(chips, networks.data)
     networks.calibration = conditions.images
     settings = OPERATION | {"seed": seed, "recalibration": conditions.recalibration, "semantics": SEMANTICS}
-    settings |= {"backend": str(conditions.backend)}
     uncovered: dict[str, dict[str, str]] = {}
     conversion: dict[str, str] = {}
     target = None if precision_target is None else _target(precision_target, chips, numbers, further)
@@ -161,7 +160,8 @@ def evaluate(
             bar.set_description(copy.method, refresh=False)
             on_chips = ModelOnChips(copy, conditions, further, target is not None or len(conditions.readings) == 1)
             for noise in noise_kinds:
-                columns = settings | copy.columns | {"noise": noise.label, "strength": noise.strength}
+                columns = settings | {"backend": on_chips.opened.text} | copy.columns
+                columns |= {"noise": noise.label, "strength": on_chips.strength(noise)}
                 if target:
                     for reading in conditions.readings:
                         measure_to_precision(target, on_chips, noise, reading, columns, ledger, bar)
@@ -195,7 +195,7 @@ def _chip(
     conditions = on_chips.conditions
     for reading in conditions.readings:
         unit = source = {**columns, "draw": draw, **reading}
-        if conditions.always_same(noise, reading["converters"]):
+        if on_chips.always_same(noise, reading["converters"]):
             source = unit | {"draw": first} | conditions.readings[0] | {"converters": reading["converters"]}
         values = ledger.find(source, on_chips.metrics)
         if values is None:

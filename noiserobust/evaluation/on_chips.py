@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from typing import Any
 
@@ -20,8 +20,10 @@ from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.data import Batch, Labelled, Splits, nests
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, named_data, part_of
+from noiserobust.evaluation.frozen import require_effect
 from noiserobust.evaluation.settings import Chips
 from noiserobust.models.compute import autocast, device_of
+from noiserobust.models.kinds import require_weights
 from noiserobust.models.modes import recalibrated
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
@@ -83,10 +85,6 @@ class Conditions:
         """The training images, each set once: the same may serve several purposes."""
         return list(dict.fromkeys(images for images in self.calibration.values() if images is not None))
 
-    def always_same(self, noise: NoiseModel, converters: str) -> bool:
-        """Whether every draw is the same, at any time: without noise, unless the outputs are noisy."""
-        return noise.is_identity and self.backend.exact and not self.converters[converters].noise
-
 
 class ModelOnChips:
     """One trained network on one simulated chip after the other: each draw of the noise is a chip.
@@ -121,22 +119,33 @@ class ModelOnChips:
             }
         # Between a layer and its norm there must be nothing, and the norm's statistics must be known.
         sharded = mesh_of(network) is not None
-        plain = str(conditions.backend) == "direct" and not self.calibration
+        plain = self.opened.plain and not self.calibration
         foldable = plain and compute.fold and not sharded and images is not None
         self.folding = Folding(self.noisy, images) if foldable else None
         self.compiled: Any = None
         if compute.compile:
-            if not plain or not all(one.is_identity for one in conditions.converters.values()):
+            if not plain or not all(one.is_identity for one in self.converting.values()):
                 raise UserError(
                     "expected backend direct without converters or recalibration with compile; leave it out"
                 )
             self.compiled = torch.compile(unwrap(network), dynamic=False)
+            require_weights(self.compiled)  # the compiler may be told to copy them
         self.programmed: Programmed | None = None
+        self._answers_to_weights = not self.opened.plain
 
     @property
     def uncovered(self) -> dict[str, str]:
         """Analog weights without converters, and why."""
         return {name: reason for one in self.converting.values() for name, reason in one.uncovered.items()}
+
+    def always_same(self, noise: NoiseModel, converters: str) -> bool:
+        """Whether every draw is the same, at any time: without noise, unless the outputs are noisy."""
+        noiseless = self.noisy.is_identity(noise) and not self.converting[converters].noisy
+        return noiseless and self.opened.exact
+
+    def strength(self, noise: NoiseModel) -> float:
+        """The largest strength that the noise has in a layer."""
+        return max(weight.noise(noise).strength for weight in self.noisy.weights)
 
     def next_chip(self) -> None:
         """Forget the chip: the next reading is of another draw."""
@@ -148,20 +157,30 @@ class ModelOnChips:
     ) -> Iterator[nn.Module]:
         """Inside, what computes with the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own)."""
         time = None if t != t else t
-        if self.programmed is None and not noise.is_identity:
-            self.programmed = Programmed(self.noisy, noise, stream, self.read_once)
+        if not (self.noisy.is_identity(noise) or self._answers_to_weights):
+            self._require_effect()
+        if self.programmed is None and not self.noisy.is_identity(noise):
+            self.programmed = self.opened.program(self.noisy, noise, stream, self.read_once)
         converting = self.converting[converters]
         with ExitStack() as stack:
             if self.programmed is None:
                 stack.enter_context(self.noisy.held())
             network = stack.enter_context(self.opened.reading(self.programmed, stream, time, read, compensation))
-            if self.folding and self.programmed is not None and self.conditions.converters[converters].is_identity:
+            if self.folding and self.programmed is not None and converting.is_identity:
                 stack.enter_context(self.folding.folded())
             stack.enter_context(converting.applied(output_stream(stream, time, read)))
             if self.calibration:
                 stack.enter_context(recalibrated(network, self.calibration, self.model.compute.precision))
             yield network if self.compiled is None else self.compiled
         converting.check_called()
+
+    def _require_effect(self) -> None:
+        """Once, before the first noise that moves weights."""
+        model = self.model
+        if model.batches:  # a scoring function has its own
+            ask = partial(model.task.call, model.network)
+            require_effect(self.noisy, ask, model.batches[0], model.compute.precision)
+        self._answers_to_weights = True
 
     def score(self, noise: NoiseModel, stream: Stream, **reading: Any) -> dict[str, float]:
         """The metrics of the chip on all images; ``reading`` is that of :meth:`reading`."""
@@ -187,8 +206,8 @@ class ModelOnChips:
         if data is None:
             return []
         normalized = data.with_normalization(self.model.dataset.mean, self.model.dataset.std)
-        image = nests.first(self.model.batches[0].inputs)
-        channels_last = image.is_contiguous(memory_format=torch.channels_last)
+        first = self.model.batches[:1]
+        channels_last = all(nests.first(b.inputs).is_contiguous(memory_format=torch.channels_last) for b in first)
         return prepare(normalized, device_of(self.model.network), CALIBRATION_BATCH, channels_last)
 
 

@@ -92,7 +92,7 @@ def program(
     if len(networks) != 1:
         raise UserError(f"expected one network to program, got {len(networks)}; every chip holds one")
     (network,) = networks
-    weights = NoisyWeights(network.network, include=where.include, exclude=where.exclude).weights
+    weights = NoisyWeights(network.network, **network.where.patterns).weights
     folder, files = Path(out), []
     about = {"format": FORMAT, "noise": str(noise), "model": network.name, "weights": network.columns["weights"]}
     lines: list[dict[str, Any]] = []
@@ -127,7 +127,7 @@ def _programmed(
 ) -> Iterator[tuple[AnalogWeight, DeviceChip]]:
     """Every weight, output first, on the chip that ``stream`` names."""
     for weight in weights:
-        rows = weight.as_rows(weight.parameter.detach())
+        rows = weight.as_rows(weight.value())
         chip = noise.program(rows, stream.weight(weight.name).child("program"))
         assert isinstance(chip, DeviceChip)
         yield weight, chip

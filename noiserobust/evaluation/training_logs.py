@@ -47,12 +47,15 @@ class Trajectories(Result):
         confidence: float = 0.95,
         *,
         x: str = "epoch",
-        y: Sequence[str] = ("loss", "perturbed_accuracy"),
+        y: Sequence[str] = (),
     ) -> Figure:
-        """A panel per column ``y`` of the logs, against epochs or another column ``x``; a PNG where ``path`` is
-        given."""
+        """A panel per column ``y`` of the logs (by default the loss and the task's perturbed metric), against epochs or
+        another column ``x``; a PNG where ``path`` is given."""
         from noiserobust.report.curves import epochs_figure
 
+        if not y:  # the task's metric comes first
+            logged = [name for name in dict.fromkeys(self.rows["metric"]) if str(name).startswith("perturbed_")]
+            y = ("loss", *logged[:1])
         return drawn(epochs_figure(curves(self.rows, x, y), x, f"Training, against {x}"), path)
 
 

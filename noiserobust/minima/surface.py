@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.vectors import Vector
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.data import Batch
@@ -52,8 +53,9 @@ class Surface(WeightSpace):
         precision: Precision = "fp32",
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        layers: LayerTable | None = None,
     ) -> None:
-        super().__init__(unwrap(model), include=include, exclude=exclude)
+        super().__init__(unwrap(model), include=include, exclude=exclude, layers=layers)
         self.batches = batches
         self.task: Task = Classification() if task is None else task
         self.loss_of = loss

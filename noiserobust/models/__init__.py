@@ -10,6 +10,7 @@ from noiserobust.models.check import checked_forward
 from noiserobust.models.costs import Cost, cost
 from noiserobust.models.digits import DigitsNet
 from noiserobust.models.factory import Factory
+from noiserobust.models.pretrained import Transformers
 from noiserobust.models.pyramidnet import PyramidNet
 from noiserobust.models.resnet import ResNet18, ResNet34, ResNet50, ResNet101
 from noiserobust.models.resnet9 import ResNet9
@@ -35,6 +36,7 @@ __all__ = [
     "ResNet101",
     "Torchvision",
     "Transformer",
+    "Transformers",
     "ViTCifar",
     "ViTSmall16",
     "ViTSmall32",

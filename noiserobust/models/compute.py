@@ -44,6 +44,8 @@ def known_device(device: torch.device | str) -> torch.device:
 def as_weights(model: nn.Module, inputs: Any) -> Any:
     """``inputs`` in the precision of the model's parameters; whole numbers as they are."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    if isinstance(inputs, Tensor):  # the usual case, at every batch
+        return inputs.to(dtype) if inputs.is_floating_point() else inputs
     return nests.mapped(inputs, lambda values: values.to(dtype) if values.is_floating_point() else values)
 
 

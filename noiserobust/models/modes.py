@@ -51,6 +51,19 @@ def _frozen_observers(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Buffers that passes inside change, as observers and counters do, are as before afterwards."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+
+
+@contextmanager
 def kept_norm_stats(model: nn.Module) -> Iterator[None]:
     """Normalisation statistics and their counters (also spectral norm's vectors) are as before when the body ends, and
     observers of quantisation learn nothing in it.

@@ -20,6 +20,7 @@ from noiserobust.noise.levels import Quantize
 from noiserobust.noise.measured import Measured
 from noiserobust.noise.measured_chips import MeasuredChips
 from noiserobust.noise.multiplicative import LogNormal
+from noiserobust.noise.own import Own
 from noiserobust.noise.profiles import PCM, Hermes, ReRamCMO, ReRamWan2022, StateIndependent
 from noiserobust.noise.reference import reference_scale
 from noiserobust.noise.sliced import Sliced
@@ -43,6 +44,7 @@ __all__ = [
     "Measured",
     "MeasuredChips",
     "NoiseModel",
+    "Own",
     "Quantize",
     "ReRamCMO",
     "ReRamWan2022",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -93,6 +93,27 @@ class NoiseModel(Scalable, family="noise model"):
     def shards(self) -> bool:
         """Whether weights that are sharded over processes (DTensor) are taken: they get the noise of the whole."""
         return False
+
+    def changed(self, **settings: Any) -> NoiseModel:
+        """The same with other values of these settings, in every stage and inner noise that has them.
+
+        Raises :class:`~noiserobust.UserError` for a setting that none has.
+        """
+        known: set[str] = set()
+
+        def change(noise: NoiseModel) -> NoiseModel:
+            if isinstance(noise, Sum):
+                return Sum(tuple(map(change, noise.parts)))
+            own = {field.name: getattr(noise, field.name) for field in fields(noise)}
+            values = {name: value for name, value in settings.items() if name in own}
+            known.update(values)
+            values |= {name: change(value) for name, value in own.items() if isinstance(value, NoiseModel)}
+            return replace(noise, **values) if values else noise
+
+        noise = change(self)
+        if missing := sorted(set(settings) - known):
+            raise UserError(f"expected a noise with {', '.join(missing)} to set by layer, got {self}, which has none")
+        return noise
 
     def __add__(self, other: NoiseModel) -> NoiseModel:
         """``self``, then ``other``: each in units of the clean weight's scale."""

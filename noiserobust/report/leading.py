@@ -6,7 +6,7 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.storage.rows import completed
-from noiserobust.tasks import Score, Task
+from noiserobust.tasks import Scorer, Task
 from noiserobust.tasks.counts import NAN_ANSWERS
 from noiserobust.tasks.quantities import Quantity, quantity
 
@@ -26,7 +26,7 @@ def metric_of(table: pd.DataFrame) -> str:
         task: Task = Task.parse(completed(table)["task"].iloc[0], imports=False)
     except UserError:
         return ""
-    return "" if isinstance(task, Score) and task.metric not in set(table["metric"]) else task.metric
+    return "" if isinstance(task, Scorer) and task.metric not in set(table["metric"]) else task.metric
 
 
 def quantity_of(table: pd.DataFrame, metric: str) -> Quantity:

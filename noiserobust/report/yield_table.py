@@ -31,7 +31,8 @@ def yield_table(yields: pd.DataFrame, percentiles: pd.DataFrame | None = None, m
         lines = block.to_dict("records")
         columns = {"network": networks(block), "chips": [str(line["chips"]) for line in lines]}
         if not math.isnan(above):
-            columns[f"reach {above:g}{unit}"] = [_reached(line) for line in lines]
+            word = "reach" if kind.higher_is_better else "at most"
+            columns[f"{word} {above:g}{unit}"] = [_reached(line) for line in lines]
             columns["of all"] = [f"at least {_percent(line['low'])}" for line in lines]
         columns[f"{_percent(first['share'])} of all reach"] = [_bound(line) for line in lines]
         columns |= _percentile_columns(percentiles, lines)

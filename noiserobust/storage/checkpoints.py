@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
+from noiserobust.models.pretrained import Loaded, Transformers, in_folder
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.files import write_atomically
 from noiserobust.storage.identity import digest_tensor
@@ -23,6 +24,10 @@ from noiserobust.storage.torch_file import is_torch_file, read_torch_file
 from noiserobust.storage.weights import load_weights
 
 KEY = "noiserobust"
+WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
+"""What files of weights are called by a run, by transformers and by PEFT."""
+TEXT = "transformers:"
+"""Begin of a place that is the text of a network with weights of its own."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class Checkpoint:
         self, spec: ModelSpec | None = None, channels: int | None = None, classes: int | None = None
     ) -> nn.Module:
         """The network with these weights, in eval mode; the arguments stand in for what a foreign file does not say."""
+        if isinstance(self.weights, Loaded) and spec is None:
+            return self.weights.spec.load()
         model = spec or self.model or (self._stored_model() if "model" in self.about else None)
         channels = channels or self.about.get("channels")
         classes = classes or (len(self.about["classes"]) if "classes" in self.about else None)
@@ -87,12 +94,19 @@ def save_checkpoint(path: Path, weights: Mapping[str, Tensor], about: Mapping[st
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """The checkpoint at ``path``: a safetensors file, a run's folder that holds ``model.safetensors``, or a torch file.
+    """The checkpoint at ``path``: a safetensors file, a run's folder that holds ``model.safetensors``, a torch file, or
+    a folder that ``save_pretrained`` of transformers or PEFT wrote (also ``transformers:FOLDER,adapter=FOLDER``).
 
     A torch file (.pt, .pth, ...) may hold the weights by name, or a dictionary with them under ``state_dict``,
     ``model``, ``model_state_dict`` or ``net``, at any depth; read with ``weights_only=True``, it runs no code.
     """
-    file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
+    file = Path(path) / WEIGHTS[0] if Path(path).is_dir() else Path(path)
+    named = str(path).startswith(TEXT)
+    spec = Transformers.parse(str(path)) if named else in_folder(file.parent) if file.name in WEIGHTS else None
+    if spec is not None:
+        label = Path(spec.adapter or spec.folder).resolve().name
+        place = Path(str(path)) if named else file.parent
+        return Checkpoint(place, Loaded(spec), {"label": label, "task": spec.task}, spec)
     if not file.is_file():
         raise UserError(f"expected a checkpoint (.safetensors, .pt, .pth or a run's folder), got {path}: there is none")
     if is_torch_file(file):
@@ -107,22 +121,28 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:
-    """The checkpoints that each place names: a file, a run's folder, or a folder of runs' folders.
+    """The checkpoints that each place names: a file, a run's folder, one of transformers', or a folder of such folders.
 
     ``LABEL=PLACE`` replaces the method's name that was stored with them.
     """
     checkpoints = []
     for place in places:
         label, equals, rest = place.partition("=")
-        labelled = bool(equals) and not Path(place).exists()
-        path = Path(rest if labelled else place)
-        inside = [] if (path / "model.safetensors").is_file() else sorted(path.glob("*/model.safetensors"))
+        labelled = bool(equals) and not Path(place).exists() and not place.startswith(TEXT)
+        text = rest if labelled else place
+        path = Path(text)
+        inside = [] if _is_one(path) else sorted(folder for folder in path.glob("*") if _is_one(folder))
         unfinished = [*path.glob("resume.pt"), *path.glob("*/resume.pt")]
-        if unfinished and not inside and path.is_dir() and not (path / "model.safetensors").is_file():
+        if unfinished and not inside and path.is_dir() and not _is_one(path):
             raise UserError(
                 f"expected a finished run, got {unfinished[0].parent}, which was interrupted; train it again"
             )
-        for checkpoint in map(read_checkpoint, inside or [path]):
+        for checkpoint in map(read_checkpoint, inside) if inside else [read_checkpoint(text)]:
             about = {**checkpoint.about, "label": label} if labelled else checkpoint.about
             checkpoints.append(replace(checkpoint, about=about))
     return checkpoints
+
+
+def _is_one(folder: Path) -> bool:
+    """Whether a folder holds the weights of one network, in one file or in several."""
+    return any((folder / f"{name}{end}").is_file() for name in WEIGHTS for end in ("", ".index.json"))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from noiserobust.data import nests
 from noiserobust.models.compute import Precision, as_weights, autocast, call, device_of, predictions_of
-from noiserobust.models.modes import evaluating
+from noiserobust.models.modes import evaluating, kept_buffers
 from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import class_of, forget_gathered, whole
 from noiserobust.rng import Stream
@@ -88,13 +88,8 @@ def same_answer(one: str, other: str, precision: Precision = "fp32") -> bool:
 
 def _answered(model: nn.Module, inputs: Any) -> str:
     """The weighted sums of one pass; buffers that it changes, as observers do, are put back."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
+    with kept_buffers(model):
         values = predictions_of(call(model, inputs)).double().cpu().flatten()
-    finally:
-        for buffer, before in buffers:
-            if not torch.equal(buffer, before):
-                buffer.copy_(before)
     values = values[:: max(1, math.ceil(len(values) / OUTPUTS))]
     weights = Stream(0, "answer").normal((SUMS, len(values))).double()
     return " ".join(f"{value:.6g}" for value in (weights @ values / math.sqrt(len(values))).tolist())

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from noiserobust.storage.rows import OPERATION
+from noiserobust.storage.rows import OPERATION, completed
 
 WITHIN = ("draw", "read", "t", "x", "y")
 """The columns that differ within a condition: one network under one noise, on chips operated in one way. x and y are
@@ -116,5 +116,5 @@ def table_of(conditions: Mapping[int, Mapping[str, Any]], values: Iterable[tuple
     within: dict[str, Any] = {name: np.array(columns[name]) for name in ("draw", "read")}
     within |= {name: np.array(columns[name], float) for name in ("t", "x", "y", "value")}
     within = {name: values for name, values in within.items() if name not in "xy" or not np.isnan(values).all()}
-    table = shared.assign(**within, metric=list(columns["metric"]))
+    table = completed(shared.assign(**within, metric=list(columns["metric"])))
     return table[[*FIRST, *(name for name in table if name not in FIRST)]]

@@ -2,8 +2,9 @@
 
 from noiserobust.tasks.base import Task
 from noiserobust.tasks.classification import Classification
+from noiserobust.tasks.harness import Harness
 from noiserobust.tasks.regression import Regression
-from noiserobust.tasks.scorer import Score, task_of
+from noiserobust.tasks.scorer import Score, Scorer, task_of
 from noiserobust.tasks.segmentation import Segmentation
 from noiserobust.tasks.tokens import Tokens
 from noiserobust.tasks.yes_or_no import Binary, MultiLabel
@@ -11,9 +12,11 @@ from noiserobust.tasks.yes_or_no import Binary, MultiLabel
 __all__ = [
     "Binary",
     "Classification",
+    "Harness",
     "MultiLabel",
     "Regression",
     "Score",
+    "Scorer",
     "Segmentation",
     "Task",
     "Tokens",

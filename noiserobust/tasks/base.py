@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from noiserobust.data import Batch, Labelled
 from noiserobust.errors import UserError
 from noiserobust.models.compute import arguments, as_weights, call, predictions_of
 from noiserobust.spec import Described
-from noiserobust.tasks.counts import Meter
+from noiserobust.tasks.counts import Meter, Sums
 from noiserobust.tasks.quantities import Quantity, quantity
 
 T = TypeVar("T", bound="Task")
@@ -32,8 +32,11 @@ class Task(Described, family="task"):
     is the mean over all of their units, ``sum(losses * counts) / sum(counts)``.
     """
 
-    metric = ""
+    metric = "loss"
     """The metric that is shown and chosen by, such as ``accuracy``: the first of :meth:`meter`'s."""
+
+    names: ClassVar[tuple[str, ...]] = ("loss",)
+    """All that :meth:`meter` counts: further metrics have other names."""
 
     @property
     def quantity(self) -> Quantity:
@@ -44,9 +47,9 @@ class Task(Described, family="task"):
     def losses(self, predictions: Tensor, batch: Batch) -> Tensor:
         """(B,): the mean loss of each sample over its units, ignored ones left out; 0 for a sample without any."""
 
-    @abstractmethod
     def meter(self) -> Meter:
-        """A new count of this task's metrics: :attr:`metric` first, and ``loss`` among them."""
+        """A new count of this task's metrics: :attr:`metric` first, and ``loss`` among them; by default it alone."""
+        return _MeanLoss(self)
 
     def inputs(self, model: nn.Module, batch: Batch) -> Any:
         """What the network is given: a tensor, or several, floats in the precision of its parameters."""
@@ -78,10 +81,12 @@ class Task(Described, family="task"):
 
         Raises :class:`~noiserobust.UserError` for tasks whose samples are not right or wrong as a whole.
         """
-        raise UserError(
-            f"expected a task whose samples are right or wrong (classification, binary, multilabel), got {self}; name "
-            "a number of draws instead of a precision"
-        )
+        raise UserError(f"expected a task whose samples are right or wrong, got {self}")
+
+    @property
+    def right_or_wrong(self) -> bool:
+        """Whether samples are right or wrong as a whole, so that :meth:`answers` says which."""
+        return type(self).answers is not Task.answers
 
     def divergence(self, past: Tensor, predictions: Tensor, batch: Batch, tau: float) -> Tensor:
         """(B,): KL(p(past / tau) || p(predictions / tau)) of the probabilities that logits mean, as the mean over a
@@ -102,7 +107,23 @@ class Task(Described, family="task"):
 
     def outputs(self, data: Labelled) -> int:
         """How many numbers a network has to give for a unit, at least: classes that occur, or values."""
-        return int(data.labels.max()) + 1
+        labels = data.labels
+        return labels[0].numel() if labels.is_floating_point() else int(labels.max()) + 1
+
+
+class _MeanLoss:
+    """The mean over units of a task's losses."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.sums, self.units = task, Sums(), 0.0
+
+    def update(self, predictions: Tensor, batch: Batch) -> None:
+        losses, counts = self.task.losses(predictions, batch).double(), self.task.counts(batch)
+        self.units += len(losses) if counts is None else float(counts.sum())
+        self.sums.add(loss=losses if counts is None else losses * counts, unanswered=~losses.isfinite())
+
+    def compute(self) -> dict[str, float]:
+        return {"loss": self.sums.total("loss") / self.units, **self.sums.nan_answers}
 
 
 def parts_of(data: Labelled) -> Sequence[Batch]:
@@ -124,7 +145,9 @@ def checked_labels(task: Task, labels: Any, dims: Sequence[int] = (), numbers: b
         raise UserError(f"expected finite labels of the task {task}, got inf or NaN among them")
     if dims and labels.dim() not in dims:
         shape = " or ".join({1: "(N,)", 2: "(N, T)", 3: "(N, H, W)"}.get(count, "") for count in dims[:1])
-        raise UserError(f"expected labels of shape {shape} for the task {task}, got {tuple(labels.shape)}")
+        others = {2: "tokens, multilabel, regression", 3: "segmentation"}.get(labels.dim())
+        hint = f"; name another task: {others}" if others else ""
+        raise UserError(f"expected labels of shape {shape} for the task {task}, got {tuple(labels.shape)}{hint}")
     return labels
 
 

@@ -24,7 +24,7 @@ MetricFunction = Callable[[Tensor, Tensor], Tensor | float]
 
 @dataclass(frozen=True)
 class Metric(Described, family="metric"):
-    """A number that is known of a network's answers; ``accuracy`` (percent) and ``loss`` (nats) are always there."""
+    """A number that is known of a network's answers, beside those of its task."""
 
     @abstractmethod
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor | float:
@@ -86,7 +86,7 @@ class Top5(Metric, name="top5"):
         return _Top5(name, task)
 
 
-def known_metrics(metrics: Any, task: Task | None = None) -> dict[str, Any]:
+def known_metrics(metrics: Any) -> dict[str, Any]:
     """Metrics by the names that result rows call them: one or several of registered ones and ``package.module:Name``,
     torchmetrics objects and collections, or a mapping of names to such, or to functions."""
     if isinstance(metrics, Mapping):
@@ -94,15 +94,15 @@ def known_metrics(metrics: Any, task: Task | None = None) -> dict[str, Any]:
     else:
         several = [metrics] if isinstance(metrics, (str, Metric)) or is_torchmetric(metrics) else metrics
         named = dict(pair for metric in several for pair in _named(metric))
-    for name in ("accuracy", "loss"):
-        if name in named:
-            raise UserError(f"expected metrics beside accuracy and loss, got one named '{name}'; give it another name")
     return named
 
 
 def meters(metrics: Mapping[str, Any], task: Task) -> Iterator[Meter]:
     """A new count of each of the ``metrics`` that :func:`known_metrics` gave."""
     for name, metric in metrics.items():
+        if name in task.names and not isinstance(metric, Perplexity):  # which is that of the task itself
+            own = " and ".join(task.names)
+            raise UserError(f"expected metrics beside {own}, got one named '{name}'; give it another name")
         if isinstance(metric, Metric):
             yield metric.meter(name, task)
         elif is_torchmetric(metric):
@@ -149,6 +149,8 @@ class Torchmetric:
 
     def update(self, predictions: Tensor, batch: Batch) -> None:
         answers, labels = self.task.pairs(predictions, batch)
+        if answers.dim() == 2 and "text" in type(self.metric).__module__.split("."):  # those want B x T x V
+            answers, labels = answers[None], labels[None]
         if hasattr(self.metric, "to"):
             self.metric.to(answers.device)
         with one_line(f"expected a metric of predictions {tuple(answers.shape)} and labels {tuple(labels.shape)}"):

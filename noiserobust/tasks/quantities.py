@@ -23,7 +23,7 @@ PERCENT = Quantity("%", ".2f")
 LESS = Quantity(form=".3f", higher_is_better=False)
 QUANTITIES = {
     **dict.fromkeys(("accuracy", "top5", "miou", "f1"), PERCENT),
-    **dict.fromkeys(("loss", "perplexity"), LESS),
+    **dict.fromkeys(("loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"), LESS),
     **dict.fromkeys(("mse", "mae"), Quantity(higher_is_better=False)),
 }
 """Those that this package measures; of others more is better, unless their task says otherwise."""

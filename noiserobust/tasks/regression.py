@@ -24,6 +24,7 @@ class Regression(Task, name="regression"):
     """
 
     example: ClassVar[str] = "regression:mae"
+    names: ClassVar[tuple[str, ...]] = ("mse", "mae", "r2", "loss")
     leading: ClassVar = "changed"
 
     metric: Literal["mse", "mae", "r2"] = "mse"

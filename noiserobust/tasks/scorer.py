@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -20,11 +21,35 @@ from noiserobust.tasks.metrics import numbers
 
 
 @dataclass(frozen=True)
-class Score(Task, name="score"):
-    """Whatever a function of the network says: ``function(model)`` gives a number, or several by name.
+class Scorer(Task):
+    """Base of tasks that score a whole network and bring their own data.
 
-    It brings its own data, and finds the network in eval mode, without gradients, its weights as they are on the chip.
-    What needs losses or samples of this package (training, precision targets, sharpness, landscapes) is closed to it.
+    They find the network in eval mode, without gradients, its weights as they are on the chip. What needs losses or
+    samples of this package (training, precision targets, sharpness, landscapes) is closed to them.
+    """
+
+    @abstractmethod
+    def score(self, model: nn.Module) -> dict[str, float]:
+        """Numbers of ``model`` by name: :attr:`metric` first, or the one that stands for it."""
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """16 hex digits that name what the numbers depend on besides the network."""
+
+    def losses(self, predictions: Tensor, batch: Batch) -> Tensor:
+        raise self._closed()
+
+    def meter(self) -> Meter:
+        raise self._closed()
+
+    def _closed(self) -> UserError:
+        return UserError(f"expected a task with losses of samples, got {self}, which scores the whole network")
+
+
+@dataclass(frozen=True)
+class Score(Scorer, name="score"):
+    """Whatever a function of the network says: ``function(model)`` gives a number, or several by name.
 
     - ``function``: ``package.module:function``; in Python the function itself will do (``task=function``).
     - ``metric``: what is shown and chosen by; left out, the first number.
@@ -62,25 +87,33 @@ class Score(Task, name="score"):
 
     @property
     def digest(self) -> str:
-        """16 hex digits that name the function: its name and its text."""
+        """16 hex digits that name the function: its name and text, and the plain values that it holds.
+
+        Others (data that it reads) are not looked at: name another file for the rows where they change.
+        """
+        function = self._function
         try:
-            text = inspect.getsource(self._function)
+            text = inspect.getsource(function if hasattr(function, "__qualname__") else type(function))
         except (OSError, TypeError):
             text = ""
-        return hashlib.sha256(f"{self.function}\n{text}".encode()).hexdigest()[:16]
-
-    def losses(self, predictions: Tensor, batch: Batch) -> Tensor:
-        raise self._closed()
-
-    def meter(self) -> Meter:
-        raise self._closed()
+        code = getattr(function, "__code__", None)
+        held = [getattr(function, "__defaults__", None) or (), sorted(getattr(function, "__dict__", {}).items())]
+        # Two functions of one line have one text.
+        held += [] if code is None else [code.co_code.hex(), code.co_names, code.co_consts]
+        held += [[cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]]
+        named = f"{self.function}\n{text}\n{[_plain(one) for one in held]}"
+        return hashlib.sha256(named.encode()).hexdigest()[:16]
 
     @property
     def _function(self) -> Any:
         return self._at_hand or load(self.function)
 
-    def _closed(self) -> UserError:
-        return UserError(f"expected a task with losses of samples, got {self}, which is a function's own numbers")
+
+def _plain(value: Any) -> Any:
+    """``value`` with numbers and texts only: nothing whose text would differ from run to run."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(one) for one in value]
+    return value if isinstance(value, (bool, int, float, str, bytes, type(None))) else type(value).__name__
 
 
 def task_of(task: Any, data: Any = None) -> Task | None:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust.data import Batch
+from noiserobust.errors import UserError
 from noiserobust.models.check import taking
 from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.modes import evaluating
 from noiserobust.tasks.base import Task
 from noiserobust.tasks.classification import Classification
 from noiserobust.tasks.counts import Meter
-from noiserobust.tasks.scorer import Score
+from noiserobust.tasks.scorer import Scorer
 
 
 @torch.no_grad()
@@ -27,9 +28,12 @@ def score(
 ) -> dict[str, float]:
     """The metrics of ``model`` as it stands, in eval mode: those of its ``task``, then those of further ``meters``."""
     with evaluating(model), autocast(device_of(model), precision):
-        if isinstance(task, Score):
+        further = list(meters)
+        if isinstance(task, Scorer):
+            if further:
+                raise UserError(f"expected no further metrics beside {task}: the function gives what is wanted")
             return task.score(model)
-        counts = [task.meter(), *meters]
+        counts = [task.meter(), *further]
         for batch in batches:
             predictions = task.predictions(task.call(model, batch))
             for meter in counts:

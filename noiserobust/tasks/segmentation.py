@@ -30,6 +30,7 @@ class Segmentation(Task, name="segmentation"):
     """
 
     example: ClassVar[str] = "segmentation"
+    names: ClassVar[tuple[str, ...]] = ("miou", "accuracy", "loss")
     leading: ClassVar = "changed"
 
     metric: Literal["miou", "accuracy"] = "miou"

@@ -36,6 +36,7 @@ class Tokens(Task, name="tokens"):
     """
 
     example: ClassVar[str] = "tokens:accuracy"
+    names: ClassVar[tuple[str, ...]] = ("perplexity", "accuracy", "loss")
     leading: ClassVar = "changed"
 
     metric: Literal["perplexity", "accuracy"] = "perplexity"
@@ -82,7 +83,7 @@ class Tokens(Task, name="tokens"):
         """Logits (tokens, V) and labels (tokens,) of all tokens that are not ignored."""
         logits, labels = self._aligned(predictions, batch)
         counted = labels != IGNORED
-        return logits[counted].float(), labels[counted]
+        return logits[counted].to(torch.promote_types(logits.dtype, torch.float32)), labels[counted]
 
     def divergence(self, past: Tensor, predictions: Tensor, batch: Batch, tau: float) -> Tensor:
         (now, labels), (then, _) = (self._aligned(side, batch) for side in (predictions, past))

@@ -81,6 +81,7 @@ class Binary(_YesOrNo, name="binary"):
     """
 
     example: ClassVar[str] = "binary"
+    names: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
 
     metric: ClassVar[str] = "accuracy"  # type: ignore[misc]
 
@@ -99,6 +100,7 @@ class MultiLabel(_YesOrNo, name="multilabel"):
     """
 
     example: ClassVar[str] = "multilabel:f1"
+    names: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "loss")
     leading: ClassVar = "changed"
 
     metric: Literal["accuracy", "f1"] = "accuracy"

@@ -304,7 +304,7 @@ class Engine:
         """Read what is trained, and refuse gradients that this engine did not take."""
         self._require_own_loop()
         self._trained.read()
-        self._trained.require_no_gradients()
+        self._trained.require_ready()
         self._holding, self.device = False, device_of(self.model)
 
     def _require_own_loop(self) -> None:

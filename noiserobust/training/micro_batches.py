@@ -9,11 +9,23 @@ from typing import Any
 from torch import Tensor
 
 from noiserobust.data.batches import Batch
+from noiserobust.errors import UserError
 
 AnyBatch = Batch | Sequence[Batch]
 """A batch, or the micro-batches that it consists of."""
 Batches = Batch | Iterable[Batch]
 """The same, also from a generator."""
+
+
+def held(batch: Batches) -> AnyBatch:
+    """``batch``, or a list of its micro-batches: every pass of a rule sees all of them."""
+    if isinstance(batch, Batch):
+        return batch
+    parts = list(batch)
+    if not parts or not all(isinstance(part, Batch) for part in parts):
+        got = type(batch).__name__ + (f" of {type(parts[0]).__name__}" if parts else " without any")
+        raise UserError(f"expected a Batch, or micro-batches, got {got}; use Batch(inputs, labels)")
+    return parts
 
 
 def as_list(batch: AnyBatch) -> list[Batch]:

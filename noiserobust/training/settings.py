@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.where import Where
 from noiserobust.errors import UserError
 from noiserobust.spec import Described
@@ -52,6 +53,7 @@ ADDED: dict[str, Any] = {
     "task": "classification",
     "include": [],
     "exclude": [],
+    "layers": None,
 }
 """Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
 
@@ -85,6 +87,8 @@ class TrainSettings:
     """Patterns of further parameters that are analog, with the axis of their outputs: *.kernel@1."""
     exclude: tuple[str, ...] = ()
     """Patterns of parameters that stay digital: no noise, no clipping. A checkpoint keeps both for its evaluation."""
+    layers: str | None = None
+    """File (TOML) with settings by layer: noise, digital by pattern; in a program a mapping, too."""
     weight_clip: float | None = None
     """Clip analog weights to this many times their layer's rms after every step (2 to 4 is usual)."""
     epochs: int = 30
@@ -177,6 +181,7 @@ class TrainSettings:
             given: Any = getattr(self, name)
             patterns = given.split() if isinstance(given, str) else given
             object.__setattr__(self, name, tuple(one for one in patterns if one != "none"))
+        object.__setattr__(self, "layers", str(LayerTable.of(self.layers)) or None)
         from noiserobust.minima import Measure
         from noiserobust.models import ModelSpec
         from noiserobust.noise import NoiseModel
@@ -200,7 +205,7 @@ class TrainSettings:
     @property
     def where(self) -> Where:
         """Which weights are analog."""
-        return Where(self.include, self.exclude)
+        return Where(self.include, self.exclude, self.layers)
 
     @property
     def label(self) -> str:

@@ -49,8 +49,10 @@ class TrainedWeights:
         place = dict(zip(map(id, self._every), vector, strict=False))  # groups are added at the end
         return [place.get(id(parameter)) for parameter in self.space.parameters]
 
-    def require_no_gradients(self) -> None:
-        """Refuse what somebody else's backward pass left: it would silently be part of this step."""
+    def require_ready(self) -> None:
+        """Refuse a step without anything to train, or with gradients that somebody else's backward pass left."""
+        if not self.space.parameters:
+            raise UserError("expected a parameter to train, got none: all that the optimizer has are frozen")
         for parameter, name in zip(self.space.parameters, self.space.names, strict=True):
             if parameter.grad is None:
                 continue

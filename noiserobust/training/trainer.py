@@ -7,6 +7,7 @@ import pickle
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from noiserobust.analog.noisy import NoisyWeights
-from noiserobust.data import Batch, Labelled, Splits, load, training_batches
+from noiserobust.data import Batch, Labelled, Splits, Streamed, load, training_batches
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
@@ -98,7 +99,9 @@ class _Trainer:
         if settings.initial is not None:
             start = read_checkpoint(settings.initial)
             load_weights(model, start.weights, start.path, settings.model.aliases, outputs)
-        (sample,) = prepare(train.subset([0]), torch.device("cpu"))
+        first = train.subset([0])
+        first = replace(first, workers=0) if isinstance(first, Streamed) else first  # one image needs no processes
+        (sample,) = prepare(first, torch.device("cpu"))
         checked(model, sample, self.task, outputs, str(settings.model))
         lone = len(train) % settings.batch_size == 1 and not settings.drop_last
         if lone and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):

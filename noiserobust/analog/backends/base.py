@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from noiserobust.analog.layers import tiles_of
 from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.models.compute import Precision
-from noiserobust.noise import Compensation
+from noiserobust.noise import Compensation, NoiseModel
 from noiserobust.rng import Stream
 from noiserobust.spec import Described
 
@@ -23,9 +24,19 @@ class Opened:
 
     report: str = ""
     """One line: what of the network this backend computes, and what it leaves to the direct path and why."""
+    plain: bool = True
+    """Whether layers compute with their parameters and nothing else, so that norms can be multiplied into them."""
+    exact: bool = True
+    """Whether equal weights always give equal outputs."""
+    text: str = "direct"
+    """What the column ``backend`` of the rows says."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
+
+    def program(self, noisy: NoisyWeights, noise: NoiseModel, stream: Stream, read_once: bool) -> Programmed:
+        """The chip that ``stream`` names."""
+        return Programmed(noisy, noise, stream, read_once)
 
     @contextmanager
     def reading(
@@ -54,6 +65,13 @@ class Backend(Described, ABC, family="backend"):
     def exact(self) -> bool:
         """Whether equal weights always give equal outputs."""
 
+    @classmethod
+    def parse(cls, text: Any, imports: bool = True) -> Any:
+        """The backend that is described, or that computes with an ``RPUConfig`` of aihwkit."""
+        from noiserobust.analog.backends.configured import Configured, is_config
+
+        return Configured.of(text) if is_config(text) else super().parse(text, imports)
+
     @abstractmethod
     def open(self, network: nn.Module, noisy: NoisyWeights, images: Any, precision: Precision = "fp32") -> Opened:
         """``network`` made ready, whose analog weights are ``noisy``; ``images`` are a few of its inputs.
@@ -73,4 +91,7 @@ class Direct(Backend, name="direct"):
         return True
 
     def open(self, network: nn.Module, noisy: NoisyWeights, images: Any, precision: Precision = "fp32") -> Opened:
-        return Opened(network)
+        """An analog model of aihwkit is taken as it stands."""
+        from noiserobust.analog.backends.analog_model import AnalogModel
+
+        return AnalogModel(network) if tiles_of(network) else Opened(network)

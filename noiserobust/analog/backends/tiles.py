@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from torch.overrides import TorchFunctionMode
 
 from noiserobust.analog.backends.base import Backend, Opened
 from noiserobust.analog.converters import endless_rows, output_stream
+from noiserobust.analog.layers import tiles_of
 from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.analog.weights import AnalogWeight, users
 from noiserobust.errors import UserError
-from noiserobust.models.compute import Precision, call
+from noiserobust.models.compute import Precision, call, device_of
 from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Compensation, compensation_factor
@@ -29,7 +31,34 @@ fraction of the largest output."""
 
 
 @dataclass(frozen=True)
-class Aihwkit(Backend, name="aihwkit"):
+class OnTiles(Backend):
+    """A backend whose layers run on aihwkit's tiles, written with our chips' weights."""
+
+    @abstractmethod
+    def config(self, aihwkit: SimpleNamespace, perfect: bool = False) -> Any:
+        """The ``RPUConfig`` of a layer's tiles, without drift compensation; ``perfect`` leaves converters out."""
+
+    @property
+    def note(self) -> str:
+        """What has to be said of it beside its text."""
+        return ""
+
+    def open(self, network: nn.Module, noisy: NoisyWeights, images: Any, precision: Precision = "fp32") -> Opened:
+        """Raises :class:`~noiserobust.UserError` without aihwkit, and for any precision but float32."""
+        if tiles_of(network):
+            raise UserError(
+                f"expected a network of plain layers with backend {self}, got an analog model of aihwkit; leave the "
+                "backend out, or make a plain network of it (noiserobust.integrations.aihwkit.from_analog)"
+            )
+        low = {p.dtype for p in network.parameters() if p.is_floating_point()} - {torch.float32}
+        if precision != "fp32" or low:
+            got = precision if precision != "fp32" else f"a network in {', '.join(map(str, low))}"
+            raise UserError(f"expected fp32 with backend aihwkit, whose converters need it, got {got}")
+        return Tiles(self, network, noisy, images)
+
+
+@dataclass(frozen=True)
+class Aihwkit(OnTiles, name="aihwkit"):
     r"""aihwkit's inference tiles (``TorchInferenceRPUConfig``), its defaults for what is not said.
 
     Per crossbar tile, with W its conductances in units of g_max, and a the largest \|x\| of that input vector:
@@ -77,19 +106,11 @@ class Aihwkit(Backend, name="aihwkit"):
     def exact(self) -> bool:
         return self.perfect or self.out_noise == 0
 
-    def open(self, network: nn.Module, noisy: NoisyWeights, images: Any, precision: Precision = "fp32") -> Opened:
-        """Raises :class:`~noiserobust.UserError` without aihwkit, and for any precision but float32."""
-        low = {p.dtype for p in network.parameters() if p.is_floating_point()} - {torch.float32}
-        if precision != "fp32" or low:
-            got = precision if precision != "fp32" else f"a network in {', '.join(map(str, low))}"
-            raise UserError(f"expected fp32 with backend aihwkit, whose converters need it, got {got}")
-        return Tiles(self, network, noisy, images)
-
-    def config(self, aihwkit: SimpleNamespace) -> Any:
-        """aihwkit's words for these settings; converters are perfect until :class:`Tiles` has checked the layer."""
+    def config(self, aihwkit: SimpleNamespace, perfect: bool = False) -> Any:
+        """aihwkit's words for these settings."""
         config = aihwkit.TorchInferenceRPUConfig()
         config.forward = aihwkit.IOParameters(
-            is_perfect=True,
+            is_perfect=self.perfect or perfect,
             inp_res=1 / (2**self.inp_bits - 2) if self.inp_bits else -1.0,
             out_res=1 / (2**self.out_bits - 2) if self.out_bits else -1.0,
             out_noise=self.out_noise,
@@ -106,9 +127,10 @@ class Aihwkit(Backend, name="aihwkit"):
 class Tiles(Opened):
     """A network whose layers are swapped for aihwkit's while a chip is read; nothing else of it is copied."""
 
-    def __init__(self, backend: Aihwkit, network: nn.Module, noisy: NoisyWeights, images: Any) -> None:
+    def __init__(self, backend: OnTiles, network: nn.Module, noisy: NoisyWeights, images: Any) -> None:
         super().__init__(unwrap(network))
         self.backend, self.noisy = backend, noisy
+        self.plain, self.exact, self.text = False, backend.exact, str(backend)
         self.layers: dict[str, list[Layer]] = {}
         """The layers on tiles, by the name of the weight that they compute with."""
         aihwkit, left = load_aihwkit(), {}
@@ -118,12 +140,14 @@ class Tiles(Opened):
         calls = _calls(self.network, [module for modules in layers.values() for module in modules], images)
         for name, module in ((name, module) for name, modules in layers.items() for module in modules):
             try:
-                layer = Layer(aihwkit, backend.config(aihwkit), self.network, module, calls.get(module))
+                layer = Layer(aihwkit, backend, self.network, module, calls.get(module))
             except _Refused as refused:
                 left[name] = str(refused)
             else:
-                layer.set_perfect(backend.perfect)
                 self.layers.setdefault(name, []).append(layer)
+        if left and not self.layers:
+            reasons = "; ".join(dict.fromkeys(left.values()))
+            raise UserError(f"expected a layer that runs on tiles of {backend}, got none: {reasons}")
         self.report = self._report(left)
 
     @contextmanager
@@ -155,13 +179,27 @@ class Tiles(Opened):
             for layer in layers:
                 stack.enter_context(layer.swapped_in())
             if not self.backend.exact:
-                stack.enter_context(_OutputNoise(self.layers, output_stream(stream, t, read)))
+                outputs = output_stream(stream, t, read)
+                stack.enter_context(seeded(outputs, device_of(self.network)))  # for what is not normal: random rounding
+                stack.enter_context(TileNoise(self._streams(outputs)))
             yield next((layer.analog for layer in layers if layer.module is self.network), self.network)
+
+    def _streams(self, stream: Stream) -> dict[Any, Stream]:
+        """The names of the tiles' noise."""
+        return {
+            tile: stream.child(name, user, place)
+            for name, users in self.layers.items()
+            for user, layer in enumerate(users)
+            for place, (tile, _, _) in enumerate(layer.tiles)
+        }
 
     def _report(self, left: dict[str, str]) -> str:
         tiles = sum(len(layer.tiles) for layers in self.layers.values() for layer in layers)
-        size = f" of at most {self.backend.tile} x {self.backend.tile}" if self.backend.tile else ""
+        mapping = self.backend.config(load_aihwkit()).mapping
+        sizes = mapping.max_output_size, mapping.max_input_size
+        size = f" of at most {sizes[0]} x {sizes[1]}" if all(sizes) else ""
         text = f"{self.backend}: {len(self.layers)} of {len(self.noisy.weights)} noisy weights on {tiles} tiles{size}"
+        text += self.backend.note
         reasons = [f"{name} ({reason})" for name, reason in left.items()]
         return text + (f"; computed directly: {', '.join(reasons)}" if reasons else "")
 
@@ -169,7 +207,9 @@ class Tiles(Opened):
 class Layer:
     """One layer of the network and aihwkit's in its place; raises when that would compute something else."""
 
-    def __init__(self, aihwkit: SimpleNamespace, config: Any, network: nn.Module, module: nn.Module, call: Any) -> None:
+    def __init__(
+        self, aihwkit: SimpleNamespace, backend: OnTiles, network: nn.Module, module: nn.Module, call: Any
+    ) -> None:
         self.module = module
         self._places = [
             (parent, key) for parent in network.modules() for key, child in parent._modules.items() if child is module
@@ -178,9 +218,7 @@ class Layer:
         if module._forward_hooks or module._forward_pre_hooks:
             raise _Refused(f"{kind}: it has hooks")
         try:
-            # Layers draw initial weights before they are given theirs.
-            with seeded(Stream(0, "aihwkit")):
-                self.analog = aihwkit.convert_to_analog(module, config, ensure_analog_root=False).eval()
+            self.analog = _converted(aihwkit, module, backend.config(aihwkit, perfect=True))
             if type(self.analog) is type(module):
                 raise _Refused("no layer that aihwkit converts")
             if call is None:
@@ -190,6 +228,8 @@ class Layer:
                 y = self.analog(inputs)
             if y.shape != outputs.shape or (y - outputs).abs().max() > ROUNDING * outputs.abs().max():
                 raise _Refused("aihwkit's gives another output")
+            # Compiled tiles keep the converters that they are made with.
+            self.analog = _converted(aihwkit, module, backend.config(aihwkit))
         except Exception as error:  # whatever aihwkit cannot do
             raise _Refused(f"{kind}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
         # Tiles leave channels last; what follows may be a view that needs the network's own format.
@@ -197,12 +237,7 @@ class Layer:
         memory = torch.channels_last if last else torch.contiguous_format
         self.analog.register_forward_hook(lambda layer, args, out: out.contiguous(memory_format=memory))
         self.tiles = list(_tiles(self.analog.analog_module))
-        self.scales = [tile.get_mapping_scales().expand(tile.out_size).clone() for tile, _, _ in self.tiles]
-
-    def set_perfect(self, perfect: bool) -> None:
-        """Whether converters and output noise are left out."""
-        for tile, _, _ in self.tiles:
-            tile.rpu_config.forward.is_perfect = perfect
+        self.scales = [scales_of(tile) for tile, _, _ in self.tiles]
 
     def write(self, rows: Tensor, factor: Tensor | None) -> None:
         """Put ``rows`` (outputs, inputs...) into the tiles; ``factor``, of the same shape, compensates their drift.
@@ -232,23 +267,19 @@ class Layer:
                 parent._modules[key] = self.module
 
 
-class _OutputNoise(TorchFunctionMode):
+class TileNoise(TorchFunctionMode):
     """Inside, tiles' ``randn_like`` is the named noise of that tile, sample by sample, whatever the batch size."""
 
-    def __init__(self, layers: Mapping[str, Sequence[Layer]], stream: Stream) -> None:
+    def __init__(self, streams: Mapping[Any, Stream]) -> None:
         super().__init__()
         self.at: tuple[Stream, int] | None = None
         """The noise of the tile that computes, and how many samples it has seen before."""
-        self._streams = {
-            tile: stream.child(name, user, place)
-            for name, users in layers.items()
-            for user, layer in enumerate(users)
-            for place, (tile, _, _) in enumerate(layer.tiles)
-        }
-        self._seen = dict.fromkeys(self._streams, 0)
+        self._streams, self._seen = streams, dict.fromkeys(streams, 0)
+        self._drawn = 0
 
-    def __enter__(self) -> _OutputNoise:
+    def __enter__(self) -> TileNoise:
         self._handles = [tile.register_forward_pre_hook(self._computing) for tile in self._streams]
+        self._handles += [tile.register_forward_hook(self._computed) for tile in self._streams]
         return super().__enter__()
 
     def __exit__(self, *raised: Any) -> None:
@@ -257,14 +288,33 @@ class _OutputNoise(TorchFunctionMode):
         super().__exit__(*raised)
 
     def _computing(self, tile: Any, args: tuple[Any, ...]) -> None:
-        self.at = self._streams[tile], self._seen[tile]
+        self.at, self._drawn = (self._streams[tile], self._seen[tile]), 0
         self._seen[tile] += len(args[0])
+
+    def _computed(self, tile: Any, args: tuple[Any, ...], output: Any) -> None:
+        self.at = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         if func is torch.randn_like and self.at is not None:
-            (stream, seen), like, self.at = self.at, args[0], None
-            return endless_rows(stream, seen, like.shape, like.device)
+            (stream, seen), like = self.at, args[0]
+            # A tile may draw more than once: noise of its inputs, or of outputs that are made again.
+            own = stream.child("again", self._drawn) if self._drawn else stream
+            self._drawn += 1
+            return endless_rows(own, seen, like.shape, like.device)
         return func(*args, **(kwargs or {}))
+
+
+def _converted(aihwkit: SimpleNamespace, module: nn.Module, config: Any) -> Any:
+    """aihwkit's layer in place of ``module``."""
+    with seeded(Stream(0, "aihwkit")):  # layers draw initial weights before they are given theirs
+        return aihwkit.convert_to_analog(module, config, ensure_analog_root=False).eval()
+
+
+def scales_of(tile: Any) -> Tensor:
+    """(outputs,): what a tile's outputs are multiplied by, digitally: weights are its conductances times these."""
+    scales = tile.get_scales()
+    ones = torch.ones(tile.out_size, device=tile.device)
+    return ones if scales is None else scales.detach().flatten().expand(tile.out_size).clone()
 
 
 class _Refused(Exception):

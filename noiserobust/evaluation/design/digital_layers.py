@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm import tqdm
 
+from noiserobust.analog.layer_table import LayerTable
 from noiserobust.errors import UserError
 from noiserobust.evaluation.design.layers import (
     Layer,
+    Layers,
     NoisyLayers,
     OfLayers,
     Sample,
@@ -108,6 +111,23 @@ class KeptDigital(OfLayers):
         Raises :class:`~noiserobust.UserError` for a step or method that there is not, or no method where there are
         several.
         """
+        layers, digital = self._digital(step, method)
+        return layers.but(digital)
+
+    def layer_table(self, step: int = -1, method: str | None = None) -> LayerTable:
+        """The same as a table of settings by layer, on top of the one that the search started from.
+
+        >>> TrainSettings(layers=keep_digital("runs").layer_table())  # doctest: +SKIP
+        """
+        layers, digital = self._digital(step, method)
+        where = layers.where
+        excluded = LayerTable.of(where.layers).with_digital(where.patterns["exclude"])
+        order = {name: place for place, name in enumerate(digital)}
+        members = sorted((layer for layer in layers if layer.name in digital), key=lambda layer: order[layer.name])
+        names = [glob.escape(name) for layer in members for name in layer.members]
+        return excluded.with_digital(names)
+
+    def _digital(self, step: int, method: str | None) -> tuple[Layers, Sequence[str]]:
         if method is None and len(self.layers) == 1:
             (method,) = self.layers
         if method is None or method not in self.layers:
@@ -115,7 +135,7 @@ class KeptDigital(OfLayers):
         steps = range(len(self.chosen[method]) + 1)
         if step not in (*steps, -1):
             raise UserError(f"expected a step from 0 to {steps[-1]}, got {step}")
-        return self.layers[method].but(self.chosen[method][: steps[step]])
+        return self.layers[method], self.chosen[method][: steps[step]]
 
     def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """Step by step, which layer is kept digital next and what that gives."""

@@ -31,7 +31,7 @@ from noiserobust.evaluation.statistics.summary import paired, summarize
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.checkpoints import Checkpoint
 from noiserobust.storage.rows import OPERATION
-from noiserobust.tasks import Score, task_of
+from noiserobust.tasks import Scorer, task_of
 
 INTERVAL = ["mean", "low", "high", "interval_over", "models", "draws", "confidence"]
 
@@ -88,6 +88,9 @@ class Layers:
         if not digital:
             return self.where
         noisy = [name for layer in self if layer.name not in digital for name in layer.members]
+        if self.where.layers:
+            names = [glob.escape(name) for layer in self if layer.name in digital for name in layer.members]
+            return self.where.with_digital(names)
         if self.where.patterns["include"]:
             # What a person includes wins over every exclusion, so that the rest has to be named instead.
             return Where([glob.escape(name) for name in noisy], ["*"])
@@ -96,7 +99,10 @@ class Layers:
 
     def only(self, layer: Layer) -> Where:
         """Which weights are analog when ``layer`` alone is."""
-        return Where([glob.escape(name) for name in layer.members], ["*"])
+        names = [glob.escape(name) for name in layer.members]
+        if self.where.layers:
+            return self.where.with_digital(["*"]).with_digital(names, digital=False)
+        return Where(names, ["*"])
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ class NoisyLayers:
     def clean(self, sample: Sample) -> pd.DataFrame:
         """Rows of the digital network, as many as there are draws, to be compared with."""
         # Nothing is done around a chip where there is none.
-        return self._measure(self.layers.names, sample, noises=self.noise.scaled(0), where=self.layers.where)
+        return self._measure(self.layers.names, sample, noises=self.noise.scaled(0), where=self.layers.where.clean())
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -183,7 +189,7 @@ def noisy_layers(
     """One for each method, with ``fixed`` for :func:`evaluate`; bad input is refused here, before any work."""
     model: NoiseModel = NoiseModel.parse(noise)
     require_one_condition(chips)
-    if model.is_identity and str(chips.converters) == "none" and str(chips.backend) == "direct":
+    if model.is_identity and not where.layers and str(chips.converters) == "none" and str(chips.backend) == "direct":
         raise UserError(f"expected a noise with a strength, got {model}: it disturbs no layer")
     methods, data = by_method(models, data, fixed["task"])
     noisy = []
@@ -215,7 +221,7 @@ def by_method(models: Models, data: Any, task: Any) -> tuple[dict[str, list[nn.M
     methods: dict[str, list[nn.Module | Checkpoint]] = {}
     for copy in copies:
         methods.setdefault(copy.method, []).append(copy.source)
-    return methods, data if isinstance(task_of(task, data), Score) else named_data(data, copies)
+    return methods, data if isinstance(task_of(task, data), Scorer) else named_data(data, copies)
 
 
 def require_one_condition(chips: Chips) -> None:

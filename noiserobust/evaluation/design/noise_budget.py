@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm import tqdm
 
+from noiserobust.analog.backends import Backend
+from noiserobust.analog.converters import Converters
 from noiserobust.analog.coverage import Coverage
+from noiserobust.analog.layer_table import LayerSettings, LayerTable
 from noiserobust.errors import UserError
 from noiserobust.evaluation.design.crossing import Point, Range, crossing, search
 from noiserobust.evaluation.design.layers import by_method, differences, require_one_condition, turned
@@ -102,19 +105,56 @@ class Budget(Result):
 
 @dataclass(frozen=True)
 class Varied:
-    """A noise with one free number: ``{x}`` in its text, or the time at which it is read."""
+    """What has one free number, ``{x}`` in its text (a noise, converters, a backend, the noise or converters of the
+    layers that a pattern matches), or the time at which it is read; everything else of an evaluation with it."""
 
     template: str
     time: bool
+    noise: str | None = None
+    """The weights' noise meanwhile, where the number is not in it (None: none)."""
+    chips: Chips = Chips()
+    where: Where = Where()
 
     def __post_init__(self) -> None:
         if self.time == (NUMBER in self.template):
             what = "a noise with its numbers to vary the time of" if self.time else "one free number {x} in the noise"
-            example = "pcm" if self.time else "gaussian:{x}"
+            example = "pcm" if self.time else "gaussian:{x}, io:adc={x} or head.*: quantize:{x}"
             raise UserError(f"expected {what}, such as {example}, got '{self.template}'")
+        if self.kind == "noise" and self.noise is not None:
+            raise UserError(f"expected no noise beside {self.template}, which is one, got {self.noise}; leave it out")
 
-    def at(self, x: float) -> NoiseModel:
-        return NoiseModel.parse(self.template if self.time else self.template.replace(NUMBER, f"{x:.10g}"))
+    @property
+    def kind(self) -> str:
+        """``noise``, ``converters``, ``backend`` or ``layers``."""
+        if ": " in self.template:
+            return "layers"
+        name = self.template.partition(":")[0]
+        return "converters" if name in Converters.registry else "backend" if name in Backend.registry else "noise"
+
+    def at(self, x: float) -> dict[str, Any]:
+        """The noise, chips and layers of an evaluation at x."""
+        text = self.template if self.time else self.template.replace(NUMBER, f"{x:.10g}")
+        noise = NoiseModel.parse(text if self.kind == "noise" else self.noise or "gaussian:0")
+        settings: dict[str, Any] = {"noises": noise, "chips": self.chips, "where": self.where}
+        if self.time:
+            settings["chips"] = replace(self.chips, times=(x,))
+        elif self.kind == "layers":
+            pattern, _, value = text.partition(": ")
+            own = LayerSettings(noise=value)
+            if value.partition(":")[0] in Converters.registry:
+                own = LayerSettings(converters=value)
+            row = (pattern, own.checked())
+            settings["where"] = replace(self.where, layers=LayerTable((*LayerTable.of(self.where.layers).rows, row)))
+        elif self.kind == "converters":
+            settings["chips"] = replace(self.chips, converters=Converters.parse(text))
+        elif self.kind == "backend":
+            settings["chips"] = replace(self.chips, backend=Backend.parse(text))
+        return settings
+
+    @property
+    def clean(self) -> dict[str, Any]:
+        """Those of the digital network: nothing is done around a chip where there is none."""
+        return {"noises": "gaussian:0", "where": self.where.clean()}
 
     def number(self, text: str | float) -> float:
         """An end of the range as a person wrote it."""
@@ -152,6 +192,7 @@ def budget(
     draws: int | range = 10,
     seed: int = 0,
     *,
+    noise: str | None = None,
     axis: Axis = Axis(),
     images: int | None = None,
     model: ModelSpec | str | None = None,
@@ -169,8 +210,10 @@ def budget(
 
     ``vary`` is a noise with a free number, such as ``"gaussian:{x}"``,
     ``"gaussian:0.05,reference=tile,rows={x},columns={x}"`` or a noise that takes bits; with ``axis=Axis(time=True)`` it
-    is a noise such as ``"pcm"`` and x the time since programming. ``between`` are the ends of x (times as ``"1h"``);
-    the one that loses less is the easy one, from which the search starts.
+    is a noise such as ``"pcm"`` and x the time since programming. It may also be converters, ``"io:adc={x}"``, a
+    backend, or a pattern with the noise or converters of the layers that it matches, ``"head.*: quantize:{x}"``; the
+    weights' ``noise`` meanwhile is then named beside it (default: none). ``between`` are the ends of x (times as
+    ``"1h"``); the one that loses less is the easy one, from which the search starts.
 
     Every x meets the same draws (a noise scaled up is the same draw scaled up; read noise is drawn anew at every time),
     so that the loss is as smooth in x as the network is and the root of its mean can be searched for
@@ -183,27 +226,25 @@ def budget(
     :class:`~noiserobust.UserError` for input that cannot be evaluated, a text without (or with a needless) ``{x}``, and
     a range that the noise refuses.
     """
-    varied = Varied(vary, axis.time)
+    varied = Varied(vary, axis.time, noise, chips, where)
     if not within >= 0:
         raise UserError(f"expected within >= 0 points of accuracy, got {within}")
     require_one_condition(chips)
     whole_range = varied.range(between, axis)
     methods, data = by_method(models, data, task)
     fixed: dict[str, Any] = {"data": data, "draws": draws, "seed": seed, "images": images, "model": model, "task": task}
-    fixed |= {"compute": compute, "where": where, "out": out}
+    fixed |= {"compute": compute, "out": out}
     coverage: dict[str, Coverage] = {}
 
     def measured(group: Any) -> list[pd.DataFrame]:
         """The rows of one method: clean first, then those of every value tried."""
         run = partial(evaluate, group, **fixed)
-        # Nothing is done around a chip where there is none.
-        clean = run(noises=varied.at(whole_range.low).scaled(0))
+        clean = run(**varied.clean)
         coverage.update(clean.coverage)
         tables = [clean.rows.assign(x=math.nan)]
 
         def loss(x: float) -> Point:
-            around = replace(chips, times=(x,)) if axis.time else chips
-            tables.append(run(noises=varied.at(x), chips=around).rows.assign(x=x))
+            tables.append(run(**varied.at(x)).rows.assign(x=x))
             bar.update()
             return _points(_curve(pd.concat([tables[0], tables[-1]]), axis.confidence))[0]
 

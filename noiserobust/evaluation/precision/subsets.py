@@ -124,6 +124,22 @@ class Subsets:
         return _values(strata, self._answered(strata, draw, purpose))
 
 
+@dataclass(frozen=True)
+class WholePasses:
+    """What :class:`Subsets` is where samples are not right or wrong: every draw is measured on all samples."""
+
+    images: int
+    metric: str
+    measured: Callable[[int], float]
+
+    def until_precise(self, draw: int) -> dict[str, float]:
+        """What all samples say of draw ``draw``; nothing is left to chance but the draw."""
+        exact = {"subset_variance": 0.0, "subset_images": float(self.images), "subset_step": 0.0}
+        return {f"subset_{self.metric}": self.measured(draw)} | exact
+
+    for_noise_std = everything = until_precise
+
+
 def _values(strata: Strata, correct: np.ndarray) -> dict[str, float]:
     share, variance = strata.estimate(correct)
     return {

@@ -19,13 +19,15 @@ from tqdm import tqdm
 from noiserobust.analog.noisy import report_stream
 from noiserobust.errors import UserError
 from noiserobust.evaluation.on_chips import ModelOnChips
-from noiserobust.evaluation.precision.subsets import PILOT, Subsets
+from noiserobust.evaluation.precision.subsets import PILOT, Subsets, WholePasses
 from noiserobust.evaluation.statistics.components import require_confidence
 from noiserobust.models.compute import device_of
 from noiserobust.noise import NoiseModel
+from noiserobust.report.leading import metric_of
 from noiserobust.rng import Stream
 from noiserobust.storage.ledger import Ledger
 from noiserobust.storage.rows import OPERATION, completed
+from noiserobust.tasks import Score
 
 CELL = ["method", "model", "replicate", "noise", "strength", "t", *(name for name in OPERATION if name != "subset")]
 CHECK_EVERY = 8  # draws
@@ -79,11 +81,19 @@ def measure_to_precision(
 
     ``columns`` are those that all of the rows share; what ``ledger`` holds already is not computed again.
     """
-    model, seed = on_chips.model, columns["seed"]
+    model, seed, metric = on_chips.model, columns["seed"], on_chips.model.task.metric
+    if isinstance(model.task, Score):
+        raise UserError(
+            f"expected a task with a metric of its own for a precision, got {model.task}; name draws instead"
+        )
 
     def correct(draw: int, positions: np.ndarray) -> np.ndarray:
         on_chips.next_chip()
         return on_chips.correct(noise, report_stream(seed, model.replicate, draw), positions, **reading)
+
+    def whole(draw: int) -> float:
+        on_chips.next_chip()
+        return on_chips.score(noise, report_stream(seed, model.replicate, draw), **reading)[metric]
 
     def values(subset: str, compute: Callable[[int], dict[str, float]], draw: int) -> dict[str, float]:
         unit = {**columns, **reading, "subset": subset, "draw": draw}
@@ -95,28 +105,35 @@ def measure_to_precision(
 
     stream = Stream(seed, "subset", model.replicate, str(noise), repr(sorted(reading.items())))
     draw_cost = DRAW_COST.get(device_of(model.network).type, OTHER_DRAW_COST)
-    subsets = Subsets(len(model.dataset), lambda: on_chips.margins, correct, stream, draw_cost)
-    if on_chips.conditions.always_same(noise, reading["converters"]):
+    if metric == "accuracy" and model.task.right_or_wrong:
+        subsets: Subsets | WholePasses = Subsets(
+            len(model.dataset), lambda: on_chips.margins, correct, stream, draw_cost
+        )
+    else:
+        subsets = WholePasses(len(model.dataset), metric, whole)
+    if on_chips.always_same(noise, reading["converters"]):
         values("stopped", subsets.everything, 0)
         return
-    until_precise(target, partial(values, "stopped", subsets.until_precise))
+    until_precise(target, partial(values, "stopped", subsets.until_precise), metric)
     for draw in range(target.noise_std_draws):
         values("fixed", subsets.for_noise_std, draw)
 
 
-def until_precise(target: Target, values: Callable[[int], dict[str, float]]) -> list[dict[str, float]]:
-    """The ``values`` of draws 0, 1, ... until their mean is precise enough, or the target gives up."""
+def until_precise(
+    target: Target, values: Callable[[int], dict[str, float]], metric: str = "accuracy"
+) -> list[dict[str, float]]:
+    """The ``values`` of draws 0, 1, ... until the mean of ``metric`` is precise enough, or the target gives up."""
     known: list[dict[str, float]] = []
     accuracies, steps, images = [], [], 0.0
     for draw in range(target.max_draws):
         one = values(draw)
         known.append(one)
-        accuracies.append(one["subset_accuracy"])
+        accuracies.append(one[f"subset_{metric}"])
         steps.append(one["subset_step"])
         images += one["subset_images"]
         if len(known) < PILOT:
             continue
-        if images >= target.max_images:
+        if images >= target.max_images or not math.isfinite(accuracies[-1]):
             break
         # Not after every draw: each check is another chance to stop on a width that is small by luck.
         if (len(known) - PILOT) % CHECK_EVERY:
@@ -165,7 +182,8 @@ def noise_std(accuracies: np.ndarray, variances: np.ndarray, confidence: float =
 
 
 def summarize_to_precision(rows: pd.DataFrame) -> pd.DataFrame:
-    """One line per (method, model, noise, t, ...) of rows that were evaluated to a precision; accuracy in percent.
+    """One line per (method, model, noise, t, ...) of rows that were evaluated to a precision; accuracy in percent (or
+    the task's metric in its unit).
 
     - ``mean``, ``half_width``: the accuracy is mean ± half_width, with ``confidence``, over noise draws at this model
       (``interval_over``); it says nothing about training again. half_width is the ``target`` where that was
@@ -192,7 +210,9 @@ def summarize_to_precision(rows: pd.DataFrame) -> pd.DataFrame:
         last = stopped.sort_values("draw").iloc[-1]
         target, confidence = float(last["target"]), float(last["confidence"])
         line: dict[str, Any] = dict(zip(CELL, key, strict=True)) | {"target": target, "confidence": confidence}
-        lines.append(line | _accuracy(_by_draw(stopped), target, confidence) | _spread(_by_draw(fixed), confidence))
+        by_draw, spread = (_renamed(_by_draw(part), metric_of(cell)) for part in (stopped, fixed))
+        values = _accuracy(by_draw, target, confidence) | _spread(spread, confidence)
+        lines.append(line | values | {"metric": metric_of(cell)})
     return pd.DataFrame(lines)
 
 
@@ -211,7 +231,7 @@ def over_models(precise: pd.DataFrame) -> pd.DataFrame:
         models=("mean", "size"),
         draws=("draws", "max"),
     )
-    return table.reset_index().assign(metric="accuracy", subset=OPERATION["subset"])
+    return table.reset_index().assign(metric=precise["metric"].iloc[0], subset=OPERATION["subset"])
 
 
 def _by_draw(rows: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -220,12 +240,16 @@ def _by_draw(rows: pd.DataFrame) -> dict[str, np.ndarray]:
     return {str(metric): table[metric].to_numpy(float) for metric in table}
 
 
+def _renamed(values: dict[str, np.ndarray], metric: str) -> dict[str, np.ndarray]:
+    """What was measured under the name that the formulas have for it, whatever the metric."""
+    return {"subset_accuracy" if name == f"subset_{metric}" else name: value for name, value in values.items()}
+
+
 def _accuracy(values: Mapping[str, np.ndarray], target: float, confidence: float) -> dict[str, Any]:
     mean, width = values["subset_accuracy"].mean(), _width(values, confidence)
     reported = max(width, target) if len(values["subset_accuracy"]) > 1 else width
     images = values["subset_images"]
     return {
-        "metric": "accuracy",
         "mean": mean,
         "half_width": reported,
         "low": mean - reported,

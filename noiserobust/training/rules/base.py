@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation, Unperturbed
 from noiserobust.spec import Described
 from noiserobust.training.engine import Engine, Output
-from noiserobust.training.micro_batches import AnyBatch, Batches
+from noiserobust.training.micro_batches import AnyBatch, Batches, held
 from noiserobust.training.schedules import Progress
 
 
@@ -55,7 +54,7 @@ class Method(Described, family="method"):
                 "DistributedDataParallel"
             )
         with engine.stepping():
-            return self.whole_step(engine, batch if isinstance(batch, Batch) else list(batch), progress)
+            return self.whole_step(engine, held(batch), progress)
 
     def whole_step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         """:meth:`step` for one batch or a list of micro-batches."""

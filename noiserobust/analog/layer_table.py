@@ -1,0 +1,162 @@
+"""Settings by layer: a table of patterns, each with the noise, converters or "digital" of the weights it matches.
+
+Importing it loads no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import tomllib
+
+from noiserobust.errors import UserError
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """What a table says of a weight; ``None`` where it leaves a setting to what holds for all others."""
+
+    noise: str | None = None
+    """The weight's noise, such as gaussian:0.02, in place of the one asked for."""
+    converters: str | None = None
+    """Its converters, such as io:adc=6 or none."""
+    digital: bool | None = None
+    """Whether it stays digital; false makes it analog, also where a pattern before says otherwise."""
+    reference: str | None = None
+    """The reference of its noise: layer, filter, tile."""
+    on_off: float | None = None
+    """g_max / g_min of its noise, the on/off ratio of devices in use."""
+
+    def __post_init__(self) -> None:
+        kinds = {"digital": bool, "on_off": (int, float)}
+        for field in fields(self):
+            value, kind = getattr(self, field.name), kinds.get(field.name, str)
+            if value is not None and not isinstance(value, kind):  # type: ignore[arg-type]
+                what = {"digital": "true or false", "on_off": "a number"}.get(field.name, "a text")
+                raise UserError(f"layers: expected {what} as {field.name}, got {value!r}")
+
+    def checked(self) -> LayerSettings:
+        """Itself, its texts read; this loads torch."""
+        from noiserobust.analog.converters import Converters
+        from noiserobust.noise import NoiseModel
+
+        if self.noise is not None:
+            NoiseModel.parse(self.noise)
+        if self.converters is not None:
+            Converters.parse(self.converters)
+        return self
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that are stated."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def then(self, later: LayerSettings) -> LayerSettings:
+        """The settings of a ``later`` pattern over these."""
+        return LayerSettings(**(self.given | later.given))
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """Patterns of weights, in order, with the settings of what they match; of two that state a setting the last wins.
+
+    A pattern is a shell pattern on a weight's name, with the axes of its outputs for a layer that nobody registered:
+    ``*.kernel@1``. As a file it is TOML (or YAML), a section per pattern::
+
+        ["*"]
+        noise = "gaussian:0.05"
+        ["head.*"]
+        digital = true
+    """
+
+    rows: tuple[tuple[str, LayerSettings], ...] = ()
+
+    @classmethod
+    def of(cls, given: Any) -> LayerTable:
+        """The table that a file's path, its text, or a mapping from patterns to settings describes."""
+        if given is None or isinstance(given, LayerTable):
+            return given or cls()
+        if isinstance(given, (str, Path)):
+            given = _read(given)
+        if not isinstance(given, Mapping):
+            raise UserError(f"layers: expected a file, or a mapping from patterns to settings, got {given!r}")
+        return cls(tuple((str(pattern), _settings(str(pattern), value)) for pattern, value in given.items()))
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+    def with_digital(self, names: Iterable[str], digital: bool = True) -> LayerTable:
+        """The same, and the weights that these patterns match digital, or analog."""
+        return LayerTable((*self.rows, *((name, LayerSettings(digital=digital)) for name in names)))
+
+    def without_noise(self) -> LayerTable:
+        """The same without any noise or converters: the digital network of the same layers."""
+        keep = ((pattern, LayerSettings(digital=one.digital)) for pattern, one in self.rows)
+        return LayerTable(tuple(keep))
+
+    def about(self, matching: Iterable[str]) -> LayerSettings:
+        """What it says of a weight that the patterns ``matching`` match."""
+        known = set(matching)
+        return reduce(LayerSettings.then, (one for pattern, one in self.rows if pattern in known), LayerSettings())
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits of its content."""
+        return hashlib.sha256(str(self).encode()).hexdigest()[:12]
+
+    def __str__(self) -> str:
+        """As TOML."""
+        sections = (
+            "\n".join([f"[{json.dumps(pattern)}]", *(f"{name} = {json.dumps(v)}" for name, v in one.given.items())])
+            for pattern, one in self._merged()
+        )
+        return "\n".join(sections) + "\n" if self.rows else ""
+
+    def _merged(self) -> Iterable[tuple[str, LayerSettings]]:
+        """One row per pattern, where it stands last: a section of TOML may not come twice."""
+        merged: dict[str, LayerSettings] = {}
+        for pattern, one in self.rows:
+            merged[pattern] = merged.pop(pattern, LayerSettings()).then(one)
+        return merged.items()
+
+
+def _settings(pattern: str, value: Any) -> LayerSettings:
+    if isinstance(value, LayerSettings):
+        return value
+    names = [field.name for field in fields(LayerSettings)]
+    if not isinstance(value, Mapping) or (unknown := sorted(set(value) - set(names))):
+        got = value if not isinstance(value, Mapping) else ", ".join(unknown)
+        raise UserError(f"layers: expected {', '.join(names)} of '{pattern}', got {got}")
+    return LayerSettings(**value)
+
+
+def _read(given: str | Path) -> Any:
+    """The mapping in a file, or in a text of several lines as checkpoints hold it."""
+    if isinstance(given, str) and re.match(r"\s*\[.*\n", given):
+        return _parsed(given, "its text", tomllib.loads)
+    path = Path(given)
+    if not path.is_file():
+        raise UserError(f"layers: expected a file of settings by layer (.toml), got {path}, which is not there")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix not in (".yaml", ".yml"):
+        return _parsed(text, str(path), tomllib.loads)
+    try:
+        import yaml  # type: ignore[import-untyped]
+    except ImportError:
+        raise UserError(f"layers: expected PyYAML to read {path}; pip install pyyaml, or write it as TOML") from None
+    return _parsed(text, str(path), yaml.safe_load)
+
+
+def _parsed(text: str, name: str, load: Any) -> Any:
+    try:
+        return load(text) or {}
+    except Exception as error:  # of either library
+        line = " ".join(str(error).split())
+        raise UserError(f"layers: expected a section per pattern in {name}, got what cannot be read: {line}") from None
