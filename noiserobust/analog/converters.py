@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -46,10 +46,11 @@ class Converters(Described, family="converters", name="io"):
 
     .. math::
         \hat x = Q_{dac}(x;\ a), \qquad
-        \hat y = Q_{adc}(W \hat x + noise \cdot a\, s\, \zeta;\ bound \cdot a\, s) + b, \qquad \zeta \sim N(0, 1)
+        \hat y = c\, Q_{adc}(W \hat x + noise \cdot a\, s\, \zeta;\ bound \cdot a\, s) + b, \qquad \zeta \sim N(0, 1)
 
     Q with b bits rounds to :math:`2^b - 1` equally spaced levels from minus to plus its range, 0 among them, halves to
-    the even level, and saturates there. The bias is digital: it is added after the ADC.
+    the even level, and saturates there. Drift compensation, the factor c of an output, and the bias are digital: they
+    come after the ADC. (What differs in c between the crossbars that one output is summed up from is folded into W.)
 
     - ``dac``, ``adc``: bits; ``none`` is an ideal converter, which has no range either
     - ``noise``: standard deviation of the output noise, before the ADC, in units of a s: largest input times largest
@@ -140,6 +141,9 @@ class Converting:
         self.layers: list[LayerConverters] = []
         self.uncovered: dict[str, str] = {}
         self.is_identity, self.noisy = converters.is_identity, False
+        self.gains: dict[str, Tensor | None] = {}
+        """Factors per output that follow the ADC, by the weight's name; a reading fills them in (:meth:`compensates`)."""
+        self._of_modules: list[tuple[str, int]] = []
         if converters.is_identity and not layers:
             return
         weights = analog_weights(model, include=include, exclude=exclude, layers=layers)
@@ -150,6 +154,7 @@ class Converting:
             return
         inside = {id(m.out_proj) for m in unwrap(model).modules() if isinstance(m, nn.MultiheadAttention)}
         for name, module, weight in users(model, weights):
+            self._of_modules.append((weight.name, id(module)))
             own = of_weight[weight.name]
             if own.is_identity:
                 continue
@@ -160,7 +165,7 @@ class Converting:
                 self.uncovered[name] = f"{kind} computes by itself: no layer to put converters at"
             else:
                 scale = whole(reference_scale(weight.as_rows(weight.value()), own.reference)).flatten()
-                self.layers.append(LayerConverters(name, module, own, CONVOLUTIONS.get(forward, 0), scale))
+                self.layers.append(LayerConverters(name, module, own, CONVOLUTIONS.get(forward, 0), scale, weight.name))
         if not self.layers:
             raise UserError(
                 f"expected a Linear or convolution to put converters at, got none in {type(unwrap(model)).__name__}"
@@ -174,10 +179,26 @@ class Converting:
         """Inside, the model computes with converters, output noise from ``stream``; outside, hooks are gone."""
         with ExitStack() as stack:
             for layer in self.layers:
-                stack.enter_context(layer.hooked(stream.child(layer.name)))
+                stack.enter_context(layer.hooked(stream.child(layer.name), self.gains))
             yield
         if any(layer.calls for layer in self.layers):
             self.uncovered |= {layer.name: DIRECT for layer in self.layers if not layer.calls}
+
+    @torch.no_grad()
+    def compensates(self, model: nn.Module, ask: Callable[[], object]) -> None:
+        """Let the layers that ``ask``, a forward pass of ``model``, calls be compensated after their ADC.
+
+        A weight that is also used elsewhere is compensated where it lies: no output of that use is at hand.
+        """
+        called: set[int] = set()
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(model))
+            for layer in self.layers:
+                hook = layer.module.register_forward_hook(lambda module, args, output: called.add(id(module)))
+                stack.callback(hook.remove)
+            ask()
+        elsewhere = {name for name, module in self._of_modules if module not in called}
+        self.gains = dict.fromkeys(layer.weight for layer in self.layers if layer.weight not in elsewhere)
 
     def check_called(self) -> None:
         """Refuse a model that has been run without calling any layer that has converters."""
@@ -209,16 +230,19 @@ class Converting:
 class LayerConverters:
     """The converters of one layer."""
 
-    def __init__(self, name: str, module: nn.Module, converters: Converters, spatial: int, scale: Tensor) -> None:
-        self.name, self.module, self.converters, self.spatial = name, module, converters, spatial
+    def __init__(
+        self, name: str, module: nn.Module, converters: Converters, spatial: int, scale: Tensor, weight: str
+    ) -> None:
+        self.name, self.module, self.converters, self.spatial, self.weight = name, module, converters, spatial, weight
         self.scale = self._along_outputs(scale)
         self.ranges: tuple[Tensor, ...] | None = None
         """Calibrated ranges of inputs and outputs; ``None``: they follow the inputs."""
         self.calls = 0
 
     @contextmanager
-    def hooked(self, stream: Stream) -> Iterator[None]:
-        """Inside, calls of the layer go through the converters; output noise from ``stream``, row by row."""
+    def hooked(self, stream: Stream, gains: Mapping[str, Tensor | None]) -> Iterator[None]:
+        """Inside, calls of the layer go through the converters; output noise from ``stream``, row by row. ``gains`` are
+        looked up at each call."""
         seen, reach = 0, torch.zeros(())
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -246,6 +270,8 @@ class LayerConverters:
             if self.converters.adc is not None:
                 bound = self.converters.bound * unit if self.ranges is None else self.ranges[1]
                 value = quantized(value, bound, self.converters.adc)
+            if (gain := gains.get(self.weight)) is not None:
+                value = value * self._along_outputs(gain)
             return (_straight(value, y) + bias).to(output.dtype)
 
         with (
@@ -299,7 +325,8 @@ def converted(
     """``model`` with converters at its analog layers; they are gone afterwards, also after an exception.
 
     With :func:`~noiserobust.perturbed` entered after it, of the same seed, replicate and draw, it is what
-    :func:`~noiserobust.evaluate` computes for that draw (arguments: :class:`Converting`).
+    :func:`~noiserobust.evaluate` computes for that draw (arguments: :class:`Converting`), but for drift compensation:
+    ``perturbed`` has it in the weights, before the ADC.
     """
     converters = Converters.parse(converters) if isinstance(converters, str) else converters
     converting = Converting(

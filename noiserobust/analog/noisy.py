@@ -20,7 +20,16 @@ from noiserobust.analog.weights import OWN_FORWARD, classified
 from noiserobust.errors import UserError
 from noiserobust.models.kinds import require_layers, require_weights
 from noiserobust.models.wrappers import unwrap
-from noiserobust.noise import Chip, Compensation, NoiseModel, compensated, read_stream
+from noiserobust.noise import (
+    Chip,
+    Compensate,
+    Compensation,
+    NoiseModel,
+    compensated,
+    digital_gain,
+    read_out,
+    read_stream,
+)
 from noiserobust.noise.in_place import add_in_place, adds_in_place
 from noiserobust.noise.sharded import forget_gathered
 from noiserobust.rng import Stream
@@ -165,17 +174,47 @@ class Programmed:
         """What the array of the weight ``name`` gives, output channel first, at time ``t`` (s) and read ``read``."""
         return compensated(self.chip(name), read_stream(self.stream.weight(name), t, read), t, compensation)
 
+    def read_out(
+        self, name: str, t: float | None = None, read: int = 0, compensation: Compensation = "none"
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same before compensation, and its factor (:func:`noiserobust.noise.read_out`)."""
+        return read_out(self.chip(name), read_stream(self.stream.weight(name), t, read), t, compensation)
+
     @contextmanager
-    def read(self, t: float | None = None, read: int = 0, compensation: Compensation = "none") -> Iterator[None]:
-        """Inside, the model computes with what its arrays give; restored bit for bit."""
+    def read(
+        self,
+        t: float | None = None,
+        read: int = 0,
+        compensation: Compensation = "none",
+        gains: dict[str, Tensor | None] | None = None,
+    ) -> Iterator[None]:
+        """Inside, the model computes with what its arrays give; restored bit for bit.
+
+        ``gains`` has the names of the weights whose outputs are multiplied after their ADC: those weights are not
+        compensated, and the factor per output is put there instead.
+        """
 
         def seen(weight: AnalogWeight) -> Tensor:
-            return weight.from_rows(self.weight(weight.name, t, read, compensation))
+            if not gains or weight.name not in gains:
+                return weight.from_rows(self.weight(weight.name, t, read, compensation))
+            rows, factor = self.read_out(weight.name, t, read, compensation)
+            gains[weight.name] = None
+            if factor is not None:
+                gains[weight.name], rest = digital_gain(factor)
+                rows = rows if rest is None else rows * rest
+            return weight.from_rows(rows)
 
         # The same values either way; drawn anew they can be added in place.
-        plain = self.read_once and read == 0 and compensation == "none"
+        compensates = compensation != "none" or (gains and self._compensates)
+        plain = self.read_once and read == 0 and not compensates
         with self.noisy.perturbed(self.noise, self.stream, t) if plain else self.noisy.replaced(seen):
             yield
+
+    @property
+    def _compensates(self) -> bool:
+        """Whether a weight's own noise ends in compensation."""
+        noises = (weight.noise(self.noise) for weight in self._weights.values())
+        return any(isinstance(noise.stages[-1], Compensate) for noise in noises)
 
 
 @contextmanager

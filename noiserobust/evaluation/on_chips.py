@@ -117,6 +117,10 @@ class ModelOnChips:
                 )
                 for text, one in conditions.converters.items()
             }
+        for one in self.converting.values():
+            if not one.is_identity and model.batches:
+                with autocast(device_of(network), compute.precision):
+                    one.compensates(network, partial(model.task.call, network, model.batches[0][:2]))
         # Between a layer and its norm there must be nothing, and the norm's statistics must be known.
         sharded = mesh_of(network) is not None
         plain = self.opened.plain and not self.calibration
@@ -165,7 +169,8 @@ class ModelOnChips:
         with ExitStack() as stack:
             if self.programmed is None:
                 stack.enter_context(self.noisy.held())
-            network = stack.enter_context(self.opened.reading(self.programmed, stream, time, read, compensation))
+            opening = self.opened.reading(self.programmed, stream, time, read, compensation, converting.gains)
+            network = stack.enter_context(opening)
             if self.folding and self.programmed is not None and converting.is_identity:
                 stack.enter_context(self.folding.folded())
             stack.enter_context(converting.applied(output_stream(stream, time, read)))

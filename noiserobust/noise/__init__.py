@@ -12,6 +12,8 @@ from noiserobust.noise.compensation import (
     check_compensation,
     compensated,
     compensation_factor,
+    digital_gain,
+    read_out,
 )
 from noiserobust.noise.correlated import Correlated
 from noiserobust.noise.device import DeviceProfile, Devices
@@ -56,7 +58,9 @@ __all__ = [
     "check_compensation",
     "compensated",
     "compensation_factor",
+    "digital_gain",
     "parse",
+    "read_out",
     "read_stream",
     "reference_scale",
 ]

@@ -33,6 +33,9 @@ class Chip:
     tile: tuple[int, int] | None = None
     """Rows and columns of the crossbars that the weight is cut into; ``None``: it lies in one of its own size."""
 
+    scale: Tensor | None = None
+    """The weight that is stored as the largest conductance, broadcasting against the weight; ``None``: 1 throughout."""
+
     def read(self, stream: Stream, t: float | None = None) -> Tensor:
         """The weight seen at time ``t`` (seconds after programming; ``None``: at once), of the clean weight's shape.
 
@@ -168,7 +171,7 @@ class AdditiveChip(Chip):
 
     def __init__(self, below: Chip, deviation: Tensor) -> None:
         super().__init__(below.weight)
-        self.below, self.deviation, self.tile = below, deviation, below.tile
+        self.below, self.deviation, self.tile, self.scale = below, deviation, below.tile, below.scale
 
     def read(self, stream: Stream, t: float | None = None) -> Tensor:
         return self.below.read(stream.child("below"), t) + self.deviation
@@ -186,7 +189,7 @@ class AlteredChip(Chip):
 
     def __init__(self, below: Chip, alter: Callable[[Tensor, Stream | None], Tensor]) -> None:
         super().__init__(below.weight)
-        self.below, self.alter, self.tile = below, alter, below.tile
+        self.below, self.alter, self.tile, self.scale = below, alter, below.tile, below.scale
 
     def read(self, stream: Stream, t: float | None = None) -> Tensor:
         return self._seen(self.below.read(stream.child("below"), t), stream.child("own"))

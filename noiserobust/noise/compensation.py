@@ -1,14 +1,15 @@
 """Drift compensation: outputs are rescaled to make up for the decay of the conductances.
 
 A read-out right after programming is compared with one now. With perfect inputs and outputs the read-out of one-hot
-inputs is mean |w|, so it needs no data:
+inputs is mean |g|, the crossbar's net conductances before the digital scales of its columns, so it needs no data:
 
-    factor = mean |w(programmed)| / mean |w(t)|
+    factor = mean |g(programmed)| / mean |g(t)|
 
 over a crossbar (``"global"``: Joshi et al., "Accurate deep neural network inference using computational phase-change
 memory", Nature Communications 2020, and aihwkit's ``GlobalDriftCompensation``) or over each of its output columns
-(``"column"``: aihwkit's ``PerColumnDriftCompensation``). Hardware multiplies a crossbar's outputs by it; here the same
-factor is folded into the weights, which is the same where biases are added digitally and no converter lies between.
+(``"column"``: aihwkit's ``PerColumnDriftCompensation``). Hardware multiplies a crossbar's outputs by it, after the
+ADC and before the digital bias. Where there are converters or output noise the direct path does so, too; elsewhere the
+factor is folded into the weights, which is the same there.
 """
 
 from __future__ import annotations
@@ -35,16 +36,35 @@ def check_compensation(kind: str) -> None:
 
 def compensated(chip: Chip, stream: Stream, t: float | None, kind: Compensation) -> Tensor:
     """``chip.read(stream, t)``, every crossbar's (or column's) output rescaled to what it was when programmed."""
-    check_compensation(kind)
-    now = chip.read(stream, t)
-    if kind == "none" or not now.numel():
-        return now
+    now, factor = read_out(chip, stream, t, kind)
     # Gradients pass straight through, as they do through noise.
-    return now + (now * compensation_factor(chip, now, kind) - now).detach()
+    return now if factor is None else now + (now * factor - now).detach()
 
 
+def read_out(chip: Chip, stream: Stream, t: float | None, kind: Compensation) -> tuple[Tensor, Tensor | None]:
+    """What the arrays give at time ``t``, and what their outputs are multiplied by digitally (None: nothing).
+
+    The factor is spread over the weight. A chip that compensates itself, as a stage of its noise, is taken apart too.
+    """
+    check_compensation(kind)
+    if isinstance(chip, CompensatedChip):
+        now, factor = read_out(chip.below, stream.child("below"), t, chip.kind)
+    else:
+        now, factor = chip.read(stream, t), None
+    if kind == "none" or not now.numel():
+        return now, factor
+    seen = now if factor is None else now * factor
+    further = compensation_factor(chip, seen, kind)
+    return now, further if factor is None else factor * further
+
+
+@torch.no_grad()
 def compensation_factor(chip: Chip, now: Tensor, kind: Compensation) -> Tensor:
-    """What the outputs of the crossbars (or columns) that give ``now`` are multiplied by, spread over the weight."""
+    """What the outputs of the crossbars (or columns) that give ``now`` are multiplied by, spread over the weight.
+
+    The read-out is the crossbar's own: of its conductances, in units of what is mapped to g_max, before the digital
+    scales of its columns.
+    """
     if kind == "none":
         return torch.ones_like(now)
     rows, columns = chip.tile or (now.numel(), now.numel())
@@ -52,9 +72,24 @@ def compensation_factor(chip: Chip, now: Tensor, kind: Compensation) -> Tensor:
     def mean(tile: Tensor) -> Tensor:
         return tile.abs().mean() if kind == "global" else tile.abs().mean(1, keepdim=True)
 
-    then, current = (over_tiles(weight, rows, columns, mean) for weight in (chip.programmed(), now))
+    scale = chip.scale
+    units = 1.0 if scale is None else torch.where(scale > 0, 1 / scale, 0.0)
+    then, current = (over_tiles(weight * units, rows, columns, mean) for weight in (chip.programmed(), now))
     # A column of zeros has nothing to compensate.
     return (then / current.where(current > 0, then)).where(then > 0, 1.0)
+
+
+def digital_gain(factor: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A factor over a weight as one gain per output, and what is left of it over the inputs (None: nothing).
+
+    Something is left where an output is summed up from several crossbars, each with a factor of its own.
+    """
+    flat = factor.flatten(1) if factor.dim() > 1 else factor[:, None]
+    gain = flat[:, :1]
+    if torch.equal(flat, gain.expand_as(flat)):
+        return gain[:, 0], None
+    gain = flat.mean(1, keepdim=True)
+    return gain[:, 0], (flat / gain).reshape(factor.shape)
 
 
 @dataclass(frozen=True)
@@ -86,7 +121,7 @@ class CompensatedChip(Chip):
 
     def __init__(self, below: Chip, kind: Compensation) -> None:
         super().__init__(below.weight)
-        self.below, self.kind, self.tile = below, kind, below.tile
+        self.below, self.kind, self.tile, self.scale = below, kind, below.tile, below.scale
 
     def read(self, stream: Stream, t: float | None = None) -> Tensor:
         return compensated(self.below, stream.child("below"), t, self.kind)

@@ -107,6 +107,8 @@ class DeviceProfile(NoiseModel):
 class DeviceChip(Chip):
     """A weight stored in programmed devices. How they drift is drawn once, by name, when it is first needed."""
 
+    scale: Tensor
+
     @torch.no_grad()
     def __init__(self, below: Chip, clean: Tensor, profile: DeviceProfile, devices: Devices, stream: Stream) -> None:
         super().__init__(below.weight)

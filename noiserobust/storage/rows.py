@@ -48,5 +48,10 @@ def completed(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def noise_free(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Which rows (or lines of a summary) are noise-free: strength 0, and no part of a composition (pcm+gaussian:0)."""
-    return (rows["strength"] == 0) & ~rows["noise"].str.contains("+", regex=False)
+    """Which rows (or lines of a summary) are noise-free: strength 0, no part of a composition (pcm+gaussian:0), and
+    no noise of the outputs, which the converters or the backend may have."""
+    free = (rows["strength"] == 0) & ~rows["noise"].str.contains("+", regex=False)
+    for column, noisy in (("converters", r"\bnoise="), ("backend", r"^(?!direct$)(?!.*\bperfect=true)(?!.*\bout_noise=0\.0)")):
+        if column in rows:
+            free &= ~rows[column].fillna("").str.contains(noisy)
+    return free

@@ -22,7 +22,7 @@ from noiserobust.errors import UserError
 from noiserobust.models.compute import Precision, call, device_of
 from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import unwrap
-from noiserobust.noise import Compensation, compensation_factor
+from noiserobust.noise import Compensation
 from noiserobust.rng import Stream, seeded
 
 ROUNDING = 1e-4
@@ -158,17 +158,17 @@ class Tiles(Opened):
         t: float | None = None,
         read: int = 0,
         compensation: Compensation = "none",
+        gains: dict[str, Tensor | None] | None = None,
     ) -> Iterator[nn.Module]:
         def written(weight: AnalogWeight) -> Tensor:
             """The layers of ``weight`` get what its array gives; also what the direct path puts in the parameter."""
             layers = self.layers.get(weight.name, [])
             if programmed is None:
                 rows, factor = weight.as_rows(weight.value()), None
-            elif not layers or compensation == "none":
+            elif not layers:
                 rows, factor = programmed.weight(weight.name, t, read, compensation), None
             else:
-                rows = programmed.weight(weight.name, t, read)
-                factor = compensation_factor(programmed.chip(weight.name), rows, compensation)
+                rows, factor = programmed.read_out(weight.name, t, read, compensation)
             for layer in layers:
                 layer.write(rows, factor)
             return weight.from_rows(rows if factor is None else rows * factor)
