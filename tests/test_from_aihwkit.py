@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from noiserobust import Chips, Compute, Stream, UserError, coverage, evaluate, load_run, perturbed
+from noiserobust import Chips, Compute, Stream, UserError, Where, coverage, evaluate, load_run, perturbed
 from noiserobust.analog.backends import Backend
 from noiserobust.analog.noisy import report_stream
 from noiserobust.cli import main
@@ -242,6 +242,7 @@ class TestAnAnalogModelAsItStands:
                 lambda: losses(convert_to_analog(made(plain), configs.SingleRPUConfig()), (X, Y), "pcm"),
                 "expected an analog model with tiles for inference",
             ),
+            (lambda: losses(model, (X, Y), "aihwkit", where=Where(exclude=["1.*"])), "expected all tiles to be analog"),
             (lambda: NoiseModel.parse("aihwkit").scaled(2), "expected noise aihwkit as it is"),
         ]:
             with pytest.raises(UserError) as caught:
@@ -278,6 +279,13 @@ class TestAConfigOfOnesOwn:
             expected = float(nn.functional.cross_entropy(twin(X), Y))
         assert found == pytest.approx([expected], rel=1e-5)
         assert expected != pytest.approx(losses(network, (X, Y), "gaussian:0.1", draws=1)[0], rel=1e-5)
+
+    def test_random_rounding_is_named(self) -> None:
+        own, generator = config(inp_sto_round=True, out_noise=0.0), torch.get_rng_state()
+        one, other = (losses(made(plain), (X, Y), "gaussian:0", draws=2, chips=Chips(backend=own)) for _ in range(2))
+        assert one == other
+        assert len(set(one)) == 2
+        assert torch.equal(torch.get_rng_state(), generator)
 
     def test_the_text_says_what_is_in_it(self) -> None:
         one, other = Backend.parse(config(out_noise=0.1)), Backend.parse(config(out_noise=0.2))

@@ -133,7 +133,8 @@ class TestCaseLists:
 
     def test_of_noises(self) -> None:
         written = {part.name for noise in [*NOISES, *CHANGING, *STACKED] for part in noise.stages}
-        assert written == {member.name for member in SCALED}
+        # Measured chips need files of the very weights: tests/test_measured_chips.py writes them.
+        assert written | {"chips"} == {member.name for member in SCALED}
 
     def test_of_rules(self) -> None:
         assert {Method.parse(text).name for text in METHODS} == set(members(Method))

@@ -36,6 +36,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "sensitivity": "which layers noise hurts most",
         "keep-digital": "which layers to keep digital",
         "budget": "how much noise a network may meet",
+        "program": "target conductances to program a chip with, or simulated chips",
     },
     "papers": {"reproduce": "tables and figures of five papers, and their claims judged"},
     "look up": {

@@ -7,6 +7,7 @@ from .landscapes import Landscape, landscape
 from .measure_minima import Sharpness, sharpness
 from .monte_carlo import Evaluation, evaluate
 from .precision.to_precision import Target
+from .programming import Programming, program
 from .result import Result
 from .settings import Chips, Compute, Where
 from .statistics.noise_area import area
@@ -22,6 +23,7 @@ __all__ = [
     "Evaluation",
     "KeptDigital",
     "Landscape",
+    "Programming",
     "Result",
     "Search",
     "Sensitivity",
@@ -38,6 +40,7 @@ __all__ = [
     "keep_digital",
     "landscape",
     "paired",
+    "program",
     "sensitivity",
     "sharpness",
     "summarize",

@@ -161,7 +161,7 @@ def evaluate(
             on_chips = ModelOnChips(copy, conditions, further, target is not None or len(conditions.readings) == 1)
             for noise in noise_kinds:
                 columns = settings | {"backend": on_chips.opened.text} | copy.columns
-                columns |= {"noise": str(noise), "strength": on_chips.strength(noise)}
+                columns |= {"noise": noise.label, "strength": on_chips.strength(noise)}
                 if target:
                     for reading in conditions.readings:
                         measure_to_precision(target, on_chips, noise, reading, columns, ledger, bar)

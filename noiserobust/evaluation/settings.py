@@ -34,7 +34,8 @@ class Chips:
     calibration: Any = None
     """Those images; None: the training part of data that have a name."""
     backend: Any = "direct"
-    """What computes: direct (the network itself), or aihwkit, a full chip with converters, output noise and tiles."""
+    """What computes: direct (the network itself), or aihwkit, a full chip with converters, output noise and tiles; an
+    RPUConfig of aihwkit of your own, or package.module:Name of one."""
 
 
 @dataclass(frozen=True)

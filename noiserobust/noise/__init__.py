@@ -18,6 +18,7 @@ from noiserobust.noise.device import DeviceProfile, Devices
 from noiserobust.noise.faults import Stuck
 from noiserobust.noise.levels import Quantize
 from noiserobust.noise.measured import Measured
+from noiserobust.noise.measured_chips import MeasuredChips
 from noiserobust.noise.multiplicative import LogNormal
 from noiserobust.noise.own import Own
 from noiserobust.noise.profiles import PCM, Hermes, ReRamCMO, ReRamWan2022, StateIndependent
@@ -41,6 +42,7 @@ __all__ = [
     "Laplace",
     "LogNormal",
     "Measured",
+    "MeasuredChips",
     "NoiseModel",
     "Own",
     "Quantize",

@@ -138,17 +138,17 @@ class DeviceChip(Chip):
 
     def read(self, stream: Stream, t: float | None = None) -> Tensor:
         t = self.profile.t if t is None else Duration(t)
+        return self._weight(self.below.read(stream.child("below"), t), self.conductances_at(stream, t))
+
+    @torch.no_grad()
+    def conductances_at(self, stream: Stream, t: float | None = None) -> list[Tensor]:
+        """What a read at time ``t`` finds in each place of the mapping (µS)."""
+        t = self.profile.t if t is None else Duration(t)
         self.profile.check_time(t)
-        with torch.no_grad():
-            # At time 0 nothing has drifted yet, so that exponents need not be drawn.
-            drift = self.drift_parameters if t > 0 else [None] * len(self.targets)
-            read = [
-                device.read(*state, float(t), stream.child(place))
-                for place, (device, state) in enumerate(
-                    zip(self.devices, zip(self.targets, self.conductances, drift, strict=True), strict=True)
-                )
-            ]
-        return self._weight(self.below.read(stream.child("below"), t), read)
+        # At time 0 nothing has drifted yet, so that exponents need not be drawn.
+        drift = self.drift_parameters if t > 0 else [None] * len(self.targets)
+        states = zip(self.devices, zip(self.targets, self.conductances, drift, strict=True), strict=True)
+        return [device.read(*state, float(t), stream.child(place)) for place, (device, state) in enumerate(states)]
 
     def programmed(self) -> Tensor:
         return self._weight(self.below.programmed(), self.conductances)

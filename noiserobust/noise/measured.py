@@ -73,6 +73,7 @@ class Measured(DeviceProfile, name="measured"):
 
     example: ClassVar[str] = "measured:example"
     leading: ClassVar[Literal["always"]] = "always"
+    path_field: ClassVar[str | None] = "table"
 
     table: str = field(kw_only=True)
     digest: str = ""

@@ -34,6 +34,8 @@ class Described:
     """When the first setting is written without its key: always; only where it was changed; or never."""
     enclosed: ClassVar[bool] = False
     """Whether the text form always has parentheses: in families that join by + what has such a family inside."""
+    path_field: ClassVar[str | None] = None
+    """The setting that is a path, of what has a ``digest`` that names the content there."""
     of_functions: ClassVar[type[Any] | None] = None
     """Member that stands for ``package.module:function``, in families that take functions; else None."""
 
@@ -108,6 +110,11 @@ class Described:
     def nested(self) -> str:
         """The text form as it stands inside another one: ``gaussian(0.05)``."""
         return write(self, nested=True)
+
+    @property
+    def label(self) -> str:
+        """The text form as it stands in rows: without the folders of a path whose content a digest names."""
+        return write(self, label=True)
 
     def __str__(self) -> str:
         return write(self)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import numbers
 import typing
+from pathlib import PurePath
 from typing import Any
 
 from noiserobust.spec.duration import Duration
 from noiserobust.spec.fields import settings_of
 
 
-def write(described: Any, nested: bool = False, without: float | None = None) -> str:
+def write(described: Any, nested: bool = False, without: float | None = None, label: bool = False) -> str:
     """The text form of a described object: ``gaussian:0.05,reference=layer``, or ``gaussian(...)`` inside another one.
 
     ``without``: the first stage of that strength is written without it. The first setting is always written, so that a
-    label names its strength (but see ``leading``); later ones by key, defaults not at all.
+    label names its strength (but see ``leading``); later ones by key, defaults not at all. A ``label`` has the last
+    part of a path alone, where a digest names what lies there.
     """
     texts = []
     for stage in described.stages:
         swept = without is not None and getattr(stage, "strength_field", None) is not None and stage.strength == without
-        texts.append(_call(stage, nested, without if swept else None))
+        texts.append(_call(stage, nested, without if swept else None, label))
         without = None if swept else without
     return "+".join(texts)
 
@@ -46,7 +48,7 @@ def typed(value: Any, kind: Any) -> Any:
     return float(value) if isinstance(value, int) and float in options and int not in options else value
 
 
-def _call(one: Any, nested: bool, without: float | None) -> str:
+def _call(one: Any, nested: bool, without: float | None, label: bool) -> str:
     arguments = []
     kind: Any = type(one)
     for index, setting in enumerate(settings_of(kind)):
@@ -55,9 +57,11 @@ def _call(one: Any, nested: bool, without: float | None) -> str:
         if without is not None and setting.name == one.strength_field:
             if not hasattr(value, "stages"):
                 continue
-            text = write(value, nested=True, without=without)
+            text = write(value, nested=True, without=without, label=label)
         elif (positional and one.leading == "always") or setting.required or value != setting.default:
-            text = format_value(value)
+            text = write(value, nested=True, label=True) if label and hasattr(value, "nested") else format_value(value)
+            if label and setting.name == one.path_field and one.digest:
+                text = PurePath(text).name
         else:
             continue
         arguments.append(text if positional else f"{setting.name}={text}")

@@ -55,6 +55,11 @@ class AnalogModel(Opened):
         self.report += "" if self.exact else unnamed_noise(configs)
 
     def program(self, noisy: NoisyWeights, noise: NoiseModel, stream: Stream, read_once: bool) -> Programmed:
+        if isinstance(noise, Own) and len(noisy.weights) < len(self.tiles):
+            raise UserError(
+                f"expected all tiles to be analog with noise aihwkit, which programs them all, got "
+                f"{len(noisy.weights)} of {len(self.tiles)}; leave include and exclude out, or name a noise such as pcm"
+            )
         # Its own tiles are programmed when they are read.
         return Programmed(noisy, noise, stream, read_once or isinstance(noise, Own))
 

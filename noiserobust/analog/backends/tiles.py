@@ -19,7 +19,7 @@ from noiserobust.analog.layers import tiles_of
 from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.analog.weights import AnalogWeight, users
 from noiserobust.errors import UserError
-from noiserobust.models.compute import Precision, call
+from noiserobust.models.compute import Precision, call, device_of
 from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Compensation, compensation_factor
@@ -179,7 +179,9 @@ class Tiles(Opened):
             for layer in layers:
                 stack.enter_context(layer.swapped_in())
             if not self.backend.exact:
-                stack.enter_context(TileNoise(self._streams(output_stream(stream, t, read))))
+                outputs = output_stream(stream, t, read)
+                stack.enter_context(seeded(outputs, device_of(self.network)))  # for what is not normal: random rounding
+                stack.enter_context(TileNoise(self._streams(outputs)))
             yield next((layer.analog for layer in layers if layer.module is self.network), self.network)
 
     def _streams(self, stream: Stream) -> dict[Any, Stream]:

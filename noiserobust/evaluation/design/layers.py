@@ -209,7 +209,7 @@ def fields_of(methods: Sequence[NoisyLayers]) -> dict[str, Any]:
     """Those of :class:`OfLayers`."""
     return {
         "rows": pd.concat([one.rows for one in methods], ignore_index=True),
-        "noise": str(methods[0].noise),
+        "noise": methods[0].noise.label,
         "layers": {one.method: one.layers for one in methods},
         "coverage": {name: coverage for one in methods for name, coverage in one.coverage.items()},
     }
