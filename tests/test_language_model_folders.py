@@ -295,6 +295,9 @@ class TestAdapters:
             found = evaluate(source, {"input_ids": ids}, "gaussian:0.2", 2, task="tokens", where=digital)
             values.append(found.rows["value"].tolist())
         assert values[0] == values[1] == pytest.approx(values[2], rel=1e-5)
+        for weights in ("true", "false"):
+            with pytest.raises(UserError, match=r"expected adapter_config.json in some/where, got none"):
+                build(f"transformers:{tmp_path / 'base'},adapter=some/where,weights={weights}", 1, 1)
         assert values[0] != evaluate(tmp_path / "base", ids, "gaussian:0.2", 2).rows["value"].tolist()
 
     def test_adapters_learn_on_a_noisy_base(self) -> None:

@@ -118,10 +118,11 @@ class Transformers(ModelSpec, name="transformers"):
     def _adapted(self, network: nn.Module) -> nn.Module:
         peft = _library("peft")
         adapted: nn.Module
+        # Without these files peft would look for a pickle, then for a download.
+        for name in (ADAPTER_CONFIG, ADAPTER):
+            if not Path(self.adapter, name).is_file():
+                raise UserError(f"expected {name} in {self.adapter}, got none; save the adapter as safetensors")
         if self.weights:
-            # Without this file peft would look for a pickle, then for a download.
-            if not Path(self.adapter, ADAPTER).is_file():
-                raise UserError(f"expected {ADAPTER} in {self.adapter}, got none; save it as safetensors")
             adapted = peft.PeftModel.from_pretrained(network, self.adapter)
         else:
             config = peft.PeftConfig.from_pretrained(self.adapter)
