@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from noiserobust import Stream, UserError, evaluate, perturbed
 from noiserobust.analog.converters import converted
 from noiserobust.cli import main
-from noiserobust.data import load
+from noiserobust.data import Dataset, load
 from noiserobust.data.text import windows
 from noiserobust.evaluation import Where, summarize
 from noiserobust.models import ModelSpec, Transformers, build
@@ -204,6 +204,24 @@ class TestFolders:
         assert torch.equal(same.classifier.weight, stored["classifier.weight"])
         assert torch.equal(other.bert.pooler.dense.weight, stored["bert.pooler.dense.weight"])
 
+    def test_images_are_normalised_as_the_folder_says(self, tmp_path: Path) -> None:
+        from transformers import ViTConfig, ViTForImageClassification
+
+        sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        config = ViTConfig(**sizes, image_size=8, patch_size=4, num_channels=3, num_labels=3)
+        model = ViTForImageClassification(config).eval()
+        model.save_pretrained(tmp_path)
+        settings = {"do_normalize": True, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+        images = torch.randint(256, (9, 3, 8, 8), dtype=torch.uint8)
+        labels = torch.arange(9) % 3
+        rows = evaluate(tmp_path, Dataset(images, labels), "gaussian:0", 1).rows
+        mean, std = (torch.tensor(settings[f"image_{name}"]).view(3, 1, 1) for name in ("mean", "std"))
+        with torch.no_grad():
+            loss = nn.functional.cross_entropy(model((images / 255 - mean) / std).logits, labels)
+        assert rows.set_index("metric")["value"]["loss"] == pytest.approx(float(loss), rel=1e-5)
+        assert rows["inputs"].iloc[0] == "(x - [.4, .5, .6]) / [.2, .3, .4]"
+
     def test_training_from_a_folder(self, tmp_path: Path) -> None:
         llama().float().save_pretrained(tmp_path / "net")
         model = f"transformers:{tmp_path / 'net'}"
@@ -277,6 +295,9 @@ class TestAdapters:
             found = evaluate(source, {"input_ids": ids}, "gaussian:0.2", 2, task="tokens", where=digital)
             values.append(found.rows["value"].tolist())
         assert values[0] == values[1] == pytest.approx(values[2], rel=1e-5)
+        for weights in ("true", "false"):
+            with pytest.raises(UserError, match=r"expected adapter_config.json in some/where, got none"):
+                build(f"transformers:{tmp_path / 'base'},adapter=some/where,weights={weights}", 1, 1)
         assert values[0] != evaluate(tmp_path / "base", ids, "gaussian:0.2", 2).rows["value"].tolist()
 
     def test_adapters_learn_on_a_noisy_base(self) -> None:

@@ -61,8 +61,8 @@ class Text(DataSource, name="text"):
         elif self.train:
             train = _read(self.train)
         encode = self._encoder(train + test)
-        parts = [self._samples(encode(text), file) for text, file in ((train, self.train), (test, self.file)) if text]
-        return Splits(parts[0] if train else NoTraining((), name=self.file), parts[-1])
+        learnt = self._samples(encode(train), self.train) if self.train else NoTraining((), name=self.file)
+        return Splits(learnt, self._samples(encode(test), self.file))
 
     def _samples(self, tokens: Sequence[int], file: str) -> Windows:
         if len(tokens) < 2:

@@ -24,6 +24,8 @@ def taking(inputs: Any, name: str) -> Iterator[None]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if any(not tensor.is_floating_point() for tensor in nests.tensors(inputs)) and "type" in reason:
             reason += "; whole numbers are taken as tokens, give features as floats: x.float()"
+        if "index out of range" in reason:
+            reason += ": a token beyond its vocabulary (another tokenizer?), or more tokens than it has places for"
         raise UserError(f"expected a network that takes inputs {_described(inputs)}, got {name}: {reason}") from error
 
 

@@ -10,7 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from noiserobust.errors import UserError
 from noiserobust.models.base import ModelSpec
-from noiserobust.models.check import checked_forward
+from noiserobust.models.check import taking
+from noiserobust.models.compute import predictions_of
 from noiserobust.rng import Stream, seeded
 
 BATCH = 2
@@ -51,7 +52,9 @@ def cost(
         display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
     )
     with counting as counter, sdpa_kernel(SDPBackend.MATH):
-        logits = checked_forward(network, spec.inputs(BATCH, channels, size), str(spec))
+        inputs = spec.inputs(BATCH, channels, size)
+        with taking(inputs, str(spec)):
+            logits = predictions_of(network(inputs))
         forward = counter.get_total_flops()
         logits.sum().backward()
         total = counter.get_total_flops()

@@ -21,6 +21,8 @@ TOKENS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForTokenClassification",
 CLASSES = ("ForSequenceClassification", "ForTokenClassification", "ForImageClassification")
 """Ends of the names of classes whose logits are of classes of one's own."""
 CONFIG, ADAPTER_CONFIG, ADAPTER = "config.json", "adapter_config.json", "adapter_model.safetensors"
+IMAGES = "preprocessor_config.json"
+"""How transformers' image processors are saved."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,16 @@ class Transformers(ModelSpec, name="transformers"):
         """Text of the task that the network's class is for."""
         return "tokens" if self._class_name(_json(Path(self.folder, CONFIG))).endswith(TOKENS) else "classification"
 
+    @property
+    def normalization(self) -> dict[str, Any]:
+        """``mean`` and ``std`` of the images, where the folder says how its network's inputs are prepared."""
+        file = Path(self.folder, IMAGES)
+        settings = _json(file) if file.is_file() else {}
+        mean, std = settings.get("image_mean"), settings.get("image_std")
+        if not isinstance(mean, list) or not isinstance(std, list):
+            return {}
+        return {"mean": mean, "std": std} if settings.get("do_normalize", True) else {"mean": [0.0], "std": [1.0]}
+
     def _made(self, classes: int | None) -> nn.Module:
         transformers = _library("transformers")
         written = _json(Path(self.folder, CONFIG))
@@ -106,10 +118,11 @@ class Transformers(ModelSpec, name="transformers"):
     def _adapted(self, network: nn.Module) -> nn.Module:
         peft = _library("peft")
         adapted: nn.Module
+        # Without these files peft would look for a pickle, then for a download.
+        for name in (ADAPTER_CONFIG, ADAPTER):
+            if not Path(self.adapter, name).is_file():
+                raise UserError(f"expected {name} in {self.adapter}, got none; save the adapter as safetensors")
         if self.weights:
-            # Without this file peft would look for a pickle, then for a download.
-            if not Path(self.adapter, ADAPTER).is_file():
-                raise UserError(f"expected {ADAPTER} in {self.adapter}, got none; save it as safetensors")
             adapted = peft.PeftModel.from_pretrained(network, self.adapter)
         else:
             config = peft.PeftConfig.from_pretrained(self.adapter)

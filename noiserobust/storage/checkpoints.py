@@ -106,7 +106,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if spec is not None:
         label = Path(spec.adapter or spec.folder).resolve().name
         place = Path(str(path)) if named else file.parent
-        return Checkpoint(place, Loaded(spec), {"label": label, "task": spec.task}, spec)
+        return Checkpoint(place, Loaded(spec), {"label": label, "task": spec.task} | spec.normalization, spec)
     if not file.is_file():
         raise UserError(f"expected a checkpoint (.safetensors, .pt, .pth or a run's folder), got {path}: there is none")
     if is_torch_file(file):

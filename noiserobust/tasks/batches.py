@@ -6,12 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from noiserobust.data import Batch, Labelled, held_batches, nests
 
 FORWARD_BATCH = {"cpu": 50}
 OTHER_FORWARD_BATCH = 500
 """Images per forward pass, by device."""
+FORWARD_TOKENS = {"cpu": 4_096}
+OTHER_FORWARD_TOKENS = 16_384
+"""Tokens per forward pass: each may have as many logits as a vocabulary has words."""
 
 
 def prepare(
@@ -22,8 +26,19 @@ def prepare(
     ``batch_size`` is by default what suits forward passes on ``device``. Streamed data that would not fit are read
     again at every pass.
     """
-    size = FORWARD_BATCH.get(device.type, OTHER_FORWARD_BATCH) if batch_size is None else batch_size
+    size = _usual(data, device.type) if batch_size is None else batch_size
     return held_batches(data, size, device=device, channels_last=channels_last)
+
+
+def _usual(data: Labelled, device: str) -> int:
+    """Samples per forward pass where none were asked for."""
+    size = FORWARD_BATCH.get(device, OTHER_FORWARD_BATCH)
+    lengths = [head.shape[1] for part in getattr(data, "parts", ()) if _are_tokens(head := nests.first(part.inputs))]
+    return max(1, min(size, FORWARD_TOKENS.get(device, OTHER_FORWARD_TOKENS) // max(lengths))) if lengths else size
+
+
+def _are_tokens(inputs: Tensor) -> bool:
+    return inputs.dim() == 2 and not inputs.is_floating_point()
 
 
 def pick(batches: Sequence[Batch], positions: np.ndarray) -> list[Batch]:
