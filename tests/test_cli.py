@@ -144,7 +144,7 @@ def test_models_are_listed_with_their_cost(capsys: pytest.CaptureFixture[str]) -
         (["train", "--method", "rwp:gauss(0.1)"], "got 'gauss(0.1)'"),
         (["train", "--method", "sam:-0.1"], "sam: expected a finite rho >= 0, got -0.1"),
         (["train", "--epochs", "0"], "expected epochs >= 1, got 0"),
-        (["train", "--data", "nowhere"], "sums, svhn) or the path of an image folder"),
+        (["train", "--data", "nowhere"], "sums, svhn, text) or the path of an image folder"),
         (["train", "--optimizer", "sgdm"], "expected an optimizer of torch.optim"),
         (["train", "--device", "cuda:99"], "cuda"),
         (["evaluate"], "expected at least one checkpoint, got none"),

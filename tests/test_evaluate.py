@@ -307,7 +307,7 @@ class TestMetrics:
         (
             net(),
             {"data": "no-such-folder"},
-            "expected cifar10, cifar100, digits, fashion-mnist, imagenet, sums, svhn or the path of an image folder",
+            "imagenet, sums, svhn, text or the path of an image folder",
         ),
         ("no-such.safetensors", {}, "there is none"),
     ],

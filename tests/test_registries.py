@@ -125,7 +125,8 @@ def test_every_noise_scales(member: type[NoiseModel]) -> None:
 @pytest.mark.parametrize("member", members(Method).values(), ids=members(Method))
 def test_every_rule_says_what_it_does(member: type[Method]) -> None:
     """Where its update gradient is taken, or the whole step."""
-    assert member.name == "plain" or (member.step, member.perturbation) != (Method.step, Method.perturbation)
+    own = (member.step, member.whole_step, member.perturbation)
+    assert member.name == "plain" or own != (Method.step, Method.whole_step, Method.perturbation)
 
 
 class TestCaseLists:

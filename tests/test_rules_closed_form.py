@@ -22,7 +22,7 @@ from noiserobust.rng import Stream, seeded
 from noiserobust.training import ASAM, ESAM, GSAM, MESA, SAM, Engine, Method, Progress
 
 LR, MOMENTUM, DECAY, SEED = 0.1, 0.9, 0.01, 7
-TENSORS = {"layer.weight": slice(0, 6), "layer.bias": slice(6, 8), "other": slice(8, 12)}  # the first is 2 x 3
+TENSORS = {"weight": slice(0, 6), "bias": slice(6, 8), "other": slice(8, 12)}  # the first is 2 x 3
 BIAS = torch.zeros(12, dtype=torch.bool).index_fill(0, torch.tensor([6, 7]), True)
 ANALOG = torch.arange(12) < 6
 Rule = Callable[[Tensor, int], Tensor]
@@ -253,8 +253,8 @@ def test_mixed_rwp(steps: int, alpha: float, batches: str) -> None:
         rows = w[:6].view(2, 3)
         e = torch.cat(
             [
-                (0.2 * rows.norm(dim=1, keepdim=True) * stream.child("layer.weight").normal((2, 3)).double()).flatten(),
-                0.2 * w[6:8].norm() * stream.child("layer.bias").normal((2,)).double(),
+                (0.2 * rows.norm(dim=1, keepdim=True) * stream.child("weight").normal((2, 3)).double()).flatten(),
+                0.2 * w[6:8].norm() * stream.child("bias").normal((2,)).double(),
                 0.2 * w[8:].norm() * stream.child("other").normal((4,)).double(),
             ]
         )

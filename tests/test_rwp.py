@@ -18,7 +18,7 @@ SEED = 5
 
 def error(model: Quadratic, step: int, draw: int, sigma: float, kind: str = "normal") -> Tensor:
     """e = sigma max|row| z on the 2 x 3 analog weight, 0 elsewhere; z is named by seed, step, draw and weight."""
-    field = getattr(Stream(SEED, "train", step, draw, "layer.weight", "program"), kind)((2, 3)).double()
+    field = getattr(Stream(SEED, "train", step, draw, "weight", "program"), kind)((2, 3)).double()
     largest = model.layer.weight.detach().abs().max(dim=1, keepdim=True).values
     return torch.cat([(sigma * largest * field).flatten(), torch.zeros(6, dtype=torch.float64)])
 

@@ -142,7 +142,7 @@ class Converting:
         self.uncovered: dict[str, str] = {}
         self.is_identity, self.noisy = converters.is_identity, False
         self.gains: dict[str, Tensor | None] = {}
-        """Factors per output that follow the ADC, by the weight's name; a reading fills them in (:meth:`compensates`)."""
+        """Factors per output that follow the ADC, by the weight's name; a reading of chips fills them in."""
         self._of_modules: list[tuple[str, int]] = []
         if converters.is_identity and not layers:
             return

@@ -12,11 +12,11 @@ from noiserobust.evaluation.settings import Where
 @dataclass(frozen=True)
 class Program(Command):
     """Write the target conductances of a network, per layer and crossbar, to program a chip with; or simulated chips.
-    ``evaluate --noise chips:FOLDER`` takes what was measured, in the same form."""
+    What was measured is evaluated by evaluate --noise chips:FOLDER."""
 
     examples = (
         "noiserobust program runs/plain --noise pcm:reference=tile --out chips",
-        "noiserobust program runs/plain --noise measured:example --out chips --chips 10 --times 25s 1d",
+        "noiserobust program runs/plain --chips 10 --times 25s 1d --out chips",
     )
     positional = ("checkpoint",)
 

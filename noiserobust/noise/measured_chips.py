@@ -115,6 +115,8 @@ class MeasuredChips(NoiseModel, name="chips"):
 class MeasuredChip(Chip):
     """A weight as one measured chip holds it."""
 
+    scale: Tensor
+
     @torch.no_grad()
     def __init__(self, below: Chip, clean: Tensor, noise: MeasuredChips, file: ChipFile, layer: str) -> None:
         super().__init__(below.weight)

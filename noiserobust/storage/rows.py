@@ -25,6 +25,10 @@ them: classification, no drift compensation, no recalibration of batch norms, id
 what computes, all images."""
 
 
+OUTPUT_NOISE = {"converters": r"\bnoise=", "backend": r"^(?!direct$)(?!.*\bperfect=true)(?!.*\bout_noise=0\.0)"}
+"""What in a column says that outputs are noisy (of a configuration of one's own it is not known that they are not)."""
+
+
 def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     """Write a table of rows as parquet, whole or not at all; returns the path written."""
     return write_atomically(path, lambda temporary: rows.to_parquet(temporary, index=False))
@@ -51,7 +55,7 @@ def noise_free(rows: pd.DataFrame) -> pd.Series[bool]:
     """Which rows (or lines of a summary) are noise-free: strength 0, no part of a composition (pcm+gaussian:0), and
     no noise of the outputs, which the converters or the backend may have."""
     free = (rows["strength"] == 0) & ~rows["noise"].str.contains("+", regex=False)
-    for column, noisy in (("converters", r"\bnoise="), ("backend", r"^(?!direct$)(?!.*\bperfect=true)(?!.*\bout_noise=0\.0)")):
+    for column, noisy in OUTPUT_NOISE.items():
         if column in rows:
             free &= ~rows[column].fillna("").str.contains(noisy)
     return free

@@ -74,7 +74,7 @@ class MESA(SelfDistillation, name="mesa"):
             teacher = [engine.forward(part, twin=average).logits for part in as_list(batch)]
             targets = [target for target in teacher if target is not None]
             factor = lam if self.scaling == "paper" else lam * self.tau**2
-            factors = [torch.full((len(target),), factor, device=engine.device) for target in targets]
+            factors = [_filled(target, factor) for target in targets]
             term = penalty(engine.task, targets, self.tau, factors)
         out = engine.gradient(batch, penalty=term)
         engine.commit()
@@ -107,3 +107,8 @@ def _tensors(engine: Engine) -> dict[str, Tensor]:
 def _precise(value: Tensor) -> Tensor:
     """In float32 or better: in bfloat16 a step of 1 - beta of the way would be rounded away."""
     return value.to(torch.promote_types(value.dtype, torch.float32)) if value.is_floating_point() else value
+
+
+def _filled(like: Tensor, value: float) -> Tensor:
+    """``value`` for each sample, in float32 or better."""
+    return torch.full(like.shape[:1], value, device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))

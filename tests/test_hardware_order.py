@@ -1,0 +1,189 @@
+"""Array, output noise, ADC, drift compensation, bias: in that order, against loops written from the equations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from noiserobust import evaluate, perturbed
+from noiserobust.analog.converters import Converters, Converting
+from noiserobust.analog.noisy import NoisyWeights, Programmed, report_stream
+from noiserobust.evaluation import Chips, yields
+from noiserobust.noise import NoiseModel, compensation_factor, digital_gain, read_stream
+from noiserobust.rng import Stream, seeded
+
+YEAR = 365 * 86400.0
+KINDS = pytest.mark.parametrize(
+    ("noise", "kind"),
+    [
+        ("pcm", "global"),
+        ("pcm:reference=layer", "column"),
+        ("pcm+compensate(global)", "none"),
+        ("pcm+compensate(column)", "none"),
+    ],
+)
+
+
+def network() -> nn.Module:
+    with seeded(Stream(0, "net")):
+        return nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+
+
+X = Stream(0, "x").normal((30, 12)).double()
+Y = torch.arange(30) % 4
+
+
+def logit(predictions: Tensor, labels: Tensor) -> Tensor:
+    return predictions[3, 1]
+
+
+def by_hand(net: nn.Module, noise: str, kind: str, bits: int, out_noise: float) -> float:
+    """One logit of draw 0 after a year; every step written out."""
+    stream, base = report_stream(0, 0, 0), noise.partition("+")[0]
+    kind = noise.rpartition("(")[2].rstrip(")") if "+" in noise else kind
+    h = X
+    for name, layer in (("0", net[0]), ("2", net[2])):
+        named = stream.weight(f"{name}.weight")
+        w = layer.weight.detach()
+        # A sum's first stage has streams of its own.
+        programmed, reading = named.child("program"), read_stream(named, YEAR, 0)
+        if "+" in noise:
+            programmed, reading = programmed.child(0), reading.child("below")
+        chip = NoiseModel.parse(base).program(w, programmed)
+        now, then = chip.read(reading, YEAR).detach(), chip.programmed()
+        largest = w.abs().amax(1, keepdim=True)
+        unit = w.abs().max() if "layer" in noise else largest
+        ratio = (then / unit).abs().mean(1) / (now / unit).abs().mean(1)
+        if kind == "global":
+            ratio = (then / unit).abs().mean() / (now / unit).abs().mean()
+        reach = h.abs().amax(1, keepdim=True)
+        y = h @ now.T
+        if out_noise:
+            field = (
+                read_stream(stream.child("converters"), YEAR, 0).child(f"{name}.weight", 0).normal((64, len(w)))[:30]
+            )
+            y = y + out_noise * reach * largest.T * field
+        n, bound = 2 ** (bits - 1) - 1, 12 * reach * largest.T
+        y = torch.round((y / bound).clamp(-1, 1) * n) / n * bound
+        y = y * ratio + layer.bias.detach()
+        h = torch.tanh(y) if name == "0" else y
+    return float(h[3, 1])
+
+
+@KINDS
+@pytest.mark.parametrize("out_noise", [0.0, 0.05])
+def test_the_factor_comes_after_the_adc(noise: str, kind: str, out_noise: float) -> None:
+    net, io = network(), f"io:adc=6,noise={out_noise}" if out_noise else "io:adc=6"
+    chips = Chips(times=["1y"], compensation=kind, converters=io)
+    rows = evaluate(net, (X, Y), noise, draws=1, metrics={"logit": logit}, chips=chips).rows
+    found = float(rows.value[rows["metric"] == "logit"].iloc[0])
+    assert found == pytest.approx(by_hand(net, noise, kind, 6, out_noise), abs=2e-6)
+
+
+@KINDS
+def test_without_converters_it_is_the_same_in_the_weights(noise: str, kind: str) -> None:
+    """Converters of 24 bits against none."""
+    net, values = network(), []
+    for io in ("io:adc=24", "none"):
+        chips = Chips(times=["1y"], compensation=kind, converters=io)
+        rows = evaluate(net, (X, Y), noise, draws=2, metrics={"logit": logit}, chips=chips).rows
+        values.append(rows.value[rows["metric"] == "logit"].tolist())
+    assert values[0] == pytest.approx(values[1], abs=1e-4)
+
+
+def test_a_weight_that_is_used_elsewhere_is_compensated_where_it_lies() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(12, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(torch.tanh(self.first(x)), self.second.weight, self.second.bias)
+
+    with seeded(Stream(0, "net")):
+        net = Functional().double()
+    values = []
+    for io in ("io:adc=24", "none"):
+        chips = Chips(times=["1y"], compensation="global", converters=io)
+        rows = evaluate(net, (X, Y), "pcm", draws=1, metrics={"logit": logit}, chips=chips).rows
+        values.append(float(rows.value[rows["metric"] == "logit"].iloc[0]))
+    assert values[0] == pytest.approx(values[1], abs=1e-4)
+
+
+class TestReadOut:
+    W = torch.tensor([[1, -0.5, 0.25, 0], [20, 0.2, -0.1, 0.05]])
+
+    def test_it_is_of_conductances_and_not_of_weights(self) -> None:
+        """aihwkit reads a tile before the digital scales of its columns."""
+        chip = NoiseModel.parse("pcm:programming=0,read=0").program(self.W, Stream(0, "chip"))
+        now = chip.read(Stream(0, "read"), YEAR)
+        scale = self.W.abs().amax(1, keepdim=True)
+        expected = (self.W / scale).abs().mean() / (now / scale).abs().mean()
+        weights = self.W.abs().mean() / now.abs().mean()
+        factor = compensation_factor(chip, now, "global")
+        torch.testing.assert_close(factor, torch.full_like(factor, float(expected)))
+        assert abs(float(weights / expected) - 1) > 0.01
+
+    def test_of_aihwkit(self) -> None:
+        """The same conductances on aihwkit's own tile, its own read-out."""
+        pytest.importorskip("aihwkit.simulator.configs", exc_type=ImportError)
+        from aihwkit.inference.compensation.drift import GlobalDriftCompensation
+        from aihwkit.nn import AnalogLinear
+        from aihwkit.simulator.configs import TorchInferenceRPUConfig
+
+        config = TorchInferenceRPUConfig()
+        config.mapping.weight_scaling_columnwise = True
+        config.mapping.weight_scaling_omega = 1.0
+        config.forward.is_perfect = True
+        layer = AnalogLinear(4, 2, bias=False, rpu_config=config)
+        (tile,) = layer.analog_tiles()
+        chip = NoiseModel.parse("pcm:read=0").program(self.W, Stream(0, "chip"))
+        now, then = chip.read(Stream(0, "read"), YEAR), chip.programmed()
+        scale, read = self.W.abs().amax(1, keepdim=True), []
+        for weight in (then, now):
+            tile.set_mapping_scales(scale[:, 0])
+            tile.set_weights(weight / scale, apply_weight_scaling=False)
+            compensation = GlobalDriftCompensation()
+            read.append(compensation.readout(tile.tile.forward(compensation.get_readout_tensor(4), False)))
+        factor = compensation_factor(chip, now, "global")
+        torch.testing.assert_close(factor[0, 0], read[0] / read[1], rtol=1e-5, atol=0)
+
+    def test_gains_are_per_output_and_the_rest_is_over_inputs(self) -> None:
+        factor = torch.tensor([[2.0, 2, 2], [3, 3, 3]])
+        gain, rest = digital_gain(factor)
+        assert gain.tolist() == [2, 3]
+        assert rest is None
+        tiles = torch.tensor([[1.0, 1, 2, 2]])
+        gain, rest = digital_gain(tiles)
+        assert rest is not None
+        torch.testing.assert_close(gain[:, None] * rest, tiles)
+
+
+class TestOutputNoiseIsNoise:
+    def test_tables_pictures_and_yields(self) -> None:
+        chips = Chips(converters="io:noise=0.3")
+        result = evaluate(network(), (X, Y), ["gaussian:0", "gaussian:0.1"], draws=6, chips=chips)
+        assert "noise-free" not in result.table()
+        assert "±" in result.table()
+        assert len(yields(result.rows, above=20).rows) == 12
+        assert result.rows[(result.rows.strength == 0) & (result.rows.metric == "loss")].value.nunique() == 6
+        result.plot()
+
+    def test_without_it_nothing_changed(self) -> None:
+        result = evaluate(network(), (X, Y), "gaussian:0", draws=2, chips=Chips(converters="io:adc=5"))
+        assert "noise-free" in result.table()
+
+
+def test_readings_leave_nothing_behind() -> None:
+    net = network()
+    noisy = NoisyWeights(net)
+    converting = Converting(net, Converters.parse("io:adc=6"))
+    converting.compensates(net, lambda: net(X))
+    assert set(converting.gains) == {"0.weight", "2.weight"}
+    clean = [p.clone() for p in net.parameters()]
+    with Programmed(noisy, NoiseModel.parse("pcm"), report_stream(0, 0, 0)).read(YEAR, 0, "global", converting.gains):
+        raw = net[0].weight.detach().clone()
+    assert all(map(torch.equal, clean, net.parameters()))
+    with perturbed(net, "pcm", t=YEAR):
+        torch.testing.assert_close(raw, net[0].weight.detach())  # as the array gives it, not compensated
