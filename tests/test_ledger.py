@@ -41,7 +41,7 @@ ABOUT = {
     "torch": "2.0",
     "commit": "",
     "seed": 0,
-    "semantics": 1,
+    "semantics": 2,
     "noise": "gaussian:0.1",
     "strength": 0.1,
     "read": 0,

@@ -19,7 +19,7 @@ from noiserobust.storage.provenance import provenance
 from noiserobust.storage.records import Keys, Record, condition_of, record_of, table_of
 from noiserobust.storage.rows import OPERATION
 
-SEMANTICS = 1
+SEMANTICS = 2
 """Raise when a change makes the same evaluation give other values, so that no stale row is taken for a new one."""
 
 UNIT = [
