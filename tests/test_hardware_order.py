@@ -187,3 +187,50 @@ def test_readings_leave_nothing_behind() -> None:
     assert all(map(torch.equal, clean, net.parameters()))
     with perturbed(net, "pcm", t=YEAR):
         torch.testing.assert_close(raw, net[0].weight.detach())  # as the array gives it, not compensated
+
+
+def test_gains_of_one_noise_are_not_those_of_the_next() -> None:
+    """A compensated chip, then one that is not: each as alone."""
+    net, chips = network(), Chips(times=["1y"], converters="io:adc=6")
+    both = evaluate(net, (X, Y), ["pcm+compensate(global)", "gaussian:0.1", "gaussian:0"], draws=1, chips=chips).rows
+    for noise in ("gaussian:0.1", "gaussian:0"):
+        alone = evaluate(net, (X, Y), noise, draws=1, chips=chips).rows.value.tolist()
+        strength = float(noise.partition(":")[2])
+        assert both[(both.noise == str(NoiseModel.parse(noise))) & (both.strength == strength)].value.tolist() == alone
+
+
+class TestSignalsAndRanges:
+    def test_shot_noise_grows_with_the_signal(self) -> None:
+        """Mean square of 4,000 outputs of known size: relative standard error sqrt(2 / 4000) = 2.2 %, 4.5 of them."""
+        layer = nn.Linear(1, 3, bias=False)
+        with torch.no_grad():
+            layer.weight.copy_(torch.tensor([[1.0], [-0.25], [0.0]]))
+        io = Converters.parse("io:shot=0.1,noise=0.02,reference=layer")
+        x = torch.full((4000, 1), 2.0)
+        with Converting(layer, io).applied(Stream(0, "io")):
+            error = (layer(x) - x @ layer.weight.detach().T).detach().double()
+        unit = 2.0  # max |x| max |w|
+        for output, signal in enumerate((2.0, 0.5, 0.0)):
+            expected = (0.02 * unit) ** 2 + 0.1**2 * unit * signal
+            assert float(error[:, output].square().mean()) == pytest.approx(expected, rel=0.1)
+
+    def test_every_column_has_a_range_of_its_own(self) -> None:
+        net, x = nn.Sequential(nn.Conv2d(2, 3, 3)).double(), Stream(0, "images").normal((6, 2, 5, 5)).double()
+        with torch.no_grad():
+            net[0].weight[1] *= 20
+        io = Converters.parse("io:adc=5,percentile=90.0,ranges=column")
+        clean = net(x).detach() - net[0].bias.detach().view(-1, 1, 1)
+        with Converting(net, io, calibration=[x]).applied(Stream(0, "io")):
+            found = net(x).detach() - net[0].bias.detach().view(-1, 1, 1)
+        for channel in range(3):
+            values = clean[:, channel].abs().flatten().sort().values
+            bound = values[-(-90 * len(values) // 100) - 1]
+            expected = torch.round((clean[:, channel] / bound).clamp(-1, 1) * 15) / 15 * bound
+            torch.testing.assert_close(found[:, channel], expected)
+
+    def test_wrong_settings_are_said(self) -> None:
+        from noiserobust import UserError
+
+        for text, message in (("io:adc=6,ranges=column", "expected a percentile"), ("io:shot=-1.0", "shot >= 0")):
+            with pytest.raises(UserError, match=message):
+                Converters.parse(text)

@@ -46,7 +46,8 @@ class Converters(Described, family="converters", name="io"):
 
     .. math::
         \hat x = Q_{dac}(x;\ a), \qquad
-        \hat y = c\, Q_{adc}(W \hat x + noise \cdot a\, s\, \zeta;\ bound \cdot a\, s) + b, \qquad \zeta \sim N(0, 1)
+        \hat y = c\, Q_{adc}(W \hat x + \sigma \zeta;\ bound \cdot a\, s) + b, \qquad
+        \sigma^2 = (noise\; a\, s)^2 + shot^2\, a\, s\, |W \hat x|, \qquad \zeta \sim N(0, 1)
 
     Q with b bits rounds to :math:`2^b - 1` equally spaced levels from minus to plus its range, 0 among them, halves to
     the even level, and saturates there. Drift compensation, the factor c of an output, and the bias are digital: they
@@ -55,16 +56,18 @@ class Converters(Described, family="converters", name="io"):
     - ``dac``, ``adc``: bits; ``none`` is an ideal converter, which has no range either
     - ``noise``: standard deviation of the output noise, before the ADC, in units of a s: largest input times largest
       weight (aihwkit's ``out_noise``). Every output of every input vector gets its own.
+    - ``shot``: noise that grows with the signal, as the shot noise of a current does, whose variance is proportional
+      to it: its standard deviation is ``shot`` a s where the output is a s.
     - a: range of the inputs. Without ``percentile`` it is max|x| of each input vector of a Linear, and of each sample
       of a convolution.
     - s: max|W| of the ``reference`` group (filter or layer) of the weights as they were when the converters were made.
     - ``bound``: range of the ADC in units of a s (aihwkit's ``out_bound``)
     - ``percentile``: a and the range of the ADC are fixed per layer instead: the mean over calibration batches of that
       percentile of their |x| and of their |W x| in the digital network. :func:`noiserobust.evaluate` takes ``images``
-      training images for it, in batches of 128.
+      training images for it, in batches of 128. ``ranges=column`` gives every output's ADC a range of its own.
 
-    A layer is one crossbar here: partial sums of tiles that have an ADC each are left to whole-chip simulators, and so
-    are IR drop and bit slicing. Computed in float32 or better; gradients pass straight through.
+    A layer is one crossbar here: partial sums of tiles with an ADC each, and IR drop, are left to whole-chip backends.
+    Computed in float32 or better; gradients pass straight through.
 
     >>> str(Converters(8, 8, noise=0.06)), str(Converters())
     ('io:dac=8,adc=8,noise=0.06', 'none')
@@ -80,12 +83,19 @@ class Converters(Described, family="converters", name="io"):
     percentile: float | None = None
     images: int = 512
     reference: Literal["filter", "layer"] = "filter"
+    shot: float = 0.0
+    ranges: Literal["layer", "column"] = "layer"
 
     def __post_init__(self) -> None:
         for bits in (self.dac, self.adc):
             if bits is not None:
                 check_bits("io", bits)
         check_strength("io", "noise", self.noise, "it is a fraction of max|x| max|w|, such as 0.06")
+        check_strength("io", "shot", self.shot, "it is a fraction of max|x| max|w| where the output is as large")
+        if self.ranges not in ("layer", "column"):
+            raise UserError(f"io: expected ranges layer or column, got {self.ranges!r}")
+        if self.ranges == "column" and self.percentile is None:
+            raise UserError("io: expected a percentile beside ranges=column, got none; 99.9 is usual")
         if not 0 < self.bound < math.inf:
             raise UserError(f"io: expected a finite bound > 0, got {self.bound}; it is in units of max|x| max|w|")
         if self.percentile is not None and not 0 < self.percentile <= 100:
@@ -97,7 +107,12 @@ class Converters(Described, family="converters", name="io"):
 
     @property
     def is_identity(self) -> bool:
-        return self.dac is None and self.adc is None and self.noise == 0
+        return self.dac is None and self.adc is None and not self.is_noisy
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether outputs are noisy."""
+        return self.noise > 0 or self.shot > 0
 
     @property
     def calibration(self) -> int:
@@ -149,7 +164,7 @@ class Converting:
         weights = analog_weights(model, include=include, exclude=exclude, layers=layers)
         of_weight = {weight.name: _own(weight, converters) for weight in weights}
         self.is_identity = all(own.is_identity for own in of_weight.values())
-        self.noisy = any(own.noise for own in of_weight.values())
+        self.noisy = any(own.is_noisy for own in of_weight.values())
         if self.is_identity:
             return
         inside = {id(m.out_proj) for m in unwrap(model).modules() if isinstance(m, nn.MultiheadAttention)}
@@ -186,10 +201,8 @@ class Converting:
 
     @torch.no_grad()
     def compensates(self, model: nn.Module, ask: Callable[[], object]) -> None:
-        """Let the layers that ``ask``, a forward pass of ``model``, calls be compensated after their ADC.
-
-        A weight that is also used elsewhere is compensated where it lies: no output of that use is at hand.
-        """
+        """Let the layers that ``ask``, a forward pass of ``model``, calls be compensated after their ADC; a weight that
+        is also used elsewhere is compensated where it lies."""
         called: set[int] = set()
         with ExitStack() as stack:
             stack.enter_context(evaluating(model))
@@ -212,7 +225,7 @@ class Converting:
     def _calibrate(self, model: nn.Module, batches: Sequence[Tensor], layers: Sequence[LayerConverters]) -> None:
         if not len(batches):
             raise UserError("io: expected calibration=... (batches of inputs) with a percentile, got none")
-        seen: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
+        seen: dict[str, list[tuple[Tensor, Tensor]]] = {layer.name: [] for layer in layers}
         with ExitStack() as stack:
             stack.enter_context(evaluating(model))
             for layer in layers:
@@ -221,7 +234,7 @@ class Converting:
                 call(model, batch)
         for layer in layers:
             if seen[layer.name]:
-                layer.ranges = tuple(torch.stack(seen[layer.name]).mean(0))
+                layer.fix(seen[layer.name])
         uncalled = [layer for layer in layers if layer.ranges is None]
         self.uncovered |= {layer.name: DIRECT for layer in uncalled}
         self.layers = [layer for layer in self.layers if layer not in uncalled]
@@ -261,12 +274,12 @@ class LayerConverters:
             bias, unit = self._bias(), reach * self.scale
             y = _exact(output) - bias
             value = y.detach()
-            if self.converters.noise:
+            if self.converters.is_noisy:
                 # A single input vector without a batch dimension is a batch of one.
                 rows = value if value.dim() > self.spatial + 1 else value.unsqueeze(0)
                 field = endless_rows(stream, seen, rows.shape, rows.device).view(value.shape)
                 seen += len(rows)
-                value = value + self.converters.noise * unit * field
+                value = value + self._noise_std(value, unit) * field
             if self.converters.adc is not None:
                 bound = self.converters.bound * unit if self.ranges is None else self.ranges[1]
                 value = quantized(value, bound, self.converters.adc)
@@ -281,16 +294,26 @@ class LayerConverters:
             yield
 
     @contextmanager
-    def watched(self, percentile: float, ranges: list[Tensor]) -> Iterator[None]:
+    def watched(self, percentile: float, ranges: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
         """Inside, ``ranges`` collects the percentiles of |x| and |W x| of every call."""
 
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             x = _exact(args[0] if args else next(iter(kwargs.values())))
-            both = (x, _exact(output) - self._bias())
-            ranges.append(torch.stack([_percentile(values.abs().flatten(), percentile) for values in both]))
+            y = (_exact(output) - self._bias()).abs()
+            outputs = y.movedim(-1 - self.spatial, 0).flatten(1) if self.converters.ranges == "column" else y.flatten()
+            ranges.append((_percentile(x.abs().flatten(), percentile), _percentile(outputs, percentile)))
 
         with self.module.register_forward_hook(record, with_kwargs=True):
             yield
+
+    def fix(self, seen: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Fix the ranges at the mean of what was seen in each batch."""
+        inputs, outputs = (torch.stack(values).mean(0) for values in zip(*seen, strict=True))
+        self.ranges = inputs, self._along_outputs(outputs) if outputs.dim() else outputs
+
+    def _noise_std(self, y: Tensor, unit: Tensor) -> Tensor:
+        constant, shot = self.converters.noise * unit, self.converters.shot
+        return (constant**2 + shot**2 * unit * y.abs()).sqrt() if shot else constant
 
     def _reach(self, x: Tensor) -> Tensor:
         """The DAC's range, in a shape that broadcasts against inputs and outputs."""
@@ -362,9 +385,9 @@ def _straight(value: Tensor, like: Tensor) -> Tensor:
 
 
 def _percentile(values: Tensor, percentile: float) -> Tensor:
-    """The smallest of ``values`` that is not exceeded by ``percentile`` % of them."""
-    rank = min(max(math.ceil(percentile / 100 * values.numel()), 1), values.numel())
-    return values.kthvalue(rank).values
+    """The smallest of ``values`` that is not exceeded by ``percentile`` % of them, in the last dimension."""
+    count = values.shape[-1]
+    return values.kthvalue(min(max(math.ceil(percentile / 100 * count), 1), count)).values
 
 
 def endless_rows(stream: Stream, first: int, shape: Sequence[int], device: torch.device) -> Tensor:

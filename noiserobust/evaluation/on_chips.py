@@ -169,6 +169,7 @@ class ModelOnChips:
         with ExitStack() as stack:
             if self.programmed is None:
                 stack.enter_context(self.noisy.held())
+            converting.gains = dict.fromkeys(converting.gains)  # those of an earlier reading are no longer true
             opening = self.opened.reading(self.programmed, stream, time, read, compensation, converting.gains)
             network = stack.enter_context(opening)
             if self.folding and self.programmed is not None and converting.is_identity:

@@ -25,7 +25,10 @@ them: classification, no drift compensation, no recalibration of batch norms, id
 what computes, all images."""
 
 
-OUTPUT_NOISE = {"converters": r"\bnoise=", "backend": r"^(?!direct$)(?!.*\bperfect=true)(?!.*\bout_noise=0\.0)"}
+OUTPUT_NOISE = {
+    "converters": r"\b(?:noise|shot)=",
+    "backend": r"^(?!direct$)(?!.*\bperfect=true)(?!.*\bout_noise=0\.0)",
+}
 """What in a column says that outputs are noisy (of a configuration of one's own it is not known that they are not)."""
 
 
