@@ -234,3 +234,29 @@ class TestSignalsAndRanges:
         for text, message in (("io:adc=6,ranges=column", "expected a percentile"), ("io:shot=-1.0", "shot >= 0")):
             with pytest.raises(UserError, match=message):
                 Converters.parse(text)
+
+
+def test_a_scoring_function_sees_the_same_chip() -> None:
+    net, chips = network(), Chips(times=["1y"], compensation="global", converters="io:adc=5")
+    scored = evaluate(net, noises="pcm", draws=1, task=lambda n: {"logit": float(n(X)[3, 1])}, chips=chips).rows
+    rows = evaluate(net, (X, Y), "pcm", draws=1, metrics={"logit": logit}, chips=chips).rows
+    assert scored.value.iloc[0] == pytest.approx(rows.value[rows["metric"] == "logit"].iloc[0], abs=1e-6)
+
+
+@pytest.mark.parametrize("noise", ["cells(pcm(read=0),number=1)", "correlated(pcm(read=0),share=0.5,over=column)"])
+def test_assemblies_are_read_out_in_conductances(noise: str) -> None:
+    w = TestReadOut.W
+    chip, scale = NoiseModel.parse(noise).program(w, Stream(0, "chip")), w.abs().amax(1, keepdim=True)
+    now = chip.read(Stream(0, "read"), YEAR)
+    expected = (chip.programmed() / scale).abs().mean() / (now / scale).abs().mean()
+    torch.testing.assert_close(compensation_factor(chip, now, "global")[0, 0], expected)
+
+
+def test_noise_of_the_backends_outputs() -> None:
+    import pandas as pd
+
+    from noiserobust.storage.rows import noise_free
+
+    backends = ["direct", "aihwkit", "aihwkit:out_noise=0.02", "aihwkit:out_noise=0.0", "aihwkit:perfect=true"]
+    rows = pd.DataFrame({"strength": 0.0, "noise": "gaussian:0.0", "converters": "none", "backend": backends})
+    assert noise_free(rows).tolist() == [True, False, False, True, True]

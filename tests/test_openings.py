@@ -227,3 +227,16 @@ def test_an_interrupt_while_weights_are_put_back(model, monkeypatch, error):
     with pytest.raises(error), perturbed(model, "gaussian:0.1"):
         pass
     assert not interrupts
+
+
+@pytest.mark.parametrize(
+    "convert", [nn.Module.double, nn.Module.bfloat16, lambda m: m.to(memory_format=torch.channels_last)]
+)
+def test_weights_converted_inside_an_opening_are_the_clean_ones_afterwards(
+    convert: Callable[[nn.Module], nn.Module],
+) -> None:
+    model = nn.Conv2d(6, 3, 3)
+    clean = model.weight.detach().clone()
+    with perturbed(model, "gaussian:0.1"):
+        convert(model)
+    assert torch.equal(model.weight, clean.to(model.weight.dtype))

@@ -37,6 +37,10 @@ class Backup:
         def restore() -> None:
             with torch.no_grad():
                 torch._foreach_copy_(live, saved)
+                for tensor, before, value in zip(self.tensors, live, saved, strict=True):
+                    now = local(tensor.detach())
+                    if now.data_ptr() != before.data_ptr():  # model.double() and the like moved the noisy values
+                        now.copy_(value)
             torch.clear_autocast_cache()
             self._saved = saved
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from noiserobust.rng import Stream
 from noiserobust.spec import Duration
 from noiserobust.tasks.batches import pick, prepare
 from noiserobust.tasks.metrics import meters
+from noiserobust.tasks.scorer import Scorer
 from noiserobust.tasks.scoring import answers, score
 
 CALIBRATION_BATCH = 128
@@ -118,9 +119,10 @@ class ModelOnChips:
                 for text, one in conditions.converters.items()
             }
         for one in self.converting.values():
-            if not one.is_identity and model.batches:
+            if not one.is_identity:
+                ask = partial(model.task.call, network, model.batches[0][:2]) if model.batches else None
                 with autocast(device_of(network), compute.precision):
-                    one.compensates(network, partial(model.task.call, network, model.batches[0][:2]))
+                    one.compensates(network, ask or partial(cast(Scorer, model.task).score, network))
         # Between a layer and its norm there must be nothing, and the norm's statistics must be known.
         sharded = mesh_of(network) is not None
         plain = self.opened.plain and not self.calibration

@@ -125,10 +125,11 @@ class ChipFile:
             raise UserError(f"expected every crossbar of {layer}, got no {_some(missing)} in {self.path}")
         crossbars = {where: self._at(name, time) for where, name in found.items()}
         for where, one in crossbars.items():
-            if one.dim() != 2 or one.shape[0] != crossbars[where[0], 0].shape[0]:
+            beside = (crossbars[where[0], 0], crossbars[0, where[1]])
+            if {c.dim() for c in (one, *beside)} != {2} or one.shape != (beside[0].shape[0], beside[1].shape[1]):
                 raise UserError(
-                    f"expected crossbars (rows, columns) of equal rows, got {tuple(one.shape)} in {found[where]} of "
-                    f"{self.path}"
+                    f"expected crossbars (rows, columns) that fit their neighbours, got {tuple(one.shape)} in "
+                    f"{found[where]} of {self.path}"
                 )
         whole = torch.cat([torch.cat([crossbars[i, j] for j in columns], 1) for i in rows])
         return self._shaped(f"{layer}/crossbar_*/{place}", whole.T, shape)

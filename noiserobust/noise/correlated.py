@@ -93,7 +93,7 @@ class CorrelatedReads(Chip):
 
     def __init__(self, chip: Chip, how: Correlated) -> None:
         super().__init__(chip.weight)
-        self.chip, self.how, self.tile = chip, how, chip.tile
+        self.chip, self.how, self.tile, self.scale = chip, how, chip.tile, chip.scale
 
     def read(self, stream: Stream, t: float | None = None) -> Tensor:
         return self.chip.read(shared(self.how, stream), t)

@@ -133,6 +133,8 @@ class MeasuredChip(Chip):
                     f"expected {layer}/scale of {file.path} to broadcast to the weight {tuple(clean.shape)}, got "
                     f"{tuple(self.scale.shape)}"
                 ) from None
+            if (self.scale < 0).any():
+                raise UserError(f"expected {layer}/scale >= 0 in {file.path}, got {float(self.scale.min()):g}")
         else:
             self.scale = reference_scale(clean, noise.reference, noise.rows, noise.columns)
         self.first = self._deviation(0 if file.times else None)

@@ -74,4 +74,6 @@ class Sliced(Wrapper, name="sliced"):
             shares = (base**place * (base - 1) / (total - 1) * part for place, part in enumerate(read))
             return sum(shares, torch.zeros_like(target))
 
-        return Assembly(below, target, slices, added, self.strength)
+        chip = Assembly(below, target, slices, added, self.strength)
+        chip.scale = scale  # of the whole: every slice uses the range of its own digits
+        return chip

@@ -41,6 +41,7 @@ class Assembly(Chip):
         super().__init__(below.weight)
         self.below, self.target, self.parts, self.join, self.strength = below, target, parts, join, strength
         self.tile = parts[0].tile or below.tile
+        self.scale = below.scale if parts[0].scale is None else parts[0].scale
 
     def read(self, stream: Stream, t: float | None = None) -> Tensor:
         parts = [part.read(stream.child("part", index), t) for index, part in enumerate(self.parts)]

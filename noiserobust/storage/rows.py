@@ -27,7 +27,7 @@ what computes, all images."""
 
 OUTPUT_NOISE = {
     "converters": r"\b(?:noise|shot)=",
-    "backend": r"^(?!direct$)(?!.*\bperfect=true)(?!.*\bout_noise=0\.0)",
+    "backend": r"^(?!direct$)(?!.*\bperfect=true)(?!.*\bout_noise=0\.0(?!\d))",
 }
 """What in a column says that outputs are noisy (of a configuration of one's own it is not known that they are not)."""
 
