@@ -386,3 +386,12 @@ def test_foreign_checkpoints_are_numbered_within_their_method(tmp_path: Path) ->
     result = evaluate(models, data, "gaussian:0.1", draws=2, model="digits:4")
     assert set(result.rows["replicate"]) == {0}
     assert len(result.paired("a", "b")) == 1
+
+
+def test_a_seed_that_rows_cannot_hold_is_refused_before_any_is_written(tmp_path: Path) -> None:
+    with seeded(Stream(0, "net")):
+        net = nn.Linear(6, 3)
+    data, out = (torch.ones(4, 6), torch.arange(4) % 3), tmp_path / "rows.parquet"
+    with pytest.raises(UserError, match="at most 64 bits"):
+        evaluate(net, data, draws=1, seed=2**64, out=out)
+    assert len(evaluate(net, data, draws=1, seed=1, out=out).rows) == 2

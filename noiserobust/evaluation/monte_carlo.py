@@ -138,6 +138,8 @@ def evaluate(
     no finite number is wrong, and counted as ``nan_answers``. Afterwards the models' weights and modes are as before,
     bit for bit. Raises :class:`~noiserobust.UserError` for input that cannot be evaluated.
     """
+    if not -(2**63) <= seed < 2**63:  # what rows can hold
+        raise UserError(f"expected a seed of at most 64 bits, got {seed}; name a smaller number")
     noise_kinds, numbers, further = noise_models(noises), draw_numbers(draws), known_metrics(metrics)
     networks = EvaluatedModels(
         models, data, images=images, model=model, task=task, compute=compute, where=where, shards=True
