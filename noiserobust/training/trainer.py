@@ -25,7 +25,7 @@ from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.storage.files import write_atomically
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.weights import load_weights
-from noiserobust.tasks import Classification
+from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked, score
 from noiserobust.training.ddp import Processes
@@ -35,6 +35,7 @@ from noiserobust.training.optimizers import build_optimizer
 from noiserobust.training.runs import Run, run_of
 from noiserobust.training.schedules import Progress, learning_rate
 from noiserobust.training.settings import TrainSettings
+from noiserobust.training.teacher import Teacher
 
 
 def fit(
@@ -109,6 +110,9 @@ class _Trainer:
                 f"expected batches of 2 or more for batch norm, got {len(train)} training samples in batches of "
                 f"{settings.batch_size}: the last is alone; use drop_last or another batch size"
             )
+        teacher = (
+            None if settings.teacher_path is None else _teacher(settings, splits.train, sample, self.task, outputs)
+        )
         self.model = model.to(device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -126,6 +130,9 @@ class _Trainer:
             samples=len(train),
             classes=outputs,
             where=settings.where,
+            teacher=None
+            if teacher is None
+            else Teacher(teacher.to(device), settings.teacher_weight, settings.temperature),
         )
         self.steps = settings.epochs * len(self.batches)
         processes.require_samples(len(train), settings.batch_size)
@@ -314,3 +321,19 @@ def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Labelled, L
         return splits.train, None
     # Every run holds out the same samples, whatever its seed: replicates differ by training alone.
     return splits.train.split(settings.validation, Stream(0, "validation"))
+
+
+def _teacher(settings: TrainSettings, data: Labelled, sample: Batch, task: Task, outputs: int) -> nn.Module:
+    """The network that ``settings.teacher`` names, which sees the same inputs and gives the same outputs."""
+    checkpoint = read_checkpoint(str(settings.teacher_path))
+    about = checkpoint.about
+    same = about.get("model", str(settings.model)) == str(settings.model)
+    model = checkpoint.build(settings.model if same else None, data.channels, outputs)
+    theirs = [about.get(name) for name in ("mean", "std")]
+    if None not in theirs and theirs != [list(data.mean), list(data.std)]:
+        raise UserError(
+            f"expected a teacher that sees {data.normalization} as this run does, got {checkpoint.path} with mean "
+            f"{theirs[0]} and std {theirs[1]}; give these as --mean and --std"
+        )
+    checked(model, sample, task, outputs, f"the teacher {checkpoint.path}")
+    return model
