@@ -85,7 +85,7 @@ class TrainSettings:
     initial: str | None = None
     """Checkpoint to start from (fine-tuning); layers that give the logits of another number of classes start anew."""
     teacher: str | None = None
-    """Checkpoint whose answers the network is kept near, beside its labels (distillation); initial: that of --initial."""
+    """Checkpoint whose answers the network is kept near (distillation); initial: that of --initial."""
     teacher_weight: float = 0.5
     """What the teacher weighs: (1 - weight) loss + weight temperature^2 KL(teacher || network)."""
     temperature: float = 2.0
