@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, training_batches
-from noiserobust.errors import UserError
+from noiserobust.errors import Diverged, UserError
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.storage.files import write_atomically
@@ -200,7 +200,7 @@ class _Trainer:
         losses = {"train_loss": sum(totals) / sum(counts), **self._watch()}
         for name in ("train_loss", "loss"):
             if not math.isfinite(losses.get(name, 0.0)):
-                raise UserError(f"training diverged in epoch {epoch}: {name} is {losses[name]}; lower lr or strength")
+                raise Diverged(f"training diverged in epoch {epoch}: {name} is {losses[name]}; lower lr or strength")
         strength = settings.method.strength(at) if out.strength is None else out.strength
         always = {"strength": strength, "lr": rate, **self._extremes()}
         return self.processes.first(
