@@ -20,10 +20,11 @@ class Recommend(Command):
 
     examples = (
         "noiserobust recommend --noise gaussian:0.1 --budget 300",
-        'noiserobust recommend --noise chips:wafer --initial runs/plain --vary "method=plain|sam:0.1"',
+        "noiserobust recommend --noise chips:wafer --initial runs/plain-seed0",
     )
     rare: ClassVar[Groups] = {
-        "workers": ("workers", "address", "cpus", "gpus", "retries"),
+        "training": ("model", "epochs", "batch_size", "lr"),
+        "workers": ("executor", "workers", "address", "cpus", "gpus", "retries"),
         **SETTINGS,
     }
     hidden = ("seed", "method", "weight_clip", "select_noise", "log", "log_on", "log_images")
@@ -31,8 +32,7 @@ class Recommend(Command):
     noise: str = "gaussian:0.05"
     """What the chip does to weights: a noise, or measured chips (chips:FOLDER, with --initial)."""
     budget: float | None = None
-    """Passes over the training data for everything, plain training making one an epoch (default: what the search over
-    all candidates costs with this many --epochs)."""
+    """Passes over the training data for everything; plain training makes one an epoch (default: what --epochs need)."""
     vary: tuple[str, ...] = ()
     """Candidates, as a grid of settings: "method=plain|sam:0.2" "weight_clip=2|3" (default: plain, clipped, RWP, SAM,
     ASAM)."""
