@@ -21,6 +21,7 @@ from noiserobust.models import Factory, ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.spec import Described
 from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.storage.logs import read_log
 from noiserobust.tasks import Task
 from noiserobust.training.rules.base import Method
 from noiserobust.training.settings import TrainSettings
@@ -51,7 +52,7 @@ class Run:
     def log(self) -> pd.DataFrame:
         """Per epoch: training loss, clean and perturbed accuracy and loss, strength, rate, largest weights, seconds,
         and what ``settings.log`` asked for."""
-        return pd.read_csv(self.folder / "log.csv")
+        return read_log(self.folder)
 
     @property
     def label(self) -> str:

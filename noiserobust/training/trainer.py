@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import pickle
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -21,9 +18,13 @@ from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, training_batches
 from noiserobust.errors import UserError
 from noiserobust.rng import Stream, seeded
-from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
-from noiserobust.storage.files import write_atomically
+from noiserobust.storage.checkpoints import is_whole, read_checkpoint, save_checkpoint
+from noiserobust.storage.files import folder_to_write, set_aside
+from noiserobust.storage.identity import code, same_code
+from noiserobust.storage.locks import alone
+from noiserobust.storage.logs import without_clock, write_log
 from noiserobust.storage.provenance import provenance
+from noiserobust.storage.states import read_state, write_state
 from noiserobust.storage.weights import load_weights
 from noiserobust.tasks import Classification
 from noiserobust.tasks.batches import prepare
@@ -61,11 +62,26 @@ def fit(
     splits = settings.normalized(splits)
     run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
-    if processes.first(run.checkpoint.is_file):
-        processes.first(lambda: require_logged(settings, run.folder))
-    else:
-        _Trainer(run, splits, processes).train(on_epoch, progress)
+    if not processes.first(lambda: is_whole(run.checkpoint)):
+        with _alone(run) if processes.writes else nullcontext():
+            if not processes.first(lambda: _is_finished(run)):
+                _Trainer(run, splits, processes).train(on_epoch, progress)
+                return run
+    processes.first(lambda: require_logged(settings, run.folder))
+    if settings.model.names_code:
+        _Trainer(run, splits, processes).require_same_code(read_checkpoint(run.checkpoint).about)
     return run
+
+
+def _alone(run: Run) -> AbstractContextManager[None]:
+    return alone(folder_to_write(run.folder) / ".lock", f"training {run.folder}")
+
+
+def _is_finished(run: Run) -> bool:
+    """Whether there is a checkpoint; one that is damaged is set aside."""
+    if run.checkpoint.is_file() and not is_whole(run.checkpoint):
+        set_aside(run.checkpoint, "damaged", "the run is trained anew")
+    return run.checkpoint.is_file()
 
 
 class _Trainer:
@@ -109,6 +125,9 @@ class _Trainer:
                 f"expected batches of 2 or more for batch norm, got {len(train)} training samples in batches of "
                 f"{settings.batch_size}: the last is alone; use drop_last or another batch size"
             )
+        # A finished run of somebody's code counts while that is the same.
+        few = prepare(first if isinstance(first, Streamed) else train.subset([0, 1, 2, 3]), torch.device("cpu"))
+        self.code = code(model, few[0].inputs) if settings.model.names_code else None
         self.model = model.to(device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -245,6 +264,8 @@ class _Trainer:
         if not self.processes.writes:
             return
         state = {
+            "run": self.run.folder.name,
+            "code": self.code,
             "model": self.model.state_dict(),
             "optimizer": self.engine.optimizer.state_dict(),
             "engine": self.engine.state_dict(),
@@ -254,32 +275,54 @@ class _Trainer:
             "measures": self.measures.described,
             "ranks": self.ranks,
         }
-        write_atomically(self._resume_file, partial(torch.save, state))
-        write_atomically(self.run.folder / "log.csv", lambda file: pd.DataFrame(self.log).to_csv(file, index=False))
+        write_state(self._resume_file, state)
+        write_log(self.run.folder, self.log)
 
     def _resume(self) -> None:
         state = self.processes.first(self._read_state)
         if state is None:
             return
-        self.model.load_state_dict(state["model"])
-        self.engine.optimizer.load_state_dict(state["optimizer"])
-        own_memory = state.get("own_memory") or [{}]  # older states know of one process only
-        rank = self.processes.rank % len(own_memory)
-        self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})
-        self.best, self.log = state["best"], state["log"]
-        self.ranks = state.get("ranks", [1] * len(self.log))
+        self.require_same_code(state)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.engine.optimizer.load_state_dict(state["optimizer"])
+            own_memory = state.get("own_memory") or [{}]  # older states know of one process only
+            rank = self.processes.rank % len(own_memory)
+            self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})
+            self.best, self.log = state["best"], state["log"]
+            self.ranks = state.get("ranks", [1] * len(self.log))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise UserError(
+                f"expected the state of this run, got {self._resume_file}, which does not fit it "
+                f"({type(error).__name__}: {str(error)[:80]}); remove it to start this run anew"
+            ) from None
         self.measures.resume(self.log, state.get("measures", []))
 
     def _read_state(self) -> dict[str, Any] | None:
-        if not self._resume_file.is_file():
+        file = self._resume_file
+        if not file.is_file():
             return None
         try:
-            return torch.load(self._resume_file, weights_only=True, map_location="cpu")
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            state = read_state(file)
+        except UserError:
+            set_aside(file, "the state of the interrupted run is damaged", "the run is trained anew")
+            return None
+        name = self.run.folder.name
+        if state.get("run", name) != name:
             raise UserError(
-                f"expected the state of an interrupted run, got {self._resume_file}, which cannot be read "
-                f"({type(error).__name__}); remove it to start this run anew"
-            ) from None
+                f"expected the state of the run {name}, got that of {state['run']} in {file}; remove it to start this "
+                "run anew"
+            )
+        return state
+
+    def require_same_code(self, about: Mapping[str, Any]) -> None:
+        """Refuse a run that was trained when the network's code was another."""
+        stored = about.get("code")
+        if self.code and stored and not same_code(self.code, stored):
+            raise UserError(
+                f"expected the network with which {self.run.folder} was trained, got one of {self.settings.model} "
+                "that answers otherwise: its code has changed; move that folder away, or train into another"
+            )
 
     def _keep(self) -> None:
         kept = self.log[-1] if self.settings.select_on == "none" else max(self.log, key=self._merit)
@@ -293,11 +336,14 @@ class _Trainer:
             "label": self.settings.label,
             "seed": self.settings.seed,
             "epoch": kept["epoch"],
-            "log": kept,
+            "log": without_clock(kept),
+            "lines": [without_clock(line) for line in self.log],
+            "code": self.code,
             "ranks": self.ranks,
             "settings": self.settings.described(),
             "provenance": provenance(),
         }
+        write_log(self.run.folder, self.log)  # a kill may have come between the last state and its log
         save_checkpoint(self.run.checkpoint, self.best, about)
         self._resume_file.unlink(missing_ok=True)
 
