@@ -84,7 +84,7 @@ class Engine:
         self._trained = TrainedWeights(model, optimizer, where)
         self._stepping = self._holding = False
         self._sparse: set[int] = set()
-        self._first_lr = float(optimizer.param_groups[0]["lr"])
+        self._first_lr, self._peak_lr = float(optimizer.param_groups[0]["lr"]), 0.0
         self.passes = {"forward": 0, "backward": 0}
         self.memory: dict[str, Any] = {}
         self.own_memory: dict[str, Any] = {}
@@ -142,10 +142,12 @@ class Engine:
 
     @property
     def lr_share(self) -> float:
-        """The learning rate in units of its peak: a scheduler's ``max_lr`` or ``initial_lr``, else the first rate."""
+        """The learning rate in units of its peak: a scheduler's ``max_lr`` or ``initial_lr``, else the first rate; or,
+        where rates have been larger than that, the largest of any step so far. Never above 1."""
         group = self.optimizer.param_groups[0]
-        peak = float(group.get("max_lr", group.get("initial_lr", self._first_lr)))
-        return float(group["lr"]) / peak if peak else 0.0
+        rate = float(group["lr"])
+        peak = max(float(group.get("max_lr", group.get("initial_lr", self._first_lr))), self._peak_lr, rate)
+        return rate / peak if peak else 0.0
 
     @property
     def loss_scale(self) -> float:
@@ -158,7 +160,7 @@ class Engine:
         *,
         sync: bool = True,
         norm_stats: bool = True,
-        weight: float = 1.0,
+        weight: float | Tensor = 1.0,
         wrt: Sequence[bool] | None = None,
         rows: Tensor | None = None,
         penalty: Penalty | None = None,
@@ -292,11 +294,13 @@ class Engine:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beyond the states of model, optimizer and schedule (no copy, as torch's are)."""
         scaler = {} if self.scaler is None else self.scaler.state_dict()
-        return {"memory": self.memory, "own_memory": self.own_memory, "scaler": scaler}
+        memories = {"memory": self.memory, "own_memory": self.own_memory}
+        return {**memories, "scaler": scaler, "peak_lr": self._peak_lr}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a copy of a state that :meth:`state_dict` gave."""
         self.memory, self.own_memory = (copied_to(self.device, state[name]) for name in ("memory", "own_memory"))
+        self._peak_lr = state.get("peak_lr", self._peak_lr)  # younger than the first states
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
 
@@ -305,6 +309,7 @@ class Engine:
         self._require_own_loop()
         self._trained.read()
         self._trained.require_ready()
+        self._peak_lr = max(self._peak_lr, float(self.optimizer.param_groups[0]["lr"]))
         self._holding, self.device = False, device_of(self.model)
 
     def _require_own_loop(self) -> None:
