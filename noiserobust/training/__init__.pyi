@@ -22,6 +22,7 @@ from .rules.vasso import VaSSO
 from .runs import Run, load_run
 from .schedules import Constant, Cosine, HalfNormal, Linear, Normal, OffToOn, Progress, Quadratic, Schedule, Uniform
 from .settings import TrainSettings
+from .teacher import Teacher
 from .trainer import fit
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "Quadratic",
     "Run",
     "Schedule",
+    "Teacher",
     "TrainSettings",
     "Uniform",
     "VaSSO",

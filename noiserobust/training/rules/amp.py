@@ -18,9 +18,9 @@ from noiserobust.training.schedules import Progress, Schedule
 class AMP(Climbing, name="amp"):
     r"""Gradient ascent within a ball: it climbs by the gradient itself, and only a longer way is cut to the radius.
 
-    From e = 0 on, ``steps`` times :math:`e \leftarrow e + \zeta\, g(w + e)`, and where its norm exceeds :math:`\rho` then
-    :math:`e \leftarrow \rho\, e / \lVert e \rVert_2`. The step is the gradient at w + e. SAM always climbs the whole radius;
-    here e vanishes with the gradient.
+    From e = 0 on, ``steps`` times :math:`e \leftarrow e + \zeta\, g(w + e)`, and where e is longer than rho
+    :math:`e \leftarrow \rho\, e / \lVert e \rVert_2`. The step is the gradient at w + e. SAM always climbs the whole
+    radius; here e vanishes with the gradient.
 
     - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`.
     - ``zeta``: rate of the ascent. ``steps``: how often it climbs.

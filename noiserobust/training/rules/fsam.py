@@ -14,9 +14,9 @@ from noiserobust.training.rules.averaged import Averaging
 class FSAM(Averaging, name="f-sam"):
     r"""SAM that climbs along the part of the gradient that is the batch's own, without that of all data.
 
-    The step is the gradient at :math:`w + \rho\, d / \lVert d \rVert_2` with :math:`d = g - \sigma m`. The running mean of
-    batch gradients, :math:`m \leftarrow \lambda m + (1 - \lambda) g`, stands for the gradient of all data. In the first
-    step m is not known, and d = g.
+    The step is the gradient at :math:`w + \rho\, d / \lVert d \rVert_2` with :math:`d = g - \sigma m`. The running mean
+    of batch gradients, :math:`m \leftarrow \lambda m + (1 - \lambda) g`, stands for the gradient of all data. In the
+    first step m is not known, and d = g.
 
     - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`; m is of gradients averaged over ranks.
     - ``sigma``: share of m that is taken out. ``lam``: decay of m, 0.6 to 0.95.
