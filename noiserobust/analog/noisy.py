@@ -160,6 +160,8 @@ class NoisyWeights:
 
             for weight in self._others:
                 opening.enter_context(weight.opened(put(weight)))
+            for stored in self._in_place:
+                opening.enter_context(stored.written())
             with torch.no_grad():
                 self._backup.save(opening)
                 write(put)
