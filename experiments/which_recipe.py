@@ -1,6 +1,6 @@
 """Which recipe for which chip: training recipes on digits, each at its best strength, on seven kinds of chip.
 
-Data: scikit-learn's digits (1,297 images to train on, a tenth held out; 500 to test on); the small convolutional network,
+Data: scikit-learn's digits (1,297 images to train on, a tenth held out; 500 to test on); a small convolutional network,
 30 epochs, batch 64, SGD momentum 0.9, learning rate .05 cosine. A recipe's strength is the one with the best mean
 accuracy under Gaussian noise of sigma .2 on the held-out images, over three copies; so is the epoch of every run.
 The chosen recipe is then trained anew in copies that the choice did not see, and all recipes are compared on the same
@@ -148,7 +148,7 @@ def write_page(rows: pd.DataFrame, page: Path) -> None:
             "What the training recipes of the field give on the same small network, on seven kinds of chip.",
             about,
             "    python experiments/which_recipe.py    # makes this page",
-            f"Test accuracy in %, mean ± std over {copies} trained copies; passes: a step's cost, plain training's being 1.",
+            f"Test accuracy in %, mean ± std over {copies} trained copies; passes: a step's cost beside plain's.",
             as_markdown(levels),
             "Difference from plain in points, on the same copies and draws, with its 95 % interval over copies.",
             as_markdown(gains),
