@@ -15,6 +15,7 @@ from noiserobust.analog.places import Stored, Untied
 from noiserobust.analog.vectors import Vector, clip, precise
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.analog.where import Where
+from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation
 from noiserobust.models.compute import Precision, autocast, device_of
@@ -87,7 +88,7 @@ class Engine:
         self.samples, self.classes = samples, classes
         self.device = device_of(model)
         self._trained = TrainedWeights(model, optimizer, where)
-        self._stepping = self._holding = False
+        self._stepping = self._holding = self._looked = False
         self._sparse: set[int] = set()
         self._first_lr = float(optimizer.param_groups[0]["lr"])
         self.passes = {"forward": 0, "backward": 0}
@@ -116,6 +117,16 @@ class Engine:
     def names(self) -> list[str]:
         """The canonical names of :attr:`parameters`."""
         return self.weights.names
+
+    def look(self, batch: AnyBatch) -> None:
+        """See, once, which matrices a forward pass of ``batch`` looks up and multiplies by: their products are noisy
+        (:class:`~noiserobust.analog.heads.Head`)."""
+        if not self._looked:
+            self._looked = True
+            self._look(as_list(batch)[0])
+
+    def _look(self, batch: Batch) -> None:
+        self._trained.look(self.task.call, batch)
 
     @contextmanager
     def stepping(self) -> Iterator[None]:

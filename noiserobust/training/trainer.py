@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, training_batches
 from noiserobust.errors import Diverged, UserError
@@ -110,13 +112,17 @@ class _Trainer:
                 f"expected batches of 2 or more for batch norm, got {len(train)} training samples in batches of "
                 f"{settings.batch_size}: the last is alone; use drop_last or another batch size"
             )
+        analog = coverage_of(model, settings.where, self.task.call, sample)
+        if analog.warning and processes.writes:
+            warnings.warn(analog.warning, stacklevel=2)
+        where = settings.where.including(analog.heads)
         teacher = (
             None if settings.teacher_path is None else _teacher(settings, splits.train, sample, self.task, outputs)
         )
         self.model = model.to(device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.noisy = NoisyWeights(self.model, **settings.where.patterns)
+        self.noisy = NoisyWeights(self.model, **where.patterns)
         optimizer = build_optimizer(settings.optimizer, self.model.parameters(), settings.lr, settings.weight_decay)
         self.engine = Engine(
             processes.parallel(self.model),
@@ -129,7 +135,7 @@ class _Trainer:
             seed=settings.seed,
             samples=len(train),
             classes=outputs,
-            where=settings.where,
+            where=where,
             teacher=None
             if teacher is None
             else Teacher(teacher.to(device), settings.teacher_weight, settings.temperature),
@@ -140,7 +146,7 @@ class _Trainer:
             [] if self.held_out is None else prepare(self.held_out, device, channels_last=settings.channels_last)
         )
         sets = {"train": train, "validation": self.held_out, "test": splits.test}
-        self.measures = EpochLog(settings, self.model, sets, self.task)
+        self.measures = EpochLog(settings, self.model, sets, self.task, where)
         self.log: list[dict[str, Any]] = []
         self.ranks: list[int] = []
         self.best: dict[str, Tensor] = {}
