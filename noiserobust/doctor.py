@@ -138,7 +138,7 @@ def _restored() -> str:
     model = DigitsNet().build(1, 10).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with perturbed(model, "gaussian:0.1", seed=0):
-        noisy = model.head.weight.clone()
+        noisy = dict(model.named_parameters())["head.weight"].clone()
     if torch.equal(noisy, before["head.weight"]):
         raise RuntimeError("noise does not reach the weights")
     if not all(torch.equal(value, before[name]) for name, value in model.state_dict().items()):
