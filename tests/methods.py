@@ -84,7 +84,7 @@ METHODS: dict[str, Case] = {
     "asam:0.3": Case(off="asam:0.0"),
     "asam:0.3,perturb=analog,eta=0.1": Case(off="asam:0.0,perturb=analog,eta=0.1"),
     "samson:0.3": Case(off="samson:0.0"),
-    "samson:0.3,perturb=analog,p=2.0,eta=0.1": Case(off="samson:0.0,perturb=analog,p=2.0,eta=0.1"),
+    "samson:0.3,perturb=analog,p=2,eta=0.1": Case(off="samson:0.0,perturb=analog,p=2,eta=0.1"),
     "amp:0.3": Case(off="amp:0.0"),
     "amp:0.1,perturb=analog,zeta=3.0,steps=2,layerwise=true": Case(
         off="amp:0.0,perturb=analog,zeta=3.0,steps=2,layerwise=true"

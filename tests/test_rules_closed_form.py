@@ -203,7 +203,7 @@ class TestClimbing:
 
     def test_samson(self, steps: int) -> None:
         agrees("samson", samson, steps)
-        agrees("samson:0.3,p=2.0,eta=0.05", partial(samson, rho=0.3, p=2.0, eta=0.05), steps)
+        agrees("samson:0.3,p=2,eta=0.05", partial(samson, rho=0.3, p=2.0, eta=0.05), steps)
 
     def test_amp(self, steps: int) -> None:
         agrees("amp:0.2", amp(0.2), steps)

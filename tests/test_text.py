@@ -121,7 +121,7 @@ def test_composed_noises_read_back_equal(noise: NoiseModel) -> None:
     [
         (Gaussian(0.05), "gaussian:0.05"),
         (Gaussian(0.05, "layer", "literal"), "gaussian:0.05,reference=layer,reading=literal"),
-        (Laplace(1e-5, rows=256), "laplace:1e-05,rows=256"),
+        (Laplace(1e-5, "tile", rows=256), "laplace:1e-05,reference=tile,rows=256"),
         (Gaussian(0.02) + Laplace(0.01) + Gaussian(1.0), "gaussian:0.02+laplace:0.01+gaussian:1.0"),
         (Gaussian(1e20) + Laplace(0.01), "gaussian:1e+20+laplace:0.01"),
         (PCM(), "pcm"),
@@ -190,7 +190,7 @@ def test_a_fraction_stays_a_fraction_and_steps_stay_steps() -> None:
         (Linear(1, 1), "linear:1.0,warmup=1"),
         (Gaussian(np.float64(1 / 3)), "gaussian:0.3333333333333333"),
         (Gaussian(np.float32(0.5)), "gaussian:0.5"),
-        (Gaussian(0.5, rows=np.int64(9)), "gaussian:0.5,rows=9"),  # type: ignore[arg-type]
+        (Gaussian(0.5, "tile", rows=np.int64(9)), "gaussian:0.5,reference=tile,rows=9"),  # type: ignore[arg-type]
     ],
 )
 def test_one_text_for_equal_numbers_whatever_their_type(value: Any, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
@@ -29,18 +29,18 @@ class SAMSON(Climbing, name="samson"):
     Generalization and Robustness" (arXiv 2211.11561).
     """
 
-    example: ClassVar[str] = "samson:0.5,p=2.0"
+    example: ClassVar[str] = "samson:0.5,p=2"
 
     rho: float | Schedule = 0.5
-    p: float = math.inf
+    p: Literal["inf", "2"] = "inf"
     eta: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.p >= 1:
-            raise UserError(f"samson: expected a norm of p >= 1, got {self.p}; inf and 2 are usual")
+        if self.p not in ("inf", "2"):
+            raise UserError(f"samson: expected p inf or 2, got {self.p!r}")
         if not 0 <= self.eta < math.inf:
             raise UserError(f"samson: expected a finite eta >= 0, got {self.eta}")
 
     def perturbation(self, progress: Progress) -> Ascent:
-        return Ascent(strength_at(self.rho, progress), self.perturb, eta=self.eta, p=self.p)
+        return Ascent(strength_at(self.rho, progress), self.perturb, eta=self.eta, p=float(self.p))
