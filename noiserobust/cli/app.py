@@ -23,6 +23,7 @@ PACKAGE = Path(noiserobust.__file__).parent
 GROUPS: dict[str, dict[str, str]] = {
     "train": {
         "train": "train one network per seed",
+        "recommend": "which training rule is best for a network and a noise",
         "sweep": "train a grid of settings and evaluate it, here or on Ray",
         "curves": "draw what runs logged, against epochs or against each other",
     },
@@ -46,6 +47,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "look up": {
         "list": "noises, methods, measures, metrics, models, data by name",
         "models": "networks with their parameters and what a pass costs",
+        "doctor": "whether this installation works, and what to do where not",
     },
 }
 """Every command and what it does, as help shows them."""

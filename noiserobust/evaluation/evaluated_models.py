@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from noiserobust.analog.coverage import Coverage, coverage
+from noiserobust.analog.coverage import Coverage, coverage_of
 from noiserobust.data import Batch, Labelled, Samples, Splits, as_dataset, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.settings import Compute, Where
@@ -23,7 +23,7 @@ from noiserobust.models import ModelSpec
 from noiserobust.models.check import require_finite
 from noiserobust.models.compute import device_of, known_device
 from noiserobust.models.kinds import require_layers, require_weights
-from noiserobust.noise.sharded import class_of, is_sharded, mesh_of
+from noiserobust.noise.sharded import class_of, mesh_of
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
@@ -167,8 +167,8 @@ class EvaluatedModels:
 
     data: Any
     """The data, loaded."""
-    calibration: Sequence[Labelled] = ()
-    """Further data that values depend on; they are named by the rows' ``data``, too."""
+    calibration: Callable[[Where], Sequence[Labelled]]
+    """Further data that values depend on, by the settings of layers; they are named by the rows' ``data``, too."""
 
     def __init__(
         self,
@@ -197,6 +197,7 @@ class EvaluatedModels:
         self.normalization = compute.normalization
         self.device = None if compute.device is None else known_device(compute.device)
         self.coverage: dict[str, Coverage] = {}  # of the models that were opened
+        self.calibration = lambda where: ()
         self._prepared: dict[Any, Sequence[Batch]] = {}
         self._suited: dict[Task, Task] = {}
 
@@ -235,7 +236,8 @@ class EvaluatedModels:
         if batches:
             checked(network, batches[0], task, task.outputs(self.dataset), copy.name, compute.precision)
         where, note = self._where(copy)
-        analog = replace(self._coverage(network, where, task, batches), note=note)
+        analog = replace(coverage_of(network, where, task.call, batches[0] if batches else None), note=note)
+        where = where.including(analog.heads)
         if analog.warning:
             warnings.warn(analog.warning, stacklevel=2)
         columns = {
@@ -248,7 +250,9 @@ class EvaluatedModels:
             "precision": compute.precision,
             "weights": network_digest(network),
             "answer": answer(network, task.inputs(network, batches[0]), compute.precision) if batches else "",
-            "data": task.digest if isinstance(task, Scorer) else _digest([self.dataset, *self.calibration], dataset),
+            "data": task.digest
+            if isinstance(task, Scorer)
+            else _digest([self.dataset, *self.calibration(where)], dataset),
             "inputs": dataset.normalization,
             "device": device.type,
             "noisy_weights": analog.noisy,
@@ -275,15 +279,6 @@ class EvaluatedModels:
             then, now = (str(one) or "every layer as it is" for one in (trained, where))
             return where, f"trained with {then}, evaluated with {now}"
         return where, f"as it was trained: {where}" if str(where) else ""
-
-    def _coverage(self, network: nn.Module, where: Where, task: Task, batches: Sequence[Batch]) -> Coverage:
-        # A scoring function keeps its data to itself, and of a sharded network a rank sees a part of the products.
-        if not batches or any(map(is_sharded, network.parameters())):
-            return coverage(network, **where.patterns)
-        try:
-            return coverage(network, **where.patterns, inputs=batches[0][:1], call=task.call)
-        except (RuntimeError, NotImplementedError, TypeError):  # a network that computes, but cannot be watched
-            return coverage(network, **where.patterns)
 
     def _task_of(self, source: nn.Module | Checkpoint) -> Task:
         """The task asked for, or that the checkpoint was trained for, or classification; suited to the data."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from noiserobust.data import Batch, Labelled, Splits, nests
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, named_data, part_of
 from noiserobust.evaluation.frozen import require_effect
-from noiserobust.evaluation.settings import Chips
+from noiserobust.evaluation.settings import Chips, Where
 from noiserobust.models.compute import autocast, device_of
 from noiserobust.models.kinds import require_weights
 from noiserobust.models.modes import recalibrated
@@ -32,7 +32,6 @@ from noiserobust.rng import Stream
 from noiserobust.spec import Duration
 from noiserobust.tasks.batches import pick, prepare
 from noiserobust.tasks.metrics import meters
-from noiserobust.tasks.scorer import Scorer
 from noiserobust.tasks.scoring import answers, score
 
 CALIBRATION_BATCH = 128
@@ -49,6 +48,8 @@ class Conditions:
     recalibration: int
     calibration: dict[str, Labelled | None]
     """Training images by the text of the converters that learn their ranges from them; as "" those of batch norm."""
+    sampled: Callable[[int], Labelled | None]
+    """So many training images."""
 
     @classmethod
     def of(cls, chips: Chips, data: Any) -> Conditions:
@@ -79,12 +80,15 @@ class Conditions:
         ]
         counts = {"": chips.recalibration} | {text: one.calibration for text, one in converters.items()}
         calibration = {text: _calibration(chips.calibration, data, count) for text, count in counts.items()}
-        return cls(readings, converters, backend, chips.recalibration, calibration)
+        sampled = cache(partial(_calibration, chips.calibration, data))
+        return cls(readings, converters, backend, chips.recalibration, calibration, sampled)
 
-    @property
-    def images(self) -> list[Labelled]:
+    def images(self, where: Where) -> list[Labelled]:
         """The training images, each set once: the same may serve several purposes."""
-        return list(dict.fromkeys(images for images in self.calibration.values() if images is not None))
+        texts = [own.converters for _, own in where.table.rows if own.converters is not None]
+        counts = sorted({Converters.parse(text).calibration for text in texts})
+        used = [*self.calibration.values(), *map(self.sampled, counts)]
+        return list(dict.fromkeys(images for images in used if images is not None))
 
 
 class ModelOnChips:
@@ -110,19 +114,9 @@ class ModelOnChips:
         self.calibration: Sequence[Batch] = self._prepared(conditions.calibration[""])
         with autocast(device_of(network), compute.precision):
             self.converting = {
-                text: Converting(
-                    network,
-                    one,
-                    **patterns,
-                    calibration=[batch.inputs for batch in self._prepared(conditions.calibration[text])],
-                )
+                text: Converting(network, one, **patterns, calibration=self._inputs)
                 for text, one in conditions.converters.items()
             }
-        for one in self.converting.values():
-            if not one.is_identity:
-                ask = partial(model.task.call, network, model.batches[0][:2]) if model.batches else None
-                with autocast(device_of(network), compute.precision):
-                    one.compensates(network, ask or partial(cast(Scorer, model.task).score, network))
         # Between a layer and its norm there must be nothing, and the norm's statistics must be known.
         sharded = mesh_of(network) is not None
         plain = self.opened.plain and not self.calibration
@@ -171,9 +165,7 @@ class ModelOnChips:
         with ExitStack() as stack:
             if self.programmed is None:
                 stack.enter_context(self.noisy.held())
-            converting.gains = dict.fromkeys(converting.gains)  # those of an earlier reading are no longer true
-            opening = self.opened.reading(self.programmed, stream, time, read, compensation, converting.gains)
-            network = stack.enter_context(opening)
+            network = stack.enter_context(self.opened.reading(self.programmed, stream, time, read, compensation))
             if self.folding and self.programmed is not None and converting.is_identity:
                 stack.enter_context(self.folding.folded())
             stack.enter_context(converting.applied(output_stream(stream, time, read)))
@@ -208,6 +200,10 @@ class ModelOnChips:
 
     def _answers(self, network: nn.Module, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         return answers(network, batches, self.model.compute.precision, self.model.task)
+
+    def _inputs(self, images: int) -> list[Any]:
+        """Batches of the inputs of so many training images."""
+        return [batch.inputs for batch in self._prepared(self.conditions.sampled(images))]
 
     def _prepared(self, data: Labelled | None) -> Sequence[Batch]:
         """Training images, normalised as the test images are."""

@@ -36,13 +36,16 @@ class TrainerEngine(Engine):
         self.trainer = trainer
         super().__init__(model, trainer.optimizer, scaler=trainer.accelerator.scaler, **settings)
 
+    def _look(self, batch: Batch) -> None:
+        self._trained.look(lambda model, part: model(**part.inputs), Batch(batch.inputs["inputs"], None))
+
     def gradient(
         self,
         batch: AnyBatch,
         *,
         sync: bool = True,
         norm_stats: bool = True,
-        weight: float = 1.0,
+        weight: float | Tensor = 1.0,
         wrt: Sequence[bool] | None = None,
         rows: Tensor | None = None,
         penalty: Penalty | None = None,
@@ -84,7 +87,7 @@ class TrainerEngine(Engine):
 
 def _refuse() -> Any:
     raise UserError(
-        "expected a rule of gradients alone (sam, asam, gsam, looksam, ssam, rwp, rwp-mixed, rst, g-rst), got one that "
+        "expected a rule of gradients of whole batches (sam, f-sam, rwp, arwp, rst, ...), got one that "
         "asks for single samples' losses or logits, which a Trainer's loss does not give; use Engine(task=...)"
     )
 

@@ -43,6 +43,11 @@ class Run:
         """The weights that were kept, with their settings."""
         return self.folder / "model.safetensors"
 
+    @property
+    def state(self) -> Path:
+        """Where it goes on from when it was interrupted."""
+        return self.folder / "resume.pt"
+
     @cached_property
     def network(self) -> nn.Module:
         """The trained network, in eval mode, on the CPU; built once."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,28 +15,29 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, training_batches
-from noiserobust.errors import UserError
+from noiserobust.errors import Diverged, UserError
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.checkpoints import is_whole, read_checkpoint, save_checkpoint
-from noiserobust.storage.files import folder_to_write, set_aside
-from noiserobust.storage.identity import code, same_code
-from noiserobust.storage.locks import alone
+from noiserobust.storage.identity import code
 from noiserobust.storage.logs import without_clock, write_log
 from noiserobust.storage.provenance import provenance
-from noiserobust.storage.states import read_state, write_state
+from noiserobust.storage.states import write_state
 from noiserobust.storage.weights import load_weights
-from noiserobust.tasks import Classification
+from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked, score
 from noiserobust.training.ddp import Processes
 from noiserobust.training.engine import Engine, copied_to
 from noiserobust.training.epoch_log import EpochLog, require_logged
 from noiserobust.training.optimizers import build_optimizer
+from noiserobust.training.resuming import alone_with, is_finished, require_same_code, resumed
 from noiserobust.training.runs import Run, run_of
 from noiserobust.training.schedules import Progress, learning_rate
 from noiserobust.training.settings import TrainSettings
+from noiserobust.training.teacher import Teacher
 
 
 def fit(
@@ -63,25 +65,14 @@ def fit(
     run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
     if not processes.first(lambda: is_whole(run.checkpoint)):
-        with _alone(run) if processes.writes else nullcontext():
-            if not processes.first(lambda: _is_finished(run)):
+        with alone_with(run) if processes.writes else nullcontext():
+            if not processes.first(lambda: is_finished(run)):
                 _Trainer(run, splits, processes).train(on_epoch, progress)
                 return run
     processes.first(lambda: require_logged(settings, run.folder))
     if settings.model.names_code:
-        _Trainer(run, splits, processes).require_same_code(read_checkpoint(run.checkpoint).about)
+        require_same_code(run, _Trainer(run, splits, processes).code, read_checkpoint(run.checkpoint).about)
     return run
-
-
-def _alone(run: Run) -> AbstractContextManager[None]:
-    return alone(folder_to_write(run.folder) / ".lock", f"training {run.folder}")
-
-
-def _is_finished(run: Run) -> bool:
-    """Whether there is a checkpoint; one that is damaged is set aside."""
-    if run.checkpoint.is_file() and not is_whole(run.checkpoint):
-        set_aside(run.checkpoint, "damaged", "the run is trained anew")
-    return run.checkpoint.is_file()
 
 
 class _Trainer:
@@ -128,10 +119,17 @@ class _Trainer:
         # A finished run of somebody's code counts while that is the same.
         few = prepare(first if isinstance(first, Streamed) else train.subset([0, 1, 2, 3]), torch.device("cpu"))
         self.code = code(model, few[0].inputs) if settings.model.names_code else None
+        analog = coverage_of(model, settings.where, self.task.call, sample)
+        if analog.warning and processes.writes:
+            warnings.warn(analog.warning, stacklevel=2)
+        where = settings.where.including(analog.heads)
+        teacher = (
+            None if settings.teacher_path is None else _teacher(settings, splits.train, sample, self.task, outputs)
+        )
         self.model = model.to(device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.noisy = NoisyWeights(self.model, **settings.where.patterns)
+        self.noisy = NoisyWeights(self.model, **where.patterns)
         optimizer = build_optimizer(settings.optimizer, self.model.parameters(), settings.lr, settings.weight_decay)
         self.engine = Engine(
             processes.parallel(self.model),
@@ -144,7 +142,10 @@ class _Trainer:
             seed=settings.seed,
             samples=len(train),
             classes=outputs,
-            where=settings.where,
+            where=where,
+            teacher=None
+            if teacher is None
+            else Teacher(teacher.to(device), settings.teacher_weight, settings.temperature),
         )
         self.steps = settings.epochs * len(self.batches)
         processes.require_samples(len(train), settings.batch_size)
@@ -152,7 +153,7 @@ class _Trainer:
             [] if self.held_out is None else prepare(self.held_out, device, channels_last=settings.channels_last)
         )
         sets = {"train": train, "validation": self.held_out, "test": splits.test}
-        self.measures = EpochLog(settings, self.model, sets, self.task)
+        self.measures = EpochLog(settings, self.model, sets, self.task, where)
         self.log: list[dict[str, Any]] = []
         self.ranks: list[int] = []
         self.best: dict[str, Tensor] = {}
@@ -195,7 +196,7 @@ class _Trainer:
         masks = Stream(settings.seed, "dropout", epoch)
         with seeded(masks.child(rank) if rank else masks, self.engine.device):
             for index, batch in enumerate(self.batches.epoch(epoch, rank, ranks)):
-                at = Progress(epoch * len(self.batches) + index, self.steps, epoch, settings.epochs)
+                at = Progress(epoch * len(self.batches) + index, self.steps, epoch, settings.epochs, settings.seed)
                 parts: Batch | list[Batch] = (
                     batch.split(settings.micro_batches) if settings.micro_batches > 1 else batch
                 )
@@ -212,7 +213,7 @@ class _Trainer:
         losses = {"train_loss": sum(totals) / sum(counts), **self._watch()}
         for name in ("train_loss", "loss"):
             if not math.isfinite(losses.get(name, 0.0)):
-                raise UserError(f"training diverged in epoch {epoch}: {name} is {losses[name]}; lower lr or strength")
+                raise Diverged(f"training diverged in epoch {epoch}: {name} is {losses[name]}; lower lr or strength")
         strength = settings.method.strength(at) if out.strength is None else out.strength
         always = {"strength": strength, "lr": rate, **self._extremes()}
         return self.processes.first(
@@ -275,14 +276,14 @@ class _Trainer:
             "measures": self.measures.described,
             "ranks": self.ranks,
         }
-        write_state(self._resume_file, state)
+        write_state(self.run.state, state)
         write_log(self.run.folder, self.log)
 
     def _resume(self) -> None:
-        state = self.processes.first(self._read_state)
+        state = self.processes.first(lambda: resumed(self.run))
         if state is None:
             return
-        self.require_same_code(state)
+        require_same_code(self.run, self.code, state)
         try:
             self.model.load_state_dict(state["model"])
             self.engine.optimizer.load_state_dict(state["optimizer"])
@@ -293,36 +294,10 @@ class _Trainer:
             self.ranks = state.get("ranks", [1] * len(self.log))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise UserError(
-                f"expected the state of this run, got {self._resume_file}, which does not fit it "
+                f"expected the state of this run, got {self.run.state}, which does not fit it "
                 f"({type(error).__name__}: {str(error)[:80]}); remove it to start this run anew"
             ) from None
         self.measures.resume(self.log, state.get("measures", []))
-
-    def _read_state(self) -> dict[str, Any] | None:
-        file = self._resume_file
-        if not file.is_file():
-            return None
-        try:
-            state = read_state(file)
-        except UserError:
-            set_aside(file, "the state of the interrupted run is damaged", "the run is trained anew")
-            return None
-        name = self.run.folder.name
-        if state.get("run", name) != name:
-            raise UserError(
-                f"expected the state of the run {name}, got that of {state['run']} in {file}; remove it to start this "
-                "run anew"
-            )
-        return state
-
-    def require_same_code(self, about: Mapping[str, Any]) -> None:
-        """Refuse a run that was trained when the network's code was another."""
-        stored = about.get("code")
-        if self.code and stored and not same_code(self.code, stored):
-            raise UserError(
-                f"expected the network with which {self.run.folder} was trained, got one of {self.settings.model} "
-                "that answers otherwise: its code has changed; move that folder away, or train into another"
-            )
 
     def _keep(self) -> None:
         kept = self.log[-1] if self.settings.select_on == "none" else max(self.log, key=self._merit)
@@ -345,11 +320,7 @@ class _Trainer:
         }
         write_log(self.run.folder, self.log)  # a kill may have come between the last state and its log
         save_checkpoint(self.run.checkpoint, self.best, about)
-        self._resume_file.unlink(missing_ok=True)
-
-    @property
-    def _resume_file(self) -> Path:
-        return self.run.folder / "resume.pt"
+        self.run.state.unlink(missing_ok=True)
 
 
 def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Labelled, Labelled | None]:
@@ -360,3 +331,19 @@ def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Labelled, L
         return splits.train, None
     # Every run holds out the same samples, whatever its seed: replicates differ by training alone.
     return splits.train.split(settings.validation, Stream(0, "validation"))
+
+
+def _teacher(settings: TrainSettings, data: Labelled, sample: Batch, task: Task, outputs: int) -> nn.Module:
+    """The network that ``settings.teacher`` names, which sees the same inputs and gives the same outputs."""
+    checkpoint = read_checkpoint(str(settings.teacher_path))
+    about = checkpoint.about
+    same = about.get("model", str(settings.model)) == str(settings.model)
+    model = checkpoint.build(settings.model if same else None, data.channels, outputs)
+    theirs = [about.get(name) for name in ("mean", "std")]
+    if None not in theirs and theirs != [list(data.mean), list(data.std)]:
+        raise UserError(
+            f"expected a teacher that sees {data.normalization} as this run does, got {checkpoint.path} with mean "
+            f"{theirs[0]} and std {theirs[1]}; give these as --mean and --std"
+        )
+    checked(model, sample, task, outputs, f"the teacher {checkpoint.path}")
+    return model

@@ -53,13 +53,15 @@ class Method(Described, family="method"):
                 f"expected plain or rwp for weights sharded over processes (FSDP), got {type(self).name}; use "
                 "DistributedDataParallel"
             )
+        parts = held(batch)
+        engine.look(parts)
         with engine.stepping():
-            return self.whole_step(engine, held(batch), progress)
+            return self.whole_step(engine, parts, progress._replace(seed=engine.seed))
 
     def whole_step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         """:meth:`step` for one batch or a list of micro-batches."""
         perturbation = self.perturbation(progress)
-        if perturbation.is_identity:
+        if perturbation.is_identity_on(engine.weights):
             return plain_step(engine, batch).at(perturbation)
         return self.perturbed_step(engine, batch, progress, perturbation).at(perturbation)
 
