@@ -72,8 +72,11 @@ class LayerConverters:
         """Find the ranges in passes from now on."""
         io = self.converters
         for crossbar in self.crossbars:
-            own = how if io.learnt else None
-            crossbar.ranges = TrainedRanges(own, io.percentile, io.images, io.ranges == "column", crossbar.scale.device)
+            zero = crossbar.scale.new_zeros(
+                self.weight.as_rows(self.weight.value()).shape[0] if io.ranges == "column" else (), dtype=torch.float32
+            )
+            own, outputs = (how, None) if io.learnt else (None, zero)
+            crossbar.ranges = TrainedRanges(own, io.percentile, io.images, outputs, zero.device)
 
     def take(self, stored: Mapping[str, Any] | None) -> None:
         """Have the ranges that training found, by the names of layers."""

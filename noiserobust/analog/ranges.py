@@ -76,11 +76,18 @@ class TrainedRanges(Ranges):
     """Those of a crossbar in training: calibrated on the first batches of passes that ``observe``, and then fixed, or
     learnt as ``how`` says. With a ``percentile`` the first batches are those of ``images`` samples."""
 
+    inputs: nn.Parameter
+
     def __init__(
-        self, how: InputRanges | None, percentile: float | None, images: int, by_output: bool, device: torch.device
+        self,
+        how: InputRanges | None,
+        percentile: float | None,
+        images: int,
+        outputs: Tensor | None,
+        device: torch.device,
     ) -> None:
-        super().__init__(nn.Parameter(torch.ones((), device=device), requires_grad=how is not None))
-        self.how, self.percentile, self.images, self.by_output = how, percentile, images, by_output
+        super().__init__(nn.Parameter(torch.ones((), device=device), requires_grad=how is not None), outputs)
+        self.how, self.percentile, self.images = how, percentile, images
         self.observes = False
         self.batches = self.samples = 0
         """That it has been calibrated on."""
@@ -113,11 +120,16 @@ class TrainedRanges(Ranges):
     def observe(self, y: Tensor) -> None:
         if not self.observes or self.calibrated:
             return
-        if self.percentile is not None and self.how is None:
-            seen = percentile_of(y.detach().abs().flatten(1 if self.by_output else 0), self.percentile)
-            before = torch.zeros_like(seen) if self.outputs is None else self.outputs
-            self.outputs = torch.where(seen.isfinite(), (before * self.batches + seen) / (self.batches + 1), before)
+        if self.percentile is not None and self.outputs is not None:
+            seen = percentile_of(y.detach().abs().flatten(self.outputs.dim()), self.percentile)
+            mean = (self.outputs * self.batches + seen) / (self.batches + 1)
+            self.outputs.copy_(mean.where(seen.isfinite(), self.outputs))
         self.batches, self.samples = self.batches + 1, self.samples + (y.shape[1] if y.dim() > 1 else 1)
+
+    def gradient(self, clipped: Tensor, inside: Tensor) -> Tensor:
+        """g of a step: the gradient of what is ``clipped``, and the pull where the share ``inside`` allows it."""
+        assert self.how is not None
+        return clipped + self.how.decay * self.inputs.detach() * (inside > self.how.inside)
 
     def state_dict(self) -> dict[str, Any]:
         """All that goes on."""
@@ -126,8 +138,9 @@ class TrainedRanges(Ranges):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
         self.batches, self.samples = int(state["batches"]), int(state["samples"])
-        self.outputs = None if state["outputs"] is None else state["outputs"].to(self.inputs.device)
         self.inputs.data.copy_(state["inputs"])
+        if self.outputs is not None:
+            self.outputs.copy_(state["outputs"])
 
 
 def stored_ranges(stored: Any, name: str, crossbars: int, device: torch.device) -> list[Ranges]:
@@ -164,7 +177,7 @@ class _Clipped(torch.autograd.Function):
         size = x.abs()
         # -2 and 2: beyond the range; -1 and 1: at its very end.
         code = (x.sign() * ((size >= reach).to(x.dtype) + (size > reach))).to(torch.int8)
-        ctx.save_for_backward(code, reach)
+        ctx.save_for_backward(code, reach.clone())  # it may move before the backward pass
         if isinstance(ranges, TrainedRanges) and ranges.how is not None:
             ranges.inside, ranges.total = ranges.inside + (code == 0).sum(), ranges.total + code.numel()
         return quantized(x, reach, bits)

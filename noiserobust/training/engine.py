@@ -27,6 +27,7 @@ from noiserobust.tasks import Task
 from noiserobust.training.ddp import Processes
 from noiserobust.training.micro_batches import AnyBatch, as_list, only_rows
 from noiserobust.training.objective import Loss, Objective, Output, Penalty, joined
+from noiserobust.training.periphery import Periphery
 from noiserobust.training.settings import check_clipping
 from noiserobust.training.teacher import Teacher
 from noiserobust.training.trained_weights import TrainedWeights
@@ -54,6 +55,8 @@ class Engine:
     - ``seed`` names the training noise, masks and coins; it must be the same on every rank.
     - ``samples``, ``classes``: size of the training data, for the rules that remember single samples.
     - ``where``: which weights are analog: what noise, weight clipping, filters and ``perturb="analog"`` are about.
+    - ``converters``: DAC, ADC and output noise around analog layers, ``io:dac=8,adc=8``, in every pass; ``input_ranges``:
+      how their ranges are learnt, ``learnt:decay=0.01`` (:class:`~noiserobust.training.periphery.Periphery`).
     - ``teacher``: a :class:`~noiserobust.training.Teacher`, whose answers the loss keeps the network's near.
 
     ``memory`` is what the rules keep from step to step (:meth:`state_dict` saves it): a method itself is settings only.
@@ -76,6 +79,8 @@ class Engine:
         samples: int | None = None,
         classes: int | None = None,
         where: Where = Where(),
+        converters: Any = "none",
+        input_ranges: Any = None,
         teacher: Teacher | None = None,
     ) -> None:
         check_clipping(clip_norm, weight_clip)
@@ -88,6 +93,7 @@ class Engine:
         self.samples, self.classes = samples, classes
         self.device = device_of(model)
         self._trained = TrainedWeights(model, optimizer, where)
+        self.periphery = Periphery(model, converters, input_ranges, where, optimizer)
         self._stepping = self._holding = self._looked = False
         self._sparse: set[int] = set()
         self._first_lr = float(optimizer.param_groups[0]["lr"])
@@ -129,12 +135,12 @@ class Engine:
         self._trained.look(self.task.call, batch)
 
     @contextmanager
-    def stepping(self) -> Iterator[None]:
-        """Inside is one step of a rule: it begins with no gradients, and leaves none behind when it fails."""
+    def stepping(self, step: int = 0) -> Iterator[None]:
+        """Inside is one ``step`` of a rule: it begins with no gradients, and leaves none behind when it fails."""
         if self._stepping:  # the step of a rule inside another
             yield
             return
-        self._begin()
+        self._begin(step)
         self._stepping = True
         try:
             yield
@@ -199,7 +205,8 @@ class Engine:
         factor = weight * self.objective.share(whole, self.ranks, self.device) / self.objective.units(micro)
         outputs = []
         try:
-            with self._trained.alone(), nullcontext() if norm_stats else kept_norm_stats(self.model):
+            kept = nullcontext() if norm_stats else kept_norm_stats(self.model)
+            with self._trained.alone(), kept, self._converters(norm_stats, weight):
                 for index, part in enumerate(micro):
                     # Ranks average once, with the last micro-batch.
                     with self._ranks_apart(apart=not sync or index < len(micro) - 1):
@@ -238,6 +245,7 @@ class Engine:
             twin = {name: value.to(live[name].dtype) if name in live else value for name, value in twin.items()}
         with ExitStack() as stack:
             stack.enter_context(kept_norm_stats(model) if twin is None else evaluating(model))
+            stack.enter_context(self._converters())
             for part in (micro := as_list(batch)):
                 with self._autocast():
                     answer = self.objective.answer(model if twin is None else unwrap(model), part, twin)
@@ -260,6 +268,7 @@ class Engine:
                 gradient = gradient.to_dense()
             gradients.append(gradient.clone() if views and gradient is not None else gradient)
         self._holding = False
+        self.periphery.hand_out()
         return gradients
 
     def put(self, gradients: Vector, weight: float = 1.0) -> None:
@@ -295,7 +304,9 @@ class Engine:
 
     def commit(self) -> bool:
         """Unscale, clip and step once with the gradients held, then hold none; whether the scaler let it step."""
+        scale, rate = self.loss_scale, float(self.optimizer.param_groups[0]["lr"])
         stepped = self._update()
+        self.periphery.update(stepped, scale, rate, self.ranks)
         self.optimizer.zero_grad(set_to_none=True)
         self._holding = False
         # Clipping after a skipped step, which lowers the scale, would still move weights: it takes the rms anew.
@@ -308,20 +319,23 @@ class Engine:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beyond the states of model, optimizer and schedule (no copy, as torch's are)."""
         scaler = {} if self.scaler is None else self.scaler.state_dict()
-        return {"memory": self.memory, "own_memory": self.own_memory, "scaler": scaler}
+        held = {"memory": self.memory, "own_memory": self.own_memory, "scaler": scaler}
+        return held | self.periphery.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a copy of a state that :meth:`state_dict` gave."""
         self.memory, self.own_memory = (copied_to(self.device, state[name]) for name in ("memory", "own_memory"))
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+        self.periphery.load_state_dict(state)
 
-    def _begin(self) -> None:
+    def _begin(self, step: int = 0) -> None:
         """Read what is trained, and refuse gradients that this engine did not take."""
         self._require_own_loop()
         self._trained.read()
         self._trained.require_ready()
         self.objective.begin()
+        self.periphery.begin(step)
         self._holding, self.device = False, device_of(self.model)
 
     def _require_own_loop(self) -> None:
@@ -345,6 +359,10 @@ class Engine:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return self.loss_scale >= scale
+
+    def _converters(self, calibrates: bool = False, weight: float = 0.0) -> AbstractContextManager[None]:
+        """Inside is a pass with converters, if there are any."""
+        return self.periphery.passing(self.stream(), self.ranks.rank, calibrates, weight)
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
