@@ -113,8 +113,8 @@ class Converters(Described, family="converters", name="io"):
             raise UserError(f"io: expected inputs sample, patch or tile, got {self.inputs!r}")
         if self.inputs != "sample" and self.percentile is not None:
             raise UserError(f"io: expected no inputs={self.inputs} beside a percentile, which fixes their range")
-        if self.learnt and (self.dac is None or self.inputs != "sample" or self.ranges != "layer"):
-            raise UserError("io: expected bits of the DAC, and no inputs=... or ranges=..., beside learnt=true")
+        if self.learnt and (self.inputs != "sample" or (self.dac is None and self.percentile is None)):
+            raise UserError("io: expected bits of the DAC, and no inputs=..., beside learnt=true; dac=8 is usual")
         if self.inputs == "tile" and not self.reference.startswith("tile"):
             raise UserError(f"io: expected reference tile or tile-column beside inputs=tile, got {self.reference}")
 
@@ -159,8 +159,8 @@ class Converting:
     ``uncovered`` says, weight by weight, which analog weights stay without converters, and why: those of recurrent
     layers and attention projections are used inside one call, whose inner inputs and outputs cannot be reached. What
     turns out never to be called as a layer is added once the model has been run. ``calibration`` are batches of
-    inputs, needed where the converters have a ``percentile``. ``ranges`` are those that training found, by layer;
-    ``training`` says how layers find theirs while they are trained.
+    inputs, needed where the converters have a ``percentile``. ``ranges`` are those that training found, by layer, for
+    converters that are ``learnt``; ``training`` says how layers find theirs while they are trained.
 
     Raises :class:`~noiserobust.UserError` when no layer can have converters.
     """
@@ -206,7 +206,7 @@ class Converting:
                 f"expected a Linear or convolution to put converters at, got none in {type(unwrap(model)).__name__}"
             )
         fixed = [layer for layer in self.layers if layer.converters.has_ranges]
-        calibrated = [one for one in fixed if not one.converters.learnt and ranges is None and training is None]
+        calibrated = [one for one in fixed if not one.converters.learnt and training is None]
         for layer in (one for one in fixed if one not in calibrated):
             if training is None:
                 layer.take(ranges)

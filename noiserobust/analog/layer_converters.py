@@ -71,6 +71,8 @@ class LayerConverters:
     def train(self, how: InputRanges) -> None:
         """Find the ranges in passes from now on."""
         io = self.converters
+        if io.learnt and (io.dac is None or io.ranges == "column"):
+            raise UserError(f"io: expected bits of the DAC, and ranges=layer, to learn ranges in training, got {io}")
         for crossbar in self.crossbars:
             zero = crossbar.scale.new_zeros(
                 self.weight.as_rows(self.weight.value()).shape[0] if io.ranges == "column" else (), dtype=torch.float32

@@ -55,8 +55,8 @@ class Engine:
     - ``seed`` names the training noise, masks and coins; it must be the same on every rank.
     - ``samples``, ``classes``: size of the training data, for the rules that remember single samples.
     - ``where``: which weights are analog: what noise, weight clipping, filters and ``perturb="analog"`` are about.
-    - ``converters``: DAC, ADC and output noise around analog layers, ``io:dac=8,adc=8``, in every pass; ``input_ranges``:
-      how their ranges are learnt, ``learnt:decay=0.01`` (:class:`~noiserobust.training.periphery.Periphery`).
+    - ``converters``: DAC, ADC and output noise around analog layers in every pass, ``io:dac=8,adc=8,noise=0.06``;
+      ``input_ranges``: how their ranges are learnt (:class:`~noiserobust.training.periphery.Periphery`).
     - ``teacher``: a :class:`~noiserobust.training.Teacher`, whose answers the loss keeps the network's near.
 
     ``memory`` is what the rules keep from step to step (:meth:`state_dict` saves it): a method itself is settings only.
@@ -161,6 +161,11 @@ class Engine:
     def stream(self, *name: str | int) -> Stream:
         """The training randomness of that name."""
         return Stream(self.seed, "train", *name)
+
+    @property
+    def ranges(self) -> dict[str, Any]:
+        """The ranges of converters that training has found, by layer, for ``Chips(ranges=)``."""
+        return self.periphery.described
 
     @property
     def lr_share(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -71,6 +71,12 @@ class Periphery:
         self._passes, self._weight = self._passes + 1, self._weight + weight
         with self.applied(named.child(rank) if rank else named, calibrates and self.model.training):
             yield
+
+    def evaluated(self, stream: Stream) -> AbstractContextManager[None]:
+        """Inside, the weights as they are now compute with converters, and nothing is learnt from it."""
+        for layer in self.converting.layers:
+            layer.rescale()
+        return self.applied(stream.child("converters"))
 
     @contextmanager
     def applied(self, stream: Stream, calibrates: bool = False) -> Iterator[None]:
