@@ -15,7 +15,7 @@ from noiserobust.analog.places import Stored, Untied
 from noiserobust.analog.vectors import Vector, clip, precise
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.analog.where import Where
-from noiserobust.data import Batch
+from noiserobust.data import Batch, nests
 from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation
 from noiserobust.models.compute import Precision, autocast, device_of
@@ -30,7 +30,7 @@ from noiserobust.training.objective import Loss, Objective, Output, Penalty, joi
 from noiserobust.training.periphery import Periphery
 from noiserobust.training.settings import check_clipping
 from noiserobust.training.teacher import Teacher
-from noiserobust.training.trained_weights import TrainedWeights
+from noiserobust.training.trained_weights import TrainedWeights, require_own_loop
 
 
 class Engine:
@@ -211,7 +211,8 @@ class Engine:
         outputs = []
         try:
             kept = nullcontext() if norm_stats else kept_norm_stats(self.model)
-            with self._trained.alone(), kept, self._converters(norm_stats, weight):
+            converters = self.periphery.passing(self.stream(), self.ranks.rank, norm_stats, weight)
+            with self._trained.alone(), kept, converters:
                 for index, part in enumerate(micro):
                     # Ranks average once, with the last micro-batch.
                     with self._ranks_apart(apart=not sync or index < len(micro) - 1):
@@ -250,7 +251,7 @@ class Engine:
             twin = {name: value.to(live[name].dtype) if name in live else value for name, value in twin.items()}
         with ExitStack() as stack:
             stack.enter_context(kept_norm_stats(model) if twin is None else evaluating(model))
-            stack.enter_context(self._converters())
+            stack.enter_context(self.periphery.passing(self.stream(), self.ranks.rank))
             for part in (micro := as_list(batch)):
                 with self._autocast():
                     answer = self.objective.answer(model if twin is None else unwrap(model), part, twin)
@@ -329,7 +330,7 @@ class Engine:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a copy of a state that :meth:`state_dict` gave."""
-        self.memory, self.own_memory = (copied_to(self.device, state[name]) for name in ("memory", "own_memory"))
+        self.memory, self.own_memory = (nests.copied_to(self.device, state[name]) for name in ("memory", "own_memory"))
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.periphery.load_state_dict(state)
@@ -345,12 +346,7 @@ class Engine:
 
     def _require_own_loop(self) -> None:
         """Refuse an optimizer that would not step when it is told to."""
-        waits = not getattr(getattr(self.optimizer, "gradient_state", None), "sync_gradients", True)
-        if waits or (self.scaler is None and getattr(self.optimizer, "scaler", None) is not None):
-            raise UserError(
-                "expected an optimizer that steps when told to, got one of accelerate's, which waits for micro-batches "
-                "or scales losses; use AcceleratedEngine of noiserobust.integrations.accelerate"
-            )
+        require_own_loop(self.optimizer, self.scaler)
 
     def _update(self) -> bool:
         """Unscale, clip and step; whether the scaler let it step."""
@@ -364,10 +360,6 @@ class Engine:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return self.loss_scale >= scale
-
-    def _converters(self, calibrates: bool = False, weight: float = 0.0) -> AbstractContextManager[None]:
-        """Inside is a pass with converters, if there are any."""
-        return self.periphery.passing(self.stream(), self.ranks.rank, calibrates, weight)
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
@@ -403,12 +395,3 @@ class Engine:
     def _ranks_apart(self, apart: bool) -> AbstractContextManager[None]:
         model = self.model
         return model.no_sync() if apart and isinstance(model, DistributedDataParallel) else nullcontext()
-
-
-def copied_to(device: torch.device, value: Any) -> Any:
-    """A copy of nested dictionaries and lists, with their tensors on ``device``."""
-    if isinstance(value, Tensor):
-        return value.to(device, copy=True)
-    if isinstance(value, dict):
-        return {key: copied_to(device, part) for key, part in value.items()}
-    return type(value)(copied_to(device, part) for part in value) if isinstance(value, (list, tuple)) else value

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
-from noiserobust.data import Batch, Labelled, Splits, Streamed, load, training_batches
+from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
 from noiserobust.errors import Diverged, UserError
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
@@ -31,7 +31,7 @@ from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked, score
 from noiserobust.training.ddp import Processes
-from noiserobust.training.engine import Engine, copied_to
+from noiserobust.training.engine import Engine
 from noiserobust.training.epoch_log import EpochLog, require_logged
 from noiserobust.training.optimizers import build_optimizer
 from noiserobust.training.runs import Run, run_of
@@ -259,7 +259,7 @@ class _Trainer:
         return -math.inf if math.isnan(value) else value
 
     def _save(self) -> None:
-        own_memory = self.processes.gather(copied_to(torch.device("cpu"), self.engine.own_memory))
+        own_memory = self.processes.gather(nests.copied_to(torch.device("cpu"), self.engine.own_memory))
         if not self.processes.writes:
             return
         state = {
