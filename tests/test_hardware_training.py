@@ -279,7 +279,8 @@ class TestSteps:
 
     def test_nothing_asked_is_the_step_without(self) -> None:
         held = []
-        for more in ({}, {"converters": "none"}):
+        settings: list[dict[str, Any]] = [{}, {"converters": "none"}]
+        for more in settings:
             model = net()
             one = Engine(model, torch.optim.SGD(model.parameters(), lr=0.05), **more)
             Method.parse("rwp:gaussian(0.1)").step(one, batch(), Progress(0, 1))
@@ -316,7 +317,7 @@ def splits() -> Splits:
 
 
 def settings(**changes: Any) -> TrainSettings:
-    given = {"epochs": 2, "batch_size": 40, "model": "digits:4", "select_draws": 1}
+    given: dict[str, Any] = {"epochs": 2, "batch_size": 40, "model": "digits:4", "select_draws": 1}
     return TrainSettings(**given | changes)
 
 
@@ -380,17 +381,13 @@ class TestRuns:
     def test_refusals(self, runs: dict[str, Run], splits: Splits) -> None:
         plain = net()
         data = batch().inputs, batch().labels
-        for model, given, chips, fragment in [
+        cases: list[tuple[Any, Any, Chips, str]] = [
             (plain, data, Chips(converters=LEARNT), "expected ranges of 0.weight that training found"),
             (runs[LEARNT], splits, Chips(converters=LEARNT, ranges="new"), "expected ranges of"),
             (plain, data, Chips(ranges="old"), "expected ranges trained or new"),
-            (
-                plain,
-                data,
-                Chips(converters=LEARNT, ranges={"0.weight": [{"inputs": -1}]}),
-                "expected finite ranges",
-            ),
-        ]:
+            (plain, data, Chips(converters=LEARNT, ranges={"0.weight": [{"inputs": -1}]}), "expected finite ranges"),
+        ]
+        for model, given, chips, fragment in cases:
             with pytest.raises(UserError, match=fragment):
                 evaluate(model, given, "gaussian:0", 1, chips=chips)
 
