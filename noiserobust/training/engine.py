@@ -96,7 +96,7 @@ class Engine:
         self.periphery = Periphery(model, converters, input_ranges, where, optimizer)
         self._stepping = self._holding = self._looked = False
         self._sparse: set[int] = set()
-        self._first_lr = float(optimizer.param_groups[0]["lr"])
+        self._first_lr, self._peak_lr = float(optimizer.param_groups[0]["lr"]), 0.0
         self.passes = {"forward": 0, "backward": 0}
         self.memory: dict[str, Any] = {}
         self.own_memory: dict[str, Any] = {}
@@ -169,10 +169,12 @@ class Engine:
 
     @property
     def lr_share(self) -> float:
-        """The learning rate in units of its peak: a scheduler's ``max_lr`` or ``initial_lr``, else the first rate."""
+        """The learning rate in units of its peak: a scheduler's ``max_lr`` or ``initial_lr``, else the first rate; or,
+        where rates have been larger than that, the largest of any step so far. Never above 1."""
         group = self.optimizer.param_groups[0]
-        peak = float(group.get("max_lr", group.get("initial_lr", self._first_lr)))
-        return float(group["lr"]) / peak if peak else 0.0
+        rate = float(group["lr"])
+        peak = max(float(group.get("max_lr", group.get("initial_lr", self._first_lr))), self._peak_lr, rate)
+        return rate / peak if peak else 0.0
 
     @property
     def loss_scale(self) -> float:
@@ -185,7 +187,7 @@ class Engine:
         *,
         sync: bool = True,
         norm_stats: bool = True,
-        weight: float = 1.0,
+        weight: float | Tensor = 1.0,
         wrt: Sequence[bool] | None = None,
         rows: Tensor | None = None,
         penalty: Penalty | None = None,
@@ -277,12 +279,12 @@ class Engine:
         self.periphery.hand_out()
         return gradients
 
-    def put(self, gradients: Vector, weight: float = 1.0) -> None:
+    def put(self, gradients: Vector, weight: float | Tensor = 1.0) -> None:
         """Add ``weight`` times ``gradients`` to those held. The tensors are the engine's from here on."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is None:
                 continue
-            if weight != 1.0:
+            if isinstance(weight, Tensor) or weight != 1.0:
                 gradient.mul_(weight)
             gradient = gradient.to(parameter.dtype)
             if id(parameter) in self._sparse:
@@ -325,12 +327,13 @@ class Engine:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beyond the states of model, optimizer and schedule (no copy, as torch's are)."""
         scaler = {} if self.scaler is None else self.scaler.state_dict()
-        held = {"memory": self.memory, "own_memory": self.own_memory, "scaler": scaler}
-        return held | self.periphery.state_dict()
+        memories = {"memory": self.memory, "own_memory": self.own_memory}
+        return {**memories, "scaler": scaler, "peak_lr": self._peak_lr, **self.periphery.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a copy of a state that :meth:`state_dict` gave."""
         self.memory, self.own_memory = (nests.copied_to(self.device, state[name]) for name in ("memory", "own_memory"))
+        self._peak_lr = state.get("peak_lr", self._peak_lr)  # younger than the first states
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.periphery.load_state_dict(state)
@@ -340,6 +343,7 @@ class Engine:
         self._require_own_loop()
         self._trained.read()
         self._trained.require_ready()
+        self._peak_lr = max(self._peak_lr, float(self.optimizer.param_groups[0]["lr"]))
         self.objective.begin()
         self.periphery.begin(step)
         self._holding, self.device = False, device_of(self.model)

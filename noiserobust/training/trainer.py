@@ -193,7 +193,7 @@ class _Trainer:
         masks = Stream(settings.seed, "dropout", epoch)
         with seeded(masks.child(rank) if rank else masks, self.engine.device):
             for index, batch in enumerate(self.batches.epoch(epoch, rank, ranks)):
-                at = Progress(epoch * len(self.batches) + index, self.steps, epoch, settings.epochs)
+                at = Progress(epoch * len(self.batches) + index, self.steps, epoch, settings.epochs, settings.seed)
                 parts: Batch | list[Batch] = (
                     batch.split(settings.micro_batches) if settings.micro_batches > 1 else batch
                 )
