@@ -387,10 +387,9 @@ class Engine:
     def _clip_weights(self, times_rms: float) -> None:
         trained = set(map(id, self.parameters))
         for weight in self.weights.noisy.weights:
-            if id(weight.parameter) not in trained or not weight.parameter.requires_grad:
+            stored = isinstance(weight, (Stored, Untied))  # else computed: its parameters are no weights
+            if not stored or id(weight.parameter) not in trained or not weight.parameter.requires_grad:
                 continue  # frozen: nothing here may change it
-            if not isinstance(weight, (Stored, Untied)):
-                continue  # computed: its parameters are no weights
             (values,) = precise([weight.parameter])
             assert values is not None
             limit = times_rms * values.square().mean().sqrt()
