@@ -17,7 +17,7 @@ import noiserobust
 PACKAGE = Path(noiserobust.__file__).parent
 LAYERS = [
     {"errors"},
-    {"rng", "spec"},
+    {"rng", "spec", "seals", "endings"},
     {"noise", "data"},
     {"models"},
     {"tasks"},
@@ -26,7 +26,7 @@ LAYERS = [
     {"minima"},
     {"report"},
     {"training", "evaluation"},
-    {"sweep"},
+    {"sweep", "doctor"},
     {"papers"},
     {"__init__", "cli"},
     {"integrations"},
