@@ -59,7 +59,7 @@ class AnalogWeight(ABC):
         """The noise of its array: that of its own settings, or the one ``asked`` for, under its own reference."""
         own = self.settings
         noise: NoiseModel = asked if own.noise is None else NoiseModel.parse(own.noise)
-        changes = {name: own.given[name] for name in ("reference", "on_off") if name in own.given}
+        changes = {name: own.given[name] for name in ("reference", "on_off", "g_max") if name in own.given}
         return noise.changed(**changes) if changes and not noise.is_identity else noise
 
     @abstractmethod

@@ -196,7 +196,8 @@ def _chip(
     on_chips.next_chip()
     conditions = on_chips.conditions
     for reading in conditions.readings:
-        unit = source = {**columns, "draw": draw, **reading}
+        outputs = on_chips.layer_outputs(reading["converters"])
+        unit = source = {**columns, "draw": draw, **reading, "layer_outputs": outputs}
         if on_chips.always_same(noise, reading["converters"]):
             source = unit | {"draw": first} | conditions.readings[0] | {"converters": reading["converters"]}
         values = ledger.find(source, on_chips.metrics)

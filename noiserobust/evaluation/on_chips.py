@@ -143,6 +143,11 @@ class ModelOnChips:
         noiseless = self.noisy.is_identity(noise) and not self.converting[converters].noisy
         return noiseless and self.opened.exact
 
+    def layer_outputs(self, converters: str) -> str:
+        """Whether settings of single layers make outputs noisy where these ``converters`` do not."""
+        asked = self.conditions.converters[converters]
+        return "noisy" if self.converting[converters].noisy and not asked.is_noisy else "quiet"
+
     def strength(self, noise: NoiseModel) -> float:
         """The largest strength that the noise has in a layer."""
         return max(weight.noise(noise).strength for weight in self.noisy.weights)
