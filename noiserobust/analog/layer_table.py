@@ -37,10 +37,10 @@ class LayerSettings:
     """The conductance (µS) that its largest weight is stored as."""
 
     def __post_init__(self) -> None:
-        kinds = {"digital": bool, "on_off": (int, float), "g_max": (int, float)}
+        kinds: dict[str, Any] = {"digital": bool, "on_off": (int, float), "g_max": (int, float)}
         for field in fields(self):
             value, kind = getattr(self, field.name), kinds.get(field.name, str)
-            if value is not None and not isinstance(value, kind):  # type: ignore[arg-type]
+            if value is not None and not isinstance(value, kind):
                 what = {bool: "true or false", str: "a text"}.get(kind, "a number")
                 raise UserError(f"layers: expected {what} as {field.name}, got {value!r}")
 
