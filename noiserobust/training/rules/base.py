@@ -55,7 +55,7 @@ class Method(Described, family="method"):
             )
         parts = held(batch)
         engine.look(parts)
-        with engine.stepping():
+        with engine.stepping(progress.step):
             return self.whole_step(engine, parts, progress._replace(seed=engine.seed))
 
     def whole_step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
