@@ -157,8 +157,8 @@ class _ClipWeights(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         engine = self.trainer._engine
         skipped = self.trainer.accelerator.optimizer_step_was_skipped
-        if engine is not None and engine.weight_clip is not None and not skipped:
-            engine._clip_weights(engine.weight_clip)
+        if engine is not None and not skipped:
+            engine.after_step()
 
 
 class RuleTrainer(ByRule, Trainer):

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from noiserobust.analog.places import Stored, Untied
-from noiserobust.analog.vectors import Vector, clip, precise
+from noiserobust.analog.vectors import Vector, clip
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.analog.where import Where
 from noiserobust.data import Batch
@@ -24,9 +23,13 @@ from noiserobust.models.wrappers import unwrap
 from noiserobust.noise.sharded import mesh_of
 from noiserobust.rng import Stream
 from noiserobust.tasks import Task
+from noiserobust.training.averages import Average
+from noiserobust.training.clipping import Clip
 from noiserobust.training.ddp import Processes
+from noiserobust.training.kept import KeptWeights
 from noiserobust.training.micro_batches import AnyBatch, as_list, only_rows
 from noiserobust.training.objective import Loss, Objective, Output, Penalty, joined
+from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import check_clipping
 from noiserobust.training.teacher import Teacher
 from noiserobust.training.trained_weights import TrainedWeights
@@ -50,7 +53,9 @@ class Engine:
       ``torch.amp.GradScaler`` for fp16. When either pass of a step is inf or NaN the scaler skips the whole step.
     - ``clip_norm``: largest norm of the final gradient.
     - ``weight_clip``: after each step analog weights are clipped to this many times their layer's rms, the field's
-      first remedy against outliers that set the noise's scale.
+      first remedy against outliers that set the noise's scale; or any :class:`Clip` or its text, such as
+      ``rms(2.5,per=column)``.
+    - ``average``: weights averaged over steps, ``ema:0.999`` or ``swa:0.75``, which :meth:`kept` puts into the model.
     - ``seed`` names the training noise, masks and coins; it must be the same on every rank.
     - ``samples``, ``classes``: size of the training data, for the rules that remember single samples.
     - ``where``: which weights are analog: what noise, weight clipping, filters and ``perturb="analog"`` are about.
@@ -71,20 +76,21 @@ class Engine:
         precision: Precision | None = None,
         scaler: torch.amp.GradScaler | None = None,
         clip_norm: float | None = None,
-        weight_clip: float | None = None,
+        weight_clip: Clip | str | float | None = None,
+        average: Average | str | None = None,
         seed: int = 0,
         samples: int | None = None,
         classes: int | None = None,
         where: Where = Where(),
         teacher: Teacher | None = None,
     ) -> None:
-        check_clipping(clip_norm, weight_clip)
+        check_clipping(clip_norm)
         if teacher is not None and {*map(id, teacher.model.parameters())} & {*map(id, model.parameters())}:
             raise UserError("expected a teacher with weights of its own, got those being trained; give a copy.deepcopy")
         self.model, self.optimizer = model, optimizer
         self.objective = Objective(task, loss, teacher)
         self.precision, self.scaler = precision, scaler
-        self.clip_norm, self.weight_clip, self.seed = clip_norm, weight_clip, seed
+        self.clip_norm, self.seed = clip_norm, seed
         self.samples, self.classes = samples, classes
         self.device = device_of(model)
         self._trained = TrainedWeights(model, optimizer, where)
@@ -95,6 +101,8 @@ class Engine:
         self.memory: dict[str, Any] = {}
         self.own_memory: dict[str, Any] = {}
         self.sharded = mesh_of(model) is not None
+        self._kept = KeptWeights(weight_clip, average, self.sharded)
+        self._at: Progress | None = None
         self.ranks = Processes.of(model)
         self.ranks.require_same_seed(seed, self.device)
 
@@ -129,20 +137,20 @@ class Engine:
         self._trained.look(self.task.call, batch)
 
     @contextmanager
-    def stepping(self) -> Iterator[None]:
+    def stepping(self, at: Progress | None = None) -> Iterator[None]:
         """Inside is one step of a rule: it begins with no gradients, and leaves none behind when it fails."""
         if self._stepping:  # the step of a rule inside another
             yield
             return
         self._begin()
-        self._stepping = True
+        self._stepping, self._at = True, at
         try:
             yield
         except BaseException:
             self.take()  # half a gradient must not leak into the next step
             raise
         finally:
-            self._stepping = False
+            self._stepping, self._at = False, None
 
     def remembered(self, vector: Vector) -> Vector:
         """``vector`` as it is kept in ``memory``: it stays right when layers are frozen, unfrozen or added."""
@@ -300,12 +308,29 @@ class Engine:
         stepped = self._update()
         self.optimizer.zero_grad(set_to_none=True)
         self._holding = False
-        # Clipping after a skipped step, which lowers the scale, would still move weights: it takes the rms anew.
-        if self.weight_clip is not None and stepped:
-            self._clip_weights(self.weight_clip)
         if getattr(self.model, "broadcast_buffers", False):
             self.ranks.share_buffers(unwrap(self.model))
+        if stepped:  # a skipped step, which lowers the scale, changes nothing else
+            self.after_step()
         return stepped
+
+    def after_step(self) -> None:
+        """What follows the optimizer's step: clip the weights and add them to their average; part of :meth:`commit`."""
+        self._kept.after_step(self.model, self.weights, self.memory, self._at)
+
+    def kept(self, batches: Sequence[Batch] = ()) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that are kept: their average, clipped where that is done at the end.
+
+        Batch norm has statistics of the average, of ``batches`` where they are given, else averaged as the weights
+        are. Afterwards the trained weights are back, bit for bit. Without ``average`` or such clipping they are the
+        weights as they stand.
+        """
+        return self._kept.inside(self.model, self.weights, self.memory, batches, self.precision)
+
+    @property
+    def averaged(self) -> int:
+        """How many steps' weights their average has so far."""
+        return self._kept.count(self.memory)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beyond the states of model, optimizer and schedule (no copy, as torch's are)."""
@@ -368,19 +393,6 @@ class Engine:
                 parameter.grad = parameter.grad.coalesce()
         gradients = [parameter.grad for parameter in held]
         clip([g._values() if g is not None and g.is_sparse else g for g in gradients], self.clip_norm)
-
-    @torch.no_grad()
-    def _clip_weights(self, times_rms: float) -> None:
-        trained = set(map(id, self.parameters))
-        for weight in self.weights.noisy.weights:
-            if id(weight.parameter) not in trained or not weight.parameter.requires_grad:
-                continue  # frozen: nothing here may change it
-            if not isinstance(weight, (Stored, Untied)):
-                continue  # computed: its parameters are no weights
-            (values,) = precise([weight.parameter])
-            assert values is not None
-            limit = times_rms * values.square().mean().sqrt()
-            weight.parameter.clamp_(-limit, limit)
 
     def _ranks_apart(self, apart: bool) -> AbstractContextManager[None]:
         model = self.model
