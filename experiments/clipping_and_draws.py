@@ -89,7 +89,8 @@ def main(settings: Settings) -> None:
 def _copies(settings: Settings, splits: Splits, method: str, limit: str, length: float = 1.0) -> list[Run]:
     epochs = round(length * settings.epochs)
     clip = None if limit == "none" else limit
-    common = {"method": method, "weight_clip": clip, "epochs": epochs, "batch_size": 64, "select_noise": "gaussian:0.15"}
+    common = {"method": method, "weight_clip": clip, "epochs": epochs}
+    common |= {"batch_size": 64, "select_noise": "gaussian:0.15"}
     return [
         fit(TrainSettings(**common, seed=seed), settings.out, splits=splits)  # type: ignore[arg-type]
         for seed in range(settings.copies)

@@ -54,7 +54,8 @@ class RMS(Clip, name="rms"):
     r"""A multiple of the root mean square, which holds for the clipped weights.
 
     The limit c solves :math:`c = k\, \mathrm{rms}(\mathrm{clip}(w, c))`, so that afterwards max / rms is k, or less
-    where it was. Where so many weights are 0 that no c does (a share of 1 - 1/k^2), the rms is that of the others.
+    where it was. In pruned weights the rms is of those that are not 0, since the largest is never below 1 / sqrt(p)
+    times the rms of all, p being the share that is not 0. That begins where :math:`k \sqrt p < (k + 1) / 2`.
 
     - ``times``: k, above 1 (2 to 4 is usual).
     - ``per``: ``layer``, or ``column``, each output on its own.
@@ -77,7 +78,7 @@ class RMS(Clip, name="rms"):
     def limit(self, rows: Tensor) -> Tensor:
         squares = _groups(rows.square(), self.per)
         k2, size, alive = self.times**2, squares.shape[1], squares.sign().sum(1)
-        count = torch.where(k2 * alive > size, float(size), alive.clamp(min=1))
+        count = torch.where(k2 * alive < (self.times + 1) ** 2 / 4 * size, alive.clamp(min=1), float(size))
         # Newton's method from the right on the concave k^2 sum(min(w^2, c^2)) - count c^2, whose pieces are straight:
         # it ends on the root's piece, and so at the root. In one buffer, as floats: memory anew costs more than sums.
         c2, below = k2 * squares.sum(1) / count, torch.empty_like(squares)

@@ -17,7 +17,7 @@ from noiserobust.analog.where import Where
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation
-from noiserobust.models.compute import Precision, autocast, device_of
+from noiserobust.models.compute import Precision, autocast, copied_to, device_of
 from noiserobust.models.modes import evaluating, kept_norm_stats
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise.sharded import mesh_of
@@ -397,12 +397,3 @@ class Engine:
     def _ranks_apart(self, apart: bool) -> AbstractContextManager[None]:
         model = self.model
         return model.no_sync() if apart and isinstance(model, DistributedDataParallel) else nullcontext()
-
-
-def copied_to(device: torch.device, value: Any) -> Any:
-    """A copy of nested dictionaries and lists, with their tensors on ``device``."""
-    if isinstance(value, Tensor):
-        return value.to(device, copy=True)
-    if isinstance(value, dict):
-        return {key: copied_to(device, part) for key, part in value.items()}
-    return type(value)(copied_to(device, part) for part in value) if isinstance(value, (list, tuple)) else value

@@ -23,6 +23,7 @@ from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, training_batches
 from noiserobust.errors import Diverged, UserError
 from noiserobust.minima import Perturbation
+from noiserobust.models.compute import copied_to
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.storage.files import write_atomically
@@ -32,7 +33,7 @@ from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked, score
 from noiserobust.training.ddp import Processes
-from noiserobust.training.engine import Engine, copied_to
+from noiserobust.training.engine import Engine
 from noiserobust.training.epoch_log import EpochLog, require_logged
 from noiserobust.training.kept import has_norms
 from noiserobust.training.optimizers import build_optimizer
