@@ -32,7 +32,7 @@ class TestInALoopOfOnesOwn:
         for step in range(5):
             Method.parse("sam:0.1").step(engine, batch(step=step, dtype=dtype), full_strength(step))
             theirs.update_parameters(model)
-        assert engine.averaged == 5
+        assert engine.kept.count == 5
         before = state(model)
         with engine.kept():
             assert same_bits(list(model.parameters()), list(theirs.module.parameters()))
@@ -55,7 +55,7 @@ class TestInALoopOfOnesOwn:
         for step in range(12):
             Plain().step(engine, batch(step=step, dtype=torch.float64), at(step))
             seen.append([parameter.detach().clone() for parameter in model.parameters()])
-        assert engine.averaged == len(counted)
+        assert engine.kept.count == len(counted)
         with engine.kept():
             for index, parameter in enumerate(model.parameters()):
                 torch.testing.assert_close(
@@ -88,7 +88,7 @@ class TestInALoopOfOnesOwn:
         model[1].eval()  # statistics must not learn from it
         Plain().step(engine, spoiled, at(1))
         assert scaler.get_scale() == 512
-        assert engine.averaged == 1
+        assert engine.kept.count == 1
         assert same_bits(
             [*engine.memory["averaged weights"]["values"].values()], [*kept["averaged weights"]["values"].values()]
         )
@@ -107,7 +107,7 @@ class TestInALoopOfOnesOwn:
     def test_without_an_average_nothing_happens(self) -> None:
         engine = sgd(normed_net())
         with engine.kept([batch()]):
-            assert engine.averaged == 0
+            assert engine.kept.count == 0
 
     def test_swa_must_know_the_step(self) -> None:
         engine = sgd(normed_net(), average="swa:0.5")

@@ -158,7 +158,7 @@ class _ClipWeights(TrainerCallback):
         engine = self.trainer._engine
         skipped = self.trainer.accelerator.optimizer_step_was_skipped
         if engine is not None and not skipped:
-            engine.after_step()
+            engine.kept.after_step(None)
 
 
 class RuleTrainer(ByRule, Trainer):

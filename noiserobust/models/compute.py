@@ -85,12 +85,3 @@ def predictions_of(outputs: Any) -> Tensor:
         f"expected a model that gives a tensor, or a tuple or dictionary with one, got {type(outputs).__name__}; write "
         "a task of your own (docs/tasks.md)"
     )
-
-
-def copied_to(device: torch.device, value: Any) -> Any:
-    """A copy of nested dictionaries and lists, with their tensors on ``device``."""
-    if isinstance(value, Tensor):
-        return value.to(device, copy=True)
-    if isinstance(value, dict):
-        return {key: copied_to(device, part) for key, part in value.items()}
-    return type(value)(copied_to(device, part) for part in value) if isinstance(value, (list, tuple)) else value

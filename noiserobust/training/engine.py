@@ -14,10 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 from noiserobust.analog.vectors import Vector, clip
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.analog.where import Where
-from noiserobust.data import Batch
+from noiserobust.data import Batch, nests
 from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation
-from noiserobust.models.compute import Precision, autocast, copied_to, device_of
+from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.modes import evaluating, kept_norm_stats
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise.sharded import mesh_of
@@ -29,10 +29,11 @@ from noiserobust.training.ddp import Processes
 from noiserobust.training.kept import KeptWeights
 from noiserobust.training.micro_batches import AnyBatch, as_list, only_rows
 from noiserobust.training.objective import Loss, Objective, Output, Penalty, joined
+from noiserobust.training.periphery import Periphery
 from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import check_clipping
 from noiserobust.training.teacher import Teacher
-from noiserobust.training.trained_weights import TrainedWeights
+from noiserobust.training.trained_weights import TrainedWeights, require_own_loop
 
 
 class Engine:
@@ -55,10 +56,13 @@ class Engine:
     - ``weight_clip``: after each step analog weights are clipped to this many times their layer's rms, the field's
       first remedy against outliers that set the noise's scale; or any :class:`Clip` or its text, such as
       ``rms(2.5,per=column)``.
-    - ``average``: weights averaged over steps, ``ema:0.999`` or ``swa:0.75``, which :meth:`kept` puts into the model.
+    - ``average``: weights averaged over steps, ``ema:0.999`` or ``swa:0.75``; ``with engine.kept(): ...`` puts what is
+      kept of a training into the model (:class:`KeptWeights`).
     - ``seed`` names the training noise, masks and coins; it must be the same on every rank.
     - ``samples``, ``classes``: size of the training data, for the rules that remember single samples.
     - ``where``: which weights are analog: what noise, weight clipping, filters and ``perturb="analog"`` are about.
+    - ``converters``: DAC, ADC and output noise around analog layers in every pass, ``io:dac=8,adc=8,noise=0.06``;
+      ``input_ranges``: how their ranges are learnt (:class:`~noiserobust.training.periphery.Periphery`).
     - ``teacher``: a :class:`~noiserobust.training.Teacher`, whose answers the loss keeps the network's near.
 
     ``memory`` is what the rules keep from step to step (:meth:`state_dict` saves it): a method itself is settings only.
@@ -82,6 +86,8 @@ class Engine:
         samples: int | None = None,
         classes: int | None = None,
         where: Where = Where(),
+        converters: Any = "none",
+        input_ranges: Any = None,
         teacher: Teacher | None = None,
     ) -> None:
         check_clipping(clip_norm)
@@ -94,6 +100,7 @@ class Engine:
         self.samples, self.classes = samples, classes
         self.device = device_of(model)
         self._trained = TrainedWeights(model, optimizer, where)
+        self.periphery = Periphery(model, converters, input_ranges, where, optimizer)
         self._stepping = self._holding = self._looked = False
         self._sparse: set[int] = set()
         self._first_lr, self._peak_lr = float(optimizer.param_groups[0]["lr"]), 0.0
@@ -101,7 +108,7 @@ class Engine:
         self.memory: dict[str, Any] = {}
         self.own_memory: dict[str, Any] = {}
         self.sharded = mesh_of(model) is not None
-        self._kept = KeptWeights(weight_clip, average, self.sharded)
+        self.kept = KeptWeights(self, weight_clip, average)
         self._at: Progress | None = None
         self.ranks = Processes.of(model)
         self.ranks.require_same_seed(seed, self.device)
@@ -142,7 +149,7 @@ class Engine:
         if self._stepping:  # the step of a rule inside another
             yield
             return
-        self._begin()
+        self._begin(0 if at is None else at.step)
         self._stepping, self._at = True, at
         try:
             yield
@@ -163,6 +170,11 @@ class Engine:
     def stream(self, *name: str | int) -> Stream:
         """The training randomness of that name."""
         return Stream(self.seed, "train", *name)
+
+    @property
+    def ranges(self) -> dict[str, Any]:
+        """The ranges of converters that training has found, by layer, for ``Chips(ranges=)``."""
+        return self.periphery.described
 
     @property
     def lr_share(self) -> float:
@@ -209,7 +221,9 @@ class Engine:
         factor = weight * self.objective.share(whole, self.ranks, self.device) / self.objective.units(micro)
         outputs = []
         try:
-            with self._trained.alone(), nullcontext() if norm_stats else kept_norm_stats(self.model):
+            kept = nullcontext() if norm_stats else kept_norm_stats(self.model)
+            converters = self.periphery.passing(self.stream(), self.ranks.rank, norm_stats, weight)
+            with self._trained.alone(), kept, converters:
                 for index, part in enumerate(micro):
                     # Ranks average once, with the last micro-batch.
                     with self._ranks_apart(apart=not sync or index < len(micro) - 1):
@@ -248,6 +262,7 @@ class Engine:
             twin = {name: value.to(live[name].dtype) if name in live else value for name, value in twin.items()}
         with ExitStack() as stack:
             stack.enter_context(kept_norm_stats(model) if twin is None else evaluating(model))
+            stack.enter_context(self.periphery.passing(self.stream(), self.ranks.rank))
             for part in (micro := as_list(batch)):
                 with self._autocast():
                     answer = self.objective.answer(model if twin is None else unwrap(model), part, twin)
@@ -270,6 +285,7 @@ class Engine:
                 gradient = gradient.to_dense()
             gradients.append(gradient.clone() if views and gradient is not None else gradient)
         self._holding = False
+        self.periphery.hand_out()
         return gradients
 
     def put(self, gradients: Vector, weight: float | Tensor = 1.0) -> None:
@@ -305,63 +321,44 @@ class Engine:
 
     def commit(self) -> bool:
         """Unscale, clip and step once with the gradients held, then hold none; whether the scaler let it step."""
+        scale, rate = self.loss_scale, float(self.optimizer.param_groups[0]["lr"])
         stepped = self._update()
+        self.periphery.update(stepped, scale, rate, self.ranks)
         self.optimizer.zero_grad(set_to_none=True)
         self._holding = False
         if getattr(self.model, "broadcast_buffers", False):
             self.ranks.share_buffers(unwrap(self.model))
         if stepped:  # a skipped step, which lowers the scale, changes nothing else
-            self.after_step()
+            self.kept.after_step(self._at)
         return stepped
-
-    def after_step(self) -> None:
-        """What follows the optimizer's step: clip the weights and add them to their average; part of :meth:`commit`."""
-        self._kept.after_step(self.model, self.weights, self.memory, self._at)
-
-    def kept(self, batches: Sequence[Batch] = ()) -> AbstractContextManager[None]:
-        """Inside, the model has the weights that are kept: their average, clipped where that is done at the end.
-
-        Batch norm has statistics of the average, of ``batches`` where they are given, else averaged as the weights
-        are. Afterwards the trained weights are back, bit for bit. Without ``average`` or such clipping they are the
-        weights as they stand.
-        """
-        return self._kept.inside(self.model, self.weights, self.memory, batches, self.precision)
-
-    @property
-    def averaged(self) -> int:
-        """How many steps' weights their average has so far."""
-        return self._kept.count(self.memory)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beyond the states of model, optimizer and schedule (no copy, as torch's are)."""
         scaler = {} if self.scaler is None else self.scaler.state_dict()
         memories = {"memory": self.memory, "own_memory": self.own_memory}
-        return {**memories, "scaler": scaler, "peak_lr": self._peak_lr}
+        return {**memories, "scaler": scaler, "peak_lr": self._peak_lr, **self.periphery.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a copy of a state that :meth:`state_dict` gave."""
-        self.memory, self.own_memory = (copied_to(self.device, state[name]) for name in ("memory", "own_memory"))
+        self.memory, self.own_memory = (nests.copied_to(self.device, state[name]) for name in ("memory", "own_memory"))
         self._peak_lr = state.get("peak_lr", self._peak_lr)  # younger than the first states
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+        self.periphery.load_state_dict(state)
 
-    def _begin(self) -> None:
+    def _begin(self, step: int = 0) -> None:
         """Read what is trained, and refuse gradients that this engine did not take."""
         self._require_own_loop()
         self._trained.read()
         self._trained.require_ready()
         self._peak_lr = max(self._peak_lr, float(self.optimizer.param_groups[0]["lr"]))
         self.objective.begin()
+        self.periphery.begin(step)
         self._holding, self.device = False, device_of(self.model)
 
     def _require_own_loop(self) -> None:
         """Refuse an optimizer that would not step when it is told to."""
-        waits = not getattr(getattr(self.optimizer, "gradient_state", None), "sync_gradients", True)
-        if waits or (self.scaler is None and getattr(self.optimizer, "scaler", None) is not None):
-            raise UserError(
-                "expected an optimizer that steps when told to, got one of accelerate's, which waits for micro-batches "
-                "or scales losses; use AcceleratedEngine of noiserobust.integrations.accelerate"
-            )
+        require_own_loop(self.optimizer, self.scaler)
 
     def _update(self) -> bool:
         """Unscale, clip and step; whether the scaler let it step."""

@@ -17,6 +17,7 @@ from noiserobust.spec import Described
 if TYPE_CHECKING:
     from typing import Generic, TypeVar
 
+    from noiserobust.analog.converters import Converters
     from noiserobust.data import Splits
     from noiserobust.minima import Measure
     from noiserobust.models import ModelSpec
@@ -39,10 +40,11 @@ if TYPE_CHECKING:
     TaskText = Text[Task]
     NoiseText = Text[NoiseModel]
     MeasureTexts = Text[tuple[Measure, ...]]
+    ConvertersText = Text[Converters]
     ClipText = Text[Clip | float | None]
     AverageText = Text[Average | None]
 else:  # the command line reads texts, without loading what they describe
-    ModelText = MethodText = NoiseText = TaskText = str
+    ModelText = MethodText = NoiseText = TaskText = ConvertersText = str
     MeasureTexts = tuple[str, ...]
     ClipText = None | float | str
     AverageText = None | str
@@ -64,6 +66,8 @@ ADDED: dict[str, Any] = {
     "teacher_weight": 0.5,
     "temperature": 2.0,
     "average": None,
+    "converters": "none",
+    "input_ranges": None,
 }
 """Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
 
@@ -105,6 +109,11 @@ class TrainSettings:
     """Patterns of parameters that stay digital: no noise, no clipping. A checkpoint keeps both for its evaluation."""
     layers: str | None = None
     """File (TOML) with settings by layer: noise, digital by pattern; in a program a mapping, too."""
+    converters: ConvertersText = field(default=cast("Any", "none"))
+    """DAC, ADC and output noise around the analog layers in every pass (docs/hardware_aware_training.md):
+    io:dac=8,adc=8,noise=0.06; with learnt=true or percentile=99.9 the checkpoint keeps the ranges."""
+    input_ranges: str | None = None
+    """How ranges that are learnt learn (default: as aihwkit's): learnt:decay=0.01."""
     weight_clip: ClipText = field(default=cast("Any", None))
     """Clip analog weights to this many times their layer's rms after every step (2 to 4 is usual), or otherwise:
     rms(2.5,per=column), percentile(99.5), value(0.2), each with when=end for the kept network alone."""
@@ -202,6 +211,8 @@ class TrainSettings:
             patterns = given.split() if isinstance(given, str) else given
             object.__setattr__(self, name, tuple(one for one in patterns if one != "none"))
         object.__setattr__(self, "layers", str(LayerTable.of(self.layers)) or None)
+        from noiserobust.analog.converters import Converters
+        from noiserobust.analog.ranges import InputRanges
         from noiserobust.minima import Measure
         from noiserobust.models import ModelSpec
         from noiserobust.noise import NoiseModel
@@ -209,9 +220,14 @@ class TrainSettings:
         from noiserobust.training.rules.base import Method
 
         kinds: dict[str, type[Described]] = {"model": ModelSpec, "method": Method, "task": Task}
-        kinds |= {"select_noise": NoiseModel}
+        kinds |= {"select_noise": NoiseModel, "converters": Converters}
         for name, kind in kinds.items():
             object.__setattr__(self, name, kind.parse(getattr(self, name)))
+        if self.input_ranges is not None:
+            learning = str(InputRanges.parse(self.input_ranges))
+            if "learnt=true" not in f"{self.converters} {self.layers}":
+                raise UserError(f"expected converters with learnt=true beside input_ranges, got {self.converters}")
+            object.__setattr__(self, "input_ranges", None if learning == str(InputRanges()) else learning)
         self._read_kept()
         log: Any = self.log
         measures = map(Measure.parse, log if isinstance(log, (list, tuple)) else (log,))
@@ -262,7 +278,9 @@ class TrainSettings:
         clipping = "" if clip is None else f", clip {clip:g} rms" if isinstance(clip, float) else f", clip {clip}"
         averaged = "" if average is None else f", averaged {average}"
         teacher = "" if self.teacher is None else f", distilled {self.teacher_weight:g} tau {self.temperature:g}"
-        return f"{self.method}{clipping}{averaged}{teacher}"
+        ranges = "" if self.input_ranges is None else f", {self.input_ranges}"
+        converters = "" if str(self.converters) == "none" else f", {self.converters}{ranges}"
+        return f"{self.method}{clipping}{averaged}{teacher}{converters}"
 
     @property
     def _revised(self) -> list[str]:

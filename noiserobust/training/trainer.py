@@ -20,10 +20,9 @@ from tqdm import tqdm
 
 from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
-from noiserobust.data import Batch, Labelled, Splits, Streamed, load, training_batches
+from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
 from noiserobust.errors import Diverged, UserError
 from noiserobust.minima import Perturbation
-from noiserobust.models.compute import copied_to
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.storage.files import write_atomically
@@ -143,6 +142,8 @@ class _Trainer:
             samples=len(train),
             classes=outputs,
             where=where,
+            converters=settings.converters,
+            input_ranges=settings.input_ranges,
             teacher=None
             if teacher is None
             else Teacher(teacher.to(device), settings.teacher_weight, settings.temperature),
@@ -163,6 +164,7 @@ class _Trainer:
         self.log: list[dict[str, Any]] = []
         self.ranks: list[int] = []
         self.best: dict[str, Tensor] = {}
+        self.best_ranges: dict[str, Any] = {}
 
     def train(self, on_epoch: Callable[[dict[str, Any]], object] | None, progress: bool) -> None:
         note = self.settings.method.prepare(self.engine)
@@ -187,6 +189,7 @@ class _Trainer:
                     self.ranks.append(self.processes.count)
                     if self._is_best(line):
                         self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+                        self.best_ranges = self.engine.periphery.described
                 self._save()
                 shown = [name for name in (self.task.metric, f"perturbed_{self.task.metric}") if name in line]
                 bar.set_postfix({name: f"{line[name]:.3g}" for name in shown})
@@ -231,7 +234,7 @@ class _Trainer:
         for name in ("train_loss", "loss"):
             if not math.isfinite(losses.get(name, 0.0)):
                 raise Diverged(f"training diverged in epoch {epoch}: {name} is {losses[name]}; lower lr or strength")
-        averaged = {} if self.settings.average is None else {"averaged": self.engine.averaged}
+        averaged = {} if self.settings.average is None else {"averaged": self.engine.kept.count}
         always = seen | averaged | self._extremes()
         return self.processes.first(
             lambda: {
@@ -251,7 +254,8 @@ class _Trainer:
         settings, scores = self.settings, dict[int, dict[str, float]]()
         for draw in range(self.processes.rank - 1, settings.select_draws, self.processes.count):
             stream = Stream(settings.seed, "select", draw)
-            with self.noisy.perturbed(settings.select_noise, stream) if draw >= 0 else nullcontext():
+            noisy = self.noisy.perturbed(settings.select_noise, stream) if draw >= 0 else nullcontext()
+            with self.engine.periphery.evaluated(stream), noisy:
                 scores[draw] = score(self.model, self.watched, settings.precision, self.task)
         scores = {draw: values for part in self.processes.gather(scores) for draw, values in part.items()}
         clean, draws = scores.pop(-1), [scores[draw] for draw in range(settings.select_draws)]
@@ -289,7 +293,7 @@ class _Trainer:
             )
 
     def _save(self) -> None:
-        own_memory = self.processes.gather(copied_to(torch.device("cpu"), self.engine.own_memory))
+        own_memory = self.processes.gather(nests.copied_to(torch.device("cpu"), self.engine.own_memory))
         if not self.processes.writes:
             return
         state = {
@@ -298,6 +302,7 @@ class _Trainer:
             "engine": self.engine.state_dict(),
             "own_memory": own_memory,
             "best": self.best,
+            "best_ranges": self.best_ranges,
             "log": self.log,
             "measures": self.measures.described,
             "ranks": self.ranks,
@@ -315,6 +320,7 @@ class _Trainer:
         rank = self.processes.rank % len(own_memory)
         self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})
         self.best, self.log = state["best"], state["log"]
+        self.best_ranges = state.get("best_ranges", {})
         self.ranks = state.get("ranks", [1] * len(self.log))
         self.measures.resume(self.log, state.get("measures", []))
 
@@ -345,7 +351,7 @@ class _Trainer:
             "ranks": self.ranks,
             "settings": self.settings.described(),
             "provenance": provenance(),
-        }
+        } | ({"ranges": self.best_ranges} if self.best_ranges else {})
         save_checkpoint(self.run.checkpoint, self.best, about)
         self._resume_file.unlink(missing_ok=True)
 
