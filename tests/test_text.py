@@ -61,6 +61,7 @@ NARROW: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "correlated": {"rows": st.just(512), "columns": st.just(512)},  # others go with over=tile alone
     "sliced": {"bits": FEW, "slices": FEW},
     "write_verify": {"iterations": FEW},
+    "rms": {"times": st.floats(1.01, 100)},
     "factory": {"target": st.from_regex(r"[a-z_]{1,8}(\.[a-z_]{1,8})?:[a-z_]{1,8}", fullmatch=True)},
     "torchvision": {
         "network": st.sampled_from(["resnet50", "vit_b_16"]),

@@ -164,8 +164,8 @@ class _Trainer:
         if settings.average is not None:
             self._require_average()
             if has_norms(self.model):
-                few = train.sample(min(REFRESHING, len(train)), Stream(0, "refresh"))
-                self.refreshing = prepare(few, device, channels_last=settings.channels_last)
+                images = train.sample(min(REFRESHING, len(train)), Stream(0, "refresh"))
+                self.refreshing = prepare(images, device, channels_last=settings.channels_last)
         sets = {"train": train, "validation": self.held_out, "test": splits.test}
         self.measures = EpochLog(settings, self.model, sets, self.task, where)
         self.log: list[dict[str, Any]] = []

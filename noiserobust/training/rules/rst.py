@@ -89,7 +89,7 @@ class RST(Method, name="rst"):
 class GRST(RST, name="g-rst"):
     """RST whose inner rule is gradient-norm regularisation: on heads the step is (1 - a) g + a g_p.
 
-    - ``inner``: the rule that makes g_p: sam, asam, samson, f-sam, vasso, ssam or gsam (whose whole step stands for g_p).
+    - ``inner``: the rule that makes g_p: sam, asam, samson, f-sam, vasso, ssam or gsam (its whole step stands for g_p).
     - ``p``: as in :class:`RST`. ``a``: weight of g_p; p a is the regularisation in units of SAM's, 0.8 to 1 is best.
     - ``normalised``: g / ||g|| for g (each rank its own), as the released code does by default.
 
