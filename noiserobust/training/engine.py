@@ -135,7 +135,7 @@ class Engine:
         self._trained.look(self.task.call, batch)
 
     @contextmanager
-    def stepping(self, step: int = 0) -> Iterator[None]:
+    def stepping(self, step: int | None = None) -> Iterator[None]:
         """Inside is one ``step`` of a rule: it begins with no gradients, and leaves none behind when it fails."""
         if self._stepping:  # the step of a rule inside another
             yield
@@ -338,7 +338,7 @@ class Engine:
             self.scaler.load_state_dict(state["scaler"])
         self.periphery.load_state_dict(state)
 
-    def _begin(self, step: int = 0) -> None:
+    def _begin(self, step: int | None = None) -> None:
         """Read what is trained, and refuse gradients that this engine did not take."""
         self._require_own_loop()
         self._trained.read()
