@@ -23,6 +23,7 @@ from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
 from noiserobust.errors import Diverged, UserError
 from noiserobust.rng import Stream, seeded
+from noiserobust.spec import references
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.storage.files import write_atomically
 from noiserobust.storage.provenance import provenance
@@ -30,12 +31,14 @@ from noiserobust.storage.weights import load_weights
 from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked, score
+from noiserobust.training.checkpointing import checkpointed
 from noiserobust.training.ddp import Processes
 from noiserobust.training.engine import Engine
 from noiserobust.training.epoch_log import EpochLog, require_logged
+from noiserobust.training.learning_rates import LearningRate
 from noiserobust.training.optimizers import build_optimizer
 from noiserobust.training.runs import Run, run_of
-from noiserobust.training.schedules import Progress, learning_rate
+from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import TrainSettings
 from noiserobust.training.teacher import Teacher
 
@@ -127,6 +130,7 @@ class _Trainer:
         self.engine = Engine(
             processes.parallel(self.model),
             optimizer,
+            loss=None if settings.loss is None else references.load(settings.loss),
             task=self.task.smoothed(settings.label_smoothing),
             precision=settings.precision,
             scaler=torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None,
@@ -143,6 +147,9 @@ class _Trainer:
             else Teacher(teacher.to(device), settings.teacher_weight, settings.temperature),
         )
         self.steps = settings.epochs * len(self.batches)
+        self.rate = LearningRate(
+            settings.lr_schedule, optimizer, settings.lr, self.steps, len(self.batches), settings.lr_warmup
+        )
         processes.require_samples(len(train), settings.batch_size)
         self.watched = (
             [] if self.held_out is None else prepare(self.held_out, device, channels_last=settings.channels_last)
@@ -171,6 +178,7 @@ class _Trainer:
         ) as bar:
             for epoch in range(len(self.log), self.settings.epochs):
                 line = self._epoch(epoch, bar)
+                self.rate.end_epoch(line)
                 self.log.append(line)
                 self.ranks.append(self.processes.count)
                 if self._is_best(line):
@@ -191,17 +199,16 @@ class _Trainer:
         rank, ranks = self.processes.rank, self.processes.count
         # Dropout and the like draw from the global generator: named per epoch, so that a resumed run draws the same.
         masks = Stream(settings.seed, "dropout", epoch)
-        with seeded(masks.child(rank) if rank else masks, self.engine.device):
+        again = checkpointed(self.model) if settings.checkpointing else nullcontext()
+        with again, seeded(masks.child(rank) if rank else masks, self.engine.device):
             for index, batch in enumerate(self.batches.epoch(epoch, rank, ranks)):
                 at = Progress(epoch * len(self.batches) + index, self.steps, epoch, settings.epochs, settings.seed)
                 parts: Batch | list[Batch] = (
                     batch.split(settings.micro_batches) if settings.micro_batches > 1 else batch
                 )
-                # Set outright: torch's scheduler warns when loss scaling skips the first step.
-                rate = settings.lr * learning_rate(at.step, self.steps, settings.lr_warmup)
-                for group in self.engine.optimizer.param_groups:
-                    group["lr"] = rate
+                rate = self.rate.begin(at.step)
                 out = settings.method.step(self.engine, parts, at)
+                self.rate.end()
                 each, units = out.losses.float(), out.counts
                 total += each.sum() if units is None else (each * units).sum()
                 count += len(each) if units is None else units.sum()
@@ -266,6 +273,7 @@ class _Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.engine.optimizer.state_dict(),
             "engine": self.engine.state_dict(),
+            "rate": self.rate.state_dict(),
             "own_memory": own_memory,
             "best": self.best,
             "best_ranges": self.best_ranges,
@@ -282,6 +290,7 @@ class _Trainer:
             return
         self.model.load_state_dict(state["model"])
         self.engine.optimizer.load_state_dict(state["optimizer"])
+        self.rate.load_state_dict(state.get("rate", {}))
         own_memory = state.get("own_memory") or [{}]  # older states know of one process only
         rank = self.processes.rank % len(own_memory)
         self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})
