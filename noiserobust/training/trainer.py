@@ -32,6 +32,7 @@ from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked, score
 from noiserobust.training.checkpointing import checkpointed
+from noiserobust.training.compiling import compiled
 from noiserobust.training.ddp import Processes
 from noiserobust.training.engine import Engine
 from noiserobust.training.epoch_log import EpochLog, require_logged
@@ -128,7 +129,7 @@ class _Trainer:
         self.noisy = NoisyWeights(self.model, **where.patterns)
         optimizer = build_optimizer(settings.optimizer, self.model.parameters(), settings.lr, settings.weight_decay)
         self.engine = Engine(
-            processes.parallel(self.model),
+            processes.parallel(compiled(self.model, device) if settings.compile else self.model),
             optimizer,
             loss=None if settings.loss is None else references.load(settings.loss),
             task=self.task.smoothed(settings.label_smoothing),
