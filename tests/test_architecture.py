@@ -17,7 +17,7 @@ import noiserobust
 PACKAGE = Path(noiserobust.__file__).parent
 LAYERS = [
     {"errors"},
-    {"rng", "spec"},
+    {"rng", "spec", "seals", "endings"},
     {"noise", "data"},
     {"models"},
     {"tasks"},
@@ -27,7 +27,7 @@ LAYERS = [
     {"report"},
     {"training", "evaluation"},
     {"sweep", "doctor"},
-    {"papers"},
+    {"papers", "page"},
     {"__init__", "cli"},
     {"integrations"},
     {"__main__"},

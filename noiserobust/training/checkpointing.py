@@ -40,13 +40,14 @@ def checkpointed(model: nn.Module) -> Iterator[nn.Module]:
             f"expected blocks in a ModuleList or Sequential to checkpoint, got none in {type(network).__name__}; leave "
             "checkpointing out"
         )
-    caches = [m.config for m in network.modules() if getattr(getattr(m, "config", None), "use_cache", False) is True]
+    configs: list[Any] = [getattr(module, "config", None) for module in network.modules()]
+    caches = [config for config in configs if getattr(config, "use_cache", False) is True]
     before = [(module, vars(module).get("forward")) for module in found]
     try:
         for config in caches:
             config.use_cache = False  # a block that fills a cache may not run twice
         for module in found:
-            module.forward = _Checkpointed(module, vars(module).get("forward"))  # type: ignore[assignment]
+            module.forward = _Checkpointed(module, vars(module).get("forward"))
         yield model
     finally:
         for config in caches:

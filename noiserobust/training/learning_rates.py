@@ -131,8 +131,8 @@ def scheduler_of(text: str) -> tuple[Any, dict[str, Any], str]:
 
 def check_schedule(text: str, optimizer: str) -> None:
     """Refuse a schedule that cannot be made for an optimizer."""
-    momentum = {"momentum": 0.9} if "momentum=" in optimizer else {}
-    dummy = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, **momentum)
+    momentum = 0.9 if "momentum=" in optimizer else 0.0
+    dummy = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=momentum)
     LearningRate(text, dummy, 0.1, 100, 10)
 
 
