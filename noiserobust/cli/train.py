@@ -30,7 +30,7 @@ SETTINGS = {
         ),
         *("precision", "channels_last", "checkpointing", "compile"),
     ),
-    "epoch that is kept": ("select_on", "select_noise", "select_draws", "validation"),
+    "epoch that is kept": ("average", "select_on", "select_noise", "select_draws", "validation"),
     "measures in the log": ("log", "log_on", "log_images"),
 }
 """Rare settings of a run, by group."""
