@@ -195,7 +195,7 @@ class LayerConverters:
         positions = shape[2:] if self.spatial else shape[1:-1]
         numbers = positions.numel() * getattr(self.module, "groups", 1) * self.crossbars[-1].inputs.stop
         step, sums = max(AT_ONCE // max(numbers, 1), 1), []
-        for start in range(0, len(x), step):
+        for start in range(0, max(len(x), 1), step):
             rows = slice(start, min(start + step, len(x)))
             some, of = x[rows], torch.Size((rows.stop - start, *shape[1:]))
             vectors, total = input_vectors(self.module, some, of), torch.zeros((), device=x.device)
@@ -293,6 +293,8 @@ def _crossbars(weight: AnalogWeight, converters: Converters) -> Iterator[Crossba
 
 def endless_rows(stream: Stream, first: int, shape: Sequence[int], device: torch.device) -> Tensor:
     """Rows ``first``, ``first + 1``, ... of an endless standard normal field, as many as ``shape`` has."""
+    if not shape[0]:
+        return torch.zeros(tuple(shape), device=device)
     last = first + shape[0]
     pieces = []
     for chunk in range(first // CHUNK, -(-last // CHUNK)):
