@@ -14,48 +14,32 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from noiserobust.data import Dataset, DataSource, Splits
 from noiserobust.data.dataset import channel_statistics
-from noiserobust.rng import Stream
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SPLITS = ("train", "test")
 END = b"\xff\xd9"
 
 
 @dataclass(frozen=True)
 class Decoded(DataSource):
-    """``per_class`` training images of each class and all test images of a folder that :func:`decode` wrote.
+    """The images of a folder that :func:`decode` wrote, with the names and the augmentation of CIFAR-10."""
 
-    The same images as ``subset:cifar10,per_class=...`` of the same data: class k's images in the order of the
-    permutation that ``Stream(0, "subset", k)`` draws, the first ``per_class`` of it, class after class.
-    """
-
-    example: ClassVar[str] = "experiments.gpu.images:Decoded(folder,per_class=500)"
+    example: ClassVar[str] = "experiments.gpu.images:Decoded(folder)"
 
     folder: str
-    per_class: int
 
     def read(self, root: str | Path, image_size: int | None) -> Splits:
-        parts = [
-            np.load(Path(self.folder) / f"{name}.npy") for name in ("train", "train_labels", "test", "test_labels")
-        ]
-        train, labels, test, test_labels = map(torch.from_numpy, parts)
-        mean, std = channel_statistics(train)
-        kept = torch.cat([first(labels, number, self.per_class) for number in range(len(CLASSES))])
-        given = (mean, std, CLASSES, "cifar10")
-        size = min(train.shape[2:]) // 8
-        return Splits(
-            Dataset(train[kept], labels[kept], *given), Dataset(test, test_labels, *given), crop=size, flip=True
-        )
+        parts = [[np.load(Path(self.folder) / f"{split}{what}.npy") for what in ("", "_labels")] for split in SPLITS]
+        tensors = [[torch.from_numpy(array) for array in part] for part in parts]
+        mean, std = channel_statistics(tensors[0][0])
+        train, test = (Dataset(*part, mean, std, CLASSES, "cifar10") for part in tensors)
+        return Splits(train, test, crop=train.images.shape[2] // 8, flip=True)
 
-
-def first(labels: Tensor, number: int, count: int) -> Tensor:
-    """The positions of the first ``count`` images of class ``number``, ascending."""
-    places = (labels == number).nonzero().flatten()
-    order = torch.randperm(len(places), generator=Stream(0, "subset", number).generator())
-    return places[order[:count]].sort().values
+    def lies_in(self, root: str | Path) -> bool:
+        return (Path(self.folder) / "done").is_file()
 
 
 def decode(file: str, folder: Path) -> None:
@@ -65,7 +49,7 @@ def decode(file: str, folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     random, arrays = np.random.default_rng(0), np.load(file) if file else {}
-    for split, count in (("train", 32), ("test", 8)):
+    for split, count in zip(SPLITS, (32, 8), strict=True):
         if file:
             images, labels = _pixels(arrays, split), arrays[f"{split}_labels"].astype(np.int64)
         else:

@@ -49,15 +49,17 @@ class Rows:
     """The rows of one part.
 
     A thing of the same name, done by the same commit on the same card, is not done again; one that failed is tried
-    again, but only once in one call of the command.
+    again, but only once in one call of the command. ``of`` tells processes of one part apart.
     """
 
-    def __init__(self, options: Options, part: str) -> None:
+    def __init__(self, options: Options, part: str, of: str = "") -> None:
         self.options, self.part = options, part
-        self.out, self.now = Path(options.out), Path(options.out) / f".{part}"
+        self.out, self.now = Path(options.out), Path(options.out) / f".{part}{of}"
         self.about = machine(options.device) | {"cuda": torch.version.cuda, "commit": options.commit}
         self.about |= {"call": options.call, "tiny": options.tiny}
-        self.met = {row["name"] for row in self.read() if self._settles(row)}
+        rows = self.read()
+        self.met = {row["name"] for row in rows if self._settles(row)}
+        self.tried = {row["name"] for row in rows if row["call"] == options.call}
 
     def _settles(self, row: Mapping[str, object]) -> bool:
         same = all(row.get(key) == self.about[key] for key in ("device", "torch", "commit", "tiny"))
@@ -68,6 +70,10 @@ class Rows:
         file = self.out / "rows.jsonl"
         rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
         return [row for row in rows if row["part"] == self.part]
+
+    def forget(self, name: str) -> None:
+        """What an earlier call of the command did is not there any more, and is done again."""
+        self.met -= {name} - self.tried
 
     def add(self, name: str, **values: object) -> None:
         """Write a row; ``ok`` unless ``values`` say otherwise."""

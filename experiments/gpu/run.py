@@ -81,23 +81,21 @@ def supervise(
 ) -> None:
     """Run a part until it is done or its time is up. What it was at when it was lost becomes a line with the error,
     and a new process goes on behind it."""
-    now = out / f".{part}"
     while True:
-        now.unlink(missing_ok=True)
         code = _run([*command, f"{deadline}"], out / "log.txt", deadline + GRACE, env)
-        lost = now.read_text() if now.is_file() else ""
-        now.unlink(missing_ok=True)
+        marks = list(out.glob(f".{part}*"))
+        lost = [mark.read_text() for mark in marks]
+        for mark in marks:
+            mark.unlink()
         if code == 0:
             return
-        if code != AGAIN or lost:
-            if code is None:
-                error = "its time was up, and it did not end"
-            else:
-                error = f"its process ended with {f'signal {-code}' if code < 0 else f'code {code}'}"
-            append(out, {**about, "part": part, "name": lost or "start", "ok": False, "error": error})
-            if not lost:
-                return
-        if time.time() > deadline:
+        if code is None:
+            error = "its time was up, and it did not end"
+        else:
+            error = f"its process ended with {f'signal {-code}' if code < 0 else f'code {code}'}"
+        for name in lost or ["start"] * (code != AGAIN):
+            append(out, {**about, "part": part, "name": name, "ok": False, "error": error})
+        if time.time() > deadline or not (lost or code == AGAIN):
             return
 
 
