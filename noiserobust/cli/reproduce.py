@@ -150,7 +150,7 @@ class Reproduce(Command):
             scale = replace(scale, seeds=self.seeds)
         # Absolute, since a worker of a cluster may stand in another folder.
         folder = self.out.resolve() / (self.scale + ("-gpu" if on_gpu else ""))
-        return grids, Bench(scale, folder, with_logs(runs, scale.log_images))
+        return grids, Bench(scale, folder, with_logs(runs, scale.log_images, scale.log_every))
 
     def _list(self, pieces: list[Piece]) -> None:
         """Print what is missing, with the time that it will take."""

@@ -62,11 +62,12 @@ class Bench:
 
 def unlogged(run: TrainSettings) -> TrainSettings:
     """``run`` without a log: what names its weights."""
-    return dataclasses.replace(run, log=(), log_on=("train",), log_images=1000, seed=0)
+    return dataclasses.replace(run, log=(), log_on=("train",), log_images=1000, log_every=1, seed=0)
 
 
-def with_logs(runs: Iterable[TrainSettings], images: int) -> dict[TrainSettings, TrainSettings]:
-    """Every run by its bare settings, with all that any of ``runs`` wants logged of it, on ``images`` images.
+def with_logs(runs: Iterable[TrainSettings], images: int, every: int = 1) -> dict[TrainSettings, TrainSettings]:
+    """Every run by its bare settings, with all that any of ``runs`` wants logged of it, on ``images`` images,
+    in every ``every``-th epoch.
 
     A log changes no weights, but a finished run cannot be logged afterwards: so runs that artefacts share are trained
     with the logs of all.
@@ -78,6 +79,8 @@ def with_logs(runs: Iterable[TrainSettings], images: int) -> dict[TrainSettings,
         if run.log:
             on |= dict.fromkeys(run.log_on)
     return {
-        bare: dataclasses.replace(bare, log=tuple(measures), log_on=tuple(on), log_images=images) if measures else bare
+        bare: dataclasses.replace(bare, log=tuple(measures), log_on=tuple(on), log_images=images, log_every=every)
+        if measures
+        else bare
         for bare, (measures, on) in wanted.items()
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from noiserobust.data.corrupted import CORRUPTIONS as PUBLISHED_CORRUPTIONS
+from noiserobust.data.source import DataSource
+from noiserobust.data.subset import Subset
 from noiserobust.errors import UserError
 from noiserobust.papers.grid.corruptions import CORRUPTIONS
 from noiserobust.papers.grid.pieces import Corrupted, FineTuned, Heights, Measuring
@@ -18,6 +20,16 @@ KNOWN = {
     "imagenet": (1_281_167, 50_000, 3, 224, 1000),
 }
 """Training images, test images, channels, pixels a side and classes of data that need not be here to be estimated."""
+
+
+def sizes_of(data: str) -> tuple[int, int, int, int, int] | None:
+    """What :data:`KNOWN` says of data by their text, also of a part of them; ``None`` of all others."""
+    if data in KNOWN:
+        return KNOWN[data]
+    source = DataSource.parse(data, imports=False) if data.startswith("subset:") else None
+    whole = sizes_of(str(source.of)) if isinstance(source, Subset) else None
+    return whole and (source.per_class * whole[-1], *whole[1:])
+
 
 OVERHEAD = 0.2  # seconds to open a run and its data, measured on digits
 
@@ -56,8 +68,8 @@ def _training(settings: TrainSettings) -> float:
 
 
 def _size(settings: TrainSettings) -> tuple[int, int, int, int, int]:
-    if settings.data in KNOWN:
-        return KNOWN[settings.data]
+    if sizes := sizes_of(settings.data):
+        return sizes
     data = data_of(settings)
     train = data.train
     return len(train), len(data.test), train.channels, train.example().shape[-1], len(train.classes)
