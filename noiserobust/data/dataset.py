@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from noiserobust.data.content import Content
 from noiserobust.data.labelled import Labelled, affine, check_normalization, positions
 from noiserobust.errors import UserError
 
@@ -98,8 +99,8 @@ class Splits:
 
     train, test: anything that :func:`~noiserobust.data.as_dataset` takes; crop: default padding of the random crop, in
     pixels; flip: whether a mirrored image is still of its class. validation: data that training watches in place of a
-    part of ``train``, where there are such. All parts get the same classes: those of the one that knows most, where only
-    their number is known.
+    part of ``train``, where there are such. All parts get the same classes: those of the one that knows most, where
+    only their number is known.
 
     Raises :class:`UserError` when the parts differ in classes or channels.
     """
@@ -126,6 +127,12 @@ class Splits:
                 raise UserError(f"expected {train.channels} channels in {together}, got {part.channels}")
             named = part if part.classes == classes else replace(part, classes=classes)  # type: ignore[type-var]
             object.__setattr__(self, what, named)
+
+    @property
+    def content(self) -> Content:
+        """What names these data."""
+        parts = [self.train, self.test, *([] if self.validation is None else [self.validation])]
+        return Content(tuple(part.fingerprint for part in parts), self.train.mean, self.train.std, self.crop, self.flip)
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

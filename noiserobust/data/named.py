@@ -23,8 +23,9 @@ def load(
     """Training and test data: digits, cifar10, cifar100, fashion-mnist, svhn, sums, imagenet, an image folder,
     ``text:FILE``, or your own, ``package.module:Name(...)``.
 
-    ``subset:NAME,per_class=500`` is a fixed part of another's training images. A folder is decoded into memory; ``stream:FOLDER`` leaves it on disk, as ``imagenet``, the folder ``imagenet`` under
-    ``root``, does. root: where named data are kept; image_size: resizes the images of a folder. ``imports=False`` is
-    for names out of files: no module is imported. Raises :class:`UserError` when there is no such data.
+    ``subset:NAME,per_class=500`` is a fixed part of another's training images. A folder is decoded into memory;
+    ``stream:FOLDER`` leaves it on disk, as ``imagenet``, the folder ``imagenet`` under ``root``, does. root: where
+    named data are kept; image_size: resizes the images of a folder. ``imports=False`` is for names out of files: no
+    module is imported. Raises :class:`UserError` when there is no such data.
     """
     return DataSource.parse(name, imports).load(root, image_size)

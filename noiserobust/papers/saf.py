@@ -90,8 +90,7 @@ def trajectory(at: Grid, network: str, data: str) -> dict[str, Any]:
     if at.scale.recipe is None:
         return {"start": start, "back": BACK, "beta": beta}
     recipe = at.scale.recipe
-    images = (sizes_of(at.scale.data[data]) or KNOWN["cifar10"])[0]
-    share = steps_of(recipe, images) / BATCHES[which]
+    share = steps_of(recipe, sizes_of(at.scale.data[data])[0]) / BATCHES[which]
     return {
         "start": max(1, round(start / of * recipe.epochs)),
         "back": max(1, round(BACK / of * recipe.epochs)),

@@ -17,7 +17,7 @@ from noiserobust.spec import Described
 if TYPE_CHECKING:
     from typing import Generic, TypeVar
 
-    from noiserobust.data import Splits
+    from noiserobust.data import Content, Splits
     from noiserobust.minima import Measure
     from noiserobust.models import ModelSpec
     from noiserobust.noise import NoiseModel
@@ -230,25 +230,28 @@ class TrainSettings:
         seen = {name: part and part.with_normalization(self.mean, self.std) for name, part in parts.items()}
         return dataclasses.replace(splits, **seen)  # type: ignore[arg-type]
 
-    def augmentation(self, splits: Splits) -> tuple[int, bool]:
+    def augmentation(self, splits: Splits | Content) -> tuple[int, bool]:
         """Crop padding and flips: those set, or what suits the data."""
         return (
             splits.crop if self.crop is None else self.crop,
             splits.flip if self.flip is None else self.flip,
         )
 
-    def identity(self, splits: Splits) -> str:
+    def identity(self, data: Splits | Content) -> str:
         """8 hex digits that name the run: its settings, its data's content and the version of what training means."""
+        from noiserobust.data import Content
+
+        seen = data if isinstance(data, Content) else data.content
+        mean, std = (seen.mean, seen.std) if self.mean is None or self.std is None else (self.mean, self.std)
         values = self.described()
         settings = {k: v for k, v in values.items() if k not in WITHOUT_EFFECT and ADDED.get(k, ...) != v}
         if self.initial is not None:
             from noiserobust.storage.checkpoints import read_checkpoint
 
             settings["initial"] = read_checkpoint(self.initial).digest  # what it holds counts, not where it lies
-        splits = self.normalized(splits)
-        crop, flip = self.augmentation(splits)
-        content = [splits.train.fingerprint, splits.test.fingerprint, splits.train.mean, splits.train.std]
-        content += [] if splits.validation is None else [splits.validation.fingerprint]
+        crop, flip = self.augmentation(seen)
+        train, test, *watched = seen.fingerprints
+        content = [train, test, mean, std, *watched]
         named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content]
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
 

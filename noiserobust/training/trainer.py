@@ -202,7 +202,11 @@ class _Trainer:
                 **losses,
                 **always,
                 # The column max_over_rms stays what it is without a log.
-                **{name: value for name, value in self.measures.line(epoch, out.perturbation).items() if name not in always},
+                **{
+                    name: value
+                    for name, value in self.measures.line(epoch, out.perturbation).items()
+                    if name not in always
+                },
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )

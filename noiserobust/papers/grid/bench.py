@@ -10,6 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
+from noiserobust.data import Content
 from noiserobust.errors import UserError
 from noiserobust.minima import Measure
 from noiserobust.papers.grid.scale import Scale
@@ -24,11 +25,13 @@ class Bench:
     """The folder of a scale. A run that several artefacts share lies there once, with the log that all of them want.
 
     ``logged``: what is logged of each run (:func:`with_logs`); a run that is not in it is logged as it says itself.
+    ``contents``: what names data that need not be on this machine, by their text.
     """
 
     scale: Scale
     folder: Path
     logged: Mapping[TrainSettings, TrainSettings] = dataclasses.field(default_factory=dict)
+    contents: Mapping[str, Content] = dataclasses.field(default_factory=dict)
 
     @property
     def seeds(self) -> range:
@@ -41,7 +44,11 @@ class Bench:
     def training(self, run: TrainSettings, seed: int) -> Training:
         """The piece that trains the copy ``seed`` of ``run``."""
         bare = unlogged(run)
-        return Training(dataclasses.replace(self.logged.get(bare, run), seed=seed), self.folder / "runs")
+        return Training(
+            dataclasses.replace(self.logged.get(bare, run), seed=seed),
+            self.folder / "runs",
+            self.contents.get(run.data),
+        )
 
     def log(self, run: TrainSettings, seed: int, columns: Sequence[str]) -> pd.DataFrame:
         """What the finished copy logged, a line per epoch; refused where it lacks one of ``columns``."""

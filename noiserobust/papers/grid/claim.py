@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from noiserobust.papers.grid.bench import Bench
-from noiserobust.papers.grid.estimate import here
+from noiserobust.papers.grid.finished import missing
 from noiserobust.papers.grid.quantity import Logged, Quantity, table
 from noiserobust.papers.grid.scale import Grid, Scale
 from noiserobust.papers.grid.step_time import StepTime
@@ -141,7 +141,7 @@ class Claim:
     def copies(self, grid: Grid, bench: Bench) -> int:
         """How many trained copies of all its runs are computed, from those of ``bench`` on; 0 if those are not."""
         count = bench.scale.seeds
-        while all(here(piece) for piece in self.pieces(grid, bench.with_seeds(count))):
+        while not missing(self.pieces(grid, bench.with_seeds(count))):
             count += 1
             if count > MOST:
                 break

@@ -132,7 +132,7 @@ class Remembered(Quantity):
     unit: str = "memory"
 
     def values(self, bench: Bench) -> pd.DataFrame:
-        images, _, channels, _, classes = sizes_of(bench.scale.data[self.data]) or ()
+        images, _, channels, _, classes = sizes_of(bench.scale.data[self.data])
         held_out = 0.0 if self.run.select_on == "test" else self.run.validation
         engine = engine_of(self.run, channels, images - round(held_out * images), classes, "meta")
         # It says on the way how large its memory is.

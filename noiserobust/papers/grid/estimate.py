@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from noiserobust.data.corrupted import CORRUPTIONS as PUBLISHED_CORRUPTIONS
 from noiserobust.data.source import DataSource
 from noiserobust.data.subset import Subset
@@ -22,13 +24,13 @@ KNOWN = {
 """Training images, test images, channels, pixels a side and classes of data that need not be here to be estimated."""
 
 
-def sizes_of(data: str) -> tuple[int, int, int, int, int] | None:
-    """What :data:`KNOWN` says of data by their text, also of a part of them; ``None`` of all others."""
-    if data in KNOWN:
-        return KNOWN[data]
+def sizes_of(data: str) -> tuple[int, int, int, int, int]:
+    """What :data:`KNOWN` says of data by their text, also of a part of them; ``KeyError`` for all others."""
     source = DataSource.parse(data, imports=False) if data.startswith("subset:") else None
-    whole = sizes_of(str(source.of)) if isinstance(source, Subset) else None
-    return whole and (source.per_class * whole[-1], *whole[1:])
+    if not isinstance(source, Subset):
+        return KNOWN[data]
+    _, *others, classes = KNOWN[str(source.of)]
+    return (source.per_class * classes, *others, classes)  # type: ignore[return-value]
 
 
 OVERHEAD = 0.2  # seconds to open a run and its data, measured on digits
@@ -68,8 +70,8 @@ def _training(settings: TrainSettings) -> float:
 
 
 def _size(settings: TrainSettings) -> tuple[int, int, int, int, int]:
-    if sizes := sizes_of(settings.data):
-        return sizes
+    with contextlib.suppress(KeyError):
+        return sizes_of(settings.data)
     data = data_of(settings)
     train = data.train
     return len(train), len(data.test), train.channels, train.example().shape[-1], len(train.classes)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from noiserobust.papers.grid.artefacts import Artefact
 from noiserobust.papers.grid.bench import Bench
+from noiserobust.papers.grid.finished import missing
 from noiserobust.papers.grid.markdown import text_of
 from noiserobust.papers.grid.published_values import Published, published
 from noiserobust.papers.grid.quantity import Quantity
@@ -19,6 +20,7 @@ from noiserobust.storage.provenance import provenance
 from noiserobust.storage.rows import write_rows
 from noiserobust.sweep import Executor, Local, Piece, Training
 from noiserobust.sweep.executors import OnPiece, compute
+from noiserobust.sweep.pieces import data_of
 
 
 def pieces_of(artefact: Artefact, grid: Grid, bench: Bench) -> list[Piece]:
@@ -35,6 +37,11 @@ def quantities(artefact: Artefact, grid: Grid) -> list[Quantity]:
 def compute_in_stages(pieces: Sequence[Piece], executor: Executor | None, on_piece: OnPiece | None = None) -> None:
     """Do what is missing of ``pieces``: trainings, then what is measured of them, then what is timed, which shares
     the machine with nothing."""
+    for training in (piece for piece in missing(pieces) if isinstance(piece, Training)):
+        data_of(
+            training.settings
+        )  # names follow from the data that are here: a download comes before they are looked up
+    pieces = missing(pieces)
     compute((piece for piece in pieces if isinstance(piece, Training)), executor, on_piece)
     compute((piece for piece in pieces if not isinstance(piece, (Training, StepTime))), executor, on_piece)
     compute((piece for piece in pieces if isinstance(piece, StepTime)), Local(), on_piece)

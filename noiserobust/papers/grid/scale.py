@@ -138,14 +138,14 @@ SMALL = Scale(
     rho=0.5,
     gamma=2.0,
     log_images=256,
-    log_every=10,
+    log_every=20,
     says=(
         "data: 500 images a class of CIFAR-10's training images stand for every data set",
         "networks: a quarter as wide as the published ones",
         "training: 60 epochs of batch 128, bf16 autocast, one recipe for all papers (lr 0.05, weight decay 5e-4, label "
         "smoothing 0.1), 3 seeds; the last epoch is kept, none is chosen",
-        "strengths: published sigma; half of the published rho, which holds it and the weights' norm in proportion at a "
-        "quarter of the width; twice the published gamma, which holds noise and weight in proportion there",
+        "strengths: published sigma; half of the published rho, which holds it and the norm of the weights in "
+        "proportion at a quarter of the width; twice the published gamma, which holds noise and weight in proportion",
         "evaluation: 2,000 test images (stratified), bf16",
     ),
 )
@@ -267,18 +267,30 @@ class Grid:
     def _where(self, data: str) -> dict[str, Any]:
         where = dict(self.place)
         folder = where.pop("cifar10", None)
-        source = DataSource.parse(data)
-        if folder is not None and source == CIFAR10():
-            where["data"] = folder
-        elif folder is not None and isinstance(source, Subset) and source.of == CIFAR10():
-            where["data"] = str(replace(source, of=Folder(folder)))
-        return where
+        return where | ({"data": _exchanged(data, CIFAR10(), Folder(folder))} if folder else {})
 
 
 def _known(names: Mapping[str, str], name: str, what: str) -> str:
     if name not in names:
         raise UserError(f"expected a {what} of the scale ({', '.join(names)}), got '{name}'")
     return names[name]
+
+
+def unplaced(data: str) -> str:
+    """Data by the name that a scale gives them, where they lie in a folder of somebody's."""
+    source = DataSource.parse(data, imports=False)
+    whole = source.of if isinstance(source, Subset) else source
+    return _exchanged(data, whole, CIFAR10()) if isinstance(whole, Folder) else data
+
+
+def _exchanged(data: str, old: DataSource, new: DataSource) -> str:
+    """``data`` with ``new`` for ``old``, all of it or what it is a part of; other data as they are."""
+    source = DataSource.parse(data, imports=False)
+    if source == old:
+        return new.folder if isinstance(new, Folder) else str(new)
+    if isinstance(source, Subset) and source.of == old:
+        return str(replace(source, of=new))
+    return data
 
 
 def _times(published: float, factor: float) -> float:
