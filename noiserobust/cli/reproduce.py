@@ -47,7 +47,7 @@ class Reproduce(Command):
     dry_run: bool = False
     """Only list what is missing, with an estimate of the time on this machine."""
     only_done: bool = False
-    """Compute nothing: write every artefact whose pieces are all there."""
+    """Compute nothing: write what is there of every artefact, each cell with as many copies as are there."""
     finished: Path | None = None
     """Folder of finished copies that are taken up in place of training again (default: those of the package)."""
     keep: Path | None = None
@@ -87,15 +87,17 @@ class Reproduce(Command):
     def _write(self, pieces: dict[Artefact, list[Piece]], grids: dict[str, Grid], bench: Bench) -> None:
         """Write every artefact whose pieces are all there."""
         from noiserobust.papers.grid.finished import missing
-        from noiserobust.papers.grid.plan import write
+        from noiserobust.papers.grid.plan import computed, write
 
         failures = []
         for artefact, needed in pieces.items():
+            grid, cells = grids[artefact.paper], None
             if missing(needed):
                 print(f"{artefact.says}: not all of it is computed yet")
-                continue
+                if not (cells := computed(artefact, grid, bench)):
+                    continue
             try:
-                paths = write(artefact, grids[artefact.paper], bench)
+                paths = write(artefact, grid, bench, cells)
             except UserError as error:  # the others are written all the same
                 failures.append(f"{artefact.says}: {error}")
                 continue
