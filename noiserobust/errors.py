@@ -11,3 +11,7 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(re.sub(r"\s*[\n\r]\s*", " ", message))
+
+
+class Diverged(UserError):
+    """A training whose loss is no finite number."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 
 from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.macs import Call, pass_of
+from noiserobust.analog.places import Stored
 from noiserobust.analog.tracing import Trace
 from noiserobust.analog.weights import EXCLUDED, LATENT, AnalogWeight, Unused, classified
+from noiserobust.analog.where import Where
 from noiserobust.models.compute import call
 from noiserobust.models.wrappers import Names, unwrap
-from noiserobust.noise.sharded import whole
+from noiserobust.noise.sharded import is_sharded, whole
 
 ENOUGH = 50.0
 """Percent of the multiply-accumulates below which a network counts as mostly digital."""
@@ -59,6 +62,9 @@ class Coverage:
     names of buffers."""
     note: str = ""
     """Which patterns were used, where a checkpoint has some of its own."""
+    heads: tuple[str, ...] = ()
+    """Patterns of the matrices that a pass looked up and multiplied by, with the axis that it showed: they are
+    included, noisy where they are multiplied."""
 
     @property
     def noisy(self) -> int:
@@ -100,7 +106,9 @@ class Coverage:
             text += f", {_share(self.noisy_macs, self.macs):.1f} % of {self.macs:,.0f} multiply-accumulates"
         parts = [f"{sum(sizes):,} in {len(sizes)} x {reason}" for reason, sizes in left.items()]
         parts += [_product(name, macs, self.macs) for name, macs in self.products.items() if macs]
-        return "; ".join([text, *([f"digital: {', '.join(parts)}"] if parts else []), *filter(None, [self.note])])
+        heads = f"looked up and multiplied: include {_quoted(self.heads)}" if self.heads else ""
+        digital = f"digital: {', '.join(parts)}" if parts else ""
+        return "; ".join(filter(None, [text, digital, heads, self.note]))
 
     @property
     def warning(self) -> str:
@@ -123,8 +131,8 @@ class Coverage:
                 patterns.append(pattern)
                 covered += _total(rows)
         if patterns:
-            quoted = " ".join(f"'{pattern}'" for pattern in patterns)
-            yield f"include {quoted} (--include, Where(include=[...])) for {_share(covered, self.macs):.1f} %"
+            share = _share(covered, self.macs)
+            yield f"include {_quoted(patterns)} (--include, Where(include=[...])) for {share:.1f} %"
         for row in digital:
             if row.reason == BUFFER and _share(row.macs, self.macs) > 5:
                 share = _share(row.macs, self.macs)
@@ -185,7 +193,9 @@ def coverage(
     - ``include``, ``exclude``, ``layers``: as in :func:`analog_weights`.
     - ``inputs``: one or two inputs, (B, ...), a tuple (``model(*inputs)``) or a dict (``model(**inputs)``). One pass of
       them, in eval mode, counts the multiply-accumulates per input of every weight and of activations with each
-      other, by the formulas of :func:`~noiserobust.analog.macs.count_macs`.
+      other, by the formulas of :func:`~noiserobust.analog.macs.count_macs`. A matrix that it looks up *and* multiplies
+      by (an embedding whose weight a head reads) is analog where it is multiplied, unless it is excluded: ``heads``
+      are the patterns that include it where there are no inputs, as in :func:`~noiserobust.perturbed`.
     - ``call(model, inputs)``: how the network is asked, where it is not as above.
 
     >>> print(coverage(nn.Linear(3, 2, bias=False), inputs=torch.zeros(1, 3)).summary)
@@ -195,6 +205,9 @@ def coverage(
     traces, products = [Trace()] * len(classes), dict[str, float]()
     if inputs is not None:
         traces, products = _traces(model, classes, inputs, call)
+    if heads := tuple(_heads(classes, traces)):
+        again = coverage(model, include=[*include, *heads], exclude=exclude, layers=layers, inputs=inputs, call=call)
+        return replace(again, heads=heads)
     rows = []
     for (one, reason), trace in zip(classes, traces, strict=True):
         name, tensor = (one.name, one.value()) if isinstance(one, AnalogWeight) else one
@@ -206,6 +219,15 @@ def coverage(
         hint = _named_axes(name, tuple(tensor.shape), trace) if reason else ""
         rows.append(CoverageRow(name, tuple(tensor.shape), not reason, reason, ratio, macs, hint))
     return Coverage(tuple(rows), products)
+
+
+def coverage_of(model: nn.Module, where: Where, call: Call, batch: Any = None) -> Coverage:
+    """:func:`coverage` of the first sample of ``batch``; without multiply-accumulates where that cannot be watched."""
+    # Of a sharded network a process sees a part of the products.
+    if batch is not None and not any(map(is_sharded, model.parameters())):
+        with suppress(RuntimeError, NotImplementedError, TypeError):  # a network that computes, but cannot be watched
+            return coverage(model, **where.patterns, inputs=batch[:1], call=call)
+    return coverage(model, **where.patterns)
 
 
 def _traces(
@@ -243,6 +265,19 @@ def _traces(
     return traces, products
 
 
+def _heads(classes: Sequence[tuple[AnalogWeight | Unused, str]], traces: Sequence[Trace]) -> Iterator[str]:
+    """The patterns of matrices that were looked up and multiplied by, and are not known as such."""
+    for (one, reason), trace in zip(classes, traces, strict=True):
+        if isinstance(one, AnalogWeight):
+            name, shape, open_ = one.name, one.shape, type(one) is Stored
+        else:
+            name, shape, open_ = one[0], tuple(one[1].shape), reason != EXCLUDED and not reason.startswith(LATENT)
+        head = open_ and trace.looked_up and bool(trace.macs) and len(shape) == 2
+        pattern = _named_axes(name, shape, trace) if head else ""
+        if pattern.endswith("@0"):
+            yield pattern
+
+
 def _named_axes(name: str, shape: tuple[int, ...], trace: Trace) -> str:
     """The pattern that includes a weight along the axes that a pass showed."""
     if trace.changed or len(trace.axes) != 1:
@@ -250,6 +285,10 @@ def _named_axes(name: str, shape: tuple[int, ...], trace: Trace) -> str:
     (axes,) = trace.axes
     axes = axes or tuple(axis for axis, size in enumerate(shape) if size == 1)[:1]  # a pass shows no axis of size 1
     return f"{glob.escape(name)}@{','.join(map(str, axes))}" if 0 < len(axes) < len(shape) else ""
+
+
+def _quoted(patterns: Sequence[str]) -> str:
+    return " ".join(f"'{pattern}'" for pattern in patterns)
 
 
 def _total(rows: Any) -> float:

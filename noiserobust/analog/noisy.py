@@ -139,6 +139,8 @@ class NoisyWeights:
                 with torch.no_grad():
                     computed = value(weight)
                 opening.enter_context(weight.opened(computed))
+            for stored in self._in_place:
+                opening.enter_context(stored.written())
             with torch.no_grad():
                 self._backup.save(opening)
                 write()

@@ -6,9 +6,10 @@ by a parametrization, by a hook, or in a layer's own forward method.
 
 from __future__ import annotations
 
+import glob
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -46,6 +47,13 @@ class AnalogWeight(ABC):
         self.latents = tuple(latents)
         self.settings = LayerSettings()
         """What a table of settings by layer says of it."""
+        self.axes = ""
+        """Its axes where a person named them: a pattern for it needs them, too."""
+
+    @property
+    def pattern(self) -> str:
+        """What includes this weight alone."""
+        return f"{glob.escape(self.name)}@{self.axes}" if self.axes else glob.escape(self.name)
 
     def noise(self, asked: NoiseModel) -> NoiseModel:
         """The noise of its array: that of its own settings, or the one ``asked`` for, under its own reference."""
@@ -101,10 +109,15 @@ class Stored(AnalogWeight):
     @contextmanager
     def opened(self, value: Tensor) -> Iterator[None]:
         with opened(self.latents) as opening:
+            opening.enter_context(self.written())
             Backup(self.latents).save(opening)
             with torch.no_grad():
                 self.latents[0].copy_(value)
             yield
+
+    def written(self) -> AbstractContextManager[None]:
+        """Inside, it may be written: what else must change meanwhile."""
+        return nullcontext()
 
 
 class Untied(AnalogWeight):
@@ -220,7 +233,7 @@ class _Given(nn.Module):
         self.register_buffer("value", value)
 
     def forward(self, computed: Tensor) -> Tensor:
-        return _straight(self.value, computed)
+        return straight(self.value, computed)
 
 
 class Hooked(AnalogWeight):
@@ -267,7 +280,7 @@ class _AfterHooks:
         self.attribute, self.held = attribute, held
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        setattr(module, self.attribute, _straight(module._buffers[self.held], getattr(module, self.attribute)))
+        setattr(module, self.attribute, straight(module._buffers[self.held], getattr(module, self.attribute)))
 
 
 class Inside(AnalogWeight):
@@ -306,7 +319,7 @@ class _Swap:
         self.open: list[Products] = []
 
     def begin(self, module: nn.Module, args: Any) -> None:
-        watch = Products(self.size, self.operand, lambda computed: _straight(module._buffers[self.held], computed))
+        watch = Products(self.size, self.operand, lambda computed: straight(module._buffers[self.held], computed))
         self.open.append(watch.__enter__())
 
     def end(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -335,7 +348,7 @@ def _held(owner: nn.Module, name: str, value: Tensor) -> Iterator[bool]:
             owner._buffers[name] = before
 
 
-def _straight(value: Any, computed: Tensor) -> Tensor:
+def straight(value: Any, computed: Tensor) -> Tensor:
     """Exactly ``value``, with the gradient of ``computed``."""
     value = value.to(computed.dtype)
     return value + (computed - computed.detach()) if computed.requires_grad else value

@@ -25,6 +25,7 @@ _SELECTIONS = {_aten.index, _aten.index_select}
 _COPIES = {_aten.clone, _aten._to_copy}
 _INPUTS = {_aten.embedding, _aten.rand, _aten.randn}
 """What looks up or makes an activation, though it reads none."""
+LOOK_UPS = {"embedding", "_embedding_bag", "_embedding_bag_forward_only", "index", "index_select"}
 _Places = frozenset[int]
 
 
@@ -39,6 +40,12 @@ class Trace:
     macs: float | None = None
     """Multiply-accumulates of the whole pass, also with values computed from it; ``None``: no matrix product read
     it."""
+
+    @property
+    def looked_up(self) -> bool:
+        """Whether rows of it were read as those of a table."""
+        return bool(self.other & LOOK_UPS)
+
     changed: bool = False
     """Whether a function of it was multiplied (a norm of the weight, a mask, a cast) instead of itself."""
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from noiserobust.analog.digital import NORMS, packed, stored_elsewhere, unused
+from noiserobust.analog.heads import EMBEDDINGS, Head
 from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.layers import FIRST, Outputs, has_own_forward, outputs_named, outputs_of
 from noiserobust.analog.patterns import Patterns
@@ -45,7 +46,6 @@ __all__ = [
     "users",
 ]
 
-_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 OWN_FORWARD = "has a forward of its own"
 EXCLUDED = "excluded by pattern"
 LATENT = "latent of"
@@ -88,7 +88,7 @@ def classified(
     crossbar = {candidate.place for candidate in candidates if not candidate.reason}
     for candidate in candidates:
         reason, place = candidate.reason, candidate.place
-        embedding = isinstance(candidate.owner, _EMBEDDINGS)
+        embedding = isinstance(candidate.owner, EMBEDDINGS)
         tied = place in found.embedded and not embedding
         if place in found.listed and not tied:
             continue
@@ -114,7 +114,8 @@ def classified(
                 f"{type(candidate.owner).__name__}.{candidate.attribute} {tuple(candidate.tensor.shape)}; include "
                 f"'{included}@0' where outputs are in dimension 0, @1 in dimension 1"
             )
-        weight = found.weight(candidate, outputs, tied)
+        weight = found.weight(candidate, outputs, tied, named=bool(axes))
+        weight.axes = axes
         weight.settings = patterns.settings(candidate)
         classes.append((weight, ""))
     patterns.check()
@@ -153,11 +154,11 @@ class _Found:
         self.names, self.model = Names(model), unwrap(model)
         self.unused = unused(self.model)
         modules = list(self.model.modules())
-        self.embedded = {
-            place_of(weight)
-            for m in modules
-            if isinstance(m, _EMBEDDINGS) and (weight := m._parameters.get("weight")) is not None  # or it is computed
-        }
+        self.embedded: dict[object, list[nn.Module]] = {}
+        for one in modules:
+            weight = one._parameters.get("weight") if isinstance(one, EMBEDDINGS) else None
+            if weight is not None:  # else it is computed
+                self.embedded.setdefault(place_of(weight), []).append(one)
         self.listed: set[object] = set()
         self._untied: dict[object, Untied] = {}
         self._latent: dict[int, str] = {}
@@ -181,10 +182,13 @@ class _Found:
                 candidate.fixed = "" if held and values.is_floating_point() else reason
                 yield candidate
 
-    def weight(self, candidate: _Candidate, outputs: Outputs, tied: bool) -> AnalogWeight:
+    def weight(self, candidate: _Candidate, outputs: Outputs, tied: bool, named: bool) -> AnalogWeight:
         kind, more = candidate.kind, candidate.more or {}
         if tied and kind is Stored:
             kind, more = Untied, {"configs": self._configs}
+        elif named and kind is Stored and outputs == FIRST and candidate.tensor.dim() == 2:
+            # A look-up is a product with outputs in dimension 1: an array that holds dimension 0 is none of it.
+            kind, more = Head, {"tables": self.embedded.get(candidate.place, ())}
         arguments = candidate.name, candidate.owner, candidate.attribute, outputs, candidate.latents
         weight = kind(*arguments, **more)
         if isinstance(weight, Untied):
@@ -283,7 +287,8 @@ def users(model: nn.Module, weights: Sequence[AnalogWeight]) -> Iterator[tuple[s
     for path, module in model.named_modules():
         for attribute in (*module._parameters, *parametrised(module), *computing_hooks(module)):
             weight = stored.get(id(module._parameters.get(attribute))) or computed.get((id(module), attribute))
-            if weight is not None and not isinstance(module, _EMBEDDINGS):
+            head = isinstance(weight, Head) and weight.owner is module
+            if weight is not None and (head or not isinstance(module, EMBEDDINGS)):
                 yield names(f"{path}.{attribute}" if path else attribute), module, weight
 
 
@@ -322,7 +327,7 @@ def digital_reason(module: nn.Module, attribute: str, parameter: Tensor) -> str:
         return ""
     if isinstance(module, NORMS):
         return "normalisation"
-    if isinstance(module, _EMBEDDINGS):
+    if isinstance(module, EMBEDDINGS):
         return "embedding"
     if "bias" in attribute:
         return "bias"

@@ -52,6 +52,10 @@ class Where:
         """The same weights without settings of their own, so that noise 0 is the digital network."""
         return replace(self, layers=self.layers.without_noise()) if self.layers else self
 
+    def including(self, patterns: Iterable[str]) -> Where:
+        """The same with further patterns included."""
+        return replace(self, include=[*self.include, *patterns]) if patterns else self
+
     def with_digital(self, names: Iterable[str], digital: bool = True) -> Where:
         """The same with a table that makes the weights of these patterns digital, or analog, after all else."""
         return replace(self, layers=LayerTable.of(self.layers).with_digital(names, digital))

@@ -19,6 +19,7 @@ PACKAGE = Path(noiserobust.__file__).parent
 GROUPS: dict[str, dict[str, str]] = {
     "train": {
         "train": "train one network per seed",
+        "recommend": "which training rule is best for a network and a noise",
         "sweep": "train a grid of settings and evaluate it, here or on Ray",
         "curves": "draw what runs logged, against epochs or against each other",
     },

@@ -57,7 +57,7 @@ class Sweep(Command):
     settings: TrainSettings = field(default_factory=TrainSettings)
 
     def run(self) -> None:
-        vary: dict[str, list[object]] = dict(map(_varied, self.vary)) | {"seed": list(self.seeds)}
+        vary: dict[str, list[object]] = dict(map(varied, self.vary)) | {"seed": list(self.seeds)}
         from noiserobust.evaluation import Evaluation
         from noiserobust.sweep import sweep
 
@@ -85,7 +85,8 @@ class Sweep(Command):
                 print(f"  {piece.name}")
 
 
-def _varied(text: str) -> tuple[str, list[object]]:
+def varied(text: str) -> tuple[str, list[object]]:
+    """A setting and its values, of ``setting=value|value``."""
     name, equals, values = text.partition("=")
     if not equals or not values:
         raise UserError(f"expected --vary setting=value|value, got '{text}'")

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from noiserobust.analog.coverage import Coverage, coverage
+from noiserobust.analog.coverage import Coverage, coverage_of
 from noiserobust.data import Batch, Labelled, Samples, Splits, as_dataset, load
 from noiserobust.errors import UserError
 from noiserobust.evaluation.settings import Compute, Where
@@ -23,7 +23,7 @@ from noiserobust.models import ModelSpec
 from noiserobust.models.check import require_finite
 from noiserobust.models.compute import device_of, known_device
 from noiserobust.models.kinds import require_layers, require_weights
-from noiserobust.noise.sharded import class_of, is_sharded, mesh_of
+from noiserobust.noise.sharded import class_of, mesh_of
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
@@ -235,7 +235,8 @@ class EvaluatedModels:
         if batches:
             checked(network, batches[0], task, task.outputs(self.dataset), copy.name, compute.precision)
         where, note = self._where(copy)
-        analog = replace(self._coverage(network, where, task, batches), note=note)
+        analog = replace(coverage_of(network, where, task.call, batches[0] if batches else None), note=note)
+        where = where.including(analog.heads)
         if analog.warning:
             warnings.warn(analog.warning, stacklevel=2)
         columns = {
@@ -275,15 +276,6 @@ class EvaluatedModels:
             then, now = (str(one) or "every layer as it is" for one in (trained, where))
             return where, f"trained with {then}, evaluated with {now}"
         return where, f"as it was trained: {where}" if str(where) else ""
-
-    def _coverage(self, network: nn.Module, where: Where, task: Task, batches: Sequence[Batch]) -> Coverage:
-        # A scoring function keeps its data to itself, and of a sharded network a rank sees a part of the products.
-        if not batches or any(map(is_sharded, network.parameters())):
-            return coverage(network, **where.patterns)
-        try:
-            return coverage(network, **where.patterns, inputs=batches[0][:1], call=task.call)
-        except (RuntimeError, NotImplementedError, TypeError):  # a network that computes, but cannot be watched
-            return coverage(network, **where.patterns)
 
     def _task_of(self, source: nn.Module | Checkpoint) -> Task:
         """The task asked for, or that the checkpoint was trained for, or classification; suited to the data."""

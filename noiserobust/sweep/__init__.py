@@ -3,5 +3,18 @@
 from noiserobust.sweep.executors import Executor, Local, OnRay
 from noiserobust.sweep.grid import evaluations, runs_of, sweep
 from noiserobust.sweep.pieces import Evaluating, Piece, Training
+from noiserobust.sweep.recommendation import Recommendation, recommend
 
-__all__ = ["Evaluating", "Executor", "Local", "OnRay", "Piece", "Training", "evaluations", "runs_of", "sweep"]
+__all__ = [
+    "Evaluating",
+    "Executor",
+    "Local",
+    "OnRay",
+    "Piece",
+    "Recommendation",
+    "Training",
+    "evaluations",
+    "recommend",
+    "runs_of",
+    "sweep",
+]

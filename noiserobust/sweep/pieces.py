@@ -18,7 +18,7 @@ from noiserobust.evaluation.settings import grouped
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.ledger import SEMANTICS
 from noiserobust.storage.rows import write_rows
-from noiserobust.training import TrainSettings, fit
+from noiserobust.training import Progress, TrainSettings, fit
 from noiserobust.training.runs import run_of
 
 
@@ -132,3 +132,11 @@ def data_of(settings: TrainSettings) -> Splits:
 @lru_cache(maxsize=4)
 def _load(data: str, root: str, size: int | None) -> Splits:
     return load(data, root, size)
+
+
+def mean_cost(settings: TrainSettings, steps: int = 100) -> float:
+    """Mean cost of a training step in units of a plain one, a backward pass counting as two forward passes: as the
+    method states it, over so many steps that lie evenly over the run."""
+    epochs = settings.epochs
+    at = [Progress(step, steps, step * epochs // steps, epochs) for step in range(steps)]
+    return sum((forward + 2 * backward) / 3 for forward, backward in map(settings.method.cost, at)) / steps

@@ -16,6 +16,7 @@ from .rules.ssam import SSAM
 from .runs import Run, load_run
 from .schedules import Constant, Cosine, Linear, OffToOn, Progress, Quadratic, Schedule
 from .settings import TrainSettings
+from .teacher import Teacher
 from .trainer import fit
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "Quadratic",
     "Run",
     "Schedule",
+    "Teacher",
     "TrainSettings",
     "fit",
     "load_run",

@@ -15,6 +15,7 @@ from noiserobust.analog.places import Stored, Untied
 from noiserobust.analog.vectors import Vector, clip, precise
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.analog.where import Where
+from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation
 from noiserobust.models.compute import Precision, autocast, device_of
@@ -27,6 +28,7 @@ from noiserobust.training.ddp import Processes
 from noiserobust.training.micro_batches import AnyBatch, as_list, only_rows
 from noiserobust.training.objective import Loss, Objective, Output, Penalty, joined
 from noiserobust.training.settings import check_clipping
+from noiserobust.training.teacher import Teacher
 from noiserobust.training.trained_weights import TrainedWeights
 
 
@@ -52,6 +54,7 @@ class Engine:
     - ``seed`` names the training noise, masks and coins; it must be the same on every rank.
     - ``samples``, ``classes``: size of the training data, for the rules that remember single samples.
     - ``where``: which weights are analog: what noise, weight clipping, filters and ``perturb="analog"`` are about.
+    - ``teacher``: a :class:`~noiserobust.training.Teacher`, whose answers the loss keeps the network's near.
 
     ``memory`` is what the rules keep from step to step (:meth:`state_dict` saves it): a method itself is settings only.
     It is the same on every rank; what a rank alone remembers, such as its last batch, lies in ``own_memory``.
@@ -73,16 +76,19 @@ class Engine:
         samples: int | None = None,
         classes: int | None = None,
         where: Where = Where(),
+        teacher: Teacher | None = None,
     ) -> None:
         check_clipping(clip_norm, weight_clip)
+        if teacher is not None and {*map(id, teacher.model.parameters())} & {*map(id, model.parameters())}:
+            raise UserError("expected a teacher with weights of its own, got those being trained; give a copy.deepcopy")
         self.model, self.optimizer = model, optimizer
-        self.objective = Objective(task, loss)
+        self.objective = Objective(task, loss, teacher)
         self.precision, self.scaler = precision, scaler
         self.clip_norm, self.weight_clip, self.seed = clip_norm, weight_clip, seed
         self.samples, self.classes = samples, classes
         self.device = device_of(model)
         self._trained = TrainedWeights(model, optimizer, where)
-        self._stepping = self._holding = False
+        self._stepping = self._holding = self._looked = False
         self._sparse: set[int] = set()
         self._first_lr = float(optimizer.param_groups[0]["lr"])
         self.passes = {"forward": 0, "backward": 0}
@@ -111,6 +117,16 @@ class Engine:
     def names(self) -> list[str]:
         """The canonical names of :attr:`parameters`."""
         return self.weights.names
+
+    def look(self, batch: AnyBatch) -> None:
+        """See, once, which matrices a forward pass of ``batch`` looks up and multiplies by: their products are noisy
+        (:class:`~noiserobust.analog.heads.Head`)."""
+        if not self._looked:
+            self._looked = True
+            self._look(as_list(batch)[0])
+
+    def _look(self, batch: Batch) -> None:
+        self._trained.look(self.task.call, batch)
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
@@ -305,6 +321,7 @@ class Engine:
         self._require_own_loop()
         self._trained.read()
         self._trained.require_ready()
+        self.objective.begin()
         self._holding, self.device = False, device_of(self.model)
 
     def _require_own_loop(self) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from noiserobust.analog.where import Where
 from noiserobust.data import Batch, Labelled
 from noiserobust.errors import UserError
 from noiserobust.minima import Loss, Measure, PathLength, Perturbation, Surface, Training, column, measure
@@ -35,7 +36,12 @@ class EpochLog:
     """
 
     def __init__(
-        self, settings: TrainSettings, model: nn.Module, sets: Mapping[str, Labelled | None], task: Task
+        self,
+        settings: TrainSettings,
+        model: nn.Module,
+        sets: Mapping[str, Labelled | None],
+        task: Task,
+        where: Where = Where(),
     ) -> None:
         self.settings = settings
         about_data = [one for one in settings.log if one.needs_data]
@@ -44,8 +50,8 @@ class EpochLog:
         of_data = [one for one in about_data if one not in self.at_rule]
         self.of_data = list(dict.fromkeys([Loss(), *of_data])) if about_data else []
         self.of_weights = [one for one in settings.log if not one.needs_data and not isinstance(one, PathLength)]
-        patterns = settings.where.patterns
-        self.weights = Surface(model, [], **patterns)
+        patterns = where.patterns
+        self.weights = Surface(model, [], task=task, **patterns)
         seen = {name: _images(settings, name, sets[name]) for name in settings.log_on if about_data}
         self.surfaces = {name: Surface(model, images, task=task, **patterns) for name, images in seen.items()}
         smoothed = task.smoothed(settings.label_smoothing)

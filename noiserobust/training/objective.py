@@ -14,6 +14,7 @@ from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation
 from noiserobust.tasks import Classification, Task
 from noiserobust.training.ddp import Processes
+from noiserobust.training.teacher import Teacher
 
 Loss = Callable[[Tensor, Any], Tensor]
 """From predictions and labels to one value per sample."""
@@ -74,11 +75,12 @@ def joined(outputs: Sequence[Output]) -> Output:
 
 
 class Objective:
-    """The loss of a task, or ``loss(predictions, labels)``, which gives one value per sample; see :class:`Engine`."""
+    """The loss of a task, or ``loss(predictions, labels)``, which gives one value per sample; with a ``teacher``, its
+    term is added. See :class:`Engine`."""
 
-    def __init__(self, task: Task | str | None, loss: Loss | None) -> None:
+    def __init__(self, task: Task | str | None, loss: Loss | None, teacher: Teacher | None = None) -> None:
         self.task: Task = Classification() if task is None else Task.parse(task)
-        self.loss = loss
+        self.loss, self.teacher = loss, teacher
 
     def answer(self, model: nn.Module, part: Batch, twin: Mapping[str, Tensor] | None = None) -> Answer:
         """What ``model`` answers, with the parameters and buffers of a ``twin`` by name in place of its own."""
@@ -93,7 +95,14 @@ class Objective:
                 f"expected a loss with one value per sample, shape ({len(part)},), "
                 f"got {tuple(losses.shape)}; use reduction='none'"
             )
+        if self.teacher is not None:
+            losses = self.teacher.guided(self.task, losses, predictions, part)
         return Answer(losses, predictions, self.task.counts(part))
+
+    def begin(self) -> None:
+        """A new step: other batches."""
+        if self.teacher is not None:
+            self.teacher.forget()
 
     def units(self, micro: Sequence[Batch]) -> Tensor | int:
         """How many units the mean is over: samples, or what the task counts."""

@@ -54,6 +54,9 @@ ADDED: dict[str, Any] = {
     "include": [],
     "exclude": [],
     "layers": None,
+    "teacher": None,
+    "teacher_weight": 0.5,
+    "temperature": 2.0,
 }
 """Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
 
@@ -81,6 +84,12 @@ class TrainSettings:
     """What the network's outputs mean: classification, tokens, regression, multilabel, binary or segmentation."""
     initial: str | None = None
     """Checkpoint to start from (fine-tuning); layers that give the logits of another number of classes start anew."""
+    teacher: str | None = None
+    """Checkpoint whose answers the network is kept near (distillation); initial: that of --initial."""
+    teacher_weight: float = 0.5
+    """What the teacher weighs: (1 - weight) loss + weight temperature^2 KL(teacher || network)."""
+    temperature: float = 2.0
+    """Temperature at which both networks' probabilities are compared."""
     method: MethodText = field(default=cast("Any", "plain"))
     """Training rule, such as sam:0.2 or rwp:gaussian(0.1), or with a schedule: sam:linear(0.5,warmup=0.3)."""
     include: tuple[str, ...] = ()
@@ -177,6 +186,7 @@ class TrainSettings:
         from noiserobust.training.schedules import check_warmup
 
         check_warmup("expected lr_warmup", self.lr_warmup)
+        self._check_teacher()
         check_clipping(self.clip_norm, self.weight_clip)
         _check_device(self.device)
 
@@ -201,6 +211,22 @@ class TrainSettings:
         measures = map(Measure.parse, log if isinstance(log, (list, tuple)) else (log,))
         object.__setattr__(self, "log", tuple(dict.fromkeys(measures)))
 
+    def _check_teacher(self) -> None:
+        from noiserobust.training.teacher import check_distillation
+
+        for name in ("teacher_weight", "temperature"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+            if self.teacher is None and getattr(self, name) != ADDED[name]:
+                raise UserError(f"expected a teacher beside {name}, got none; give --teacher CHECKPOINT")
+        check_distillation(self.teacher_weight, self.temperature)
+        if self.teacher == "initial" and self.initial is None:
+            raise UserError("expected an initial checkpoint for the teacher 'initial', got none; give --initial too")
+
+    @property
+    def teacher_path(self) -> str | None:
+        """Where the teacher's checkpoint lies."""
+        return self.initial if self.teacher == "initial" else self.teacher
+
     def _read_normalization(self) -> None:
         from noiserobust.data.labelled import normalization_of
 
@@ -215,7 +241,9 @@ class TrainSettings:
     @property
     def label(self) -> str:
         """The method as it stands in tables: ``sam:0.2``, ``plain, clip 2.5 rms``."""
-        return str(self.method) + ("" if self.weight_clip is None else f", clip {self.weight_clip:g} rms")
+        clipping = "" if self.weight_clip is None else f", clip {self.weight_clip:g} rms"
+        teacher = "" if self.teacher is None else f", distilled {self.teacher_weight:g} tau {self.temperature:g}"
+        return f"{self.method}{clipping}{teacher}"
 
     def described(self) -> dict[str, Any]:
         """The settings as plain values, in their text forms."""
@@ -245,10 +273,11 @@ class TrainSettings:
         mean, std = (seen.mean, seen.std) if self.mean is None or self.std is None else (self.mean, self.std)
         values = self.described()
         settings = {k: v for k, v in values.items() if k not in WITHOUT_EFFECT and ADDED.get(k, ...) != v}
-        if self.initial is not None:
-            from noiserobust.storage.checkpoints import read_checkpoint
+        for name, path in {"initial": self.initial, "teacher": self.teacher_path}.items():
+            if path is not None:
+                from noiserobust.storage.checkpoints import read_checkpoint
 
-            settings["initial"] = read_checkpoint(self.initial).digest  # what it holds counts, not where it lies
+                settings[name] = read_checkpoint(path).digest  # what it holds counts, not where it lies
         crop, flip = self.augmentation(seen)
         train, test, *watched = seen.fingerprints
         content = [train, test, mean, std, *watched]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from noiserobust.analog.coverage import coverage_of
+from noiserobust.analog.macs import Call
 from noiserobust.analog.vectors import Vector
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.analog.where import Where
+from noiserobust.data import Batch, nests
 from noiserobust.errors import UserError
 from noiserobust.models.wrappers import unwrap
 
@@ -38,6 +41,15 @@ class TrainedWeights:
             self._every = every
             self.space = self._new_space()
         return self.space
+
+    def look(self, call: Call, batch: Batch) -> None:
+        """Count as analog what ``call(model, batch)`` looks up, by whole numbers, and multiplies by."""
+        if not any(not values.is_floating_point() for values in nests.tensors(batch.inputs)):
+            return
+        with suppress(Exception):  # whatever a network does when it is watched; if it cannot compute, the step says so
+            heads = coverage_of(unwrap(self.model), self.where, call, batch).heads
+            self.where = self.where.including(heads)
+            self.space = self._new_space() if heads else self.space
 
     def remembered(self, vector: Vector) -> Vector:
         """``vector`` with a place for every parameter of the optimizer, so that it outlives freezing and unfreezing."""

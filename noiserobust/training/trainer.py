@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,15 +18,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, training_batches
-from noiserobust.errors import UserError
+from noiserobust.errors import Diverged, UserError
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.storage.files import write_atomically
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.weights import load_weights
-from noiserobust.tasks import Classification
+from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked, score
 from noiserobust.training.ddp import Processes
@@ -35,6 +37,7 @@ from noiserobust.training.optimizers import build_optimizer
 from noiserobust.training.runs import Run, run_of
 from noiserobust.training.schedules import Progress, learning_rate
 from noiserobust.training.settings import TrainSettings
+from noiserobust.training.teacher import Teacher
 
 
 def fit(
@@ -109,10 +112,17 @@ class _Trainer:
                 f"expected batches of 2 or more for batch norm, got {len(train)} training samples in batches of "
                 f"{settings.batch_size}: the last is alone; use drop_last or another batch size"
             )
+        analog = coverage_of(model, settings.where, self.task.call, sample)
+        if analog.warning and processes.writes:
+            warnings.warn(analog.warning, stacklevel=2)
+        where = settings.where.including(analog.heads)
+        teacher = (
+            None if settings.teacher_path is None else _teacher(settings, splits.train, sample, self.task, outputs)
+        )
         self.model = model.to(device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.noisy = NoisyWeights(self.model, **settings.where.patterns)
+        self.noisy = NoisyWeights(self.model, **where.patterns)
         optimizer = build_optimizer(settings.optimizer, self.model.parameters(), settings.lr, settings.weight_decay)
         self.engine = Engine(
             processes.parallel(self.model),
@@ -125,7 +135,10 @@ class _Trainer:
             seed=settings.seed,
             samples=len(train),
             classes=outputs,
-            where=settings.where,
+            where=where,
+            teacher=None
+            if teacher is None
+            else Teacher(teacher.to(device), settings.teacher_weight, settings.temperature),
         )
         self.steps = settings.epochs * len(self.batches)
         processes.require_samples(len(train), settings.batch_size)
@@ -133,7 +146,7 @@ class _Trainer:
             [] if self.held_out is None else prepare(self.held_out, device, channels_last=settings.channels_last)
         )
         sets = {"train": train, "validation": self.held_out, "test": splits.test}
-        self.measures = EpochLog(settings, self.model, sets, self.task)
+        self.measures = EpochLog(settings, self.model, sets, self.task, where)
         self.log: list[dict[str, Any]] = []
         self.ranks: list[int] = []
         self.best: dict[str, Tensor] = {}
@@ -193,7 +206,7 @@ class _Trainer:
         losses = {"train_loss": sum(totals) / sum(counts), **self._watch()}
         for name in ("train_loss", "loss"):
             if not math.isfinite(losses.get(name, 0.0)):
-                raise UserError(f"training diverged in epoch {epoch}: {name} is {losses[name]}; lower lr or strength")
+                raise Diverged(f"training diverged in epoch {epoch}: {name} is {losses[name]}; lower lr or strength")
         strength = settings.method.strength(at) if out.strength is None else out.strength
         always = {"strength": strength, "lr": rate, **self._extremes()}
         return self.processes.first(
@@ -318,3 +331,19 @@ def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Labelled, L
         return splits.train, splits.validation
     # Every run holds out the same samples, whatever its seed: replicates differ by training alone.
     return splits.train.split(settings.validation, Stream(0, "validation"))
+
+
+def _teacher(settings: TrainSettings, data: Labelled, sample: Batch, task: Task, outputs: int) -> nn.Module:
+    """The network that ``settings.teacher`` names, which sees the same inputs and gives the same outputs."""
+    checkpoint = read_checkpoint(str(settings.teacher_path))
+    about = checkpoint.about
+    same = about.get("model", str(settings.model)) == str(settings.model)
+    model = checkpoint.build(settings.model if same else None, data.channels, outputs)
+    theirs = [about.get(name) for name in ("mean", "std")]
+    if None not in theirs and theirs != [list(data.mean), list(data.std)]:
+        raise UserError(
+            f"expected a teacher that sees {data.normalization} as this run does, got {checkpoint.path} with mean "
+            f"{theirs[0]} and std {theirs[1]}; give these as --mean and --std"
+        )
+    checked(model, sample, task, outputs, f"the teacher {checkpoint.path}")
+    return model

@@ -43,6 +43,8 @@ class Layer:
     name: str
     """The weight's name, or the group's pattern."""
     members: tuple[str, ...]
+    patterns: tuple[str, ...]
+    """What includes each of them."""
     weights: int
     weights_share: float
     """Of all the network's parameters, in percent."""
@@ -55,7 +57,7 @@ class Layer:
     def columns(self) -> dict[str, Any]:
         """Those of its lines in a table of results."""
         columns = asdict(self)
-        del columns["members"]
+        del columns["members"], columns["patterns"]
         return {"layer": columns.pop("name")} | columns
 
 
@@ -87,22 +89,21 @@ class Layers:
         """Which weights are analog when the layers ``digital`` are not."""
         if not digital:
             return self.where
-        noisy = [name for layer in self if layer.name not in digital for name in layer.members]
         if self.where.layers:
             names = [glob.escape(name) for layer in self if layer.name in digital for name in layer.members]
             return self.where.with_digital(names)
         if self.where.patterns["include"]:
             # What a person includes wins over every exclusion, so that the rest has to be named instead.
-            return Where([glob.escape(name) for name in noisy], ["*"])
+            return Where([one for layer in self if layer.name not in digital for one in layer.patterns], ["*"])
         names = [glob.escape(name) for layer in self if layer.name in digital for name in layer.members]
         return Where((), [*self.where.exclude, *names])
 
     def only(self, layer: Layer) -> Where:
         """Which weights are analog when ``layer`` alone is."""
-        names = [glob.escape(name) for name in layer.members]
         if self.where.layers:
+            names = [glob.escape(name) for name in layer.members]
             return self.where.with_digital(["*"]).with_digital(names, digital=False)
-        return Where(names, ["*"])
+        return Where(layer.patterns, ["*"])
 
 
 @dataclass(frozen=True)
@@ -249,13 +250,15 @@ def layers_of(model: EvaluatedModel, groups: Sequence[str]) -> Layers:
         if pattern not in members:
             raise UserError(f"expected a group that matches a noisy weight, got '{pattern}'; coverage lists the names")
     size = {weight.name: weight.numel for weight in weights}
+    patterns = {weight.name: weight.pattern for weight in weights}
     # A scoring function keeps its data to itself: nothing is counted.
     other = coverage.macs - coverage.noisy_macs if coverage.counted else 0.0
     every = max(1.0, coverage.macs) if coverage.counted else math.nan
 
     def layer(name: str, names: Sequence[str]) -> Layer:
         cells, count = sum(size[member] for member in names), math.fsum(macs[member] for member in names)
-        return Layer(name, tuple(names), cells, 100 * cells / coverage.total, count, 100 * count / every)
+        included = tuple(patterns[member] for member in names)
+        return Layer(name, tuple(names), included, cells, 100 * cells / coverage.total, count, 100 * count / every)
 
     return Layers(tuple(layer(*group) for group in members.items()), 100 * other / every, model.where)
 

@@ -15,8 +15,9 @@ import torch
 from noiserobust.papers.grid.bench import Bench
 from noiserobust.papers.grid.estimate import sizes_of
 from noiserobust.papers.grid.quantity import Accuracy, Quantity, table
-from noiserobust.papers.grid.step_time import engine_of, mean_cost
+from noiserobust.papers.grid.step_time import engine_of
 from noiserobust.sweep import Piece
+from noiserobust.sweep.pieces import mean_cost
 from noiserobust.training import TrainSettings
 
 

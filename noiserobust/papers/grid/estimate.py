@@ -10,9 +10,9 @@ from noiserobust.data.subset import Subset
 from noiserobust.errors import UserError
 from noiserobust.papers.grid.corruptions import CORRUPTIONS
 from noiserobust.papers.grid.pieces import Corrupted, FineTuned, Heights, Measuring
-from noiserobust.papers.grid.step_time import StepTime, mean_cost, seconds_per_image
+from noiserobust.papers.grid.step_time import StepTime, seconds_per_image
 from noiserobust.sweep import Evaluating, Piece, Training
-from noiserobust.sweep.pieces import data_of
+from noiserobust.sweep.pieces import data_of, mean_cost
 from noiserobust.training import TrainSettings
 
 KNOWN = {

@@ -134,14 +134,6 @@ def steps_of(settings: TrainSettings, images: int) -> int:
     return settings.epochs * math.ceil((images - round(held_out * images)) / settings.batch_size)
 
 
-def mean_cost(settings: TrainSettings, steps: int) -> float:
-    """Mean cost of a training step in units of a plain one, a backward pass counting as two forward passes: as the
-    method states it, over so many steps that lie evenly over the run."""
-    epochs = settings.epochs
-    at = [Progress(step, steps, step * epochs // steps, epochs) for step in range(steps)]
-    return sum((forward + 2 * backward) / 3 for forward, backward in map(settings.method.cost, at)) / steps
-
-
 def _stepper(settings: TrainSettings, method: Method) -> Callable[[Progress], Taken]:
     """A function that takes a training step with ``method`` at a place and tells how many passes it took."""
     data = data_of(settings).train

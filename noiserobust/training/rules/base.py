@@ -53,8 +53,10 @@ class Method(Described, family="method"):
                 f"expected plain or rwp for weights sharded over processes (FSDP), got {type(self).name}; use "
                 "DistributedDataParallel"
             )
+        parts = held(batch)
+        engine.look(parts)
         with engine.stepping():
-            return self.whole_step(engine, held(batch), progress)
+            return self.whole_step(engine, parts, progress)
 
     def whole_step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         """:meth:`step` for one batch or a list of micro-batches."""

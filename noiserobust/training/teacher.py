@@ -1,0 +1,67 @@
+"""Distillation: a loss that keeps a network's answers near those of a trained one, whatever the training rule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from noiserobust.data.batches import Batch
+from noiserobust.errors import UserError
+from noiserobust.models.modes import evaluating
+from noiserobust.tasks import Task
+
+
+class Teacher:
+    r"""A trained network that another one learns from, beside its labels.
+
+    A sample's loss becomes :math:`(1 - a) \ell + a \tau^2 \mathrm{KL}(p_t(\tau) \,\|\, p(\tau))`: :math:`\ell` the
+    task's loss, :math:`p_t(\tau)` and :math:`p(\tau)` the probabilities that the teacher's and the network's logits
+    mean when divided by the temperature :math:`\tau`.
+
+    - ``model``: the teacher. It answers in eval mode, without noise and without gradient, and nothing of it changes.
+    - ``weight``: a, in (0, 1]; 1 needs no labels.
+    - ``temperature``: tau, above 0.
+
+    The term is part of every loss that a rule takes a gradient of or compares, so that it goes with any of them. The
+    task says what the probabilities are (classes, tokens, pixels, yes or no); the mean is over a sample's units.
+
+    Cost: a forward pass of the teacher for each batch, however many passes the rule makes (for each pass, where
+    predictions are more than one row a sample: to keep them would outgrow the network).
+    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), sections 2 and 3.
+    """
+
+    def __init__(self, model: nn.Module, weight: float = 0.5, temperature: float = 2.0) -> None:
+        check_distillation(weight, temperature)
+        self.model, self.weight, self.temperature = model, weight, temperature
+        self._answers: dict[int, tuple[Batch, Tensor]] = {}
+
+    def forget(self) -> None:
+        """Drop what was kept of the last step's batches."""
+        self._answers.clear()
+
+    def guided(self, task: Task, losses: Tensor, predictions: Tensor, part: Batch) -> Tensor:
+        """``losses`` (B,) of ``predictions`` (B, ...) with the teacher's term, in float32 or better."""
+        divergence = task.divergence(self._answer(task, part), predictions, part, self.temperature)
+        return (1 - self.weight) * losses + self.weight * self.temperature**2 * divergence
+
+    @torch.no_grad()
+    def _answer(self, task: Task, part: Batch) -> Tensor:
+        """The teacher's predictions for a micro-batch."""
+        known = self._answers.get(id(part))
+        if known is not None:
+            return known[1]
+        with evaluating(self.model):
+            answer = task.predictions(task.call(self.model, part)).detach()
+        if answer.dim() <= 2:
+            self._answers[id(part)] = part, answer  # with the batch, so that its id is not another's
+        return answer
+
+
+def check_distillation(weight: float, temperature: float) -> None:
+    """Refuse weights and temperatures that mean nothing."""
+    if not 0 < weight <= 1:
+        raise UserError(f"expected a teacher's weight in (0, 1], got {weight}; 0.5 is usual, 1 leaves the labels out")
+    if not 0 < temperature < math.inf:
+        raise UserError(f"expected a finite temperature above 0, got {temperature}; 1 to 5 is usual")

@@ -1,0 +1,176 @@
+"""A teacher's term in the loss: against loops written from its equation, with every rule, in whole runs."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from methods import METHODS
+from torch import nn
+from torch.nn import functional
+
+from noiserobust import UserError
+from noiserobust.data import Batch, load
+from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.training import Engine, Method, Plain, Progress, Teacher, TrainSettings, fit
+
+AT = Progress(0, 10, 6, 10)
+WEIGHT, TAU = 0.7, 3.0
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    layers = nn.Conv2d(1, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 4)
+    return nn.Sequential(*layers).double()
+
+
+def batch(samples: int = 12) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(samples, 1, 4, 4, generator=generator, dtype=torch.float64)
+    return Batch(inputs, torch.randint(4, (samples,), generator=generator), torch.arange(samples))
+
+
+def engine(model: nn.Module, teacher: nn.Module, weight: float = WEIGHT, tau: float = TAU) -> Engine:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return Engine(model, optimizer, samples=12, classes=4, teacher=Teacher(teacher, weight, tau))
+
+
+def written_out(model: nn.Module, teacher: nn.Module, data: Batch, weight: float, tau: float) -> torch.Tensor:
+    """The mean loss, from the equation: sum p log(p / q), by torch's own KL of distributions."""
+    with torch.no_grad():
+        theirs = torch.distributions.Categorical(logits=copy.deepcopy(teacher).eval()(data.inputs) / tau)
+    logits = model(data.inputs)
+    divergence = torch.distributions.kl_divergence(theirs, torch.distributions.Categorical(logits=logits / tau))
+    own = -functional.log_softmax(logits, 1)[torch.arange(len(data)), data.labels]
+    return ((1 - weight) * own + weight * tau**2 * divergence).mean()
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+@pytest.mark.parametrize("rule", ["plain", "sam:0.4"])
+def test_step_is_that_of_a_loop_from_the_equation(rule: str, weight: float) -> None:
+    model, teacher, data = network(0), network(1), batch()
+    twin = copy.deepcopy(model)
+    out = Method.parse(rule).step(engine(model, teacher, weight), data, AT)
+
+    loss = written_out(twin, teacher, data, weight, TAU)
+    torch.testing.assert_close(out.loss, loss.detach(), rtol=1e-12, atol=0)
+    gradients = torch.autograd.grad(loss, list(twin.parameters()))
+    if rule.startswith("sam"):
+        length = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+        climbed = copy.deepcopy(twin)
+        with torch.no_grad():
+            for parameter, g in zip(climbed.parameters(), gradients, strict=True):
+                parameter.add_(g, alpha=0.4 / length)
+        gradients = torch.autograd.grad(written_out(climbed, teacher, data, weight, TAU), list(climbed.parameters()))
+    for parameter, before, g in zip(model.parameters(), twin.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.detach(), before.detach() - 0.1 * g, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("text", METHODS)
+def test_every_rule_takes_a_teacher_and_leaves_it_as_it_was(text: str) -> None:
+    rule = Method.parse(text)
+    model, teacher = network(0), network(1).train()
+    alone = copy.deepcopy(model)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    rule.step(engine(model, teacher), batch(), AT)
+    rule.step(Engine(alone, torch.optim.SGD(alone.parameters(), lr=0.1), samples=12, classes=4), batch(), AT)
+    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), alone.parameters(), strict=True))
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert all(module.training for module in teacher.modules())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_teacher_answers_once_a_batch_and_anew_for_the_next() -> None:
+    teacher, calls = network(1), []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    student = engine(network(0), teacher)
+    for step in range(3):  # SAM makes two passes a step
+        Method.parse("sam:0.1").step(student, batch(), Progress(step, 3))
+    assert len(calls) == 3
+
+
+def test_micro_batches_give_the_whole_batch() -> None:
+    model, teacher = network(0).eval(), network(1)
+    twin = copy.deepcopy(model)
+    Plain().step(engine(model, teacher), batch().split(3), AT)
+    Plain().step(engine(twin, teacher), batch(), AT)
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+def test_an_equal_teacher_with_all_the_weight_teaches_nothing() -> None:
+    model = network(0).eval()
+    before = copy.deepcopy(model)
+    Plain().step(engine(model, copy.deepcopy(model), weight=1.0), batch(), AT)
+    for one, other in zip(model.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(("weight", "tau"), [(0.0, 2.0), (1.5, 2.0), (math.nan, 2.0), (0.5, 0.0), (0.5, math.inf)])
+def test_meaningless_weights_and_temperatures_are_refused(weight: float, tau: float) -> None:
+    with pytest.raises(UserError, match="expected a"):
+        Teacher(network(0), weight, tau)
+    with pytest.raises(UserError, match="expected a"):
+        TrainSettings(teacher="there", teacher_weight=weight, temperature=tau)
+
+
+def test_teacher_of_the_trained_weights_and_tasks_without_logits_are_refused() -> None:
+    model = network(0)
+    with pytest.raises(UserError, match=r"weights of its own.*deepcopy"):
+        engine(model, model)
+    regression = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(regression.parameters(), lr=0.1)
+    asked = Engine(regression, optimizer, task="regression", teacher=Teacher(nn.Linear(3, 2)))
+    with pytest.raises(UserError, match="logits of probabilities, got regression"):
+        Plain().step(asked, Batch(torch.randn(4, 3), torch.randn(4, 2)), AT)
+
+
+@pytest.fixture(scope="module")
+def teacher_run(tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    few = load("digits")
+    few = replace(few, train=few.train.subset(range(256)), test=few.test.subset(range(64)))
+    settings = TrainSettings(epochs=2, batch_size=64, select_on="none")
+    return few, settings, fit(settings, tmp_path_factory.mktemp("runs"), splits=few)
+
+
+def test_run_learns_from_a_checkpoint_and_resumes_bit_for_bit(teacher_run: tuple, tmp_path) -> None:
+    few, settings, teacher = teacher_run
+    taught = replace(settings, seed=1, method="rwp:gaussian(0.1)", teacher=str(teacher.folder), temperature=4)
+    whole = fit(taught, tmp_path / "whole", splits=few)
+    assert whole.label == "rwp:gaussian(0.1), distilled 0.5 tau 4"
+    with pytest.raises(KeyboardInterrupt):
+        fit(taught, tmp_path / "cut", splits=few, on_epoch=_interrupt)
+    again = fit(taught, tmp_path / "cut", splits=few)
+    one, other = (read_checkpoint(run.checkpoint).digest for run in (whole, again))
+    assert one == other
+    alone = fit(replace(settings, seed=1, method="rwp:gaussian(0.1)"), tmp_path / "alone", splits=few)
+    assert read_checkpoint(alone.checkpoint).digest != one
+    assert not pd.Series(whole.log["train_loss"]).equals(alone.log["train_loss"])
+
+
+def test_runs_name_depends_on_the_teachers_weights_not_on_their_place(teacher_run: tuple, tmp_path) -> None:
+    few, settings, teacher = teacher_run
+    copied = tmp_path / "elsewhere.safetensors"
+    copied.write_bytes(teacher.checkpoint.read_bytes())
+    here, there = (replace(settings, teacher=str(path)) for path in (teacher.folder, copied))
+    assert here.identity(few) == there.identity(few) != settings.identity(few)
+    initial = replace(settings, initial=str(copied), teacher="initial")
+    assert initial.identity(few) == replace(initial, teacher=str(copied)).identity(few)
+
+
+def test_wrong_teachers_are_one_clear_line(teacher_run: tuple, tmp_path) -> None:
+    few, settings, teacher = teacher_run
+    with pytest.raises(UserError, match="give --initial too"):
+        replace(settings, teacher="initial")
+    with pytest.raises(UserError, match="give --teacher CHECKPOINT"):
+        replace(settings, temperature=3)
+    with pytest.raises(UserError, match=r"sees .* as this run does"):
+        fit(replace(settings, teacher=str(teacher.folder), mean=(0.1,), std=(0.2,)), tmp_path, splits=few)
+    with pytest.raises(UserError, match="there is none"):
+        fit(replace(settings, teacher=str(tmp_path / "none")), tmp_path, splits=few)
+
+
+def _interrupt(line: dict) -> None:
+    raise KeyboardInterrupt
