@@ -502,7 +502,7 @@ class TestBadSettings:
 
     def test_data_that_are_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(
-            UserError, match="expected cifar10, cifar100, digits, fashion-mnist, imagenet, sums, svhn, text or the path"
+            UserError, match="expected cifar10, cifar100, digits, fashion-mnist, imagenet, subset, sums, svhn, text or the path"
         ):
             fit(settings(data="no-such-data"), tmp_path)
 
