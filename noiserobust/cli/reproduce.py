@@ -32,7 +32,8 @@ class Reproduce(Command):
     names: tuple[str, ...] = ()
     """Tables and figures, such as table1 figure3 (default: all of the paper)."""
     scale: Literal["mini", "small", "paper"] = "mini"
-    """mini: digits, minutes; small: CIFAR-10's images, narrow nets (full-width on a GPU); paper: as published."""
+    """mini: digits, minutes; small: 500 images a class of CIFAR-10, narrow nets (full-width on a GPU); paper: as
+    published."""
     out: Path = Path("reproduced")
     """Folder for runs, pieces, rows, tables and pictures; a scale has a folder of its own in it."""
     data: Path | None = None
@@ -40,7 +41,7 @@ class Reproduce(Command):
     data_root: str = "data"
     """Where named data lie or are downloaded to."""
     device: str = "cpu"
-    """cpu, cuda, cuda:1, ...; small on a GPU trains the full-width ResNet-18 for 30 epochs."""
+    """cpu, cuda, cuda:1, ...; small on a GPU trains the full-width ResNet-18."""
     seeds: int | None = None
     """Trained copies of every run (default: the scale's, 3)."""
     computed_by: Workers = field(default_factory=Workers)

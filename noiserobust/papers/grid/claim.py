@@ -180,8 +180,11 @@ class Change(Logged):
     """How much it falls instead."""
 
     def values(self, bench: Bench) -> pd.DataFrame:
-        logs = [bench.log(self.run, seed, (self.y,))[self.y].to_numpy() for seed in bench.seeds]
-        changes = np.array([log[-1] - log[round(self.since * (len(log) - 1))] for log in logs])
+        lines = super().values(bench)
+        logs = [lines[lines["replicate"] == seed].set_index("epoch")["value"] for seed in bench.seeds]
+        # Where some epochs alone are measured: the nearest of them.
+        near = [np.abs(log.index - self.since * log.index[-1]).argmin() for log in logs]
+        changes = np.array([log.iloc[-1] - log.iloc[place] for log, place in zip(logs, near, strict=True)])
         return table(bench.seeds, 0, np.nan, -changes if self.falls else changes)
 
 
