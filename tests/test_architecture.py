@@ -26,7 +26,7 @@ LAYERS = [
     {"minima"},
     {"report"},
     {"training", "evaluation"},
-    {"sweep"},
+    {"sweep", "doctor"},
     {"papers"},
     {"__init__", "cli"},
     {"integrations"},

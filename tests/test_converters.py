@@ -349,17 +349,24 @@ class TestPercentile:
                 sums = given @ model[4].weight.T
             pair = [np.percentile(values.abs().numpy(), 97.0, method="inverted_cdf") for values in (given, sums)]
             expected.append(pair)
-        assert layer.ranges is not None
-        np.testing.assert_allclose([float(r) for r in layer.ranges], np.mean(expected, axis=0), rtol=1e-5)
+        (crossbar,) = layer.crossbars
+        assert crossbar.ranges is not None
+        assert crossbar.ranges.outputs is not None
+        np.testing.assert_allclose(
+            [float(r) for r in (crossbar.ranges.inputs, crossbar.ranges.outputs) if r is not None],
+            np.mean(expected, axis=0),
+            rtol=1e-5,
+        )
         with converting.applied(STREAM), torch.no_grad():
             seen = model[4](model[:4](x)) - model[4].bias
-        assert seen.abs().max() == pytest.approx(float(layer.ranges[1]), rel=1e-5)
+        assert seen.abs().max() == pytest.approx(float(crossbar.ranges.outputs), rel=1e-5)
 
     def test_a_hundred_is_the_largest(self) -> None:
         layer, x = made(lambda: nn.Linear(6, 5)), inputs(70, 6)
         layer = Converting(layer, Converters(8, 8, percentile=100.0), calibration=[x]).layers[0]
-        assert layer.ranges is not None
-        assert float(layer.ranges[0]) == float(x.abs().max())
+        (crossbar,) = layer.crossbars
+        assert crossbar.ranges is not None
+        assert float(crossbar.ranges.inputs) == float(x.abs().max())
 
     def test_modes_are_as_before(self) -> None:
         model = net().train()
@@ -511,7 +518,14 @@ def test_the_written_form(text: str, written: str) -> None:
         ("io:adc=8,percentile=0", "io: expected a percentile in (0, 100], got 0.0"),
         ("io:adc=8,percentile=101", "io: expected a percentile in (0, 100], got 101.0"),
         ("io:adc=8,images=0", "io: expected images >= 1"),
-        ("io:adc=8,reference=tile", "io: reference: expected one of filter, layer, got 'tile'"),
+        ("io:adc=8,reference=row", "io: reference: expected one of filter, layer, tile, tile-column, got 'row'"),
+        (
+            "io:adc=8,rows=64",
+            "io: expected reference tile or tile-column beside rows and columns, got reference filter",
+        ),
+        ("io:adc=8,inputs=row", "io: inputs: expected one of sample, patch, tile, got 'row'"),
+        ("io:adc=8,inputs=tile", "io: expected reference tile or tile-column beside inputs=tile, got filter"),
+        ("io:adc=8,inputs=patch,percentile=99", "io: expected no inputs=patch beside a percentile"),
         ("adc:8", "expected a converters (io), got 'adc:8'"),
     ],
 )

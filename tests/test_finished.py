@@ -149,3 +149,31 @@ def test_what_does_not_name_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text('{"digits": {"crop": 1}}')
     with pytest.raises(UserError, match="expected what names the data of finished copies"):
         contents(tmp_path)
+
+
+class TestOfThePackage:
+    """The copies that the package comes with, at the scale small."""
+
+    folder = FOLDER / "small"
+
+    def test_each_is_a_run_of_the_papers(self) -> None:
+        known, bench = contents(self.folder), Bench(SMALL, Path("nowhere"))
+        (content,) = known.values()
+        assert set(known) == set(SMALL.data.values())
+        names = {
+            bench.training(run, seed).settings.identity(content)
+            for paper in PAPERS
+            for artefact in artefacts_of(paper).values()
+            for quantity in quantities(artefact, grid_of(paper, SMALL))
+            for run in quantity.runs
+            for seed in range(12)
+        }
+        stored = {log.stem.rpartition("-")[2] for log in self.folder.glob("*.csv")}
+        assert stored
+        assert stored <= names
+
+    def test_a_fresh_folder_shows_them(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        fresh = ["--scale", "small", "--out", str(tmp_path), "--data-root", str(tmp_path / "no data"), "--only-done"]
+        main(["reproduce", "incorruptible", "table1", *fresh])
+        assert re.search(r"\| SGD \| \d\d\.\d\d .*\[79\.31 ± 0\.04\]", capsys.readouterr().out)
+        assert not [*tmp_path.rglob("*.safetensors")]

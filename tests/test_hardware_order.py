@@ -7,22 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust import evaluate, perturbed
-from noiserobust.analog.converters import Converters, Converting
-from noiserobust.analog.noisy import NoisyWeights, Programmed, report_stream
+from noiserobust.analog.converters import Converters, Converting, converted
+from noiserobust.analog.factors import gain_of, set_factor
+from noiserobust.analog.noisy import report_stream
 from noiserobust.evaluation import Chips, yields
-from noiserobust.noise import NoiseModel, compensation_factor, digital_gain, read_stream
+from noiserobust.noise import NoiseModel, compensation_factor, read_stream
 from noiserobust.rng import Stream, seeded
 
 YEAR = 365 * 86400.0
-KINDS = pytest.mark.parametrize(
-    ("noise", "kind"),
-    [
-        ("pcm", "global"),
-        ("pcm:reference=layer", "column"),
-        ("pcm+compensate(global)", "none"),
-        ("pcm+compensate(column)", "none"),
-    ],
-)
+STAGES = [("pcm+compensate(global)", "none"), ("pcm+compensate(column)", "none")]
+KINDS = pytest.mark.parametrize(("noise", "kind"), [("pcm", "global"), ("pcm:reference=layer", "column"), *STAGES])
 
 
 def network() -> nn.Module:
@@ -92,14 +86,17 @@ def test_without_converters_it_is_the_same_in_the_weights(noise: str, kind: str)
     assert values[0] == pytest.approx(values[1], abs=1e-4)
 
 
-def test_a_weight_that_is_used_elsewhere_is_compensated_where_it_lies() -> None:
+@pytest.mark.parametrize("also_called", [False, True])
+def test_a_weight_that_is_used_elsewhere_is_compensated_there_too(also_called: bool) -> None:
     class Functional(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.first, self.second = nn.Linear(12, 8), nn.Linear(8, 4)
 
         def forward(self, x: Tensor) -> Tensor:
-            return nn.functional.linear(torch.tanh(self.first(x)), self.second.weight, self.second.bias)
+            h = torch.tanh(self.first(x))
+            y = nn.functional.linear(h, self.second.weight, self.second.bias)
+            return y + self.second(h.abs()) if also_called else y
 
     with seeded(Stream(0, "net")):
         net = Functional().double()
@@ -149,15 +146,18 @@ class TestReadOut:
         factor = compensation_factor(chip, now, "global")
         torch.testing.assert_close(factor[0, 0], read[0] / read[1], rtol=1e-5, atol=0)
 
-    def test_gains_are_per_output_and_the_rest_is_over_inputs(self) -> None:
-        factor = torch.tensor([[2.0, 2, 2], [3, 3, 3]])
-        gain, rest = digital_gain(factor)
-        assert gain.tolist() == [2, 3]
-        assert rest is None
-        tiles = torch.tensor([[1.0, 1, 2, 2]])
-        gain, rest = digital_gain(tiles)
-        assert rest is not None
-        torch.testing.assert_close(gain[:, None] * rest, tiles)
+    def test_gains_are_per_output_of_a_crossbar(self) -> None:
+        layer = nn.Linear(3, 2)
+        undo = set_factor(layer, "weight", torch.tensor([[2.0, 2, 2], [3, 3, 3]]))
+        assert gain_of(layer, "weight", slice(0, 2)).tolist() == [2, 3]
+        undo_inner = set_factor(layer, "weight", torch.tensor([[1.0, 1, 4]]))
+        assert gain_of(layer, "weight", slice(0, 2)).tolist() == [1]
+        assert gain_of(layer, "weight", slice(2, 3)).tolist() == [4]
+        assert gain_of(layer, "weight", slice(0, 3)).tolist() == [2]  # cut otherwise: the mean
+        undo_inner()
+        assert gain_of(layer, "weight", slice(0, 3)).tolist() == [2, 3]
+        undo()
+        assert gain_of(layer, "weight", slice(0, 3)) is None
 
 
 class TestOutputNoiseIsNoise:
@@ -175,18 +175,23 @@ class TestOutputNoiseIsNoise:
         assert "noise-free" in result.table()
 
 
-def test_readings_leave_nothing_behind() -> None:
+@pytest.mark.parametrize(("noise", "kind"), STAGES)
+def test_converted_and_perturbed_are_what_evaluate_computes(noise: str, kind: str) -> None:
     net = network()
-    noisy = NoisyWeights(net)
-    converting = Converting(net, Converters.parse("io:adc=6"))
-    converting.compensates(net, lambda: net(X))
-    assert set(converting.gains) == {"0.weight", "2.weight"}
     clean = [p.clone() for p in net.parameters()]
-    with Programmed(noisy, NoiseModel.parse("pcm"), report_stream(0, 0, 0)).read(YEAR, 0, "global", converting.gains):
-        raw = net[0].weight.detach().clone()
+    with converted(net, "io:adc=6,noise=0.05", t=YEAR), perturbed(net, noise, t=YEAR):
+        found = float(net(X).detach()[3, 1])
+    assert found == pytest.approx(by_hand(net, noise, kind, 6, 0.05), abs=1e-9)
     assert all(map(torch.equal, clean, net.parameters()))
-    with perturbed(net, "pcm", t=YEAR):
-        torch.testing.assert_close(raw, net[0].weight.detach())  # as the array gives it, not compensated
+    assert gain_of(net[0], "weight", slice(0, 12)) is None
+
+
+def test_gradients_are_those_of_the_compensated_weights() -> None:
+    """Straight through: of x the weight that the network computes with, factor included."""
+    net, x = nn.Sequential(nn.Linear(12, 8)).double(), X.clone().requires_grad_()
+    with converted(net, "io:adc=6", t=YEAR), perturbed(net, "pcm+compensate(global)", t=YEAR):
+        net(x).sum().backward()
+        torch.testing.assert_close(x.grad, net[0].weight.detach().sum(0).expand_as(x))
 
 
 def test_gains_of_one_noise_are_not_those_of_the_next() -> None:

@@ -37,7 +37,8 @@ class TestEvery:
     ) -> None:
         w = weight(*shape)
         for reference in ("filter", "layer", "tile", "tile-column"):
-            noise = replace(profile, mapping=mapping, on_off=on_off, reference=reference, rows=4, columns=3)  # type: ignore[arg-type]
+            cut = {"rows": 4, "columns": 3} if reference.startswith("tile") else {}
+            noise = replace(profile, mapping=mapping, on_off=on_off, reference=reference, **cut)  # type: ignore[arg-type]
             torch.testing.assert_close(noise.program(w, STREAM).programmed(), w)
             torch.testing.assert_close(noise.program(w, STREAM).read(STREAM, 3600.0), w)
 
@@ -107,7 +108,7 @@ def test_text_forms_and_positions() -> None:
     assert str(NoiseModel.parse("pcm:mapping=offset,on_off=20")) == "pcm:mapping=offset,on_off=20.0"
     assert str(ReRamCMO()) == "reram_cmo"
     # Settings in order mean what they meant before there were these two.
-    assert NoiseModel.parse("pcm:0.5,layer,100,100,1d,0.7") == PCM(0.5, "layer", 100, 100, 86400, programming=0.7)  # type: ignore[arg-type]
+    assert NoiseModel.parse("pcm:0.5,tile,100,100,1d,0.7") == PCM(0.5, "tile", 100, 100, 86400, programming=0.7)  # type: ignore[arg-type]
     assert NoiseModel.parse("hermes:1,filter,512,512,0s,1,1,1,1").cells == 1  # type: ignore[attr-defined]
 
 

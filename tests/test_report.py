@@ -149,7 +149,8 @@ def test_paired_table_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "noises", [["gaussian:S"], ["gaussian:S", "laplace:S"], [f"gaussian:S,rows={n}" for n in range(1, 5)]]
+    "noises",
+    [["gaussian:S"], ["gaussian:S", "laplace:S"], [f"gaussian:S,reference=tile,rows={n}" for n in (1, 2, 3, 4)]],
 )
 def test_a_panel_per_reading_and_a_line_per_method(noises: list[str]) -> None:
     methods = ["sgd", "sam:0.05", "rwp"]

@@ -21,6 +21,7 @@ from noiserobust.noise import PCM, Gaussian, Hermes, Laplace, NoiseModel, Sum
 from noiserobust.noise.wrapper import Wrapper
 from noiserobust.spec import Described, Duration
 from noiserobust.training import RST, RWP, SAM, Constant, Linear, Method, OffToOn, Quadratic, Schedule
+from noiserobust.training.schedules import Drawn
 
 KNOWN = ", ".join(sorted(NoiseModel.registry))
 MEMBERS = {f"{family}-{name}": member for family, root in ROOTS.items() for name, member in root.registry.items()}
@@ -40,7 +41,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return leaves | st.lists(leaves, min_size=2, max_size=3).map(lambda parts: Sum(tuple(parts)))
     if isinstance(kind, type) and issubclass(kind, Described):
         # A method inside a method (RST's inner rule) has none inside itself, so that drawing ends.
-        members = [m for m in kind.registry.values() if issubclass(m, kind) and not issubclass(m, RST)]
+        members = [m for m in kind.registry.values() if issubclass(m, kind) and not issubclass(m, (RST, Drawn))]
         return st.one_of([settings_of(member) for member in members])
     plain: dict[Any, st.SearchStrategy[Any]] = {
         int: st.integers(1, 24) | st.integers(1, 10**7),
@@ -120,7 +121,7 @@ def test_composed_noises_read_back_equal(noise: NoiseModel) -> None:
     [
         (Gaussian(0.05), "gaussian:0.05"),
         (Gaussian(0.05, "layer", "literal"), "gaussian:0.05,reference=layer,reading=literal"),
-        (Laplace(1e-5, rows=256), "laplace:1e-05,rows=256"),
+        (Laplace(1e-5, "tile", rows=256), "laplace:1e-05,reference=tile,rows=256"),
         (Gaussian(0.02) + Laplace(0.01) + Gaussian(1.0), "gaussian:0.02+laplace:0.01+gaussian:1.0"),
         (Gaussian(1e20) + Laplace(0.01), "gaussian:1e+20+laplace:0.01"),
         (PCM(), "pcm"),
@@ -189,7 +190,7 @@ def test_a_fraction_stays_a_fraction_and_steps_stay_steps() -> None:
         (Linear(1, 1), "linear:1.0,warmup=1"),
         (Gaussian(np.float64(1 / 3)), "gaussian:0.3333333333333333"),
         (Gaussian(np.float32(0.5)), "gaussian:0.5"),
-        (Gaussian(0.5, rows=np.int64(9)), "gaussian:0.5,rows=9"),  # type: ignore[arg-type]
+        (Gaussian(0.5, "tile", rows=np.int64(9)), "gaussian:0.5,reference=tile,rows=9"),  # type: ignore[arg-type]
     ],
 )
 def test_one_text_for_equal_numbers_whatever_their_type(value: Any, text: str) -> None:
@@ -224,8 +225,8 @@ MISTAKES = [
     (
         Method,
         "adam",
-        "expected a method (asam, esam, g-rst, gsam, looksam, mesa, plain, rst, rwp, rwp-mixed, saf, sam, ssam), "
-        "got 'adam'",
+        "expected a method (amp, arwp, arwp-mixed, asam, esam, f-sam, g-rst, gsam, looksam, lpf-sgd, mesa, plain, rst, "
+        "rwp, rwp-mixed, saf, sam, samson, ssam, vasso), got 'adam'",
     ),
     (Method, "plain:1", "expected at most 0 values"),
     (Method, "plain:rho=1", "plain has no setting 'rho' (it has none)"),
@@ -235,7 +236,8 @@ MISTAKES = [
     (
         Method,
         "sam:ramp(1)",
-        "sam: rho: expected a schedule (constant, cosine, linear, off-to-on, quadratic), got 'ramp(1)'",
+        "sam: rho: expected a schedule (constant, cosine, half-normal, linear, normal, off-to-on, quadratic, "
+        "uniform), got 'ramp(1)'",
     ),
     (Method, "sam:linear(1,warmup=2.0)", "linear: expected warmup as whole steps or as a fraction in [0, 1], got 2.0"),
     (Method, "rwp:gauss(1)", "rwp: noise: expected a noise model"),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust.analog.backup import Backup
+from noiserobust.analog.factors import set_factor
 from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.layers import tiles_of
 from noiserobust.analog.openings import opened
@@ -22,17 +23,19 @@ from noiserobust.models.kinds import require_layers, require_weights
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import (
     Chip,
-    Compensate,
     Compensation,
     NoiseModel,
     compensated,
-    digital_gain,
+    folded,
     read_out,
     read_stream,
 )
 from noiserobust.noise.in_place import add_in_place, adds_in_place
 from noiserobust.noise.sharded import forget_gathered
 from noiserobust.rng import Stream
+
+Seen = tuple[Tensor, Tensor | None]
+"""What a layer computes with, and the factor, (outputs, inputs...), that is in it to compensate it (None: nothing)."""
 
 
 class NoisyWeights:
@@ -78,32 +81,35 @@ class NoisyWeights:
         self._backup = Backup([weight.parameter for weight in self._in_place])
 
     @contextmanager
-    def perturbed(self, noise: NoiseModel, stream: Stream, t: float | None = None) -> Iterator[None]:
+    def perturbed(self, noise: NoiseModel, stream: Stream, t: float | None = None, own: float = 1.0) -> Iterator[None]:
         """Inside, every analog weight is a noisy copy drawn from ``stream.child(its name)``; restored bit for bit.
 
-        One chip per weight is programmed, read and forgotten; :class:`Programmed` keeps them.
+        One chip per weight is programmed, read and forgotten; :class:`Programmed` keeps them. ``own`` is a factor on
+        the strength of noises that single weights have of their own.
         """
-        if self.is_identity(noise):
+        noises = {weight.name: weight.noise(noise, own) for weight in self.weights}
+        if all(one.is_identity for one in noises.values()):
             with self.held():
                 yield
             return
-        own = {weight.name: weight.noise(noise) for weight in self.weights}
 
-        def sample(weight: AnalogWeight) -> Tensor:
-            rows = weight.as_rows(weight.value())
-            return weight.from_rows(own[weight.name].sample(rows, stream.weight(weight.name), t))
+        def sample(weight: AnalogWeight) -> Seen:
+            rows, named = weight.as_rows(weight.value()), stream.weight(weight.name)
+            chip = noises[weight.name].program(rows, named.child("program"))
+            now, factor = read_out(chip, read_stream(named, t), t)
+            return weight.from_rows(folded(now, factor).to(rows.dtype)), factor
 
-        def write() -> None:
+        def write(put: Callable[[AnalogWeight], Tensor]) -> None:
             lying = [(weight, weight.value()) for weight in self._in_place]
-            direct = [weight.outputs.lead and adds_in_place(own[weight.name], live) for weight, live in lying]
+            direct = [weight.outputs.lead and adds_in_place(noises[weight.name], live) for weight, live in lying]
             together: dict[NoiseModel, list[tuple[Tensor, Stream]]] = {}
             for weight, live in compress(lying, direct):
-                together.setdefault(own[weight.name], []).append((live, stream.weight(weight.name)))
+                together.setdefault(noises[weight.name], []).append((live, stream.weight(weight.name)))
             for noise_of_some, weights in together.items():
                 add_in_place(noise_of_some, weights)
             for (weight, live), done in zip(lying, direct, strict=True):
                 if not done:
-                    live.copy_(sample(weight))
+                    live.copy_(put(weight))
 
         with self._moved(sample, write):
             yield
@@ -116,9 +122,16 @@ class NoisyWeights:
     def replaced(self, value: Callable[[AnalogWeight], Tensor]) -> Iterator[None]:
         """Inside, every analog weight is ``value(weight)``, of its own shape; restored bit for bit."""
 
-        def write() -> None:
+        with self.compensated(lambda weight: (value(weight), None)):
+            yield
+
+    @contextmanager
+    def compensated(self, value: Callable[[AnalogWeight], Seen]) -> Iterator[None]:
+        """The same of values that compensation is in, each with its factor."""
+
+        def write(put: Callable[[AnalogWeight], Tensor]) -> None:
             for weight in self._in_place:
-                weight.parameter.copy_(value(weight))
+                weight.parameter.copy_(put(weight))
 
         with self._moved(value, write):
             yield
@@ -130,20 +143,29 @@ class NoisyWeights:
             yield
 
     @contextmanager
-    def _moved(self, value: Callable[[AnalogWeight], Tensor], write: Callable[[], None]) -> Iterator[None]:
-        """Inside, parameters are what ``write`` made of them, and other weights ``value(weight)``."""
+    def _moved(
+        self, value: Callable[[AnalogWeight], Seen], write: Callable[[Callable[[AnalogWeight], Tensor]], None]
+    ) -> Iterator[None]:
+        """Inside, parameters are what ``write`` put there, and other weights ``value(weight)``."""
         with opened(self._latents) as opening:
             forget_gathered(self.model)
             opening.callback(lambda: forget_gathered(self.model))
+            for weight in self.weights:
+                opening.callback(set_factor(weight.owner, weight.attribute, None))
+
+            @torch.no_grad()
+            def put(weight: AnalogWeight) -> Tensor:
+                computed, factor = value(weight)
+                set_factor(weight.owner, weight.attribute, factor)
+                return computed
+
             for weight in self._others:
-                with torch.no_grad():
-                    computed = value(weight)
-                opening.enter_context(weight.opened(computed))
+                opening.enter_context(weight.opened(put(weight)))
             for stored in self._in_place:
                 opening.enter_context(stored.written())
             with torch.no_grad():
                 self._backup.save(opening)
-                write()
+                write(put)
             forget_gathered(self.model)
             yield
 
@@ -188,35 +210,17 @@ class Programmed:
         t: float | None = None,
         read: int = 0,
         compensation: Compensation = "none",
-        gains: dict[str, Tensor | None] | None = None,
     ) -> Iterator[None]:
-        """Inside, the model computes with what its arrays give; restored bit for bit.
+        """Inside, the model computes with what its arrays give; restored bit for bit."""
 
-        ``gains`` has the names of the weights whose outputs are multiplied after their ADC: those weights are not
-        compensated, and the factor per output is put there instead.
-        """
-
-        def seen(weight: AnalogWeight) -> Tensor:
-            if not gains or weight.name not in gains:
-                return weight.from_rows(self.weight(weight.name, t, read, compensation))
-            rows, factor = self.read_out(weight.name, t, read, compensation)
-            gains[weight.name] = None
-            if factor is not None:
-                gains[weight.name], rest = digital_gain(factor)
-                rows = rows if rest is None else rows * rest
-            return weight.from_rows(rows)
+        def seen(weight: AnalogWeight) -> Seen:
+            now, factor = self.read_out(weight.name, t, read, compensation)
+            return weight.from_rows(folded(now, factor)), factor
 
         # The same values either way; drawn anew they can be added in place.
-        compensates = compensation != "none" or (gains and self._compensates)
-        plain = self.read_once and read == 0 and not compensates
-        with self.noisy.perturbed(self.noise, self.stream, t) if plain else self.noisy.replaced(seen):
+        plain = self.read_once and read == 0 and compensation == "none"
+        with self.noisy.perturbed(self.noise, self.stream, t) if plain else self.noisy.compensated(seen):
             yield
-
-    @property
-    def _compensates(self) -> bool:
-        """Whether a weight's own noise ends in compensation."""
-        noises = (weight.noise(self.noise) for weight in self._weights.values())
-        return any(isinstance(noise.stages[-1], Compensate) for noise in noises)
 
 
 @contextmanager

@@ -30,6 +30,11 @@ class Where:
             object.__setattr__(self, "layers", LayerTable.of(self.layers))
 
     @property
+    def table(self) -> LayerTable:
+        """The settings of single layers."""
+        return LayerTable.of(self.layers)
+
+    @property
     def patterns(self) -> dict[str, Any]:
         """The patterns as arguments of :func:`noiserobust.analog_weights`."""
         lists = {"include": self.include, "exclude": self.exclude}
@@ -58,7 +63,7 @@ class Where:
 
     def with_digital(self, names: Iterable[str], digital: bool = True) -> Where:
         """The same with a table that makes the weights of these patterns digital, or analog, after all else."""
-        return replace(self, layers=LayerTable.of(self.layers).with_digital(names, digital))
+        return replace(self, layers=self.table.with_digital(names, digital))
 
     @classmethod
     def trained(cls, settings: Any) -> Where:

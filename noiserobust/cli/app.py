@@ -43,6 +43,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "look up": {
         "list": "noises, methods, measures, metrics, models, data by name",
         "models": "networks with their parameters and what a pass costs",
+        "doctor": "whether this installation works, and what to do where not",
     },
 }
 """Every command and what it does, as help shows them."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RARE: Groups = {
     "networks and data": ("model", "task", "images", "data_root", "image_size"),
-    "chips": ("reads", "compensation", "converters", "recalibration", "backend"),
+    "chips": ("reads", "compensation", "converters", "ranges", "recalibration", "backend"),
     "which weights are analog": ("include", "exclude", "layers"),
     "inputs": ("mean", "std"),
     "computing": ("precision", "batch_size", "channels_last", "fold", "compile"),

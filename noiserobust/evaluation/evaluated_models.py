@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -167,8 +167,8 @@ class EvaluatedModels:
 
     data: Any
     """The data, loaded."""
-    calibration: Sequence[Labelled] = ()
-    """Further data that values depend on; they are named by the rows' ``data``, too."""
+    calibration: Callable[[Where], Sequence[Labelled]]
+    """Further data that values depend on, by the settings of layers; they are named by the rows' ``data``, too."""
 
     def __init__(
         self,
@@ -197,6 +197,7 @@ class EvaluatedModels:
         self.normalization = compute.normalization
         self.device = None if compute.device is None else known_device(compute.device)
         self.coverage: dict[str, Coverage] = {}  # of the models that were opened
+        self.calibration = lambda where: ()
         self._prepared: dict[Any, Sequence[Batch]] = {}
         self._suited: dict[Task, Task] = {}
 
@@ -249,7 +250,9 @@ class EvaluatedModels:
             "precision": compute.precision,
             "weights": network_digest(network),
             "answer": answer(network, task.inputs(network, batches[0]), compute.precision) if batches else "",
-            "data": task.digest if isinstance(task, Scorer) else _digest([self.dataset, *self.calibration], dataset),
+            "data": task.digest
+            if isinstance(task, Scorer)
+            else _digest([self.dataset, *self.calibration(where)], dataset),
             "inputs": dataset.normalization,
             "device": device.type,
             "noisy_weights": analog.noisy,

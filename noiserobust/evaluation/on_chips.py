@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from noiserobust.data import Batch, Labelled, Splits, nests
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, named_data, part_of
 from noiserobust.evaluation.frozen import require_effect
-from noiserobust.evaluation.settings import Chips
+from noiserobust.evaluation.settings import Chips, Where
 from noiserobust.models.compute import autocast, device_of
 from noiserobust.models.kinds import require_weights
 from noiserobust.models.modes import recalibrated
@@ -32,7 +32,6 @@ from noiserobust.rng import Stream
 from noiserobust.spec import Duration
 from noiserobust.tasks.batches import pick, prepare
 from noiserobust.tasks.metrics import meters
-from noiserobust.tasks.scorer import Scorer
 from noiserobust.tasks.scoring import answers, score
 
 CALIBRATION_BATCH = 128
@@ -47,8 +46,12 @@ class Conditions:
     converters: dict[str, Converters]
     backend: Backend
     recalibration: int
+    ranges: Any
+    """``trained``, ``new``, or ranges by layer."""
     calibration: dict[str, Labelled | None]
     """Training images by the text of the converters that learn their ranges from them; as "" those of batch norm."""
+    sampled: Callable[[int], Labelled | None]
+    """So many training images."""
 
     @classmethod
     def of(cls, chips: Chips, data: Any) -> Conditions:
@@ -79,12 +82,17 @@ class Conditions:
         ]
         counts = {"": chips.recalibration} | {text: one.calibration for text, one in converters.items()}
         calibration = {text: _calibration(chips.calibration, data, count) for text, count in counts.items()}
-        return cls(readings, converters, backend, chips.recalibration, calibration)
+        sampled = cache(partial(_calibration, chips.calibration, data))
+        if not isinstance(chips.ranges, Mapping) and chips.ranges not in ("trained", "new"):
+            raise UserError(f"expected ranges trained or new (or by layer, as Engine.ranges), got {chips.ranges!r}")
+        return cls(readings, converters, backend, chips.recalibration, chips.ranges, calibration, sampled)
 
-    @property
-    def images(self) -> list[Labelled]:
+    def images(self, where: Where) -> list[Labelled]:
         """The training images, each set once: the same may serve several purposes."""
-        return list(dict.fromkeys(images for images in self.calibration.values() if images is not None))
+        texts = [own.converters for _, own in where.table.rows if own.converters is not None]
+        counts = sorted({Converters.parse(text).calibration for text in texts})
+        used = [*self.calibration.values(), *map(self.sampled, counts)]
+        return list(dict.fromkeys(images for images in used if images is not None))
 
 
 class ModelOnChips:
@@ -108,21 +116,15 @@ class ModelOnChips:
         self.noisy = NoisyWeights(network, **patterns)
         self.opened = conditions.backend.open(network, self.noisy, images, compute.precision)
         self.calibration: Sequence[Batch] = self._prepared(conditions.calibration[""])
+        found, own = self._trained_ranges()
+        named = {text: replace(one, learnt=True) if text == own else one for text, one in conditions.converters.items()}
+        self.readings = [one | {"converters": str(named[one["converters"]])} for one in conditions.readings]
+        """Those of the conditions; converters whose ranges are those of training are ``learnt``."""
         with autocast(device_of(network), compute.precision):
             self.converting = {
-                text: Converting(
-                    network,
-                    one,
-                    **patterns,
-                    calibration=[batch.inputs for batch in self._prepared(conditions.calibration[text])],
-                )
-                for text, one in conditions.converters.items()
+                str(one): Converting(network, one, **patterns, calibration=self._inputs, ranges=found)
+                for one in named.values()
             }
-        for one in self.converting.values():
-            if not one.is_identity:
-                ask = partial(model.task.call, network, model.batches[0][:2]) if model.batches else None
-                with autocast(device_of(network), compute.precision):
-                    one.compensates(network, ask or partial(cast(Scorer, model.task).score, network))
         # Between a layer and its norm there must be nothing, and the norm's statistics must be known.
         sharded = mesh_of(network) is not None
         plain = self.opened.plain and not self.calibration
@@ -138,6 +140,30 @@ class ModelOnChips:
             require_weights(self.compiled)  # the compiler may be told to copy them
         self.programmed: Programmed | None = None
         self._answers_to_weights = not self.opened.plain
+
+    def _trained_ranges(self) -> tuple[Mapping[str, Any] | None, str]:
+        """The ranges that training found, and the text of the converters that it found them with, if they are fixed."""
+        source, asked = self.model.source, self.conditions.ranges
+        about: Mapping[str, Any] = {} if isinstance(source, nn.Module) else source.about
+        if not isinstance(asked, str):
+            return asked, ""
+        if asked == "new":
+            return None, ""
+        text = about.get("settings", {}).get("converters", "none")
+        known = text in self.conditions.converters and about.get("ranges")
+        return about.get("ranges"), text if known and self.conditions.converters[text].has_ranges else ""
+
+    @property
+    def ranges(self) -> str:
+        """One line: where fixed ranges of converters come from; empty where there are none."""
+        lines = []
+        for text, one in self.converting.items():
+            fixed = [layer for layer in one.layers if layer.converters.has_ranges]
+            trained = sum(layer.converters.learnt for layer in fixed)
+            parts = [(trained, "found in training"), (len(fixed) - trained, "calibrated now")]
+            told = " and ".join(f"of {count} layers {how}" for count, how in parts if count)
+            lines += [f"{text}: {told}"] if fixed else []
+        return "; ".join(lines)
 
     @property
     def uncovered(self) -> dict[str, str]:
@@ -171,9 +197,7 @@ class ModelOnChips:
         with ExitStack() as stack:
             if self.programmed is None:
                 stack.enter_context(self.noisy.held())
-            converting.gains = dict.fromkeys(converting.gains)  # those of an earlier reading are no longer true
-            opening = self.opened.reading(self.programmed, stream, time, read, compensation, converting.gains)
-            network = stack.enter_context(opening)
+            network = stack.enter_context(self.opened.reading(self.programmed, stream, time, read, compensation))
             if self.folding and self.programmed is not None and converting.is_identity:
                 stack.enter_context(self.folding.folded())
             stack.enter_context(converting.applied(output_stream(stream, time, read)))
@@ -208,6 +232,10 @@ class ModelOnChips:
 
     def _answers(self, network: nn.Module, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         return answers(network, batches, self.model.compute.precision, self.model.task)
+
+    def _inputs(self, images: int) -> list[Any]:
+        """Batches of the inputs of so many training images."""
+        return [batch.inputs for batch in self._prepared(self.conditions.sampled(images))]
 
     def _prepared(self, data: Labelled | None) -> Sequence[Batch]:
         """Training images, normalised as the test images are."""

@@ -44,7 +44,7 @@ class TrainerEngine(Engine):
         *,
         sync: bool = True,
         norm_stats: bool = True,
-        weight: float = 1.0,
+        weight: float | Tensor = 1.0,
         wrt: Sequence[bool] | None = None,
         rows: Tensor | None = None,
         penalty: Penalty | None = None,
@@ -86,7 +86,7 @@ class TrainerEngine(Engine):
 
 def _refuse() -> Any:
     raise UserError(
-        "expected a rule of gradients alone (sam, asam, gsam, looksam, ssam, rwp, rwp-mixed, rst, g-rst), got one that "
+        "expected a rule of gradients of whole batches (sam, f-sam, rwp, arwp, rst, ...), got one that "
         "asks for single samples' losses or logits, which a Trainer's loss does not give; use Engine(task=...)"
     )
 

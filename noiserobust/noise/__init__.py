@@ -12,7 +12,7 @@ from noiserobust.noise.compensation import (
     check_compensation,
     compensated,
     compensation_factor,
-    digital_gain,
+    folded,
     read_out,
 )
 from noiserobust.noise.correlated import Correlated
@@ -58,7 +58,7 @@ __all__ = [
     "check_compensation",
     "compensated",
     "compensation_factor",
-    "digital_gain",
+    "folded",
     "parse",
     "read_out",
     "read_stream",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from noiserobust.errors import UserError
+from noiserobust.noise.reference import LARGEST
 from noiserobust.noise.sharded import is_sharded
 from noiserobust.rng import Stream
 from noiserobust.spec import Scalable
@@ -110,6 +111,8 @@ class NoiseModel(Scalable, family="noise model"):
             own = {field.name: getattr(noise, field.name) for field in fields(noise)}
             values = {name: value for name, value in settings.items() if name in own}
             known.update(values)
+            if values.get("reference") in ("filter", "layer"):  # which know no crossbars
+                values |= {name: LARGEST for name in ("rows", "columns") if name in own}
             values |= {name: change(value) for name, value in own.items() if isinstance(value, NoiseModel)}
             return replace(noise, **values) if values else noise
 

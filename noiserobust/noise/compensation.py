@@ -36,12 +36,15 @@ def check_compensation(kind: str) -> None:
 
 def compensated(chip: Chip, stream: Stream, t: float | None, kind: Compensation) -> Tensor:
     """``chip.read(stream, t)``, every crossbar's (or column's) output rescaled to what it was when programmed."""
-    now, factor = read_out(chip, stream, t, kind)
-    # Gradients pass straight through, as they do through noise.
+    return folded(*read_out(chip, stream, t, kind))
+
+
+def folded(now: Tensor, factor: Tensor | None) -> Tensor:
+    """What a chip gives and its factor, multiplied. Gradients pass straight through, as they do through noise."""
     return now if factor is None else now + (now * factor - now).detach()
 
 
-def read_out(chip: Chip, stream: Stream, t: float | None, kind: Compensation) -> tuple[Tensor, Tensor | None]:
+def read_out(chip: Chip, stream: Stream, t: float | None, kind: Compensation = "none") -> tuple[Tensor, Tensor | None]:
     """What the arrays give at time ``t``, and what their outputs are multiplied by digitally (None: nothing).
 
     The factor is spread over the weight. A chip that compensates itself, as a stage of its noise, is taken apart too.
@@ -77,19 +80,6 @@ def compensation_factor(chip: Chip, now: Tensor, kind: Compensation) -> Tensor:
     then, current = (over_tiles(weight * units, rows, columns, mean) for weight in (chip.programmed(), now))
     # A column of zeros has nothing to compensate.
     return (then / current.where(current > 0, then)).where(then > 0, 1.0)
-
-
-def digital_gain(factor: Tensor) -> tuple[Tensor, Tensor | None]:
-    """A factor over a weight as one gain per output, and what is left of it over the inputs (None: nothing).
-
-    Something is left where an output is summed up from several crossbars, each with a factor of its own.
-    """
-    flat = factor.flatten(1) if factor.dim() > 1 else factor[:, None]
-    gain = flat[:, :1]
-    if torch.equal(flat, gain.expand_as(flat)):
-        return gain[:, 0], None
-    gain = flat.mean(1, keepdim=True)
-    return gain[:, 0], (flat / gain).reshape(factor.shape)
 
 
 @dataclass(frozen=True)

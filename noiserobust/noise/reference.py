@@ -12,6 +12,8 @@ from noiserobust.errors import UserError
 from noiserobust.noise.sharded import is_sharded, max_abs
 
 Reference = Literal["filter", "layer", "tile", "tile-column"]
+LARGEST = 512
+"""Rows and columns of a crossbar where nothing else is said."""
 
 
 def reference_scale(weight: Tensor, reference: Reference = "filter", rows: int = 512, columns: int = 512) -> Tensor:
@@ -65,6 +67,11 @@ def check_reference(name: str, reference: str, rows: int, columns: int) -> None:
         raise UserError(f"{name}: expected reference filter, layer, tile or tile-column, got {reference!r}")
     if rows < 1 or columns < 1:
         raise UserError(f"{name}: expected a crossbar of at least 1 x 1, got rows={rows}, columns={columns}")
+    if not reference.startswith("tile") and (rows, columns) != (LARGEST, LARGEST):
+        raise UserError(
+            f"{name}: expected reference tile or tile-column beside rows and columns, got reference {reference}, which "
+            "knows no crossbars"
+        )
 
 
 def even_split(size: int, largest: int) -> Iterator[slice]:

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from noiserobust.analog.converters import Converters
 from noiserobust.data import Content, Splits
 from noiserobust.errors import UserError
 from noiserobust.minima import Measure
@@ -118,6 +119,7 @@ def _settings(stored: Mapping[str, Any], folder: Path, model: ModelSpec | None) 
     values: dict[str, Any] = dict(stored) | ({"model": model} if model else {})
     # What a file names is code that only a person may start.
     kinds: dict[str, type[Described]] = {"method": Method, "select_noise": NoiseModel, "model": ModelSpec, "task": Task}
+    kinds["converters"] = Converters
     values |= {name: kind.parse(values[name], imports=False) for name, kind in kinds.items() if name in values}
     values["log"] = [Measure.parse(text, imports=False) for text in values.get("log", ())]
     # A run that was trained on a GPU can be read without one.

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
-from noiserobust.data import Batch, Labelled, Splits, Streamed, load, training_batches
+from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
 from noiserobust.errors import Diverged, UserError
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
@@ -31,7 +31,7 @@ from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked, score
 from noiserobust.training.ddp import Processes
-from noiserobust.training.engine import Engine, copied_to
+from noiserobust.training.engine import Engine
 from noiserobust.training.epoch_log import EpochLog, require_logged
 from noiserobust.training.optimizers import build_optimizer
 from noiserobust.training.runs import Run, run_of
@@ -136,6 +136,8 @@ class _Trainer:
             samples=len(train),
             classes=outputs,
             where=where,
+            converters=settings.converters,
+            input_ranges=settings.input_ranges,
             teacher=None
             if teacher is None
             else Teacher(teacher.to(device), settings.teacher_weight, settings.temperature),
@@ -150,6 +152,7 @@ class _Trainer:
         self.log: list[dict[str, Any]] = []
         self.ranks: list[int] = []
         self.best: dict[str, Tensor] = {}
+        self.best_ranges: dict[str, Any] = {}
 
     def train(self, on_epoch: Callable[[dict[str, Any]], object] | None, progress: bool) -> None:
         note = self.settings.method.prepare(self.engine)
@@ -172,6 +175,7 @@ class _Trainer:
                 self.ranks.append(self.processes.count)
                 if self._is_best(line):
                     self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+                    self.best_ranges = self.engine.periphery.described
                 self._save()
                 shown = [name for name in (self.task.metric, f"perturbed_{self.task.metric}") if name in line]
                 bar.set_postfix({name: f"{line[name]:.3g}" for name in shown})
@@ -189,7 +193,7 @@ class _Trainer:
         masks = Stream(settings.seed, "dropout", epoch)
         with seeded(masks.child(rank) if rank else masks, self.engine.device):
             for index, batch in enumerate(self.batches.epoch(epoch, rank, ranks)):
-                at = Progress(epoch * len(self.batches) + index, self.steps, epoch, settings.epochs)
+                at = Progress(epoch * len(self.batches) + index, self.steps, epoch, settings.epochs, settings.seed)
                 parts: Batch | list[Batch] = (
                     batch.split(settings.micro_batches) if settings.micro_batches > 1 else batch
                 )
@@ -231,7 +235,8 @@ class _Trainer:
         settings, scores = self.settings, dict[int, dict[str, float]]()
         for draw in range(self.processes.rank - 1, settings.select_draws, self.processes.count):
             stream = Stream(settings.seed, "select", draw)
-            with self.noisy.perturbed(settings.select_noise, stream) if draw >= 0 else nullcontext():
+            noisy = self.noisy.perturbed(settings.select_noise, stream) if draw >= 0 else nullcontext()
+            with self.engine.periphery.evaluated(stream), noisy:
                 scores[draw] = score(self.model, self.watched, settings.precision, self.task)
         scores = {draw: values for part in self.processes.gather(scores) for draw, values in part.items()}
         clean, draws = scores.pop(-1), [scores[draw] for draw in range(settings.select_draws)]
@@ -258,7 +263,7 @@ class _Trainer:
         return -math.inf if math.isnan(value) else value
 
     def _save(self) -> None:
-        own_memory = self.processes.gather(copied_to(torch.device("cpu"), self.engine.own_memory))
+        own_memory = self.processes.gather(nests.copied_to(torch.device("cpu"), self.engine.own_memory))
         if not self.processes.writes:
             return
         state = {
@@ -267,6 +272,7 @@ class _Trainer:
             "engine": self.engine.state_dict(),
             "own_memory": own_memory,
             "best": self.best,
+            "best_ranges": self.best_ranges,
             "log": self.log,
             "measures": self.measures.described,
             "ranks": self.ranks,
@@ -284,6 +290,7 @@ class _Trainer:
         rank = self.processes.rank % len(own_memory)
         self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})
         self.best, self.log = state["best"], state["log"]
+        self.best_ranges = state.get("best_ranges", {})
         self.ranks = state.get("ranks", [1] * len(self.log))
         self.measures.resume(self.log, state.get("measures", []))
 
@@ -314,7 +321,7 @@ class _Trainer:
             "ranks": self.ranks,
             "settings": self.settings.described(),
             "provenance": provenance(),
-        }
+        } | ({"ranges": self.best_ranges} if self.best_ranges else {})
         save_checkpoint(self.run.checkpoint, self.best, about)
         self._resume_file.unlink(missing_ok=True)
 

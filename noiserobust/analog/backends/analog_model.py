@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from noiserobust.analog.backends.base import Opened
 from noiserobust.analog.backends.configured import NOISES, digest_of, unnamed_noise
@@ -71,7 +71,6 @@ class AnalogModel(Opened):
         t: float | None = None,
         read: int = 0,
         compensation: Compensation = "none",
-        gains: dict[str, Tensor | None] | None = None,
     ) -> Iterator[nn.Module]:
         own = programmed is not None and isinstance(programmed.noise, Own)
         if own and compensation != "none":
@@ -84,7 +83,7 @@ class AnalogModel(Opened):
             if own:
                 stack.enter_context(self._programmed(stream, t, read))
             else:
-                stack.enter_context(super().reading(programmed, stream, t, read, compensation, gains))
+                stack.enter_context(super().reading(programmed, stream, t, read, compensation))
             stack.enter_context(seeded(outputs, device_of(self.network)))
             stack.enter_context(TileNoise({tile: outputs.child(name) for name, tile in self.tiles.items()}))
             yield self.network

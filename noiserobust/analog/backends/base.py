@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from noiserobust.analog.layers import tiles_of
 from noiserobust.analog.noisy import NoisyWeights, Programmed
@@ -46,15 +46,13 @@ class Opened:
         t: float | None = None,
         read: int = 0,
         compensation: Compensation = "none",
-        gains: dict[str, Tensor | None] | None = None,
     ) -> Iterator[nn.Module]:
         """Inside, the module it gives computes with what the arrays of ``programmed`` give at ``t`` (s) and ``read``.
 
-        ``gains`` is that of :meth:`Programmed.read`, of weights whose layers have converters.
         ``None`` is a chip without weight noise. ``stream`` names the chip: whatever else is random comes from it. The
         network is restored bit for bit afterwards, also after an exception.
         """
-        with nullcontext() if programmed is None else programmed.read(t, read, compensation, gains):
+        with nullcontext() if programmed is None else programmed.read(t, read, compensation):
             yield self.network
 
 

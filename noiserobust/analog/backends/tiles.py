@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from noiserobust.analog.backends.base import Backend, Opened
-from noiserobust.analog.converters import endless_rows, output_stream
+from noiserobust.analog.converters import output_stream
+from noiserobust.analog.layer_converters import endless_rows
 from noiserobust.analog.layers import tiles_of
 from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.analog.weights import AnalogWeight, users
@@ -158,7 +159,6 @@ class Tiles(Opened):
         t: float | None = None,
         read: int = 0,
         compensation: Compensation = "none",
-        gains: dict[str, Tensor | None] | None = None,
     ) -> Iterator[nn.Module]:
         def written(weight: AnalogWeight) -> Tensor:
             """The layers of ``weight`` get what its array gives; also what the direct path puts in the parameter."""
