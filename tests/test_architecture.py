@@ -17,7 +17,7 @@ import noiserobust
 PACKAGE = Path(noiserobust.__file__).parent
 LAYERS = [
     {"errors"},
-    {"rng", "spec"},
+    {"rng", "spec", "seals", "endings"},
     {"noise", "data"},
     {"models"},
     {"tasks"},

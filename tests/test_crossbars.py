@@ -169,7 +169,7 @@ def test_percentiles_are_those_of_each_crossbar() -> None:
     converting = Converting(layer, io, calibration=[x])
     for channel, crossbar in enumerate(converting.layers[0].crossbars):
         partial = nn.functional.conv2d(x[:, channel : channel + 1], layer.weight.detach()[:, channel : channel + 1])
-        ranges = [float(one) for one in crossbar.ranges]
+        ranges = [float(one) for one in (crossbar.ranges.inputs, crossbar.ranges.outputs)]
         assert ranges == pytest.approx([float(x[:, channel].abs().max()), float(partial.abs().max())])
 
 

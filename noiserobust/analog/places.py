@@ -62,7 +62,7 @@ class AnalogWeight(ABC):
         noise: NoiseModel = asked if own.noise is None else NoiseModel.parse(own.noise)
         if own.noise is not None and factor != 1:
             noise = noise.scaled(factor)
-        changes = {name: own.given[name] for name in ("reference", "on_off") if name in own.given}
+        changes = {name: own.given[name] for name in ("reference", "on_off", "g_max") if name in own.given}
         return noise.changed(**changes) if changes and not noise.is_identity else noise
 
     @abstractmethod

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import noiserobust
+from noiserobust.endings import end_now, ended_by_signals, exit_code, plain_output
 from noiserobust.errors import UserError
 
 PROG = "noiserobust"
+INTERRUPTED = f"{PROG}: interrupted; the same command goes on from here"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PACKAGE = Path(noiserobust.__file__).parent
 GROUPS: dict[str, dict[str, str]] = {
     "train": {
@@ -64,18 +68,46 @@ def command_class(name: str) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: bad input is one line on stderr and exit code 2."""
-    try:
-        with _warnings_in_one_line():
-            _run(list(sys.argv[1:] if arguments is None else arguments))
-    except UserError as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except BrokenPipeError:  # whoever reads, such as head, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None
+    """Entry point: bad input is one line on stderr and exit code 2; ctrl-C and SIGTERM end within seconds."""
+    whole = arguments is None  # the process is this command, and nothing else
+    with ended_by_signals(INTERRUPTED, whole):
+        try:
+            plain_output()
+            with _warnings_in_one_line():
+                _run(list(sys.argv[1:] if arguments is None else arguments))
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except UserError as error:
+            _stop(f"{PROG}: error: {error}", 2)
+        except BrokenPipeError:  # whoever reads, such as head, has read enough
+            _discard_output()
+        except OSError as error:
+            if error.filename is not None or error.errno not in FULL:
+                raise
+            _discard_output()
+            _stop(f"{PROG}: error: expected output that can be written, got: {error.strerror}; make room", 2)
+        except KeyboardInterrupt as error:
+            _discard_output()
+            if whole:  # without Python's way out, which may take long and change the code
+                end_now(INTERRUPTED, exit_code(error))
+            _stop(INTERRUPTED, exit_code(error))
+
+
+def _stop(line: str, code: int) -> NoReturn:
+    with suppress(OSError):
+        print(line, file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+def _discard_output() -> None:
+    """What is still to be written goes nowhere; else it would fail once more at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            try:
+                stream.flush()
+            except OSError:
+                os.dup2(nowhere, stream.fileno())
 
 
 @contextmanager

@@ -199,7 +199,8 @@ def _chip(
     """The rows of one chip: one per reading and metric. Where all draws are the same, those of the ``first``."""
     on_chips.next_chip()
     for reading in on_chips.readings:
-        unit = source = {**columns, "draw": draw, **reading}
+        outputs = on_chips.layer_outputs(reading["converters"])
+        unit = source = {**columns, "draw": draw, **reading, "layer_outputs": outputs}
         if on_chips.always_same(noise, reading["converters"]):
             source = unit | {"draw": first} | on_chips.readings[0] | {"converters": reading["converters"]}
         values = ledger.find(source, on_chips.metrics)

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
 from noiserobust.models.pretrained import Loaded, Transformers, in_folder
 from noiserobust.rng import Stream, seeded
-from noiserobust.storage.files import write_atomically
+from noiserobust.seals import is_sound
+from noiserobust.storage.files import require_sound
 from noiserobust.storage.identity import digest_tensor
+from noiserobust.storage.tensors import write_tensors
 from noiserobust.storage.torch_file import is_torch_file, read_torch_file
 from noiserobust.storage.weights import load_weights
 
@@ -86,11 +86,8 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
-    """Write weights with their settings, whole or not at all."""
-    tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()
-    }
-    return write_atomically(path, lambda temporary: save_file(tensors, temporary, {KEY: json.dumps(about)}))
+    """Write weights with their settings, whole or not at all; equal ones are the same bytes."""
+    return write_tensors(path, weights, {KEY: json.dumps(about)})
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -111,6 +108,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"expected a checkpoint (.safetensors, .pt, .pth or a run's folder), got {path}: there is none")
     if is_torch_file(file):
         return Checkpoint(file, read_torch_file(file))
+    require_sound(file, "take another copy, or move it away and train it again")
     try:
         with safe_open(file, framework="pt") as opened:
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
@@ -118,6 +116,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"expected a safetensors or torch file, got {file}: {error}") from None
     return Checkpoint(file, weights, about)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether ``path`` is a safetensors file that can be read and is as it was written."""
+    try:
+        with safe_open(path, framework="pt"):
+            return is_sound(path)
+    except (SafetensorError, OSError):
+        return False
 
 
 def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:

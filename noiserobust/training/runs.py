@@ -22,6 +22,7 @@ from noiserobust.models import Factory, ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.spec import Described
 from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.storage.logs import read_log
 from noiserobust.tasks import Task
 from noiserobust.training.rules.base import Method
 from noiserobust.training.settings import TrainSettings
@@ -43,6 +44,11 @@ class Run:
         """The weights that were kept, with their settings."""
         return self.folder / "model.safetensors"
 
+    @property
+    def state(self) -> Path:
+        """Where it goes on from when it was interrupted."""
+        return self.folder / "resume.pt"
+
     @cached_property
     def network(self) -> nn.Module:
         """The trained network, in eval mode, on the CPU; built once."""
@@ -52,7 +58,7 @@ class Run:
     def log(self) -> pd.DataFrame:
         """Per epoch: training loss, clean and perturbed accuracy and loss, strength, rate, largest weights, seconds,
         and what ``settings.log`` asked for."""
-        return pd.read_csv(self.folder / "log.csv")
+        return read_log(self.folder)
 
     @property
     def label(self) -> str:

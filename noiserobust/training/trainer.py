@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import pickle
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -23,9 +20,11 @@ from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
 from noiserobust.errors import Diverged, UserError
 from noiserobust.rng import Stream, seeded
-from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
-from noiserobust.storage.files import write_atomically
+from noiserobust.storage.checkpoints import is_whole, read_checkpoint, save_checkpoint
+from noiserobust.storage.identity import code
+from noiserobust.storage.logs import without_clock, write_log
 from noiserobust.storage.provenance import provenance
+from noiserobust.storage.states import write_state
 from noiserobust.storage.weights import load_weights
 from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
@@ -34,6 +33,7 @@ from noiserobust.training.ddp import Processes
 from noiserobust.training.engine import Engine
 from noiserobust.training.epoch_log import EpochLog, require_logged
 from noiserobust.training.optimizers import build_optimizer
+from noiserobust.training.resuming import alone_with, is_finished, require_same_code, resumed
 from noiserobust.training.runs import Run, run_of
 from noiserobust.training.schedules import Progress, learning_rate
 from noiserobust.training.settings import TrainSettings
@@ -64,10 +64,14 @@ def fit(
     splits = settings.normalized(splits)
     run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
-    if processes.first(run.checkpoint.is_file):
-        processes.first(lambda: require_logged(settings, run.folder))
-    else:
-        _Trainer(run, splits, processes).train(on_epoch, progress)
+    if not processes.first(lambda: is_whole(run.checkpoint)):
+        with alone_with(run) if processes.writes else nullcontext():
+            if not processes.first(lambda: is_finished(run)):
+                _Trainer(run, splits, processes).train(on_epoch, progress)
+                return run
+    processes.first(lambda: require_logged(settings, run.folder))
+    if settings.model.names_code:
+        require_same_code(run, _Trainer(run, splits, processes).code, read_checkpoint(run.checkpoint).about)
     return run
 
 
@@ -112,6 +116,9 @@ class _Trainer:
                 f"expected batches of 2 or more for batch norm, got {len(train)} training samples in batches of "
                 f"{settings.batch_size}: the last is alone; use drop_last or another batch size"
             )
+        # A finished run of somebody's code counts while that is the same.
+        few = prepare(first if isinstance(first, Streamed) else train.subset([0, 1, 2, 3]), torch.device("cpu"))
+        self.code = code(model, few[0].inputs) if settings.model.names_code else None
         analog = coverage_of(model, settings.where, self.task.call, sample)
         if analog.warning and processes.writes:
             warnings.warn(analog.warning, stacklevel=2)
@@ -267,6 +274,8 @@ class _Trainer:
         if not self.processes.writes:
             return
         state = {
+            "run": self.run.folder.name,
+            "code": self.code,
             "model": self.model.state_dict(),
             "optimizer": self.engine.optimizer.state_dict(),
             "engine": self.engine.state_dict(),
@@ -277,33 +286,29 @@ class _Trainer:
             "measures": self.measures.described,
             "ranks": self.ranks,
         }
-        write_atomically(self._resume_file, partial(torch.save, state))
-        write_atomically(self.run.folder / "log.csv", lambda file: pd.DataFrame(self.log).to_csv(file, index=False))
+        write_state(self.run.state, state)
+        write_log(self.run.folder, self.log)
 
     def _resume(self) -> None:
-        state = self.processes.first(self._read_state)
+        state = self.processes.first(lambda: resumed(self.run))
         if state is None:
             return
-        self.model.load_state_dict(state["model"])
-        self.engine.optimizer.load_state_dict(state["optimizer"])
-        own_memory = state.get("own_memory") or [{}]  # older states know of one process only
-        rank = self.processes.rank % len(own_memory)
-        self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})
-        self.best, self.log = state["best"], state["log"]
-        self.best_ranges = state.get("best_ranges", {})
-        self.ranks = state.get("ranks", [1] * len(self.log))
-        self.measures.resume(self.log, state.get("measures", []))
-
-    def _read_state(self) -> dict[str, Any] | None:
-        if not self._resume_file.is_file():
-            return None
+        require_same_code(self.run, self.code, state)
         try:
-            return torch.load(self._resume_file, weights_only=True, map_location="cpu")
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            self.model.load_state_dict(state["model"])
+            self.engine.optimizer.load_state_dict(state["optimizer"])
+            own_memory = state.get("own_memory") or [{}]  # older states know of one process only
+            rank = self.processes.rank % len(own_memory)
+            self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})
+            self.best, self.log = state["best"], state["log"]
+            self.best_ranges = state.get("best_ranges", {})
+            self.ranks = state.get("ranks", [1] * len(self.log))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise UserError(
-                f"expected the state of an interrupted run, got {self._resume_file}, which cannot be read "
-                f"({type(error).__name__}); remove it to start this run anew"
+                f"expected the state of this run, got {self.run.state}, which does not fit it "
+                f"({type(error).__name__}: {str(error)[:80]}); remove it to start this run anew"
             ) from None
+        self.measures.resume(self.log, state.get("measures", []))
 
     def _keep(self) -> None:
         kept = self.log[-1] if self.settings.select_on == "none" else max(self.log, key=self._merit)
@@ -317,17 +322,16 @@ class _Trainer:
             "label": self.settings.label,
             "seed": self.settings.seed,
             "epoch": kept["epoch"],
-            "log": kept,
+            "log": without_clock(kept),
+            "lines": [without_clock(line) for line in self.log],
+            "code": self.code,
             "ranks": self.ranks,
             "settings": self.settings.described(),
             "provenance": provenance(),
         } | ({"ranges": self.best_ranges} if self.best_ranges else {})
+        write_log(self.run.folder, self.log)  # a kill may have come between the last state and its log
         save_checkpoint(self.run.checkpoint, self.best, about)
-        self._resume_file.unlink(missing_ok=True)
-
-    @property
-    def _resume_file(self) -> Path:
-        return self.run.folder / "resume.pt"
+        self.run.state.unlink(missing_ok=True)
 
 
 def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Labelled, Labelled | None]:
