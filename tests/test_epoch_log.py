@@ -16,6 +16,7 @@ from torch.nn import CrossEntropyLoss
 
 from noiserobust.data import Splits
 from noiserobust.errors import UserError
+from noiserobust.evaluation.training_logs import curves
 from noiserobust.minima import Measure, Surface, measure
 from noiserobust.models import DigitsNet
 from noiserobust.rng import Stream
@@ -186,5 +187,9 @@ def test_some_epochs_alone_are_measured(splits: Splits, tmp_path: Path) -> None:
     same = [*measured, "path_length"]
     pd.testing.assert_frame_equal(some[same].fillna(every[same]), every[same])
     assert some["path_length"].notna().all()
+    rows = some.melt(id_vars="epoch", var_name="metric").assign(method="plain", replicate=0)
+    drawn = curves(rows, "epoch", [measured[0], "train_loss"])
+    assert drawn.groupby("panel")["epoch"].apply(list).to_dict() == {measured[0]: [0, 1, 3, 4], "train_loss": [*range(5)]}
+    assert drawn["mean"].notna().all()
     with pytest.raises(UserError, match="expected log_every of 1 epoch or more"):
         settings(log_every=0)

@@ -23,6 +23,7 @@ from noiserobust.papers.grid.estimate import here
 from noiserobust.papers.grid.scale import unplaced
 from noiserobust.papers.grid.step_time import StepTime
 from noiserobust.storage.files import write_atomically
+from noiserobust.storage.logs import read_log
 from noiserobust.storage.rows import read_rows, write_rows
 from noiserobust.sweep import Piece, Training
 from noiserobust.sweep.pieces import Measurement
@@ -49,11 +50,11 @@ def _network_of(piece: Piece) -> Training | None:
 def _logged(piece: Training) -> bool:
     """Whether the log of a finished training is here."""
     try:
-        log = piece.result.with_name("log.csv")
-    except UserError:  # its data are not here, and nothing says what they were
+        folder = piece.result.parent
+        log = read_log(folder) if (folder / "log.csv").is_file() else []
+    except UserError:  # it is damaged, or its data are not here and nothing says what they were
         return False
-    interrupted = log.with_name("resume.pt").is_file()
-    return log.is_file() and not interrupted and len(pd.read_csv(log)) == piece.settings.epochs
+    return len(log) == piece.settings.epochs and not (folder / "resume.pt").is_file()
 
 
 def contents(folder: Path) -> Mapping[str, Content]:
