@@ -62,6 +62,7 @@ NARROW: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "correlated": {"rows": st.just(512), "columns": st.just(512)},  # others go with over=tile alone
     "sliced": {"bits": FEW, "slices": FEW, "others": st.just(Noises())},  # their own text is tested with them
     "write_verify": {"iterations": FEW},
+    "rms": {"times": st.floats(1.01, 100)},
     "factory": {"target": st.from_regex(r"[a-z_]{1,8}(\.[a-z_]{1,8})?:[a-z_]{1,8}", fullmatch=True)},
     "torchvision": {
         "network": st.sampled_from(["resnet50", "vit_b_16"]),
@@ -270,7 +271,7 @@ MISTAKES = [
     (Method, "rst:saf", "rst: expected an inner rule that may miss steps, got saf; use sam"),
     (Method, "rst:g-rst", "rst: expected one coin, got g-rst inside: it would toss the same one"),
     (Method, "g-rst:rwp", "inner: expected a method"),
-    (Method, "g-rst:looksam", "g-rst: expected sam, asam, gsam or ssam as inner rule, got looksam"),
+    (Method, "g-rst:looksam", "g-rst: expected sam, asam, samson, f-sam, vasso, gsam or ssam as inner"),
     (Method, "g-rst:sam(0.1,alpha=0.5)", "g-rst: expected an inner sam without alpha"),
     (Method, "g-rst:sam(0.1),a=-1", "g-rst: expected a finite a >= 0, got -1.0"),
     (Method, "rwp-mixed:0.1,alpha=2", "rwp-mixed: expected alpha in [0, 1], got 2.0; it weighs the clean gradient"),

@@ -21,7 +21,7 @@ SETTINGS = {
         *("optimizer", "lr_warmup", "weight_decay", "label_smoothing", "clip_norm", "drop_last", "micro_batches"),
         *("precision", "channels_last"),
     ),
-    "epoch that is kept": ("select_on", "select_noise", "select_draws", "validation"),
+    "epoch that is kept": ("average", "select_on", "select_noise", "select_draws", "validation"),
     "measures in the log": ("log", "log_on", "log_images"),
 }
 """Rare settings of a run, by group."""

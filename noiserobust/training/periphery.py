@@ -51,7 +51,8 @@ class Periphery:
         self._learnt = [ranges for ranges in self.ranges if ranges.how is not None]
         self._optimizer = _alike(optimizer, [ranges.inputs for ranges in self._learnt]) if self._learnt else None
         self._step = self._passes = 0
-        self._weight, self._handed_out = 0.0, True
+        self._weight: float | Tensor = 0.0
+        self._handed_out = True
 
     def begin(self, step: int) -> None:
         """A step begins: the weights are the clean ones."""
@@ -60,7 +61,9 @@ class Periphery:
             layer.rescale()
 
     @contextmanager
-    def passing(self, stream: Stream, rank: int, calibrates: bool = False, weight: float = 0.0) -> Iterator[None]:
+    def passing(
+        self, stream: Stream, rank: int, calibrates: bool = False, weight: float | Tensor = 0.0
+    ) -> Iterator[None]:
         """Inside is a pass of a step, whose gradient is taken with this ``weight``."""
         if not self.converting.layers:
             yield
@@ -103,7 +106,7 @@ class Periphery:
         device = self.ranges[0].inputs.device
         gradients = [torch.zeros_like(r.inputs) if r.inputs.grad is None else r.inputs.grad for r in self._learnt]
         counts = [torch.tensor([float(r.inside), float(r.total)], device=device) for r in self._learnt]
-        weight = torch.tensor(self._weight, device=device)
+        weight = torch.as_tensor(self._weight, dtype=torch.float32, device=device)
         outputs = [ranges.outputs for ranges in self.ranges if ranges.outputs is not None]
         held = [*(ranges.inputs.data for ranges in self.ranges), *outputs, *gradients, *counts, weight]
         ranks.average(held, held)  # in their own memory

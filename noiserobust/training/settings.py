@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from noiserobust.models import ModelSpec
     from noiserobust.noise import NoiseModel
     from noiserobust.tasks import Task
+    from noiserobust.training.averages import Average
+    from noiserobust.training.clipping import Clip
     from noiserobust.training.rules.base import Method
 
     T = TypeVar("T")
@@ -39,9 +41,13 @@ if TYPE_CHECKING:
     NoiseText = Text[NoiseModel]
     MeasureTexts = Text[tuple[Measure, ...]]
     ConvertersText = Text[Converters]
+    ClipText = Text[Clip | float | None]
+    AverageText = Text[Average | None]
 else:  # the command line reads texts, without loading what they describe
     ModelText = MethodText = NoiseText = TaskText = ConvertersText = str
     MeasureTexts = tuple[str, ...]
+    ClipText = None | float | str
+    AverageText = None | str
 
 SEMANTICS = 1
 """Raise when a change makes the same settings train different weights, so that no stale run is taken for a new one."""
@@ -59,6 +65,7 @@ ADDED: dict[str, Any] = {
     "teacher": None,
     "teacher_weight": 0.5,
     "temperature": 2.0,
+    "average": None,
     "converters": "none",
     "input_ranges": None,
 }
@@ -107,8 +114,11 @@ class TrainSettings:
     io:dac=8,adc=8,noise=0.06; with learnt=true or percentile=99.9 the checkpoint keeps the ranges."""
     input_ranges: str | None = None
     """How ranges that are learnt learn (default: as aihwkit's): learnt:decay=0.01."""
-    weight_clip: float | None = None
-    """Clip analog weights to this many times their layer's rms after every step (2 to 4 is usual)."""
+    weight_clip: ClipText = field(default=cast("Any", None))
+    """Clip analog weights to this many times their layer's rms after every step (2 to 4 is usual), or otherwise:
+    rms(2.5,per=column), percentile(99.5), value(0.2), each with when=end for the kept network alone."""
+    average: AverageText = field(default=cast("Any", None))
+    """Average the weights over steps, evaluate and keep the average: ema:0.999, or swa:0.75 over the last quarter."""
     epochs: int = 30
     """Passes over the training data."""
     batch_size: int = 128
@@ -196,7 +206,7 @@ class TrainSettings:
 
         check_warmup("expected lr_warmup", self.lr_warmup)
         self._check_teacher()
-        check_clipping(self.clip_norm, self.weight_clip)
+        check_clipping(self.clip_norm)
         _check_device(self.device)
 
     def _read_texts(self) -> None:
@@ -223,9 +233,21 @@ class TrainSettings:
             if "learnt=true" not in f"{self.converters} {self.layers}":
                 raise UserError(f"expected converters with learnt=true beside input_ranges, got {self.converters}")
             object.__setattr__(self, "input_ranges", None if learning == str(InputRanges()) else learning)
+        self._read_kept()
         log: Any = self.log
         measures = map(Measure.parse, log if isinstance(log, (list, tuple)) else (log,))
         object.__setattr__(self, "log", tuple(dict.fromkeys(measures)))
+
+    def _read_kept(self) -> None:
+        from noiserobust.training.averages import Average
+        from noiserobust.training.clipping import RMS, Clip
+
+        if self.average is not None:
+            object.__setattr__(self, "average", Average.parse(self.average))
+        if self.weight_clip is not None:
+            clip: Clip = Clip.parse(self.weight_clip)
+            # The usual one is the number that it always was.
+            object.__setattr__(self, "weight_clip", clip.times if clip == RMS(getattr(clip, "times", 2.0)) else clip)
 
     def _check_teacher(self) -> None:
         from noiserobust.training.teacher import check_distillation
@@ -257,11 +279,21 @@ class TrainSettings:
     @property
     def label(self) -> str:
         """The method as it stands in tables: ``sam:0.2``, ``plain, clip 2.5 rms``."""
-        clipping = "" if self.weight_clip is None else f", clip {self.weight_clip:g} rms"
+        clip, average = self.weight_clip, self.average
+        clipping = "" if clip is None else f", clip {clip:g} rms" if isinstance(clip, float) else f", clip {clip}"
+        averaged = "" if average is None else f", averaged {average}"
         teacher = "" if self.teacher is None else f", distilled {self.teacher_weight:g} tau {self.temperature:g}"
         ranges = "" if self.input_ranges is None else f", {self.input_ranges}"
         converters = "" if str(self.converters) == "none" else f", {self.converters}{ranges}"
-        return f"{self.method}{clipping}{teacher}{converters}"
+        return f"{self.method}{clipping}{averaged}{teacher}{converters}"
+
+    @property
+    def _revised(self) -> list[str]:
+        """What has come to mean something else without a change of SEMANTICS, which all other runs keep."""
+        clipped = ["clipped weights keep their limit"] if self.weight_clip is not None else []
+        return clipped + (
+            ["norm of the whole gradient"] if "scaling=paper" in str(self.method).partition("esam")[2] else []
+        )
 
     def described(self) -> dict[str, Any]:
         """The settings as plain values, in their text forms."""
@@ -299,7 +331,7 @@ class TrainSettings:
         crop, flip = self.augmentation(seen)
         train, test, *watched = seen.fingerprints
         content = [train, test, mean, std, *watched]
-        named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content]
+        named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content, *self._revised]
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -310,12 +342,10 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Described) else value
 
 
-def check_clipping(clip_norm: float | None, weight_clip: float | None) -> None:
-    """Refuse limits of gradients and weights that are not above 0."""
+def check_clipping(clip_norm: float | None) -> None:
+    """Refuse a limit of gradients that is not above 0."""
     if clip_norm is not None and not clip_norm > 0:
         raise UserError(f"expected clip_norm > 0, got {clip_norm}; leave it out for no gradient clipping")
-    if weight_clip is not None and not weight_clip > 0:
-        raise UserError(f"expected weight_clip > 0 (times the layer's rms), got {weight_clip}; 2 to 4 is usual")
 
 
 def _check_device(device: str) -> None:
