@@ -39,6 +39,8 @@ class Measuring(Measurement):
     trained: Training
     out: Path
     semantics: ClassVar[int] = 1
+    of_weights: ClassVar[bool] = True
+    """Whether it looks at the finished network."""
 
     @property
     @abstractmethod
@@ -99,6 +101,7 @@ class InitialRadius(Measuring):
 
     gamma: float = 0.01
     draws: int = 1000
+    of_weights: ClassVar[bool] = False
 
     @property
     def about(self) -> str:
@@ -171,6 +174,7 @@ class FineTuned(Measuring):
     """
 
     initial: str | None = None
+    of_weights: ClassVar[bool] = False
 
     @property
     def what(self) -> str:
