@@ -34,7 +34,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "fp16": {"precision": "fp16"},
     "not folded": {"fold": False},
     "channels last": {"channels_last": True},
-    "compiled": {"compile": True},
     "converters": {"converters": "io:dac=8,adc=8,noise=0.02"},
     "recalibration": {"recalibration": 32},
     "times": {"noises": "pcm", "times": ["25s", "1d"], "compensation": ["none", "global", "column"], "reads": 2},
@@ -72,12 +71,13 @@ class Checks:
             yield f"training with {text}", partial(self.converters, text)
         for way, options in WAYS.items():
             yield f"evaluation {way}", partial(self.evaluation, options)
-        yield "compiled training", self.compiled
         yield "DDP with one process", self.ddp
         for precision in ("bf16",) if self.tiny else ("fp32", "bf16", "fp16"):
             yield f"training run {precision}", partial(self.run, precision)
         if not self.tiny:
             yield "tests with a device", self.tests
+        yield "compiled evaluation", partial(self.evaluation, {"compile": True})
+        yield "compiled training", self.compiled
 
     def net(self, device: torch.device | str | None = None) -> nn.Module:
         """A small network with batch norm; the same weights on every device."""
@@ -148,7 +148,7 @@ class Checks:
 
     def steps(self, text: str, engine: Engine, data: Batch) -> list[float]:
         """The mean losses of some steps, past the epoch at which rules begin; weights stay finite."""
-        method, count, losses = Method.parse(text), 3 if self.tiny else 12, []
+        method, count, losses = Method.parse(text), 2 if self.tiny else 12, []
         method.prepare(engine)
         for step in range(count):
             # Every step is an epoch of its own, so that rules which remember samples have met them.

@@ -16,14 +16,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from noiserobust.data.subset import Subset
-from noiserobust.papers.grid.finished import keep
-
 from experiments.gpu import crowd
 from experiments.gpu.images import Decoded, decode
 from experiments.gpu.rows import Options, OutOfTimeError, Rows
+from noiserobust.data.subset import Subset
 from noiserobust.papers import incorruptible as inc
 from noiserobust.papers.grid import Bench, Grid, Scale, grid_of
+from noiserobust.papers.grid.finished import keep
 from noiserobust.papers.grid.quantity import Accuracy
 from noiserobust.papers.grid.scale import REGIME, SETS, SMALL_GPU
 from noiserobust.storage.rows import read_rows

@@ -119,7 +119,7 @@ def _run(command: list[str], log: Path, end: float, env: dict[str, str]) -> int 
 
 
 def _copy(lines: TextIO, log: Path) -> None:
-    with log.open("a") as file:
+    with lines, log.open("a") as file:
         for line in lines:
             print(line, end="", flush=True)
             file.write(line)

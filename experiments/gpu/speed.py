@@ -63,7 +63,7 @@ def waits(call: Callable[[], object], device: str) -> list[str] | None:
             call()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    waiting = [one for one in caught if "synchronizing" in str(one.message)]
+    waiting = [one for one in caught if "called a synchronizing" in str(one.message)]
     return sorted({f"{Path(one.filename).name}:{one.lineno}" for one in waiting})
 
 
