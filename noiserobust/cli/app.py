@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import noiserobust
-from noiserobust.errors import UserError
+from noiserobust.cli.faults import told
+from noiserobust.errors import printable
 
 PROG = "noiserobust"
 PACKAGE = Path(noiserobust.__file__).parent
@@ -68,14 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with _warnings_in_one_line():
             _run(list(sys.argv[1:] if arguments is None else arguments))
-    except UserError as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
     except BrokenPipeError:  # whoever reads, such as head, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None
+    except (Exception, SystemExit) as error:  # code of a person's own may call sys.exit(0), and nothing would be done
+        line, code = told(error)
+        print(f"{PROG}: error: {line}", file=sys.stderr)
+        raise SystemExit(code) from None
 
 
 @contextmanager
@@ -85,7 +87,7 @@ def _warnings_in_one_line() -> Iterator[None]:
 
     def one_line(message: Any, category: Any, filename: str, *place: Any, **line: Any) -> None:
         if Path(filename).is_relative_to(PACKAGE):
-            print(f"{PROG}: warning: {message}", file=sys.stderr)
+            print(f"{PROG}: warning: {printable(message)}", file=sys.stderr)
         else:
             usual(message, category, filename, *place, **line)
 

@@ -17,6 +17,7 @@ from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedMod
 from noiserobust.evaluation.result import Result, drawn
 from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.evaluation.statistics.summary import summarize
+from noiserobust.limits import check_whole
 from noiserobust.minima import MaxOverRms, Measure, Surface, measure, metric
 from noiserobust.models import ModelSpec
 from noiserobust.report import measure_table
@@ -86,6 +87,7 @@ def sharpness(
 
     Afterwards weights are as before, bit for bit. Raises :class:`~noiserobust.UserError` for what cannot be measured.
     """
+    check_whole("seed", seed)
     kinds = list(dict.fromkeys([*measures_of(measures, strengths), MaxOverRms()]))
     compute = compute.with_batches_of(PASS)
     networks = EvaluatedModels(models, data, part, images=images, model=model, task=task, compute=compute, where=where)

@@ -21,6 +21,7 @@ from noiserobust.models import Factory, ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.spec import Described
 from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.storage.described import strict
 from noiserobust.tasks import Task
 from noiserobust.training.rules.base import Method
 from noiserobust.training.settings import TrainSettings
@@ -110,6 +111,7 @@ def _is_code(model: str) -> bool:
 def _settings(stored: Mapping[str, Any], folder: Path, model: ModelSpec | None) -> TrainSettings:
     """Settings from the plain values that a checkpoint holds."""
     names = {field.name for field in fields(TrainSettings)}
+    strict(TrainSettings, stored, f"the settings in {folder}")
     if unknown := sorted(set(stored) - names):
         raise UserError(
             f"expected settings that this version knows, got {', '.join(unknown)} in {folder}; use the version that "

@@ -22,6 +22,7 @@ from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, training_batches
 from noiserobust.errors import Diverged, UserError
+from noiserobust.models.sizes import built
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.storage.files import write_atomically
@@ -98,7 +99,7 @@ class _Trainer:
             outputs = max(self.task.outputs(part) for part in (splits.train, splits.test))
         self.classes = train.classes if len(train.classes) == outputs else tuple(map(str, range(outputs)))
         with seeded(stream.child("init")):
-            model = settings.model.build(train.channels, outputs)
+            model = built(settings.model, train.channels, outputs)
         if settings.initial is not None:
             start = read_checkpoint(settings.initial)
             load_weights(model, start.weights, start.path, settings.model.aliases, outputs)
