@@ -90,7 +90,8 @@ def bits_agree(text: str) -> None:
     assert not same_bits(before, state(model))
     assert all(tensor.isfinite().all() for tensor in state(model))
     counters = [int(value) for name, value in model.named_buffers() if "num_batches" in name]
-    assert counters == [100, 100], counters
+    parts = METHODS[text].parts if text in METHODS else 1
+    assert counters == [100 * parts] * 2, counters
 
 
 def gradients_at(model: nn.Module, data: Batch) -> list[Tensor]:
@@ -229,6 +230,19 @@ def refused(message: str, act: Callable[[], object]) -> None:
     assert message in said, f"expected to be refused with '{message}', got {said}"
 
 
+def ranges_of_converters(text: str) -> None:
+    """Calibrated from every rank's batches, learnt by their mean gradient: the same on all."""
+    ddp = DistributedDataParallel(normed_net())
+    engine = Engine(ddp, torch.optim.SGD(ddp.parameters(), lr=0.05), converters=text, input_ranges="learnt:batches=2")
+    seen: list[Tensor] = []
+    for step in range(4):
+        Method.parse("sam:0.1").step(engine, local(step, dist.get_rank()), Progress(step, 4))
+        seen += [ranges.inputs.detach().clone() for ranges in engine.periphery.ranges]
+        seen += [ranges.outputs.clone() for ranges in engine.periphery.ranges if ranges.outputs is not None]
+    assert ranks_agree([*seen, *ddp.parameters()])
+    assert len({values.sum().item() for values in seen}) > len(engine.periphery.ranges)  # they learn
+
+
 def refusals() -> None:
     ddp, engine = wrapped(normed_net())
     ddp.module.late = nn.SyncBatchNorm(6)  # DDP itself refuses it from the start on CPUs
@@ -257,6 +271,8 @@ CHECKS: dict[str, Callable[[], None]] = {
     "gsam sync": lambda: climbs("gsam:0.1,sync=true", gsam, sync=True),
     "units": units_weigh_alike,
     "saf memory": saf_memory,
+    "learnt ranges": lambda: ranges_of_converters("io:dac=4,adc=6,noise=0.02,learnt=true"),
+    "calibrated ranges": lambda: ranges_of_converters("io:dac=4,adc=6,percentile=99.0,images=10,ranges=column"),
     "refusals": refusals,
     **SHARD_CHECKS,
 }

@@ -12,6 +12,7 @@ from noiserobust.spec import Described
 from noiserobust.tasks import Task
 from noiserobust.tasks.metrics import Metric
 from noiserobust.training import Method, Probability, Schedule
+from noiserobust.training.averages import Average
 
 ROOTS: dict[str, type[Described]] = {
     "noises": NoiseModel,
@@ -23,6 +24,7 @@ ROOTS: dict[str, type[Described]] = {
     "data": DataSource,
     "schedules": Schedule,
     "probabilities": Probability,
+    "averages": Average,
     "converters": Converters,
     "perturbations": Perturbation,
     "backends": Backend,

@@ -31,8 +31,9 @@ class Case:
     """What the contract must know of a method besides its text.
 
     - ``off``: the method that costs and does what plain training does at step ``OFF``.
-    - ``learns_at``: noise on the weights in the pass that normalisation statistics learn from and whose output the
-      step returns (``None``: the clean pass).
+    - ``learns_at``: perturbation of the weights in the pass that normalisation statistics learn from and whose output
+      the step returns (``None``: the clean pass), and ``name`` that of its draw after the step's number.
+    - ``parts``: into how many parts, each with a draw, the method cuts its batch.
     - ``past``: what the engine must remember for the method to be at full strength in its first step.
     - ``period``: steps after which the method does again what it did in its first one.
     - ``coin``: the passes announced are expected ones.
@@ -40,6 +41,8 @@ class Case:
 
     off: str
     learns_at: str | None = None
+    name: tuple[str, ...] = ()
+    parts: int = 1
     past: Callable[[Engine], None] | None = None
     period: int = 1
     coin: bool = False
@@ -69,14 +72,27 @@ METHODS: dict[str, Case] = {
     "sam:0.1,alpha=0.3": Case(off="sam:0.0,alpha=0.3"),
     "sam:0.1,batches=different": Case(off="sam:0.0,batches=different"),
     "sam:linear(0.2)": Case(off="sam:linear(0.2)"),
-    "rwp:gaussian(0.2)": Case(off="rwp:gaussian(0.0)", learns_at="gaussian:0.2"),
-    "rwp:laplace(0.1)": Case(off="rwp:laplace(0.0)", learns_at="laplace:0.1"),
-    "rwp:gaussian(0.2),draws=2": Case(off="rwp:gaussian(0.2),schedule=0.0,draws=2", learns_at="gaussian:0.2"),
+    "rwp:gaussian(0.2)": Case(off="rwp:gaussian(0.0)", learns_at="random(gaussian(0.2))"),
+    "rwp:laplace(0.1)": Case(off="rwp:laplace(0.0)", learns_at="random(laplace(0.1))"),
+    "rwp:gaussian(0.2),draws=2": Case(off="rwp:gaussian(0.2),schedule=0.0,draws=2", learns_at="random(gaussian(0.2))"),
+    "rwp:gaussian(0.2),draws=4,antithetic=true": Case(
+        off="rwp:gaussian(0.0),draws=4,antithetic=true", learns_at="random(gaussian(0.2))"
+    ),
     "rwp:gaussian(0.2),schedule=quadratic(1.0,warmup=5)": Case(
-        off="rwp:gaussian(0.2),schedule=quadratic(1.0,warmup=5)", learns_at="gaussian:0.2"
+        off="rwp:gaussian(0.2),schedule=quadratic(1.0,warmup=5)", learns_at="random(gaussian(0.2))"
     ),
     "asam:0.3": Case(off="asam:0.0"),
     "asam:0.3,perturb=analog,eta=0.1": Case(off="asam:0.0,perturb=analog,eta=0.1"),
+    "samson:0.3": Case(off="samson:0.0"),
+    "samson:0.3,perturb=analog,p=2,eta=0.1": Case(off="samson:0.0,perturb=analog,p=2,eta=0.1"),
+    "amp:0.3": Case(off="amp:0.0"),
+    "amp:0.1,perturb=analog,zeta=3.0,steps=2,layerwise=true": Case(
+        off="amp:0.0,perturb=analog,zeta=3.0,steps=2,layerwise=true"
+    ),
+    "f-sam:0.1": Case(off="f-sam:0.0"),
+    "f-sam:0.1,sigma=0.5,lam=0.6": Case(off="f-sam:0.0,sigma=0.5,lam=0.6"),
+    "vasso:0.1": Case(off="vasso:0.0"),
+    "vasso:uniform(0.1),theta=0.2": Case(off="vasso:uniform(linear(0.1)),theta=0.2"),
     "gsam:0.1": Case(off="gsam:0.0"),
     "gsam:0.1,alpha=0.8,follow_lr=true,rho_min=0.05": Case(off="gsam:0.0,alpha=0.8,follow_lr=true,rho_min=0.05"),
     "ssam:0.2": Case(off="ssam:0.0"),
@@ -90,9 +106,7 @@ METHODS: dict[str, Case] = {
     "saf:0.4,start=6,back=1": Case(off="saf:0.4,start=6,back=1", past=recorded),
     "saf:0.9,start=0,scaling=paper,back=1": Case(off="saf:0.0,start=0,scaling=paper,back=1", past=recorded),
     "mesa:0.5,start=6,beta=0.9": Case(off="mesa:0.5,start=6,beta=0.9", past=averaged),
-    "mesa:0.5,start=0,scaling=paper,beta=0.9,update=before": Case(
-        off="mesa:0.0,start=0,beta=0.9,update=before", past=averaged
-    ),
+    "mesa:0.5,start=0,scaling=paper,beta=0.9": Case(off="mesa:0.0,start=0,beta=0.9", past=averaged),
     "rst:sam(0.1),p=1.0": Case(off="rst:sam(0.0),p=1.0"),
     "rst:looksam(0.1,k=2),p=cos2": Case(off="rst:looksam(0.0,k=2),p=cos2", period=2, coin=True),
     "rst:esam(0.1),p=0.7": Case(off="rst:esam(0.0),p=0.7", coin=True),
@@ -101,6 +115,12 @@ METHODS: dict[str, Case] = {
     "g-rst:asam(0.3),p=0.9,a=1.5,normalised=true": Case(off="g-rst:asam(0.0),p=0.9,a=1.5,normalised=true", coin=True),
     "g-rst:gsam(0.1),p=1.0": Case(off="g-rst:gsam(0.0),p=1.0"),
     "g-rst:ssam(0.1),p=1.0": Case(off="g-rst:ssam(0.0),p=1.0"),
+    "rst:f-sam(0.1),p=0.7": Case(off="rst:f-sam(0.0),p=0.7", coin=True),
+    "arwp:0.1": Case(off="arwp:0.0", learns_at="filters(0.1)", name=("filters",)),
+    "arwp-mixed:0.1,eta=0.1,alpha=0.3": Case(off="arwp-mixed:0.0,eta=0.1,alpha=0.3"),
+    "lpf-sgd:0.1,draws=2,growth=0.0": Case(
+        off="lpf-sgd:0.0,draws=2,growth=0.0", learns_at="filters(0.1)", name=("filters",), parts=2
+    ),
     "rwp-mixed:0.1": Case(off="rwp-mixed:0.0"),
     "rwp-mixed:cosine(0.2),alpha=0.3,batches=same": Case(off="rwp-mixed:cosine(0.2),alpha=0.3,batches=same"),
 }

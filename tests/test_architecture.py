@@ -18,7 +18,7 @@ PACKAGE = Path(noiserobust.__file__).parent
 LAYERS = [
     {"errors"},
     {"limits"},
-    {"rng", "spec"},
+    {"rng", "spec", "seals", "endings"},
     {"noise", "data"},
     {"models"},
     {"tasks"},

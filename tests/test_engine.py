@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -33,12 +32,13 @@ from methods import (
 )
 from torch import Tensor, nn
 
-from noiserobust.analog.noisy import NoisyWeights
+from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.analog.weights import analog_weights
 from noiserobust.errors import UserError
-from noiserobust.noise import NoiseModel
+from noiserobust.minima import Perturbation
 from noiserobust.rng import Stream, seeded
 from noiserobust.training import Engine, Method, Plain
+from noiserobust.training.micro_batches import only_rows
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters, lr=0.1: torch.optim.SGD(parameters, lr=lr, momentum=0.9),
@@ -129,20 +129,20 @@ class TestStatistics:
     def test_they_learn_from_one_pass(self, text: str, parts: int) -> None:
         """Counters advance once per micro-batch; statistics and output are those of one pass, made here apart."""
         model = normed_net()
-        alone = twin(model)
+        alone, case = twin(model), METHODS[text]
         micro = batch().split(parts)
         out = Method.parse(text).step(sgd(model, seed=5), micro if parts > 1 else micro[0], ON)
-        learns_at = METHODS[text].learns_at
-        noisy = (
-            NoisyWeights(alone).perturbed(NoiseModel.parse(learns_at), Stream(5, "train", ON.step, 0))
-            if learns_at
-            else nullcontext()
-        )
-        with noisy, torch.no_grad():
-            logits = torch.cat([alone(part.inputs) for part in micro])
+        at, seen_by = Perturbation.parse(case.learns_at or "none"), []
+        for draw, rows in enumerate(torch.arange(12).tensor_split(case.parts)):
+            stream = Stream(5, "train", *case.name, ON.step)
+            stream = stream.child(draw) if case.parts > 1 or not case.name else stream
+            with at.moved(WeightSpace(alone), [], stream), torch.no_grad():
+                seen_by += [alone(part.inputs) for part in only_rows(micro, rows)]
+        logits = torch.cat(seen_by)
         for (name, seen), expected in zip(model.named_buffers(), alone.buffers(), strict=True):
             torch.testing.assert_close(seen, expected, msg=f"{name}: {seen} instead of {expected}")
-            assert "num_batches" not in name or seen == parts
+            assert "num_batches" not in name or seen == len(seen_by)
+        assert len(seen_by) == parts or case.parts > 1
         torch.testing.assert_close(out.logits, logits)
         torch.testing.assert_close(out.losses, nn.functional.cross_entropy(logits, batch().labels, reduction="none"))
         assert not out.logits.requires_grad

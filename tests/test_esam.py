@@ -71,6 +71,17 @@ class TestTensors:
         assert [p.grad is not None for p in engine.parameters] == wanted
         assert all(p.requires_grad for p in engine.parameters)
 
+    def test_the_papers_scaling_is_by_the_whole_gradients_norm(self) -> None:
+        """Eq. 5 on L = (w1^2 + 4 w2^2) / 2 at w = (3, 1): e1 = rho 3 / ((1 - beta) 5)."""
+        model = nn.Module()
+        model.w1, model.w2 = (nn.Parameter(torch.tensor([value], dtype=torch.float64)) for value in (3.0, 1.0))
+        model.forward = lambda x: (0.5 * (model.w1**2 + 4 * model.w2**2)).expand(len(x))  # type: ignore[method-assign]
+        method = ESAM(0.1, beta=0.4, gamma=1.0, scaling="paper")
+        engine = Engine(model, torch.optim.SGD(model.parameters(), lr=1.0), lambda out, labels: out)
+        step = next(step for step in range(99) if method.chosen(engine, step) == [True, False])
+        method.step(engine, Batch(torch.zeros(2, 1), torch.zeros(2)), Progress(step, 99))
+        torch.testing.assert_close(3 - model.w1, torch.tensor([3 + 0.1 * 3 / (0.6 * 5)], dtype=torch.float64))
+
     def test_a_choice_of_tensors_that_the_loss_does_not_reach(self) -> None:
         """Then there is nothing to climb: e = 0."""
         model = nn.ModuleDict({"used": nn.Linear(4, 3), "unused": nn.Linear(4, 3)})

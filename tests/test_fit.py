@@ -308,14 +308,6 @@ class TestResume:
         parts = fit(settings(), tmp_path / "parts", splits=splits, on_epoch=self.stop_after(2))
         assert same_bits(stored(parts), stored(fit(settings(), tmp_path / "whole", splits=splits)))
 
-    def test_a_broken_state_is_said(self, splits: Splits, tmp_path: Path) -> None:
-        with pytest.raises(KeyboardInterrupt):
-            fit(settings(), tmp_path, splits=splits, on_epoch=self.stop_after(0))
-        (state,) = tmp_path.glob("*/resume.pt")
-        state.write_bytes(state.read_bytes()[:1000])
-        with pytest.raises(UserError, match=r"resume.pt, which cannot be read \(.*\); remove it"):
-            fit(settings(), tmp_path, splits=splits)
-
     def test_a_finished_run_is_not_trained_again(self, splits: Splits, tmp_path: Path) -> None:
         first = fit(settings(), tmp_path, splits=splits)
         self.stopped_at_step(0, settings(), tmp_path, splits=splits)  # raises if there is a step

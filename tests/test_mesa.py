@@ -6,9 +6,11 @@ import pytest
 import torch
 from methods import batch, normed_net, sgd, state
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from noiserobust.errors import UserError
 from noiserobust.training import MESA, Progress
+from noiserobust.training.averages import follow, values_of
 
 
 def forwards(model: nn.Module) -> list[bool]:
@@ -61,6 +63,6 @@ def test_the_average_of_a_bfloat16_network_moves() -> None:
     MESA(start=0).prepare(engine)
     with torch.no_grad():
         model[0].weight.add_(1.0)
-    MESA(beta=0.9995)._follow(engine.memory["mesa"], {"0.weight": model[0].weight})
+    follow(engine.memory["mesa"], values_of(model), get_ema_multi_avg_fn(0.9995), 1)
     moved = engine.memory["mesa"]["0.weight"]
     torch.testing.assert_close(moved - start, torch.full_like(start, 5e-4), rtol=0.02, atol=0)

@@ -6,6 +6,7 @@ for the rules that look at logits. Pure RWP has a file of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -16,6 +17,7 @@ from methods import batch as images
 from torch import Tensor, nn
 
 from noiserobust.analog.filters import filter_noise
+from noiserobust.analog.vectors import Vector
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.data import Batch
 from noiserobust.rng import Stream, seeded
@@ -45,6 +47,19 @@ def centres(step: int, n: int = 6) -> Tensor:
 
 def data(step: int) -> Batch:
     return Batch(centres(step), torch.zeros(6, dtype=torch.long), torch.arange(6))
+
+
+def at(w: Tensor) -> Centres:
+    model = Centres()
+    with torch.no_grad():
+        nn.utils.vector_to_parameters(w.clone(), (model.layer.weight, model.layer.bias, model.other))
+    return model
+
+
+def flat(model: Centres, vector: Vector) -> Tensor:
+    """A vector in the model's order, other, weight, bias, in that of w."""
+    other, weight, bias = (part.flatten() for part in vector if part is not None)
+    return torch.cat([weight, bias, other])
 
 
 def gradient(w: Tensor, step: int, rows: slice | Tensor = slice(None)) -> Tensor:
@@ -104,6 +119,74 @@ def ssam(w: Tensor, step: int, rho: float = 0.05, fraction: float = 0.5) -> Tens
     return gradient(w + rho * kept.double() * unit(g), step)
 
 
+def samson(w: Tensor, step: int, rho: float = 0.5, p: float = float("inf"), eta: float = 0.0) -> Tensor:
+    """Every tensor by its own norm."""
+    scale = torch.cat([w[part].abs() / torch.linalg.vector_norm(w[part], p) + eta for part in TENSORS.values()])
+    g = gradient(w, step)
+    return gradient(w + rho * scale**2 * g / (scale * g).norm(), step)
+
+
+def amp(rho: float = 0.5, zeta: float = 1.0, times: int = 1, parts: list[slice] | None = None) -> Rule:
+    def rule(w: Tensor, step: int) -> Tensor:
+        e = torch.zeros_like(w)
+        for _ in range(times):
+            e = e + zeta * gradient(w + e, step)
+            for part in parts or [slice(0, 12)]:
+                e[part] *= min(1.0, rho / float(e[part].norm()))
+        return gradient(w + e, step)
+
+    return rule
+
+
+def fsam(rho: float, sigma: float, lam: float) -> Rule:
+    mean: list[Tensor] = []
+
+    def rule(w: Tensor, step: int) -> Tensor:
+        g = gradient(w, step)
+        d = g - sigma * mean[-1] if mean else g
+        mean.append(lam * mean[-1] + (1 - lam) * g if mean else g)
+        return gradient(w + rho * unit(d), step)
+
+    return rule
+
+
+def vasso(rho: float, theta: float) -> Rule:
+    d: list[Tensor] = []
+
+    def rule(w: Tensor, step: int) -> Tensor:
+        g = gradient(w, step)
+        d.append((1 - theta) * d[-1] + theta * g if d else g)
+        return gradient(w + rho * unit(d[-1]), step)
+
+    return rule
+
+
+def arwp(gamma: float, eta: float, beta: float, alpha: float = 0.0, different: bool = False) -> Rule:
+    """Rows of the 2 x 3 weight are filters; elements of the vectors have a history of their own."""
+    history = torch.zeros(12, dtype=torch.float64)
+
+    def rule(w: Tensor, step: int) -> Tensor:
+        stream = Stream(SEED, "train", "filters", step)
+        rows, sums = w[:6].view(2, 3), history[:6].view(2, 3).sum(1, keepdim=True)
+        e = [
+            (
+                gamma
+                * rows.norm(dim=1, keepdim=True)
+                * stream.child("weight").normal((2, 3)).double()
+                / (1 + eta * sums).sqrt()
+            )
+        ]
+        for name in ("bias", "other"):
+            part = TENSORS[name]
+            z = stream.child(name).normal((part.stop - part.start,)).double()
+            e.append(gamma * w[part].norm() * z / (1 + eta * history[part]).sqrt())
+        noisy = gradient(w + torch.cat([one.flatten() for one in e]), max(0, step - 1) if different else step)
+        history.mul_(beta).add_(noisy**2)
+        return alpha * gradient(w, step) + (1 - alpha) * noisy
+
+    return rule
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 class TestClimbing:
     def test_sam(self, steps: int) -> None:
@@ -117,6 +200,41 @@ class TestClimbing:
         agrees("asam", asam, steps)
         agrees("asam:0.3,eta=0.2", partial(asam, rho=0.3, eta=0.2), steps)
         agrees("asam:0.3,perturb=analog", partial(asam, rho=0.3, only=ANALOG), steps)
+
+    def test_samson(self, steps: int) -> None:
+        agrees("samson", samson, steps)
+        agrees("samson:0.3,p=2,eta=0.05", partial(samson, rho=0.3, p=2.0, eta=0.05), steps)
+
+    def test_amp(self, steps: int) -> None:
+        agrees("amp:0.2", amp(0.2), steps)
+        agrees("amp:50.0,zeta=0.1", amp(50.0, 0.1), steps)  # within the ball
+        agrees("amp:0.2,zeta=0.05,steps=3", amp(0.2, 0.05, 3), steps)
+        agrees("amp:0.2,layerwise=true,steps=2", amp(0.2, 1.0, 2, list(TENSORS.values())), steps)
+
+    def test_fsam(self, steps: int) -> None:
+        agrees("f-sam:0.2", fsam(0.2, 1.0, 0.9), steps + 1)
+        agrees("f-sam:0.2,sigma=0.5,lam=0.6", fsam(0.2, 0.5, 0.6), steps + 2)
+
+    def test_vasso(self, steps: int) -> None:
+        agrees("vasso:0.2", vasso(0.2, 0.4), steps + 1)
+        agrees("vasso:0.2,theta=1.0", partial(sam, rho=0.2), steps + 1)
+
+    def test_arwp(self, steps: int) -> None:
+        agrees("arwp:0.2", arwp(0.2, 1.0, 0.9), steps + 1)
+        agrees("arwp:0.2,eta=0.1,beta=0.5", arwp(0.2, 0.1, 0.5), steps + 2)
+        agrees("arwp-mixed:0.2,alpha=0.3,batches=same", arwp(0.2, 1.0, 0.9, 0.3), steps + 1)
+        agrees("arwp-mixed:0.2", arwp(0.2, 1.0, 0.9, 0.5, different=True), steps + 2)
+
+    def test_lpf_sgd(self, steps: int) -> None:
+        def rule(w: Tensor, step: int) -> Tensor:
+            gamma = 0.05 * (1 + 3 * (1 - math.cos(math.pi * step / 100)) / 2)
+            total = torch.zeros_like(w)
+            for draw, samples in enumerate(([0, 1], [2, 3], [4], [5])):  # six samples in four parts
+                e = filter_noise(WeightSpace(at(w)), gamma, Stream(SEED, "train", "filters", step, draw))
+                total += len(samples) / 6 * gradient(w + flat(at(w), e), step, torch.tensor(samples))
+            return total
+
+        agrees("lpf-sgd:0.05,draws=4,growth=3.0", rule, steps)
 
     def test_gsam(self, steps: int) -> None:
         agrees("gsam", gsam, steps)
@@ -191,6 +309,7 @@ def test_gsam_rho_follows_the_learning_rate() -> None:
     schedulers = torch.optim.lr_scheduler
     for schedule in (
         lambda optimizer: schedulers.LambdaLR(optimizer, lambda step: 1.0),
+        lambda optimizer: optimizer.param_groups[0].update(initial_lr=LR / 50),  # a scheduler that raises it
         lambda optimizer: schedulers.OneCycleLR(optimizer, LR, total_steps=10),  # starts at a 25th of its peak
         lambda optimizer: None,
     ):
@@ -198,6 +317,11 @@ def test_gsam_rho_follows_the_learning_rate() -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=LR)
         schedule(optimizer)
         engine = Engine(model, optimizer, lambda out, labels: out)
+        for rate in (LR / 25, LR):  # larger than what is said, for a while
+            optimizer.param_groups[0]["lr"] = rate
+            engine.gradient(data(0))
+            engine.take()
+            assert engine.lr_share <= 1
         optimizer.param_groups[0]["lr"] = LR / 4
         w = model.w.detach()
         GSAM(0.2, follow_lr=True, rho_min=0.04).step(engine, data(0), Progress(0, 10))
@@ -210,7 +334,7 @@ def esam(method: ESAM, engine: Engine) -> Rule:
         for name, wanted in zip(engine.names, method.chosen(engine, step), strict=True):
             chosen[TENSORS[name]] = float(wanted)
         g = gradient(w, step)
-        length = (g if method.scaling == "full" else g * chosen).norm()
+        length = (g * chosen if method.scaling == "selected" else g).norm()
         share = 1 - method.beta if method.scaling == "paper" else method.beta
         e = 0.2 / share * g * chosen / length
         loss = [0.5 * ((at - centres(step)) @ A * (at - centres(step))).sum(1) for at in (w, w + e)]
@@ -349,17 +473,15 @@ class TestTrajectory:
             torch.testing.assert_close(self.matrix(model), w, rtol=1e-10, atol=1e-11)
 
     @pytest.mark.parametrize(("scaling", "factor"), [("released", 0.8 * 9), ("paper", 0.8)])
-    @pytest.mark.parametrize("update", ["after", "before"])
-    def test_mesa(self, scaling: str, factor: float, update: str) -> None:
+    def test_mesa(self, scaling: str, factor: float) -> None:
         model, engine, x, y = self.setup()
         w = self.matrix(model)
         v = w
-        method = MESA.parse(f"mesa:0.8,tau=3.0,start=1,beta=0.7,scaling={scaling},update={update}")
+        method = MESA.parse(f"mesa:0.8,tau=3.0,start=1,beta=0.7,scaling={scaling}")
         for epoch in range(4):
             method.step(engine, Batch(x, y), Progress(epoch, 4, epoch, 4))
-            v = 0.7 * v + 0.3 * w if update == "before" else v
             w = self.stepped(w, x, y, x @ v[:, :4].T + v[:, 4] if epoch >= 1 else None, factor)
-            v = 0.7 * v + 0.3 * w if update == "after" else v
+            v = 0.7 * v + 0.3 * w
             torch.testing.assert_close(self.matrix(model), w, rtol=1e-10, atol=1e-11)
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
+import torch
+from methods import batch, sgd, smooth_net
+from scipy import stats
 
 from noiserobust.errors import UserError
-from noiserobust.training import Progress, Schedule
+from noiserobust.training import SAM, Progress, Schedule, Uniform
 
 WARMING = {"linear": 0.5, "quadratic": 0.25, "off-to-on": 0.0}
 """Share of the maximum when half of the warm-up has passed."""
@@ -31,6 +37,43 @@ def test_shape(name: str, warmup: str) -> None:
 @pytest.mark.parametrize("warmup", ["0", "0.0"])
 def test_no_warmup(name: str, warmup: str) -> None:
     assert at(f"{name}(0.8,warmup={warmup})", 0) == 0.8
+
+
+def draws(text: str, steps: int = 4000, seed: int = 0) -> list[float]:
+    schedule = Schedule.parse(text)
+    return [schedule(Progress(step, steps, seed=seed)) for step in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("text", "distribution"),
+    [
+        ("uniform(0.2,spread=0.5)", stats.uniform(0.1, 0.2)),
+        ("uniform(0.2)", stats.uniform(0.0, 0.4)),
+        ("half-normal(0.2)", stats.halfnorm(scale=0.2 * math.sqrt(math.pi / 2))),
+        ("normal(0.2,spread=0.5)", stats.foldnorm(2.0, scale=0.1)),
+    ],
+)
+def test_a_drawn_strength_is_so_distributed_around_its_mean(text: str, distribution: Any) -> None:
+    """Chance of a false alarm 1e-6 each; half-normal and uniform have the mean that is given."""
+    values = draws(text)
+    assert stats.kstest(values, distribution.cdf).pvalue > 1e-6
+    assert text.startswith("normal") or distribution.mean() == pytest.approx(0.2)
+    assert values == draws(text)
+    assert values != draws(text, seed=1)
+
+
+def test_a_drawn_strength_follows_the_schedule_around_which_it_is() -> None:
+    around, alone = draws("uniform(linear(0.8,warmup=40),spread=0.5)", 60), draws("uniform(1.0,spread=0.5)", 60)
+    assert around == pytest.approx([0.8 * min(1, step / 40) * one for step, one in enumerate(alone)])
+    assert Schedule.parse("half-normal(0.0)")(Progress(0, 1)) == 0
+
+
+def test_a_rule_draws_by_the_engines_seed() -> None:
+    drawn = [
+        SAM(Uniform(0.1)).step(sgd(smooth_net(), seed=seed), batch(dtype=torch.float64), Progress(5, 9))
+        for seed in (3, 4)
+    ]
+    assert [out.strength for out in drawn] == [Uniform(0.1)(Progress(5, 9, seed=seed)) for seed in (3, 4)]
 
 
 def test_constant() -> None:

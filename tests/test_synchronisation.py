@@ -22,6 +22,7 @@ from noiserobust.training import Engine, Method
 
 ALLOWED = {
     ("rst.py", "coin"): "the coin is a CPU tensor on every device",
+    ("schedules.py", "factor"): "so is a strength that is drawn",
     ("esam.py", "chosen"): "so are the coins of the tensors that are perturbed",
     ("rng.py", "_mersenne_state"): "the state of a CPU generator",
     ("ssam.py", "_masks"): "once per mask, every hundredth step: a mask made of an overflow would stay",

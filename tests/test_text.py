@@ -21,6 +21,7 @@ from noiserobust.noise import PCM, Gaussian, Hermes, Laplace, NoiseModel, Sum
 from noiserobust.noise.wrapper import Wrapper
 from noiserobust.spec import Described, Duration
 from noiserobust.training import RST, RWP, SAM, Constant, Linear, Method, OffToOn, Quadratic, Schedule
+from noiserobust.training.schedules import Drawn
 
 KNOWN = ", ".join(sorted(NoiseModel.registry))
 MEMBERS = {f"{family}-{name}": member for family, root in ROOTS.items() for name, member in root.registry.items()}
@@ -40,7 +41,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return leaves | st.lists(leaves, min_size=2, max_size=3).map(lambda parts: Sum(tuple(parts)))
     if isinstance(kind, type) and issubclass(kind, Described):
         # A method inside a method (RST's inner rule) has none inside itself, so that drawing ends.
-        members = [m for m in kind.registry.values() if issubclass(m, kind) and not issubclass(m, RST)]
+        members = [m for m in kind.registry.values() if issubclass(m, kind) and not issubclass(m, (RST, Drawn))]
         return st.one_of([settings_of(member) for member in members])
     plain: dict[Any, st.SearchStrategy[Any]] = {
         int: st.integers(1, 24) | st.integers(1, 10**7),
@@ -224,8 +225,8 @@ MISTAKES = [
     (
         Method,
         "adam",
-        "expected a method (asam, esam, g-rst, gsam, looksam, mesa, plain, rst, rwp, rwp-mixed, saf, sam, ssam), "
-        "got 'adam'",
+        "expected a method (amp, arwp, arwp-mixed, asam, esam, f-sam, g-rst, gsam, looksam, lpf-sgd, mesa, plain, rst, "
+        "rwp, rwp-mixed, saf, sam, samson, ssam, vasso), got 'adam'",
     ),
     (Method, "plain:1", "expected at most 0 values"),
     (Method, "plain:rho=1", "plain has no setting 'rho' (it has none)"),
@@ -235,7 +236,8 @@ MISTAKES = [
     (
         Method,
         "sam:ramp(1)",
-        "sam: rho: expected a schedule (constant, cosine, linear, off-to-on, quadratic), got 'ramp(1)'",
+        "sam: rho: expected a schedule (constant, cosine, half-normal, linear, normal, off-to-on, quadratic, "
+        "uniform), got 'ramp(1)'",
     ),
     (Method, "sam:linear(1,warmup=2.0)", "linear: expected warmup as whole steps or as a fraction in [0, 1], got 2.0"),
     (Method, "rwp:gauss(1)", "rwp: noise: expected a noise model"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,6 +17,7 @@ from noiserobust.analog.layer_converters import LayerConverters
 from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.noisy import report_stream
 from noiserobust.analog.places import AnalogWeight
+from noiserobust.analog.ranges import InputRanges
 from noiserobust.analog.weights import analog_weights, users
 from noiserobust.errors import UserError
 from noiserobust.models.compute import call
@@ -61,11 +62,14 @@ class Converters(Described, family="converters", name="io"):
     - ``bound``: range of the ADC in units of a s (aihwkit's ``out_bound``)
     - ``percentile``: a and the range of the ADC are fixed per crossbar instead: the mean over calibration batches of
       that percentile of their |x| and of their |W x| in the digital network. :func:`noiserobust.evaluate` takes
-      ``images`` training images for it, in batches of 128. ``ranges=column`` gives every output's ADC its own range.
+      ``images`` training images for it, in batches of 128. ``ranges=column`` gives every output's ADC its own range. In
+      training the first ``images`` samples calibrate, and the checkpoint keeps the ranges.
+    - ``learnt``: a is fixed and learnt in training (:class:`~noiserobust.analog.ranges.InputRanges`; with a
+      ``percentile`` it starts there). Evaluation has the ranges that training found.
 
     Where the noise's own crossbars are cut otherwise, c is the mean over the inputs of one of these, and what differs
-    from it is folded into W. IR drop is left to whole-chip backends. Computed in float32 or better; gradients pass
-    straight through.
+    from it is folded into W. IR drop is left to whole-chip backends. Computed in float32 or better. Gradients pass
+    straight through what is rounded, and not through what saturates.
 
     >>> str(Converters(8, 8, noise=0.06)), str(Converters())
     ('io:dac=8,adc=8,noise=0.06', 'none')
@@ -86,6 +90,7 @@ class Converters(Described, family="converters", name="io"):
     inputs: Literal["sample", "patch", "tile"] = "sample"
     rows: int = 512
     columns: int = 512
+    learnt: bool = False
 
     def __post_init__(self) -> None:
         for bits in (self.dac, self.adc):
@@ -108,6 +113,8 @@ class Converters(Described, family="converters", name="io"):
             raise UserError(f"io: expected inputs sample, patch or tile, got {self.inputs!r}")
         if self.inputs != "sample" and self.percentile is not None:
             raise UserError(f"io: expected no inputs={self.inputs} beside a percentile, which fixes their range")
+        if self.learnt and (self.inputs != "sample" or (self.dac is None and self.percentile is None)):
+            raise UserError("io: expected bits of the DAC, and no inputs=..., beside learnt=true; dac=8 is usual")
         if self.inputs == "tile" and not self.reference.startswith("tile"):
             raise UserError(f"io: expected reference tile or tile-column beside inputs=tile, got {self.reference}")
 
@@ -122,8 +129,13 @@ class Converters(Described, family="converters", name="io"):
 
     @property
     def calibration(self) -> int:
-        """Training images that the ranges are learnt from."""
-        return 0 if self.percentile is None else self.images
+        """Training images that ranges are calibrated on, where training found none."""
+        return 0 if self.percentile is None or self.learnt else self.images
+
+    @property
+    def has_ranges(self) -> bool:
+        """Whether ranges are fixed, and so are found and kept."""
+        return self.learnt or self.percentile is not None
 
     @classmethod
     def parse(cls, text: Any, imports: bool = True) -> Any:
@@ -147,7 +159,8 @@ class Converting:
     ``uncovered`` says, weight by weight, which analog weights stay without converters, and why: those of recurrent
     layers and attention projections are used inside one call, whose inner inputs and outputs cannot be reached. What
     turns out never to be called as a layer is added once the model has been run. ``calibration`` are batches of
-    inputs, needed where the converters have a ``percentile``.
+    inputs, needed where the converters have a ``percentile``. ``ranges`` are those that training found, by layer, for
+    converters that are ``learnt``; ``training`` says how layers find theirs while they are trained.
 
     Raises :class:`~noiserobust.UserError` when no layer can have converters.
     """
@@ -161,6 +174,8 @@ class Converting:
         exclude: Sequence[str] = (),
         layers: LayerTable | None = None,
         calibration: Calibration = (),
+        ranges: Mapping[str, Any] | None = None,
+        training: InputRanges | None = None,
     ) -> None:
         self.converters = converters
         self.layers: list[LayerConverters] = []
@@ -190,9 +205,15 @@ class Converting:
             raise UserError(
                 f"expected a Linear or convolution to put converters at, got none in {type(unwrap(model)).__name__}"
             )
-        fixed = [layer for layer in self.layers if layer.converters.percentile is not None]
-        if fixed:
-            self._calibrate(model, calibration, fixed)
+        fixed = [layer for layer in self.layers if layer.converters.has_ranges]
+        calibrated = [one for one in fixed if not one.converters.learnt and training is None]
+        for layer in (one for one in fixed if one not in calibrated):
+            if training is None:
+                layer.take(ranges)
+            else:
+                layer.train(training)
+        if calibrated:
+            self._calibrate(model, calibration, calibrated)
 
     @contextmanager
     def applied(self, stream: Stream) -> Iterator[None]:

@@ -20,10 +20,14 @@ def filter_norms(rows: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def filter_noise(weights: WeightSpace, gamma: float, stream: Stream) -> Vector:
+def filter_noise(
+    weights: WeightSpace, gamma: float, stream: Stream, history: Vector | None = None, eta: float = 1.0
+) -> Vector:
     r"""Noise of every parameter: :math:`e_k \sim N(0, (\gamma \lVert w_k \rVert_2)^2)` for every filter k.
 
-    The draw of a parameter is named by ``stream`` and its name.
+    The draw of a parameter is named by ``stream`` and its name. With a ``history`` of squared gradients h the standard
+    deviation is divided by :math:`\sqrt{1 + \eta \sum_k h}`, the sum being over the filter, or an element's own h in a
+    parameter of a single dimension.
     Source: Li et al., "Efficient Generalization Improvement Guided by Random Weight Perturbation" (arXiv 2211.11489),
     section 3.2.
     """
@@ -35,5 +39,9 @@ def filter_noise(weights: WeightSpace, gamma: float, stream: Stream) -> Vector:
         # float32 whatever the weights are, so that a network in bfloat16 sees the draw that it sees in float32.
         field = stream.child(name or index).normal(rows.shape, device=rows.device)
         field = field.to(torch.promote_types(field.dtype, rows.dtype)) * (gamma * filter_norms(rows))
+        if history is not None and (past := history[index]) is not None:
+            past = past if weight is None else weight.as_rows(past)
+            total = past.sum(tuple(range(1, past.dim())), keepdim=True) if past.dim() > 1 else past
+            field = field / (1 + eta * total).sqrt()
         noise.append((field if weight is None else weight.from_rows(field)).to(parameter.dtype))
     return noise

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,19 @@ from torch import Tensor, nn
 from noiserobust.analog.factors import gain_of
 from noiserobust.analog.input_vectors import CONVOLUTIONS, input_vectors
 from noiserobust.analog.places import AnalogWeight
+from noiserobust.analog.ranges import (
+    InputRanges,
+    Ranges,
+    TrainedRanges,
+    at_adc,
+    at_dac,
+    exact,
+    percentile_of,
+    stored_ranges,
+    straight,
+)
 from noiserobust.errors import UserError
 from noiserobust.noise import reference_scale
-from noiserobust.noise.levels import quantized
 from noiserobust.noise.reference import even_split
 from noiserobust.noise.sharded import is_sharded, whole
 from noiserobust.rng import Stream
@@ -39,8 +48,8 @@ class Crossbar:
     scale: Tensor
     """(outputs,) or (1,): the weight s that is stored as the largest conductance."""
     number: int
-    ranges: tuple[Tensor, Tensor] | None = None
-    """Calibrated ranges of inputs, and of outputs (one, or one for each); ``None``: they follow the inputs."""
+    ranges: Ranges | None = None
+    """``None``: they follow the inputs."""
 
 
 class LayerConverters:
@@ -54,6 +63,29 @@ class LayerConverters:
         """Whether the layer's own product, of rounded inputs, is what its one crossbar sums up."""
         self.calls = 0
 
+    def rescale(self) -> None:
+        """Take s from the weight as it is now."""
+        for crossbar, now in zip(self.crossbars, _crossbars(self.weight, self.converters), strict=True):
+            crossbar.scale = now.scale
+
+    def train(self, how: InputRanges) -> None:
+        """Find the ranges in passes from now on."""
+        io = self.converters
+        if io.learnt and (io.dac is None or io.ranges == "column"):
+            raise UserError(f"io: expected bits of the DAC, and ranges=layer, to learn ranges in training, got {io}")
+        for crossbar in self.crossbars:
+            zero = crossbar.scale.new_zeros(
+                self.weight.as_rows(self.weight.value()).shape[0] if io.ranges == "column" else (), dtype=torch.float32
+            )
+            own, outputs = (how, None) if io.learnt else (None, zero)
+            crossbar.ranges = TrainedRanges(own, io.percentile, io.images, outputs, zero.device)
+
+    def take(self, stored: Mapping[str, Any] | None) -> None:
+        """Have the ranges that training found, by the names of layers."""
+        found = stored_ranges(stored, self.name, len(self.crossbars), self.crossbars[0].scale.device)
+        for crossbar, ranges in zip(self.crossbars, found, strict=True):
+            crossbar.ranges = ranges
+
     @contextmanager
     def hooked(self, stream: Stream) -> Iterator[None]:
         """Inside, calls of the layer go through the converters; output noise from ``stream``, row by row."""
@@ -64,9 +96,9 @@ class LayerConverters:
             if not self.whole:
                 return None
             name, given = (None, args[0]) if args else next(iter(kwargs.items()))
-            x, (crossbar,) = _exact(given), self.crossbars
-            reach = self._sample_range(x) if crossbar.ranges is None else crossbar.ranges[0]
-            x = self._rounded(x, reach).to(given.dtype)
+            x, (crossbar,) = exact(given), self.crossbars
+            reach = self._sample_range(x) if crossbar.ranges is None else crossbar.ranges.reach(x)
+            x = self._rounded(x, reach, crossbar).to(given.dtype)
             return ((x, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: x})
 
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
@@ -84,12 +116,12 @@ class LayerConverters:
 
             bias = self._bias()
             if self.whole:
-                (crossbar,), y = self.crossbars, _exact(output) - bias
+                (crossbar,), y = self.crossbars, exact(output) - bias
                 field = noise(crossbar, slice(0, len(batch)))
                 field = None if field is None else field.view(y.shape)
                 value = self._digital(crossbar, y, reach * self._along(crossbar.scale), field, self.spatial)
             else:
-                x = _exact(args[0] if args else next(iter(kwargs.values())))
+                x = exact(args[0] if args else next(iter(kwargs.values())))
                 sums = self._summed_up(x if batch is output else x.unsqueeze(0), batch.shape, noise)
                 value = sums.view(output.shape)
             seen += len(batch)
@@ -107,7 +139,7 @@ class LayerConverters:
         percentile, by_column = self.converters.percentile or 0.0, self.converters.ranges == "column"
 
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            x, y = _exact(args[0] if args else next(iter(kwargs.values()))), _exact(output) - self._bias()
+            x, y = exact(args[0] if args else next(iter(kwargs.values()))), exact(output) - self._bias()
             found = [(x, y.movedim(-1 - self.spatial, 0))]
             if not self.whole:
                 if y.dim() == self.spatial + 1:
@@ -119,8 +151,8 @@ class LayerConverters:
             seen.append(
                 [
                     (
-                        _percentile(inputs.abs().flatten(), percentile),
-                        _percentile(outputs.abs().flatten(1 if by_column else 0), percentile),
+                        percentile_of(inputs.abs().flatten(), percentile),
+                        percentile_of(outputs.abs().flatten(1 if by_column else 0), percentile),
                     )
                     for inputs, outputs in found
                 ]
@@ -133,7 +165,7 @@ class LayerConverters:
         """Fix the ranges at the mean of what was seen in each batch."""
         for crossbar, pairs in zip(self.crossbars, zip(*seen, strict=True), strict=True):
             inputs, outputs = (torch.stack(values).mean(0) for values in zip(*pairs, strict=True))
-            crossbar.ranges = inputs, outputs
+            crossbar.ranges = Ranges(inputs, outputs)
 
     def _summed_up(self, x: Tensor, shape: torch.Size, noise: Callable[[Crossbar, slice], Tensor | None]) -> Tensor:
         """What the crossbars give for a batch ``x``, digitised one by one and added up, of the output's ``shape``."""
@@ -147,7 +179,7 @@ class LayerConverters:
             for crossbar in self.crossbars:
                 part = vectors[..., crossbar.inputs]
                 reach = self._range(some, vectors, part, crossbar)
-                y = self._product(self._rounded(part, reach), crossbar)
+                y = self._product(self._rounded(part, reach, crossbar), crossbar)
                 groups = vectors.shape[2]
                 unit = reach.expand(*vectors.shape[:3], y.shape[-1] // groups).reshape(y.shape) * crossbar.scale
                 field = noise(crossbar, rows)
@@ -158,30 +190,31 @@ class LayerConverters:
 
     def _product(self, vectors: Tensor, crossbar: Crossbar) -> Tensor:
         """(samples, positions, outputs): the sums of a crossbar for vectors (samples, positions, groups, inputs)."""
-        weight = _exact(self.weight.outputs.rows(self.module.weight)).flatten(1)[:, crossbar.inputs]  # type: ignore[arg-type]
+        weight = exact(self.weight.outputs.rows(self.module.weight)).flatten(1)[:, crossbar.inputs]  # type: ignore[arg-type]
         with torch.autocast(vectors.device.type, enabled=False):
             grouped = weight.unflatten(0, (vectors.shape[2], -1))
             return torch.einsum("nlgi,goi->nlgo", vectors, grouped.to(vectors.dtype)).flatten(2)
 
     def _digital(self, crossbar: Crossbar, y: Tensor, unit: Tensor, field: Tensor | None, spatial: int) -> Tensor:
         """The sums ``y`` of a crossbar after its output noise, its ADC and its digital factor."""
-        value, gain = y.detach(), gain_of(self.weight.owner, self.weight.attribute, crossbar.inputs)
+        gain = gain_of(self.weight.owner, self.weight.attribute, crossbar.inputs)
         if gain is not None:  # it is in y, since it is in the weight
-            gain = gain.to(value.dtype).reshape(-1, *[1] * spatial)
-            value = value / gain
+            gain = gain.to(y.dtype).reshape(-1, *[1] * spatial)
+            y = y / gain
+        if crossbar.ranges is not None:
+            crossbar.ranges.observe(y.movedim(-1 - spatial, 0))
+        value = y.detach()
         if field is not None:
-            value = value + self._noise_std(value, unit) * field
+            value = value + self._noise_std(value, unit.detach()) * field
         if self.converters.adc is not None:
             bound = self.converters.bound * unit
-            if crossbar.ranges is not None:
-                fixed = crossbar.ranges[1]
+            if crossbar.ranges is not None and (fixed := crossbar.ranges.outputs) is not None:
                 bound = fixed.reshape(-1, *[1] * spatial) if fixed.dim() else fixed
-            value = quantized(value, bound, self.converters.adc)
-        return straight(value if gain is None else value * gain, y)
+            value, y = at_adc(value, y, bound, self.converters.adc)
+        return straight(value, y) if gain is None else straight(value * gain, y * gain)
 
-    def _rounded(self, x: Tensor, reach: Tensor) -> Tensor:
-        bits = self.converters.dac
-        return x if bits is None else straight(quantized(x.detach(), reach, bits), x)
+    def _rounded(self, x: Tensor, reach: Tensor, crossbar: Crossbar) -> Tensor:
+        return x if self.converters.dac is None else at_dac(x, reach, self.converters.dac, crossbar.ranges)
 
     def _noise_std(self, y: Tensor, unit: Tensor) -> Tensor:
         constant, shot = self.converters.noise * unit, self.converters.shot
@@ -194,7 +227,7 @@ class LayerConverters:
     def _range(self, x: Tensor, vectors: Tensor, part: Tensor, crossbar: Crossbar) -> Tensor:
         """The DAC's range for a crossbar's ``part`` of the input ``vectors`` of ``x``, in a shape like theirs."""
         if crossbar.ranges is not None:
-            return crossbar.ranges[0]
+            return crossbar.ranges.reach(part)
         if self.spatial and self.converters.inputs == "sample":
             return self._sample_range(x).view(-1, 1, 1, 1)
         own = part if self.converters.inputs == "tile" else vectors
@@ -202,7 +235,7 @@ class LayerConverters:
 
     def _bias(self) -> Tensor | float:
         bias = self.module.bias
-        return self._along(_exact(whole(bias))) if isinstance(bias, Tensor) else 0.0
+        return self._along(exact(whole(bias))) if isinstance(bias, Tensor) else 0.0
 
     def _along(self, values: Tensor) -> Tensor:
         """One value per output (or one for all), in a shape that broadcasts against the output."""
@@ -226,11 +259,6 @@ def _crossbars(weight: AnalogWeight, converters: Converters) -> Iterator[Crossba
         yield Crossbar(inputs, scale[:, inputs.start].clone(), number)
 
 
-def straight(value: Tensor, like: Tensor) -> Tensor:
-    """Exactly ``value``, with the gradient of ``like``."""
-    return value + (like - like.detach()) if like.requires_grad else value
-
-
 def endless_rows(stream: Stream, first: int, shape: Sequence[int], device: torch.device) -> Tensor:
     """Rows ``first``, ``first + 1``, ... of an endless standard normal field, as many as ``shape`` has."""
     last = first + shape[0]
@@ -239,13 +267,3 @@ def endless_rows(stream: Stream, first: int, shape: Sequence[int], device: torch
         inside = (max(first - chunk * CHUNK, 0), min(last - chunk * CHUNK, CHUNK))
         pieces.append(stream.child(chunk).normal((CHUNK, *shape[1:]), rows=inside, device=device))
     return torch.cat(pieces)
-
-
-def _exact(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _percentile(values: Tensor, percentile: float) -> Tensor:
-    """The smallest of ``values`` that is not exceeded by ``percentile`` % of them, in the last dimension."""
-    count = values.shape[-1]
-    return values.kthvalue(min(max(math.ceil(percentile / 100 * count), 1), count)).values

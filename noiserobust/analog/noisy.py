@@ -81,29 +81,30 @@ class NoisyWeights:
         self._backup = Backup([weight.parameter for weight in self._in_place])
 
     @contextmanager
-    def perturbed(self, noise: NoiseModel, stream: Stream, t: float | None = None) -> Iterator[None]:
+    def perturbed(self, noise: NoiseModel, stream: Stream, t: float | None = None, own: float = 1.0) -> Iterator[None]:
         """Inside, every analog weight is a noisy copy drawn from ``stream.child(its name)``; restored bit for bit.
 
-        One chip per weight is programmed, read and forgotten; :class:`Programmed` keeps them.
+        One chip per weight is programmed, read and forgotten; :class:`Programmed` keeps them. ``own`` is a factor on
+        the strength of noises that single weights have of their own.
         """
-        if self.is_identity(noise):
+        noises = {weight.name: weight.noise(noise, own) for weight in self.weights}
+        if all(one.is_identity for one in noises.values()):
             with self.held():
                 yield
             return
-        own = {weight.name: weight.noise(noise) for weight in self.weights}
 
         def sample(weight: AnalogWeight) -> Seen:
             rows, named = weight.as_rows(weight.value()), stream.weight(weight.name)
-            chip = own[weight.name].program(rows, named.child("program"))
+            chip = noises[weight.name].program(rows, named.child("program"))
             now, factor = read_out(chip, read_stream(named, t), t)
             return weight.from_rows(folded(now, factor).to(rows.dtype)), factor
 
         def write(put: Callable[[AnalogWeight], Tensor]) -> None:
             lying = [(weight, weight.value()) for weight in self._in_place]
-            direct = [weight.outputs.lead and adds_in_place(own[weight.name], live) for weight, live in lying]
+            direct = [weight.outputs.lead and adds_in_place(noises[weight.name], live) for weight, live in lying]
             together: dict[NoiseModel, list[tuple[Tensor, Stream]]] = {}
             for weight, live in compress(lying, direct):
-                together.setdefault(own[weight.name], []).append((live, stream.weight(weight.name)))
+                together.setdefault(noises[weight.name], []).append((live, stream.weight(weight.name)))
             for noise_of_some, weights in together.items():
                 add_in_place(noise_of_some, weights)
             for (weight, live), done in zip(lying, direct, strict=True):

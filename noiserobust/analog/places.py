@@ -55,10 +55,13 @@ class AnalogWeight(ABC):
         """What includes this weight alone."""
         return f"{glob.escape(self.name)}@{self.axes}" if self.axes else glob.escape(self.name)
 
-    def noise(self, asked: NoiseModel) -> NoiseModel:
-        """The noise of its array: that of its own settings, or the one ``asked`` for, under its own reference."""
+    def noise(self, asked: NoiseModel, factor: float = 1.0) -> NoiseModel:
+        """The noise of its array: that of its own settings, its strength times ``factor``, or the one ``asked`` for,
+        under its own reference."""
         own = self.settings
         noise: NoiseModel = asked if own.noise is None else NoiseModel.parse(own.noise)
+        if own.noise is not None and factor != 1:
+            noise = noise.scaled(factor)
         changes = {name: own.given[name] for name in ("reference", "on_off") if name in own.given}
         return noise.changed(**changes) if changes and not noise.is_identity else noise
 

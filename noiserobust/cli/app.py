@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import noiserobust
 from noiserobust.cli.faults import told
+from noiserobust.endings import end_now, ended_by_signals, exit_code, plain_output
 from noiserobust.errors import printable
 
 PROG = "noiserobust"
+INTERRUPTED = f"{PROG}: interrupted; the same command goes on from here"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PACKAGE = Path(noiserobust.__file__).parent
 GROUPS: dict[str, dict[str, str]] = {
     "train": {
@@ -65,19 +69,45 @@ def command_class(name: str) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: bad input is one line on stderr and exit code 2."""
-    try:
-        with _warnings_in_one_line():
-            _run(list(sys.argv[1:] if arguments is None else arguments))
-    except BrokenPipeError:  # whoever reads, such as head, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None
-    except (Exception, SystemExit) as error:  # code of a person's own may call sys.exit(0), and nothing would be done
-        line, code = told(error)
-        print(f"{PROG}: error: {line}", file=sys.stderr)
-        raise SystemExit(code) from None
+    """Entry point: bad input is one line on stderr and exit code 2; ctrl-C and SIGTERM end within seconds."""
+    whole = arguments is None  # the process is this command, and nothing else
+    with ended_by_signals(INTERRUPTED, whole):
+        try:
+            plain_output()
+            with _warnings_in_one_line():
+                _run(list(sys.argv[1:] if arguments is None else arguments))
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:  # whoever reads, such as head, has read enough
+            _discard_output()
+        except KeyboardInterrupt as error:
+            _discard_output()
+            if whole:  # without Python's way out, which may take long and change the code
+                end_now(INTERRUPTED, exit_code(error))
+            _stop(INTERRUPTED, exit_code(error))
+        except (Exception, SystemExit) as error:  # a person's own code may call sys.exit(0), with nothing done
+            if isinstance(error, OSError) and error.filename is None and error.errno in FULL:
+                _discard_output()
+                _stop(f"{PROG}: error: expected output that can be written, got: {error.strerror}; make room", 2)
+            line, code = told(error)
+            _stop(f"{PROG}: error: {line}", code)
+
+
+def _stop(line: str, code: int) -> NoReturn:
+    with suppress(OSError):
+        print(line, file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+def _discard_output() -> None:
+    """What is still to be written goes nowhere; else it would fail once more at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            try:
+                stream.flush()
+            except OSError:
+                os.dup2(nowhere, stream.fileno())
 
 
 @contextmanager

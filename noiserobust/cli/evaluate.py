@@ -61,3 +61,5 @@ class Evaluate(OnChips):
             print(f"without converters: {', '.join(sorted(names))}: {reason}")
         for line in filter(None, dict.fromkeys(result.conversion.values())):
             print(f"backend: {line}")
+        for line in filter(None, dict.fromkeys(result.ranges.values())):
+            print(f"ranges: {line}")

@@ -63,8 +63,8 @@ class KeepDigital(OnChips):
         if self.layers_out is not None:
             if len(result.layers) > 1:
                 raise UserError(f"expected one method beside --layers-out, got {', '.join(result.layers)}")
-            from noiserobust.storage.files import write_atomically
+            from noiserobust.storage.files import write_text
 
             text = str(result.layer_table())
-            write_atomically(self.layers_out, lambda file: file.write_text(text))
+            write_text(self.layers_out, text)
             print(f"settings by layer: {self.layers_out}")

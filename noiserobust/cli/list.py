@@ -12,7 +12,7 @@ from noiserobust.spec.listing import FAMILIES, Member, members
 
 # fmt: off
 Family = Literal["noises", "methods", "measures", "tasks", "metrics", "models", "data", "schedules",
-                 "probabilities", "converters", "perturbations", "backends"]
+                 "probabilities", "averages", "converters", "perturbations", "backends"]
 # fmt: on
 
 
@@ -24,7 +24,7 @@ class List(Command):
     positional = ("family",)
 
     family: Family | None = None
-    """Family to list: noises, methods, measures, tasks, metrics, models, data, schedules, probabilities,
+    """Family to list: noises, methods, measures, tasks, metrics, models, data, schedules, probabilities, averages,
     converters, perturbations or backends."""
 
     def run(self) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RARE: Groups = {
     "networks and data": ("model", "task", "images", "data_root", "image_size"),
-    "chips": ("reads", "compensation", "converters", "recalibration", "backend"),
+    "chips": ("reads", "compensation", "converters", "ranges", "recalibration", "backend"),
     "which weights are analog": ("include", "exclude", "layers"),
     "inputs": ("mean", "std"),
     "computing": ("precision", "batch_size", "channels_last", "fold", "compile"),
@@ -124,7 +124,7 @@ class Workers:
     address: str | None = None
     """Address of the Ray cluster (auto: the one around this process; default: one on this machine)."""
     cpus: float = 1
-    """CPU cores that one piece occupies on Ray."""
+    """CPU cores that one piece occupies, hence threads on which it computes: another number rounds otherwise."""
     gpus: float = 0
     """GPUs that one piece occupies on Ray, such as 0.25."""
     retries: int = 3
@@ -134,7 +134,7 @@ class Workers:
         from noiserobust.sweep import Local, OnRay
 
         ray = OnRay(self.address, self.cpus, self.gpus, self.retries)
-        return ray if self.executor == "ray" else Local(self.workers)
+        return ray if self.executor == "ray" else Local(self.workers, max(1, int(self.cpus)))
 
 
 @contextmanager
@@ -167,13 +167,13 @@ def show(
     table: Callable[..., str], plot: Callable[[Path], object], table_file: Path | None, plot_file: Path | None
 ) -> None:
     """Print a table; write it as Markdown, and the picture, where that was asked for."""
-    print(table() + "\n")
     if table_file is not None:
-        from noiserobust.storage.files import write_atomically
+        from noiserobust.storage.files import write_text
 
-        text = table(markdown=True).rstrip() + "\n"
-        write_atomically(table_file, lambda file: file.write_text(text))
-        print(f"table: {table_file}")
+        write_text(table_file, table(markdown=True).rstrip() + "\n")
     if plot_file is not None:
         plot(plot_file)
-        print(f"picture: {plot_file}")
+    print(table() + "\n")
+    for name, file in (("table", table_file), ("picture", plot_file)):
+        if file is not None:
+            print(f"{name}: {file}")

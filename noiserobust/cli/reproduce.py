@@ -91,7 +91,7 @@ class Reproduce(Command):
                 failures.append(f"{artefact.says}: {error}")
                 continue
             if artefact.kind == "table" and len(pieces) <= 4:
-                print(paths[1].read_text())
+                print(paths[1].read_text(encoding="utf-8"))
             print("  ".join(map(str, paths)) + "\n")
         if failures:
             raise UserError("; ".join(failures))
@@ -100,7 +100,7 @@ class Reproduce(Command):
         """Print and write the verdicts on all claims, each from as many trained copies as are there."""
         from noiserobust.papers.claims import CLAIMS
         from noiserobust.papers.grid.claim import claims_text
-        from noiserobust.storage.files import write_atomically
+        from noiserobust.storage.files import write_text
 
         if self.names:
             raise UserError(f"expected nothing after claims, which are judged together, got {' '.join(self.names)}")
@@ -110,7 +110,7 @@ class Reproduce(Command):
         copies = {claim: claim.copies(grids[claim.paper], bench) for claim in CLAIMS}
         judged = [claim.judged(grids[claim.paper], bench.with_seeds(n)) for claim, n in copies.items() if n]
         text = claims_text(judged, [claim for claim, n in copies.items() if not n], bench.scale)
-        path = write_atomically(bench.folder / "claims.md", lambda temporary: temporary.write_text(text + "\n"))
+        path = write_text(bench.folder / "claims.md", text + "\n")
         print(f"{text}\n\n{path}")
 
     def _wanted(self) -> list[Artefact]:

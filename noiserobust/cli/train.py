@@ -16,6 +16,7 @@ SETTINGS = {
     "network and data": ("task", "initial", "data_root", "image_size", "mean", "std", "crop", "flip", "cutout"),
     "distillation": ("teacher", "teacher_weight", "temperature"),
     "which weights are analog": ("include", "exclude", "layers"),
+    "converters": ("converters", "input_ranges"),
     "optimizer": (
         *("optimizer", "lr_warmup", "weight_decay", "label_smoothing", "clip_norm", "drop_last", "micro_batches"),
         *("precision", "channels_last"),

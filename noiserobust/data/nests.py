@@ -38,6 +38,11 @@ def mapped(nest: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return nest
 
 
+def copied_to(device: torch.device, nest: Any) -> Any:
+    """A copy of the nest on ``device``."""
+    return mapped(nest, lambda tensor: tensor.to(device, copy=True))
+
+
 def first(nest: Any) -> Tensor:
     """The first tensor; :class:`UserError` where there is none."""
     for tensor in tensors(nest):

@@ -50,6 +50,8 @@ class Evaluation(Result):
     """Per model: which of the analog weights had no converters though some were asked for, and why."""
     conversion: dict[str, str] = field(default_factory=dict)
     """Per model, one line: what the backend computes, and what it leaves to the direct path and why."""
+    ranges: dict[str, str] = field(default_factory=dict)
+    """Per model, one line: where fixed ranges of converters come from."""
 
     @property
     def to_precision(self) -> bool:
@@ -149,6 +151,7 @@ def evaluate(
     settings = OPERATION | {"seed": seed, "recalibration": conditions.recalibration, "semantics": SEMANTICS}
     uncovered: dict[str, dict[str, str]] = {}
     conversion: dict[str, str] = {}
+    ranges: dict[str, str] = {}
     target = None if precision_target is None else _target(precision_target, chips, numbers, further)
     if target:
         settings |= {"target": target.half_width, "confidence": target.confidence}
@@ -165,14 +168,15 @@ def evaluate(
                 columns = settings | {"backend": on_chips.opened.text} | copy.columns
                 columns |= {"noise": noise.label, "strength": on_chips.strength(noise)}
                 if target:
-                    for reading in conditions.readings:
+                    for reading in on_chips.readings:
                         measure_to_precision(target, on_chips, noise, reading, columns, ledger, bar)
                     continue
                 for draw in numbers:
                     _chip(on_chips, noise, draw, numbers[0], columns, ledger)
                     bar.update(len(conditions.readings))
             uncovered[copy.name], conversion[copy.name] = on_chips.uncovered, on_chips.opened.report
-    result = Evaluation(ledger.table(), uncovered, conversion, coverage=networks.coverage)
+            ranges[copy.name] = on_chips.ranges
+    result = Evaluation(ledger.table(), uncovered, conversion, ranges, coverage=networks.coverage)
     if missing := result.nan_answers:
         warnings.warn(missing, stacklevel=2)
     return result
@@ -194,11 +198,10 @@ def _chip(
 ) -> None:
     """The rows of one chip: one per reading and metric. Where all draws are the same, those of the ``first``."""
     on_chips.next_chip()
-    conditions = on_chips.conditions
-    for reading in conditions.readings:
+    for reading in on_chips.readings:
         unit = source = {**columns, "draw": draw, **reading}
         if on_chips.always_same(noise, reading["converters"]):
-            source = unit | {"draw": first} | conditions.readings[0] | {"converters": reading["converters"]}
+            source = unit | {"draw": first} | on_chips.readings[0] | {"converters": reading["converters"]}
         values = ledger.find(source, on_chips.metrics)
         if values is None:
             stream = report_stream(columns["seed"], on_chips.model.replicate, draw)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from itertools import product
 from typing import Any
@@ -46,6 +46,8 @@ class Conditions:
     converters: dict[str, Converters]
     backend: Backend
     recalibration: int
+    ranges: Any
+    """``trained``, ``new``, or ranges by layer."""
     calibration: dict[str, Labelled | None]
     """Training images by the text of the converters that learn their ranges from them; as "" those of batch norm."""
     sampled: Callable[[int], Labelled | None]
@@ -81,7 +83,9 @@ class Conditions:
         counts = {"": chips.recalibration} | {text: one.calibration for text, one in converters.items()}
         calibration = {text: _calibration(chips.calibration, data, count) for text, count in counts.items()}
         sampled = cache(partial(_calibration, chips.calibration, data))
-        return cls(readings, converters, backend, chips.recalibration, calibration, sampled)
+        if not isinstance(chips.ranges, Mapping) and chips.ranges not in ("trained", "new"):
+            raise UserError(f"expected ranges trained or new (or by layer, as Engine.ranges), got {chips.ranges!r}")
+        return cls(readings, converters, backend, chips.recalibration, chips.ranges, calibration, sampled)
 
     def images(self, where: Where) -> list[Labelled]:
         """The training images, each set once: the same may serve several purposes."""
@@ -112,10 +116,14 @@ class ModelOnChips:
         self.noisy = NoisyWeights(network, **patterns)
         self.opened = conditions.backend.open(network, self.noisy, images, compute.precision)
         self.calibration: Sequence[Batch] = self._prepared(conditions.calibration[""])
+        found, own = self._trained_ranges()
+        named = {text: replace(one, learnt=True) if text == own else one for text, one in conditions.converters.items()}
+        self.readings = [one | {"converters": str(named[one["converters"]])} for one in conditions.readings]
+        """Those of the conditions; converters whose ranges are those of training are ``learnt``."""
         with autocast(device_of(network), compute.precision):
             self.converting = {
-                text: Converting(network, one, **patterns, calibration=self._inputs)
-                for text, one in conditions.converters.items()
+                str(one): Converting(network, one, **patterns, calibration=self._inputs, ranges=found)
+                for one in named.values()
             }
         # Between a layer and its norm there must be nothing, and the norm's statistics must be known.
         sharded = mesh_of(network) is not None
@@ -132,6 +140,30 @@ class ModelOnChips:
             require_weights(self.compiled)  # the compiler may be told to copy them
         self.programmed: Programmed | None = None
         self._answers_to_weights = not self.opened.plain
+
+    def _trained_ranges(self) -> tuple[Mapping[str, Any] | None, str]:
+        """The ranges that training found, and the text of the converters that it found them with, if they are fixed."""
+        source, asked = self.model.source, self.conditions.ranges
+        about: Mapping[str, Any] = {} if isinstance(source, nn.Module) else source.about
+        if not isinstance(asked, str):
+            return asked, ""
+        if asked == "new":
+            return None, ""
+        text = about.get("settings", {}).get("converters", "none")
+        known = text in self.conditions.converters and about.get("ranges")
+        return about.get("ranges"), text if known and self.conditions.converters[text].has_ranges else ""
+
+    @property
+    def ranges(self) -> str:
+        """One line: where fixed ranges of converters come from; empty where there are none."""
+        lines = []
+        for text, one in self.converting.items():
+            fixed = [layer for layer in one.layers if layer.converters.has_ranges]
+            trained = sum(layer.converters.learnt for layer in fixed)
+            parts = [(trained, "found in training"), (len(fixed) - trained, "calibrated now")]
+            told = " and ".join(f"of {count} layers {how}" for count, how in parts if count)
+            lines += [f"{text}: {told}"] if fixed else []
+        return "; ".join(lines)
 
     @property
     def uncovered(self) -> dict[str, str]:

@@ -23,8 +23,10 @@ from noiserobust.noise.chip_files import PLACES, TARGETS
 from noiserobust.noise.device import DeviceChip, DeviceProfile
 from noiserobust.noise.reference import even_split
 from noiserobust.rng import Stream
+from noiserobust.seals import BLANK, NAME
 from noiserobust.spec import Duration
-from noiserobust.storage.files import write_atomically
+from noiserobust.storage.files import folder_to_write, write_text
+from noiserobust.storage.tensors import write_tensors
 
 FORMAT = "noiserobust chips 1"
 MANIFEST = "manifest.json"
@@ -88,6 +90,7 @@ def program(
         raise UserError("expected times beside chips, got no chips; targets have no time")
     if moments != sorted(set(moments)):
         raise UserError(f"expected times in ascending order, got {', '.join(map(str, moments))}")
+    folder_to_write(out)
     networks = EvaluatedModels(model, data, model=spec, compute=Compute(), where=where)
     if len(networks) != 1:
         raise UserError(f"expected one network to program, got {len(networks)}; every chip holds one")
@@ -104,11 +107,9 @@ def program(
         arrays, crossbars = _arrays(weight.name, chip, parts)
         targets |= arrays
         lines += crossbars
-    files.append(_save(folder / f"{TARGETS}.safetensors", targets, about))
-    write_atomically(
-        folder / MANIFEST,
-        lambda file: file.write_text(json.dumps(about | _ends(targets) | {"crossbars": lines}, indent=1)),
-    )
+    files.append(write_tensors(folder / f"{TARGETS}.safetensors", targets, about))
+    manifest = {NAME: BLANK} | about | _ends(targets) | {"crossbars": lines}
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
     readings: list[Duration | None] = [*moments] or [None]
     for draw in range(chips):
         stream, content = report_stream(seed, network.replicate, draw), dict[str, Tensor]()
@@ -118,7 +119,7 @@ def program(
             content |= _arrays(weight.name, chip, list(map(list, zip(*read, strict=True))), stacked=bool(moments))[0]
         if moments:
             content["times"] = torch.tensor(list(map(float, moments)), dtype=torch.float64)
-        files.append(_save(folder / f"chip_{draw:03}.safetensors", content, about | {"draw": str(draw)}))
+        files.append(write_tensors(folder / f"chip_{draw:03}.safetensors", content, about | {"draw": str(draw)}))
     return Programming(pd.DataFrame(lines), tuple(files))
 
 
@@ -170,10 +171,3 @@ def _number(value: float) -> Tensor:
 
 def _ends(arrays: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: float(arrays[name]) for name in ("g_min", "g_max")} | {"unit": "µS or that of the table"}
-
-
-def _save(path: Path, arrays: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
-    from safetensors.torch import save_file
-
-    held = {name: value.contiguous().cpu() for name, value in arrays.items()}
-    return write_atomically(path, lambda file: save_file(held, file, metadata=dict(about)))

@@ -29,6 +29,9 @@ class Chips:
     """Drift compensation: none, global, column; several are compared on the same chips."""
     converters: Any | Sequence[Any] = "none"
     """ADC, DAC and output noise around the arrays: none, or io:dac=8,adc=8,noise=0.06; several on the same chips."""
+    ranges: Any = "trained"
+    """Fixed ranges of converters: trained (those that training found, where it had the same converters), or new
+    (calibrated anew); in a program also ranges by layer, as Engine.ranges has them."""
     recalibration: int = 0
     """Training images from which each chip's batch norms learn their statistics anew (0: they do not)."""
     calibration: Any = None

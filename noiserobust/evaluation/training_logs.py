@@ -15,6 +15,7 @@ from noiserobust.evaluation.evaluated_models import Models, trained_copies
 from noiserobust.evaluation.result import Result, drawn
 from noiserobust.report.table import aligned, as_markdown
 from noiserobust.storage.checkpoints import Checkpoint
+from noiserobust.storage.logs import read_log
 from noiserobust.storage.rows import write_rows
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def trajectories(models: Models, *, out: str | Path | None = None) -> Trajectori
         path = copy.source.path if isinstance(copy.source, Checkpoint) else None
         if path is None or not (path.parent / "log.csv").is_file():
             raise UserError(f"expected a run's folder with a log.csv, got {copy.name}; name runs that train wrote")
-        table = pd.read_csv(path.parent / "log.csv").melt(id_vars="epoch", var_name="metric", value_name="value")
+        table = read_log(path.parent).melt(id_vars="epoch", var_name="metric", value_name="value")
         tables.append(table.assign(model=copy.name, method=copy.method, replicate=copy.replicate))
     rows = pd.concat(tables, ignore_index=True)[["model", "method", "replicate", "epoch", "metric", "value"]]
     if out is not None:

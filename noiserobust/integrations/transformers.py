@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.models.modes import kept_norm_stats
+from noiserobust.storage.states import read_state, write_state
 from noiserobust.training.engine import Engine
 from noiserobust.training.micro_batches import AnyBatch, as_list
 from noiserobust.training.objective import Output, Penalty
@@ -44,7 +45,7 @@ class TrainerEngine(Engine):
         *,
         sync: bool = True,
         norm_stats: bool = True,
-        weight: float = 1.0,
+        weight: float | Tensor = 1.0,
         wrt: Sequence[bool] | None = None,
         rows: Tensor | None = None,
         penalty: Penalty | None = None,
@@ -86,7 +87,7 @@ class TrainerEngine(Engine):
 
 def _refuse() -> Any:
     raise UserError(
-        "expected a rule of gradients alone (sam, asam, gsam, looksam, ssam, rwp, rwp-mixed, rst, g-rst), got one that "
+        "expected a rule of gradients of whole batches (sam, f-sam, rwp, arwp, rst, ...), got one that "
         "asks for single samples' losses or logits, which a Trainer's loss does not give; use Engine(task=...)"
     )
 
@@ -137,12 +138,12 @@ class ByRule(Base):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self._engine is not None:
-            torch.save(self._engine.state_dict(), self._file(output_dir))
+            write_state(self._file(output_dir), self._engine.state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self._file(checkpoint).is_file():
-            self._engine_state = torch.load(self._file(checkpoint), weights_only=True, map_location="cpu")
+            self._engine_state = read_state(self._file(checkpoint))
 
     def _file(self, folder: str) -> Path:
         return Path(folder) / f"noiserobust_{self.args.process_index}.pt"

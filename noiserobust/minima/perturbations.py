@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from noiserobust.analog.filters import filter_noise
+from noiserobust.analog.places import AnalogWeight
 from noiserobust.analog.vectors import Vector, divisor, multiply, precise, scale, scale_to
 from noiserobust.analog.weight_space import Over, WeightSpace
 from noiserobust.errors import UserError
 from noiserobust.noise import Gaussian, NoiseModel
+from noiserobust.noise.sharded import whole
 from noiserobust.rng import Stream
 from noiserobust.spec import Scalable
 
@@ -62,6 +64,10 @@ class Perturbation(Scalable, family="perturbation"):
         with weights.moved(step):
             yield
 
+    def is_identity_on(self, weights: WeightSpace) -> bool:
+        """Whether e is 0 there."""
+        return self.is_identity
+
     def by_batches(self, m: int) -> Perturbation:
         """The same with an e for every micro-batch of ``m`` samples."""
         if not any(one.name == "m" for one in fields(self)):
@@ -93,10 +99,11 @@ class Ascent(Perturbation, name="ascent"):
     - ``m``: every micro-batch of m samples climbs its own gradient (m-sharpness); without m, that of all the data.
     - ``eta``: climb as ASAM does, :math:`e = \rho\, T^2 g / \lVert T g \rVert_2`, T being :math:`|w| + \eta` element by
       element on weights and 1 on biases (parameters whose name says bias).
+    - ``p``: climb as SAMSON does, with :math:`T = |w| / \lVert w \rVert_p + \eta`, the norm being that of each tensor.
 
     Source: "Incorruptible Neural Networks" (arXiv 2602.07320), Eq. 3; Foret et al., "Sharpness-Aware Minimization for
     Efficiently Improving Generalization" (arXiv 2010.01412), Eq. 2 and section 2 (m-sharpness); Kwon et al., "ASAM"
-    (arXiv 2102.11600), Eq. 8.
+    (arXiv 2102.11600), Eq. 8; Mordido et al., "SAMSON" (arXiv 2211.11561).
     """
 
     example: ClassVar[str] = "ascent(0.05)"
@@ -107,24 +114,35 @@ class Ascent(Perturbation, name="ascent"):
     over: Over = "all"
     m: int | None = None
     eta: float | None = None
+    p: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.rho < float("inf"):
             raise UserError(f"ascent: expected a finite rho >= 0, got {self.rho}")
+        if self.p is not None and not self.p >= 1:
+            raise UserError(f"ascent: expected a norm of p >= 1, got {self.p}; inf is the largest weight")
         check_over(self.name, self.over)
 
     @torch.no_grad()
     def step(self, weights: WeightSpace, gradient: Vector, stream: Stream) -> Vector:
         gradient = precise(weights.only(gradient, self.over))
-        if self.eta is None:
+        if self.eta is None and self.p is None:
             return scale_to(gradient, self.rho)
         T: Vector = [
-            None if g is None or "bias" in name.rpartition(".")[2] else parameter.abs().add_(self.eta)
+            None if g is None else self._size(parameter, name)
             for g, parameter, name in zip(gradient, weights.parameters, weights.names, strict=True)
         ]
         length = divisor(multiply(gradient, T))
         return scale(multiply(gradient, T), self.rho / length)
+
+    def _size(self, parameter: Tensor, name: str) -> Tensor | None:
+        """The diagonal of T for a parameter; None where it is 1."""
+        if self.p is None:
+            return None if "bias" in name.rpartition(".")[2] else parameter.abs().add_(self.eta or 0.0)
+        (size,) = precise([parameter.abs()])
+        assert size is not None
+        return size.div_(whole(torch.linalg.vector_norm(size, self.p)) + 1e-12).add_(self.eta or 0.0)
 
 
 @dataclass(frozen=True)
@@ -136,6 +154,8 @@ class Random(Perturbation, name="random"):
       ``evaluate``), or ``all`` trainable parameters; one that is not analog is then noised like a weight, a vector as
       one filter.
     - ``m``: every micro-batch of m samples has a draw of its own, as in training.
+    - ``mirrored``: w - e in place of w + e, the other half of an antithetic pair.
+    - ``own``: factor on the noises that single layers have of their own (a table of settings by layer).
 
     Source: "Incorruptible Neural Networks", Eq. 4.
     """
@@ -148,6 +168,8 @@ class Random(Perturbation, name="random"):
     draws: int = 5
     over: Over = "analog"
     m: int | None = None
+    mirrored: bool = False
+    own: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -157,9 +179,19 @@ class Random(Perturbation, name="random"):
     def moved(self, weights: WeightSpace, gradient: Vector, stream: Stream) -> Iterator[None]:
         with ExitStack() as stack:
             if self.over == "all":
-                stack.enter_context(weights.moved(self._digital(weights, stream)))
-            stack.enter_context(weights.noisy.perturbed(self.noise, stream))
+                digital = self._digital(weights, stream)
+                stack.enter_context(weights.moved(scale(digital, -1.0) if self.mirrored else digital))
+            if self.mirrored:
+                stack.enter_context(weights.noisy.replaced(lambda weight: self._reflected(weight, stream)))
+            else:
+                stack.enter_context(weights.noisy.perturbed(self.noise, stream, own=self.own))
             yield
+
+    def _reflected(self, weight: AnalogWeight, stream: Stream) -> Tensor:
+        """2 w - (w + e)."""
+        clean = weight.value()
+        noisy = weight.noise(self.noise, self.own).sample(weight.as_rows(clean), stream.weight(weight.name))
+        return 2 * clean - weight.from_rows(noisy)
 
     @torch.no_grad()
     def _digital(self, weights: WeightSpace, stream: Stream) -> Vector:
@@ -177,6 +209,9 @@ class Random(Perturbation, name="random"):
     @property
     def is_identity(self) -> bool:
         return self.noise.is_identity
+
+    def is_identity_on(self, weights: WeightSpace) -> bool:
+        return self.is_identity and all(weight.noise(self.noise, self.own).is_identity for weight in weights.analog)
 
     @property
     def label(self) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from noiserobust.errors import UserError
 from noiserobust.noise.mapping import MAPPINGS, Pair
+from noiserobust.seals import is_sound
 
 SUFFIXES = (".npz", ".safetensors")
 TARGETS = "targets"
@@ -33,6 +34,8 @@ class ChipFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            if not is_sound(path):
+                raise UserError(f"expected a chip as written, got {path}, whose checksum differs; take another")
             self.shapes = _npz_shapes(path) if path.suffix == ".npz" else _safetensors_shapes(path)
         except UserError:
             raise

@@ -50,6 +50,7 @@ FAMILIES = {
     "probabilities": Family(
         "training", "Probability", "probability schedule", "NAME(VALUE,SETTING=VALUE), where a rule has a probability"
     ),
+    "averages": Family("training", "Average", "average", "NAME:VALUE,SETTING=VALUE, of a run's weights"),
     "converters": Family("analog", "Converters", "converters", "NAME:SETTING=VALUE, or none"),
     "perturbations": Family(
         "minima",

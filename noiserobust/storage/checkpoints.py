@@ -9,9 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
@@ -20,9 +18,11 @@ from noiserobust.models import ModelSpec
 from noiserobust.models.pretrained import Loaded, Transformers, in_folder
 from noiserobust.models.sizes import built
 from noiserobust.rng import Stream, seeded
+from noiserobust.seals import is_sound
 from noiserobust.storage.described import About, read_json, strict
-from noiserobust.storage.files import write_atomically
+from noiserobust.storage.files import require_sound
 from noiserobust.storage.identity import digest_tensor
+from noiserobust.storage.tensors import write_tensors
 from noiserobust.storage.torch_file import is_torch_file, read_torch_file, require_plain
 from noiserobust.storage.weights import load_weights
 
@@ -90,11 +90,8 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:
-    """Write weights with their settings, whole or not at all."""
-    tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()
-    }
-    return write_atomically(path, lambda temporary: save_file(tensors, temporary, {KEY: json.dumps(about)}))
+    """Write weights with their settings, whole or not at all; equal ones are the same bytes."""
+    return write_tensors(path, weights, {KEY: json.dumps(about)})
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -116,6 +113,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     require_file(file, "a checkpoint (.safetensors, .pt, .pth or a run's folder)", "file")
     if is_torch_file(file):
         return Checkpoint(file, read_torch_file(file))
+    require_sound(file, "take another copy, or move it away and train it again")
     try:
         with safe_open(file, framework="pt") as opened:
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
@@ -125,6 +123,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     what = f"the description in {file}"
     require_plain(weights, file)
     return Checkpoint(file, weights, strict(About, read_json(text, what), what))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether ``path`` is a safetensors file that can be read and is as it was written."""
+    try:
+        with safe_open(path, framework="pt"):
+            return is_sound(path)
+    except (SafetensorError, OSError):
+        return False
 
 
 def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from noiserobust.errors import UserError
 
@@ -69,7 +70,9 @@ def _value(node: ast.expr, columns: dict[str, Any]) -> Any:
         case ast.List(elts=parts) | ast.Tuple(elts=parts) | ast.Set(elts=parts):
             return [of(part) for part in parts]
         case ast.UnaryOp(op=ast.USub(), operand=inner):
-            return -of(inner)
+            if not _is_number(value := of(inner)):
+                raise TypeError("arithmetic is for numbers")
+            return -value
         case ast.UnaryOp(op=ast.Not() | ast.Invert(), operand=inner):
             return ~_truths(of(inner))
         case ast.BoolOp(op=ast.And(), values=parts):
@@ -78,7 +81,7 @@ def _value(node: ast.expr, columns: dict[str, Any]) -> Any:
             return _joined(operator.or_, [of(part) for part in parts])
         case ast.BinOp(op=op, left=left, right=right) if type(op) in ARITHMETIC:
             one, other = of(left), of(right)
-            if any(isinstance(value, (str, list)) for value in (one, other)):
+            if not (_is_number(one) and _is_number(other)):
                 raise TypeError("arithmetic is for numbers")  # "a" * 10**9 would fill the memory
             return ARITHMETIC[type(op)](one, other)
         case ast.Compare(left=left, ops=ops, comparators=others):
@@ -86,6 +89,10 @@ def _value(node: ast.expr, columns: dict[str, Any]) -> Any:
             truths = [_compared(op, one, other) for op, one, other in zip(ops, values, values[1:], strict=False)]
             return truths[0] if len(truths) == 1 else _joined(operator.and_, truths)
     raise ValueError(f"{type(node).__name__} is not taken")
+
+
+def _is_number(value: Any) -> bool:
+    return is_numeric_dtype(value) if isinstance(value, pd.Series) else isinstance(value, (int, float))
 
 
 def _compared(op: ast.cmpop, one: Any, other: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -35,13 +35,28 @@ def network_digest(model: nn.Module) -> str:
     at: :func:`answer` shows it. Wrappers (DDP, torch.compile) and sharding do not count.
     """
     forget_gathered(model)
-    digest, names, model = hashlib.sha256(), Names(model), unwrap(model)
-    for path, module in model.named_modules():
-        parts = [names(path), class_of(module).__qualname__, module.extra_repr(), *_plain_attributes(module)]
-        digest.update(f"{' '.join(parts)}\n".encode())
-    for name, tensor in sorted(_tensors(model, names), key=lambda named: named[0]):
+    digest = _modules(model)
+    for name, tensor in sorted(_tensors(unwrap(model), Names(model)), key=lambda named: named[0]):
         digest_tensor(digest, name, tensor)
     return digest.hexdigest()[:16]
+
+
+def code(model: nn.Module, inputs: Any) -> list[str]:
+    """What shows the code of an untrained network: its modules (16 hex digits) and its :func:`answer` to ``inputs``."""
+    return [_modules(model).hexdigest()[:16], answer(model, inputs)]
+
+
+def same_code(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two networks have the same modules and answer alike, as far as that can be seen."""
+    return one[0] == other[0] and (one[1] == other[1] or same_answer(one[1], other[1]))
+
+
+def _modules(model: nn.Module) -> hashlib._Hash:
+    digest, names = hashlib.sha256(), Names(model)
+    for path, module in unwrap(model).named_modules():
+        parts = [names(path), class_of(module).__qualname__, module.extra_repr(), *_plain_attributes(module)]
+        digest.update(f"{' '.join(parts)}\n".encode())
+    return digest
 
 
 def digest_tensor(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pandas as pd
 import pyarrow
+from pyarrow import parquet
 
 from noiserobust.errors import UserError
-from noiserobust.storage.files import write_atomically
+from noiserobust.seals import BLANK, NAME, is_sound
+from noiserobust.storage.files import require_sound, write_atomically
 
 OPERATION: dict[str, Any] = {
     "task": "classification",
@@ -33,20 +35,35 @@ OUTPUT_NOISE = {
 
 
 def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """Write a table of rows as parquet, whole or not at all; returns the path written."""
-    return write_atomically(path, lambda temporary: rows.to_parquet(temporary, index=False))
+    """Write a table of rows as parquet, sealed, whole or not at all; returns the path written."""
+    table = pyarrow.Table.from_pandas(rows, preserve_index=False)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), NAME: BLANK})
+    return write_atomically(path, lambda temporary: parquet.write_table(table, temporary))
 
 
 def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """The rows that :func:`write_rows` wrote; :class:`UserError` when there is no such file or it is not parquet."""
+    """The rows that :func:`write_rows` wrote; :class:`UserError` when there is no such file, it is damaged or it is not
+    parquet."""
     if not Path(path).is_file():
         raise UserError(f"expected a file of result rows (parquet), got {path}, which is not a file; check the name")
+    require_sound(Path(path), "take another copy, or move it away and compute it again")
     try:
         return pd.read_parquet(path)
-    except (pyarrow.ArrowInvalid, OSError):
+    except Exception as error:  # a damaged file raises what it likes, from several libraries
+        if isinstance(error, MemoryError):
+            raise
         raise UserError(
             f"expected result rows (parquet), got {path}, which cannot be read as parquet; write it again"
         ) from None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether ``path`` is a file of rows that can be read and is as it was written."""
+    try:
+        parquet.ParquetFile(path).close()
+        return is_sound(path)
+    except Exception:
+        return False
 
 
 def completed(rows: pd.DataFrame) -> pd.DataFrame:

@@ -108,7 +108,7 @@ def _require_bounded(path: Path) -> None:
                 any(one.compress_type != zipfile.ZIP_STORED for one in members)
                 or sum(one.file_size for one in members) > size
             ):
-                raise UserError(f"expected an archive as torch.save writes it, got {path}, which is compressed")
+                raise UserError(f"expected an archive as torch.save writes it, got {path}, compressed")
             for one in members:
                 if one.filename.endswith(".pkl"):
                     with archive.open(one) as file:

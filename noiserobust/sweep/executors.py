@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Protocol
 
+from noiserobust.endings import child, deaf
 from noiserobust.errors import UserError
-from noiserobust.sweep.pieces import Piece
+from noiserobust.storage import checkpoints, rows
+from noiserobust.storage.files import set_aside
+from noiserobust.sweep.pieces import Piece, Training
 
 OnPiece = Callable[[Piece, int, int], object]
 
@@ -27,38 +34,118 @@ class Executor(Protocol):
 class Local:
     """This machine: one piece after the other in this process, or ``workers`` of them at once in as many processes.
 
-    The processes share the machine's cores. Small networks gain: two single-threaded trainings are faster than one on
-    two threads.
+    Every piece computes with so many ``threads``, one by default, however many workers there are: on another number,
+    sums are rounded otherwise, and trained weights differ. None: as many as torch has here, of one worker. Small
+    networks gain by workers: two single-threaded trainings are faster than one on two threads.
+
+    Workers end with this process, however that ends.
     """
 
     workers: int = 1
+    threads: int | None = 1
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise UserError(f"expected workers >= 1, got {self.workers}")
+        for name, value in (("workers", self.workers), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise UserError(f"expected {name} >= 1, got {value}")
 
     def run(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
         if self.workers == 1 or len(pieces) < 2:
             for piece in pieces:
-                piece.run()
+                _run(piece, self.threads)
                 yield piece
             return
-        threads = max(1, (os.cpu_count() or 1) // self.workers)
+        workers: list[_Worker] = []
+        try:
+            for _ in range(min(self.workers, len(pieces))):
+                workers.append(_Worker(self.threads or 1))
+            yield from _shared_out(pieces, workers)
+        finally:
+            for worker in workers:
+                worker.process.kill()
+            for worker in workers:
+                worker.process.join()
+                worker.connection.close()
+
+
+class _Worker:
+    """A process that runs the pieces that it is sent, one after the other."""
+
+    def __init__(self, threads: int) -> None:
         # Spawned: a fork would inherit torch's thread pools, which do not survive it.
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.workers, spawn, _use_threads, (threads,)) as pool:
-            waiting = {pool.submit(piece.run): piece for piece in pieces}
+        self.connection, other = spawn.Pipe()
+        self.process = spawn.Process(target=child, args=(os.getpid(), f"{__name__}:work", other, threads))
+        with deaf():
+            self.process.start()
+        other.close()
+
+    def answer(self) -> None:
+        """What came of its piece: nothing, or the error that it raised."""
+        try:
+            error, place = self.connection.recv()
+        except (EOFError, OSError):
+            raise UserError(
+                "expected every worker to live, got one that was killed (out of memory?); the same command goes on "
+                "from what is done, with fewer workers if need be"
+            ) from None
+        if error is not None:
+            raise error from (None if isinstance(error, UserError) else RuntimeError(place))
+
+
+def _shared_out(pieces: Sequence[Piece], workers: Sequence[_Worker]) -> Iterator[Piece]:
+    """Pieces as workers finish them; after an error nothing new is begun, and it is raised when all are idle."""
+    waiting, busy, failure = list(reversed(pieces)), dict[Any, tuple[_Worker, Piece]](), None
+    idle = list(workers)
+    while True:
+        while idle and waiting and failure is None:
+            worker, piece = idle.pop(), waiting.pop()
+            worker.connection.send(piece)
+            busy[worker.connection] = worker, piece
+        if not busy:
+            break
+        for ready in wait(list(busy)):
+            worker, piece = busy.pop(ready)
             try:
-                for done in as_completed(waiting):
-                    done.result()
-                    yield waiting[done]
-            except BrokenProcessPool:
-                raise UserError(
-                    "expected every worker to live, got one that was killed (out of memory?); the same command goes on "
-                    "from what is done, with fewer workers if need be"
-                ) from None
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+                worker.answer()
+            except Exception as error:
+                failure = failure or error
+                continue
+            idle.append(worker)
+            yield piece
+    if failure is not None:
+        raise failure
+
+
+def work(connection: Connection, threads: int) -> None:
+    """What a worker does."""
+    with _threads(threads), suppress(EOFError):
+        while True:
+            piece = connection.recv()
+            try:
+                piece.run()
+                answer: tuple[BaseException | None, str] = None, ""
+            except BaseException as error:
+                answer = error, traceback.format_exc()
+            try:
+                connection.send(answer)
+            except BrokenPipeError:
+                return
+            except Exception:  # an error that cannot be sent
+                connection.send((RuntimeError(answer[1]), ""))
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Inside, torch computes on so many threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -80,10 +167,12 @@ class OnRay:
         started = not ray.is_initialized()
         if started:
             # Without an address Ray would join whatever cluster it finds on this machine.
-            ray.init(address=self.address or "local", log_to_driver=False, logging_level="error")
+            with _kept_handler():
+                ray.init(address=self.address or "local", log_to_driver=False, logging_level="error")
         try:
             options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": self.retries}
-            task = ray.remote(lambda piece: piece.run()).options(**options)
+            threads = max(1, int(self.cpus))
+            task = ray.remote(lambda piece: _run(piece, threads)).options(**options)
             waiting = {task.remote(piece): piece for piece in pieces}
             while waiting:
                 (ready,), _ = ray.wait(list(waiting), num_returns=1)
@@ -105,16 +194,40 @@ class OnRay:
 
 def compute(pieces: Iterable[Piece], executor: Executor | None = None, on_piece: OnPiece | None = None) -> None:
     """Do what is missing of ``pieces``; ``on_piece(piece, done, of)`` is called for every finished one."""
-    missing = [piece for piece in dict.fromkeys(pieces) if not piece.result.is_file()]
-    for done, piece in enumerate((executor or Local()).run(missing), 1):
-        if on_piece is not None:
-            on_piece(piece, done, len(missing))
+    missing = [piece for piece in dict.fromkeys(pieces) if not _is_done(piece)]
+    running = iter((executor or Local()).run(missing))
+    try:
+        for done, piece in enumerate(running, 1):
+            if on_piece is not None:
+                on_piece(piece, done, len(missing))
+    finally:
+        getattr(running, "close", lambda: None)()  # at once, whatever still knows of them
 
 
-def _use_threads(count: int) -> None:
-    import torch
+def _is_done(piece: Piece) -> bool:
+    """Whether a piece's file is there and as it was written; one of rows that is damaged is set aside."""
+    file: Path = piece.result
+    if not file.is_file():
+        return False
+    if isinstance(piece, Training):
+        return checkpoints.is_whole(file) and not piece.settings.model.names_code  # code may have changed: fit looks
+    if file.suffix == ".parquet" and not rows.is_whole(file):
+        set_aside(file, "damaged", "computed anew")
+    return file.is_file()
 
-    torch.set_num_threads(count)
+
+def _run(piece: Piece, threads: int | None) -> None:
+    with _threads(threads):
+        piece.run()
+
+
+@contextmanager
+def _kept_handler() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, and would exit with code 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _ray() -> Any:

@@ -17,6 +17,7 @@ from noiserobust.evaluation import evaluate
 from noiserobust.evaluation.settings import grouped
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.ledger import SEMANTICS
+from noiserobust.storage.locks import alone
 from noiserobust.storage.rows import write_rows
 from noiserobust.training import Progress, TrainSettings, fit
 from noiserobust.training.runs import run_of
@@ -63,6 +64,11 @@ class Measurement(ABC):
 
     @property
     @abstractmethod
+    def name(self) -> str:
+        """What it does, in a few words."""
+
+    @property
+    @abstractmethod
     def key(self) -> list[Any]:
         """All that determines the rows."""
 
@@ -76,8 +82,11 @@ class Measurement(ABC):
         return self.out / f"{digest}.parquet"
 
     def run(self) -> None:
-        if not self.result.is_file():
-            write_rows(self.measure(), self.result)
+        result = self.result
+        if not result.is_file():
+            with alone(result.with_name(f".{result.stem}.lock"), f"at '{self.name}'"):
+                if not result.is_file():
+                    write_rows(self.measure(), result)
 
 
 @dataclass(frozen=True)

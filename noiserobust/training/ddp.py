@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import ErrorHandler, record
 from torch.nn.parallel import DistributedDataParallel
 
+from noiserobust.endings import Terminated, end_with
 from noiserobust.errors import UserError
 from noiserobust.noise.sharded import mesh_of
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=12)
 """How long a process waits for the others. torchrun ends them when one is lost; a slow one is waited for."""
-EXIT_CODES: dict[type[BaseException], int] = {UserError: 2, KeyboardInterrupt: 130}
+EXIT_CODES: dict[type[BaseException], int] = {UserError: 2, KeyboardInterrupt: 130, Terminated: 143}
 """Those of the command line; 1 for anything else."""
 
 
@@ -189,6 +190,7 @@ def torchrun(device: str) -> Iterator[Processes]:
     if count == 1:
         yield Processes()
         return
+    end_with(os.getppid())  # torchrun may be killed without a word
     # Not the group's store: this one is still there when a process of the group is not.
     store, rank, count = next(dist.rendezvous("env://"))
     ends = dist.PrefixStore("noiserobust", store)

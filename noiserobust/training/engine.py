@@ -15,7 +15,7 @@ from noiserobust.analog.places import Stored, Untied
 from noiserobust.analog.vectors import Vector, clip, precise
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.analog.where import Where
-from noiserobust.data import Batch
+from noiserobust.data import Batch, nests
 from noiserobust.errors import UserError
 from noiserobust.minima import Perturbation
 from noiserobust.models.compute import Precision, autocast, device_of
@@ -27,9 +27,10 @@ from noiserobust.tasks import Task
 from noiserobust.training.ddp import Processes
 from noiserobust.training.micro_batches import AnyBatch, as_list, only_rows
 from noiserobust.training.objective import Loss, Objective, Output, Penalty, joined
+from noiserobust.training.periphery import Periphery
 from noiserobust.training.settings import check_clipping
 from noiserobust.training.teacher import Teacher
-from noiserobust.training.trained_weights import TrainedWeights
+from noiserobust.training.trained_weights import TrainedWeights, require_own_loop
 
 
 class Engine:
@@ -54,6 +55,8 @@ class Engine:
     - ``seed`` names the training noise, masks and coins; it must be the same on every rank.
     - ``samples``, ``classes``: size of the training data, for the rules that remember single samples.
     - ``where``: which weights are analog: what noise, weight clipping, filters and ``perturb="analog"`` are about.
+    - ``converters``: DAC, ADC and output noise around analog layers in every pass, ``io:dac=8,adc=8,noise=0.06``;
+      ``input_ranges``: how their ranges are learnt (:class:`~noiserobust.training.periphery.Periphery`).
     - ``teacher``: a :class:`~noiserobust.training.Teacher`, whose answers the loss keeps the network's near.
 
     ``memory`` is what the rules keep from step to step (:meth:`state_dict` saves it): a method itself is settings only.
@@ -76,6 +79,8 @@ class Engine:
         samples: int | None = None,
         classes: int | None = None,
         where: Where = Where(),
+        converters: Any = "none",
+        input_ranges: Any = None,
         teacher: Teacher | None = None,
     ) -> None:
         check_clipping(clip_norm, weight_clip)
@@ -88,9 +93,10 @@ class Engine:
         self.samples, self.classes = samples, classes
         self.device = device_of(model)
         self._trained = TrainedWeights(model, optimizer, where)
+        self.periphery = Periphery(model, converters, input_ranges, where, optimizer)
         self._stepping = self._holding = self._looked = False
         self._sparse: set[int] = set()
-        self._first_lr = float(optimizer.param_groups[0]["lr"])
+        self._first_lr, self._peak_lr = float(optimizer.param_groups[0]["lr"]), 0.0
         self.passes = {"forward": 0, "backward": 0}
         self.memory: dict[str, Any] = {}
         self.own_memory: dict[str, Any] = {}
@@ -129,12 +135,12 @@ class Engine:
         self._trained.look(self.task.call, batch)
 
     @contextmanager
-    def stepping(self) -> Iterator[None]:
-        """Inside is one step of a rule: it begins with no gradients, and leaves none behind when it fails."""
+    def stepping(self, step: int = 0) -> Iterator[None]:
+        """Inside is one ``step`` of a rule: it begins with no gradients, and leaves none behind when it fails."""
         if self._stepping:  # the step of a rule inside another
             yield
             return
-        self._begin()
+        self._begin(step)
         self._stepping = True
         try:
             yield
@@ -157,11 +163,18 @@ class Engine:
         return Stream(self.seed, "train", *name)
 
     @property
+    def ranges(self) -> dict[str, Any]:
+        """The ranges of converters that training has found, by layer, for ``Chips(ranges=)``."""
+        return self.periphery.described
+
+    @property
     def lr_share(self) -> float:
-        """The learning rate in units of its peak: a scheduler's ``max_lr`` or ``initial_lr``, else the first rate."""
+        """The learning rate in units of its peak: a scheduler's ``max_lr`` or ``initial_lr``, else the first rate; or,
+        where rates have been larger than that, the largest of any step so far. Never above 1."""
         group = self.optimizer.param_groups[0]
-        peak = float(group.get("max_lr", group.get("initial_lr", self._first_lr)))
-        return float(group["lr"]) / peak if peak else 0.0
+        rate = float(group["lr"])
+        peak = max(float(group.get("max_lr", group.get("initial_lr", self._first_lr))), self._peak_lr, rate)
+        return rate / peak if peak else 0.0
 
     @property
     def loss_scale(self) -> float:
@@ -174,7 +187,7 @@ class Engine:
         *,
         sync: bool = True,
         norm_stats: bool = True,
-        weight: float = 1.0,
+        weight: float | Tensor = 1.0,
         wrt: Sequence[bool] | None = None,
         rows: Tensor | None = None,
         penalty: Penalty | None = None,
@@ -199,7 +212,9 @@ class Engine:
         factor = weight * self.objective.share(whole, self.ranks, self.device) / self.objective.units(micro)
         outputs = []
         try:
-            with self._trained.alone(), nullcontext() if norm_stats else kept_norm_stats(self.model):
+            kept = nullcontext() if norm_stats else kept_norm_stats(self.model)
+            converters = self.periphery.passing(self.stream(), self.ranks.rank, norm_stats, weight)
+            with self._trained.alone(), kept, converters:
                 for index, part in enumerate(micro):
                     # Ranks average once, with the last micro-batch.
                     with self._ranks_apart(apart=not sync or index < len(micro) - 1):
@@ -238,6 +253,7 @@ class Engine:
             twin = {name: value.to(live[name].dtype) if name in live else value for name, value in twin.items()}
         with ExitStack() as stack:
             stack.enter_context(kept_norm_stats(model) if twin is None else evaluating(model))
+            stack.enter_context(self.periphery.passing(self.stream(), self.ranks.rank))
             for part in (micro := as_list(batch)):
                 with self._autocast():
                     answer = self.objective.answer(model if twin is None else unwrap(model), part, twin)
@@ -260,14 +276,15 @@ class Engine:
                 gradient = gradient.to_dense()
             gradients.append(gradient.clone() if views and gradient is not None else gradient)
         self._holding = False
+        self.periphery.hand_out()
         return gradients
 
-    def put(self, gradients: Vector, weight: float = 1.0) -> None:
+    def put(self, gradients: Vector, weight: float | Tensor = 1.0) -> None:
         """Add ``weight`` times ``gradients`` to those held. The tensors are the engine's from here on."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is None:
                 continue
-            if weight != 1.0:
+            if isinstance(weight, Tensor) or weight != 1.0:
                 gradient.mul_(weight)
             gradient = gradient.to(parameter.dtype)
             if id(parameter) in self._sparse:
@@ -295,7 +312,9 @@ class Engine:
 
     def commit(self) -> bool:
         """Unscale, clip and step once with the gradients held, then hold none; whether the scaler let it step."""
+        scale, rate = self.loss_scale, float(self.optimizer.param_groups[0]["lr"])
         stepped = self._update()
+        self.periphery.update(stepped, scale, rate, self.ranks)
         self.optimizer.zero_grad(set_to_none=True)
         self._holding = False
         # Clipping after a skipped step, which lowers the scale, would still move weights: it takes the rms anew.
@@ -308,30 +327,30 @@ class Engine:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beyond the states of model, optimizer and schedule (no copy, as torch's are)."""
         scaler = {} if self.scaler is None else self.scaler.state_dict()
-        return {"memory": self.memory, "own_memory": self.own_memory, "scaler": scaler}
+        memories = {"memory": self.memory, "own_memory": self.own_memory}
+        return {**memories, "scaler": scaler, "peak_lr": self._peak_lr, **self.periphery.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a copy of a state that :meth:`state_dict` gave."""
-        self.memory, self.own_memory = (copied_to(self.device, state[name]) for name in ("memory", "own_memory"))
+        self.memory, self.own_memory = (nests.copied_to(self.device, state[name]) for name in ("memory", "own_memory"))
+        self._peak_lr = state.get("peak_lr", self._peak_lr)  # younger than the first states
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+        self.periphery.load_state_dict(state)
 
-    def _begin(self) -> None:
+    def _begin(self, step: int = 0) -> None:
         """Read what is trained, and refuse gradients that this engine did not take."""
         self._require_own_loop()
         self._trained.read()
         self._trained.require_ready()
+        self._peak_lr = max(self._peak_lr, float(self.optimizer.param_groups[0]["lr"]))
         self.objective.begin()
+        self.periphery.begin(step)
         self._holding, self.device = False, device_of(self.model)
 
     def _require_own_loop(self) -> None:
         """Refuse an optimizer that would not step when it is told to."""
-        waits = not getattr(getattr(self.optimizer, "gradient_state", None), "sync_gradients", True)
-        if waits or (self.scaler is None and getattr(self.optimizer, "scaler", None) is not None):
-            raise UserError(
-                "expected an optimizer that steps when told to, got one of accelerate's, which waits for micro-batches "
-                "or scales losses; use AcceleratedEngine of noiserobust.integrations.accelerate"
-            )
+        require_own_loop(self.optimizer, self.scaler)
 
     def _update(self) -> bool:
         """Unscale, clip and step; whether the scaler let it step."""
@@ -368,10 +387,9 @@ class Engine:
     def _clip_weights(self, times_rms: float) -> None:
         trained = set(map(id, self.parameters))
         for weight in self.weights.noisy.weights:
-            if id(weight.parameter) not in trained or not weight.parameter.requires_grad:
+            stored = isinstance(weight, (Stored, Untied))  # else computed: its parameters are no weights
+            if not stored or id(weight.parameter) not in trained or not weight.parameter.requires_grad:
                 continue  # frozen: nothing here may change it
-            if not isinstance(weight, (Stored, Untied)):
-                continue  # computed: its parameters are no weights
             (values,) = precise([weight.parameter])
             assert values is not None
             limit = times_rms * values.square().mean().sqrt()
@@ -380,12 +398,3 @@ class Engine:
     def _ranks_apart(self, apart: bool) -> AbstractContextManager[None]:
         model = self.model
         return model.no_sync() if apart and isinstance(model, DistributedDataParallel) else nullcontext()
-
-
-def copied_to(device: torch.device, value: Any) -> Any:
-    """A copy of nested dictionaries and lists, with their tensors on ``device``."""
-    if isinstance(value, Tensor):
-        return value.to(device, copy=True)
-    if isinstance(value, dict):
-        return {key: copied_to(device, part) for key, part in value.items()}
-    return type(value)(copied_to(device, part) for part in value) if isinstance(value, (list, tuple)) else value

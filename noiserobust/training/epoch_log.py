@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -17,6 +16,7 @@ from noiserobust.errors import UserError
 from noiserobust.minima import Loss, Measure, PathLength, Perturbation, Surface, Training, column, measure
 from noiserobust.minima import Path as WeightPath
 from noiserobust.rng import Stream
+from noiserobust.storage.logs import read_log
 from noiserobust.tasks import Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.training.settings import TrainSettings
@@ -117,7 +117,7 @@ def require_logged(settings: TrainSettings, folder: Path) -> None:
     """Refuse a finished run whose log lacks what ``settings`` ask for: weights say nothing of earlier epochs."""
     if not settings.log:
         return
-    log = pd.read_csv(folder / "log.csv")
+    log = read_log(folder)
     wanted = [f"{on}/{one}" for one in settings.log if one.needs_data for on in settings.log_on]
     wanted += [str(one) for one in settings.log if not one.needs_data]
     missing = [name for name in wanted if name not in log]

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from noiserobust.analog.converters import Converters
 from noiserobust.data import Splits
 from noiserobust.errors import UserError
 from noiserobust.minima import Measure
@@ -22,6 +23,7 @@ from noiserobust.noise import NoiseModel
 from noiserobust.spec import Described
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.storage.described import strict
+from noiserobust.storage.logs import read_log
 from noiserobust.tasks import Task
 from noiserobust.training.rules.base import Method
 from noiserobust.training.settings import TrainSettings
@@ -43,6 +45,11 @@ class Run:
         """The weights that were kept, with their settings."""
         return self.folder / "model.safetensors"
 
+    @property
+    def state(self) -> Path:
+        """Where it goes on from when it was interrupted."""
+        return self.folder / "resume.pt"
+
     @cached_property
     def network(self) -> nn.Module:
         """The trained network, in eval mode, on the CPU; built once."""
@@ -52,7 +59,7 @@ class Run:
     def log(self) -> pd.DataFrame:
         """Per epoch: training loss, clean and perturbed accuracy and loss, strength, rate, largest weights, seconds,
         and what ``settings.log`` asked for."""
-        return pd.read_csv(self.folder / "log.csv")
+        return read_log(self.folder)
 
     @property
     def label(self) -> str:
@@ -120,6 +127,7 @@ def _settings(stored: Mapping[str, Any], folder: Path, model: ModelSpec | None) 
     values: dict[str, Any] = dict(stored) | ({"model": model} if model else {})
     # What a file names is code that only a person may start.
     kinds: dict[str, type[Described]] = {"method": Method, "select_noise": NoiseModel, "model": ModelSpec, "task": Task}
+    kinds["converters"] = Converters
     values |= {name: kind.parse(values[name], imports=False) for name, kind in kinds.items() if name in values}
     values["log"] = [Measure.parse(text, imports=False) for text in values.get("log", ())]
     # A run that was trained on a GPU can be read without one.

@@ -13,16 +13,21 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from noiserobust.errors import UserError
+from noiserobust.rng import Stream
 from noiserobust.spec import Described
 
 
 class Progress(NamedTuple):
-    """Where training stands: ``step`` of ``steps`` (from 0) and ``epoch`` of ``epochs`` (from 0)."""
+    """Where training stands: ``step`` of ``steps`` (from 0) and ``epoch`` of ``epochs`` (from 0).
+
+    ``seed`` names what is random in a strength; a rule's step puts the engine's there.
+    """
 
     step: int
     steps: int
     epoch: int = 0
     epochs: int = 1
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,76 @@ class Cosine(WarmUp, name="cosine"):
 
 
 Strength = float | Schedule
+
+
+@dataclass(frozen=True)
+class Drawn(Schedule):
+    """A strength that is drawn anew at every step, around ``mean``, a number or a schedule.
+
+    The draw is named by the run's seed and the step: it is the same on every rank, and nothing needs saving.
+    Source: Wang et al., "Variance-Aware Noisy Training: Hardening DNNs against Unstable Analog Computations" (arXiv
+    2503.16183), which draws the noise's standard deviation from a normal distribution.
+    """
+
+    mean: float | Schedule
+
+    def __post_init__(self) -> None:
+        check_strength(self.name, "mean", self.mean)
+        if isinstance(self.mean, Drawn):
+            raise UserError(f"{self.name}: expected one draw, got {self.mean.name} inside: it would be the same one")
+
+    def __call__(self, progress: Progress) -> float:
+        return strength_at(self.mean, progress) * self.factor(Stream(progress.seed, "train", "strength", progress.step))
+
+    @abstractmethod
+    def factor(self, stream: Stream) -> float:
+        """A draw of strength / mean, never negative."""
+
+
+@dataclass(frozen=True)
+class Uniform(Drawn, name="uniform"):
+    """Drawn at every step, uniform from mean (1 - spread) to mean (1 + spread)."""
+
+    example: ClassVar[str] = "uniform(0.1,spread=0.5)"
+
+    spread: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.spread <= 1:
+            raise UserError(
+                f"{self.name}: expected spread in [0, 1], got {self.spread}; 1 draws from 0 to twice the mean"
+            )
+
+    def factor(self, stream: Stream) -> float:
+        return 1 + self.spread * (2 * float(stream.uniform((1,))) - 1)
+
+
+@dataclass(frozen=True)
+class HalfNormal(Drawn, name="half-normal"):
+    """Drawn at every step: the absolute value of a normal number, scaled to have that mean."""
+
+    example: ClassVar[str] = "half-normal(quadratic(0.1))"
+
+    def factor(self, stream: Stream) -> float:
+        return math.sqrt(math.pi / 2) * abs(float(stream.normal((1,))))
+
+
+@dataclass(frozen=True)
+class Normal(Drawn, name="normal"):
+    """Drawn at every step from a normal distribution of relative standard deviation spread; below 0 it is reflected."""
+
+    example: ClassVar[str] = "normal(0.1,spread=0.3)"
+
+    spread: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.spread < math.inf:
+            raise UserError(f"{self.name}: expected a finite spread >= 0, got {self.spread}")
+
+    def factor(self, stream: Stream) -> float:
+        return abs(1 + self.spread * float(stream.normal((1,))))
 
 
 def strength_at(strength: Strength, progress: Progress) -> float:

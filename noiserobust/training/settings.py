@@ -18,6 +18,7 @@ from noiserobust.spec import Described
 if TYPE_CHECKING:
     from typing import Generic, TypeVar
 
+    from noiserobust.analog.converters import Converters
     from noiserobust.data import Splits
     from noiserobust.minima import Measure
     from noiserobust.models import ModelSpec
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     TaskText = Text[Task]
     NoiseText = Text[NoiseModel]
     MeasureTexts = Text[tuple[Measure, ...]]
+    ConvertersText = Text[Converters]
 else:  # the command line reads texts, without loading what they describe
-    ModelText = MethodText = NoiseText = TaskText = str
+    ModelText = MethodText = NoiseText = TaskText = ConvertersText = str
     MeasureTexts = tuple[str, ...]
 
 SEMANTICS = 1
@@ -58,6 +60,8 @@ ADDED: dict[str, Any] = {
     "teacher": None,
     "teacher_weight": 0.5,
     "temperature": 2.0,
+    "converters": "none",
+    "input_ranges": None,
 }
 """Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
 
@@ -99,6 +103,11 @@ class TrainSettings:
     """Patterns of parameters that stay digital: no noise, no clipping. A checkpoint keeps both for its evaluation."""
     layers: str | None = None
     """File (TOML) with settings by layer: noise, digital by pattern; in a program a mapping, too."""
+    converters: ConvertersText = field(default=cast("Any", "none"))
+    """DAC, ADC and output noise around the analog layers in every pass (docs/hardware_aware_training.md):
+    io:dac=8,adc=8,noise=0.06; with learnt=true or percentile=99.9 the checkpoint keeps the ranges."""
+    input_ranges: str | None = None
+    """How ranges that are learnt learn (default: as aihwkit's): learnt:decay=0.01."""
     weight_clip: float | None = None
     """Clip analog weights to this many times their layer's rms after every step (2 to 4 is usual)."""
     epochs: int = 30
@@ -195,6 +204,8 @@ class TrainSettings:
             patterns = given.split() if isinstance(given, str) else given
             object.__setattr__(self, name, tuple(one for one in patterns if one != "none"))
         object.__setattr__(self, "layers", str(LayerTable.of(self.layers)) or None)
+        from noiserobust.analog.converters import Converters
+        from noiserobust.analog.ranges import InputRanges
         from noiserobust.minima import Measure
         from noiserobust.models import ModelSpec
         from noiserobust.noise import NoiseModel
@@ -202,9 +213,14 @@ class TrainSettings:
         from noiserobust.training.rules.base import Method
 
         kinds: dict[str, type[Described]] = {"model": ModelSpec, "method": Method, "task": Task}
-        kinds |= {"select_noise": NoiseModel}
+        kinds |= {"select_noise": NoiseModel, "converters": Converters}
         for name, kind in kinds.items():
             object.__setattr__(self, name, kind.parse(getattr(self, name)))
+        if self.input_ranges is not None:
+            learning = str(InputRanges.parse(self.input_ranges))
+            if "learnt=true" not in f"{self.converters} {self.layers}":
+                raise UserError(f"expected converters with learnt=true beside input_ranges, got {self.converters}")
+            object.__setattr__(self, "input_ranges", None if learning == str(InputRanges()) else learning)
         log: Any = self.log
         measures = map(Measure.parse, log if isinstance(log, (list, tuple)) else (log,))
         object.__setattr__(self, "log", tuple(dict.fromkeys(measures)))
@@ -241,7 +257,9 @@ class TrainSettings:
         """The method as it stands in tables: ``sam:0.2``, ``plain, clip 2.5 rms``."""
         clipping = "" if self.weight_clip is None else f", clip {self.weight_clip:g} rms"
         teacher = "" if self.teacher is None else f", distilled {self.teacher_weight:g} tau {self.temperature:g}"
-        return f"{self.method}{clipping}{teacher}"
+        ranges = "" if self.input_ranges is None else f", {self.input_ranges}"
+        converters = "" if str(self.converters) == "none" else f", {self.converters}{ranges}"
+        return f"{self.method}{clipping}{teacher}{converters}"
 
     def described(self) -> dict[str, Any]:
         """The settings as plain values, in their text forms."""

@@ -155,3 +155,13 @@ def _require_supported(model: nn.Module, optimizer: torch.optim.Optimizer) -> No
             "expected whole parameters or those of fully_shard, got FullyShardedDataParallel, which makes one vector "
             "of them; use fully_shard or DDP"
         )
+
+
+def require_own_loop(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+    """Refuse an optimizer that would not step when it is told to."""
+    waits = not getattr(getattr(optimizer, "gradient_state", None), "sync_gradients", True)
+    if waits or (scaler is None and getattr(optimizer, "scaler", None) is not None):
+        raise UserError(
+            "expected an optimizer that steps when told to, got one of accelerate's, which waits for micro-batches "
+            "or scales losses; use AcceleratedEngine of noiserobust.integrations.accelerate"
+        )

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import math
-import pickle
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
-from noiserobust.data import Batch, Labelled, Splits, Streamed, load, training_batches
+from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
 from noiserobust.errors import Diverged, UserError
 from noiserobust.models.sizes import built
 from noiserobust.rng import Stream, seeded
-from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
-from noiserobust.storage.files import write_atomically
+from noiserobust.storage.checkpoints import is_whole, read_checkpoint, save_checkpoint
+from noiserobust.storage.identity import code
+from noiserobust.storage.logs import without_clock, write_log
 from noiserobust.storage.provenance import provenance
+from noiserobust.storage.states import write_state
 from noiserobust.storage.weights import load_weights
 from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked, score
 from noiserobust.training.ddp import Processes
-from noiserobust.training.engine import Engine, copied_to
+from noiserobust.training.engine import Engine
 from noiserobust.training.epoch_log import EpochLog, require_logged
 from noiserobust.training.optimizers import build_optimizer
+from noiserobust.training.resuming import alone_with, is_finished, require_same_code, resumed
 from noiserobust.training.runs import Run, run_of
 from noiserobust.training.schedules import Progress, learning_rate
 from noiserobust.training.settings import TrainSettings
@@ -65,10 +65,14 @@ def fit(
     splits = settings.normalized(splits)
     run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
-    if processes.first(run.checkpoint.is_file):
-        processes.first(lambda: require_logged(settings, run.folder))
-    else:
-        _Trainer(run, splits, processes).train(on_epoch, progress)
+    if not processes.first(lambda: is_whole(run.checkpoint)):
+        with alone_with(run) if processes.writes else nullcontext():
+            if not processes.first(lambda: is_finished(run)):
+                _Trainer(run, splits, processes).train(on_epoch, progress)
+                return run
+    processes.first(lambda: require_logged(settings, run.folder))
+    if settings.model.names_code:
+        require_same_code(run, _Trainer(run, splits, processes).code, read_checkpoint(run.checkpoint).about)
     return run
 
 
@@ -113,6 +117,9 @@ class _Trainer:
                 f"expected batches of 2 or more for batch norm, got {len(train)} training samples in batches of "
                 f"{settings.batch_size}: the last is alone; use drop_last or another batch size"
             )
+        # A finished run of somebody's code counts while that is the same.
+        few = prepare(first if isinstance(first, Streamed) else train.subset([0, 1, 2, 3]), torch.device("cpu"))
+        self.code = code(model, few[0].inputs) if settings.model.names_code else None
         analog = coverage_of(model, settings.where, self.task.call, sample)
         if analog.warning and processes.writes:
             warnings.warn(analog.warning, stacklevel=2)
@@ -137,6 +144,8 @@ class _Trainer:
             samples=len(train),
             classes=outputs,
             where=where,
+            converters=settings.converters,
+            input_ranges=settings.input_ranges,
             teacher=None
             if teacher is None
             else Teacher(teacher.to(device), settings.teacher_weight, settings.temperature),
@@ -151,6 +160,7 @@ class _Trainer:
         self.log: list[dict[str, Any]] = []
         self.ranks: list[int] = []
         self.best: dict[str, Tensor] = {}
+        self.best_ranges: dict[str, Any] = {}
 
     def train(self, on_epoch: Callable[[dict[str, Any]], object] | None, progress: bool) -> None:
         note = self.settings.method.prepare(self.engine)
@@ -173,6 +183,7 @@ class _Trainer:
                 self.ranks.append(self.processes.count)
                 if self._is_best(line):
                     self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+                    self.best_ranges = self.engine.periphery.described
                 self._save()
                 shown = [name for name in (self.task.metric, f"perturbed_{self.task.metric}") if name in line]
                 bar.set_postfix({name: f"{line[name]:.3g}" for name in shown})
@@ -190,7 +201,7 @@ class _Trainer:
         masks = Stream(settings.seed, "dropout", epoch)
         with seeded(masks.child(rank) if rank else masks, self.engine.device):
             for index, batch in enumerate(self.batches.epoch(epoch, rank, ranks)):
-                at = Progress(epoch * len(self.batches) + index, self.steps, epoch, settings.epochs)
+                at = Progress(epoch * len(self.batches) + index, self.steps, epoch, settings.epochs, settings.seed)
                 parts: Batch | list[Batch] = (
                     batch.split(settings.micro_batches) if settings.micro_batches > 1 else batch
                 )
@@ -228,7 +239,8 @@ class _Trainer:
         settings, scores = self.settings, dict[int, dict[str, float]]()
         for draw in range(self.processes.rank - 1, settings.select_draws, self.processes.count):
             stream = Stream(settings.seed, "select", draw)
-            with self.noisy.perturbed(settings.select_noise, stream) if draw >= 0 else nullcontext():
+            noisy = self.noisy.perturbed(settings.select_noise, stream) if draw >= 0 else nullcontext()
+            with self.engine.periphery.evaluated(stream), noisy:
                 scores[draw] = score(self.model, self.watched, settings.precision, self.task)
         scores = {draw: values for part in self.processes.gather(scores) for draw, values in part.items()}
         clean, draws = scores.pop(-1), [scores[draw] for draw in range(settings.select_draws)]
@@ -255,45 +267,45 @@ class _Trainer:
         return -math.inf if math.isnan(value) else value
 
     def _save(self) -> None:
-        own_memory = self.processes.gather(copied_to(torch.device("cpu"), self.engine.own_memory))
+        own_memory = self.processes.gather(nests.copied_to(torch.device("cpu"), self.engine.own_memory))
         if not self.processes.writes:
             return
         state = {
+            "run": self.run.folder.name,
+            "code": self.code,
             "model": self.model.state_dict(),
             "optimizer": self.engine.optimizer.state_dict(),
             "engine": self.engine.state_dict(),
             "own_memory": own_memory,
             "best": self.best,
+            "best_ranges": self.best_ranges,
             "log": self.log,
             "measures": self.measures.described,
             "ranks": self.ranks,
         }
-        write_atomically(self._resume_file, partial(torch.save, state))
-        write_atomically(self.run.folder / "log.csv", lambda file: pd.DataFrame(self.log).to_csv(file, index=False))
+        write_state(self.run.state, state)
+        write_log(self.run.folder, self.log)
 
     def _resume(self) -> None:
-        state = self.processes.first(self._read_state)
+        state = self.processes.first(lambda: resumed(self.run))
         if state is None:
             return
-        self.model.load_state_dict(state["model"])
-        self.engine.optimizer.load_state_dict(state["optimizer"])
-        own_memory = state.get("own_memory") or [{}]  # older states know of one process only
-        rank = self.processes.rank % len(own_memory)
-        self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})
-        self.best, self.log = state["best"], state["log"]
-        self.ranks = state.get("ranks", [1] * len(self.log))
-        self.measures.resume(self.log, state.get("measures", []))
-
-    def _read_state(self) -> dict[str, Any] | None:
-        if not self._resume_file.is_file():
-            return None
+        require_same_code(self.run, self.code, state)
         try:
-            return torch.load(self._resume_file, weights_only=True, map_location="cpu")
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            self.model.load_state_dict(state["model"])
+            self.engine.optimizer.load_state_dict(state["optimizer"])
+            own_memory = state.get("own_memory") or [{}]  # older states know of one process only
+            rank = self.processes.rank % len(own_memory)
+            self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})
+            self.best, self.log = state["best"], state["log"]
+            self.best_ranges = state.get("best_ranges", {})
+            self.ranks = state.get("ranks", [1] * len(self.log))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise UserError(
-                f"expected the state of an interrupted run, got {self._resume_file}, which cannot be read "
-                f"({type(error).__name__}); remove it to start this run anew"
+                f"expected the state of this run, got {self.run.state}, which does not fit it "
+                f"({type(error).__name__}: {str(error)[:80]}); remove it to start this run anew"
             ) from None
+        self.measures.resume(self.log, state.get("measures", []))
 
     def _keep(self) -> None:
         kept = self.log[-1] if self.settings.select_on == "none" else max(self.log, key=self._merit)
@@ -307,17 +319,16 @@ class _Trainer:
             "label": self.settings.label,
             "seed": self.settings.seed,
             "epoch": kept["epoch"],
-            "log": kept,
+            "log": without_clock(kept),
+            "lines": [without_clock(line) for line in self.log],
+            "code": self.code,
             "ranks": self.ranks,
             "settings": self.settings.described(),
             "provenance": provenance(),
-        }
+        } | ({"ranges": self.best_ranges} if self.best_ranges else {})
+        write_log(self.run.folder, self.log)  # a kill may have come between the last state and its log
         save_checkpoint(self.run.checkpoint, self.best, about)
-        self._resume_file.unlink(missing_ok=True)
-
-    @property
-    def _resume_file(self) -> Path:
-        return self.run.folder / "resume.pt"
+        self.run.state.unlink(missing_ok=True)
 
 
 def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Labelled, Labelled | None]:

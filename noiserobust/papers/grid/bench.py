@@ -13,6 +13,7 @@ import pandas as pd
 from noiserobust.errors import UserError
 from noiserobust.minima import Measure
 from noiserobust.papers.grid.scale import Scale
+from noiserobust.storage.logs import read_log
 from noiserobust.sweep import Training
 from noiserobust.training import TrainSettings
 
@@ -46,7 +47,7 @@ class Bench:
     def log(self, run: TrainSettings, seed: int, columns: Sequence[str]) -> pd.DataFrame:
         """What the finished copy logged, a line per epoch; refused where it lacks one of ``columns``."""
         folder = self.training(run, seed).result.parent
-        log = pd.read_csv(folder / "log.csv")
+        log = read_log(folder)
         if missing := [column for column in columns if column not in log]:
             raise UserError(
                 f"expected {', '.join(missing)} in the log of {folder}, which was trained before that was asked for; "

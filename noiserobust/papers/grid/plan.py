@@ -14,7 +14,7 @@ from noiserobust.papers.grid.published_values import Published, published
 from noiserobust.papers.grid.quantity import Quantity
 from noiserobust.papers.grid.scale import Grid
 from noiserobust.papers.grid.step_time import StepTime
-from noiserobust.storage.files import write_atomically
+from noiserobust.storage.files import write_text
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.rows import write_rows
 from noiserobust.sweep import Executor, Local, Piece, Training
@@ -37,7 +37,7 @@ def compute_in_stages(pieces: Sequence[Piece], executor: Executor | None, on_pie
     the machine with nothing."""
     compute((piece for piece in pieces if isinstance(piece, Training)), executor, on_piece)
     compute((piece for piece in pieces if not isinstance(piece, (Training, StepTime))), executor, on_piece)
-    compute((piece for piece in pieces if isinstance(piece, StepTime)), Local(), on_piece)
+    compute((piece for piece in pieces if isinstance(piece, StepTime)), Local(threads=None), on_piece)
 
 
 def write(artefact: Artefact, grid: Grid, bench: Bench) -> list[Path]:
@@ -46,7 +46,7 @@ def write(artefact: Artefact, grid: Grid, bench: Bench) -> list[Path]:
     text = text_of(artefact, rows, grid, len(bench.seeds)) + "\n"
     written = [
         write_rows(rows, path.with_suffix(".parquet")),
-        write_atomically(path.with_suffix(".md"), lambda temporary: temporary.write_text(text)),
+        write_text(path.with_suffix(".md"), text),
     ]
     if artefact.kind != "table":
         from noiserobust.papers.grid.pictures import draw

@@ -55,13 +55,13 @@ class Method(Described, family="method"):
             )
         parts = held(batch)
         engine.look(parts)
-        with engine.stepping():
-            return self.whole_step(engine, parts, progress)
+        with engine.stepping(progress.step):
+            return self.whole_step(engine, parts, progress._replace(seed=engine.seed))
 
     def whole_step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         """:meth:`step` for one batch or a list of micro-batches."""
         perturbation = self.perturbation(progress)
-        if perturbation.is_identity:
+        if perturbation.is_identity_on(engine.weights):
             return plain_step(engine, batch).at(perturbation)
         return self.perturbed_step(engine, batch, progress, perturbation).at(perturbation)
 

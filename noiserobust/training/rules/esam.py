@@ -26,8 +26,9 @@ class ESAM(Method, name="esam"):
     - ``rho``: the radius, a number or a schedule.
     - ``beta``: in (0, 1]; 1 is SDS alone. ``gamma``: in (0, 1]; 1 is SWP alone; both 1 are SAM.
     - ``scaling``: ``selected`` as above; ``full`` divides by the whole gradient's norm instead, so that the mean of e
-      is exactly SAM's, at the price of a whole first backward pass; ``paper`` has :math:`1 - \beta` for
-      :math:`\beta`, as printed (the mean of e is SAM's only at beta 0.5).
+      is exactly SAM's, at the price of a whole first backward pass; ``paper`` is Eq. 5 as printed,
+      :math:`\rho\, g_S / ((1 - \beta) \lVert g \rVert_2)` with the norm of the whole gradient (the mean of e is SAM's
+      only at beta 0.5).
 
     Ranks choose the same tensors, each climbs its own gradient and keeps its own samples. Normalisation statistics
     learn from the pass at w only. The samples kept are re-packed into as few micro-batches as hold them.
@@ -72,7 +73,7 @@ class ESAM(Method, name="esam"):
 
     def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Ascent) -> Output:
         chosen = self.chosen(engine, progress.step)
-        whole = self.scaling == "full"
+        whole = self.scaling != "selected"
         out = engine.gradient(batch, sync=False, wrt=None if whole or all(chosen) else chosen)
         share = 1 - self.beta if self.scaling == "paper" else self.beta
         ascent = replace(perturbation, rho=perturbation.rho / share)

@@ -56,14 +56,21 @@ class Climbing(Method):
             # Put back before the second pass: ranks then average both parts at once.
             part = precise(clones(gradient))
             engine.put(scale_to(part, engine.loss_scale) if unit else part, weight=clean)
-        with self.climb(engine, gradient, perturbation):
+        direction, memory = self.direction(engine, gradient)
+        with self.climb(engine, direction, perturbation):
             engine.gradient(batch, norm_stats=False, weight=1 - clean)
-        engine.commit()
+        # A step that was skipped, or that failed, is not remembered.
+        if engine.commit() and memory is not None:
+            engine.memory[self.name] = memory
         return out
 
     def climbed(self, engine: Engine, batch: AnyBatch) -> AnyBatch:
         """The samples whose gradient is climbed, here those of the step."""
         return batch
+
+    def direction(self, engine: Engine, gradient: Vector) -> tuple[Vector, Vector | None]:
+        """What is climbed along, here the gradient itself, and what later steps remember of it."""
+        return gradient, None
 
     def climb(self, engine: Engine, gradient: Vector, perturbation: Ascent) -> AbstractContextManager[None]:
         """Inside, the weights are at w + e; uses ``gradient`` up."""

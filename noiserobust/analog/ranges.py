@@ -1,0 +1,229 @@
+"""Ranges of converters: given, or found in training, learnt by gradient or calibrated on first batches, then fixed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from noiserobust.errors import UserError
+from noiserobust.noise.base import check_strength
+from noiserobust.noise.levels import positive_levels, quantized
+from noiserobust.spec import Described
+
+
+@dataclass(frozen=True)
+class InputRanges(Described, family="input ranges", name="learnt"):
+    r"""How the range a of a layer's inputs is learnt in training, as aihwkit and aihwkit-lightning learn theirs.
+
+    In each of the first ``batches`` batches a becomes the mean, over the batches so far, of ``std`` standard deviations
+    of the layer's inputs x (with a ``percentile`` of the converters, of that percentile of \|x\| over their first
+    ``images`` samples). At each step the optimizer gets, d being the loss's gradient of the clipped inputs,
+
+    .. math::
+        g = a \Big(\sum_{x \ge a} \min(d, 0) - \sum_{x \le -a} \max(d, 0)\Big) + decay\; a\; [\text{share}(|x| < a) >
+        inside]
+
+    so a range grows where clipping costs loss and shrinks slowly while next to nothing is clipped. Where the ADC
+    saturates, its bound, a multiple of a, adds its own derivative. (Defaults are aihwkit's.)
+
+    >>> str(InputRanges()), str(InputRanges(decay=0.01))
+    ('learnt', 'learnt:decay=0.01')
+    """
+
+    example: ClassVar[str] = "learnt:decay=0.01"
+    leading: ClassVar[Any] = "by key"
+
+    std: float = 3.0
+    batches: int = 100
+    decay: float = 0.001
+    inside: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_strength(self.name, "decay", self.decay, "it is a share of the range; 0.001 is usual")
+        if not 0 < self.std < math.inf or self.batches < 1:
+            raise UserError(f"learnt: expected std > 0 and batches >= 1, got {self.std} and {self.batches}")
+        if not 0 <= self.inside <= 1:
+            raise UserError(f"learnt: expected inside as a share in [0, 1], got {self.inside}; 0.95 is usual")
+
+
+@dataclass(eq=False)
+class Ranges:
+    """The ranges of one crossbar's converters: ``inputs`` (a) and, of the ADC, ``outputs``, one or one for each."""
+
+    inputs: Tensor
+    outputs: Tensor | None = None
+    """``None``: it follows a."""
+
+    def reach(self, x: Tensor) -> Tensor:
+        """a for the inputs ``x`` of a call."""
+        return self.inputs
+
+    def observe(self, y: Tensor) -> None:
+        """Note what the ADC is given in the call whose inputs :meth:`reach` saw, (outputs, samples, ...)."""
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The ranges as plain numbers, for a checkpoint."""
+        return {"inputs": self.inputs.tolist(), "outputs": None if self.outputs is None else self.outputs.tolist()}
+
+
+class TrainedRanges(Ranges):
+    """Those of a crossbar in training: calibrated on the first batches of passes that ``observe``, and then fixed, or
+    learnt as ``how`` says. With a ``percentile`` the first batches are those of ``images`` samples."""
+
+    inputs: nn.Parameter
+
+    def __init__(
+        self,
+        how: InputRanges | None,
+        percentile: float | None,
+        images: int,
+        outputs: Tensor | None,
+        device: torch.device,
+    ) -> None:
+        super().__init__(nn.Parameter(torch.ones((), device=device), requires_grad=how is not None), outputs)
+        self.how, self.percentile, self.images = how, percentile, images
+        self.observes = False
+        self.batches = self.samples = 0
+        """That it has been calibrated on."""
+        self.inside: Tensor | float = 0.0
+        self.total = 0
+        """Inputs within the range, and all, since the last step."""
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the first batches are over."""
+        if self.percentile is None:
+            return self.how is None or self.batches >= self.how.batches
+        return self.samples >= self.images
+
+    @torch.no_grad()
+    def reach(self, x: Tensor) -> Tensor:
+        if self.observes and not self.calibrated:
+            x = x.detach()
+            if self.percentile is not None:
+                seen = percentile_of(x.abs().flatten(), self.percentile)
+            else:
+                assert self.how is not None
+                seen = self.how.std * x.std()
+            # Zeros (a batch of nothing) and overflows teach nothing.
+            if 0 < float(seen) < math.inf:
+                self.inputs.copy_((self.inputs * self.batches + seen) / (self.batches + 1))
+        return self.inputs
+
+    @torch.no_grad()
+    def observe(self, y: Tensor) -> None:
+        if not self.observes or self.calibrated:
+            return
+        if self.percentile is not None and self.outputs is not None:
+            seen = percentile_of(y.detach().abs().flatten(self.outputs.dim()), self.percentile)
+            mean = (self.outputs * self.batches + seen) / (self.batches + 1)
+            self.outputs.copy_(mean.where(seen.isfinite(), self.outputs))
+        self.batches, self.samples = self.batches + 1, self.samples + (y.shape[1] if y.dim() > 1 else 1)
+
+    def gradient(self, clipped: Tensor, inside: Tensor) -> Tensor:
+        """g of a step: the gradient of what is ``clipped``, and the pull where the share ``inside`` allows it."""
+        assert self.how is not None
+        return clipped + self.how.decay * self.inputs.detach() * (inside > self.how.inside)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that goes on."""
+        return {name: getattr(self, name) for name in ("batches", "samples", "outputs")} | {"inputs": self.inputs.data}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        self.batches, self.samples = int(state["batches"]), int(state["samples"])
+        self.inputs.data.copy_(state["inputs"])
+        if self.outputs is not None:
+            self.outputs.copy_(state["outputs"])
+
+
+def stored_ranges(stored: Any, name: str, crossbars: int, device: torch.device) -> list[Ranges]:
+    """The ranges of the layer ``name`` among those that a checkpoint holds; :class:`UserError` where there are none."""
+    known = stored.get(name) if isinstance(stored, Mapping) else None
+    if known is None:
+        raise UserError(
+            f"io: expected ranges of {name} that training found (with learnt=true, or the same converters), got none; "
+            "train with these converters, or calibrate by percentile=99.9"
+        )
+    found = []
+    try:
+        for one in known:
+            inputs, outputs = torch.tensor(one["inputs"], device=device), one["outputs"]
+            found.append(Ranges(inputs, None if outputs is None else torch.tensor(outputs, device=device)))
+        values = [part for one in found for part in (one.inputs, one.outputs) if part is not None]
+        fits = len(found) == crossbars and all(one.inputs.dim() == 0 for one in found)
+        fits = fits and all(bool((part.isfinite() & (part >= 0)).all()) for part in values)
+    except (TypeError, ValueError, KeyError, RuntimeError):
+        fits = False
+    if not fits:
+        raise UserError(
+            f"io: expected finite ranges >= 0 of {name}, one for each of its {crossbars} crossbars, got "
+            f"{str(known)[:80]}; train or calibrate with these converters"
+        )
+    return found
+
+
+class _Clipped(torch.autograd.Function):
+    """Inputs at the levels of a DAC of a given range: no gradient where they saturate, and that of the range."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, reach: Tensor, bits: int, ranges: Ranges) -> Tensor:
+        size = x.abs()
+        # -2 and 2: beyond the range; -1 and 1: at its very end.
+        code = (x.sign() * ((size >= reach).to(x.dtype) + (size > reach))).to(torch.int8)
+        ctx.save_for_backward(code, reach.clone())  # it may move before the backward pass
+        if isinstance(ranges, TrainedRanges) and ranges.how is not None:
+            ranges.inside, ranges.total = ranges.inside + (code == 0).sum(), ranges.total + code.numel()
+        return quantized(x, reach, bits)
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> Any:
+        code, reach = ctx.saved_tensors
+        of_reach = None
+        if ctx.needs_input_grad[1]:
+            pulls = d.clamp(max=0) * (code > 0) - d.clamp(min=0) * (code < 0)
+            of_reach = pulls.sum_to_size(reach.shape) * reach
+        return d * (code.abs() < 2), of_reach, None, None
+
+
+def at_dac(x: Tensor, reach: Tensor, bits: int, ranges: Ranges | None) -> Tensor:
+    """``x`` at the levels of a DAC of the range ``reach``: the gradient passes straight through the rounding, and, of
+    a range that does not follow the inputs, not where these saturate."""
+    if ranges is None or not torch.is_grad_enabled():
+        return straight(quantized(x.detach(), reach.detach(), bits), x)
+    return _Clipped.apply(x, reach, bits, ranges)
+
+
+def at_adc(value: Tensor, y: Tensor, bound: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """``value``, which is y with noise, at the levels of an ADC, and what has its gradient: that of clipping at
+    ``bound``, straight through the rounding."""
+    rounded = quantized(value, bound.detach(), bits)
+    if not (torch.is_grad_enabled() and y.requires_grad):
+        return rounded, y
+    # Half a step beyond the bound is still rounded to it: what saturates is what rounding leaves outside.
+    n = positive_levels(bits)
+    step = bound.detach().where(bound > 0, 1) / n
+    inner = (value / step).round() * step
+    return rounded, torch.clamp(y + (inner - y.detach()), -bound, bound)
+
+
+def straight(value: Tensor, like: Tensor) -> Tensor:
+    """Exactly ``value``, with the gradient of ``like``."""
+    return value + (like - like.detach()) if like.requires_grad else value
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """``tensor`` in float32 or better."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def percentile_of(values: Tensor, percentile: float) -> Tensor:
+    """The smallest of ``values`` that is not exceeded by ``percentile`` % of them, in the last dimension."""
+    count = values.shape[-1]
+    return values.kthvalue(min(max(math.ceil(percentile / 100 * count), 1), count)).values

@@ -1,0 +1,161 @@
+"""The converters around a network's layers while it is trained, and how their ranges learn."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from noiserobust.analog.converters import Converters, Converting
+from noiserobust.analog.ranges import InputRanges, TrainedRanges
+from noiserobust.analog.where import Where
+from noiserobust.errors import UserError
+from noiserobust.noise.sharded import mesh_of
+from noiserobust.rng import Stream
+from noiserobust.training.ddp import Processes
+
+
+class Periphery:
+    """Converters around the analog layers of ``model``, in every pass of every step.
+
+    Their s are those of the weights at which a step begins, in all of its passes: the chip is built for these, noise
+    and ascent come later. Output noise has the name of the step and of the pass in it. Ranges that are calibrated look
+    at the passes that normalisation statistics learn from. Ranges that are learnt get the mean gradient of the passes
+    from which the step is made, those after the engine last handed its gradients out (SAM: at w + e), and go with an
+    optimizer of their own, of the kind, settings and rate of the weights', but without weight decay.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        converters: Converters | str,
+        learning: InputRanges | str | None,
+        where: Where,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        how = InputRanges() if learning is None else InputRanges.parse(learning)
+        self.converting = Converting(model, Converters.parse(converters), **where.patterns, training=how)
+        self.model = model
+        if mesh_of(model) is not None and self.converting.layers:
+            raise UserError("expected no converters where weights are sharded over processes (FSDP); use DDP")
+        self.ranges = [
+            crossbar.ranges
+            for layer in self.converting.layers
+            for crossbar in layer.crossbars
+            if isinstance(crossbar.ranges, TrainedRanges)
+        ]
+        self._learnt = [ranges for ranges in self.ranges if ranges.how is not None]
+        self._optimizer = _alike(optimizer, [ranges.inputs for ranges in self._learnt]) if self._learnt else None
+        self._step = self._passes = 0
+        self._weight, self._handed_out = 0.0, True
+
+    def begin(self, step: int) -> None:
+        """A step begins: the weights are the clean ones."""
+        self._step, self._passes, self._handed_out = step, 0, True
+        for layer in self.converting.layers:
+            layer.rescale()
+
+    @contextmanager
+    def passing(self, stream: Stream, rank: int, calibrates: bool = False, weight: float = 0.0) -> Iterator[None]:
+        """Inside is a pass of a step, whose gradient is taken with this ``weight``."""
+        if not self.converting.layers:
+            yield
+            return
+        if self._handed_out:
+            self._forget()
+        named = stream.child("converters", self._step, self._passes)
+        self._passes, self._weight = self._passes + 1, self._weight + weight
+        with self.applied(named.child(rank) if rank else named, calibrates and self.model.training):
+            yield
+
+    def evaluated(self, stream: Stream) -> AbstractContextManager[None]:
+        """Inside, the weights as they are now compute with converters, and nothing is learnt from it."""
+        for layer in self.converting.layers:
+            layer.rescale()
+        return self.applied(stream.child("converters"))
+
+    @contextmanager
+    def applied(self, stream: Stream, calibrates: bool = False) -> Iterator[None]:
+        """Inside, the model computes with converters, their output noise from ``stream``."""
+        for ranges in self.ranges:
+            ranges.observes = calibrates
+        try:
+            with self.converting.applied(stream):
+                yield
+        finally:
+            for ranges in self.ranges:
+                ranges.observes = False
+
+    def hand_out(self) -> None:
+        """What was gathered is no part of the step: the next pass begins anew."""
+        self._handed_out = True
+
+    @torch.no_grad()
+    def update(self, stepped: bool, scale: float, rate: float, ranks: Processes) -> None:
+        """The optimizer's step of the ranges, at its learning ``rate``, of gradients times the loss ``scale``; where
+        it skipped the weights' step (``stepped``) ranges stay, too. They are the same on all ranks afterwards."""
+        if not self.ranges:
+            return
+        device = self.ranges[0].inputs.device
+        gradients = [torch.zeros_like(r.inputs) if r.inputs.grad is None else r.inputs.grad for r in self._learnt]
+        counts = [torch.tensor([float(r.inside), float(r.total)], device=device) for r in self._learnt]
+        weight = torch.tensor(self._weight, device=device)
+        outputs = [ranges.outputs for ranges in self.ranges if ranges.outputs is not None]
+        held = [*(ranges.inputs.data for ranges in self.ranges), *outputs, *gradients, *counts, weight]
+        ranks.average(held, held)  # in their own memory
+        used = stepped and float(weight) > 0
+        for ranges, gradient, (inside, total) in zip(self._learnt, gradients, counts, strict=True):
+            called = used and float(total) > 0
+            ranges.inputs.grad = ranges.gradient(gradient / (weight * scale), inside / total) if called else None
+        if self._optimizer is not None:
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+            self._optimizer.step()
+            for ranges in self._learnt:
+                ranges.inputs.clamp_(min=torch.finfo(ranges.inputs.dtype).tiny)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Hold no gradients."""
+        self._weight, self._handed_out = 0.0, False
+        for ranges in self._learnt:
+            ranges.inputs.grad, ranges.inside, ranges.total = None, 0.0, 0
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The ranges by layer as plain numbers, as a checkpoint keeps them."""
+        return {
+            layer.name: [crossbar.ranges.described for crossbar in layer.crossbars if crossbar.ranges is not None]
+            for layer in self.converting.layers
+            if layer.converters.has_ranges
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs; nothing without ranges."""
+        if not self.ranges:
+            return {}
+        optimizer = {} if self._optimizer is None else self._optimizer.state_dict()
+        return {"ranges": [ranges.state_dict() for ranges in self.ranges], "ranges_optimizer": optimizer}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        if self.ranges:
+            for ranges, held in zip(self.ranges, state["ranges"], strict=True):
+                ranges.load_state_dict(held)
+        if self._optimizer is not None:
+            self._optimizer.load_state_dict(state["ranges_optimizer"])
+
+
+def _alike(optimizer: Any, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """An optimizer of ``parameters`` of the kind and settings of ``optimizer``, without weight decay."""
+    raw = getattr(optimizer, "optimizer", optimizer)  # that of accelerate or Lightning wraps one
+    known = inspect.signature(type(raw)).parameters
+    settings = {name: value for name, value in raw.param_groups[0].items() if name in known and name != "params"}
+    try:
+        return type(raw)(parameters, **settings | {"weight_decay": 0.0})
+    except (TypeError, ValueError, RuntimeError):  # one of its own kind, which takes other arguments
+        return torch.optim.SGD(parameters, lr=float(settings.get("lr", 0.0)))
