@@ -53,6 +53,8 @@ GROUPS: dict[str, dict[str, str]] = {
 }
 """Every command and what it does, as help shows them."""
 COMMANDS = {name: says for group in GROUPS.values() for name, says in group.items()}
+EXTRAS = {"matplotlib": "plots"}
+"""What some commands load that a slim installation lacks, and the extra that brings it."""
 CLASSES = {"yield": "yields:Yield"}
 """Classes of commands that are not in the file of their name."""
 EXAMPLES = (
@@ -78,6 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _run(list(sys.argv[1:] if arguments is None else arguments))
             if sys.stdout is not None:
                 sys.stdout.flush()
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRAS:
+                _stop(*_told(error))
+            extra = EXTRAS[error.name]
+            _stop(f"{PROG}: error: expected {error.name}, got a Python without; pip install 'noiserobust[{extra}]'", 2)
         except BrokenPipeError:  # whoever reads, such as head, has read enough
             _discard_output()
         except KeyboardInterrupt as error:
@@ -89,8 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if isinstance(error, OSError) and error.filename is None and error.errno in FULL:
                 _discard_output()
                 _stop(f"{PROG}: error: expected output that can be written, got: {error.strerror}; make room", 2)
-            line, code = told(error)
-            _stop(f"{PROG}: error: {line}", code)
+            _stop(*_told(error))
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    line, code = told(error)
+    return f"{PROG}: error: {line}", code
 
 
 def _stop(line: str, code: int) -> NoReturn:
