@@ -337,7 +337,7 @@ class TestCodeOfOnesOwn:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "--seeds"], "seeds: expected at least one argument"),
+        (["train", "--seeds"], "expected at least one seed, got none"),
         (["train", "--seeds", str(10**30)], "expected a number of at most 64 bits"),
         (["train", "--model", f"digits:{10**30}"], "expected a number of at most 64 bits"),
         (["train", "--crop", "1000000", "--epochs", "1"], "expected a crop padding within images of"),

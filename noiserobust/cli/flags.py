@@ -186,9 +186,8 @@ def read_command(command: type[Command], words: Sequence[str], prog: str) -> Any
         elif bool in flag.kinds:
             parser.add_argument(flag.option, dest=flag.name, action=argparse.BooleanOptionalAction)
         else:
-            several = flag.count == SEVERAL
-            action, count = ("extend", "+") if several else ("store", flag.count)  # none given would do nothing
-            parser.add_argument(flag.option, dest=flag.name, nargs=count, type=flag.read, action=action)
+            action = "extend" if flag.count == SEVERAL else "store"
+            parser.add_argument(flag.option, dest=flag.name, nargs=flag.count, type=flag.read, action=action)
     known = list(parser._option_string_actions)
     given = vars(parser.parse_args([_spelled(word, known, parser) for word in words]))
     hints = get_type_hints(command)

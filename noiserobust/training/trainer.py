@@ -70,8 +70,7 @@ def fit(
     all must call this alike. Rank 0 alone reads and writes the folder.
     """
     processes = processes or Processes()
-    splits = splits if splits is not None else load(settings.data, settings.data_root, settings.image_size)
-    splits = settings.normalized(splits)
+    splits = settings.normalized(splits or load(settings.data, settings.data_root, settings.image_size))
     run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
     if not processes.first(lambda: is_whole(run.checkpoint)):
