@@ -2,7 +2,7 @@
 
     make gpu                                                    # into runs/gpu
     python3 experiments/gpu/run.py --out OUT --images IMAGES.npz --wheels WHEELS --budget 560
-    python3 experiments/gpu/run.py --out OUT --device cpu --tiny      # a rehearsal of all of it in under 20 s
+    python3 experiments/gpu/run.py --out OUT --device cpu --tiny      # a rehearsal of all of it
 
 It runs from a bare checkout with the machine's own torch, numpy, scipy, pandas, pyarrow and torchvision; wheels of
 what else is missing (lazy_loader, safetensors, ...) are installed from a folder, for this command alone.
