@@ -152,7 +152,7 @@ class TrainedRanges(Ranges):
 
     def count(self, clipped: Tensor) -> None:
         """Of the inputs of a call, which are ``clipped``."""
-        self.inside, self.total = self.inside + (~clipped).sum(), self.total + clipped.numel()
+        self.inside, self.total = self.inside + (clipped.numel() - clipped.sum()), self.total + clipped.numel()
 
     def gradient(self, clipped: Tensor, inside: Tensor) -> Tensor:
         """g of a step: the gradient of what is ``clipped``, and the pull where the share ``inside`` allows it."""
@@ -210,12 +210,14 @@ class _AtDAC(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> Any:
         (x, reach), of_reach = ctx.saved_tensors, None
+        size = x.abs()
         if ctx.needs_input_grad[1]:
-            above, below = x >= reach, x <= -reach
-            pulls = d.clamp(max=0) * above - d.clamp(min=0) * below
+            clipped = size >= reach
+            ctx.ranges.count(clipped)
+            # min(d, 0) above the range, and -max(d, 0) below it.
+            pulls = (d * x.sign()).clamp_(max=0).masked_fill_(~clipped, 0)
             of_reach = pulls.sum_to_size(reach.shape) * reach
-            ctx.ranges.count(above | below)
-        return d.masked_fill(x.abs() > reach, 0) if ctx.needs_input_grad[0] else None, of_reach, None, None
+        return d.masked_fill(size > reach, 0) if ctx.needs_input_grad[0] else None, of_reach, None, None
 
 
 class _AtADC(torch.autograd.Function):
