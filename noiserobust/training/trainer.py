@@ -257,9 +257,7 @@ class _Trainer:
                 **losses,
                 **always,
                 # The column max_over_rms stays what it is without a log.
-                **{
-                    name: value for name, value in self.measures.line(epoch, perturbation).items() if name not in always
-                },
+                **(self.measures.line(epoch, perturbation) | always),
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )

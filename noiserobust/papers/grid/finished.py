@@ -51,10 +51,10 @@ def _logged(piece: Training) -> bool:
     """Whether the log of a finished training is here."""
     try:
         folder = piece.result.parent
-        log = read_log(folder) if (folder / "log.csv").is_file() else []
+        epochs = len(read_log(folder)) if (folder / "log.csv").is_file() else 0
     except UserError:  # it is damaged, or its data are not here and nothing says what they were
         return False
-    return len(log) == piece.settings.epochs and not (folder / "resume.pt").is_file()
+    return epochs == piece.settings.epochs and not (folder / "resume.pt").is_file()
 
 
 def contents(folder: Path) -> Mapping[str, Content]:
