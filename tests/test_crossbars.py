@@ -160,6 +160,8 @@ def test_samples_one_by_one_and_gradients(
             torch.testing.assert_close(torch.cat([layer(x[:1]), layer(x[1:])]), whole.detach())
         with converted(layer, text):
             torch.testing.assert_close(layer(x[0]), whole[0].detach())
+        with converted(layer, text):
+            assert layer(x[:0]).shape == (0, *whole.shape[1:])
 
 
 def test_percentiles_are_those_of_each_crossbar() -> None:

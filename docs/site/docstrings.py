@@ -16,10 +16,10 @@ BLOCK = re.compile(r"^\.\. math::\s*\n?\n?((?:[ \t]+.+\n?|\s*\n(?=[ \t]))+|.+\n?
 
 def as_markdown(text: str) -> str:
     """``text`` with what only Sphinx reads made readable."""
-    text = SESSION.sub(lambda found: f"```pycon\n{found[0].rstrip()}\n```\n", text)
     text = BLOCK.sub(lambda found: f"\n{_math(found[1], 'block')}\n\n", text)
     text = INLINE.sub(lambda found: _math(found[1], "inline"), text)
-    return ROLE.sub(lambda found: f"`{found[1].split('.')[-1]}`", text).replace("``", "`")
+    text = ROLE.sub(lambda found: f"`{found[1].split('.')[-1]}`", text).replace("``", "`")
+    return SESSION.sub(lambda found: f"```pycon\n{found[0].rstrip()}\n```\n", text)
 
 
 def _math(latex: str, display: str) -> str:

@@ -25,7 +25,7 @@ from noiserobust.evaluation.precision.to_precision import (
     summarize_to_precision,
 )
 from noiserobust.evaluation.result import Result, drawn
-from noiserobust.evaluation.settings import Chips, Compute, Where
+from noiserobust.evaluation.settings import Chips, Compute, Where, check_seed
 from noiserobust.evaluation.statistics.summary import paired, summarize
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
@@ -140,8 +140,7 @@ def evaluate(
     no finite number is wrong, and counted as ``nan_answers``. Afterwards the models' weights and modes are as before,
     bit for bit. Raises :class:`~noiserobust.UserError` for input that cannot be evaluated.
     """
-    if not -(2**63) <= seed < 2**63:  # what rows can hold
-        raise UserError(f"expected a seed of at most 64 bits, got {seed}; name a smaller number")
+    check_seed(seed)
     noise_kinds, numbers, further = noise_models(noises), draw_numbers(draws), known_metrics(metrics)
     networks = EvaluatedModels(
         models, data, images=images, model=model, task=task, compute=compute, where=where, shards=True

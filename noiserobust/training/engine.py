@@ -149,7 +149,7 @@ class Engine:
         if self._stepping:  # the step of a rule inside another
             yield
             return
-        self._begin(0 if at is None else at.step)
+        self._begin(None if at is None else at.step)
         self._stepping, self._at = True, at
         try:
             yield
@@ -346,7 +346,7 @@ class Engine:
             self.scaler.load_state_dict(state["scaler"])
         self.periphery.load_state_dict(state)
 
-    def _begin(self, step: int = 0) -> None:
+    def _begin(self, step: int | None = None) -> None:
         """Read what is trained, and refuse gradients that this engine did not take."""
         self.kept.require_outside()
         self._require_own_loop()

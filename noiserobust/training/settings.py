@@ -52,7 +52,7 @@ else:  # the command line reads texts, without loading what they describe
 SEMANTICS = 1
 """Raise when a change makes the same settings train different weights, so that no stale run is taken for a new one."""
 
-WITHOUT_EFFECT = ("data", "data_root", "mean", "std", "log", "log_on", "log_images")
+WITHOUT_EFFECT = ("data", "data_root", "mean", "std", "log", "log_on", "log_images", "checkpointing")
 """Settings that the weights do not depend on (data count by their content and normalisation)."""
 ADDED: dict[str, Any] = {
     "drop_last": False,
@@ -68,6 +68,9 @@ ADDED: dict[str, Any] = {
     "average": None,
     "converters": "none",
     "input_ranges": None,
+    "lr_schedule": None,
+    "loss": None,
+    "compile": False,
 }
 """Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
 
@@ -93,6 +96,9 @@ class TrainSettings:
     """Network, such as resnet18:width=16, or one of your own: factory:package.module:function."""
     task: TaskText = field(default=cast("Any", "classification"))
     """What the network's outputs mean: classification, tokens, regression, multilabel, binary or segmentation."""
+    loss: str | None = None
+    """A loss of your own, package.module:function: of predictions and labels, one value per sample (default: the
+    task's)."""
     initial: str | None = None
     """Checkpoint to start from (fine-tuning); layers that give the logits of another number of classes start anew."""
     teacher: str | None = None
@@ -130,7 +136,10 @@ class TrainSettings:
     optimizer: str = "SGD:momentum=0.9"
     """Any optimizer of torch.optim, with its options: AdamW, SGD:momentum=0.9,nesterov=true."""
     lr: float = 0.05
-    """Peak learning rate; it falls to 0 as a cosine."""
+    """Peak learning rate; it falls to 0 as a cosine, or as lr_schedule says."""
+    lr_schedule: str | None = None
+    """Any scheduler of torch.optim.lr_scheduler, with its options: StepLR:step_size=30,gamma=0.1; it counts epochs
+    (OneCycleLR and CyclicLR: steps), or what every=step or every=epoch says."""
     lr_warmup: int | float = 0
     """Steps (whole number) or fraction of all steps over which the learning rate rises from 0."""
     weight_decay: float = 5e-4
@@ -166,6 +175,11 @@ class TrainSettings:
     """Names initial weights, order, augmentation and training noise; also the replicate of the trained copy."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """fp32, or autocast to bf16 or fp16 (fp16 with loss scaling, for GPUs)."""
+    checkpointing: bool = False
+    """Keep what blocks of the network were given, and compute what is inside them again in the backward pass: less
+    memory, about a third more time, the same weights."""
+    compile: bool = False
+    """Compile the network by torch.compile for the training passes."""
     channels_last: bool = True
     """Memory format of images and convolutions."""
     device: str = "cpu"
@@ -200,6 +214,14 @@ class TrainSettings:
         from noiserobust.training.schedules import check_warmup
 
         check_warmup("expected lr_warmup", self.lr_warmup)
+        if self.lr_schedule is not None:
+            from noiserobust.training.learning_rates import check_schedule
+
+            check_schedule(self.lr_schedule, self.optimizer)
+        if self.loss is not None and self.loss.count(":") != 1:
+            raise UserError(f"expected a loss as package.module:function, got '{self.loss}'")
+        if self.compile and (self.checkpointing or str(self.converters) != "none"):
+            raise UserError("expected no converters and no checkpointing beside compile, which would not see them")
         self._check_teacher()
         check_clipping(self.clip_norm)
         _check_device(self.device)

@@ -21,6 +21,7 @@ from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, tra
 from noiserobust.errors import Diverged, UserError
 from noiserobust.minima import Perturbation
 from noiserobust.rng import Stream, seeded
+from noiserobust.spec import references
 from noiserobust.storage.checkpoints import is_whole, read_checkpoint, save_checkpoint
 from noiserobust.storage.identity import code
 from noiserobust.storage.logs import without_clock, write_log
@@ -30,14 +31,17 @@ from noiserobust.storage.weights import load_weights
 from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked, score
+from noiserobust.training.checkpointing import checkpointed
+from noiserobust.training.compiling import compiled
 from noiserobust.training.ddp import Processes
 from noiserobust.training.engine import Engine
 from noiserobust.training.epoch_log import EpochLog, require_logged
 from noiserobust.training.kept import has_norms
+from noiserobust.training.learning_rates import LearningRate
 from noiserobust.training.optimizers import build_optimizer
 from noiserobust.training.resuming import alone_with, is_finished, require_same_code, resumed
 from noiserobust.training.runs import Run, run_of
-from noiserobust.training.schedules import Progress, learning_rate
+from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import TrainSettings
 from noiserobust.training.teacher import Teacher
 
@@ -137,8 +141,9 @@ class _Trainer:
         self.noisy = NoisyWeights(self.model, **where.patterns)
         optimizer = build_optimizer(settings.optimizer, self.model.parameters(), settings.lr, settings.weight_decay)
         self.engine = Engine(
-            processes.parallel(self.model),
+            processes.parallel(compiled(self.model, device) if settings.compile else self.model),
             optimizer,
+            loss=None if settings.loss is None else references.load(settings.loss),
             task=self.task.smoothed(settings.label_smoothing),
             precision=settings.precision,
             scaler=torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None,
@@ -156,6 +161,9 @@ class _Trainer:
             else Teacher(teacher.to(device), settings.teacher_weight, settings.temperature),
         )
         self.steps = settings.epochs * len(self.batches)
+        self.rate = LearningRate(
+            settings.lr_schedule, optimizer, settings.lr, self.steps, len(self.batches), settings.lr_warmup
+        )
         processes.require_samples(len(train), settings.batch_size)
         self.watched = (
             [] if self.held_out is None else prepare(self.held_out, device, channels_last=settings.channels_last)
@@ -192,6 +200,7 @@ class _Trainer:
                 epoch_seen = self._epoch(epoch, bar)
                 with self.engine.kept(self.refreshing):
                     line = self._line(epoch, *epoch_seen)
+                    self.rate.end_epoch(line)
                     self.log.append(line)
                     self.ranks.append(self.processes.count)
                     if self._is_best(line):
@@ -213,17 +222,16 @@ class _Trainer:
         rank, ranks = self.processes.rank, self.processes.count
         # Dropout and the like draw from the global generator: named per epoch, so that a resumed run draws the same.
         masks = Stream(settings.seed, "dropout", epoch)
-        with seeded(masks.child(rank) if rank else masks, self.engine.device):
+        again = checkpointed(self.model) if settings.checkpointing else nullcontext()
+        with again, seeded(masks.child(rank) if rank else masks, self.engine.device):
             for index, batch in enumerate(self.batches.epoch(epoch, rank, ranks)):
                 at = Progress(epoch * len(self.batches) + index, self.steps, epoch, settings.epochs, settings.seed)
                 parts: Batch | list[Batch] = (
                     batch.split(settings.micro_batches) if settings.micro_batches > 1 else batch
                 )
-                # Set outright: torch's scheduler warns when loss scaling skips the first step.
-                rate = settings.lr * learning_rate(at.step, self.steps, settings.lr_warmup)
-                for group in self.engine.optimizer.param_groups:
-                    group["lr"] = rate
+                rate = self.rate.begin(at.step)
                 out = settings.method.step(self.engine, parts, at)
+                self.rate.end()
                 each, units = out.losses.float(), out.counts
                 total += each.sum() if units is None else (each * units).sum()
                 count += len(each) if units is None else units.sum()
@@ -309,6 +317,7 @@ class _Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.engine.optimizer.state_dict(),
             "engine": self.engine.state_dict(),
+            "rate": self.rate.state_dict(),
             "own_memory": own_memory,
             "best": self.best,
             "best_ranges": self.best_ranges,
@@ -327,6 +336,7 @@ class _Trainer:
         try:
             self.model.load_state_dict(state["model"])
             self.engine.optimizer.load_state_dict(state["optimizer"])
+            self.rate.load_state_dict(state.get("rate", {}))
             own_memory = state.get("own_memory") or [{}]  # older states know of one process only
             rank = self.processes.rank % len(own_memory)
             self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})
