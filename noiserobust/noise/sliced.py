@@ -54,7 +54,7 @@ class Sliced(Wrapper, name="sliced"):
     rows: int = 512
     columns: int = 512
     strength: float = 1.0
-    others: Noises = field(default=Noises(), kw_only=True)
+    others: Noises | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in (self.bits, self.slices))
@@ -62,8 +62,9 @@ class Sliced(Wrapper, name="sliced"):
             raise UserError(
                 f"sliced: expected bits and slices >= 1, of 24 bits in all at most, got {self.bits} and {self.slices}"
             )
-        object.__setattr__(self, "others", Noises(self.others))
-        if len(self.others) not in (0, self.slices - 1):
+        if self.others is not None:
+            object.__setattr__(self, "others", Noises(self.others))
+        if self.others is not None and len(self.others) != self.slices - 1:
             raise UserError(
                 f"sliced: expected others for all slices but the most significant one, {self.slices - 1}, got "
                 f"{len(self.others)}; semicolons separate them"

@@ -22,6 +22,7 @@ from noiserobust.models import Factory, ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.spec import Described
 from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.storage.described import strict
 from noiserobust.storage.logs import read_log
 from noiserobust.tasks import Task
 from noiserobust.training.rules.base import Method
@@ -117,6 +118,7 @@ def _is_code(model: str) -> bool:
 def _settings(stored: Mapping[str, Any], folder: Path, model: ModelSpec | None) -> TrainSettings:
     """Settings from the plain values that a checkpoint holds."""
     names = {field.name for field in fields(TrainSettings)}
+    strict(TrainSettings, stored, f"the settings in {folder}")
     if unknown := sorted(set(stored) - names):
         raise UserError(
             f"expected settings that this version knows, got {', '.join(unknown)} in {folder}; use the version that "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.where import Where
 from noiserobust.errors import UserError
+from noiserobust.limits import check_whole
 from noiserobust.spec import Described
 
 if TYPE_CHECKING:
@@ -188,6 +189,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         self._read_texts()
         self._read_normalization()
+        for name, value in vars(self).items():
+            check_whole(name, value)
         for name in ("epochs", "batch_size", "micro_batches", "select_draws"):
             if getattr(self, name) < 1:
                 raise UserError(f"expected {name} >= 1, got {getattr(self, name)}")
@@ -369,3 +372,7 @@ def _check_device(device: str) -> None:
         raise UserError(f"expected a device such as cpu or cuda, got '{device}'") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"expected a device that is there, got '{device}' on a machine without CUDA; use cpu")
+    if kind not in ("cpu", "cuda"):
+        from noiserobust.models.compute import known_device
+
+        known_device(device)

@@ -20,6 +20,7 @@ from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
 from noiserobust.errors import Diverged, UserError
 from noiserobust.minima import Perturbation
+from noiserobust.models.sizes import built
 from noiserobust.rng import Stream, seeded
 from noiserobust.spec import references
 from noiserobust.storage.checkpoints import is_whole, read_checkpoint, save_checkpoint
@@ -69,8 +70,7 @@ def fit(
     all must call this alike. Rank 0 alone reads and writes the folder.
     """
     processes = processes or Processes()
-    splits = splits if splits is not None else load(settings.data, settings.data_root, settings.image_size)
-    splits = settings.normalized(splits)
+    splits = settings.normalized(splits or load(settings.data, settings.data_root, settings.image_size))
     run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
     if not processes.first(lambda: is_whole(run.checkpoint)):
@@ -111,7 +111,7 @@ class _Trainer:
             outputs = max(self.task.outputs(part) for part in (splits.train, splits.test))
         self.classes = train.classes if len(train.classes) == outputs else tuple(map(str, range(outputs)))
         with seeded(stream.child("init")):
-            model = settings.model.build(train.channels, outputs)
+            model = built(settings.model, train.channels, outputs)
         if settings.initial is not None:
             start = read_checkpoint(settings.initial)
             load_weights(model, start.weights, start.path, settings.model.aliases, outputs)
