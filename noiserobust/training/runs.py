@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from noiserobust.analog.converters import Converters
-from noiserobust.data import Splits
+from noiserobust.data import Content, Splits
 from noiserobust.errors import UserError
 from noiserobust.minima import Measure
 from noiserobust.models import Factory, ModelSpec
@@ -72,10 +72,10 @@ class Run:
         return f"<div>{title}<br><code>{escape(str(self.folder))}</code>{log}</div>"
 
 
-def run_of(settings: TrainSettings, out: str | Path, splits: Splits) -> Run:
+def run_of(settings: TrainSettings, out: str | Path, data: Splits | Content) -> Run:
     """The run that ``settings`` name, finished or not."""
     slug = re.sub(r"[^a-z0-9.]+", "-", settings.label.lower()).strip("-")
-    return Run(Path(out) / f"{slug}-seed{settings.seed}-{settings.identity(splits)}", settings)
+    return Run(Path(out) / f"{slug}-seed{settings.seed}-{settings.identity(data)}", settings)
 
 
 def load_run(folder: str | Path, model: ModelSpec | str | None = None) -> Run:
