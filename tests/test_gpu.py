@@ -139,7 +139,7 @@ os.kill(os.getpid(), 11)
     [
         ("second time fine", "a kernel", "its process ended with signal 11"),
         ("hangs", "a kernel", "its time was up, and it did not end"),
-        ("never begins", "start", "its process ended with code 1"),
+        ("never begins", "process", "its process ended with code 1"),
     ],
 )
 def test_a_part_that_fails_is_a_row(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 
 from experiments.gpu.rows import Options, OutOfTimeError, Rows
+from noiserobust.endings import end_with
 
 
 def main(part: str, options: str, deadline: str) -> None:
@@ -19,4 +21,5 @@ def main(part: str, options: str, deadline: str) -> None:
 
 
 if __name__ == "__main__":
+    end_with(os.getppid())
     main(*sys.argv[1:])

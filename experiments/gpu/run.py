@@ -81,6 +81,8 @@ def supervise(
 ) -> None:
     """Run a part until it is done or its time is up. What it was at when it was lost becomes a line with the error,
     and a new process goes on behind it."""
+    for mark in out.glob(f".{part}*"):  # of a call that was killed
+        mark.unlink()
     while True:
         code = _run([*command, f"{deadline}"], out / "log.txt", deadline + GRACE, env)
         marks = list(out.glob(f".{part}*"))
@@ -93,7 +95,7 @@ def supervise(
             error = "its time was up, and it did not end"
         else:
             error = f"its process ended with {f'signal {-code}' if code < 0 else f'code {code}'}"
-        for name in lost or ["start"] * (code != AGAIN):
+        for name in lost or ["process"] * (code != AGAIN):
             append(out, {**about, "part": part, "name": name, "ok": False, "error": error})
         if time.time() > deadline or not (lost or code == AGAIN):
             return
@@ -151,6 +153,7 @@ def summary(out: Path, call: str) -> None:
 
 def main() -> None:
     args, began = options(), time.time()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # parts end, too
     args.out.mkdir(parents=True, exist_ok=True)
     args.work.mkdir(parents=True, exist_ok=True)
     call = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(began))
@@ -166,7 +169,7 @@ def main() -> None:
         for part in args.parts:
             left = began + args.budget - time.time()
             if left < 1:
-                append(args.out, {**about, "part": part, "name": "start", "ok": False, "error": "no time was left"})
+                append(args.out, {**about, "part": part, "name": "process", "ok": False, "error": "no time was left"})
                 continue
             seconds = min(getattr(args, part), left)
             print(f"== {part}, {seconds:.0f} s", flush=True)
