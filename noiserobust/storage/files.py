@@ -107,14 +107,17 @@ def folder_to_write(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def set_aside(path: Path, what: str, then: str) -> Path:
-    """Rename a file that is damaged to ``*.corrupt``, and say in one line ``what`` it is and what happens ``then``."""
+def set_aside(path: Path, what: str, then: str, copy: bool = False) -> Path:
+    """Rename a file that is damaged to ``*.corrupt``, and say in one line ``what`` it is and what happens ``then``.
+
+    ``copy``: leave it in its place, where it is replaced next.
+    """
     target, count = Path(f"{path}.corrupt"), 1
     while target.exists():
         count += 1
         target = Path(f"{path}.{count}.corrupt")
     with one_line_refusals(target):
-        os.replace(path, target)
+        shutil.copyfile(path, target) if copy else os.replace(path, target)
     log.warning("%s: %s; kept as %s, %s", path, what, target.name, then)
     return target
 
