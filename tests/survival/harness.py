@@ -25,14 +25,14 @@ import torch
 from noiserobust.cli import main
 from noiserobust.storage import database, files
 
-COUNT = int(os.environ.get("SURVIVAL", "6"))
+COUNT = int(os.environ.get("SURVIVAL", "4"))
 """Trials of each kind: few in ``make test``, many in ``make nightly``."""
 TINY = ["--epochs", "2", "--batch-size", "800", "--model", "digits:2", "--select-draws", "1", "--validation", "0.5"]
 COMMANDS: dict[str, list[str]] = {
-    "train": ["train", *TINY, "--out", "{0}/runs"],
-    "evaluate": ["evaluate", "{0}/runs", "--draws", "3", "--images", "40", "--out", "{0}/rows.parquet"],
-    "sweep": ["sweep", *TINY, "--draws", "2", "--images", "40", "--seeds", "0", "1", "--out", "{0}/sweep"],
-    "program": ["program", "{0}/runs/NAME", "--chips", "1", "--out", "{0}/chips"],
+    "train": ["train", *TINY, "--out", "runs"],
+    "evaluate": ["evaluate", "runs", "--draws", "3", "--images", "40", "--out", "rows.parquet"],
+    "sweep": ["sweep", *TINY, "--draws", "2", "--images", "40", "--seeds", "0", "1", "--out", "sweep"],
+    "program": ["program", "runs/NAME", "--chips", "1", "--out", "chips"],
 }
 POINTS = ("before", "half-way", "synced", "renamed", "in a transaction")
 """Places in the writing of one file at which a process is killed."""
@@ -52,8 +52,8 @@ class End:
         return (self.code == 0 or refused) and "Traceback" not in self.text and "Exception ignored" not in self.text
 
 
-def started(words: list[str], before: Callable[[], object] = lambda: None) -> tuple[int, int]:
-    """A forked process that runs a command; its id, and where its words can be read."""
+def started(words: list[str], folder: Path, before: Callable[[], object] = lambda: None) -> tuple[int, int]:
+    """A forked process that runs a command in ``folder``; its id, and where its words can be read."""
     reader, writer = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of forks beside threads
@@ -63,7 +63,7 @@ def started(words: list[str], before: Callable[[], object] = lambda: None) -> tu
         return process, reader
     code = 1
     try:
-        os.setpgid(0, 0)
+        os.chdir(folder)
         for number in (1, 2):
             os.dup2(writer, number)
         torch.set_num_threads(1)
@@ -102,14 +102,14 @@ def ended(process: int, reader: int, limit: float = 600.0) -> End:
     return End(code, text.decode(errors="replace"))
 
 
-def run(words: list[str], before: Callable[[], object] = lambda: None) -> End:
-    return ended(*started(words, before))
+def run(words: list[str], folder: Path, before: Callable[[], object] = lambda: None) -> End:
+    return ended(*started(words, folder, before))
 
 
 def words_of(name: str, folder: Path) -> list[str]:
-    """A command in ``folder``, where the one run has a name."""
+    """A command for ``folder``, where the one run has a name."""
     runs = [path.name for path in (folder / "runs").glob("*")] or [""]
-    return [word.format(folder).replace("NAME", runs[0]) for word in COMMANDS[name]]
+    return [word.replace("NAME", runs[0]) for word in COMMANDS[name]]
 
 
 def content(folder: Path) -> dict[str, str]:
