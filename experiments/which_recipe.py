@@ -44,13 +44,27 @@ CONDITIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name of a chip -> its noise, and what happens around it."""
 
+PLAIN = "plain"
+"""Stands for the path of a plainly trained network, the teacher of others."""
+
 RECIPES: dict[str, list[dict[str, Any]]] = {
     "plain": [{}],
+    "clipped by layer": [{"weight_clip": str(times)} for times in (1.5, 2.0, 2.5)],
+    "clipped by column": [{"weight_clip": f"rms({times},per=column)"} for times in (1.25, 1.5, 2.0)],
     "RWP": [{"method": f"rwp:gaussian({sigma})"} for sigma in (0.1, 0.2, 0.3)],
     "RWP, ramp": [{"method": f"rwp:gaussian({sigma}),schedule=quadratic(1.0)"} for sigma in (0.2, 0.3, 0.4)],
+    "ARWP": [{"method": f"arwp:{gamma}"} for gamma in (0.02, 0.05, 0.1)],
     "SAM": [{"method": f"sam:{rho}"} for rho in (0.2, 0.5, 1.0)],
     "ASAM": [{"method": f"asam:{rho}"} for rho in (1.0, 2.0, 4.0)],
+    "F-SAM": [{"method": f"f-sam:{rho}"} for rho in (0.2, 0.5, 1.0)],
+    "SAMSON": [{"method": f"samson:{rho}"} for rho in (0.2, 0.5, 1.0)],
+    "EMA": [{"average": f"ema:{decay}"} for decay in (0.9, 0.98)],
     "aihwkit's additive": [{"method": f"rwp:gaussian({sigma},reference=layer)"} for sigma in (0.05, 0.1, 0.2)],
+    "RWP, clipped": [{"method": "rwp:gaussian(0.3)", "weight_clip": str(times)} for times in (2.0, 2.5)],
+    "RWP, clipped, distilled": [
+        {"method": "rwp:gaussian(0.3)", "weight_clip": "2.0", "teacher": PLAIN, "teacher_weight": weight}
+        for weight in (0.5, 0.9)
+    ],
 }
 """Name of a recipe -> what it is at each of its strengths."""
 
@@ -78,7 +92,11 @@ def main(settings: Settings) -> None:
     splits = load("digits")
     base = TrainSettings(epochs=30, batch_size=64, select_noise="gaussian:0.2")
     for recipe in settings.only or RECIPES:
-        variants = [replace(base, **changes) for changes in RECIPES[recipe]]
+        teacher = fit(replace(base, seed=200), settings.out / "runs", splits=splits)
+        taught = {"teacher": str(teacher.folder)}
+        variants = [
+            replace(base, **(changes | taught if "teacher" in changes else changes)) for changes in RECIPES[recipe]
+        ]
         tried = (
             {i: _tried(one, settings.out, splits) for i, one in enumerate(variants)} if len(variants) > 1 else {0: 0.0}
         )
@@ -119,6 +137,7 @@ def _text(settings: TrainSettings) -> str:
     """What a recipe is, beyond what all share."""
     usual, given = TrainSettings().described(), settings.described()
     shared = ("method", "epochs", "batch_size", "select_noise", "seed")
+    given |= {"teacher": PLAIN} if given["teacher"] else {}
     further = [f"{name} {value}" for name, value in given.items() if value != usual[name] and name not in shared]
     return ", ".join([f"`{settings.method}`", *further])
 

@@ -13,6 +13,7 @@ from noiserobust.tasks import Task
 from noiserobust.tasks.metrics import Metric
 from noiserobust.training import Method, Probability, Schedule
 from noiserobust.training.averages import Average
+from noiserobust.training.clipping import Clip
 
 ROOTS: dict[str, type[Described]] = {
     "noises": NoiseModel,
@@ -25,6 +26,7 @@ ROOTS: dict[str, type[Described]] = {
     "schedules": Schedule,
     "probabilities": Probability,
     "averages": Average,
+    "clippings": Clip,
     "converters": Converters,
     "perturbations": Perturbation,
     "backends": Backend,

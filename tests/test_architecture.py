@@ -27,7 +27,7 @@ LAYERS = [
     {"report"},
     {"training", "evaluation"},
     {"sweep", "doctor"},
-    {"papers"},
+    {"papers", "page"},
     {"__init__", "cli"},
     {"integrations"},
     {"__main__"},

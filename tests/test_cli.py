@@ -194,3 +194,18 @@ def test_refusals(
     writes = arguments[0] in ("train", "evaluate") and "--out" not in arguments
     out = ["--out", str(tmp_path / "out")] if writes else []
     assert fragment in refused([*(places.get(word, word) for word in arguments), *out], capsys)
+
+
+def test_pictures_without_matplotlib_are_one_clear_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from noiserobust.cli import app
+
+    def lacks(words: list[str]) -> None:
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+
+    monkeypatch.setattr(app, "_run", lacks)
+    with pytest.raises(SystemExit) as ended:
+        app.main(["report"])
+    assert ended.value.code == 2
+    assert "pip install 'noiserobust[plots]'" in capsys.readouterr().err

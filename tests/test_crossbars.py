@@ -160,6 +160,8 @@ def test_samples_one_by_one_and_gradients(
             torch.testing.assert_close(torch.cat([layer(x[:1]), layer(x[1:])]), whole.detach())
         with converted(layer, text):
             torch.testing.assert_close(layer(x[0]), whole[0].detach())
+        with converted(layer, text):
+            assert layer(x[:0]).shape == (0, *whole.shape[1:])
 
 
 def test_percentiles_are_those_of_each_crossbar() -> None:
@@ -169,7 +171,7 @@ def test_percentiles_are_those_of_each_crossbar() -> None:
     converting = Converting(layer, io, calibration=[x])
     for channel, crossbar in enumerate(converting.layers[0].crossbars):
         partial = nn.functional.conv2d(x[:, channel : channel + 1], layer.weight.detach()[:, channel : channel + 1])
-        ranges = [float(one) for one in crossbar.ranges]
+        ranges = [float(one) for one in (crossbar.ranges.inputs, crossbar.ranges.outputs)]
         assert ranges == pytest.approx([float(x[:, channel].abs().max()), float(partial.abs().max())])
 
 

@@ -43,6 +43,7 @@ PRINTED = {
     ],
     "docs/hardware_design.md": ["largest x of gaussian:{x}", "single effects, added up", "digital, too"],
     "docs/tasks.md": ["mse: mean ± std over noise draws", "that loses at most 0.01 of mse"],
+    "docs/rules.md": ["max / rms of each column: 1.50", "the average of 20 steps"],
     "docs/recommend.md": ["sam:0.2", "noiserobust train "],
     "docs/sweep.md": ["rwp:gaussian(0.1)    2"],
     "docs/statistics.md": ["shared_variance", "gaussian, strength 0.1 to 0.4", "299"],

@@ -49,6 +49,32 @@ def test_networks_with_frozen_weights_are_noticed():
     assert values(model, "gaussian:0")  # without noise it is an honest evaluation
 
 
+class Cached(nn.Linear):
+    """Computes with a copy of its weight that it made in its first pass, scaled by a gain."""
+
+    def __init__(self, inputs: int, outputs: int, caches: bool = True, gain: float = 1.0) -> None:
+        super().__init__(inputs, outputs)
+        self.gain, self.caches, self.kept = nn.Parameter(torch.tensor(gain)), caches, torch.zeros(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.kept.numel() or not self.caches:
+            self.kept = self.weight.detach().clone()
+        return self.gain * (x @ self.kept.T) + x.mean()
+
+
+@pytest.mark.filterwarnings("ignore:weights of Cached stay digital:UserWarning")
+def test_a_single_layer_with_a_cache_is_noticed():
+    where = Where(include=["1.weight@0"])
+    model = nn.Sequential(nn.Linear(6, 5), Cached(5, 5), nn.Linear(5, 3)).eval()
+    model(X)
+    with pytest.raises(UserError, match=r"of 1\.weight under any noise.*frozen copy"):
+        values(model, where=where)
+    assert values(model, where=Where(exclude=["1.weight"]))
+    assert values(nn.Sequential(nn.Linear(6, 5), Cached(5, 5, caches=False), nn.Linear(5, 3)), where=where)
+    # A gain of 0 makes a layer silent, and no layer frozen.
+    assert values(nn.Sequential(nn.Linear(6, 5), Cached(5, 5, False, 0.0), nn.Linear(5, 3)), where=where)
+
+
 class Chosen(nn.Module):
     """Whole numbers as answers."""
 

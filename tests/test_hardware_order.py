@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,9 @@ from torch import Tensor, nn
 from noiserobust import evaluate, perturbed
 from noiserobust.analog.converters import Converters, Converting, converted
 from noiserobust.analog.factors import gain_of, set_factor
+from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.noisy import report_stream
-from noiserobust.evaluation import Chips, yields
+from noiserobust.evaluation import Chips, Where, yields
 from noiserobust.noise import NoiseModel, compensation_factor, read_stream
 from noiserobust.rng import Stream, seeded
 
@@ -265,3 +268,57 @@ def test_noise_of_the_backends_outputs() -> None:
     backends = ["direct", "aihwkit", "aihwkit:out_noise=0.02", "aihwkit:out_noise=0.0", "aihwkit:perfect=true"]
     rows = pd.DataFrame({"strength": 0.0, "noise": "gaussian:0.0", "converters": "none", "backend": backends})
     assert noise_free(rows).tolist() == [True, False, False, True, True]
+
+
+class TestOutputNoiseOfSingleLayers:
+    """A table that makes outputs noisy makes chips differ, whatever the weights' noise."""
+
+    WHERE = Where(layers={"2.*": {"converters": "io:noise=0.3"}})
+
+    def test_tables_pictures_and_yields(self) -> None:
+        result = evaluate(network(), (X, Y), "gaussian:0", draws=6, where=self.WHERE)
+        assert "noise-free" not in result.table()
+        assert "noisy outputs of some layers" in result.table()
+        assert "±" in result.table()
+        assert set(result.rows["layer_outputs"]) == {"noisy"}
+        assert result.rows[result.rows["metric"] == "loss"].value.nunique() == 6
+        assert len(yields(result.rows, above=20).rows) == 6
+        result.plot()
+
+    def test_a_table_without_it_says_nothing(self) -> None:
+        quiet = {"2.*": {"converters": "io:adc=5"}}
+        result = evaluate(network(), (X, Y), "gaussian:0", draws=2, where=Where(layers=quiet))
+        assert "noise-free" in result.table()
+        off = Where(layers={"2.*": {"converters": "io:noise=0.3", "digital": True}})
+        assert "noise-free" in evaluate(network(), (X, Y), "gaussian:0", draws=2, where=off).table()
+
+
+class TestPercentilesOfSingleLayers:
+    TABLE: ClassVar = {"0.*": {"converters": "io:adc=6,percentile=90.0,images=60"}, "2.*": {"converters": "io:adc=4"}}
+    TRAINING = Stream(0, "training").normal((60, 12)), torch.arange(60) % 4
+
+    def test_by_hand(self) -> None:
+        net, data = network().float(), (X.float(), Y)
+        w, v, b, c = (p.detach() for p in (net[0].weight, net[2].weight, net[0].bias, net[2].bias))
+        sums = (self.TRAINING[0] @ w.T).abs().flatten().sort().values
+        bound = sums[-(-90 * len(sums) // 100) - 1]
+        h = torch.tanh(torch.round((data[0] @ w.T / bound).clamp(-1, 1) * 31) / 31 * bound + b)
+        unit = 12 * h.abs().amax(1, keepdim=True) * v.abs().amax(1)
+        expected = (torch.round(h @ v.T / unit * 7) / 7 * unit + c)[3, 1]
+        settings = {"metrics": {"logit": logit}, "chips": Chips(calibration=self.TRAINING)}
+        rows = evaluate(net, data, "gaussian:0", draws=1, where=Where(layers=self.TABLE), **settings).rows
+        assert float(rows.value[rows["metric"] == "logit"].iloc[0]) == pytest.approx(float(expected), abs=1e-5)
+        other = Chips(calibration=(2 * self.TRAINING[0], self.TRAINING[1]))
+        again = evaluate(net, data, "gaussian:0", draws=1, where=Where(layers=self.TABLE), chips=other).rows
+        assert set(again["data"]).isdisjoint(rows["data"])
+
+    def test_each_layer_has_its_own_number_of_images(self) -> None:
+        table = LayerTable.of({"0.*": self.TABLE["0.*"], "2.*": {"converters": "io:adc=6,percentile=99,images=7"}})
+        asked = []
+
+        def batches(images: int) -> list[Tensor]:
+            asked.append(images)
+            return [self.TRAINING[0][:images]]
+
+        Converting(network().float(), Converters(), layers=table, calibration=batches)
+        assert sorted(asked) == [7, 60]

@@ -168,6 +168,13 @@ def test_a_step_of_rwp_is_that_of_a_loop() -> None:
         torch.testing.assert_close(one, wanted)
 
 
+def test_an_embedding_that_is_only_looked_up_is_refused() -> None:
+    model = nn.Sequential(nn.Embedding(11, 6), nn.Linear(6, 11))
+    with pytest.raises(UserError, match=r"include .0\.weight@1"):
+        evaluate(model, (TOKENS, TOKENS), draws=1, task="tokens", where=Where(include=["0.weight@0"]))
+    assert len(evaluate(model, (TOKENS, TOKENS), draws=1, task="tokens", where=Where(include=["0.weight@1"])).rows)
+
+
 def test_what_cannot_be_both() -> None:
     model = Language()
     model.wte.max_norm = 1.0

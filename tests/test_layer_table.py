@@ -158,7 +158,10 @@ class TestText:
         ("given", "fragment"),
         [
             ("absent.toml", "absent.toml, which is not there"),
-            ({"*": {"nose": "pcm"}}, r"expected noise, converters, digital, reference, on_off of '\*', got nose"),
+            (
+                {"*": {"nose": "pcm"}},
+                r"expected noise, converters, digital, reference, on_off, g_max of '\*', got nose",
+            ),
             ({"*": "pcm"}, "got pcm"),
             ({"*": {"digital": "yes"}}, "expected true or false as digital, got 'yes'"),
             ('["*"]\nnoise =\n', "got what cannot be read"),
@@ -254,10 +257,10 @@ class TestBudgets:
 
     DATA = X, small()(X).argmax(1)
 
-    def lost(self, **settings: Any) -> float:
+    def lost(self, noise: str = "gaussian:0", **settings: Any) -> float:
         clean, noisy = (
-            evaluate(small(), self.DATA, "gaussian:0", 2, **one).rows["value"].iloc[::2].mean()
-            for one in ({}, settings)
+            evaluate(small(), self.DATA, text, 2, **one).rows["value"].iloc[::2].mean()
+            for text, one in (("gaussian:0", {}), (noise, settings))
         )
         return float(clean - noisy)
 
@@ -278,6 +281,29 @@ class TestBudgets:
         assert set(found.rows.loc[found.rows["x"].notna(), "noise"]) == {"gaussian:0.02"}
         alone = budget(small(), self.DATA, "io:noise={x}", (0, 1), within=10.0, draws=4).summary()["value"].iloc[0]
         assert x < alone
+
+    def test_ranges_of_conductances(self) -> None:
+        """Of all layers and of one; the answer is searched to 2 %."""
+        for vary in ("pcm:read=0,g_max={x}", "0.*: pcm:read=0,g_max={x}"):
+            (x,) = budget(small(), self.DATA, vary, (0.5, 25), within=8.0, draws=2).summary()["value"]
+            lost = []
+            for g_max in (0.9 * x, 1.1 * x):
+                own = {"g_max": g_max} if vary.startswith("pcm") else {"noise": "pcm:read=0", "g_max": g_max}
+                table = {"*" if vary.startswith("pcm") else "0.*": own}
+                noise = "pcm:read=0" if vary.startswith("pcm") else "gaussian:0"
+                lost.append(self.lost(noise, where=Where(layers=table)))
+            assert lost[1] <= 8 < lost[0]
+
+    def test_sizes_of_tiles(self) -> None:
+        """Of the noise and of the converters: more rows are easier where each ADC adds an error of its own."""
+        noise = "gaussian:0.15,reference=tile,rows={x},columns=3"
+        (rows,) = budget(small(), self.DATA, noise, (1, 16), within=26.0, draws=2).summary()["value"]
+        lost = [self.lost(noise.replace("{x}", f"{n:g}")) for n in (rows, rows + 1)]
+        assert lost[0] <= 26 < lost[1]
+        io = "io:noise=0.1,reference=tile-column,rows={x}"
+        (rows,) = budget(small(), self.DATA, io, (1, 16), within=8.0, draws=2).summary()["value"]
+        lost = [self.lost(chips=Chips(converters=io.replace("{x}", f"{n:g}"))) for n in (rows - 1, rows)]
+        assert lost[1] <= 8 < lost[0]
 
     @pytest.mark.parametrize(
         ("vary", "noise", "fragment"),

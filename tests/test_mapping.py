@@ -127,3 +127,34 @@ def test_refusals(text: str, fragment: str) -> None:
         UserError, match=r"reram_cmo: expected an on/off ratio on_off of at most that of the device, 9.8, got 20"
     ):
         ReRamCMO(on_off=20.0).program(torch.ones(2, 2), STREAM)
+
+
+@pytest.mark.parametrize("mapping", ["pair", "offset"])
+def test_the_largest_conductance_in_use(mapping: str) -> None:
+    """s is stored as g_max; a device's error of sigma(g) µS is one of s sigma(g) / (g_max - g_min) of the weight."""
+    w = torch.ones(40, 500)
+    noise = NoiseModel.parse(f"pcm:read=0,mapping={mapping},g_max=12.5,on_off=5")
+    chip = noise.program(w, STREAM)
+    assert float(chip.targets[0].max()) == 12.5  # type: ignore[attr-defined]
+    low = 12.5 / 5
+
+    def sigma(g: float) -> float:
+        return 0.26348 + 1.9650 * g / 25 - 1.1731 * (g / 25) ** 2
+
+    devices = [sigma(12.5), sigma(low)] if mapping == "pair" else [2 * sigma(12.5)]
+    expected = sum(std**2 for std in devices) ** 0.5 / (12.5 - low)
+    # 20,000 weights: relative standard error 0.5 %
+    assert float((chip.programmed() - w).std()) == pytest.approx(expected, rel=0.025)
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("pcm:g_max=0", "pcm: expected a finite g_max > 0"),
+        ("pcm:g_max=26", "pcm: expected g_max above 0 and up to 25, the device's own, got 26"),
+        ("reram_cmo:g_max=9", "reram_cmo: expected g_max above 9 and up to 88.2"),
+    ],
+)
+def test_no_range_is_left(text: str, fragment: str) -> None:
+    with pytest.raises(UserError, match=re.escape(fragment)):
+        NoiseModel.parse(text).program(torch.ones(2, 2), STREAM)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 from methods import batch, normed_net, same_bits, state
 from test_cli import TINY, refused
+from torch import nn
 
 from noiserobust import UserError, evaluate
 from noiserobust.analog.noisy import report_stream
@@ -304,3 +307,16 @@ class TestCommands:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         assert fragment in refused([str(runs) if word == "RUNS" else word for word in arguments], capsys)
+
+
+def _corrupted(model: nn.Module, data: Any, measures: str, seed: int) -> object:
+    with TemporaryDirectory() as folder:
+        np.save(f"{folder}/labels.npy", np.arange(5) % 3)
+        np.save(f"{folder}/blur.npy", np.zeros((5, 2, 2, 1), np.uint8))
+        return corrupted(nn.Sequential(nn.Flatten(), model), folder, seed=seed, corruptions=["blur"])
+
+
+@pytest.mark.parametrize("function", [sharpness, lambda *args: landscape(*args[:2], 1, args[3]), _corrupted])
+def test_seeds_that_rows_cannot_hold_are_refused(function: Any) -> None:
+    with pytest.raises(UserError, match="expected a seed of at most 64 bits, got 9223372036854775808"):
+        function(nn.Linear(4, 3), (torch.randn(9, 4), torch.arange(9) % 3), "loss", 2**63)

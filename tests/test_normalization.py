@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -56,6 +60,56 @@ def test_a_network_of_ones_own_is_right_when_its_normalisation_is_given(
     said = capsys.readouterr()
     assert "inputs: (x - .5) / .5" in said.out
     assert f"{right:.2f}" in said.out
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sensitivity {} --noise gaussian:0.05 --draws 2 --images 60",
+        "keep-digital {} --noise gaussian:0.05 --draws 2 --images 60",
+        "budget {} --vary gaussian:{{x}} --between 0 1 --within 5 --draws 2 --points 3 --tolerance 0.3 --images 60",
+    ],
+)
+def test_designs_take_it(trained: tuple[str, float], command: str, tmp_path: Path, caplog: Any) -> None:
+    line = f"{command.format(trained[0])} --model {OWN} --data digits --mean 0.5 --std 0.5 --out {tmp_path}/r.parquet"
+    main(line.split())
+    rows = pd.read_parquet(tmp_path / "r.parquet")
+    assert set(rows["inputs"]) == {"(x - .5) / .5"}
+    clean = rows[(rows["strength"] == 0) & (rows["metric"] == "accuracy")]
+    assert (clean["value"] > 90).all()  # 85 on inputs that are normalised otherwise
+    assert len(clean)
+    assert not caplog.text
+
+
+def test_chips_of_a_yield_have_it(trained: tuple[str, float], tmp_path: Path, capsys: Any) -> None:
+    rows = f"{tmp_path}/rows.parquet"
+    line = f"evaluate {trained[0]} --model {OWN} --data digits --noise gaussian:0.01 --draws 4 --out {rows}"
+    main([*line.split(), "--mean", "0.5", "--std", "0.5"])
+    capsys.readouterr()
+    main(["yield", rows, "--above", f"{trained[1] - 3}"])
+    assert re.search(r"own +4 +4 ", capsys.readouterr().out)
+
+
+def test_corrupted_images_have_it(tmp_path: Path) -> None:
+    images = torch.randint(256, (20, 8, 8, 1), dtype=torch.uint8)
+    model, labels = own(1, 10), torch.arange(20).remainder(10)
+    torch.save(model.state_dict(), tmp_path / "own.pt")
+    np.save(tmp_path / "blur.npy", images.repeat(5, 1, 1, 1).numpy())
+    np.save(tmp_path / "labels.npy", labels.repeat(5).numpy())
+    line = f"corrupted {tmp_path}/own.pt --model {OWN} --folder {tmp_path} --corruptions blur --severities 1"
+    main([*line.split(), *f"--mean 0.5 --std 0.25 --out {tmp_path}/r.parquet".split()])
+    rows = pd.read_parquet(tmp_path / "r.parquet")
+    assert set(rows["inputs"]) == {"(x - .5) / .25"}
+    given = (images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    loss = nn.functional.cross_entropy(model(given), labels).item()
+    assert rows[rows["metric"] == "loss"]["value"].item() == pytest.approx(loss, rel=1e-5)
+
+
+def test_nothing_is_said_before_it_is_known_to_work(trained: tuple[str, float], caplog: Any, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main(f"evaluate {trained[0]} --data digits".split())
+    assert "names its model" in capsys.readouterr().err
     assert not caplog.text
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from noiserobust import UserError, evaluate, perturbed
 from noiserobust.analog import openings
@@ -240,3 +241,62 @@ def test_weights_converted_inside_an_opening_are_the_clean_ones_afterwards(
     with perturbed(model, "gaussian:0.1"):
         convert(model)
     assert torch.equal(model.weight, clean.to(model.weight.dtype))
+
+
+def assigned(model: nn.Module) -> None:
+    model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+
+
+def new_parameters(model: nn.Module) -> None:
+    for layer in [module for module in model.modules() if isinstance(module, nn.Linear)]:
+        layer.weight = nn.Parameter(layer.weight.detach().clone())
+
+
+def copied_layers(model: nn.Module) -> None:
+    for name, child in list(model.named_children()):
+        setattr(model, name, copy.deepcopy(child))
+
+
+def normalised_weights(model: nn.Module) -> None:
+    for layer in [module for module in model.modules() if isinstance(module, nn.Linear)]:
+        nn.utils.parametrizations.weight_norm(layer)
+
+
+def overwritten(model: nn.Module) -> None:
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        model.double()
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
+@pytest.mark.parametrize("replace", [assigned, new_parameters, copied_layers, normalised_weights, overwritten])
+def test_parameters_replaced_inside_an_opening_are_refused(model, replace: Callable[[nn.Module], None]):
+    held = {name: id(value) for name, value in model.state_dict(keep_vars=True).items()}
+    with (
+        pytest.raises(UserError, match=r"in place of .* the clean ones are back") as error,
+        perturbed(model, "gaussian:0.1"),
+    ):
+        replace(model)
+    assert "\n" not in str(error.value)
+    assert {name: id(value) for name, value in model.state_dict(keep_vars=True).items()} == held
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def test_layers_that_are_wrapped_or_pruned_inside_an_opening_hold_clean_weights(model):
+    with perturbed(model, "gaussian:0.1"):
+        for name, child in list(model.named_children()):
+            setattr(model, name, Wrapped(child))
+    network = plain()
+    before = network[0].weight.detach().clone()
+    with perturbed(network, "gaussian:0.1"):
+        prune.l1_unstructured(network[0], "weight", 0.5)
+    assert torch.equal(network[0].weight_orig, before)

@@ -405,3 +405,107 @@ def test_a_layer_that_computes_otherwise_in_the_network_is_refused() -> None:
         model(torch.ones(2, 4))
         with pytest.raises(UserError, match="did not multiply by it as it does alone"):
             model(torch.ones(5, 4))
+
+
+class LastState(nn.LSTM):
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x)[0][-1]
+
+
+class SelfAttention(nn.MultiheadAttention):
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, x, x, need_weights=False)[0]
+
+
+class OwnProducts(nn.MultiheadAttention):
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        q, k, v = (functional.linear(x, part) for part in self.in_proj_weight.chunk(3))
+        return self.out_proj(functional.scaled_dot_product_attention(q, k, v))
+
+
+class Doubled(nn.GRU):
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        weights = [2 * weight for weight in self._flat_weights]
+        return torch._VF.gru(x, x.new_zeros(1, x.shape[1], 5), weights, True, 1, 0.0, False, False, False)[0]
+
+
+class WithLengths(nn.GRU):
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x)[0][lengths]
+
+
+class TestRecurrentAndAttentionLayersOfOnesOwn:
+    @pytest.mark.parametrize("layer", [LastState(4, 5), SelfAttention(8, 2), OwnProducts(8, 2)])
+    def test_weights_that_are_given_as_they_are(self, layer: nn.Module) -> None:
+        matrices = {name: p for name, p in layer.named_parameters() if p.dim() == 2}
+        assert {weight.name for weight in analog_weights(layer)} == set(matrices)
+        expected = copy.deepcopy(layer)
+        with torch.no_grad():
+            for name, parameter in expected.named_parameters():
+                if name in matrices:
+                    parameter.copy_(draw(name, parameter))
+        x = Stream(0, "x").normal((3, 2, 4 if isinstance(layer, nn.LSTM) else 8))
+        with perturbed(layer, NOISE):
+            torch.testing.assert_close(layer(x), expected(x))
+
+    @pytest.mark.parametrize(("layer", "why"), [(Doubled(4, 5), "as it is stored"), (WithLengths(4, 5), "lengths")])
+    def test_others_are_digital_and_coverage_says_why(self, layer: nn.Module, why: str) -> None:
+        reason = next(row.reason for row in coverage(layer).rows)
+        assert "has a forward of its own" in reason
+        assert why in reason
+        assert "include it by name@0" in reason
+
+
+class TestAdaptersThatAreDigital:
+    @pytest.mark.filterwarnings("default")
+    @pytest.mark.parametrize("kind", ["LoHa", "LoKr", "BOFT", "OFT"])
+    def test_the_base_is_noisy_beside_them(self, kind: str) -> None:
+        peft = pytest.importorskip("peft")
+        size = {"BOFT": {"boft_block_size": 4}, "OFT": {"oft_block_size": 4}}.get(kind, {"r": 2})
+        config = getattr(peft, f"{kind}Config")(target_modules=["0"], init_weights=False, **size)
+        adapted = peft.get_peft_model(nn.Sequential(nn.Linear(8, 12)), config).eval()
+        layer, x = adapted.base_model.model[0], Stream(0, "x").normal((3, 8))
+        weight, bias = layer.base_layer.weight, layer.base_layer.bias
+        assert [one.parameter is weight for one in analog_weights(adapted)] == [True]
+        reasons = {row.reason for row in coverage(adapted).rows if not row.noisy}
+        assert reasons == {"bias", *(reason for reason in reasons if f"adapter ({kind.lower()})" in reason)}
+        with torch.no_grad():
+            adapter, clean = adapted(x) - bias, weight.clone()  # linear in x: what the adapter makes of the weight
+            with perturbed(adapted, NOISE):
+                noise = weight - clean
+                noisy = adapted(x) - bias
+            if kind in ("LoHa", "LoKr"):
+                torch.testing.assert_close(noisy - adapter, x @ noise.T)
+            else:  # the adapter turns the inputs (and scales outputs): the array holds the base
+                weight.copy_(noise)
+                torch.testing.assert_close(noisy - adapter, adapted(x) - bias)
+                weight.copy_(clean)
+            merged = adapted.merge_and_unload()
+            assert coverage(merged).noisy == coverage(merged).total - 12
+
+    @pytest.mark.filterwarnings("default")
+    @pytest.mark.parametrize("kind", ["linear", "conv"])
+    def test_the_norms_of_dora_are_the_clean_ones(self, kind: str) -> None:
+        peft = pytest.importorskip("peft")
+        bare = nn.Linear(8, 12) if kind == "linear" else nn.Conv2d(3, 4, 3)
+        config = peft.LoraConfig(target_modules=["0"], r=2, use_dora=True, init_lora_weights=False)
+        adapted = peft.get_peft_model(nn.Sequential(bare), config).eval()
+        layer = adapted.base_model.model[0]
+        base, low, high = (one.weight for one in (layer.base_layer, layer.lora_A.default, layer.lora_B.default))
+        magnitude, scaling = layer.lora_magnitude_vector.default.weight.detach().flatten(), layer.scaling["default"]
+        product = (high.flatten(1) @ low.flatten(1)).view_as(base)
+        norms = (base + scaling * product).detach().flatten(1).norm(dim=1)
+        x = Stream(0, "x").normal((3, 8) if kind == "linear" else (3, 3, 5, 5))
+
+        def answer() -> Tensor:
+            weight = base + scaling * (high.flatten(1) @ low.flatten(1)).view_as(base)
+            weight = weight * (magnitude / norms).view(-1, *[1] * (weight.dim() - 1))
+            call = functional.linear if kind == "linear" else functional.conv2d
+            return call(x, weight, layer.base_layer.bias)
+
+        clean = adapted(x)
+        torch.testing.assert_close(clean, answer())
+        with perturbed(adapted, "gaussian:0.3"):
+            torch.testing.assert_close(adapted(x), answer())
+            assert torch.equal(copy.deepcopy(adapted)(x), adapted(x))
+        assert torch.equal(adapted(x), clean)

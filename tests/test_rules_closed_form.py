@@ -271,6 +271,8 @@ class TestClimbing:
             ("asam", asam),
             ("gsam(0.2)", partial(gsam, rho=0.2)),
             ("ssam(0.2,every=1)", partial(ssam, rho=0.2)),
+            ("samson", samson),
+            ("vasso(0.2,theta=1.0)", partial(sam, rho=0.2)),
         ],
     )
     @pytest.mark.parametrize("a", [2.0, 0.8])

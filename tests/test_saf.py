@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from methods import batch, committed, normed_net, same_bits, sgd, smooth_net
-from torch import Tensor
+from torch import Tensor, nn
 
 from noiserobust.data import Batch, Batches, Dataset
 from noiserobust.errors import UserError
@@ -105,3 +105,11 @@ class TestRefusals:
         model = normed_net()
         bare = Engine(model, torch.optim.SGD(model.parameters()))
         self.refused(batch(), r"use Engine\(..., samples=N, classes=C\)", bare)
+
+
+@pytest.mark.parametrize(("task", "hint"), [("tokens", "use mesa"), ("regression", "use sam or rwp")])
+def test_other_tasks_are_told_what_there_is_for_them(task: str, hint: str) -> None:
+    model, labels = nn.Linear(4, 3), torch.zeros(5, 2, dtype=torch.long) if task == "tokens" else torch.zeros(5, 3)
+    engine = Engine(model, torch.optim.SGD(model.parameters(), 0.1), task=task, samples=5, classes=3)
+    with pytest.raises(UserError, match=hint):
+        SAF().step(engine, Batch(torch.randn(5, 4), labels, torch.arange(5)), Progress(0, 9))

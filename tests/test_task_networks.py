@@ -70,6 +70,7 @@ def test_causal_language_models(kind: str) -> None:
     model = language_model(kind)
     labels = IDS.masked_fill(MASK == 0, -100)
     data = {"input_ids": IDS, "attention_mask": MASK, "labels": labels}
+    assert values(model, data | {"labels": IDS}, task="tokens") == values(model, data, task="tokens")  # padding
     logits = answers(model, input_ids=IDS, attention_mask=MASK).logits[:, :-1]
     kept = labels[:, 1:] != -100
     loss = functional.cross_entropy(logits[kept], labels[:, 1:][kept]).item()

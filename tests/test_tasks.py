@@ -49,6 +49,14 @@ def net(outputs: int = 3) -> nn.Sequential:
         return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, outputs)).eval()
 
 
+def net_of(channels: int, classes: int) -> nn.Module:
+    return net()
+
+
+def mean_answer(model: nn.Module) -> Tensor:
+    return model(X).mean()
+
+
 def values(model: nn.Module, data: Any, **options: Any) -> dict[str, float]:
     """The metrics of draw 0."""
     rows = noiserobust.evaluate(model, data, NOISE, draws=1, **options).rows
@@ -290,6 +298,14 @@ class TestData:
         assert [part.labels.tolist() for part in picked.parts] == [[1], [0], [0]]  # type: ignore[attr-defined]
         assert data.sample(6, Stream(0)).labels.bincount().tolist() == [2, 2, 2]
 
+    def test_whole_numbers_that_are_features(self) -> None:
+        model, features = net(), (10 * X).long()
+        assert values(model, (features, Y)) == values(model, (features.float(), Y))
+        tokens = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(4 * 6, 4))
+        assert values(tokens, (whole(9, 60, 6), Y))["loss"] > 0
+        with refused(r"expected a network that takes inputs of shape \(6,\) \(int64\)"):
+            values(nn.Sequential(nn.Linear(5, 4)), (features, Y))
+
     @pytest.mark.parametrize(
         ("data", "message"),
         [
@@ -304,7 +320,6 @@ class TestData:
             ),
             ([(X[0], X[1], 0)], r"expected data that yields \(tensor, label\), got .*: put the inputs together"),
             ({"text": ["a"], "label": [0]}, "expected columns of numbers, got text, label; tokenize texts"),
-            (((10 * X).long(), Y), r"expected a network that takes inputs of shape \(6,\) \(int64\).*x\.float\(\)"),
             ({"a": X, "label": Y}, "expected a network that takes inputs a of shape"),
             ((X, Y - 1), "expected labels from 0 on"),
             ((X[:5], Y), "expected one label for each of 5 images"),
@@ -492,6 +507,15 @@ class TestDesign:
             noiserobust.evaluate(model, mean, precision_target=1)
         with refused("expected no further metrics beside score:"):
             values(model, mean, metrics="top5")
+
+    def test_weights_alone_are_scored_with_their_model(self, tmp_path: Path) -> None:
+        model, file = net(), tmp_path / "own.pt"
+        torch.save(model.state_dict(), file)
+        given: dict[str, Any] = {"task": mean_answer, "model": "factory:test_tasks:net_of", "draws": 1}
+        with refused("expected a checkpoint that says the channels and classes of factory:test_tasks:net_of"):
+            noiserobust.evaluate(file, None, NOISE, **given)
+        rows = noiserobust.evaluate(file, "digits", NOISE, **given).rows
+        assert rows["value"].tolist() == pytest.approx([answers(model, X).mean().item()])
 
     def test_precision_of_yes_and_no(self) -> None:
         model, labels = net(1), (X[:, 0] > 0).long()

@@ -75,7 +75,7 @@ class TestRules:
     def test_clipping_leaves_digital_weights_alone(self) -> None:
         model = net()
         optimizer = torch.optim.SGD(model.parameters(), 0.0)
-        engine = Engine(model, optimizer, weight_clip=0.5, where=WHERE)
+        engine = Engine(model, optimizer, weight_clip=1.1, where=WHERE)
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         engine.gradient(Batch(torch.randn(4, 6), torch.arange(4) % 3))
         engine.commit()

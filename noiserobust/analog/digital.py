@@ -83,6 +83,21 @@ def unused(model: nn.Module) -> dict[int, str]:
     return found
 
 
+def adapters(model: nn.Module) -> dict[int, str]:
+    """By the ``id`` of a parameter of PEFT's adapters: what its adapter is, where no array is known to hold it."""
+    return {
+        id(parameter): (
+            f"part of an adapter ({type(layer).__mro__[0].__module__.split('.')[-2]}), digital beside its base; "
+            "merge_and_unload() puts it into the array"
+        )
+        for layer in model.modules()
+        if hasattr(layer, "base_layer")
+        for name in getattr(layer, "adapter_layer_names", ())
+        if isinstance(container := layer._modules.get(name), nn.Module)
+        for parameter in container.parameters()
+    }
+
+
 def _replaced(wrapper: Any) -> Iterator[tuple[nn.Module, str]]:
     """Of a module that is trained whole: the original, or the copies that are not active."""
     copies = getattr(wrapper, "modules_to_save", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ def input_vectors(layer: Any, x: Tensor, output: torch.Size) -> Tensor:
     """
     spatial = CONVOLUTIONS.get(type(layer).forward, 0)
     if not spatial:
-        return x.reshape(len(x), -1, 1, x.shape[-1])
+        return x.reshape(len(x), x.shape[1:-1].numel(), 1, x.shape[-1])
 
     def every(steps: Sequence[int]) -> Any:
         return (..., *(slice(None, None, step) for step in steps))
@@ -58,5 +59,5 @@ def input_vectors(layer: Any, x: Tensor, output: torch.Size) -> Tensor:
     if transposed:
         x = x.flip(tuple(range(-spatial, 0)))
     samples, channels = x.shape[:2]
-    patches = x.reshape(samples, groups, channels // groups, output[2:].numel(), -1)
+    patches = x.reshape(samples, groups, channels // groups, output[2:].numel(), math.prod(kernel))
     return patches.permute(0, 3, 1, 2, 4).flatten(3)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +35,8 @@ from noiserobust.rng import Stream
 if TYPE_CHECKING:
     from noiserobust.analog.converters import Converters
 
+_HOOKED: WeakKeyDictionary[nn.Module, LayerConverters] = WeakKeyDictionary()
+"""The converters that layers compute with at present."""
 CHUNK = 64
 """Rows of an output whose noise has a name of its own, so that it does not depend on the batch size."""
 AT_ONCE = 1 << 24
@@ -89,7 +93,7 @@ class LayerConverters:
     @contextmanager
     def hooked(self, stream: Stream) -> Iterator[None]:
         """Inside, calls of the layer go through the converters; output noise from ``stream``, row by row."""
-        seen, reach = 0, torch.zeros(())
+        self.rows, reach = 0, torch.zeros(())
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             nonlocal reach
@@ -102,7 +106,6 @@ class LayerConverters:
             return ((x, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: x})
 
         def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-            nonlocal seen
             self.calls += 1
             # A single input vector without a batch dimension is a batch of one.
             batch = output if output.dim() > self.spatial + 1 else output.unsqueeze(0)
@@ -112,7 +115,7 @@ class LayerConverters:
                     return None
                 own = stream.child("crossbar", crossbar.number) if crossbar.number else stream
                 shape = (rows.stop - rows.start, *batch.shape[1:])
-                return endless_rows(own, seen + rows.start, shape, batch.device)
+                return endless_rows(own, self.rows + rows.start, shape, batch.device)
 
             bias = self._bias()
             if self.whole:
@@ -124,14 +127,34 @@ class LayerConverters:
                 x = exact(args[0] if args else next(iter(kwargs.values())))
                 sums = self._summed_up(x if batch is output else x.unsqueeze(0), batch.shape, noise)
                 value = sums.view(output.shape)
-            seen += len(batch)
+            self.rows += len(batch)
             return (value + bias).to(output.dtype)
 
         with (
             self.module.register_forward_pre_hook(before, with_kwargs=True),
             self.module.register_forward_hook(after, with_kwargs=True),
         ):
-            yield
+            outer = _HOOKED.get(self.module)
+            _HOOKED[self.module] = self
+            try:
+                yield
+            finally:
+                _HOOKED.pop(self.module)
+                if outer is not None:
+                    _HOOKED[self.module] = outer
+
+    @contextmanager
+    def again(self, rows: int, held: Sequence[dict[str, Any] | None]) -> Iterator[None]:
+        """Inside, calls are repeated that began at these rows of noise, with the ranges ``held``; nothing is learnt."""
+        trained = [crossbar.ranges for crossbar in self.crossbars if isinstance(crossbar.ranges, TrainedRanges)]
+        before, self.rows, calls = self.rows, rows, self.calls
+        try:
+            with ExitStack() as stack:
+                for ranges, values in zip(trained, held, strict=True):
+                    stack.enter_context(ranges.again(values))
+                yield
+        finally:
+            self.rows, self.calls = before, calls
 
     @contextmanager
     def watched(self, seen: list[list[tuple[Tensor, Tensor]]]) -> Iterator[None]:
@@ -172,7 +195,7 @@ class LayerConverters:
         positions = shape[2:] if self.spatial else shape[1:-1]
         numbers = positions.numel() * getattr(self.module, "groups", 1) * self.crossbars[-1].inputs.stop
         step, sums = max(AT_ONCE // max(numbers, 1), 1), []
-        for start in range(0, len(x), step):
+        for start in range(0, max(len(x), 1), step):
             rows = slice(start, min(start + step, len(x)))
             some, of = x[rows], torch.Size((rows.stop - start, *shape[1:]))
             vectors, total = input_vectors(self.module, some, of), torch.zeros((), device=x.device)
@@ -245,6 +268,15 @@ class LayerConverters:
         return rows.movedim(1, -1) if self.spatial else rows
 
 
+def repeated(layer: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+    """What makes later calls of ``layer`` repeat those from now on, if it computes with converters."""
+    converters = _HOOKED.get(layer)
+    if converters is None:
+        return nullcontext
+    trained = (crossbar.ranges for crossbar in converters.crossbars if isinstance(crossbar.ranges, TrainedRanges))
+    return partial(converters.again, converters.rows, [ranges.held() for ranges in trained])
+
+
 def _crossbars(weight: AnalogWeight, converters: Converters) -> Iterator[Crossbar]:
     """Those that the inputs of a weight are cut into; one but for a tile reference."""
     rows, reference = weight.as_rows(weight.value()), converters.reference
@@ -261,6 +293,8 @@ def _crossbars(weight: AnalogWeight, converters: Converters) -> Iterator[Crossba
 
 def endless_rows(stream: Stream, first: int, shape: Sequence[int], device: torch.device) -> Tensor:
     """Rows ``first``, ``first + 1``, ... of an endless standard normal field, as many as ``shape`` has."""
+    if not shape[0]:
+        return torch.zeros(tuple(shape), device=device)
     last = first + shape[0]
     pieces = []
     for chunk in range(first // CHUNK, -(-last // CHUNK)):

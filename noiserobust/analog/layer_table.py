@@ -33,13 +33,15 @@ class LayerSettings:
     """The reference of its noise: layer, filter, tile."""
     on_off: float | None = None
     """g_max / g_min of its noise, the on/off ratio of devices in use."""
+    g_max: float | None = None
+    """The conductance (µS) that its largest weight is stored as."""
 
     def __post_init__(self) -> None:
-        kinds = {"digital": bool, "on_off": (int, float)}
+        kinds: dict[str, Any] = {"digital": bool, "on_off": (int, float), "g_max": (int, float)}
         for field in fields(self):
             value, kind = getattr(self, field.name), kinds.get(field.name, str)
-            if value is not None and not isinstance(value, kind):  # type: ignore[arg-type]
-                what = {"digital": "true or false", "on_off": "a number"}.get(field.name, "a text")
+            if value is not None and not isinstance(value, kind):
+                what = {bool: "true or false", str: "a text"}.get(kind, "a number")
                 raise UserError(f"layers: expected {what} as {field.name}, got {value!r}")
 
     def checked(self) -> LayerSettings:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust.analog.backup import Backup
+from noiserobust.analog.dora import dora_layers, norms_kept
 from noiserobust.analog.factors import set_factor
+from noiserobust.analog.holders import Holders
 from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.layers import tiles_of
 from noiserobust.analog.openings import opened
@@ -78,7 +80,9 @@ class NoisyWeights:
         self._in_place = [weight for weight in self.weights if isinstance(weight, Stored)]
         self._others = [weight for weight in self.weights if not isinstance(weight, Stored)]
         self._latents = [latent for weight in self.weights for latent in weight.latents]
+        self._dora = dora_layers(model)
         self._backup = Backup([weight.parameter for weight in self._in_place])
+        self._holders = Holders(model, [w.parameter for w in self._in_place], [w.owner for w in self.weights])
 
     @contextmanager
     def perturbed(self, noise: NoiseModel, stream: Stream, t: float | None = None, own: float = 1.0) -> Iterator[None]:
@@ -149,7 +153,9 @@ class NoisyWeights:
         """Inside, parameters are what ``write`` put there, and other weights ``value(weight)``."""
         with opened(self._latents) as opening:
             forget_gathered(self.model)
+            self._holders.watch(opening)
             opening.callback(lambda: forget_gathered(self.model))
+            opening.enter_context(norms_kept(self._dora))
             for weight in self.weights:
                 opening.callback(set_factor(weight.owner, weight.attribute, None))
 

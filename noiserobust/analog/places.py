@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 
 from noiserobust.analog.backup import Backup
 from noiserobust.analog.forwards import weight_in_forward
+from noiserobust.analog.holders import replaced
 from noiserobust.analog.layer_table import LayerSettings
 from noiserobust.analog.layers import Outputs
 from noiserobust.analog.openings import opened
@@ -62,7 +63,7 @@ class AnalogWeight(ABC):
         noise: NoiseModel = asked if own.noise is None else NoiseModel.parse(own.noise)
         if own.noise is not None and factor != 1:
             noise = noise.scaled(factor)
-        changes = {name: own.given[name] for name in ("reference", "on_off") if name in own.given}
+        changes = {name: own.given[name] for name in ("reference", "on_off", "g_max") if name in own.given}
         return noise.changed(**changes) if changes and not noise.is_identity else noise
 
     @abstractmethod
@@ -176,10 +177,13 @@ class Untied(AnalogWeight):
                 config.tie_word_embeddings = False
             yield
         finally:
+            lost = any(parameters.get(self.attribute) is not own for parameters, _ in before)
             for parameters, tied in before:
                 parameters[self.attribute] = tied
             for config, flag in flags:
                 config.tie_word_embeddings = flag
+            if lost:
+                raise replaced([self.name])
 
 
 class _OfItsOwn(nn.Parameter):

@@ -7,7 +7,7 @@ sits in the array, so that it gets the noise: it is replaced at the operation th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from noiserobust.analog.layers import Outputs, registered_parent
 from noiserobust.models.modes import evaluating
@@ -106,21 +107,84 @@ def _fill(parameter: Tensor, number: int) -> None:
     parameter.copy_(noise * parameter.abs().max().clamp(min=1e-3) if parameter.numel() else noise)
 
 
+CLOSED = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+"""Layers whose products are inside one operation that takes all their weights."""
+
+
+def require_as_stored(module: nn.Module, parameter: nn.Parameter) -> None:
+    """:class:`Unclear` unless a forward method of a recurrent or attention layer gives ``parameter`` as it is to the
+    operation that the layer is about, or to a product (parts of an in-projection, say)."""
+    known, key = _FOUND.setdefault(module, {}), (id(parameter), vars(module).get("forward", type(module).forward))
+    if key not in known:
+        known[key] = _given(module, parameter)
+    found = known[key]
+    if isinstance(found, Unclear):
+        raise found
+
+
+def _given(module: nn.Module, parameter: nn.Parameter) -> Found | Unclear:
+    """Rows of the parameter's own memory that an operation is given; else why that is unclear."""
+    unclear = Unclear("")
+    for count in (1, 3) if isinstance(module, nn.MultiheadAttention) else (1,):
+        watch = _Given(parameter)
+        try:
+            _called_alone(module, parameter, [_input_shapes(module)[number] for number in range(count)], 0, watch)
+        except Unclear as error:
+            unclear = error
+            continue
+        if watch.found:
+            return Operand(0, 0, Outputs()), []
+        unclear = Unclear("no product with it as it is stored")
+    return unclear
+
+
+class _Given(TorchFunctionMode):
+    """Sees whether rows of a parameter are given to a product, or to a recurrent or attention operation."""
+
+    def __init__(self, parameter: Tensor) -> None:
+        super().__init__()
+        self.parameter, self.found = parameter, False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in PRODUCTS or getattr(func, "__name__", "") in _CLOSED_OPERATIONS:
+            self.found = self.found or any(map(self._is_of_it, tree_leaves((args, kwargs))))
+        return func(*args, **kwargs)
+
+    def _is_of_it(self, value: Any) -> bool:
+        if not isinstance(value, Tensor) or value.dim() != 2 or value.stride() != self.parameter.stride():
+            return False
+        start, end = self.parameter.data_ptr(), self.parameter.data_ptr() + self.parameter.nbytes
+        return value.shape[1] == self.parameter.shape[1] and start <= value.data_ptr() < end
+
+
+_CLOSED_OPERATIONS = {
+    *("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"),
+    *("multi_head_attention_forward", "_native_multi_head_attention"),
+}
+
+
 def products_of(module: nn.Module, parameter: Tensor, inputs: int = 0) -> dict[tuple[int, int], tuple[Tensor, Outputs]]:
     """By product and argument: the arguments as large as ``parameter`` in a pass of ``module`` alone in eval mode, and
     where their outputs are. ``inputs`` numbers random inputs."""
+    watch = Products(parameter.numel())
+    _called_alone(module, parameter, _input_shapes(module), inputs, watch)
+    return watch.seen
+
+
+def _called_alone(
+    module: nn.Module, parameter: Tensor, shapes: Sequence[tuple[int, ...]], inputs: int, watch: TorchFunctionMode
+) -> None:
     stream = Stream(0, "probe", inputs)
     given = [
         stream.child(number).normal(shape, device=parameter.device).to(parameter.dtype)
-        for number, shape in enumerate(_input_shapes(module))
+        for number, shape in enumerate(shapes)
     ]
-    watch = Products(parameter.numel())
     try:
         with torch.no_grad(), evaluating(module), seeded(stream, parameter.device), watch:
             module.forward(*given)
     except Exception as error:  # whatever a stranger's layer does with a probe
         raise Unclear(f"it cannot be called alone: {(str(error) or type(error).__name__).splitlines()[0]}") from None
-    return watch.seen
 
 
 class Products(TorchFunctionMode):
@@ -203,6 +267,10 @@ def _input_shapes(module: Any) -> list[tuple[int, ...]]:
     parent = registered_parent(module)
     if parent is nn.Linear:
         return [(3, module.in_features)]
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return [(3, 2, module.input_size) if isinstance(module, nn.RNNBase) else (2, module.input_size)]
+    if isinstance(module, nn.MultiheadAttention):
+        return [(3, 2, size) for size in (module.embed_dim, module.kdim, module.vdim)]
     if parent is nn.Bilinear:
         return [(3, module.in1_features), (3, module.in2_features)]
     if isinstance(module, nn.modules.conv._ConvNd):

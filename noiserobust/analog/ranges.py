@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -126,6 +127,26 @@ class TrainedRanges(Ranges):
             self.outputs.copy_(mean.where(seen.isfinite(), self.outputs))
         self.batches, self.samples = self.batches + 1, self.samples + (y.shape[1] if y.dim() > 1 else 1)
 
+    def held(self) -> dict[str, Any] | None:
+        """What a call from now on begins with, where it may calibrate."""
+        return None if not self.observes or self.calibrated else self._copied()
+
+    def _copied(self) -> dict[str, Any]:
+        state = self.state_dict()
+        return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
+
+    @contextmanager
+    def again(self, held: Mapping[str, Any] | None) -> Iterator[None]:
+        """Inside, calls are repeated that began with what was ``held``; afterwards all is as if they had not been."""
+        counts, observes, now = (self.inside, self.total), self.observes, self._copied()
+        self.observes = held is not None
+        try:
+            self.load_state_dict(held or now)
+            yield
+        finally:
+            (self.inside, self.total), self.observes = counts, observes
+            self.load_state_dict(now)
+
     def gradient(self, clipped: Tensor, inside: Tensor) -> Tensor:
         """g of a step: the gradient of what is ``clipped``, and the pull where the share ``inside`` allows it."""
         assert self.how is not None
@@ -135,10 +156,11 @@ class TrainedRanges(Ranges):
         """All that goes on."""
         return {name: getattr(self, name) for name in ("batches", "samples", "outputs")} | {"inputs": self.inputs.data}
 
+    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
         self.batches, self.samples = int(state["batches"]), int(state["samples"])
-        self.inputs.data.copy_(state["inputs"])
+        self.inputs.copy_(state["inputs"])
         if self.outputs is not None:
             self.outputs.copy_(state["outputs"])
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from noiserobust.analog.digital import NORMS, packed, stored_elsewhere, unused
+from noiserobust.analog.digital import NORMS, adapters, packed, stored_elsewhere, unused
 from noiserobust.analog.heads import EMBEDDINGS, Head
 from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.layers import FIRST, Outputs, has_own_forward, outputs_named, outputs_of
@@ -27,7 +27,7 @@ from noiserobust.analog.places import (
     hook_latents,
     parametrised,
 )
-from noiserobust.analog.probing import Unclear, operand_of, products_of, stored_outputs
+from noiserobust.analog.probing import CLOSED, Unclear, operand_of, products_of, require_as_stored, stored_outputs
 from noiserobust.errors import UserError
 from noiserobust.models.kinds import require_layers
 from noiserobust.models.wrappers import Names, unwrap
@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 OWN_FORWARD = "has a forward of its own"
+VOUCHES = "no registered layer vouches for it"
 EXCLUDED = "excluded by pattern"
 LATENT = "latent of"
 """The beginning of the reason of a parameter from which a weight is computed: it is counted there."""
@@ -152,7 +153,7 @@ class _Found:
 
     def __init__(self, model: nn.Module) -> None:
         self.names, self.model = Names(model), unwrap(model)
-        self.unused = unused(self.model)
+        self.unused, self.adapters = unused(self.model), adapters(self.model)
         modules = list(self.model.modules())
         self.embedded: dict[object, list[nn.Module]] = {}
         for one in modules:
@@ -240,6 +241,8 @@ class _Found:
         form = f"{LATENT} {self._latent[id(parameter)]}" if latent else ""
         unused = self.unused.get(id(module)) or self.unused.get(id(parameter))
         reason = form or unused or digital_reason(module, attribute, parameter)
+        if VOUCHES in reason:
+            reason = self.adapters.get(id(parameter), reason)
         form = form or packed(parameter)
         if isinstance(module, nn.ParameterDict):  # the names of its owner say what it holds
             place = path.rpartition(".")[2]
@@ -257,10 +260,14 @@ class _Found:
         """What a forward method of its own makes of a parameter."""
         module = candidate.owner
         try:
+            if isinstance(module, CLOSED):
+                require_as_stored(module, parameter)
+                return
             operand, gains = operand_of(module, parameter)
             used = operand.of(products_of(module, parameter))
         except Unclear as unclear:
-            advice = "include it by name@axis if it uses the weight as it is"
+            axis = ",".join(map(str, candidate.outputs.axes)) if candidate.outputs else "axis"
+            advice = f"include it by name@{axis} if it uses the weight as it is"
             candidate.reason = f"{type(module).__name__} {OWN_FORWARD}: {unclear} ({advice})"
             return
         assert used is not None
@@ -333,4 +340,4 @@ def digital_reason(module: nn.Module, attribute: str, parameter: Tensor) -> str:
         return "bias"
     if parameter.dim() < 2:
         return f"{type(module).__name__}.{attribute}: a vector"
-    return f"{type(module).__name__}.{attribute}: no registered layer vouches for it (include it by name@axis)"
+    return f"{type(module).__name__}.{attribute}: {VOUCHES} (include it by name@axis)"

@@ -52,6 +52,8 @@ GROUPS: dict[str, dict[str, str]] = {
 }
 """Every command and what it does, as help shows them."""
 COMMANDS = {name: says for group in GROUPS.values() for name, says in group.items()}
+EXTRAS = {"matplotlib": "plots"}
+"""What some commands load that a slim installation lacks, and the extra that brings it."""
 CLASSES = {"yield": "yields:Yield"}
 """Classes of commands that are not in the file of their name."""
 EXAMPLES = (
@@ -79,6 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 sys.stdout.flush()
         except UserError as error:
             _stop(f"{PROG}: error: {error}", 2)
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRAS:
+                raise
+            extra = EXTRAS[error.name]
+            _stop(f"{PROG}: error: expected {error.name}, got a Python without; pip install 'noiserobust[{extra}]'", 2)
         except BrokenPipeError:  # whoever reads, such as head, has read enough
             _discard_output()
         except OSError as error:

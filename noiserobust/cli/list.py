@@ -12,7 +12,7 @@ from noiserobust.spec.listing import FAMILIES, Member, members
 
 # fmt: off
 Family = Literal["noises", "methods", "measures", "tasks", "metrics", "models", "data", "schedules",
-                 "probabilities", "averages", "converters", "perturbations", "backends"]
+                 "probabilities", "averages", "clippings", "converters", "perturbations", "backends"]
 # fmt: on
 
 
@@ -25,7 +25,7 @@ class List(Command):
 
     family: Family | None = None
     """Family to list: noises, methods, measures, tasks, metrics, models, data, schedules, probabilities, averages,
-    converters, perturbations or backends."""
+    clippings, converters, perturbations or backends."""
 
     def run(self) -> None:
         print(listing(self.family))

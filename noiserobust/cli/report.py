@@ -16,12 +16,12 @@ class Report(Command):
 
     examples = (
         'noiserobust report rows.parquet --baseline "plain" --intervals',
-        'noiserobust report a.parquet b.parquet --where "strength <= 0.1" --plot a.png',
+        "noiserobust report rows.parquet runs --page report.html",
     )
     positional = ("rows",)
 
     rows: tuple[Path, ...] = ()
-    """Parquet files of rows."""
+    """Parquet files of rows; with --page also runs' folders, or folders of runs."""
     where: str | None = None
     """Only rows of which this holds, such as "seed == 0 and images == 500" (columns: docs/evaluation.md)."""
     baseline: str | None = None
@@ -38,8 +38,15 @@ class Report(Command):
     of the areas."""
     table: Path | None = None
     """File for the tables (Markdown)."""
+    page: Path | None = None
+    """File for a page (HTML) of everything: tables that sort, charts, commands; it needs no network."""
 
     def run(self) -> None:
+        if self.page is not None:
+            from noiserobust.page import write_page
+
+            print(f"page: {write_page(self.rows, self.page, baseline=self.baseline)}")
+            return
         from noiserobust.cli.stored import Stored, stored_rows
         from noiserobust.evaluation import area
 

@@ -13,15 +13,24 @@ if TYPE_CHECKING:
     from noiserobust.training import Run
 
 SETTINGS = {
-    "network and data": ("task", "initial", "data_root", "image_size", "mean", "std", "crop", "flip", "cutout"),
+    "network and data": ("task", "loss", "initial", "data_root", "image_size", "mean", "std", "crop", "flip", "cutout"),
     "distillation": ("teacher", "teacher_weight", "temperature"),
     "which weights are analog": ("include", "exclude", "layers"),
     "converters": ("converters", "input_ranges"),
     "optimizer": (
-        *("optimizer", "lr_warmup", "weight_decay", "label_smoothing", "clip_norm", "drop_last", "micro_batches"),
-        *("precision", "channels_last"),
+        *(
+            "optimizer",
+            "lr_schedule",
+            "lr_warmup",
+            "weight_decay",
+            "label_smoothing",
+            "clip_norm",
+            "drop_last",
+            "micro_batches",
+        ),
+        *("precision", "channels_last", "checkpointing", "compile"),
     ),
-    "epoch that is kept": ("select_on", "select_noise", "select_draws", "validation"),
+    "epoch that is kept": ("average", "select_on", "select_noise", "select_draws", "validation"),
     "measures in the log": ("log", "log_on", "log_images"),
 }
 """Rare settings of a run, by group."""

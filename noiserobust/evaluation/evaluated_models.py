@@ -187,6 +187,9 @@ class EvaluatedModels:
         self.shards = shards
         self.task = task_of(task, data)
         self.data = Samples(()) if isinstance(self.task, Scorer) else named_data(data, self.copies)
+        # A scoring function brings its own data; those that are named beside it say how large a network is.
+        named = isinstance(self.task, Scorer) and data is not None and not callable(data)
+        self._like = part_of(named_data(data, self.copies), part) if named else None
         if isinstance(self.task, Scorer) and images is not None:
             raise UserError(f"expected no number of images with {self.task}, which brings its own data")
         # Tensors and loaders that a person hands over are taken as they are; data sets are normalised as in training.
@@ -235,6 +238,7 @@ class EvaluatedModels:
         task, batches = self._task_of(copy.source), self._prepared[key]
         if batches:
             checked(network, batches[0], task, task.outputs(self.dataset), copy.name, compute.precision)
+        self._say_normalization(copy)  # now that it is known to work
         where, note = self._where(copy)
         analog = replace(coverage_of(network, where, task.call, batches[0] if batches else None), note=note)
         where = where.including(analog.heads)
@@ -299,19 +303,28 @@ class EvaluatedModels:
             return self.dataset.with_normalization(*self.normalization)
         if self.normalize and "mean" in about:
             return self.dataset.with_normalization(about["mean"], about["std"])
-        if isinstance(copy.source, Checkpoint) and self.dataset.normalization != "x":
+        return self.dataset
+
+    def _say_normalization(self, copy: TrainedCopy) -> None:
+        """Say what was taken where neither a person nor the checkpoint says it."""
+        said = self.normalization is not None or (self.normalize and "mean" in getattr(copy.source, "about", {}))
+        if isinstance(copy.source, Checkpoint) and not said and self.dataset.normalization != "x":
             log.warning(
                 "%s does not say how its inputs were normalised: taken as %s, the statistics of %s; where it was "
                 "trained on others, give them as mean and std (--mean, --std; Compute(mean=, std=))",
                 *(copy.name, self.dataset.normalization, self.dataset.name),
             )
-        return self.dataset
 
     def _built(self, checkpoint: Checkpoint, dataset: Labelled, channels_last: bool) -> nn.Module:
         """The network of a checkpoint, if it takes ``dataset``."""
         about, task = checkpoint.about, self._task_of(checkpoint)
         if isinstance(task, Scorer):
-            return checkpoint.build(self.spec)
+            like = self._like
+            return (
+                checkpoint.build(self.spec)
+                if like is None
+                else checkpoint.build(self.spec, like.channels, len(like.classes))
+            )
         channels, known = about.get("channels", dataset.channels), len(about.get("classes", dataset.classes))
         if channels != dataset.channels:
             raise UserError(f"{checkpoint.path} takes {channels} channels, the data have {dataset.channels}")

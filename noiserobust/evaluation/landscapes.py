@@ -16,7 +16,7 @@ from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModels, Models
 from noiserobust.evaluation.measure_minima import PASS, Part, surface_of
 from noiserobust.evaluation.result import Result, drawn
-from noiserobust.evaluation.settings import Compute, Where
+from noiserobust.evaluation.settings import Compute, Where, check_seed
 from noiserobust.minima.directions import coordinates, direction, height
 from noiserobust.minima.perturbations import check_over
 from noiserobust.models import ModelSpec
@@ -28,7 +28,7 @@ from noiserobust.storage.rows import OPERATION
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SEMANTICS = 1
+SEMANTICS = 2
 """Raise when a change gives other heights at the same place."""
 
 
@@ -89,6 +89,7 @@ def landscape(
     Source: Li et al., "Visualizing the Loss Landscape of Neural Nets"; "Incorruptible Neural Networks", Figure 7.
     """
     check_over("landscape", over)
+    check_seed(seed)
     if dimensions not in (1, 2) or pairs < 1:
         raise UserError(f"expected 1 or 2 dimensions and pairs >= 1, got {dimensions} and {pairs}")
     line = coordinates(half_width, points)

@@ -15,7 +15,7 @@ from noiserobust.analog.noisy import report_stream
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models
 from noiserobust.evaluation.result import Result, drawn
-from noiserobust.evaluation.settings import Compute, Where
+from noiserobust.evaluation.settings import Compute, Where, check_seed
 from noiserobust.evaluation.statistics.summary import summarize
 from noiserobust.minima import MaxOverRms, Measure, Surface, measure, metric
 from noiserobust.models import ModelSpec
@@ -27,7 +27,7 @@ from noiserobust.tasks import Scorer
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SEMANTICS = 1
+SEMANTICS = 2
 """Raise when a change makes the same measure give other values, so that no stale row is taken for a new one."""
 
 USUAL = ("loss", "average_sharpness:gaussian(0.05)", "ascent_sharpness:0.05", "gradient_norm")
@@ -86,6 +86,7 @@ def sharpness(
 
     Afterwards weights are as before, bit for bit. Raises :class:`~noiserobust.UserError` for what cannot be measured.
     """
+    check_seed(seed)
     kinds = list(dict.fromkeys([*measures_of(measures, strengths), MaxOverRms()]))
     compute = compute.with_batches_of(PASS)
     networks = EvaluatedModels(models, data, part, images=images, model=model, task=task, compute=compute, where=where)

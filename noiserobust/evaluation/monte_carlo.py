@@ -25,7 +25,7 @@ from noiserobust.evaluation.precision.to_precision import (
     summarize_to_precision,
 )
 from noiserobust.evaluation.result import Result, drawn
-from noiserobust.evaluation.settings import Chips, Compute, Where
+from noiserobust.evaluation.settings import Chips, Compute, Where, check_seed
 from noiserobust.evaluation.statistics.summary import paired, summarize
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
@@ -140,8 +140,7 @@ def evaluate(
     no finite number is wrong, and counted as ``nan_answers``. Afterwards the models' weights and modes are as before,
     bit for bit. Raises :class:`~noiserobust.UserError` for input that cannot be evaluated.
     """
-    if not -(2**63) <= seed < 2**63:  # what rows can hold
-        raise UserError(f"expected a seed of at most 64 bits, got {seed}; name a smaller number")
+    check_seed(seed)
     noise_kinds, numbers, further = noise_models(noises), draw_numbers(draws), known_metrics(metrics)
     networks = EvaluatedModels(
         models, data, images=images, model=model, task=task, compute=compute, where=where, shards=True
@@ -199,7 +198,8 @@ def _chip(
     """The rows of one chip: one per reading and metric. Where all draws are the same, those of the ``first``."""
     on_chips.next_chip()
     for reading in on_chips.readings:
-        unit = source = {**columns, "draw": draw, **reading}
+        outputs = on_chips.layer_outputs(reading["converters"])
+        unit = source = {**columns, "draw": draw, **reading, "layer_outputs": outputs}
         if on_chips.always_same(noise, reading["converters"]):
             source = unit | {"draw": first} | on_chips.readings[0] | {"converters": reading["converters"]}
         values = ledger.find(source, on_chips.metrics)

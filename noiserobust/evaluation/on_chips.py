@@ -175,6 +175,11 @@ class ModelOnChips:
         noiseless = self.noisy.is_identity(noise) and not self.converting[converters].noisy
         return noiseless and self.opened.exact
 
+    def layer_outputs(self, converters: str) -> str:
+        """Whether settings of single layers make outputs noisy where these ``converters`` do not."""
+        converting = self.converting[converters]
+        return "noisy" if converting.noisy and not converting.converters.is_noisy else "quiet"
+
     def strength(self, noise: NoiseModel) -> float:
         """The largest strength that the noise has in a layer."""
         return max(weight.noise(noise).strength for weight in self.noisy.weights)

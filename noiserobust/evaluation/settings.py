@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from noiserobust.data.labelled import Normalization
 
 from noiserobust.analog.where import Where
+from noiserobust.errors import UserError
 
 __all__ = ["Chips", "Compute", "Where", "grouped"]
 
@@ -73,6 +74,12 @@ class Compute:
     def with_batches_of(self, images: int) -> Compute:
         """The same with that many images per pass, where no other number was asked for."""
         return self if self.batch_size is not None else replace(self, batch_size=images)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that rows cannot hold: it would spoil the file of every later run."""
+    if not -(2**63) <= seed < 2**63:
+        raise UserError(f"expected a seed of at most 64 bits, got {seed}; name a smaller number")
 
 
 def grouped(options: Mapping[str, Any]) -> dict[str, Any]:

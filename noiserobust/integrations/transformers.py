@@ -158,8 +158,8 @@ class _ClipWeights(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         engine = self.trainer._engine
         skipped = self.trainer.accelerator.optimizer_step_was_skipped
-        if engine is not None and engine.weight_clip is not None and not skipped:
-            engine._clip_weights(engine.weight_clip)
+        if engine is not None and not skipped:
+            engine.kept.after_step(None)
 
 
 class RuleTrainer(ByRule, Trainer):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from noiserobust.data import nests
 from noiserobust.errors import UserError
+from noiserobust.models.wrappers import unwrap
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -41,11 +43,36 @@ def known_device(device: torch.device | str) -> torch.device:
         raise UserError(f"expected a device that is there, such as cpu or cuda, got '{device}'") from None
 
 
+_OF_FEATURES: WeakSet[nn.Module] = WeakSet()
+"""Networks that refuse whole numbers and take the same as floats."""
+
+
+def answer_to(model: nn.Module, ask: Callable[[], Any]) -> Any:
+    """``ask()``, a first call of ``model`` by :func:`as_weights`.
+
+    Where it refuses a tensor of whole numbers and takes the same as floats, they are no tokens but features, now and
+    later.
+    """
+    network = unwrap(model)
+    try:
+        return ask()
+    except (RuntimeError, NotImplementedError):
+        if network in _OF_FEATURES:
+            raise
+        _OF_FEATURES.add(network)
+        try:
+            return ask()
+        except Exception:
+            _OF_FEATURES.discard(network)
+        raise
+
+
 def as_weights(model: nn.Module, inputs: Any) -> Any:
-    """``inputs`` in the precision of the model's parameters; whole numbers as they are."""
+    """``inputs`` in the precision of the model's parameters; whole numbers as they are, unless a first call showed that
+    they are features (:func:`answer_to`)."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     if isinstance(inputs, Tensor):  # the usual case, at every batch
-        return inputs.to(dtype) if inputs.is_floating_point() else inputs
+        return inputs.to(dtype) if inputs.is_floating_point() or unwrap(model) in _OF_FEATURES else inputs
     return nests.mapped(inputs, lambda values: values.to(dtype) if values.is_floating_point() else values)
 
 

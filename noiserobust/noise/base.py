@@ -19,7 +19,7 @@ from noiserobust.noise.reference import LARGEST
 from noiserobust.noise.sharded import is_sharded
 from noiserobust.rng import Stream
 from noiserobust.spec import Scalable
-from noiserobust.spec.parser import JOIN, split
+from noiserobust.spec.parser import BESIDE, JOIN, split
 
 Per = Literal["chip", "read"]
 """When an error is drawn: once per chip (device to device), or anew for each read (cycle to cycle)."""
@@ -114,6 +114,7 @@ class NoiseModel(Scalable, family="noise model"):
             if values.get("reference") in ("filter", "layer"):  # which know no crossbars
                 values |= {name: LARGEST for name in ("rows", "columns") if name in own}
             values |= {name: change(value) for name, value in own.items() if isinstance(value, NoiseModel)}
+            values |= {name: Noises(map(change, value)) for name, value in own.items() if isinstance(value, Noises)}
             return replace(noise, **values) if values else noise
 
         noise = change(self)
@@ -131,6 +132,19 @@ class NoiseModel(Scalable, family="noise model"):
         stages = split(text, JOIN) if isinstance(text, str) else [text]
         parts = tuple(super(NoiseModel, cls).parse(stage, imports) for stage in stages)
         return parts[0] if len(parts) == 1 else Sum(parts)
+
+
+class Noises(tuple[NoiseModel, ...]):
+    """Several noises, one for each of several things; as text they are separated by semicolons."""
+
+    @classmethod
+    def parse(cls, text: Any, imports: bool = True) -> Noises:
+        """Those that ``text`` names in their order."""
+        return cls(NoiseModel.parse(one, imports) for one in split(text, BESIDE))
+
+    def nested(self) -> str:
+        """The text form."""
+        return ";".join(noise.nested() for noise in self)
 
 
 @dataclass(frozen=True)

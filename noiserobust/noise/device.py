@@ -15,7 +15,7 @@ from torch import Tensor
 
 from noiserobust.errors import UserError
 from noiserobust.noise.base import Chip, NoiseModel, check_strength
-from noiserobust.noise.mapping import MAPPINGS, Mapping, check_mapping, smallest_conductance
+from noiserobust.noise.mapping import MAPPINGS, Mapping, check_mapping, range_in_use
 from noiserobust.noise.reference import Reference, check_reference, reference_scale
 from noiserobust.rng import Stream
 from noiserobust.spec import Duration
@@ -68,7 +68,9 @@ class DeviceProfile(NoiseModel):
       ``offset``, one device :math:`g = g_{min} + (g_{max} - g_{min}) (x + 1) / 2`, the constant subtracted without
       error; ``offset-column``, the same against a column of real devices at the middle of the range, one per input,
       which all outputs of a crossbar share (:mod:`noiserobust.noise.mapping`).
-    - ``on_off``: g_max / g_min, the on/off ratio in use (None: the device's whole range).
+    - ``g_max``: the largest conductance in use, in µS (None: the device's), which s is stored as; ``on_off``: g_max /
+      g_min, the on/off ratio in use (None: down to the device's g_min). Errors of devices are what they are at their
+      conductances, so that those of weights are :math:`s / (g_{max} - g_{min})` times as large.
 
     Both devices of a pair are programmed, drift and are read by themselves (aihwkit merges the pair into its net
     weight after programming, so that the residue of the device at zero drifts with the other one's exponent). A stage
@@ -85,17 +87,22 @@ class DeviceProfile(NoiseModel):
     t: Duration = NOW
     mapping: Mapping = field(default="pair", kw_only=True)
     on_off: float | None = field(default=None, kw_only=True)
+    g_max: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check_strength(self.name, "strength", self.strength)
         check_reference(self.name, self.reference, self.rows, self.columns)
-        check_mapping(self.name, self.mapping, self.on_off)
+        check_mapping(self.name, self.mapping, self.on_off, self.g_max)
         object.__setattr__(self, "t", Duration(self.t))
         self.check_time(self.t)
 
     @abstractmethod
     def devices(self) -> Devices:
         """The physics of this profile's devices."""
+
+    def range_in_use(self, g_min: float, g_max: float) -> tuple[float, float]:
+        """The ends of the range that is used, of devices that have these."""
+        return range_in_use(self.name, (g_min, g_max), self.on_off, self.g_max)
 
     def check_time(self, t: float) -> None:
         """Raise :class:`~noiserobust.UserError` for a time that the profile says nothing about."""
@@ -115,8 +122,8 @@ class DeviceChip(Chip):
         self.below, self.profile, self.stream = below, profile, stream
         tiled = profile.reference.startswith("tile")
         self.tile = (profile.rows, profile.columns) if tiled else below.tile
-        g_min = smallest_conductance(profile.name, devices.g_min, devices.g_max, profile.on_off)
-        self.mapping = MAPPINGS[profile.mapping](g_min, devices.g_max, profile.columns if tiled else None)
+        ends = profile.range_in_use(devices.g_min, devices.g_max)
+        self.mapping = MAPPINGS[profile.mapping](*ends, profile.columns if tiled else None)
         self.scale = reference_scale(clean, profile.reference, profile.rows, profile.columns)
         # In one memory format, since vectorised functions round differently in others.
         self.target_weight = below.programmed().detach().contiguous()

@@ -74,20 +74,27 @@ MAPPINGS: dict[str, Callable[[float, float, int | None], Pair]] = {
 }
 
 
-def check_mapping(name: str, mapping: str, on_off: float | None) -> None:
-    """Refuse a mapping that there is none of, and an on/off ratio that leaves no range."""
+def check_mapping(name: str, mapping: str, on_off: float | None, g_max: float | None) -> None:
+    """Refuse a mapping that there is none of, and an on/off ratio or a largest conductance that leave no range."""
     if mapping not in get_args(Mapping):
         raise UserError(f"{name}: expected mapping {', '.join(get_args(Mapping))}, got {mapping!r}")
     if on_off is not None and not 1 < on_off < float("inf"):
         raise UserError(f"{name}: expected an on/off ratio on_off > 1, g_max / g_min, got {on_off}")
+    if g_max is not None and not 0 < g_max < float("inf"):
+        raise UserError(f"{name}: expected a finite g_max > 0 (µS, or the unit of the table), got {g_max}")
 
 
-def smallest_conductance(name: str, g_min: float, g_max: float, on_off: float | None) -> float:
-    """The lower end of the range in use: the device's own ``g_min``, or g_max / on_off, which must not lie below it."""
-    if on_off is None:
-        return g_min
-    if g_max / on_off < g_min * (1 - 1e-9):
+def range_in_use(
+    name: str, device: tuple[float, float], on_off: float | None, g_max: float | None
+) -> tuple[float, float]:
+    """g_min and g_max of the range in use: the ``device``'s own, or ``g_max`` and g_max / ``on_off``, within them."""
+    least, most = device
+    high = most if g_max is None else g_max
+    if not least < high <= most * (1 + 1e-9):
+        raise UserError(f"{name}: expected g_max above {least:g} and up to {most:g}, the device's own, got {g_max}")
+    low = least if on_off is None else high / on_off
+    if low < least * (1 - 1e-9):
         raise UserError(
-            f"{name}: expected an on/off ratio on_off of at most that of the device, {g_max / g_min:.6g}, got {on_off}"
+            f"{name}: expected an on/off ratio on_off of at most that of the device, {high / least:.6g}, got {on_off}"
         )
-    return g_max / on_off
+    return low, high

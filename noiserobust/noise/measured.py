@@ -13,10 +13,10 @@ from torch import Tensor
 
 from noiserobust.errors import UserError
 from noiserobust.noise.device import DeviceProfile, Devices, check_scale, normal_like
-from noiserobust.noise.mapping import smallest_conductance
 from noiserobust.noise.measurements import DRIFT, Measurements, read_table
 from noiserobust.rng import Stream
 from noiserobust.spec import Duration
+from noiserobust.spec.references import agreed
 
 READ = "read_std"
 BOLTZMANN = 8.617333262e-5
@@ -125,7 +125,7 @@ class Measured(DeviceProfile, name="measured"):
             )
         if table.known("polarity") and self.mapping != "pair":
             raise UserError(f"measured: expected mapping=pair for a table with polarities, got {self.mapping}")
-        smallest_conductance(self.name, table.g_min, table.g_max, self.on_off)
+        self.range_in_use(table.g_min, table.g_max)
         self.check_time(self.t)
 
     def check_time(self, t: float) -> None:
@@ -155,12 +155,8 @@ class Measured(DeviceProfile, name="measured"):
     def _read(self) -> Measurements:
         if (self.table, self.digest) not in _tables:
             content = _content(self.table)
-            digest = hashlib.sha256(content).hexdigest()[:12]
-            if self.digest not in ("", digest):
-                raise UserError(
-                    f"measured: expected {self.table} with the content {self.digest}, got {digest}; it was changed: "
-                    "leave digest out to use it as it is now"
-                )
+            found = hashlib.sha256(content).hexdigest()[:12]
+            digest = agreed(f"measured: expected {self.table}", self.digest, found)
             object.__setattr__(self, "digest", digest)
             _tables[self.table, digest] = read_table(self.table, content)
         return _tables[self.table, self.digest]

@@ -17,6 +17,7 @@ from noiserobust.noise.chip_files import PLACES, ChipFile, chip_paths, content_d
 from noiserobust.noise.reference import Reference, check_reference, reference_scale
 from noiserobust.rng import Stream
 from noiserobust.spec import Duration
+from noiserobust.spec.references import agreed
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,7 @@ class MeasuredChips(NoiseModel, name="chips"):
         key = (os.path.abspath(self.folder), self.digest)
         if key not in _chips:
             paths = chip_paths(self.folder)
-            digest = content_digest(paths)
-            if self.digest not in ("", digest):
-                raise UserError(
-                    f"chips: expected {self.folder} with the content {self.digest}, got {digest}; it was changed: "
-                    "leave digest out to use it as it is now"
-                )
+            digest = agreed(f"chips: expected {self.folder}", self.digest, content_digest(paths))
             object.__setattr__(self, "digest", digest)
             _chips[key[0], digest] = [ChipFile(path) for path in paths]
         return _chips[key[0], self.digest]

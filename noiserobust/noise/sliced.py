@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from noiserobust.errors import UserError
-from noiserobust.noise.base import Chip, check_strength
+from noiserobust.noise.base import Chip, Noises, check_strength
 from noiserobust.noise.reference import Reference, check_reference, reference_scale
 from noiserobust.noise.wrapper import Assembly, Wrapper, stored
 from noiserobust.rng import Stream
@@ -32,11 +32,17 @@ class Sliced(Wrapper, name="sliced"):
     Gallo et al., "Precision of bit slicing with in-memory computing based on analog phase-change memory crossbars",
     Neuromorphic Computing and Engineering 2, 014009 (2022).
 
+    ``others``: noises of their own for the other slices, from the next significant one to the least, separated by
+    semicolons; ``noise`` is that of the most significant one then. Errors of std :math:`\sigma_j s` become one of
+    :math:`s \sqrt{\sum_j c_j^2 \sigma_j^2}`.
+
     The scale of ``noise`` is that of the slice that it acts on, so let its reference be the same. ``strength``
     multiplies the whole deviation, that of rounding included.
 
     >>> str(Sliced.parse("sliced(pcm,bits=2,slices=4)"))
     'sliced(pcm,bits=2,slices=4)'
+    >>> str(Sliced.parse("sliced(pcm,bits=2,slices=3,others=gaussian(0.02);gaussian(0.05))"))
+    'sliced(pcm,bits=2,slices=3,others=gaussian(0.02);gaussian(0.05))'
     """
 
     example: ClassVar[str] = "sliced(pcm,bits=2,slices=4)"
@@ -48,12 +54,20 @@ class Sliced(Wrapper, name="sliced"):
     rows: int = 512
     columns: int = 512
     strength: float = 1.0
+    others: Noises | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in (self.bits, self.slices))
         if not whole or self.bits * self.slices > 24:
             raise UserError(
                 f"sliced: expected bits and slices >= 1, of 24 bits in all at most, got {self.bits} and {self.slices}"
+            )
+        if self.others is not None:
+            object.__setattr__(self, "others", Noises(self.others))
+        if self.others is not None and len(self.others) != self.slices - 1:
+            raise UserError(
+                f"sliced: expected others for all slices but the most significant one, {self.slices - 1}, got "
+                f"{len(self.others)}; semicolons separate them"
             )
         check_reference(self.name, self.reference, self.rows, self.columns)
         check_strength(self.name, "strength", self.strength, "it multiplies the deviation; 1 is all of it")
@@ -64,10 +78,11 @@ class Sliced(Wrapper, name="sliced"):
         target, base, total = stored(below), 2**self.bits, 2 ** (self.bits * self.slices)
         scale = reference_scale(clean, self.reference, self.rows, self.columns)
         relative = (target / scale.where(scale > 0, 1)).clamp(-1, 1)
+        noises = [self.noise, *(self.others or [self.noise] * (self.slices - 1))]
         rest, slices = (relative.abs() * (total - 1)).round(), []
         for place in range(self.slices):
             digit = relative.sign() * scale * rest.remainder(base) / (base - 1)
-            slices.append(self.noise.write(Chip(digit), digit, stream.child(place)))
+            slices.append(noises[self.slices - 1 - place].write(Chip(digit), digit, stream.child(place)))
             rest = torch.div(rest, base, rounding_mode="floor")
 
         def added(read: list[Tensor]) -> Tensor:

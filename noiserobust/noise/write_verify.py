@@ -12,7 +12,6 @@ from torch import Tensor
 from noiserobust.errors import UserError
 from noiserobust.noise.base import Chip, check_strength
 from noiserobust.noise.device import DeviceChip, DeviceProfile, Devices
-from noiserobust.noise.mapping import smallest_conductance
 from noiserobust.noise.reference import reference_scale
 from noiserobust.noise.wrapper import Assembly, Wrapper, stored
 from noiserobust.rng import Stream
@@ -112,8 +111,8 @@ class VerifiedDevices(Devices):
     def __init__(self, devices: Devices, how: WriteVerify, profile: DeviceProfile) -> None:
         self.devices, self.how, self.profile = devices, how, profile
         self.g_min, self.g_max = devices.g_min, devices.g_max
-        low = smallest_conductance(profile.name, devices.g_min, devices.g_max, profile.on_off)
-        self.allowed = how.tolerance * (devices.g_max - low)
+        low, high = profile.range_in_use(devices.g_min, devices.g_max)
+        self.allowed = how.tolerance * (high - low)
 
     def of(self, place: int) -> VerifiedDevices:
         return VerifiedDevices(self.devices.of(place), self.how, self.profile)

@@ -90,6 +90,7 @@ def readings(summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def variant(line: Mapping[Any, Any]) -> str:
     """What is done around the chip, in words: ``, global compensation, batch norm from 500 images``."""
     words = {"compensation": "{} compensation", "recalibration": "batch norm from {} images"}
+    words["layer_outputs"] = "{} outputs of some layers"
     said = [words.get(key, key + " {}").format(line[key]) for key in OPERATION if line[key] != OPERATION[key]]
     return "".join(f", {words}" for words in said)
 

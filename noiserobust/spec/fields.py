@@ -92,12 +92,15 @@ def parse_value(text: str, kind: Any, imports: bool = True) -> Any:
         return kind.parse(text, imports)
     options, origin = typing.get_args(kind), typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
-        for index, option in enumerate(options):
+        refused: list[str] = []
+        for option in options:
             try:
                 return parse_value(text, option, imports)
-            except UserError:
-                if index == len(options) - 1:
-                    raise
+            except UserError as error:
+                refused.append(str(error))
+        if options[-1] is types.NoneType:
+            raise UserError(refused[0].replace(", got", " or none, got", 1))
+        raise UserError(refused[-1])
     if origin is Literal:
         if text not in options:
             raise UserError(f"expected one of {', '.join(map(str, options))}, got '{shown(text)}'")

@@ -51,6 +51,7 @@ FAMILIES = {
         "training", "Probability", "probability schedule", "NAME(VALUE,SETTING=VALUE), where a rule has a probability"
     ),
     "averages": Family("training", "Average", "average", "NAME:VALUE,SETTING=VALUE, of a run's weights"),
+    "clippings": Family("training", "Clip", "clipping", "NAME(VALUE,SETTING=VALUE), or a number of rms"),
     "converters": Family("analog", "Converters", "converters", "NAME:SETTING=VALUE, or none"),
     "perturbations": Family(
         "minima",

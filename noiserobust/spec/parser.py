@@ -22,6 +22,7 @@ KEY = re.compile(r"([^\W\d]\w*)\s*=(.*)", re.DOTALL)
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 COMMA = re.compile(",")
 JOIN = re.compile(r"\+(?=\s*[^\W\d])")
+BESIDE = re.compile(r";(?=\s*[^\W\d])")
 """The plus of 1e+05 joins nothing: what follows a joining plus is a name."""
 
 
@@ -88,7 +89,7 @@ def split(text: str, separator: re.Pattern[str]) -> list[str]:
     colons = max(part.count(":") for part in re.split(r"[,+()]", text))  # each may begin one inside the one before
     if nesting + colons > DEEPEST:
         raise UserError(f"expected at most {DEEPEST} descriptions inside each other, got '{shown(text)}'")
-    signs = {match.start(): "<" for pattern in (COMMA, JOIN) for match in pattern.finditer(text)}
+    signs = {match.start(): "<" for pattern in (COMMA, JOIN, BESIDE) for match in pattern.finditer(text)}
     signs |= {match.start(): "," for match in separator.finditer(text)}
     letters = re.sub(r"[^\s()\[\]{}]", "_", re.sub(r"\s", " ", text))
     outline = "".join(signs.get(place, letter) for place, letter in enumerate(letters))

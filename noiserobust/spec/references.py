@@ -19,6 +19,15 @@ def reference_to(thing: Any) -> str:
     return f"{thing.__module__}:{thing.__qualname__}"
 
 
+def agreed(expected: str, stated: str, found: str, other: str = "it was changed") -> str:
+    """The digest that was ``found``; UserError where another one was ``stated`` ("" states none)."""
+    if stated not in ("", found):
+        raise UserError(
+            f"{expected} with the content {stated}, got {found}; {other}: leave digest out to use it as it is now"
+        )
+    return found
+
+
 def is_module(reference: str) -> bool:
     """Whether ``package`` of ``package.module:Name`` can be found; it is not imported."""
     package = reference.partition(":")[0].partition(".")[0]

@@ -59,7 +59,7 @@ def _call(one: Any, nested: bool, without: float | None, label: bool) -> str:
                 continue
             text = write(value, nested=True, without=without, label=label)
         elif (positional and one.leading == "always") or setting.required or value != setting.default:
-            text = write(value, nested=True, label=True) if label and hasattr(value, "nested") else format_value(value)
+            text = write(value, nested=True, label=True) if label and hasattr(value, "stages") else format_value(value)
             if label and setting.name == one.path_field and one.digest:
                 text = PurePath(text).name
         else:

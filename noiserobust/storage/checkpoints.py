@@ -62,9 +62,14 @@ class Checkpoint:
         model = spec or self.model or (self._stored_model() if "model" in self.about else None)
         channels = channels or self.about.get("channels")
         classes = classes or (len(self.about["classes"]) if "classes" in self.about else None)
-        if model is None or channels is None or classes is None:
+        if model is None:
             raise UserError(
                 f"expected a checkpoint that names its model, got {self.path}; name it, such as --model resnet18"
+            )
+        if channels is None or classes is None:
+            raise UserError(
+                f"expected a checkpoint that says the channels and classes of {model}, got {self.path}; name the data "
+                "that it is for, such as --data digits"
             )
         with seeded(Stream(0, "build")):  # initial weights, soon replaced, come from torch's global generator
             network = model.without_weights().build(channels, classes)

@@ -21,15 +21,17 @@ OPERATION: dict[str, Any] = {
     "converters": "none",
     "backend": "direct",
     "subset": "all",
+    "layer_outputs": "quiet",
 }
 """Columns that say for which task and on which images chips were operated, and how, with what holds in files that lack
 them: classification, no drift compensation, no recalibration of batch norms, ideal converters, the network itself as
-what computes, all images."""
+what computes, all images, no output noise that only settings of single layers bring."""
 
 
 OUTPUT_NOISE = {
     "converters": r"\b(?:noise|shot)=",
     "backend": r"^(?!direct$)(?!.*\bperfect=true)(?!.*\bout_noise=0\.0(?!\d))",
+    "layer_outputs": "noisy",
 }
 """What in a column says that outputs are noisy (of a configuration of one's own it is not known that they are not)."""
 
@@ -73,7 +75,7 @@ def completed(rows: pd.DataFrame) -> pd.DataFrame:
 
 def noise_free(rows: pd.DataFrame) -> pd.Series[bool]:
     """Which rows (or lines of a summary) are noise-free: strength 0, no part of a composition (pcm+gaussian:0), and
-    no noise of the outputs, which the converters or the backend may have."""
+    no noise of the outputs, which the converters, single layers or the backend may have."""
     free = (rows["strength"] == 0) & ~rows["noise"].str.contains("+", regex=False)
     for column, noisy in OUTPUT_NOISE.items():
         if column in rows:

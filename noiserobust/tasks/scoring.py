@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.models.check import taking
-from noiserobust.models.compute import Precision, autocast, device_of
+from noiserobust.models.compute import Precision, answer_to, autocast, device_of
 from noiserobust.models.modes import evaluating
 from noiserobust.tasks.base import Task
 from noiserobust.tasks.classification import Classification
@@ -63,7 +63,7 @@ def checked(
     it, or gives no predictions of ``task`` with ``outputs`` numbers or more."""
     with evaluating(model), autocast(device_of(model), precision):
         with taking(batch.inputs, name):
-            given = task.call(model, batch)
+            given = answer_to(model, lambda: task.call(model, batch))
         predictions = task.predictions(given)
     task.check(predictions, batch, outputs)
     return predictions

@@ -28,8 +28,8 @@ class Tokens(Task, name="tokens"):
     - ``shift``: whether the logits at a place are about the token *after* it, as causal language models' are. Left
       out, the data say so: labels that are the input tokens themselves, wherever they are not ignored, are shifted by
       one place (as transformers' causal models shift them); others are compared where they stand (masked language
-      models, token classification, T5, labels that are shifted already). Data without labels are their own: every
-      token of ``input_ids`` that ``attention_mask`` does not leave out.
+      models, token classification, T5, labels that are shifted already). Data without labels are their own. Of labels
+      that are the input tokens, those that ``attention_mask`` leaves out (padding) are ignored.
     - ``label_smoothing``: of the training loss; metrics have none.
 
     The labels are not given to the network, but for encoder-decoders, which read them.
@@ -148,14 +148,16 @@ def _ids(batch: Batch) -> Tensor | None:
 
 
 def _targets(batch: Batch) -> Tensor:
-    """The labels (B, T); of data without any, their own tokens."""
-    if batch.labels is not None:
-        return batch.labels
-    ids = _ids(batch)
-    if ids is None:
+    """The labels (B, T); of data without any, their own tokens. Of those the attention mask leaves padding out."""
+    labels, ids = batch.labels, _ids(batch)
+    if labels is None and ids is None:
         raise UserError("expected token labels (B, T), or tokens as input_ids, got neither; name them labels")
     mask = batch.inputs.get("attention_mask") if isinstance(batch.inputs, dict) else None
-    return ids if mask is None else ids.masked_fill(mask == 0, IGNORED)
+    if labels is not None and (mask is None or mask.shape != labels.shape or not _are_inputs(labels, ids)):
+        return labels
+    targets = labels if labels is not None else ids
+    assert targets is not None
+    return targets if mask is None else targets.masked_fill(mask == 0, IGNORED)
 
 
 def _are_inputs(labels: Tensor, ids: Tensor | None) -> bool:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from noiserobust.analog.places import Stored, Untied
-from noiserobust.analog.vectors import Vector, clip, precise
+from noiserobust.analog.vectors import Vector, clip
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.analog.where import Where
 from noiserobust.data import Batch, nests
@@ -24,10 +23,14 @@ from noiserobust.models.wrappers import unwrap
 from noiserobust.noise.sharded import mesh_of
 from noiserobust.rng import Stream
 from noiserobust.tasks import Task
+from noiserobust.training.averages import Average
+from noiserobust.training.clipping import Clip
 from noiserobust.training.ddp import Processes
+from noiserobust.training.kept import KeptWeights
 from noiserobust.training.micro_batches import AnyBatch, as_list, only_rows
 from noiserobust.training.objective import Loss, Objective, Output, Penalty, joined
 from noiserobust.training.periphery import Periphery
+from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import check_clipping
 from noiserobust.training.teacher import Teacher
 from noiserobust.training.trained_weights import TrainedWeights, require_own_loop
@@ -51,7 +54,10 @@ class Engine:
       ``torch.amp.GradScaler`` for fp16. When either pass of a step is inf or NaN the scaler skips the whole step.
     - ``clip_norm``: largest norm of the final gradient.
     - ``weight_clip``: after each step analog weights are clipped to this many times their layer's rms, the field's
-      first remedy against outliers that set the noise's scale.
+      first remedy against outliers that set the noise's scale; or any :class:`Clip` or its text, such as
+      ``rms(2.5,per=column)``.
+    - ``average``: weights averaged over steps, ``ema:0.999`` or ``swa:0.75``; ``with engine.kept(): ...`` puts what is
+      kept of a training into the model (:class:`KeptWeights`).
     - ``seed`` names the training noise, masks and coins; it must be the same on every rank.
     - ``samples``, ``classes``: size of the training data, for the rules that remember single samples.
     - ``where``: which weights are analog: what noise, weight clipping, filters and ``perturb="analog"`` are about.
@@ -74,7 +80,8 @@ class Engine:
         precision: Precision | None = None,
         scaler: torch.amp.GradScaler | None = None,
         clip_norm: float | None = None,
-        weight_clip: float | None = None,
+        weight_clip: Clip | str | float | None = None,
+        average: Average | str | None = None,
         seed: int = 0,
         samples: int | None = None,
         classes: int | None = None,
@@ -83,13 +90,13 @@ class Engine:
         input_ranges: Any = None,
         teacher: Teacher | None = None,
     ) -> None:
-        check_clipping(clip_norm, weight_clip)
+        check_clipping(clip_norm)
         if teacher is not None and {*map(id, teacher.model.parameters())} & {*map(id, model.parameters())}:
             raise UserError("expected a teacher with weights of its own, got those being trained; give a copy.deepcopy")
         self.model, self.optimizer = model, optimizer
         self.objective = Objective(task, loss, teacher)
         self.precision, self.scaler = precision, scaler
-        self.clip_norm, self.weight_clip, self.seed = clip_norm, weight_clip, seed
+        self.clip_norm, self.seed = clip_norm, seed
         self.samples, self.classes = samples, classes
         self.device = device_of(model)
         self._trained = TrainedWeights(model, optimizer, where)
@@ -101,6 +108,8 @@ class Engine:
         self.memory: dict[str, Any] = {}
         self.own_memory: dict[str, Any] = {}
         self.sharded = mesh_of(model) is not None
+        self.kept = KeptWeights(self, weight_clip, average)
+        self._at: Progress | None = None
         self.ranks = Processes.of(model)
         self.ranks.require_same_seed(seed, self.device)
 
@@ -135,20 +144,20 @@ class Engine:
         self._trained.look(self.task.call, batch)
 
     @contextmanager
-    def stepping(self, step: int = 0) -> Iterator[None]:
-        """Inside is one ``step`` of a rule: it begins with no gradients, and leaves none behind when it fails."""
+    def stepping(self, at: Progress | None = None) -> Iterator[None]:
+        """Inside is one step of a rule: it begins with no gradients, and leaves none behind when it fails."""
         if self._stepping:  # the step of a rule inside another
             yield
             return
-        self._begin(step)
-        self._stepping = True
+        self._begin(None if at is None else at.step)
+        self._stepping, self._at = True, at
         try:
             yield
         except BaseException:
             self.take()  # half a gradient must not leak into the next step
             raise
         finally:
-            self._stepping = False
+            self._stepping, self._at = False, None
 
     def remembered(self, vector: Vector) -> Vector:
         """``vector`` as it is kept in ``memory``: it stays right when layers are frozen, unfrozen or added."""
@@ -317,11 +326,10 @@ class Engine:
         self.periphery.update(stepped, scale, rate, self.ranks)
         self.optimizer.zero_grad(set_to_none=True)
         self._holding = False
-        # Clipping after a skipped step, which lowers the scale, would still move weights: it takes the rms anew.
-        if self.weight_clip is not None and stepped:
-            self._clip_weights(self.weight_clip)
         if getattr(self.model, "broadcast_buffers", False):
             self.ranks.share_buffers(unwrap(self.model))
+        if stepped:  # a skipped step, which lowers the scale, changes nothing else
+            self.kept.after_step(self._at)
         return stepped
 
     def state_dict(self) -> dict[str, Any]:
@@ -338,7 +346,7 @@ class Engine:
             self.scaler.load_state_dict(state["scaler"])
         self.periphery.load_state_dict(state)
 
-    def _begin(self, step: int = 0) -> None:
+    def _begin(self, step: int | None = None) -> None:
         """Read what is trained, and refuse gradients that this engine did not take."""
         self._require_own_loop()
         self._trained.read()
@@ -382,18 +390,6 @@ class Engine:
                 parameter.grad = parameter.grad.coalesce()
         gradients = [parameter.grad for parameter in held]
         clip([g._values() if g is not None and g.is_sparse else g for g in gradients], self.clip_norm)
-
-    @torch.no_grad()
-    def _clip_weights(self, times_rms: float) -> None:
-        trained = set(map(id, self.parameters))
-        for weight in self.weights.noisy.weights:
-            stored = isinstance(weight, (Stored, Untied))  # else computed: its parameters are no weights
-            if not stored or id(weight.parameter) not in trained or not weight.parameter.requires_grad:
-                continue  # frozen: nothing here may change it
-            (values,) = precise([weight.parameter])
-            assert values is not None
-            limit = times_rms * values.square().mean().sqrt()
-            weight.parameter.clamp_(-limit, limit)
 
     def _ranks_apart(self, apart: bool) -> AbstractContextManager[None]:
         model = self.model

@@ -65,6 +65,11 @@ class EpochLog:
                 f"expected a rule whose update gradient's point is known to measures, got {settings.method.name}; "
                 "name a perturbation in place of training, such as ascent(0.05)"
             )
+        if self.at_rule and (str(settings.converters) != "none" or "converters" in str(settings.layers)):
+            raise UserError(
+                "expected ideal converters with measures of the training step, which see the digital network, got "
+                f"{settings.converters}; name a perturbation in place of training, such as ascent(0.05)"
+            )
 
     def line(self, perturbation: Perturbation | None) -> dict[str, float]:
         """The columns of an epoch, ``perturbation`` being that of its last step."""

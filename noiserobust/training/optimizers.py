@@ -29,7 +29,7 @@ def build_optimizer(
         raise UserError(f"expected an optimizer of torch.optim ({', '.join(sorted(known))}), got '{name}'")
     options: dict[str, Any] = {}
     for argument in arguments:
-        key, value = _option(argument, text)
+        key, value = option(argument, text)
         if key in options:
             raise UserError(f"optimizer '{text}': {key} is given twice")
         options[key] = value
@@ -39,11 +39,14 @@ def build_optimizer(
         raise UserError(f"optimizer '{text}': {error}") from None
 
 
-def _option(argument: Argument, text: str) -> tuple[str, object]:
+def option(argument: Argument, text: str, words: bool = False) -> tuple[str, object]:
+    """The name and value of an ``argument`` of ``text``: a number, true, false or a tuple; with ``words`` a word."""
     key, value = argument
     if key is None:
-        raise UserError(f"expected key=value after the optimizer's name, got '{value}' in '{text}'")
+        raise UserError(f"expected key=value after the name, got '{value}' in '{text}'")
     try:
         return key, ast.literal_eval({"true": "True", "false": "False"}.get(value, value))
     except (ValueError, SyntaxError):
+        if words and value.isidentifier():
+            return key, value
         raise UserError(f"expected a number, true, false or a tuple for {key}, got '{value}'") from None

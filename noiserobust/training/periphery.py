@@ -50,17 +50,20 @@ class Periphery:
         ]
         self._learnt = [ranges for ranges in self.ranges if ranges.how is not None]
         self._optimizer = _alike(optimizer, [ranges.inputs for ranges in self._learnt]) if self._learnt else None
-        self._step = self._passes = 0
-        self._weight, self._handed_out = 0.0, True
+        self._step = self._passes = self._updates = 0
+        self._weight: float | Tensor = 0.0
+        self._handed_out = True
 
-    def begin(self, step: int) -> None:
-        """A step begins: the weights are the clean ones."""
-        self._step, self._passes, self._handed_out = step, 0, True
+    def begin(self, step: int | None) -> None:
+        """A step begins, by default the next one: the weights are the clean ones."""
+        self._step, self._passes, self._handed_out = self._updates if step is None else step, 0, True
         for layer in self.converting.layers:
             layer.rescale()
 
     @contextmanager
-    def passing(self, stream: Stream, rank: int, calibrates: bool = False, weight: float = 0.0) -> Iterator[None]:
+    def passing(
+        self, stream: Stream, rank: int, calibrates: bool = False, weight: float | Tensor = 0.0
+    ) -> Iterator[None]:
         """Inside is a pass of a step, whose gradient is taken with this ``weight``."""
         if not self.converting.layers:
             yield
@@ -98,12 +101,13 @@ class Periphery:
     def update(self, stepped: bool, scale: float, rate: float, ranks: Processes) -> None:
         """The optimizer's step of the ranges, at its learning ``rate``, of gradients times the loss ``scale``; where
         it skipped the weights' step (``stepped``) ranges stay, too. They are the same on all ranks afterwards."""
+        self._updates += 1
         if not self.ranges:
             return
         device = self.ranges[0].inputs.device
         gradients = [torch.zeros_like(r.inputs) if r.inputs.grad is None else r.inputs.grad for r in self._learnt]
         counts = [torch.tensor([float(r.inside), float(r.total)], device=device) for r in self._learnt]
-        weight = torch.tensor(self._weight, device=device)
+        weight = torch.as_tensor(self._weight, dtype=torch.float32, device=device).clone()
         outputs = [ranges.outputs for ranges in self.ranges if ranges.outputs is not None]
         held = [*(ranges.inputs.data for ranges in self.ranges), *outputs, *gradients, *counts, weight]
         ranks.average(held, held)  # in their own memory
@@ -135,14 +139,16 @@ class Periphery:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs; nothing without ranges."""
-        if not self.ranges:
+        """What a resumed run needs; nothing without converters."""
+        if not self.converting.layers:
             return {}
         optimizer = {} if self._optimizer is None else self._optimizer.state_dict()
-        return {"ranges": [ranges.state_dict() for ranges in self.ranges], "ranges_optimizer": optimizer}
+        ranges = [ranges.state_dict() for ranges in self.ranges]
+        return {"ranges": ranges, "ranges_optimizer": optimizer, "updates": self._updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
+        self._updates = int(state.get("updates", 0))
         if self.ranges:
             for ranges, held in zip(self.ranges, state["ranges"], strict=True):
                 ranges.load_state_dict(held)

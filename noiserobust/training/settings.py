@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from noiserobust.models import ModelSpec
     from noiserobust.noise import NoiseModel
     from noiserobust.tasks import Task
+    from noiserobust.training.averages import Average
+    from noiserobust.training.clipping import Clip
     from noiserobust.training.rules.base import Method
 
     T = TypeVar("T")
@@ -39,14 +41,18 @@ if TYPE_CHECKING:
     NoiseText = Text[NoiseModel]
     MeasureTexts = Text[tuple[Measure, ...]]
     ConvertersText = Text[Converters]
+    ClipText = Text[Clip | float | None]
+    AverageText = Text[Average | None]
 else:  # the command line reads texts, without loading what they describe
     ModelText = MethodText = NoiseText = TaskText = ConvertersText = str
     MeasureTexts = tuple[str, ...]
+    ClipText = None | float | str
+    AverageText = None | str
 
 SEMANTICS = 1
 """Raise when a change makes the same settings train different weights, so that no stale run is taken for a new one."""
 
-WITHOUT_EFFECT = ("data", "data_root", "mean", "std", "log", "log_on", "log_images")
+WITHOUT_EFFECT = ("data", "data_root", "mean", "std", "log", "log_on", "log_images", "checkpointing")
 """Settings that the weights do not depend on (data count by their content and normalisation)."""
 ADDED: dict[str, Any] = {
     "drop_last": False,
@@ -59,8 +65,12 @@ ADDED: dict[str, Any] = {
     "teacher": None,
     "teacher_weight": 0.5,
     "temperature": 2.0,
+    "average": None,
     "converters": "none",
     "input_ranges": None,
+    "lr_schedule": None,
+    "loss": None,
+    "compile": False,
 }
 """Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
 
@@ -86,6 +96,9 @@ class TrainSettings:
     """Network, such as resnet18:width=16, or one of your own: factory:package.module:function."""
     task: TaskText = field(default=cast("Any", "classification"))
     """What the network's outputs mean: classification, tokens, regression, multilabel, binary or segmentation."""
+    loss: str | None = None
+    """A loss of your own, package.module:function: of predictions and labels, one value per sample (default: the
+    task's)."""
     initial: str | None = None
     """Checkpoint to start from (fine-tuning); layers that give the logits of another number of classes start anew."""
     teacher: str | None = None
@@ -107,8 +120,11 @@ class TrainSettings:
     io:dac=8,adc=8,noise=0.06; with learnt=true or percentile=99.9 the checkpoint keeps the ranges."""
     input_ranges: str | None = None
     """How ranges that are learnt learn (default: as aihwkit's): learnt:decay=0.01."""
-    weight_clip: float | None = None
-    """Clip analog weights to this many times their layer's rms after every step (2 to 4 is usual)."""
+    weight_clip: ClipText = field(default=cast("Any", None))
+    """Clip analog weights to this many times their layer's rms after every step (2 to 4 is usual), or otherwise:
+    rms(2.5,per=column), percentile(99.5), value(0.2), each with when=end for the kept network alone."""
+    average: AverageText = field(default=cast("Any", None))
+    """Average the weights over steps, evaluate and keep the average: ema:0.999, or swa:0.75 over the last quarter."""
     epochs: int = 30
     """Passes over the training data."""
     batch_size: int = 128
@@ -120,7 +136,10 @@ class TrainSettings:
     optimizer: str = "SGD:momentum=0.9"
     """Any optimizer of torch.optim, with its options: AdamW, SGD:momentum=0.9,nesterov=true."""
     lr: float = 0.05
-    """Peak learning rate; it falls to 0 as a cosine."""
+    """Peak learning rate; it falls to 0 as a cosine, or as lr_schedule says."""
+    lr_schedule: str | None = None
+    """Any scheduler of torch.optim.lr_scheduler, with its options: StepLR:step_size=30,gamma=0.1; it counts epochs
+    (OneCycleLR and CyclicLR: steps), or what every=step or every=epoch says."""
     lr_warmup: int | float = 0
     """Steps (whole number) or fraction of all steps over which the learning rate rises from 0."""
     weight_decay: float = 5e-4
@@ -156,6 +175,11 @@ class TrainSettings:
     """Names initial weights, order, augmentation and training noise; also the replicate of the trained copy."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """fp32, or autocast to bf16 or fp16 (fp16 with loss scaling, for GPUs)."""
+    checkpointing: bool = False
+    """Keep what blocks of the network were given, and compute what is inside them again in the backward pass: less
+    memory, about a third more time, the same weights."""
+    compile: bool = False
+    """Compile the network by torch.compile for the training passes."""
     channels_last: bool = True
     """Memory format of images and convolutions."""
     device: str = "cpu"
@@ -190,8 +214,16 @@ class TrainSettings:
         from noiserobust.training.schedules import check_warmup
 
         check_warmup("expected lr_warmup", self.lr_warmup)
+        if self.lr_schedule is not None:
+            from noiserobust.training.learning_rates import check_schedule
+
+            check_schedule(self.lr_schedule, self.optimizer)
+        if self.loss is not None and self.loss.count(":") != 1:
+            raise UserError(f"expected a loss as package.module:function, got '{self.loss}'")
+        if self.compile and (self.checkpointing or str(self.converters) != "none"):
+            raise UserError("expected no converters and no checkpointing beside compile, which would not see them")
         self._check_teacher()
-        check_clipping(self.clip_norm, self.weight_clip)
+        check_clipping(self.clip_norm)
         _check_device(self.device)
 
     def _read_texts(self) -> None:
@@ -218,9 +250,21 @@ class TrainSettings:
             if "learnt=true" not in f"{self.converters} {self.layers}":
                 raise UserError(f"expected converters with learnt=true beside input_ranges, got {self.converters}")
             object.__setattr__(self, "input_ranges", None if learning == str(InputRanges()) else learning)
+        self._read_kept()
         log: Any = self.log
         measures = map(Measure.parse, log if isinstance(log, (list, tuple)) else (log,))
         object.__setattr__(self, "log", tuple(dict.fromkeys(measures)))
+
+    def _read_kept(self) -> None:
+        from noiserobust.training.averages import Average
+        from noiserobust.training.clipping import RMS, Clip
+
+        if self.average is not None:
+            object.__setattr__(self, "average", Average.parse(self.average))
+        if self.weight_clip is not None:
+            clip: Clip = Clip.parse(self.weight_clip)
+            # The usual one is the number that it always was.
+            object.__setattr__(self, "weight_clip", clip.times if clip == RMS(getattr(clip, "times", 2.0)) else clip)
 
     def _check_teacher(self) -> None:
         from noiserobust.training.teacher import check_distillation
@@ -252,11 +296,21 @@ class TrainSettings:
     @property
     def label(self) -> str:
         """The method as it stands in tables: ``sam:0.2``, ``plain, clip 2.5 rms``."""
-        clipping = "" if self.weight_clip is None else f", clip {self.weight_clip:g} rms"
+        clip, average = self.weight_clip, self.average
+        clipping = "" if clip is None else f", clip {clip:g} rms" if isinstance(clip, float) else f", clip {clip}"
+        averaged = "" if average is None else f", averaged {average}"
         teacher = "" if self.teacher is None else f", distilled {self.teacher_weight:g} tau {self.temperature:g}"
         ranges = "" if self.input_ranges is None else f", {self.input_ranges}"
         converters = "" if str(self.converters) == "none" else f", {self.converters}{ranges}"
-        return f"{self.method}{clipping}{teacher}{converters}"
+        return f"{self.method}{clipping}{averaged}{teacher}{converters}"
+
+    @property
+    def _revised(self) -> list[str]:
+        """What has come to mean something else without a change of SEMANTICS, which all other runs keep."""
+        clipped = ["clipped weights keep their limit"] if self.weight_clip is not None else []
+        return clipped + (
+            ["norm of the whole gradient"] if "scaling=paper" in str(self.method).partition("esam")[2] else []
+        )
 
     def described(self) -> dict[str, Any]:
         """The settings as plain values, in their text forms."""
@@ -289,7 +343,7 @@ class TrainSettings:
         splits = self.normalized(splits)
         crop, flip = self.augmentation(splits)
         content = [splits.train.fingerprint, splits.test.fingerprint, splits.train.mean, splits.train.std]
-        named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content]
+        named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content, *self._revised]
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -300,12 +354,10 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Described) else value
 
 
-def check_clipping(clip_norm: float | None, weight_clip: float | None) -> None:
-    """Refuse limits of gradients and weights that are not above 0."""
+def check_clipping(clip_norm: float | None) -> None:
+    """Refuse a limit of gradients that is not above 0."""
     if clip_norm is not None and not clip_norm > 0:
         raise UserError(f"expected clip_norm > 0, got {clip_norm}; leave it out for no gradient clipping")
-    if weight_clip is not None and not weight_clip > 0:
-        raise UserError(f"expected weight_clip > 0 (times the layer's rms), got {weight_clip}; 2 to 4 is usual")
 
 
 def _check_device(device: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,9 @@ from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
 from noiserobust.errors import Diverged, UserError
+from noiserobust.minima import Perturbation
 from noiserobust.rng import Stream, seeded
+from noiserobust.spec import references
 from noiserobust.storage.checkpoints import is_whole, read_checkpoint, save_checkpoint
 from noiserobust.storage.identity import code
 from noiserobust.storage.logs import without_clock, write_log
@@ -29,15 +31,22 @@ from noiserobust.storage.weights import load_weights
 from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked, score
+from noiserobust.training.checkpointing import checkpointed
+from noiserobust.training.compiling import compiled
 from noiserobust.training.ddp import Processes
 from noiserobust.training.engine import Engine
 from noiserobust.training.epoch_log import EpochLog, require_logged
+from noiserobust.training.kept import has_norms
+from noiserobust.training.learning_rates import LearningRate
 from noiserobust.training.optimizers import build_optimizer
 from noiserobust.training.resuming import alone_with, is_finished, require_same_code, resumed
 from noiserobust.training.runs import Run, run_of
-from noiserobust.training.schedules import Progress, learning_rate
+from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import TrainSettings
 from noiserobust.training.teacher import Teacher
+
+REFRESHING = 1000
+"""Training images (all, if there are fewer) that batch norm's statistics of averaged weights are of, unaugmented."""
 
 
 def fit(
@@ -132,13 +141,15 @@ class _Trainer:
         self.noisy = NoisyWeights(self.model, **where.patterns)
         optimizer = build_optimizer(settings.optimizer, self.model.parameters(), settings.lr, settings.weight_decay)
         self.engine = Engine(
-            processes.parallel(self.model),
+            processes.parallel(compiled(self.model, device) if settings.compile else self.model),
             optimizer,
+            loss=None if settings.loss is None else references.load(settings.loss),
             task=self.task.smoothed(settings.label_smoothing),
             precision=settings.precision,
             scaler=torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None,
             clip_norm=settings.clip_norm,
             weight_clip=settings.weight_clip,
+            average=settings.average,
             seed=settings.seed,
             samples=len(train),
             classes=outputs,
@@ -150,10 +161,19 @@ class _Trainer:
             else Teacher(teacher.to(device), settings.teacher_weight, settings.temperature),
         )
         self.steps = settings.epochs * len(self.batches)
+        self.rate = LearningRate(
+            settings.lr_schedule, optimizer, settings.lr, self.steps, len(self.batches), settings.lr_warmup
+        )
         processes.require_samples(len(train), settings.batch_size)
         self.watched = (
             [] if self.held_out is None else prepare(self.held_out, device, channels_last=settings.channels_last)
         )
+        self.refreshing: Sequence[Batch] = ()
+        if settings.average is not None:
+            self._require_average()
+            if has_norms(self.model):
+                images = train.sample(min(REFRESHING, len(train)), Stream(0, "refresh"))
+                self.refreshing = prepare(images, device, channels_last=settings.channels_last)
         sets = {"train": train, "validation": self.held_out, "test": splits.test}
         self.measures = EpochLog(settings, self.model, sets, self.task, where)
         self.log: list[dict[str, Any]] = []
@@ -177,12 +197,15 @@ class _Trainer:
             mininterval=0.5,
         ) as bar:
             for epoch in range(len(self.log), self.settings.epochs):
-                line = self._epoch(epoch, bar)
-                self.log.append(line)
-                self.ranks.append(self.processes.count)
-                if self._is_best(line):
-                    self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-                    self.best_ranges = self.engine.periphery.described
+                epoch_seen = self._epoch(epoch, bar)
+                with self.engine.kept(self.refreshing):
+                    line = self._line(epoch, *epoch_seen)
+                    self.rate.end_epoch(line)
+                    self.log.append(line)
+                    self.ranks.append(self.processes.count)
+                    if self._is_best(line):
+                        self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+                        self.best_ranges = self.engine.periphery.described
                 self._save()
                 shown = [name for name in (self.task.metric, f"perturbed_{self.task.metric}") if name in line]
                 bar.set_postfix({name: f"{line[name]:.3g}" for name in shown})
@@ -190,7 +213,8 @@ class _Trainer:
                     on_epoch(line)
         self.processes.first(self._keep)
 
-    def _epoch(self, epoch: int, bar: tqdm) -> dict[str, Any]:
+    def _epoch(self, epoch: int, bar: tqdm) -> tuple[dict[str, float], Perturbation | None, float]:
+        """Its steps: numbers for the log, the last step's perturbation, and when it began."""
         settings, started = self.settings, time.perf_counter()
         total = torch.zeros((), device=self.engine.device)
         count = torch.zeros((), dtype=torch.float64, device=self.engine.device)
@@ -198,35 +222,42 @@ class _Trainer:
         rank, ranks = self.processes.rank, self.processes.count
         # Dropout and the like draw from the global generator: named per epoch, so that a resumed run draws the same.
         masks = Stream(settings.seed, "dropout", epoch)
-        with seeded(masks.child(rank) if rank else masks, self.engine.device):
+        again = checkpointed(self.model) if settings.checkpointing else nullcontext()
+        with again, seeded(masks.child(rank) if rank else masks, self.engine.device):
             for index, batch in enumerate(self.batches.epoch(epoch, rank, ranks)):
                 at = Progress(epoch * len(self.batches) + index, self.steps, epoch, settings.epochs, settings.seed)
                 parts: Batch | list[Batch] = (
                     batch.split(settings.micro_batches) if settings.micro_batches > 1 else batch
                 )
-                # Set outright: torch's scheduler warns when loss scaling skips the first step.
-                rate = settings.lr * learning_rate(at.step, self.steps, settings.lr_warmup)
-                for group in self.engine.optimizer.param_groups:
-                    group["lr"] = rate
+                rate = self.rate.begin(at.step)
                 out = settings.method.step(self.engine, parts, at)
+                self.rate.end()
                 each, units = out.losses.float(), out.counts
                 total += each.sum() if units is None else (each * units).sum()
                 count += len(each) if units is None else units.sum()
                 bar.update()
         totals, counts = zip(*self.processes.gather((total.item(), count.item())), strict=True)
-        losses = {"train_loss": sum(totals) / sum(counts), **self._watch()}
+        strength = settings.method.strength(at) if out.strength is None else out.strength
+        seen = {"train_loss": sum(totals) / sum(counts), "strength": strength, "lr": rate}
+        return seen, out.perturbation, started
+
+    def _line(
+        self, epoch: int, seen: dict[str, float], perturbation: Perturbation | None, started: float
+    ) -> dict[str, Any]:
+        """The epoch's line of the log, of the weights that are kept of it."""
+        losses = {"train_loss": seen.pop("train_loss"), **self._watch()}
         for name in ("train_loss", "loss"):
             if not math.isfinite(losses.get(name, 0.0)):
                 raise Diverged(f"training diverged in epoch {epoch}: {name} is {losses[name]}; lower lr or strength")
-        strength = settings.method.strength(at) if out.strength is None else out.strength
-        always = {"strength": strength, "lr": rate, **self._extremes()}
+        averaged = {} if self.settings.average is None else {"averaged": self.engine.kept.count}
+        always = seen | averaged | self._extremes()
         return self.processes.first(
             lambda: {
                 "epoch": epoch,
                 **losses,
                 **always,
                 # The column max_over_rms stays what it is without a log.
-                **{name: value for name, value in self.measures.line(out.perturbation).items() if name not in always},
+                **{name: value for name, value in self.measures.line(perturbation).items() if name not in always},
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
@@ -263,7 +294,18 @@ class _Trainer:
     def _merit(self, line: dict[str, Any]) -> float:
         """What the epoch is chosen by: the perturbed metric of the task, turned so that more is better."""
         value = self.task.quantity.sign * line[f"perturbed_{self.task.metric}"]
-        return -math.inf if math.isnan(value) else value
+        return -math.inf if math.isnan(value) or line.get("averaged") == 0 else value
+
+    def _require_average(self) -> None:
+        """Refuse an average that no step of the run would belong to: it would be the last weights by another name."""
+        average, epochs = self.settings.average, self.settings.epochs
+        if average is not None and not any(
+            average.counts(Progress(step, self.steps, step * epochs // self.steps, epochs))
+            for step in reversed(range(self.steps))
+        ):
+            raise UserError(
+                f"expected an average that begins within {self.steps} steps, got {average}; lower its start"
+            )
 
     def _save(self) -> None:
         own_memory = self.processes.gather(nests.copied_to(torch.device("cpu"), self.engine.own_memory))
@@ -275,6 +317,7 @@ class _Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.engine.optimizer.state_dict(),
             "engine": self.engine.state_dict(),
+            "rate": self.rate.state_dict(),
             "own_memory": own_memory,
             "best": self.best,
             "best_ranges": self.best_ranges,
@@ -293,6 +336,7 @@ class _Trainer:
         try:
             self.model.load_state_dict(state["model"])
             self.engine.optimizer.load_state_dict(state["optimizer"])
+            self.rate.load_state_dict(state.get("rate", {}))
             own_memory = state.get("own_memory") or [{}]  # older states know of one process only
             rank = self.processes.rank % len(own_memory)
             self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})

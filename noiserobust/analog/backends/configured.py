@@ -17,7 +17,7 @@ from noiserobust.analog.backends.tiles import OnTiles
 from noiserobust.errors import UserError
 from noiserobust.spec import OfFunction, format_value
 from noiserobust.spec.parser import Argument
-from noiserobust.spec.references import reference_to
+from noiserobust.spec.references import agreed, reference_to
 from noiserobust.spec.writer import called
 
 NOISES = ("inp_noise", "out_noise", "w_noise", "inp_sto_round", "out_sto_round", "out_noise_std", "v_offset_std")
@@ -43,12 +43,8 @@ class Configured(OfFunction, OnTiles):
             raise UserError(f"expected an RPUConfig for inference, got {kind}; InferenceRPUConfig is one")
         if not getattr(getattr(config, "mapping", None), "digital_bias", True):
             raise UserError(f"expected digital biases (mapping.digital_bias=True) in {self.reference}, got analog ones")
-        digest = digest_of(config)
-        if self.digest not in ("", digest):
-            raise UserError(
-                f"expected {self.reference} with the content {self.digest}, got {digest}; hand over the object that "
-                "was used, or leave digest out to use it as it is now"
-            )
+        used = "hand over the object that was used, or where it was changed"
+        digest = agreed(f"expected {self.reference}", self.digest, digest_of(config), used)
         object.__setattr__(self, "digest", digest)
         object.__setattr__(self, "_at_hand", config)
 

@@ -96,13 +96,14 @@ def measure_to_precision(
         return on_chips.score(noise, report_stream(seed, model.replicate, draw), **reading)[metric]
 
     def values(subset: str, compute: Callable[[int], dict[str, float]], draw: int) -> dict[str, float]:
-        unit = {**columns, **reading, "subset": subset, "draw": draw}
+        unit = {**columns, **reading, "layer_outputs": outputs, "subset": subset, "draw": draw}
         stored = ledger.find(unit)
         row = compute(draw) if stored is None else stored
         ledger.add(unit, row)
         bar.update()
         return row
 
+    outputs = on_chips.layer_outputs(reading["converters"])
     stream = Stream(seed, "subset", model.replicate, str(noise), repr(sorted(reading.items())))
     draw_cost = DRAW_COST.get(device_of(model.network).type, OTHER_DRAW_COST)
     if metric == "accuracy" and model.task.right_or_wrong:

@@ -86,7 +86,9 @@ class ARWP(Method, name="arwp"):
 
 @dataclass(frozen=True)
 class MixedARWP(ARWP, name="arwp-mixed"):
-    r"""ARWP mixed with the clean gradient (m-ARWP): the step is :math:`\alpha\, \nabla L_1(w) + (1 - \alpha) g_p`.
+    r"""ARWP mixed with the clean gradient: m-ARWP.
+
+    The step is :math:`\alpha\, \nabla L_1(w) + (1 - \alpha) g_p`.
 
     - ``gamma``, ``eta``, ``beta``: see :class:`ARWP`; g_p is taken as it is, without its weight.
     - ``alpha``: weight of the *clean* gradient (the paper's lambda weighs the noisy one).

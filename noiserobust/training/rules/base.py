@@ -55,8 +55,9 @@ class Method(Described, family="method"):
             )
         parts = held(batch)
         engine.look(parts)
-        with engine.stepping(progress.step):
-            return self.whole_step(engine, parts, progress._replace(seed=engine.seed))
+        progress = progress._replace(seed=engine.seed)
+        with engine.stepping(progress):
+            return self.whole_step(engine, parts, progress)
 
     def whole_step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         """:meth:`step` for one batch or a list of micro-batches."""

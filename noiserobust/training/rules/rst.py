@@ -11,9 +11,11 @@ from noiserobust.training.engine import Engine, Output
 from noiserobust.training.micro_batches import AnyBatch
 from noiserobust.training.probability import Probability, check_probability
 from noiserobust.training.rules.asam import ASAM
+from noiserobust.training.rules.averaged import Averaging
 from noiserobust.training.rules.base import Method, plain_step
 from noiserobust.training.rules.gsam import GSAM
 from noiserobust.training.rules.sam import SAM, Climbing
+from noiserobust.training.rules.samson import SAMSON
 from noiserobust.training.rules.ssam import SSAM
 from noiserobust.training.schedules import Progress
 
@@ -87,7 +89,7 @@ class RST(Method, name="rst"):
 class GRST(RST, name="g-rst"):
     """RST whose inner rule is gradient-norm regularisation: on heads the step is (1 - a) g + a g_p.
 
-    - ``inner``: the rule that makes g_p: sam, asam, gsam (whose whole step stands for g_p) or ssam.
+    - ``inner``: the rule that makes g_p: sam, asam, samson, f-sam, vasso, ssam or gsam (its whole step stands for g_p).
     - ``p``: as in :class:`RST`. ``a``: weight of g_p; p a is the regularisation in units of SAM's, 0.8 to 1 is best.
     - ``normalised``: g / ||g|| for g (each rank its own), as the released code does by default.
 
@@ -104,8 +106,9 @@ class GRST(RST, name="g-rst"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.inner, (SAM, ASAM, GSAM, SSAM)):
-            raise UserError(f"g-rst: expected sam, asam, gsam or ssam as inner rule, got {self.inner.name}")
+        if not isinstance(self.inner, (SAM, ASAM, GSAM, SSAM, SAMSON, Averaging)):
+            known = "sam, asam, samson, f-sam, vasso, gsam or ssam"
+            raise UserError(f"g-rst: expected {known} as inner rule, got {self.inner.name}")
         if isinstance(self.inner, SAM) and self.inner.alpha:
             raise UserError("g-rst: expected an inner sam without alpha, got both: a says how g and g_p are mixed")
         if not 0 <= self.a < float("inf"):

@@ -12,6 +12,7 @@ from noiserobust.data import nests
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.minima import Unperturbed
+from noiserobust.tasks import Task
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.micro_batches import AnyBatch, as_list
 from noiserobust.training.rules.distillation import SelfDistillation, penalty
@@ -74,7 +75,7 @@ class SAF(SelfDistillation, name="saf"):
 
     def whole_step(self, engine: Engine, batch: AnyBatch, progress: Progress) -> Output:
         parts = as_list(batch)
-        memory, indices = self.remembered(engine), _indices(parts)
+        memory, indices = self.remembered(engine), _indices(parts, engine.task)
         self.require_epochs(progress)
         slot, lam = progress.epoch % self.back, self.strength(progress)
         term = None
@@ -87,7 +88,9 @@ class SAF(SelfDistillation, name="saf"):
         engine.commit()
         # Read before write: one slot serves for both. Every rank records what all ranks saw.
         if out.logits is None or out.logits.shape[1:] != memory["logits"].shape[2:]:
-            raise UserError(f"saf: expected logits (B, {memory['logits'].shape[2]}), one row a sample; use mesa")
+            raise UserError(
+                f"saf: expected logits (B, {memory['logits'].shape[2]}), one row a sample; {_instead(engine.task)}"
+            )
         logits = engine.ranks.gather_rows(out.logits.to(memory["logits"].dtype))
         written = engine.ranks.gather_rows(indices)
         # An overflow is no past to compare with.
@@ -97,15 +100,21 @@ class SAF(SelfDistillation, name="saf"):
         return replace(out, perturbation=Unperturbed(), strength=lam)
 
 
-def _indices(parts: list[Batch]) -> Tensor:
+def _instead(task: Task) -> str:
+    """The rule that does without what saf remembers, for a task."""
+    distils = type(task).divergence is not Task.divergence
+    return "use mesa" if distils else f"the task {task} has no classes to remember: use sam or rwp"
+
+
+def _indices(parts: list[Batch], task: Task) -> Tensor:
     """The samples' indices; refuses what are no single samples of known classes."""
     indices = []
     for part in parts:
         if not isinstance(part.labels, Tensor) or part.labels.dim() != 1 or part.labels.is_floating_point():
             got = [f"{tuple(labels.shape)} {labels.dtype}" for labels in nests.tensors(part.labels)]
             raise UserError(
-                f"saf: expected one class number per sample, got labels {', '.join(got)}: mixup and "
-                "cutmix leave no past to compare with; use mesa"
+                f"saf: expected one class number per sample, got labels {', '.join(got)}: several units a sample, "
+                f"mixup and cutmix leave no past to compare with; {_instead(task)}"
             )
         if part.indices is None:
             raise UserError("saf: expected a batch with its samples' indices, got none; use Batch(x, y, indices)")

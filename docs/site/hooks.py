@@ -1,0 +1,59 @@
+"""What the site has beside the pages of ``docs``: the README as its start, the figures, a reference from docstrings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[2]
+PUBLIC = ("noiserobust", "noiserobust.training", "noiserobust.evaluation", "noiserobust.noise", "noiserobust.tasks")
+"""Packages whose public names the reference lists, a page each."""
+OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\(\.\./(?!figures/)([^)#]+)[^)]*\)")
+
+
+def on_config(config: Any) -> Any:
+    pages = [{name: f"reference/{name}.md"} for name in PUBLIC]
+    config.nav.append({"Reference": pages})
+    config.nav.append({"What changed": "changelog.md"})
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    for figure in sorted((ROOT / "figures").rglob("*.*")):
+        place = figure.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, place, abs_src_path=str(figure)))
+    index = re.sub(r"\]\(docs/", "](", (ROOT / "README.md").read_text())
+    files.append(File.generated(config, "index.md", content=_without_outside(index)))
+    files.append(File.generated(config, "changelog.md", content=(ROOT / "CHANGELOG.md").read_text()))
+    for package in PUBLIC:
+        files.append(File.generated(config, f"reference/{package}.md", content="\n".join(_reference(package))))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Files of the repository that are no pages are named, not linked: the site does not have them."""
+    return OUTSIDE.sub(r"`\2`", markdown).replace("](../figures/", "](figures/")
+
+
+def _without_outside(text: str) -> str:
+    return re.sub(
+        r"(?<!!)\[([^\]]+)\]\((?!https?:|#)((?:experiments|noiserobust|tests|CHANGELOG|LICENSE)[^)]*)\)",
+        r"\1 (`\2`)",
+        text,
+    )
+
+
+def _reference(package: str) -> Iterator[str]:
+    import importlib
+
+    module = importlib.import_module(package)
+    yield f"# {package}\n\n{(module.__doc__ or '').strip()}\n"
+    for name in sorted(module.__all__):
+        one = getattr(module, name)
+        place = f"{one.__module__}.{one.__qualname__}" if hasattr(one, "__qualname__") else ""
+        if place.startswith("noiserobust."):
+            yield f"::: {place}\n"

@@ -1,0 +1,131 @@
+"""Sections about the runs behind the rows: how they were trained, which of their weights were noisy, what made them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from noiserobust.analog.coverage import coverage
+from noiserobust.errors import UserError
+from noiserobust.page import charts
+from noiserobust.page.parts import Panel, Section, Table
+from noiserobust.page.results import Results
+from noiserobust.storage.rows import completed
+from noiserobust.sweep.recommendation import command_of
+
+
+def training(results: Results, baseline: str | None, confidence: float) -> Section | None:
+    logs = [run.log.assign(method=run.label, seed=run.settings.seed) for run in results.runs]
+    if not logs:
+        return None
+    log = pd.concat(logs, ignore_index=True)
+    metrics = [
+        name.removeprefix("perturbed_")
+        for name in map(str, log)
+        if name.startswith("perturbed_") and "loss" not in name
+    ]
+    columns = [*(f"perturbed_{name}" for name in metrics), *metrics, "train_loss", "loss"]
+    panels = []
+    for column in dict.fromkeys(name for name in columns if name in log):
+        groups = log.dropna(subset=[column]).groupby(["method", "epoch"], sort=False)[column]
+        data = groups.agg(y="mean", spread="std").reset_index()
+        if data.empty:
+            continue
+        spread = data["spread"].fillna(0.0)
+        data = data.assign(low=data["y"] - spread, high=data["y"] + spread).drop(columns="spread")
+        title = column.replace("_", " ")
+        about = f"{title} against the epoch, a line per method"
+        spec = charts.lines(data, results.methods, "epoch", ("epoch", title), description=about)
+        panels.append(Panel(title, spec))
+    says = "Means over copies; bands are ± their standard deviation. All but the training loss are on held-out data."
+    return Section("training", "Training", says, panels) if panels else None
+
+
+def covered(results: Results, baseline: str | None, confidence: float) -> Section | None:
+    body: list[list[Any]] = []
+    seen: set[str] = set()
+    for run in results.runs:
+        if run.label in seen:
+            continue
+        seen.add(run.label)
+        try:
+            found = coverage(run.network, **run.settings.where.patterns)
+        except UserError:  # a network that is somebody's code, which a page does not start
+            continue
+        for name, shape, noisy, why in _weights_of(found):
+            body.append([run.label, name, shape, noisy, why])
+    if not body and len(results.rows):
+        first = results.rows.drop_duplicates("model")
+        if "noisy_weights" in first and first["noisy_weights"].notna().all():
+            head = ["method", "model", "noisy weights", "all weights", "share (%)"]
+            body = [
+                [m, str(model), int(noisy), int(every), 100.0 * noisy / every]
+                for m, model, noisy, every in zip(
+                    first["method"], first["model"], first["noisy_weights"], first["all_weights"], strict=True
+                )
+            ]
+            return Section(
+                "coverage", "Coverage", "How many of each network's weights were noisy.", table=Table(head, body)
+            )
+    head = ["method", "weight", "shape", "analog", "why"]
+    says = "Which weights lie in arrays and are noisy, and which stay digital."
+    return Section("coverage", "Coverage", says, table=Table(head, body)) if body else None
+
+
+def settings(results: Results, baseline: str | None, confidence: float) -> Section | None:
+    texts = []
+    for label in dict.fromkeys(run.label for run in results.runs):
+        runs = [run for run in results.runs if run.label == label]
+        seeds = sorted(run.settings.seed for run in runs)
+        words = command_of(runs[0].settings).partition(" --seed ")[0]
+        texts.append((f"trained: {label}", f"{words} --seeds {' '.join(map(str, seeds))}"))
+    rows = results.rows
+    if len(rows):
+        texts.append(("evaluated", evaluation_command(rows)))
+    columns = [
+        "noiserobust",
+        "commit",
+        "torch",
+        "numpy",
+        "python",
+        "device",
+        "precision",
+        "data",
+        "inputs",
+        "seed",
+        "images",
+    ]
+    about = [(name, sorted(map(str, rows[name].dropna().unique()))) for name in columns if name in rows]
+    table = Table(["what", "value"], [[name, ", ".join(values)] for name, values in about if values])
+    if not texts and not table.rows:
+        return None
+    says = "The commands that make these results again, and what computed them."
+    return Section("provenance", "Settings and provenance", says, table=table if table.rows else None, texts=texts)
+
+
+def evaluation_command(rows: pd.DataFrame) -> str:
+    """What evaluates these rows again, up to the order of their conditions."""
+    first = completed(rows).iloc[0]
+    models = list(
+        dict.fromkeys(str(Path(model).parent) if model.endswith(".safetensors") else model for model in rows["model"])
+    )
+    words = ["noiserobust", "evaluate", *models, "--noise", *dict.fromkeys(rows["noise"])]
+    times = [f"{t:g}" for t in sorted(rows["t"].dropna().unique())]
+    words += ["--times", *times] if times else []
+    for name in ("compensation", "converters"):
+        kinds = list(dict.fromkeys(completed(rows)[name]))
+        words += [f"--{name}", *kinds] if kinds != ["none"] else []
+    words += ["--draws", str(int(rows["draw"].max()) + 1)]
+    reads = int(rows["read"].max()) + 1
+    words += ["--reads", str(reads)] if reads > 1 else []
+    words += ["--seed", str(int(first["seed"]))] if "seed" in rows and first["seed"] else []
+    return shlex.join(words)
+
+
+def _weights_of(found: Any) -> Iterator[tuple[str, str, str, str]]:
+    for row in found.rows:
+        yield row.name, "x".join(map(str, row.shape)), "yes" if row.noisy else "no", row.reason

@@ -1,0 +1,88 @@
+"""What a page is made of: result rows by what they are about, and the runs behind them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from noiserobust.errors import UserError
+from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.storage.ledger import UNIT
+from noiserobust.storage.rows import completed, read_rows
+from noiserobust.training import Run, load_run
+
+ALONE, SPARED = re.compile(r"(\+\S+ )+-\*"), re.compile(r"(-\S+ ?)+")
+"""What the column ``analog`` says of a network in which noise is on a few layers alone, and in which it is not."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Rows of whole networks, rows of studies of single layers, and runs that were trained."""
+
+    rows: pd.DataFrame
+    layers: pd.DataFrame
+    runs: list[Run]
+
+    @classmethod
+    def read(cls, places: Sequence[str | Path]) -> Results:
+        """What files of rows, runs' folders and folders of runs hold, with the runs that rows name, where they lie."""
+        tables: dict[bool, list[pd.DataFrame]] = {True: [], False: []}
+        folders = []
+        for place in map(Path, places):
+            if place.is_dir():
+                inside = [file.parent for file in sorted(place.glob("**/model.safetensors"))]
+                if not inside:
+                    raise UserError(f"expected rows or finished runs, got the folder {place} without any")
+                folders += inside
+            else:
+                rows = completed(read_rows(place))
+                tables[bool(of_layers(rows).any())].append(rows)
+        # A study of layers has rows of whole networks, too, on images of its own.
+        layers, whole = (_together(tables[kind]) for kind in (True, False))
+        if whole.empty and len(layers):
+            whole = layers[~of_layers(layers)]
+        for rows in (whole, layers):
+            named = [Path(str(model)).parent for model in rows["model"].unique()] if len(rows) else []
+            folders += [folder for folder in named if (folder / "model.safetensors").is_file()]
+        unique = list({folder.resolve(): folder for folder in folders}.values())
+        return cls(whole, layers, [load_run(folder) for folder in unique if _is_run(folder)])
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods in order of appearance: their colours on the whole page."""
+        names = [name for rows in (self.rows, self.layers) if len(rows) for name in rows["method"].unique()]
+        return list(dict.fromkeys([*names, *(run.label for run in self.runs)]))
+
+
+def of_layers(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Which rows a study of layers alone could have made: its pairs with noise on a layer, and on all but it."""
+    text = rows["analog"].fillna("") if "analog" in rows else pd.Series("", rows.index)
+    alone = {frozenset(names_of(one)) for one in text.unique() if ALONE.fullmatch(one)}
+    spared = {frozenset(names_of(one)) for one in text.unique() if SPARED.fullmatch(one)}
+    layers = alone & spared
+    return text.map(lambda one: one != "" and frozenset(names_of(one)) in layers).astype(bool)
+
+
+def _together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of several files, each once."""
+    if not tables:
+        return pd.DataFrame()
+    rows = pd.concat(tables, ignore_index=True)
+    rows["noise"] = rows["noise"].astype(str)
+    unit = [*UNIT, "method", "metric"]
+    if set(unit) <= set(rows):
+        rows = rows[~rows.duplicated(unit) | rows["weights"].isna()].reset_index(drop=True)
+    return rows
+
+
+def names_of(analog: str) -> list[str]:
+    """The layers that the column ``analog`` names, ``*`` left out."""
+    return sorted(word[1:] for word in analog.split() if word != "-*")
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "log.csv").is_file() and "settings" in read_checkpoint(folder).about

@@ -1,0 +1,95 @@
+"""The page as one file."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import noiserobust
+from noiserobust.errors import UserError
+from noiserobust.page.results import Results
+from noiserobust.storage.files import write_atomically
+
+FOLDER = Path(__file__).parent
+LARGEST = 4_000_000
+"""Bytes of a page at most: what still opens at once on a phone."""
+
+
+def write_page(
+    results: Sequence[str | Path], path: str | Path, *, baseline: str | None = None, confidence: float = 0.95
+) -> Path:
+    """Write what ``results`` hold, files of rows and folders of runs, as one HTML file that needs no network.
+
+    Every other method is compared with ``baseline`` (``plain`` where there is one, else the first). Tables sort, charts
+    tell their values on hover, the page prints, follows the reader's dark mode, and can be used by keyboard and screen
+    reader. Raises :class:`~noiserobust.UserError` where there is nothing to show, or too much for one page.
+    """
+    _require_packages()
+    from noiserobust.page.sections import sections_of
+
+    held = Results.read(results)
+    sections = sections_of(held, baseline, confidence)
+    if not sections:
+        raise UserError(
+            "expected rows of evaluate or finished runs, got nothing to show; name files or folders of them"
+        )
+    text = _render(held, sections)
+    if len(text.encode()) > LARGEST:
+        raise UserError(
+            f"expected a page of at most {LARGEST / 1e6:g} MB, got {len(text.encode()) / 1e6:.1f}; give it fewer files"
+        )
+    return write_atomically(Path(path), lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def _render(results: Results, sections: Sequence[Any]) -> str:
+    import jinja2
+
+    from noiserobust.page.charts import PALETTES
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    charts = [panel.spec for section in sections for panel in section.panels]
+    # What a specification holds must not end the script that it stands in.
+    as_script = json.dumps({"charts": charts, "palettes": PALETTES}, allow_nan=False).replace("<", "\\u003c")
+    rows = results.rows
+    about = [
+        f"{len(rows):,} rows" if len(rows) else "",
+        f"{len(results.runs)} trained networks" if results.runs else "",
+    ]
+    return environment.get_template("page.html").render(
+        sections=sections,
+        colours=[(method, index % 7) for index, method in enumerate(results.methods)],
+        palettes=PALETTES,
+        about=", ".join(filter(None, about)),
+        version=noiserobust.__version__,
+        date=datetime.date.today().isoformat(),
+        bundle=_bundle() if charts else "",
+        data=as_script,
+    )
+
+
+@cache
+def _bundle() -> str:
+    """Vega, Vega-Lite and vega-embed as one script (BSD licences)."""
+    import vl_convert
+
+    script = vl_convert.javascript_bundle(
+        "window.vegaEmbed = vegaEmbed;", vl_version=vl_convert.get_vegalite_versions()[-1]
+    )
+    return str(script).replace("</script", "<\\/script")
+
+
+def _require_packages() -> None:
+    try:
+        for name in ("altair", "jinja2", "vl_convert"):
+            import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"expected what pages are made with, got a Python without {error.name}; pip install 'noiserobust[page]'"
+        ) from None

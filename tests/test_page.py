@@ -1,0 +1,210 @@
+"""The page of results, seen in a real browser: every chart drawn, no errors, and the rows' own numbers."""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from noiserobust import UserError
+from noiserobust.cli.app import main
+from noiserobust.evaluation import evaluate, paired, sensitivity, summarize
+from noiserobust.evaluation.settings import Chips
+from noiserobust.page import write_page
+from noiserobust.page.results import Results
+from noiserobust.page.sections import sections_of
+from noiserobust.training import TrainSettings, fit
+
+pytest.importorskip("altair")
+pytest.importorskip("vl_convert")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
+    """Rows over strengths and times, of layers, and the runs behind them."""
+    folder = tmp_path_factory.mktemp("results")
+    runs = [
+        fit(TrainSettings(epochs=2, batch_size=128, method=method, seed=seed, select_draws=1), folder / "runs")
+        for method in ("plain", "sam:0.1")
+        for seed in (0, 1)
+    ]
+    models = [run.checkpoint for run in runs]
+    files = [folder / f"{name}.parquet" for name in ("strengths", "times", "layers")]
+    noises = [f"gaussian:{sigma}" for sigma in (0, 0.1, 0.2)]
+    evaluate(models, None, noises, 3, out=files[0])
+    evaluate(models, None, "pcm", 2, chips=Chips(times=["25s", "1d"], compensation=["none", "global"]), out=files[1])
+    sensitivity(models[0], None, "gaussian:0.1", 2, images=100, out=files[2])
+    return folder, files
+
+
+@pytest.fixture(scope="module")
+def page(made: tuple[Path, list[Path]]) -> Path:
+    folder, files = made
+    return write_page(files[:2], folder / "page.html")
+
+
+def browse(page: Path, *options: str, width: int = 1400) -> tuple[str, list[str]]:
+    """The page's document after its scripts have run, and what they said to the console."""
+    assert CHROMIUM is not None
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command += [f"--window-size={width},5000", "--virtual-time-budget=20000", "--enable-logging=stderr", *options]
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, re.findall(r"CONSOLE.*", done.stderr)
+
+
+def table_of(document: str, name: str) -> pd.DataFrame:
+    body = re.search(rf'<table id="{name}-table">(.*?)</table>', document, re.DOTALL)
+    assert body is not None
+    heads = re.findall(r"<button[^>]*>(.*?)</button>", body[1])
+    rows = [
+        re.findall(r"<td[^>]*>(.*?)</td>", row)
+        for row in re.findall(r"<tr>(.*?)</tr>", body[1].split("<tbody>")[1], re.DOTALL)
+    ]
+    return pd.DataFrame([[html.unescape(cell) for cell in row] for row in rows], columns=heads)
+
+
+@in_browser
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_every_chart_is_drawn_without_a_word_on_the_console(page: Path, width: int, mode: str, tmp_path: Path) -> None:
+    picture = tmp_path / "page.png"
+    scheme = [f"--blink-settings=preferredColorScheme={0 if mode == 'dark' else 1}"]
+    document, said = browse(page, "--dump-dom", *scheme, width=width)
+    assert said == []
+    charts = re.findall(r'<div class="chart[^"]*" id="chart\d+"[^>]*>', document)
+    assert len(charts) >= 6
+    assert all('data-drawn="yes"' in chart for chart in charts)
+    drawn = document.count('class="mark-line role-mark') + document.count('class="mark-rect role-mark')
+    assert drawn >= len(charts)
+    if (width, mode) not in ((400, "dark"), (1400, "light")):
+        return
+    browse(page, f"--screenshot={picture}", *scheme, width=width)
+    with Image.open(picture) as opened:
+        pixels = opened.convert("RGB")
+    assert (max(pixels.getpixel((2, 2))) < 60) == (mode == "dark")
+    # Nothing is wider than the window: its last columns are ground alone.
+    edge = pixels.crop((pixels.width - 2, 300, pixels.width, 4000))
+    assert len(edge.getcolors() or []) <= 3
+
+
+@in_browser
+def test_numbers_on_the_page_are_the_rows(made: tuple[Path, list[Path]], page: Path) -> None:
+    document, _ = browse(page, "--dump-dom")
+    rows = pd.concat([pd.read_parquet(file) for file in made[1][:2]], ignore_index=True)
+    shown, summary = table_of(document, "summary"), summarize(rows)
+    assert len(shown) == len(summary)
+    for line, row in zip(summary.to_dict("records"), shown.to_dict("records"), strict=True):
+        assert (row["method"], row["metric"]) == (line["method"], line["metric"])
+        for column, name in {"mean": "mean", "std over copies": "weight_std", "low": "low", "high": "high"}.items():
+            assert float(row[column]) == pytest.approx(line[name], rel=1e-3)
+        assert int(row["copies"]) == line["models"]
+    differences, twin = table_of(document, "difference"), paired(rows, "sam:0.1", "plain")
+    assert differences["difference (points)"].astype(float).tolist() == pytest.approx(twin["mean"].tolist(), abs=0.006)
+
+
+@in_browser
+def test_tables_sort_by_number_and_lines_can_be_sought(page: Path, tmp_path: Path) -> None:
+    acting = tmp_path / "acting.html"
+    act = """<script type="module">
+    const heads = [...document.querySelectorAll("#summary-table thead th")];
+    const mean = heads.find((one) => one.textContent === "mean");
+    mean.querySelector("button").click();
+    const field = document.querySelector("[data-filter=summary-table]");
+    field.value = "sam pcm"; field.dispatchEvent(new Event("input"));
+    document.body.dataset.sort = mean.getAttribute("aria-sort");
+    const rows = [...document.querySelectorAll("#summary-table tbody tr")];
+    document.body.dataset.left = rows.filter((row) => !row.hidden).length;
+    </script></body>"""
+    before, _, after = page.read_text().rpartition("</body>")
+    acting.write_text(before + act + after)
+    document, said = browse(acting, "--dump-dom")
+    assert said == []
+    body = re.search(r'<table id="summary-table">.*?<tbody>(.*?)</tbody>', document, re.DOTALL)
+    assert body is not None
+    cells = [re.findall(r'data-value="(.*?)"', row) for row in re.findall(r"<tr.*?</tr>", body[1], re.DOTALL)]
+    means = [float(row[3]) for row in cells]
+    assert means == sorted(means)
+    assert 'data-sort="ascending"' in document
+    left = sum(row[0] == "sam:0.1" and row[1].startswith("pcm") for row in cells)
+    assert f'data-left="{left}"' in document
+
+
+def test_page_needs_nothing_from_elsewhere_and_is_small(page: Path) -> None:
+    text = page.read_text()
+    assert len(text) < 4_000_000
+    assert not re.findall(r"""(?:src|href)=["'](?!#|data:)[^"']*""", text.split("<script")[0])
+    assert not re.findall(r"<(?:link|img|iframe)[^>]*https?:", text)
+
+
+def test_sections_follow_from_what_there_is(made: tuple[Path, list[Path]]) -> None:
+    folder, files = made
+    every = {one.name: one for one in sections_of(Results.read([*files, folder / "runs"]))}
+    assert list(every) == [
+        *("summary", "strength", "time", "difference", "yield", "layers", "training", "coverage", "provenance")
+    ]
+    layers = every["layers"].table
+    assert layers is not None
+    twin = sensitivity(
+        folder / "runs" / Path(str(pd.read_parquet(files[2])["model"][0])).parent.name,
+        None,
+        "gaussian:0.1",
+        2,
+        images=100,
+    )
+    summary = twin.summary()
+    alone = summary[(summary["effect"] == "alone") & (summary["metric"] == "accuracy")].set_index("layer")["mean"]
+    shown = {row[1]: row[4] for row in layers.rows if "alone costs" in row[2]}
+    assert shown == pytest.approx({name: alone[name] for name in shown})
+    assert set(shown) == set(alone.index) - {"all layers"}
+    commands = dict(every["provenance"].texts)
+    assert commands["trained: sam:0.1"].endswith("--seeds 0 1")
+    assert "--noise gaussian:0.0 gaussian:0.1 gaussian:0.2 pcm" in commands["evaluated"]
+    only = [one.name for one in sections_of(Results.read([folder / "runs"]))]
+    assert only == ["training", "coverage", "provenance"]
+
+
+def test_rows_of_layers_are_no_part_of_the_summary(made: tuple[Path, list[Path]]) -> None:
+    _, files = made
+    both, alone = Results.read([files[0], files[2]]), Results.read([files[2]])
+    assert set(both.rows["images"]) == {500}
+    assert set(alone.rows["analog"]) == {""}
+    assert len(set(both.layers["analog"])) > 4
+
+
+def test_hostile_names_are_text(made: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    rows = pd.read_parquet(made[1][0])
+    evil = "</script><script>document.title='taken'</script>"
+    rows.loc[rows["method"] == "plain", "method"] = evil
+    rows.to_parquet(tmp_path / "evil.parquet")
+    text = write_page([tmp_path / "evil.parquet"], tmp_path / "page.html", baseline=evil).read_text()
+    assert evil not in text
+    assert "&lt;/script&gt;" in text
+    if CHROMIUM is not None:
+        document, said = browse(tmp_path / "page.html", "--dump-dom")
+        assert said == []
+        assert "<title>noiserobust: results</title>" in document
+
+
+def test_command_line_writes_it(
+    made: tuple[Path, list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["report", str(made[1][0]), "--page", str(tmp_path / "a.html")])
+    assert capsys.readouterr().out == f"page: {tmp_path / 'a.html'}\n"
+    assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
+
+
+def test_nothing_to_show_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="without any"):
+        write_page([tmp_path], tmp_path / "page.html")
+    with pytest.raises(UserError, match="nothing to show"):
+        write_page([], tmp_path / "page.html")
+    with pytest.raises(UserError, match="which is not a file"):
+        write_page([tmp_path / "none.parquet"], tmp_path / "page.html")

@@ -1,0 +1,64 @@
+"""The documentation as a site: it builds without a warning, and its reference is that of the docstrings."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+pytest.importorskip("mkdocs")
+pytest.importorskip("mkdocstrings")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+def test_every_page_has_its_place(site: Path) -> None:
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")}
+    start = (site / "index.html").read_text()
+    listed = set(re.findall(r'href="(?:\./)?([a-z0-9_]+)/" class="md-nav__link', start))
+    assert pages <= listed
+
+
+def test_pictures_are_there(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        for picture in re.findall(r'<img[^>]*src="([^"]+)"', page.read_text()):
+            if not picture.startswith("data:"):
+                assert (page.parent / picture).resolve().is_file(), f"{picture} of {page.relative_to(site)}"
+
+
+@pytest.mark.parametrize("package", ["noiserobust", "noiserobust.training", "noiserobust.evaluation"])
+def test_reference_has_every_public_name(site: Path, package: str) -> None:
+    text = (site / "reference" / package / "index.html").read_text()
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        one = getattr(module, name)
+        if callable(one) and getattr(one, "__module__", "").startswith("noiserobust."):
+            assert f'id="{one.__module__}.{one.__qualname__}"' in text
+
+
+def test_docstrings_are_readable(site: Path) -> None:
+    text = (site / "reference" / "noiserobust.noise" / "index.html").read_text()
+    assert "<math" in text
+    assert ":class:`" not in text
+    assert ".. math::" not in text
+    assert 'class="gp"' in text  # a session's prompt
+
+
+def test_search_and_pages_need_nothing_from_elsewhere(site: Path) -> None:
+    assert (site / "search" / "search_index.json").is_file()
+    for page in (site / "index.html", site / "noise" / "index.html"):
+        assert not re.findall(r"<(?:script|link)[^>]+(?:src|href)=\"https?:", page.read_text())
