@@ -17,6 +17,7 @@ import noiserobust
 PACKAGE = Path(noiserobust.__file__).parent
 LAYERS = [
     {"errors"},
+    {"limits"},
     {"rng", "spec", "seals", "endings"},
     {"noise", "data"},
     {"models"},

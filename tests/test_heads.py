@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from noiserobust import Stream, UserError, analog_weights, coverage, evaluate, perturbed, sensitivity
+from noiserobust import Stream, UserError, analog_weights, coverage, evaluate, load_run, perturbed, sensitivity
 from noiserobust.analog.heads import Head
-from noiserobust.data import Batch
+from noiserobust.data import Batch, Splits, as_dataset
 from noiserobust.evaluation import Where
 from noiserobust.noise import Gaussian
-from noiserobust.training import RWP, Engine, Progress
+from noiserobust.training import RWP, Engine, Progress, TrainSettings, fit
 
 NOISE = Gaussian(0.1)
 TOKENS = torch.arange(20).remainder(11).view(4, 5)
@@ -122,6 +123,28 @@ def test_tables_that_are_no_embeddings(model: nn.Module) -> None:
         torch.testing.assert_close(model(TOKENS), functional.linear(hidden, head.value(), bias))
 
 
+class TiedInVain(Language):
+    """Its output layer has the embedding's weight, and is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(6, 11, bias=False)
+        self.out.weight = self.wte.weight
+
+
+def test_a_tied_layer_that_is_not_called_is_no_excuse() -> None:
+    model = TiedInVain()
+    found = coverage(model, inputs=TOKENS[:1])
+    assert found.heads == ("out.weight@0",)
+    clean = model.wte.weight.detach().clone()
+    with perturbed(model, NOISE, include=found.heads):
+        noisy = model.wte.weight
+        assert torch.equal(noisy, draw("out.weight", clean))
+        hidden = model.body(functional.embedding(TOKENS, clean) + model.wpe.weight)
+        torch.testing.assert_close(model(TOKENS), functional.linear(hidden, noisy))
+        assert torch.equal(model.out(hidden), functional.linear(hidden, noisy))
+
+
 @pytest.mark.filterwarnings("default")  # exporting warns of its own doings
 def test_copies_and_exports_hold_both() -> None:
     model, buffer, program = Language(), io.BytesIO(), io.BytesIO()
@@ -166,6 +189,55 @@ def test_a_step_of_rwp_is_that_of_a_loop() -> None:
     optimizers[1].step()
     for one, wanted in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one, wanted)
+
+
+def language(channels: int, classes: int) -> nn.Module:
+    return Language()
+
+
+class Digital(nn.Module):
+    """Most of what it multiplies is stored in a layer that nobody registered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.out = nn.Parameter(torch.randn(6, 50)), nn.Linear(50, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x.flatten(1) @ self.kernel)
+
+
+def digital(channels: int, classes: int) -> nn.Module:
+    return Digital()
+
+
+def test_fit_finds_it_and_logs_by_the_task(tmp_path: Path) -> None:
+    data = TOKENS, TOKENS.roll(1)
+    settings = TrainSettings(
+        model="factory:test_heads:language",  # type: ignore[arg-type]
+        method="rwp:gaussian(0.1)",  # type: ignore[arg-type]
+        task="tokens",  # type: ignore[arg-type]
+        log=("ascent_sharpness:0.05", "max_over_rms"),  # type: ignore[arg-type]
+        log_on=("test",),
+        epochs=1,
+        validation=0,
+        select_on="none",
+        lr=0.5,
+        lr_warmup=0,
+        batch_size=4,  # type: ignore[arg-type]
+    )
+    run = fit(settings, tmp_path, splits=Splits(as_dataset(data), as_dataset(data)))
+    network = load_run(run.folder, model="factory:test_heads:language").network
+    largest = max(p.detach().abs().max().item() for p in (network.wte.weight, network.body.weight))  # type: ignore[union-attr]
+    assert run.log["max_weight"].iloc[-1] == pytest.approx(largest)
+
+
+def test_fit_says_once_what_is_digital(tmp_path: Path) -> None:
+    x, y = torch.randn(12, 1, 2, 3), torch.arange(12) % 3
+    settings = {"model": "factory:test_heads:digital", "epochs": 2, "validation": 0, "select_on": "none"}
+    with pytest.warns(UserWarning, match=r"only 33.3 % .* include 'kernel@1'") as said:
+        fit(TrainSettings(**settings), tmp_path, splits=Splits((x, y), (x, y)))  # type: ignore[arg-type]
+    assert len(said) == 1
+    fit(TrainSettings(**settings, include=["kernel@1"]), tmp_path, splits=Splits((x, y), (x, y)))  # type: ignore[arg-type]
 
 
 def test_an_embedding_that_is_only_looked_up_is_refused() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.macs import Call, pass_of
-from noiserobust.analog.places import Stored
+from noiserobust.analog.places import Stored, Untied
 from noiserobust.analog.tracing import Trace
 from noiserobust.analog.weights import EXCLUDED, LATENT, AnalogWeight, Unused, classified
 from noiserobust.analog.where import Where
@@ -268,7 +268,10 @@ def _traces(
 def _heads(classes: Sequence[tuple[AnalogWeight | Unused, str]], traces: Sequence[Trace]) -> Iterator[str]:
     """The patterns of matrices that were looked up and multiplied by, and are not known as such."""
     for (one, reason), trace in zip(classes, traces, strict=True):
-        if isinstance(one, AnalogWeight):
+        if isinstance(one, Untied):
+            # A product that its layer does not compute reads the embedding's weight.
+            name, shape, open_ = one.name, one.shape, trace.outside > 0
+        elif isinstance(one, AnalogWeight):
             name, shape, open_ = one.name, one.shape, type(one) is Stored
         else:
             name, shape, open_ = one[0], tuple(one[1].shape), reason != EXCLUDED and not reason.startswith(LATENT)

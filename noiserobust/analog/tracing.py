@@ -41,6 +41,9 @@ class Trace:
     """Multiply-accumulates of the whole pass, also with values computed from it; ``None``: no matrix product read
     it."""
 
+    outside: float = 0.0
+    """Those of them that no layer tied to an embedding computed in its own call."""
+
     @property
     def looked_up(self) -> bool:
         """Whether rows of it were read as those of a table."""
@@ -68,6 +71,9 @@ def traced(model: nn.Module, forward: Callable[[], object], first: Sequence[Tens
             if isinstance(module, nn.RNNBase):
                 stack.callback(module.register_forward_pre_hook(watch.pause).remove)
                 stack.callback(module.register_forward_hook(watch.recurrent).remove)
+        for module in _tied(unwrap(model)):
+            stack.callback(module.register_forward_pre_hook(watch.enter).remove)
+            stack.callback(module.register_forward_hook(watch.leave, always_call=True).remove)
         stack.enter_context(watch)
         forward()
     watch.forget()
@@ -107,7 +113,7 @@ class Watch(TorchDispatchMode):
         self._derived: dict[int, tuple[Tensor, _Places]] = {}  # kept alive, so that no other takes their memory
         self._copies: dict[int, tuple[Tensor, Tensor]] = {}  # by the copy's memory: it, and what it is a copy of
         self._written: set[int] = set()
-        self._paused = 0
+        self._paused = self._tied = 0
 
     def of(self, tensor: Tensor) -> Trace:
         """What was done with a stored tensor, or with another one in its memory."""
@@ -147,6 +153,14 @@ class Watch(TorchDispatchMode):
                     self._traces[place].other.add(func._overloadpacket.__name__)
         self._follow(func, args, kwargs, out)
         return out
+
+    def enter(self, *_: object) -> None:
+        """A layer that is tied to an embedding is called."""
+        self._tied += 1
+
+    def leave(self, *_: object) -> None:
+        """It is done."""
+        self._tied -= 1
 
     def pause(self, *_: object) -> None:
         """Count nothing for a while."""
@@ -206,6 +220,7 @@ class Watch(TorchDispatchMode):
             return
         trace = self._traces[self._largest(sources)]
         trace.macs = (trace.macs or 0.0) + macs
+        trace.outside += 0.0 if self._tied else macs
 
     def _largest(self, sources: _Places) -> int:
         """Whose product it is: the largest of the tensors that a value was computed from, the first ones before."""
@@ -259,6 +274,17 @@ class Watch(TorchDispatchMode):
                 self._derived[storage] = (tensor, union)
                 if copied is not None:
                     self._copies[storage] = (tensor, copied)
+
+
+def _tied(model: nn.Module) -> Iterator[nn.Module]:
+    """The layers whose weight is an embedding's."""
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    tables = {id(module._parameters.get("weight")) for module in model.modules() if isinstance(module, kinds)}
+    for module in model.modules():
+        if not isinstance(module, kinds) and any(
+            id(one) in tables for one in module._parameters.values() if one is not None
+        ):
+            yield module
 
 
 def _copied(func: Any, args: Any, out: Any) -> Tensor | None:

@@ -185,7 +185,7 @@ class _Found:
 
     def weight(self, candidate: _Candidate, outputs: Outputs, tied: bool, named: bool) -> AnalogWeight:
         kind, more = candidate.kind, candidate.more or {}
-        if tied and kind is Stored:
+        if tied and kind is Stored and not (named and outputs == FIRST):
             kind, more = Untied, {"configs": self._configs}
         elif named and kind is Stored and outputs == FIRST and candidate.tensor.dim() == 2:
             # A look-up is a product with outputs in dimension 1: an array that holds dimension 0 is none of it.

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import noiserobust
+from noiserobust.cli.faults import told
 from noiserobust.endings import end_now, ended_by_signals, exit_code, plain_output
-from noiserobust.errors import UserError
+from noiserobust.errors import printable
 
 PROG = "noiserobust"
 INTERRUPTED = f"{PROG}: interrupted; the same command goes on from here"
@@ -79,25 +80,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _run(list(sys.argv[1:] if arguments is None else arguments))
             if sys.stdout is not None:
                 sys.stdout.flush()
-        except UserError as error:
-            _stop(f"{PROG}: error: {error}", 2)
         except ModuleNotFoundError as error:
             if error.name not in EXTRAS:
-                raise
+                _stop(*_told(error))
             extra = EXTRAS[error.name]
             _stop(f"{PROG}: error: expected {error.name}, got a Python without; pip install 'noiserobust[{extra}]'", 2)
         except BrokenPipeError:  # whoever reads, such as head, has read enough
             _discard_output()
-        except OSError as error:
-            if error.filename is not None or error.errno not in FULL:
-                raise
-            _discard_output()
-            _stop(f"{PROG}: error: expected output that can be written, got: {error.strerror}; make room", 2)
         except KeyboardInterrupt as error:
             _discard_output()
             if whole:  # without Python's way out, which may take long and change the code
                 end_now(INTERRUPTED, exit_code(error))
             _stop(INTERRUPTED, exit_code(error))
+        except (Exception, SystemExit) as error:  # a person's own code may call sys.exit(0), with nothing done
+            if isinstance(error, OSError) and error.filename is None and error.errno in FULL:
+                _discard_output()
+                _stop(f"{PROG}: error: expected output that can be written, got: {error.strerror}; make room", 2)
+            _stop(*_told(error))
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    line, code = told(error)
+    return f"{PROG}: error: {line}", code
 
 
 def _stop(line: str, code: int) -> NoReturn:
@@ -124,7 +128,7 @@ def _warnings_in_one_line() -> Iterator[None]:
 
     def one_line(message: Any, category: Any, filename: str, *place: Any, **line: Any) -> None:
         if Path(filename).is_relative_to(PACKAGE):
-            print(f"{PROG}: warning: {message}", file=sys.stderr)
+            print(f"{PROG}: warning: {printable(message)}", file=sys.stderr)
         else:
             usual(message, category, filename, *place, **line)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from noiserobust.errors import UserError
+from noiserobust.limits import WIDEST
 from noiserobust.spec.listing import check
 
 FAMILIES = {
@@ -116,9 +117,12 @@ class Flag:
         for kind in self.kinds:
             if kind in (int, float, str, Path, Any):
                 try:
-                    return word if kind is Any else kind(word)
+                    value = word if kind is Any else kind(word)
                 except ValueError:
                     continue
+                if isinstance(value, int) and not -WIDEST <= value < WIDEST:
+                    raise argparse.ArgumentTypeError(f"expected a number of at most 64 bits, got {value}")
+                return value
         number = "a number" if float in self.kinds else "a whole number"
         raise argparse.ArgumentTypeError(f"expected {', '.join(texts) or number}, got '{word}'{nearest(word, texts)}")
 

@@ -14,6 +14,7 @@ from noiserobust.evaluation import Evaluation, paired, summarize
 from noiserobust.evaluation.result import drawn
 from noiserobust.evaluation.statistics.components import Design
 from noiserobust.report import paired_table, robustness_table
+from noiserobust.storage import conditions
 from noiserobust.storage.ledger import UNIT
 from noiserobust.storage.rows import completed, read_rows
 
@@ -32,11 +33,7 @@ def stored_rows(paths: Sequence[Path], where: str | None = None) -> pd.DataFrame
     if set(unit) <= set(rows):  # nor do they name units of work: their rows are all kept
         rows = rows[~rows.duplicated(unit) | rows["weights"].isna()].reset_index(drop=True)
     if where is not None:
-        try:
-            rows = rows.query(where)
-        except Exception as error:  # whatever the expression does wrong
-            columns = ", ".join(map(str, rows.columns))
-            raise UserError(f"expected a condition on {columns}, got '{where}': {error}") from None
+        rows = conditions.where(rows, where)
         if rows.empty:
             raise UserError(f"expected rows of which '{where}' holds, got none")
     if (rows["subset"] != "all").nunique() > 1:

@@ -57,6 +57,8 @@ class Sweep(Command):
     settings: TrainSettings = field(default_factory=TrainSettings)
 
     def run(self) -> None:
+        if not self.seeds:
+            raise UserError("expected at least one seed, got none; --seeds 0 1 2 trains three copies")
         vary: dict[str, list[object]] = dict(map(varied, self.vary)) | {"seed": list(self.seeds)}
         from noiserobust.evaluation import Evaluation
         from noiserobust.sweep import sweep

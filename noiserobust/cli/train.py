@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noiserobust.cli.flags import Command
+from noiserobust.errors import UserError
 from noiserobust.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Train(Command):
         from noiserobust.training import fit, torchrun
 
         settings = self.settings
+        if not self.seeds:
+            raise UserError("expected at least one seed, got none; --seeds 0 1 2 trains three copies")
         with torchrun(settings.device) as processes:
             splits = processes.in_turn(lambda: load(settings.data, settings.data_root, settings.image_size))
             for seed in self.seeds:

@@ -106,6 +106,8 @@ class Batches:
             raise UserError(
                 f"expected images N x C x H x W to crop, flip or cut out, got shape {shape}: use crop=0, flip=False"
             )
+        if crop and crop > max(dataset.images.shape[2:]):
+            raise UserError(f"expected a crop padding within images of {tuple(dataset.images.shape[2:])}, got {crop}")
         self.dataset, self.batch_size, self.stream = dataset, batch_size, stream
         self.crop, self.flip, self.cutout = crop, flip, cutout
         self.drop_last = drop_last

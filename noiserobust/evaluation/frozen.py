@@ -14,7 +14,7 @@ from noiserobust.analog.backup import Backup
 from noiserobust.analog.heads import EMBEDDINGS, Head
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.analog.openings import opened
-from noiserobust.analog.places import AnalogWeight
+from noiserobust.analog.places import AnalogWeight, Stored
 from noiserobust.data import Batch, nests
 from noiserobust.errors import UserError
 from noiserobust.models.compute import Precision, autocast, device_of
@@ -117,7 +117,9 @@ class _Asked:
 
     def _note(self, layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         given = [*nests.tensors((args, kwargs))]
-        if self._busy or layer in self._live or not any(bool(values.any()) for values in given):
+        weights = self._weights[layer]
+        swapped = any(type(w) is Stored and layer._parameters.get(w.attribute) is not w.latents[0] for w in weights)
+        if self._busy or swapped or layer in self._live or not any(bool(values.any()) for values in given):
             return
         self._busy = True
         try:

@@ -14,6 +14,7 @@ from noiserobust.models.pretrained import Transformers
 from noiserobust.models.pyramidnet import PyramidNet
 from noiserobust.models.resnet import ResNet18, ResNet34, ResNet50, ResNet101
 from noiserobust.models.resnet9 import ResNet9
+from noiserobust.models.sizes import built
 from noiserobust.models.torchvision import Torchvision
 from noiserobust.models.transformer import Transformer
 from noiserobust.models.vgg import VGG16BN
@@ -51,4 +52,4 @@ def build(spec: ModelSpec | str, channels: int, classes: int) -> nn.Module:
     """A new network for images of ``channels`` channels and ``classes`` classes; ``spec`` may be its text form."""
     if channels < 1 or classes < 1:
         raise UserError(f"expected 1 channel and 1 class or more, got {channels} and {classes}")
-    return (ModelSpec.parse(spec) if isinstance(spec, str) else spec).build(channels, classes)
+    return built(ModelSpec.parse(spec) if isinstance(spec, str) else spec, channels, classes)

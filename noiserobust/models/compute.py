@@ -38,9 +38,12 @@ def device_of(model: nn.Module) -> torch.device:
 def known_device(device: torch.device | str) -> torch.device:
     """``device`` as torch knows it; :class:`~noiserobust.UserError` when it is no device, or not on this machine."""
     try:
-        return torch.empty(0, device=device).device
+        found = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"expected a device that is there, such as cpu or cuda, got '{device}'") from None
+        found = None
+    if found is None or found.type == "meta":  # where nothing is computed
+        raise UserError(f"expected a device that is there, such as cpu or cuda, got '{device}'")
+    return found
 
 
 _OF_FEATURES: WeakSet[nn.Module] = WeakSet()

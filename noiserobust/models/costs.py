@@ -9,9 +9,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from noiserobust.errors import UserError
+from noiserobust.limits import within
 from noiserobust.models.base import ModelSpec
 from noiserobust.models.check import taking
 from noiserobust.models.compute import predictions_of
+from noiserobust.models.sizes import built
 from noiserobust.rng import Stream, seeded
 
 BATCH = 2
@@ -45,8 +47,9 @@ def cost(
     )
     if min(channels, size, classes) < 1:
         raise UserError(f"expected channels, size and classes >= 1, got {channels}, {size} and {classes}")
+    within("pixels of an image", "pixels", size**2, spec)
     with seeded(Stream(0, "cost")):  # the weights' values do not matter; the caller's random numbers do
-        network = spec.without_weights().build(channels, classes).to("meta").train()
+        network = built(spec.without_weights(), channels, classes).to("meta").train()
     # The plain formula of attention: the fused ones are not all counted.
     counting = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from noiserobust.errors import UserError
+from noiserobust.limits import within
 from noiserobust.noise.reference import LARGEST
 from noiserobust.noise.sharded import is_sharded
 from noiserobust.rng import Stream
@@ -156,6 +157,9 @@ class Sum(NoiseModel):
     """
 
     parts: tuple[NoiseModel, ...]
+
+    def __post_init__(self) -> None:
+        within("parts of a noise", "parts", len(self.parts))
 
     def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
         for index, part in enumerate(self.parts):

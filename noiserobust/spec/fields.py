@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from noiserobust.errors import UserError
+from noiserobust.limits import WIDEST
 from noiserobust.spec.duration import Duration
 from noiserobust.spec.parser import Argument, shown
 
@@ -112,10 +113,13 @@ def parse_value(text: str, kind: Any, imports: bool = True) -> Any:
         return WORDS[text.lower()]
     if kind in (int, float):
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError:
             number = "a whole number" if kind is int else "a number"
             raise UserError(f"expected {number}, got '{shown(text)}'") from None
+        if kind is int and not -WIDEST <= value < WIDEST:
+            raise UserError(f"expected a number of at most 64 bits, got {shown(text)}")
+        return value
     if kind is Duration:
         return Duration(text)
     return _guessed(text) if kind is None else text

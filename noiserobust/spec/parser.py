@@ -17,6 +17,8 @@ from noiserobust.errors import UserError
 
 DEEPEST = 32
 """Descriptions inside each other."""
+LONGEST = 10_000
+"""Characters of a description."""
 HEAD = re.compile(r"([A-Za-z_][\w.-]*)([:(]?)")
 KEY = re.compile(r"([^\W\d]\w*)\s*=(.*)", re.DOTALL)
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -85,6 +87,8 @@ def split(text: str, separator: re.Pattern[str]) -> list[str]:
     :class:`~noiserobust.UserError` for brackets that do not match, and for descriptions too deep inside each other to
     be read.
     """
+    if len(text) > LONGEST:
+        raise UserError(f"expected a description of at most {LONGEST} characters, got {len(text)}: '{shown(text, 60)}'")
     nesting = max(accumulate((c in "([{") - (c in ")]}") for c in text), default=0)
     colons = max(part.count(":") for part in re.split(r"[,+()]", text))  # each may begin one inside the one before
     if nesting + colons > DEEPEST:

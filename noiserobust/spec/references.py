@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, reason_of
 
 
 def reference_to(thing: Any) -> str:
@@ -88,6 +88,5 @@ def one_line(expected: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(f"{expected}, got {type(error).__name__}: {reason}") from error
+    except (Exception, SystemExit) as error:  # sys.exit(0) in it would end a program that has done nothing
+        raise UserError(f"{expected}, got {type(error).__name__}: {reason_of(error)}") from error

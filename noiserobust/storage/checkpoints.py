@@ -13,14 +13,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
+from noiserobust.limits import require_file
 from noiserobust.models import ModelSpec
 from noiserobust.models.pretrained import Loaded, Transformers, in_folder
+from noiserobust.models.sizes import built
 from noiserobust.rng import Stream, seeded
 from noiserobust.seals import is_sound
+from noiserobust.storage.described import About, read_json, strict
 from noiserobust.storage.files import require_sound
 from noiserobust.storage.identity import digest_tensor
 from noiserobust.storage.tensors import write_tensors
-from noiserobust.storage.torch_file import is_torch_file, read_torch_file
+from noiserobust.storage.torch_file import is_torch_file, read_torch_file, require_plain
 from noiserobust.storage.weights import load_weights
 
 KEY = "noiserobust"
@@ -72,7 +75,8 @@ class Checkpoint:
                 "that it is for, such as --data digits"
             )
         with seeded(Stream(0, "build")):  # initial weights, soon replaced, come from torch's global generator
-            network = model.without_weights().build(channels, classes)
+            count = sum(tensor.numel() for tensor in self.weights.values())
+            network = built(model.without_weights(), channels, classes, count)
         load_weights(network, self.weights, self.path, model.aliases)
         return network.eval()
 
@@ -109,18 +113,21 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         label = Path(spec.adapter or spec.folder).resolve().name
         place = Path(str(path)) if named else file.parent
         return Checkpoint(place, Loaded(spec), {"label": label, "task": spec.task} | spec.normalization, spec)
-    if not file.is_file():
+    if not file.exists():
         raise UserError(f"expected a checkpoint (.safetensors, .pt, .pth or a run's folder), got {path}: there is none")
+    require_file(file, "a checkpoint (.safetensors, .pt, .pth or a run's folder)", "file")
     if is_torch_file(file):
         return Checkpoint(file, read_torch_file(file))
     require_sound(file, "take another copy, or move it away and train it again")
     try:
         with safe_open(file, framework="pt") as opened:
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
-            about = json.loads((opened.metadata() or {}).get(KEY, "{}"))
+            text = (opened.metadata() or {}).get(KEY, "{}")
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"expected a safetensors or torch file, got {file}: {error}") from None
-    return Checkpoint(file, weights, about)
+    what = f"the description in {file}"
+    require_plain(weights, file)
+    return Checkpoint(file, weights, strict(About, read_json(text, what), what))
 
 
 def is_whole(path: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, reason_of
 from noiserobust.spec.parser import Argument, read
 
 
@@ -33,10 +33,16 @@ def build_optimizer(
         if key in options:
             raise UserError(f"optimizer '{text}': {key} is given twice")
         options[key] = value
+    kind, parameters = known[name.lower()], list(parameters)
     try:
-        return known[name.lower()](parameters, lr=lr, weight_decay=weight_decay, **options)
-    except (TypeError, ValueError, IndexError, RuntimeError) as error:
-        raise UserError(f"optimizer '{text}': {error}") from None
+        optimizer = kind(parameters, lr=lr, weight_decay=weight_decay, **options)
+        # Some options are only refused at a step.
+        tried = nn.Parameter(torch.zeros(2, 2, device=parameters[0].device))
+        tried.grad = torch.zeros_like(tried)
+        kind([tried], lr=lr, weight_decay=weight_decay, **options).step()
+    except Exception as error:  # whatever an optimizer makes of an option
+        raise UserError(f"optimizer '{text}': {reason_of(error)}") from None
+    return optimizer
 
 
 def option(argument: Argument, text: str, words: bool = False) -> tuple[str, object]:

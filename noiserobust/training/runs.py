@@ -15,13 +15,14 @@ import torch
 from torch import nn
 
 from noiserobust.analog.converters import Converters
-from noiserobust.data import Splits
+from noiserobust.data import Content, Splits
 from noiserobust.errors import UserError
 from noiserobust.minima import Measure
 from noiserobust.models import Factory, ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.spec import Described
 from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.storage.described import strict
 from noiserobust.storage.files import NAME_MAX
 from noiserobust.storage.logs import read_log
 from noiserobust.tasks import Task
@@ -72,10 +73,10 @@ class Run:
         return f"<div>{title}<br><code>{escape(str(self.folder))}</code>{log}</div>"
 
 
-def run_of(settings: TrainSettings, out: str | Path, splits: Splits) -> Run:
+def run_of(settings: TrainSettings, out: str | Path, data: Splits | Content) -> Run:
     """The run that ``settings`` name, finished or not."""
     slug = re.sub(r"[^a-z0-9.]+", "-", settings.label.lower()).strip("-")
-    rest = f"-seed{settings.seed}-{settings.identity(splits)}"
+    rest = f"-seed{settings.seed}-{settings.identity(data)}"
     return Run(Path(out) / (slug[: NAME_MAX - len(rest)] + rest), settings)
 
 
@@ -119,6 +120,7 @@ def _is_code(model: str) -> bool:
 def _settings(stored: Mapping[str, Any], folder: Path, model: ModelSpec | None) -> TrainSettings:
     """Settings from the plain values that a checkpoint holds."""
     names = {field.name for field in fields(TrainSettings)}
+    strict(TrainSettings, stored, f"the settings in {folder}")
     if unknown := sorted(set(stored) - names):
         raise UserError(
             f"expected settings that this version knows, got {', '.join(unknown)} in {folder}; use the version that "

@@ -20,6 +20,7 @@ from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
 from noiserobust.errors import Diverged, UserError
 from noiserobust.minima import Perturbation
+from noiserobust.models.sizes import built
 from noiserobust.rng import Stream, seeded
 from noiserobust.spec import references
 from noiserobust.storage.checkpoints import is_whole, read_checkpoint, save_checkpoint
@@ -69,8 +70,7 @@ def fit(
     all must call this alike. Rank 0 alone reads and writes the folder.
     """
     processes = processes or Processes()
-    splits = splits if splits is not None else load(settings.data, settings.data_root, settings.image_size)
-    splits = settings.normalized(splits)
+    splits = settings.normalized(splits or load(settings.data, settings.data_root, settings.image_size))
     run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
     if not processes.first(lambda: is_whole(run.checkpoint)):
@@ -111,7 +111,7 @@ class _Trainer:
             outputs = max(self.task.outputs(part) for part in (splits.train, splits.test))
         self.classes = train.classes if len(train.classes) == outputs else tuple(map(str, range(outputs)))
         with seeded(stream.child("init")):
-            model = settings.model.build(train.channels, outputs)
+            model = built(settings.model, train.channels, outputs)
         if settings.initial is not None:
             start = read_checkpoint(settings.initial)
             load_weights(model, start.weights, start.path, settings.model.aliases, outputs)
@@ -257,7 +257,7 @@ class _Trainer:
                 **losses,
                 **always,
                 # The column max_over_rms stays what it is without a log.
-                **{name: value for name, value in self.measures.line(perturbation).items() if name not in always},
+                **(self.measures.line(epoch, perturbation) | always),
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
@@ -378,8 +378,8 @@ def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Labelled, L
     """What is trained on, and what is watched: the held-out part, or the test data when the epoch is chosen on them."""
     if settings.select_on == "test":
         return splits.train, splits.test
-    if settings.validation == 0:
-        return splits.train, None
+    if splits.validation is not None or settings.validation == 0:
+        return splits.train, splits.validation
     # Every run holds out the same samples, whatever its seed: replicates differ by training alone.
     return splits.train.split(settings.validation, Stream(0, "validation"))
 

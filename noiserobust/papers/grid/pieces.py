@@ -19,6 +19,7 @@ from noiserobust.evaluation.landscapes import SEMANTICS as LANDSCAPE
 from noiserobust.evaluation.measure_minima import Part
 from noiserobust.minima import Surface, filter_norms_of
 from noiserobust.models.compute import Precision
+from noiserobust.models.sizes import built
 from noiserobust.noise import Gaussian
 from noiserobust.papers.grid.corruptions import CORRUPTIONS, corrupted_copy
 from noiserobust.rng import Stream, seeded
@@ -39,6 +40,8 @@ class Measuring(Measurement):
     trained: Training
     out: Path
     semantics: ClassVar[int] = 1
+    of_weights: ClassVar[bool] = True
+    """Whether it looks at the finished network."""
 
     @property
     @abstractmethod
@@ -99,6 +102,7 @@ class InitialRadius(Measuring):
 
     gamma: float = 0.01
     draws: int = 1000
+    of_weights: ClassVar[bool] = False
 
     @property
     def about(self) -> str:
@@ -113,7 +117,7 @@ class InitialRadius(Measuring):
         settings = self.trained.settings
         data = data_of(settings).train
         with seeded(Stream(settings.seed, "init")):
-            model = settings.model.build(data.channels, len(data.classes))
+            model = built(settings.model, data.channels, len(data.classes))
         weights, streams = WeightSpace(model), Stream(settings.seed, "radius")
         drawn = (norm(filter_noise(weights, self.gamma, streams.child(draw))).item() for draw in range(self.draws))
         return pd.DataFrame({"draw": range(self.draws), "value": drawn, **provenance()})
@@ -171,6 +175,7 @@ class FineTuned(Measuring):
     """
 
     initial: str | None = None
+    of_weights: ClassVar[bool] = False
 
     @property
     def what(self) -> str:
