@@ -27,6 +27,11 @@ format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Checks, speed and full-width trainings on an accelerator, by the machine's own torch where there is no .venv:
+# make gpu GPU="--images IMAGES.npz --budget 560", or GPU="--device cpu --tiny" for a rehearsal.
+gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) experiments/gpu/run.py $(GPU)
+
 # Versions are pinned by constraints.txt; the file is touched last, so that a broken set-up is done again.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

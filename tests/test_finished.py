@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from commands import refused
 from grids import Counting, runs
 from PIL import Image
 
@@ -149,6 +150,11 @@ def test_what_does_not_name_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_text('{"digits": {"crop": 1}}')
     with pytest.raises(UserError, match="expected what names the data of finished copies"):
         contents(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["reproduce", "incorruptible", "table1", "--only-done", "--finished", str(tmp_path / "no"), "--out"]
+    assert "expected a folder of finished copies, as --keep writes it" in refused([*words, str(tmp_path)], capsys)
 
 
 class TestOfThePackage:

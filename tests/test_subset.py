@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from noiserobust.data import Dataset, DataSource, Splits, load
 from noiserobust.errors import UserError
@@ -96,6 +98,15 @@ class TestTexts:
         assert DataSource.parse("digits").lies_in(tmp_path)
         assert not DataSource.parse(f"subset:folder({tmp_path}/a),per_class=5").lies_in(tmp_path)
         assert DataSource.parse(f"subset:folder({tmp_path}),per_class=5").lies_in("nowhere")
+
+    def test_images_of_a_folder_are_resized_as_the_folder_does(self, tmp_path: Path) -> None:
+        for part, name, number in itertools.product(("train", "test"), ("a", "b"), range(3)):
+            (tmp_path / part / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (6, 8), (number, 0, 0)).save(tmp_path / part / name / f"{number}.png")
+        part = load(f"subset:{tmp_path},per_class=2", image_size=4)
+        assert part.train.images.shape == (4, 3, 4, 4)  # type: ignore[union-attr]
+        with pytest.raises(UserError, match="expected image_size only with an image folder, got 4 for digits"):
+            load("subset:digits,per_class=2", image_size=4)
 
     @pytest.mark.parametrize(
         ("text", "said"),

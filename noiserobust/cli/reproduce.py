@@ -164,6 +164,8 @@ class Reproduce(Command):
         # Absolute, since a worker of a cluster may stand in another folder.
         folder = self.out.resolve() / (self.scale + ("-gpu" if on_gpu else ""))
         finished = FOLDER / folder.name if self.finished is None else self.finished
+        if self.finished is not None and not finished.is_dir():
+            raise UserError(f"expected a folder of finished copies, as --keep writes it, got {finished}")
         bench = Bench(scale, folder, with_logs(runs, scale.log_images, scale.log_every), contents(finished))
         take_up(bench, finished)
         return grids, bench

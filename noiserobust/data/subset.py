@@ -33,6 +33,7 @@ class Subset(DataSource, name="subset"):
     """
 
     example: ClassVar[str] = "subset:cifar10,per_class=500"
+    resizes: ClassVar[bool] = True  # where the data set does, which refuses it otherwise
 
     of: DataSource
     per_class: int
