@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check site format clean
+.PHONY: demo test nightly check site format clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python experiments/demo.py
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Kills, damage, full disks, two writers, signals: hours of them (docs/robustness.md).
+nightly: $(VENV)/.ready
+	SURVIVAL=$(or $(COUNT),250) $(BIN)/python -m pytest -n 2 tests/survival
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .
