@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check site format clean
+.PHONY: demo test nightly check site format clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python experiments/demo.py
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Kills, damage, full disks, two writers, signals: hours of them (docs/robustness.md).
+nightly: $(VENV)/.ready
+	SURVIVAL=$(or $(COUNT),250) $(BIN)/python -m pytest -n 2 tests/survival
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -22,6 +26,11 @@ site: $(VENV)/.ready
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Checks, speed and full-width trainings on an accelerator, by the machine's own torch where there is no .venv:
+# make gpu GPU="--images IMAGES.npz --budget 560", or GPU="--device cpu --tiny" for a rehearsal.
+gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) experiments/gpu/run.py $(GPU)
 
 # Versions are pinned by constraints.txt; the file is touched last, so that a broken set-up is done again.
 $(VENV)/.ready: pyproject.toml constraints.txt

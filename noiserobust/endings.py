@@ -92,14 +92,14 @@ def kill_descendants() -> None:
             os.kill(one, signal.SIGKILL)
 
 
-def descendants() -> list[int]:
-    """The processes that this one has started, and theirs (Linux; elsewhere none are known)."""
+def descendants(process: int | None = None) -> list[int]:
+    """The processes that a process (this one) has started, and theirs (Linux; elsewhere none are known)."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError, IndexError):
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(folder.name))
-    found = [os.getpid()]
+    found = [os.getpid() if process is None else process]
     for one in found:
         found += children.get(one, [])
     return found[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from noiserobust.analog.backends import Backend
 from noiserobust.analog.converters import Converters
+from noiserobust.analog.ranges import InputRanges
 from noiserobust.data import DataSource
 from noiserobust.minima import Measure, Perturbation
 from noiserobust.models import ModelSpec
@@ -28,6 +29,7 @@ ROOTS: dict[str, type[Described]] = {
     "averages": Average,
     "clippings": Clip,
     "converters": Converters,
+    "ranges": InputRanges,
     "perturbations": Perturbation,
     "backends": Backend,
 }

@@ -84,14 +84,11 @@ METHODS: dict[str, Case] = {
     "asam:0.3": Case(off="asam:0.0"),
     "asam:0.3,perturb=analog,eta=0.1": Case(off="asam:0.0,perturb=analog,eta=0.1"),
     "samson:0.3": Case(off="samson:0.0"),
-    "samson:0.3,perturb=analog,p=2,eta=0.1": Case(off="samson:0.0,perturb=analog,p=2,eta=0.1"),
     "amp:0.3": Case(off="amp:0.0"),
     "amp:0.1,perturb=analog,zeta=3.0,steps=2,layerwise=true": Case(
         off="amp:0.0,perturb=analog,zeta=3.0,steps=2,layerwise=true"
     ),
     "f-sam:0.1": Case(off="f-sam:0.0"),
-    "f-sam:0.1,sigma=0.5,lam=0.6": Case(off="f-sam:0.0,sigma=0.5,lam=0.6"),
-    "vasso:0.1": Case(off="vasso:0.0"),
     "vasso:uniform(0.1),theta=0.2": Case(off="vasso:uniform(linear(0.1)),theta=0.2"),
     "gsam:0.1": Case(off="gsam:0.0"),
     "gsam:0.1,alpha=0.8,follow_lr=true,rho_min=0.05": Case(off="gsam:0.0,alpha=0.8,follow_lr=true,rho_min=0.05"),
@@ -115,7 +112,6 @@ METHODS: dict[str, Case] = {
     "g-rst:asam(0.3),p=0.9,a=1.5,normalised=true": Case(off="g-rst:asam(0.0),p=0.9,a=1.5,normalised=true", coin=True),
     "g-rst:gsam(0.1),p=1.0": Case(off="g-rst:gsam(0.0),p=1.0"),
     "g-rst:ssam(0.1),p=1.0": Case(off="g-rst:ssam(0.0),p=1.0"),
-    "rst:f-sam(0.1),p=0.7": Case(off="rst:f-sam(0.0),p=0.7", coin=True),
     "arwp:0.1": Case(off="arwp:0.0", learns_at="filters(0.1)", name=("filters",)),
     "arwp-mixed:0.1,eta=0.1,alpha=0.3": Case(off="arwp-mixed:0.0,eta=0.1,alpha=0.3"),
     "lpf-sgd:0.1,draws=2,growth=0.0": Case(

@@ -109,6 +109,18 @@ class TestInALoopOfOnesOwn:
         with engine.kept([batch()]):
             assert engine.kept.count == 0
 
+    def test_a_step_inside_is_refused(self) -> None:
+        """It would be undone."""
+        model = normed_net()
+        engine = sgd(model, average="ema:0.5")
+        Plain().step(engine, batch(), at(0))
+        before = state(model)
+        with engine.kept(), pytest.raises(UserError, match=r"expected no training inside engine\.kept"):
+            Plain().step(engine, batch(), at(1))
+        assert same_bits(state(model), before)
+        Plain().step(engine, batch(), at(1))
+        assert engine.kept.count == 2
+
     def test_swa_must_know_the_step(self) -> None:
         engine = sgd(normed_net(), average="swa:0.5")
         engine.gradient(batch())

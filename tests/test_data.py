@@ -401,7 +401,7 @@ class TestLoad:
             (
                 "mnits",
                 None,
-                "digits, fashion-mnist, imagenet, sums, svhn, text or the path of an image folder, got 'mnits'",
+                "digits, fashion-mnist, imagenet, subset, sums, svhn, text or the path of an image folder, got 'mnits'",
             ),
             ("digits", 16, "expected image_size only with an image folder, got 16 for digits: leave it out"),
         ],

@@ -16,6 +16,7 @@ from torch.nn import CrossEntropyLoss
 
 from noiserobust.data import Splits
 from noiserobust.errors import UserError
+from noiserobust.evaluation.training_logs import curves
 from noiserobust.minima import Measure, Surface, measure
 from noiserobust.models import DigitsNet
 from noiserobust.rng import Stream
@@ -98,6 +99,7 @@ def test_the_update_gradient_is_that_of_the_training_step(
     names = ("gradient_norm:training", "gradient_norm")
     run = fit(settings(method=Method.parse(text), log=names, **same, **still), tmp_path, splits=splits)
     measured = run.log["train/gradient_norm:training"].mean()
+    norms = norms[-8:]  # before training the optimizer's options are tried on a tensor of their own
     # SAM's and plain training's are one number; RWP's are means over eight draws each.
     assert measured == pytest.approx(sum(norms) / len(norms), rel=0.1 if "rwp" in text else 1e-3)
     # Untrained statistics and no smoothing are something else.
@@ -171,3 +173,25 @@ def test_every_rule_has_one_or_says_that_it_has_none(text: str) -> None:
     )
     assert method.visitable != apart
     assert method.perturbation(ON).strength == (0.0 if isinstance(method, (SAF, MESA)) else method.strength(ON))
+
+
+def test_some_epochs_alone_are_measured(splits: Splits, tmp_path: Path) -> None:
+    """The first, every other and the last; what they show is what every epoch's log shows there, the path's sum too."""
+    names = ("gradient_norm", "weight_norm", "path_length")
+    every, some = (
+        fit(settings(epochs=5, log=names, log_every=n), tmp_path / str(n), splits=splits).log for n in (1, 2)
+    )
+    measured = [name for name in every if name.startswith(("train/", "test/"))]
+    assert measured
+    assert some["epoch"][some[measured].notna().all(axis=1)].tolist() == [0, 1, 3, 4]
+    assert some[measured].isna().all(axis=1).sum() == 1
+    same = [*measured, "path_length"]
+    pd.testing.assert_frame_equal(some[same].fillna(every[same]), every[same])
+    assert some["path_length"].notna().all()
+    rows = some.melt(id_vars="epoch", var_name="metric").assign(method="plain", replicate=0)
+    drawn = curves(rows, "epoch", [measured[0], "train_loss"])
+    epochs = drawn.groupby("panel")["epoch"].apply(list).to_dict()
+    assert epochs == {measured[0]: [0, 1, 3, 4], "train_loss": [*range(5)]}
+    assert drawn["mean"].notna().all()
+    with pytest.raises(UserError, match="expected log_every of 1 epoch or more"):
+        settings(log_every=0)

@@ -307,7 +307,7 @@ class TestMetrics:
         (
             net(),
             {"data": "no-such-folder"},
-            "imagenet, sums, svhn, text or the path of an image folder",
+            "imagenet, subset, sums, svhn, text or the path of an image folder",
         ),
         ("no-such.safetensors", {}, "there is none"),
     ],

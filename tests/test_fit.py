@@ -493,9 +493,8 @@ class TestBadSettings:
         assert not list(tmp_path.iterdir())
 
     def test_data_that_are_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(
-            UserError, match="expected cifar10, cifar100, digits, fashion-mnist, imagenet, sums, svhn, text or the path"
-        ):
+        known = "cifar10, cifar100, digits, fashion-mnist, imagenet, subset, sums, svhn, text"
+        with pytest.raises(UserError, match=f"expected {known} or the path"):
             fit(settings(data="no-such-data"), tmp_path)
 
 

@@ -349,7 +349,10 @@ class TestCodeOfOnesOwn:
         (["train", "--model", f"digits:{10**30}"], "expected a number of at most 64 bits"),
         (["train", "--crop", "1000000", "--epochs", "1"], "expected a crop padding within images of"),
         (["train", "--device", "meta"], "expected a device that is there"),
-        (["evaluate", "nowhere", "--noise", "+".join(["gaussian:0.1"] * 2000)], "expected a description of at most"),
+        (
+            ["evaluate", "nowhere", "--noise", "+".join(["gaussian:0.1"] * 2000)],
+            "expected at most 100 parts of a noise",
+        ),
         (["evaluate", "nowhere", "--noise", "+".join(["none"] * 1000)], ""),
         (["models", "resnet18", "--size", "100000000000"], "expected at most 33,554,432 pixels of an image"),
     ],

@@ -223,7 +223,8 @@ def test_no_text_is_too_deep_or_too_long(root: type[Described], text: str) -> No
     assert time.process_time() - began < 5
 
 
-def test_thousands_of_stages_are_read_and_written() -> None:
+def test_thousands_of_stages_are_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOISEROBUST_LIMITS", "parts=2000")
     text = "+".join(["gaussian:0.1"] * 2_000)
     noise = NoiseModel.parse(text)
     assert len(noise.stages) == 2_000

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import stats
 
 from noiserobust.cli import main
-from noiserobust.data import load
+from noiserobust.data import DataSource, load
 from noiserobust.errors import UserError
 from noiserobust.models import DigitsNet
 from noiserobust.noise import Gaussian
@@ -28,7 +28,7 @@ from noiserobust.papers.grid.estimate import here, in_words, seconds_of
 from noiserobust.papers.grid.measured import step_time
 from noiserobust.papers.grid.plan import compute_in_stages, pieces_of, quantities, rows_of, write
 from noiserobust.papers.grid.quantity import Accuracy, Logged, logging
-from noiserobust.papers.grid.scale import SMALL_GPU
+from noiserobust.papers.grid.scale import SMALL_GPU, unplaced
 from noiserobust.storage.rows import read_rows
 from noiserobust.sweep import Local, Piece, Training
 from noiserobust.sweep import pieces as sweep_pieces
@@ -248,17 +248,18 @@ class TestIncorruptible:
     def test_what_a_scale_changes(self) -> None:
         assert str(incorruptible.rwp(grid(MINI), 0.08).method) == "rwp:gaussian(0.12,reading=literal)"
         small = incorruptible.sam(grid(SMALL), 0.3)
-        assert (str(small.method), small.epochs, str(small.model)) == ("sam:0.075", 4, "resnet18:16")
+        assert (str(small.method), small.epochs, str(small.model)) == ("sam:0.15", 60, "resnet18:16")
         assert {cell.row for cell in artefacts_of("incorruptible")["table2"].cells(grid(SMALL))} == {
             "SGD", "SAM rho 0.2", "SAM rho 0.3", "SAM rho 0.5",
         }  # fmt: skip
-        assert incorruptible.sam(grid(SMALL_GPU), 0.3).epochs == 30
+        assert str(incorruptible.sam(grid(SMALL_GPU), 0.3).method) == "sam:0.3"
 
     @pytest.mark.parametrize("scale", [MINI, SMALL, SMALL_GPU], ids=["mini", "small", "small-gpu"])
     def test_smaller_scales_choose_no_epoch_and_still_watch_held_out_images(self, scale: Scale) -> None:
         run = incorruptible.plain(grid(scale))
         assert run.select_on == "none"
-        assert run.validation > 0
+        beside = getattr(DataSource.parse(run.data), "validation", 0)  # images that are not trained on anyway
+        assert run.validation > 0 or beside > 0
         assert run.select_noise == grid(scale).gaussian(0.05, reading="literal")
 
 
@@ -274,7 +275,12 @@ class TestGridOfAPaper:
 
     def test_where_cifar_lies_is_no_part_of_a_paper(self) -> None:
         at = grid_of("incorruptible", SMALL, {"cifar10": "/somewhere/else", "device": "cpu"})
-        assert incorruptible.plain(at).data == "/somewhere/else"
+        run = incorruptible.plain(at)
+        assert run.data == "subset:folder(/somewhere/else),per_class=500,validation=50"
+        assert unplaced(run.data) == SMALL.data["CIFAR-10"] == incorruptible.plain(grid(SMALL)).data
+        whole = Grid(replace(SMALL, data={"CIFAR-100": "cifar10"}), at.recipe, at.place)
+        assert incorruptible.plain(whole).data == "/somewhere/else"
+        assert unplaced("digits") == "digits"
 
     def test_unknown_networks_are_named(self) -> None:
         with pytest.raises(Exception, match="expected a network of the scale"):

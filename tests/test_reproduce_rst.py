@@ -38,7 +38,7 @@ class TestCells:
 
 class TestSettings:
     def test_one_data_set_for_both_has_one_radius(self) -> None:
-        for scale, radii in ((MINI, {0.05}), (SMALL, {0.0125}), (PAPER, {0.05, 0.1})):
+        for scale, radii in ((MINI, {0.05}), (SMALL, {0.025}), (PAPER, {0.05, 0.1})):
             methods = [
                 rst.run(grid_of("rst", scale), "ResNet-18", data, rst.sam(grid_of("rst", scale))).method
                 for data in rst.SETS

@@ -44,19 +44,20 @@ class TestSettings:
 
         Half of training is without the term for the ViT, 2.5 to 11 % for the others.
         """
-        for network, data, share in (
-            ("ResNet-18", "CIFAR-10", 5 / 200),
-            ("ResNet-50", "ImageNet", 10 / 90),
-            ("ViT-S/32", "ImageNet", 150 / 300),
+        for network, data, start, of in (
+            ("ResNet-18", "CIFAR-10", 5, 200),
+            ("ResNet-50", "ImageNet", 10, 90),
+            ("ViT-S/32", "ImageNet", 150, 300),
         ):
             run = saf.trained(grid_of("saf", scale), network, data, "SAF")
             assert isinstance(run.method, SAF)
-            assert abs(run.method.start - share * run.epochs) <= 0.5 or run.method.start == 1
-            assert run.method.back == (3 if scale is PAPER else 1)
+            assert abs(run.method.start - start / of * run.epochs) <= 0.5 or run.method.start == 1
+            assert run.method.back == (3 if scale is PAPER else max(1, round(3 / of * run.epochs)))
             assert max(run.method.start, run.method.back) < 0.6 * run.epochs
             averaged = saf.trained(grid_of("saf", scale), network, data, "MESA").method
             assert isinstance(averaged, MESA)
-            images = {"digits": 1297, "cifar10": 50_000, "imagenet": 1_281_167}[scale.data[data]]
+            images = {"digits": 1297, "imagenet": 1_281_167}.get(scale.data[data])
+            images = images or (50_000 if scale is PAPER else 5000)
             horizon = 1 / (1 - averaged.beta) / steps_of(run, images)
             assert 0.02 < horizon < 0.19
 

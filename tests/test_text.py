@@ -15,6 +15,7 @@ from families import ROOTS
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
+from noiserobust.data.subset import Subset
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
 from noiserobust.noise import PCM, Gaussian, Hermes, Laplace, NoiseModel, Sum
@@ -40,8 +41,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         leaves = st.one_of([settings_of(member) for member in members])
         return leaves | st.lists(leaves, min_size=2, max_size=3).map(lambda parts: Sum(tuple(parts)))
     if isinstance(kind, type) and issubclass(kind, Described):
-        # A method inside a method (RST's inner rule) has none inside itself, so that drawing ends.
-        members = [m for m in kind.registry.values() if issubclass(m, kind) and not issubclass(m, (RST, Drawn))]
+        # What is inside one of its kind (RST's rule, a subset's data) has none inside itself, so that drawing ends.
+        members = [m for m in kind.registry.values() if issubclass(m, kind) and not issubclass(m, (RST, Drawn, Subset))]
         return st.one_of([settings_of(member) for member in members])
     plain: dict[Any, st.SearchStrategy[Any]] = {
         int: st.integers(1, 24) | st.integers(1, 10**7),

@@ -72,7 +72,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
 
 def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    kinds = (".py", ".pyi", ".csv", ".typed")
+    kinds = (".py", ".pyi", ".csv", ".json", ".parquet", ".typed")
     files = [path.relative_to(ROOT).as_posix() for path in (ROOT / "noiserobust").rglob("*") if path.suffix in kinds]
     assert not set(files) - set(names)
 

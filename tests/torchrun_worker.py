@@ -45,10 +45,10 @@ def settings(**changes: Any) -> TrainSettings:
 RUNS: dict[str, TrainSettings] = {
     **{rule: settings(method=Method.parse(rule)) for rule in RULES},
     "micro-batches": settings(micro_batches=3, clip_norm=0.5, weight_clip=2.5),
-    "adam": settings(optimizer="AdamW", lr=0.001),
+    "adam": settings(optimizer="AdamW", lr=0.001, average="swa:0.3", weight_clip="rms(2.5,per=column,when=end)"),
 }
 RESUMED: dict[str, TrainSettings] = {
-    "batch norm": settings(model=DigitsNet(4), select_on="none"),
+    "batch norm": settings(model=DigitsNet(4), select_on="none", average="ema:0.7"),
     "dropout": settings(model=Smooth(0.3), select_on="none"),
     "mixed": settings(method=Method.parse("rwp-mixed:0.1"), model=DigitsNet(4), select_on="none"),
 }

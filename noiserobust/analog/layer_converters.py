@@ -233,8 +233,10 @@ class LayerConverters:
             bound = self.converters.bound * unit
             if crossbar.ranges is not None and (fixed := crossbar.ranges.outputs) is not None:
                 bound = fixed.reshape(-1, *[1] * spatial) if fixed.dim() else fixed
-            value, y = at_adc(value, y, bound, self.converters.adc)
-        return straight(value, y) if gain is None else straight(value * gain, y * gain)
+            value = at_adc(value, y, bound, self.converters.adc)
+        else:
+            value = straight(value, y)
+        return value if gain is None else value * gain
 
     def _rounded(self, x: Tensor, reach: Tensor, crossbar: Crossbar) -> Tensor:
         return x if self.converters.dac is None else at_dac(x, reach, self.converters.dac, crossbar.ranges)

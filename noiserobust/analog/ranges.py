@@ -64,6 +64,9 @@ class Ranges:
         """a for the inputs ``x`` of a call."""
         return self.inputs
 
+    def count(self, clipped: Tensor) -> None:
+        """Note which inputs of a call are ``clipped``."""
+
     def observe(self, y: Tensor) -> None:
         """Note what the ADC is given in the call whose inputs :meth:`reach` saw, (outputs, samples, ...)."""
 
@@ -138,14 +141,18 @@ class TrainedRanges(Ranges):
     @contextmanager
     def again(self, held: Mapping[str, Any] | None) -> Iterator[None]:
         """Inside, calls are repeated that began with what was ``held``; afterwards all is as if they had not been."""
-        counts, observes, now = (self.inside, self.total), self.observes, self._copied()
+        observes, now = self.observes, self._copied()
         self.observes = held is not None
         try:
             self.load_state_dict(held or now)
             yield
         finally:
-            (self.inside, self.total), self.observes = counts, observes
+            self.observes = observes
             self.load_state_dict(now)
+
+    def count(self, clipped: Tensor) -> None:
+        """Of the inputs of a call, which are ``clipped``."""
+        self.inside, self.total = self.inside + (clipped.numel() - clipped.sum()), self.total + clipped.numel()
 
     def gradient(self, clipped: Tensor, inside: Tensor) -> Tensor:
         """g of a step: the gradient of what is ``clipped``, and the pull where the share ``inside`` allows it."""
@@ -191,27 +198,56 @@ def stored_ranges(stored: Any, name: str, crossbars: int, device: torch.device) 
     return found
 
 
-class _Clipped(torch.autograd.Function):
+class _AtDAC(torch.autograd.Function):
     """Inputs at the levels of a DAC of a given range: no gradient where they saturate, and that of the range."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, reach: Tensor, bits: int, ranges: Ranges) -> Tensor:
-        size = x.abs()
-        # -2 and 2: beyond the range; -1 and 1: at its very end.
-        code = (x.sign() * ((size >= reach).to(x.dtype) + (size > reach))).to(torch.int8)
-        ctx.save_for_backward(code, reach.clone())  # it may move before the backward pass
-        if isinstance(ranges, TrainedRanges) and ranges.how is not None:
-            ranges.inside, ranges.total = ranges.inside + (code == 0).sum(), ranges.total + code.numel()
+        ctx.ranges = ranges
+        ctx.save_for_backward(x, reach.clone())  # it may move before the backward pass
         return quantized(x, reach, bits)
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> Any:
-        code, reach = ctx.saved_tensors
-        of_reach = None
+        (x, reach), of_reach = ctx.saved_tensors, None
+        size = x.abs()
         if ctx.needs_input_grad[1]:
-            pulls = d.clamp(max=0) * (code > 0) - d.clamp(min=0) * (code < 0)
+            clipped = size >= reach
+            ctx.ranges.count(clipped)
+            # min(d, 0) above the range, and -max(d, 0) below it.
+            pulls = (d * x.sign()).clamp_(max=0).masked_fill_(~clipped, 0)
             of_reach = pulls.sum_to_size(reach.shape) * reach
-        return d * (code.abs() < 2), of_reach, None, None
+        return d.masked_fill(size > reach, 0) if ctx.needs_input_grad[0] else None, of_reach, None, None
+
+
+class _AtADC(torch.autograd.Function):
+    """``value`` at the levels of an ADC, with the gradient of y: none where it saturates, which is the bound's."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, value: Tensor, bound: Tensor, bits: int) -> Tensor:
+        n = positive_levels(bits)
+        limit = bound * ((n + 0.5) / n)  # half a step beyond the bound is still rounded to it
+        ctx.save_for_backward(value >= limit, value <= -limit)
+        ctx.size = bound.shape
+        return quantized(value, bound, bits)
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> Any:
+        above, below = ctx.saved_tensors
+        of_bound = (d * above - d * below).sum_to_size(ctx.size) if ctx.needs_input_grad[2] else None
+        return d.masked_fill(above | below, 0), None, of_bound, None
+
+
+class _Straight(torch.autograd.Function):
+    """A value with the gradient of another."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, like: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> Any:
+        return None, d
 
 
 def at_dac(x: Tensor, reach: Tensor, bits: int, ranges: Ranges | None) -> Tensor:
@@ -219,25 +255,20 @@ def at_dac(x: Tensor, reach: Tensor, bits: int, ranges: Ranges | None) -> Tensor
     a range that does not follow the inputs, not where these saturate."""
     if ranges is None or not torch.is_grad_enabled():
         return straight(quantized(x.detach(), reach.detach(), bits), x)
-    return _Clipped.apply(x, reach, bits, ranges)
+    return _AtDAC.apply(x, reach, bits, ranges)
 
 
-def at_adc(value: Tensor, y: Tensor, bound: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """``value``, which is y with noise, at the levels of an ADC, and what has its gradient: that of clipping at
-    ``bound``, straight through the rounding."""
-    rounded = quantized(value, bound.detach(), bits)
-    if not (torch.is_grad_enabled() and y.requires_grad):
-        return rounded, y
-    # Half a step beyond the bound is still rounded to it: what saturates is what rounding leaves outside.
-    n = positive_levels(bits)
-    step = bound.detach().where(bound > 0, 1) / n
-    inner = (value / step).round() * step
-    return rounded, torch.clamp(y + (inner - y.detach()), -bound, bound)
+def at_adc(value: Tensor, y: Tensor, bound: Tensor, bits: int) -> Tensor:
+    """``value``, which is y with noise, at the levels of an ADC: the gradient of y passes straight through the
+    rounding, and not where it saturates."""
+    if not torch.is_grad_enabled():
+        return quantized(value, bound, bits)
+    return _AtADC.apply(y, value, bound, bits)
 
 
 def straight(value: Tensor, like: Tensor) -> Tensor:
     """Exactly ``value``, with the gradient of ``like``."""
-    return value + (like - like.detach()) if like.requires_grad else value
+    return _Straight.apply(value, like) if torch.is_grad_enabled() and like.requires_grad else value
 
 
 def exact(tensor: Tensor) -> Tensor:

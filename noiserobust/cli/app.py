@@ -153,4 +153,6 @@ def _run(words: list[str]) -> None:
     elif {"--help", "-h"} & set(rest):
         print(command_help(command_class(name), f"{PROG} {name}"))
     else:
-        read_command(command_class(name), rest, f"{PROG} {name}").run()
+        command = read_command(command_class(name), rest, f"{PROG} {name}")
+        command.check_places()
+        command.run()

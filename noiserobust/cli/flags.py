@@ -53,6 +53,21 @@ class Command:
         """Do it."""
         raise NotImplementedError
 
+    def check_places(self) -> None:
+        """Refuse files and folders that cannot be written, before any work is done for them."""
+        from noiserobust.storage.files import file_to_write, folder_to_write, picture_to_write
+
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            path = getattr(self, field.name)
+            if not isinstance(path, Path) or field.name not in ("out", "plot", "table", "layers_out"):
+                continue
+            if field.name == "plot":
+                picture_to_write(path)
+            elif isinstance(field.default, Path) and not field.default.suffix:
+                folder_to_write(path)
+            else:
+                file_to_write(path)
+
 
 @dataclass(frozen=True)
 class Flag:

@@ -32,7 +32,8 @@ class Reproduce(Command):
     names: tuple[str, ...] = ()
     """Tables and figures, such as table1 figure3 (default: all of the paper)."""
     scale: Literal["mini", "small", "paper"] = "mini"
-    """mini: digits, minutes; small: CIFAR-10's images, narrow nets (full-width on a GPU); paper: as published."""
+    """mini: digits, minutes; small: 500 images a class of CIFAR-10, narrow nets (full-width on a GPU); paper: as
+    published."""
     out: Path = Path("reproduced")
     """Folder for runs, pieces, rows, tables and pictures; a scale has a folder of its own in it."""
     data: Path | None = None
@@ -40,14 +41,18 @@ class Reproduce(Command):
     data_root: str = "data"
     """Where named data lie or are downloaded to."""
     device: str = "cpu"
-    """cpu, cuda, cuda:1, ...; small on a GPU trains the full-width ResNet-18 for 30 epochs."""
+    """cpu, cuda, cuda:1, ...; small on a GPU trains the full-width ResNet-18."""
     seeds: int | None = None
     """Trained copies of every run (default: the scale's, 3)."""
     computed_by: Workers = field(default_factory=Workers)
     dry_run: bool = False
     """Only list what is missing, with an estimate of the time on this machine."""
     only_done: bool = False
-    """Compute nothing: write every artefact whose pieces are all there."""
+    """Compute nothing: write what is there of every artefact, each cell with as many copies as are there."""
+    finished: Path | None = None
+    """Folder of finished copies that are taken up in place of training again (default: those of the package)."""
+    keep: Path | None = None
+    """Write logs and rows of all finished copies into this folder, for other machines' --finished; no networks."""
 
     def run(self) -> None:
         from noiserobust.papers.grid.plan import pieces_of
@@ -60,8 +65,13 @@ class Reproduce(Command):
         wanted = self._wanted()
         grids, bench = self._bench()
         pieces = {artefact: pieces_of(artefact, grids[artefact.paper], bench) for artefact in wanted}
-        if self._computed([piece for needed in pieces.values() for piece in needed]):
+        everything = [piece for needed in pieces.values() for piece in needed]
+        if self._computed(everything):
             self._write(pieces, grids, bench)
+        if self.keep is not None:
+            from noiserobust.papers.grid.finished import keep
+
+            print(f"{keep(bench, everything, self.keep)} finished copies in {self.keep}")
 
     def _computed(self, pieces: list[Piece]) -> bool:
         """Do what is missing of ``pieces``, unless only what is done is asked for; False if it is only listed."""
@@ -77,16 +87,18 @@ class Reproduce(Command):
 
     def _write(self, pieces: dict[Artefact, list[Piece]], grids: dict[str, Grid], bench: Bench) -> None:
         """Write every artefact whose pieces are all there."""
-        from noiserobust.papers.grid.estimate import here
-        from noiserobust.papers.grid.plan import write
+        from noiserobust.papers.grid.finished import missing
+        from noiserobust.papers.grid.plan import computed, write
 
         failures = []
         for artefact, needed in pieces.items():
-            if not all(map(here, needed)):
+            grid, cells = grids[artefact.paper], None
+            if missing(needed):
                 print(f"{artefact.says}: not all of it is computed yet")
-                continue
+                if not (cells := computed(artefact, grid, bench)):
+                    continue
             try:
-                paths = write(artefact, grids[artefact.paper], bench)
+                paths = write(artefact, grid, bench, cells)
             except UserError as error:  # the others are written all the same
                 failures.append(f"{artefact.says}: {error}")
                 continue
@@ -129,6 +141,7 @@ class Reproduce(Command):
         """Every paper at the scale asked for, and where its runs lie."""
         from noiserobust.papers.grid import SCALES, Bench, artefacts_of, grid_of
         from noiserobust.papers.grid.bench import with_logs
+        from noiserobust.papers.grid.finished import FOLDER, contents, take_up
         from noiserobust.papers.grid.plan import quantities
         from noiserobust.papers.grid.scale import SMALL_GPU
 
@@ -150,20 +163,26 @@ class Reproduce(Command):
             scale = replace(scale, seeds=self.seeds)
         # Absolute, since a worker of a cluster may stand in another folder.
         folder = self.out.resolve() / (self.scale + ("-gpu" if on_gpu else ""))
-        return grids, Bench(scale, folder, with_logs(runs, scale.log_images))
+        finished = FOLDER / folder.name if self.finished is None else self.finished
+        if self.finished is not None and not finished.is_dir():
+            raise UserError(f"expected a folder of finished copies, as --keep writes it, got {finished}")
+        bench = Bench(scale, folder, with_logs(runs, scale.log_images, scale.log_every), contents(finished))
+        take_up(bench, finished)
+        return grids, bench
 
     def _list(self, pieces: list[Piece]) -> None:
         """Print what is missing, with the time that it will take."""
-        from noiserobust.papers.grid.estimate import here, in_words, seconds_of
+        from noiserobust.papers.grid.estimate import in_words, seconds_of
+        from noiserobust.papers.grid.finished import missing
         from noiserobust.sweep import Training
 
-        total = 0.0
+        total, open_ = 0.0, set(missing(pieces))
         trainings = [piece for piece in pieces if isinstance(piece, Training)]
         measurements = [piece for piece in pieces if not isinstance(piece, Training)]
         for title, group in (("trainings", trainings), ("measurements", measurements)):
-            missing = [piece for piece in group if not here(piece)]
-            print(f"{len(missing)} of {len(group)} {title} missing")
-            for piece in missing:
+            left = [piece for piece in group if piece in open_]
+            print(f"{len(left)} of {len(group)} {title} missing")
+            for piece in left:
                 seconds = seconds_of(piece)
                 total += seconds
                 print(f"  {in_words(seconds):>8}  {piece.name}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from noiserobust.data.batches import Batch, Batches
 from noiserobust.data.collected import as_dataset
+from noiserobust.data.content import Content
 from noiserobust.data.dataset import Dataset, Splits
 from noiserobust.data.feed import held_batches, training_batches
 from noiserobust.data.labelled import Labelled
@@ -19,6 +20,7 @@ from noiserobust.data.streamed import Streamed, StreamedBatches
 __all__ = [
     "Batch",
     "Batches",
+    "Content",
     "DataSource",
     "Dataset",
     "Labelled",

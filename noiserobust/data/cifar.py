@@ -19,10 +19,16 @@ NORMALIZATION = {
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
 
+FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+"""What torchvision unpacks into."""
+
 
 class _CIFAR(DataSource):
     def read(self, root: str | Path, image_size: int | None) -> Splits:
         return Splits(_part(self.name, root, train=True), _part(self.name, root, train=False), crop=4, flip=True)
+
+    def lies_in(self, root: str | Path) -> bool:
+        return (Path(root) / FOLDERS[self.name]).is_dir()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from noiserobust.data.content import Content
 from noiserobust.data.labelled import Labelled, affine, check_normalization, positions
 from noiserobust.errors import UserError
 
@@ -97,8 +98,9 @@ class Splits:
     """Training and test data, with the augmentation that suits them.
 
     train, test: anything that :func:`~noiserobust.data.as_dataset` takes; crop: default padding of the random crop, in
-    pixels; flip: whether a mirrored image is still of its class. Both parts get the same classes: those of the one that
-    knows more, where only their number is known.
+    pixels; flip: whether a mirrored image is still of its class. validation: data that training watches in place of a
+    part of ``train``, where there are such. All parts get the same classes: those of the one that knows most, where
+    only their number is known.
 
     Raises :class:`UserError` when the parts differ in classes or channels.
     """
@@ -107,20 +109,30 @@ class Splits:
     test: Labelled
     crop: int = 0
     flip: bool = False
+    validation: Labelled | None = None
 
     def __post_init__(self) -> None:
         from noiserobust.data.collected import as_dataset  # knows of all kinds of data
 
-        train, test = as_dataset(self.train), as_dataset(self.test)
-        classes = max(train.classes, test.classes, key=len)
-        for what, part in (("train", train), ("test", test)):
+        parts = {"train": as_dataset(self.train), "test": as_dataset(self.test)}
+        if self.validation is not None:
+            parts["validation"] = as_dataset(self.validation)
+        train, together = parts["train"], " and ".join(parts)
+        classes = max((part.classes for part in parts.values()), key=len)
+        for what, part in parts.items():
             if part.classes != classes[: len(part.classes)]:
-                odd = ", ".join(sorted(set(train.classes) ^ set(test.classes))[:6]) or "another order"
-                raise UserError(f"expected the same classes in train and test, got {odd} in only one of them")
+                odd = ", ".join(sorted(set(classes) ^ set(part.classes))[:6]) or "another order"
+                raise UserError(f"expected the same classes in {together}, got {odd} in only one of them")
             if part.channels != train.channels:
-                raise UserError(f"expected {train.channels} channels in train and test, got {part.channels}")
+                raise UserError(f"expected {train.channels} channels in {together}, got {part.channels}")
             named = part if part.classes == classes else replace(part, classes=classes)  # type: ignore[type-var]
             object.__setattr__(self, what, named)
+
+    @property
+    def content(self) -> Content:
+        """What names these data."""
+        parts = [self.train, self.test, *([] if self.validation is None else [self.validation])]
+        return Content(tuple(part.fingerprint for part in parts), self.train.mean, self.train.std, self.crop, self.flip)
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -37,6 +37,9 @@ class OfPath(DataSource):
             raise UserError(f"expected {self.offered()}, got '{self}'")
         return super().load(root, image_size)
 
+    def lies_in(self, root: str | Path) -> bool:
+        return Path(self.folder).is_dir()
+
 
 @dataclass(frozen=True)
 class Folder(OfPath, name="folder"):

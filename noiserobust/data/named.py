@@ -12,6 +12,7 @@ from noiserobust.data.fashion_mnist import FashionMNIST
 from noiserobust.data.folder import Folder
 from noiserobust.data.source import DataSource
 from noiserobust.data.streamed import ImageNet, StreamedFolder
+from noiserobust.data.subset import Subset
 from noiserobust.data.sums import Sums
 from noiserobust.data.svhn import SVHN
 from noiserobust.data.text import Text
@@ -23,10 +24,10 @@ def load(
     """Training and test data: digits, cifar10, cifar100, fashion-mnist, svhn, sums, imagenet, an image folder,
     ``text:FILE``, or your own, ``package.module:Name(...)``.
 
-    A folder is decoded into memory; ``stream:FOLDER`` leaves it on disk, as ``imagenet``, the folder ``imagenet`` under
-    ``root``, does. root: where named data are kept; image_size: resizes the images of a folder. ``imports=False`` is
-    for names out of files: no module is imported, nothing is downloaded. Raises :class:`UserError` when there is no
-    such data.
+    ``subset:NAME,per_class=500`` is a fixed part of another's training images. A folder is decoded into memory;
+    ``stream:FOLDER`` leaves it on disk, as ``imagenet``, the folder ``imagenet`` under ``root``, does. root: where
+    named data are kept; image_size: resizes the images of a folder. ``imports=False`` is for names out of files: no
+    module is imported, nothing is downloaded. Raises :class:`UserError` when there is no such data.
     """
     with none_of_files(imports):
         return DataSource.parse(name, imports).load(root, image_size)

@@ -31,6 +31,10 @@ class DataSource(Described, family="data set"):
         data = self.read(root, image_size)
         return data if isinstance(data, Splits) else Splits(*data)
 
+    def lies_in(self, root: str | Path) -> bool:
+        """Whether the data are on this machine, so that nothing is downloaded to read them; ``root`` as in ``load``."""
+        return True
+
     @abstractmethod
     def read(self, root: str | Path, image_size: int | None) -> Any:
         """:class:`Splits`, or ``(train, test)`` of anything that :func:`~noiserobust.data.as_dataset` takes."""

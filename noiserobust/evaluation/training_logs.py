@@ -94,8 +94,11 @@ def curves(rows: pd.DataFrame, x: str, y: Sequence[str]) -> pd.DataFrame:
                 raise UserError(f"expected a column that {method} logged ({known}), got '{name}'")
         for epoch, group in table.groupby("epoch"):
             for name in y:
-                values = group[name].to_numpy()
+                measured = group[[*dict.fromkeys(["replicate", x, name])]].dropna()  # some epochs alone may be
+                if measured.empty:
+                    continue
+                values = measured[name].to_numpy()
                 std = values.std(ddof=1) if len(values) > 1 else np.nan
-                place = {"method": method, "panel": name, "epoch": epoch, "x": group[x].mean()}
+                place = {"method": method, "panel": name, "epoch": epoch, "x": measured[x].mean()}
                 lines.append(place | {"mean": values.mean(), "std": std, "runs": len(values)})
     return pd.DataFrame(lines)

@@ -55,7 +55,9 @@ class TrainerEngine(Engine):
         held = self.take() if self._holding else None
         micro, losses = as_list(batch), []
         try:
-            with self._trained.alone(), nullcontext() if norm_stats else kept_norm_stats(self.model):
+            kept = nullcontext() if norm_stats else kept_norm_stats(self.model)
+            converters = self.periphery.passing(self.stream(), self.ranks.rank, norm_stats, weight)
+            with self._trained.alone(), kept, converters:
                 for index, part in enumerate(micro):
                     with self._ranks_apart(apart=not sync or index < len(micro) - 1):
                         losses.append(self.trainer.own_training_step(self.model, **part.inputs))
@@ -79,7 +81,9 @@ class TrainerEngine(Engine):
         """The gradients stay: the Trainer clips them and steps."""
         self._holding = False
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        return self.scaler is None or all(bool(gradient.isfinite().all()) for gradient in gradients)
+        steps = self.scaler is None or all(bool(gradient.isfinite().all()) for gradient in gradients)
+        self.periphery.update(steps, self.loss_scale, float(self.optimizer.param_groups[0]["lr"]), self.ranks)
+        return steps
 
     def _require_own_loop(self) -> None:
         """The Trainer says when."""

@@ -8,7 +8,7 @@ from typing import Any
 from noiserobust.noise import Gaussian
 from noiserobust.papers.grid.artefacts import Cell, artefact
 from noiserobust.papers.grid.derived import Remembered
-from noiserobust.papers.grid.estimate import KNOWN
+from noiserobust.papers.grid.estimate import sizes_of
 from noiserobust.papers.grid.measured import heights, step_time
 from noiserobust.papers.grid.quantity import Accuracy, Logged, logged
 from noiserobust.papers.grid.scale import Grid
@@ -90,7 +90,7 @@ def trajectory(at: Grid, network: str, data: str) -> dict[str, Any]:
     if at.scale.recipe is None:
         return {"start": start, "back": BACK, "beta": beta}
     recipe = at.scale.recipe
-    share = steps_of(recipe, KNOWN[at.scale.data[data]][0]) / BATCHES[which]
+    share = steps_of(recipe, sizes_of(at.scale.data[data])[0]) / BATCHES[which]
     return {
         "start": max(1, round(start / of * recipe.epochs)),
         "back": max(1, round(BACK / of * recipe.epochs)),

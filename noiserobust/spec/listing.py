@@ -53,6 +53,7 @@ FAMILIES = {
     "averages": Family("training", "Average", "average", "NAME:VALUE,SETTING=VALUE, of a run's weights"),
     "clippings": Family("training", "Clip", "clipping", "NAME(VALUE,SETTING=VALUE), or a number of rms"),
     "converters": Family("analog", "Converters", "converters", "NAME:SETTING=VALUE, or none"),
+    "ranges": Family("analog", "InputRanges", "input ranges", "NAME:SETTING=VALUE, of converters in training"),
     "perturbations": Family(
         "minima",
         "Perturbation",

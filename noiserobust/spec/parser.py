@@ -17,7 +17,7 @@ from noiserobust.errors import UserError
 
 DEEPEST = 32
 """Descriptions inside each other."""
-LONGEST = 10_000
+LONGEST = 100_000
 """Characters of a description."""
 HEAD = re.compile(r"([A-Za-z_][\w.-]*)([:(]?)")
 KEY = re.compile(r"([^\W\d]\w*)\s*=(.*)", re.DOTALL)

@@ -8,18 +8,24 @@ import os
 import sqlite3
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import pandas as pd
 
 from noiserobust.errors import UserError
-from noiserobust.storage.files import cannot_write
-from noiserobust.storage.records import VALUES, Keys, Record, records_of, table_of
-from noiserobust.storage.rows import completed, read_rows, write_rows
+from noiserobust.seals import is_sound
+from noiserobust.storage.files import cannot_write, set_aside
+from noiserobust.storage.records import Keys, Record, records_of, table_of
+from noiserobust.storage.rows import completed, is_whole, read_rows, write_rows
 
+P = ParamSpec("P")
+T = TypeVar("T")
+RECORD = ", ".join(Record._fields)
 WAIT = 600.0  # seconds for which another process may write or export
 PATIENCE = 10.0  # seconds of them at a stretch, which no Ctrl-C interrupts
 
@@ -30,11 +36,38 @@ SCHEMA = [
     "draw INTEGER, read INTEGER, t REAL, x REAL, y REAL, PRIMARY KEY (key, method, metric))",
 ]
 
+CHECKED = ("conditions", "results")
+"""Tables whose rows have a ``checksum``, since SQLite has none; it is NULL in rows of older versions."""
+INDEXED = 1 << 27
+"""Bytes of a database above which its indices are not compared with its tables when it is opened."""
+
 UPSERT = """
-INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key, method, metric)
-DO UPDATE SET value = excluded.value, condition = excluded.condition
+INSERT INTO results (key, method, metric, value, condition, draw, read, t, x, y, checksum)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key, method, metric)
+DO UPDATE SET value = excluded.value, condition = excluded.condition, checksum = excluded.checksum
 WHERE value IS NOT excluded.value OR condition IS NOT excluded.condition
 """
+
+
+class Damaged(UserError):
+    """A database that cannot be read, or is not as it was written."""
+
+    reason: str
+
+
+def healing(method: Callable[P, T]) -> Callable[P, T]:
+    """A method of :class:`Database` that sets a damaged one aside, and is then called once more."""
+
+    @wraps(method)
+    def called(*arguments: P.args, **options: P.kwargs) -> T:
+        try:
+            return method(*arguments, **options)
+        except Damaged as error:
+            database: Any = arguments[0]
+            database._begin_anew(error)
+            return method(*arguments, **options)
+
+    return called
 
 
 class Database:
@@ -47,6 +80,9 @@ class Database:
     is taken in; one that was deleted is begun anew, and so is a deleted ledger. Rows of a process that is at work
     meanwhile stay.
 
+    Every row has a checksum. A damaged ledger is set aside and begun anew from the parquet file, a damaged parquet file
+    is written again from the ledger; where both are damaged, rows are computed anew.
+
     ``unit``: the columns that name a unit of work. ``check(columns)`` raises for a table that does not belong here.
     """
 
@@ -56,14 +92,19 @@ class Database:
         self.unit, self.check, self.keys = list(unit), check, Keys(unit)
         self._epoch: str | None = self._connect()
 
+    @healing
     def find(self, key: bytes) -> list[tuple[str, float, Mapping[str, Any]]]:
         """(metric, value, condition) of every row of one unit of work, whatever its method."""
+        if self._inode is None:
+            self._reconnect()
         with self._one_line_errors():
             rows = self._connection.execute(
-                "SELECT metric, value, condition FROM results WHERE key = ? ORDER BY rowid", [key]
+                f"SELECT {RECORD}, checksum FROM results WHERE key = ? ORDER BY rowid", [key]
             )
-            return [(metric, _number(value), self._condition(number)) for metric, value, number in rows.fetchall()]
+            records = [self._checked(row) for row in rows.fetchall()]
+            return [(record[2], _number(record[3]), self._condition(record[4])) for record in records]
 
+    @healing
     def put(self, conditions: Sequence[str], records: Sequence[Record], done: int, outdated: set[bytes]) -> None:
         """Insert or replace ``records`` from number ``done`` on; all where a person replaced the file meanwhile.
 
@@ -74,6 +115,7 @@ class Database:
         with self._transaction():
             self._put(conditions, records, done, outdated)
 
+    @healing
     def export(self, conditions: Sequence[str], records: Sequence[Record]) -> None:
         """Bring the parquet file up to date, whole or not at all; ``records`` are all that this process has put."""
         self._reconnect()
@@ -81,12 +123,12 @@ class Database:
             self._follow_file()
             self._put(conditions, records, len(records), set())
             if self._get("unexported"):
-                write_rows(self._table(), self.path)
-                self._set(digest=_digest(self.path), unexported="")
+                self._write()
 
     def close(self) -> None:
         self._connection.close()
 
+    @healing
     def _connect(self) -> str:
         """Open the database, or begin it, as the parquet file says; returns its epoch."""
         try:
@@ -96,10 +138,16 @@ class Database:
         self._conditions: dict[int, dict[str, Any]] = {}
         with self._one_line_errors():
             self._connection = sqlite3.connect(self.file, timeout=PATIENCE, isolation_level=None)
+        self._inode = self._inode_there()
         try:
             with self._transaction():
                 for statement in SCHEMA:
                     self._connection.execute(statement)
+                for table in CHECKED:
+                    columns = [row[1] for row in self._connection.execute(f"PRAGMA table_info({table})")]
+                    if "checksum" not in columns:
+                        self._connection.execute(f"ALTER TABLE {table} ADD COLUMN checksum INTEGER")
+                self._require_whole()
                 self._follow_unit()
                 self._follow_file()
                 epoch = self._get("epoch")
@@ -109,12 +157,47 @@ class Database:
                 if isinstance(error, UserError) and not self.file.stat().st_size:  # begun for a file of another kind
                     self.file.unlink()
             raise
-        self._inode = self.file.stat().st_ino
+        self._inode = self._inode_there()
         return epoch
+
+    def _inode_there(self) -> int | None:
+        return self.file.stat().st_ino if self.file.exists() else None
+
+    def _require_whole(self) -> None:
+        """Refuse a database whose structure is broken, or that has fewer rows than it has exported."""
+        check = "integrity_check" if self.file.stat().st_size < INDEXED else "quick_check"
+        (found,) = self._connection.execute(f"PRAGMA {check}(1)").fetchone()
+        (count,) = self._connection.execute("SELECT COUNT(*) FROM results").fetchone()
+        if found != "ok" or count < int(self._get("exported") or 0):
+            raise self._damaged(found if found != "ok" else "rows are missing")
+
+    def _begin_anew(self, error: Damaged) -> None:
+        """Set a damaged database aside, unless another process has done so, and begin a new one."""
+        self._connection.close()
+        if self._inode_there() == self._inode and self.file.exists():
+            kept = set_aside(self.file, f"damaged ({error.reason})", f"begun anew from {self.path.name}")
+            with suppress(OSError):
+                os.replace(f"{self.file}-journal", f"{kept}-journal")
+        self._inode = None
+        self._epoch = None
+
+    def _damaged(self, reason: object) -> Damaged:
+        error = Damaged(
+            f"expected the ledger of {self.path.name}, got {self.file}, which cannot be read ({reason}); delete it, "
+            "the rows in the parquet file stay"
+        )
+        error.reason = str(reason)
+        return error
+
+    def _checked(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        """``row`` without the checksum at its end."""
+        if row[-1] is not None and row[-1] != _checksum(row[:-1]):
+            raise self._damaged("a checksum differs")
+        return row[:-1]
 
     def _reconnect(self) -> None:
         """Begin anew where a person deleted or replaced the database: SQLite would refuse to write the old one."""
-        if not self.file.exists() or self.file.stat().st_ino != self._inode:
+        if self._inode is None or self._inode_there() != self._inode:
             self._connection.close()
             self._connect()
             self._epoch = None  # so that all rows of this process are put again
@@ -132,13 +215,15 @@ class Database:
 
         def stored(number: int) -> int:
             if number not in ids:
-                text = [conditions[number]]
-                self._connection.execute("INSERT OR IGNORE INTO conditions (columns) VALUES (?)", text)
-                row = self._connection.execute("SELECT id FROM conditions WHERE columns = ?", text).fetchone()
+                text = conditions[number]
+                insert = "INSERT OR IGNORE INTO conditions (columns, checksum) VALUES (?, ?)"
+                self._connection.execute(insert, [text, _checksum((text,))])
+                row = self._connection.execute("SELECT id FROM conditions WHERE columns = ?", [text]).fetchone()
                 ids[number] = row[0]
             return ids[number]
 
-        rows = [record._replace(condition=stored(record.condition)) for record in records]
+        stored_records = (record._replace(condition=stored(record.condition)) for record in records)
+        rows = [(*record, _checksum(record)) for record in stored_records]
         before = self._connection.total_changes
         self._connection.executemany(UPSERT, rows)
         if self._connection.total_changes > before:
@@ -159,9 +244,22 @@ class Database:
         if digest == self._get("digest"):
             return
         exported = bool(self._get("digest"))  # else what is here is not in any file yet
+        if digest and exported and not is_whole(self.path):
+            set_aside(self.path, "damaged", "written again from its ledger", copy=True)
+            self._write()
+            return
+        if digest and not is_sound(self.path):
+            set_aside(self.path, "damaged", "what is not in its ledger is computed anew")
+            digest = ""
         unexported = "" if exported else self._get("unexported")
         self._take(completed(read_rows(self.path)) if digest else None, clear=exported)
         self._set(digest=digest, unexported=unexported)
+
+    def _write(self) -> None:
+        """Write the parquet file."""
+        table = self._table()
+        write_rows(table, self.path)
+        self._set(digest=_digest(self.path), unexported="", exported=str(len(table)))
 
     def _take(self, rows: pd.DataFrame | None, clear: bool) -> None:
         """Insert a table of rows, instead of all that is here where this is to be cleared."""
@@ -171,20 +269,23 @@ class Database:
             self._connection.execute("DELETE FROM results")
             self._connection.execute("DELETE FROM conditions")
             # A process at work sees by this that it must put its rows again.
-            self._set(epoch=uuid.uuid4().hex, unexported="")
+            self._set(epoch=uuid.uuid4().hex, unexported="", exported="0")
         if rows is not None:
             self._insert(*records_of(rows, self.keys))
 
     def _table(self) -> pd.DataFrame:
-        texts = self._connection.execute("SELECT id, columns FROM conditions").fetchall()
+        texts = self._connection.execute("SELECT id, columns, checksum FROM conditions").fetchall()
+        conditions = {number: json.loads(self._checked((text, checksum))[0]) for number, text, checksum in texts}
         order = "condition, draw, read, t, x, y, rowid"
-        values = self._connection.execute(f"SELECT {', '.join(VALUES)} FROM results ORDER BY {order}")
-        return table_of({number: json.loads(text) for number, text in texts}, values)
+        rows = self._connection.execute(f"SELECT {RECORD}, checksum FROM results ORDER BY {order}")
+        return table_of(conditions, (self._checked(row)[2:] for row in rows))
 
     def _condition(self, number: int) -> dict[str, Any]:
         if number not in self._conditions:
-            (text,) = self._connection.execute("SELECT columns FROM conditions WHERE id = ?", [number]).fetchone()
-            self._conditions[number] = json.loads(text)
+            row = self._connection.execute("SELECT columns, checksum FROM conditions WHERE id = ?", [number]).fetchone()
+            if row is None:
+                raise self._damaged("a condition is missing")
+            self._conditions[number] = json.loads(self._checked(row)[0])
         return self._conditions[number]
 
     def _get(self, name: str) -> str:
@@ -226,12 +327,11 @@ class Database:
                     f"expected {self.file} to be free within {WAIT:.0f} s, got one that another process keeps locked; "
                     "wait for it, or name another file"
                 ) from None
-            raise cannot_write(self.path, str(error)) from None
-        except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"expected the ledger of {self.path.name}, got {self.file}, which cannot be read ({error}); delete it, "
-                "the rows in the parquet file stay"
-            ) from None
+            if "no such" in str(error):
+                raise self._damaged(error) from None
+            raise cannot_write(self.path, str(error), "full" in str(error)) from None
+        except (sqlite3.DatabaseError, KeyError, UnicodeDecodeError) as error:
+            raise self._damaged(error) from None
 
 
 def _digest(path: Path) -> str:
@@ -248,3 +348,9 @@ def _digest(path: Path) -> str:
 def _number(value: float | None) -> float:
     """SQLite keeps NaN as NULL."""
     return float("nan") if value is None else value
+
+
+def _checksum(row: Sequence[Any]) -> int:
+    """CRC-32 of a row as SQLite gives it back: NaN as None, all floats as Python's."""
+    plain = [None if value != value else float(value) if isinstance(value, float) else value for value in row]
+    return zlib.crc32(repr(plain).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import logging
 import os
 import re
@@ -21,6 +22,9 @@ log = logging.getLogger("noiserobust")
 
 NAME_MAX = 255
 """Bytes that the name of a file or folder may have."""
+PICTURES = ("", ".png", ".pdf", ".svg")
+SUMS = "SHA256SUMS"
+"""File of checksums in a folder, as sha256sum writes and checks it."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.tmp")
 _cleaned: set[Path] = set()
@@ -72,6 +76,8 @@ def folder_written_atomically(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
+            sums = "".join(f"{_sum(file)}  {file.name}\n" for file in sorted(temporary.iterdir()))
+            (temporary / SUMS).write_text(sums, encoding="utf-8")
             for file in [*temporary.iterdir(), temporary]:
                 _sync(file)
             if not path.is_dir():
@@ -79,6 +85,17 @@ def folder_written_atomically(path: Path) -> Iterator[Path]:
                     os.rename(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def folder_is_whole(path: Path) -> bool:
+    """Whether the files of a folder are as they were written; one of an older version, without checksums, is."""
+    if not path.is_dir() or not (path / SUMS).is_file():
+        return path.is_dir()
+    lines = (path / SUMS).read_bytes().decode("utf-8", "replace").splitlines()
+    try:
+        return all(_sum(path / name) == digest for digest, _, name in (line.partition("  ") for line in lines))
+    except (OSError, ValueError):
+        return False
 
 
 def file_to_write(path: str | os.PathLike[str]) -> Path:
@@ -97,6 +114,14 @@ def file_to_write(path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def picture_to_write(path: str | os.PathLike[str]) -> Path:
+    """``path``, where a picture of a format that is known by its suffix can be written."""
+    if Path(path).suffix.lower() not in PICTURES:
+        raise UserError(f"expected a picture that ends in .png, .pdf or .svg, got {path}; name it so")
+    file_to_write(path)
+    return Path(path)
+
+
 def folder_to_write(path: str | os.PathLike[str]) -> Path:
     """``path``, where files can be written into such a folder; UserError elsewhere. Call it before long work."""
     with one_line_refusals(path):
@@ -107,14 +132,17 @@ def folder_to_write(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def set_aside(path: Path, what: str, then: str) -> Path:
-    """Rename a file that is damaged to ``*.corrupt``, and say in one line ``what`` it is and what happens ``then``."""
+def set_aside(path: Path, what: str, then: str, copy: bool = False) -> Path:
+    """Rename a file that is damaged to ``*.corrupt``, and say in one line ``what`` it is and what happens ``then``.
+
+    ``copy``: leave it in its place, where it is replaced next.
+    """
     target, count = Path(f"{path}.corrupt"), 1
     while target.exists():
         count += 1
         target = Path(f"{path}.{count}.corrupt")
     with one_line_refusals(target):
-        os.replace(path, target)
+        shutil.copyfile(path, target) if copy else os.replace(path, target)
     log.warning("%s: %s; kept as %s, %s", path, what, target.name, then)
     return target
 
@@ -197,6 +225,14 @@ def _clean(folder: Path) -> None:
             with contextlib.suppress(OSError), locked(folder / name, wait=False) as held:
                 if held:
                     (folder / name).unlink()
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -15,6 +15,7 @@ from noiserobust.errors import UserError
 from noiserobust.storage.database import Database
 from noiserobust.storage.files import file_to_write
 from noiserobust.storage.identity import VARYING, same_answer
+from noiserobust.storage.locks import Claims
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.records import Keys, Record, condition_of, record_of, table_of
 from noiserobust.storage.rows import OPERATION
@@ -41,8 +42,8 @@ class Ledger:
     """The rows of one evaluation, with those that a file already holds.
 
     Finished units go into a database beside the file (:class:`~noiserobust.storage.database.Database`) every few
-    seconds, so that several processes may share one file: each takes over what another has finished, and
-    none loses rows. The file itself is brought up to date now and then, and by :meth:`close`.
+    seconds, so that several processes may share one file: each takes over what another has finished, waits for what
+    another computes now, and loses none. The file itself is brought up to date now and then, and by :meth:`close`.
 
     - ``path``: the parquet file; None keeps the rows in memory only.
     - ``further``: columns that name a unit besides :data:`UNIT`, where something else than accuracy is measured.
@@ -70,16 +71,23 @@ class Ledger:
         self._commit_time = self._export_time = time.monotonic()
         self._export_seconds = 0.0
         self._database = None if self.path is None else Database(self.path, self.unit, self._check)
+        self._claims = None if self._database is None else Claims(Path(f"{self._database.file}.lock"))
 
     def find(self, unit: Mapping[str, Any], metrics: Iterable[str] = ()) -> dict[str, float] | None:
         """What is known of ``unit``; ``None`` when that lacks one of the further ``metrics`` (and all of its parts)."""
         key, wanted = self._keys(unit), list(metrics)
         answered, values = self._known.get(key, ("", None))
         same = answered == unit.get("answer", "") or same_answer(answered, unit.get("answer", ""), unit["precision"])
-        if values is not None and same and _holds(values, wanted):
+        if same and _holds(values, wanted):
             return values
         values = self._stored(key, unit)
-        if values is None or not _holds(values, wanted):
+        if not _holds(values, wanted) and self._claims is not None:
+            if not self._claims.claim(key):
+                self._commit()  # nobody waits for what is waiting
+                self._claims.release()
+                self._claims.wait(key)
+            values = self._stored(key, unit)  # another process may have finished it meanwhile
+        if not _holds(values, wanted):
             self._versions.pop(key, None)
             return None
         return values
@@ -122,12 +130,16 @@ class Ledger:
         finally:
             self._database.close()
             self._database = None
+            if self._claims is not None:
+                self._claims.close()
 
     def _commit(self) -> None:
         if self._database is not None and self._committed < len(self._records):
             self._database.put(list(self._conditions), self._records, self._committed, self._outdated)
             self._committed = len(self._records)
             self._outdated.clear()
+            if self._claims is not None:
+                self._claims.release()
         self._commit_time = time.monotonic()
 
     def _stored(self, key: bytes, unit: Mapping[str, Any]) -> dict[str, float] | None:
@@ -173,6 +185,8 @@ class Ledger:
             )
 
 
-def _holds(values: Mapping[str, float], metrics: Iterable[str]) -> bool:
+def _holds(values: Mapping[str, float] | None, metrics: Iterable[str]) -> bool:
     """Whether every one of the ``metrics`` is there, as it is or in parts (``name/part``)."""
-    return all(metric in values or any(name.startswith(f"{metric}/") for name in values) for metric in metrics)
+    return values is not None and all(
+        metric in values or any(name.startswith(f"{metric}/") for name in values) for metric in metrics
+    )

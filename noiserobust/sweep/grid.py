@@ -14,6 +14,7 @@ import pandas as pd
 from noiserobust.errors import UserError
 from noiserobust.noise import NoiseModel
 from noiserobust.spec import parse_value
+from noiserobust.storage.files import folder_to_write
 from noiserobust.storage.rows import read_rows, write_rows
 from noiserobust.sweep.executors import Executor, OnPiece, compute
 from noiserobust.sweep.pieces import Evaluating, Training
@@ -96,7 +97,7 @@ def sweep(
     finished one.
     """
     # Absolute, since a worker of a cluster may stand in another folder.
-    folder = Path(out).resolve()
+    folder = folder_to_write(out).resolve()
     runs = runs_of(base, vary, folder / "runs")
     wanted = evaluations(runs, noises, draws, folder / "pieces", options, shard)
     for pieces in (runs, wanted):

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from noiserobust.data import Splits, load
+from noiserobust.data import Content, DataSource, Splits, load
 from noiserobust.evaluation import evaluate
 from noiserobust.evaluation.settings import grouped
 from noiserobust.noise import NoiseModel
@@ -44,6 +44,8 @@ class Training:
 
     settings: TrainSettings
     out: Path
+    known: Content | None = None
+    """What names the data where they are not on this machine: a finished run is found without them."""
 
     @property
     def name(self) -> str:
@@ -51,7 +53,15 @@ class Training:
 
     @property
     def result(self) -> Path:
-        return run_of(self.settings, self.out, data_of(self.settings)).checkpoint
+        return run_of(self.settings, self.out, self.content).checkpoint
+
+    @property
+    def content(self) -> Content:
+        """What names its data: those on this machine, or what is known of them."""
+        settings = self.settings
+        if self.known is not None and not DataSource.parse(settings.data).lies_in(settings.data_root):
+            return self.known
+        return data_of(settings).content
 
     def run(self) -> None:
         fit(self.settings, self.out, splits=data_of(self.settings))

@@ -25,7 +25,8 @@ def checkpointed(model: nn.Module) -> Iterator[nn.Module]:
 
     The backward pass computes each block once more, as it was: dropout draws the same masks, buffers (statistics of
     batch norm, counters, vectors of spectral norm) are those that the first pass found and change once, converters have
-    the same output noise. So gradients and everything that is learnt are the same, bit for bit on a CPU.
+    the same output noise. So gradients and everything that is learnt are the same, bit for bit on a CPU. (Networks of
+    transformers that fill a cache, ``config.use_cache``, do not inside: they are the same to rounding.)
 
     Blocks are the modules in a network's ``ModuleList`` or ``Sequential`` that have parts themselves, innermost first;
     a ``Sequential`` of single layers is cut into about as many pieces as each has layers.

@@ -348,6 +348,7 @@ class Engine:
 
     def _begin(self, step: int | None = None) -> None:
         """Read what is trained, and refuse gradients that this engine did not take."""
+        self.kept.require_outside()
         self._require_own_loop()
         self._trained.read()
         self._trained.require_ready()

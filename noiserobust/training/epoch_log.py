@@ -30,7 +30,8 @@ class EpochLog:
     (all, if it has fewer), the same in every epoch, without augmentation and in fp32, under the same draws in every
     epoch. Measures at the rule's own perturbation (``training``) see the training step's loss: micro-batches of the
     batch size, each normalised by its own statistics, with label smoothing. All others see what ``evaluate`` sees:
-    frozen statistics, no smoothing. ``log_images``, ``log_forward``, ``log_backward`` and ``log_seconds`` say what it
+    frozen statistics, no smoothing. With ``log_every`` most lines have no such columns, but for the path's length,
+    which every epoch adds to. ``log_images``, ``log_forward``, ``log_backward`` and ``log_seconds`` say what it
     cost: passes in units of one over those images of one set.
     """
 
@@ -71,15 +72,17 @@ class EpochLog:
                 f"{settings.converters}; name a perturbation in place of training, such as ascent(0.05)"
             )
 
-    def line(self, perturbation: Perturbation | None) -> dict[str, float]:
-        """The columns of an epoch, ``perturbation`` being that of its last step."""
+    def line(self, epoch: int, perturbation: Perturbation | None) -> dict[str, float]:
+        """The columns of ``epoch`` (from 0), ``perturbation`` being that of its last step."""
         if not self.settings.log:
             return {}
         started, columns = time.perf_counter(), dict[str, float]()
+        if self.path is not None:  # the sum of every epoch's step
+            columns[column(PathLength())] = self.path.step()
+        if epoch not in (0, self.settings.epochs - 1) and (epoch + 1) % self.settings.log_every:
+            return columns
         streams = Stream(self.settings.seed, "measure").child
         columns |= _columns(self.weights, [(one, one) for one in self.of_weights], streams, "")
-        if self.path is not None:
-            columns[column(PathLength())] = self.path.step()
         at_rule = []
         if self.at_rule and perturbation is not None:
             stepped_with = perturbation.by_batches(self.settings.batch_size)

@@ -35,11 +35,16 @@ class KeptWeights:
     """
 
     def __init__(self, engine: Engine, clip: Clip | str | float | None, average: Average | str | None) -> None:
-        self.engine = engine
+        self.engine, self._inside = engine, False
         self.clip: Clip | None = None if clip is None else Clip.parse(clip)
         self.average: Average | None = None if average is None else Average.parse(average)
         if engine.sharded and average is not None:
             raise UserError("expected no average of weights sharded over processes (FSDP), got one; use DDP")
+
+    def require_outside(self) -> None:
+        """Refuse a step inside ``engine.kept()``: what it does to the weights would be undone."""
+        if self._inside:
+            raise UserError("expected no training inside engine.kept(), got a step; leave it first")
 
     @property
     def count(self) -> int:
@@ -68,6 +73,7 @@ class KeptWeights:
         live: dict[str, Tensor] = dict((*model.named_parameters(), *model.named_buffers()))
         with opened(list(model.parameters())), torch.no_grad():
             before = {name: value.detach().clone() for name, value in live.items()}
+            self._inside = True
             try:
                 for name, value in self._held.get("values", {}).items():
                     live[name].copy_(value)
@@ -79,6 +85,7 @@ class KeptWeights:
                 with fresh, torch.enable_grad():
                     yield
             finally:
+                self._inside = False
                 for name, value in before.items():
                     live[name].copy_(value)
 

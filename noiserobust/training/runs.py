@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from noiserobust.analog.converters import Converters
-from noiserobust.data import Splits
+from noiserobust.data import Content, Splits
 from noiserobust.errors import UserError
 from noiserobust.minima import Measure
 from noiserobust.models import Factory, ModelSpec
@@ -23,6 +23,7 @@ from noiserobust.noise import NoiseModel
 from noiserobust.spec import Described
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.storage.described import strict
+from noiserobust.storage.files import NAME_MAX
 from noiserobust.storage.logs import read_log
 from noiserobust.tasks import Task
 from noiserobust.training.rules.base import Method
@@ -72,10 +73,11 @@ class Run:
         return f"<div>{title}<br><code>{escape(str(self.folder))}</code>{log}</div>"
 
 
-def run_of(settings: TrainSettings, out: str | Path, splits: Splits) -> Run:
+def run_of(settings: TrainSettings, out: str | Path, data: Splits | Content) -> Run:
     """The run that ``settings`` name, finished or not."""
     slug = re.sub(r"[^a-z0-9.]+", "-", settings.label.lower()).strip("-")
-    return Run(Path(out) / f"{slug}-seed{settings.seed}-{settings.identity(splits)}", settings)
+    rest = f"-seed{settings.seed}-{settings.identity(data)}"
+    return Run(Path(out) / (slug[: NAME_MAX - len(rest)] + rest), settings)
 
 
 def load_run(folder: str | Path, model: ModelSpec | str | None = None) -> Run:

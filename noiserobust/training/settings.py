@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Generic, TypeVar
 
     from noiserobust.analog.converters import Converters
-    from noiserobust.data import Splits
+    from noiserobust.data import Content, Splits
     from noiserobust.minima import Measure
     from noiserobust.models import ModelSpec
     from noiserobust.noise import NoiseModel
@@ -53,7 +53,7 @@ else:  # the command line reads texts, without loading what they describe
 SEMANTICS = 1
 """Raise when a change makes the same settings train different weights, so that no stale run is taken for a new one."""
 
-WITHOUT_EFFECT = ("data", "data_root", "mean", "std", "log", "log_on", "log_images", "checkpointing")
+WITHOUT_EFFECT = ("data", "data_root", "mean", "std", "log", "log_on", "log_images", "log_every", "checkpointing")
 """Settings that the weights do not depend on (data count by their content and normalisation)."""
 ADDED: dict[str, Any] = {
     "drop_last": False,
@@ -164,7 +164,8 @@ class TrainSettings:
     select_draws: int = 3
     """Noise draws of that choice."""
     validation: float = 0.1
-    """Fraction of the training data held out for the log and the choice (unused with select_on test)."""
+    """Fraction of the training data held out for the log and the choice (unused with select_on test, and where the
+    data have such images beside the training data: subset:...,validation=50)."""
     log: MeasureTexts = field(default=cast("Any", ()))
     """Measures of every epoch's weights as further columns of the log, such as ascent_sharpness:0.05 or path_length
     (docs/measures.md); they change no weights and no run's name."""
@@ -172,6 +173,8 @@ class TrainSettings:
     """Images that they are measured on."""
     log_images: int = 1000
     """How many of each (a fixed sample, stratified by class; all if there are fewer)."""
+    log_every: int = 1
+    """Epochs from one such measurement to the next; the first epoch and the last have one, too."""
     seed: int = 0
     """Names initial weights, order, augmentation and training noise; also the replicate of the trained copy."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -209,6 +212,8 @@ class TrainSettings:
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"expected a finite {name} >= 0, got {getattr(self, name)}")
         object.__setattr__(self, "log_on", tuple(dict.fromkeys(self.log_on)))
+        if self.log_every < 1:
+            raise UserError(f"expected log_every of 1 epoch or more, got {self.log_every}")
         if self.log_images < 1 or (self.log and not self.log_on):
             where = ", ".join(self.log_on) or "none"
             raise UserError(f"expected log_images >= 1 on train, validation or test, got {self.log_images} on {where}")
@@ -324,18 +329,23 @@ class TrainSettings:
         """``splits`` seen through the normalisation that is set, if one is."""
         if self.mean is None or self.std is None:
             return splits
-        train, test = (part.with_normalization(self.mean, self.std) for part in (splits.train, splits.test))
-        return dataclasses.replace(splits, train=train, test=test)
+        parts = {"train": splits.train, "test": splits.test, "validation": splits.validation}
+        seen = {name: part and part.with_normalization(self.mean, self.std) for name, part in parts.items()}
+        return dataclasses.replace(splits, **seen)  # type: ignore[arg-type]
 
-    def augmentation(self, splits: Splits) -> tuple[int, bool]:
+    def augmentation(self, splits: Splits | Content) -> tuple[int, bool]:
         """Crop padding and flips: those set, or what suits the data."""
         return (
             splits.crop if self.crop is None else self.crop,
             splits.flip if self.flip is None else self.flip,
         )
 
-    def identity(self, splits: Splits) -> str:
+    def identity(self, data: Splits | Content) -> str:
         """8 hex digits that name the run: its settings, its data's content and the version of what training means."""
+        from noiserobust.data import Content
+
+        seen = data if isinstance(data, Content) else data.content
+        mean, std = (seen.mean, seen.std) if self.mean is None or self.std is None else (self.mean, self.std)
         values = self.described()
         settings = {k: v for k, v in values.items() if k not in WITHOUT_EFFECT and ADDED.get(k, ...) != v}
         for name, path in {"initial": self.initial, "teacher": self.teacher_path}.items():
@@ -343,9 +353,9 @@ class TrainSettings:
                 from noiserobust.storage.checkpoints import read_checkpoint
 
                 settings[name] = read_checkpoint(path).digest  # what it holds counts, not where it lies
-        splits = self.normalized(splits)
-        crop, flip = self.augmentation(splits)
-        content = [splits.train.fingerprint, splits.test.fingerprint, splits.train.mean, splits.train.std]
+        crop, flip = self.augmentation(seen)
+        train, test, *watched = seen.fingerprints
+        content = [train, test, mean, std, *watched]
         named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content, *self._revised]
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
 

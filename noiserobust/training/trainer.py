@@ -257,7 +257,7 @@ class _Trainer:
                 **losses,
                 **always,
                 # The column max_over_rms stays what it is without a log.
-                **{name: value for name, value in self.measures.line(perturbation).items() if name not in always},
+                **(self.measures.line(epoch, perturbation) | always),
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
@@ -378,8 +378,8 @@ def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Labelled, L
     """What is trained on, and what is watched: the held-out part, or the test data when the epoch is chosen on them."""
     if settings.select_on == "test":
         return splits.train, splits.test
-    if settings.validation == 0:
-        return splits.train, None
+    if splits.validation is not None or settings.validation == 0:
+        return splits.train, splits.validation
     # Every run holds out the same samples, whatever its seed: replicates differ by training alone.
     return splits.train.split(settings.validation, Stream(0, "validation"))
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import pandas as pd
 
+from noiserobust.data import Content
 from noiserobust.errors import UserError
 from noiserobust.minima import Measure
 from noiserobust.papers.grid.scale import Scale
@@ -25,11 +26,13 @@ class Bench:
     """The folder of a scale. A run that several artefacts share lies there once, with the log that all of them want.
 
     ``logged``: what is logged of each run (:func:`with_logs`); a run that is not in it is logged as it says itself.
+    ``contents``: what names data that need not be on this machine, by their text.
     """
 
     scale: Scale
     folder: Path
     logged: Mapping[TrainSettings, TrainSettings] = dataclasses.field(default_factory=dict)
+    contents: Mapping[str, Content] = dataclasses.field(default_factory=dict)
 
     @property
     def seeds(self) -> range:
@@ -42,7 +45,11 @@ class Bench:
     def training(self, run: TrainSettings, seed: int) -> Training:
         """The piece that trains the copy ``seed`` of ``run``."""
         bare = unlogged(run)
-        return Training(dataclasses.replace(self.logged.get(bare, run), seed=seed), self.folder / "runs")
+        return Training(
+            dataclasses.replace(self.logged.get(bare, run), seed=seed),
+            self.folder / "runs",
+            self.contents.get(run.data),
+        )
 
     def log(self, run: TrainSettings, seed: int, columns: Sequence[str]) -> pd.DataFrame:
         """What the finished copy logged, a line per epoch; refused where it lacks one of ``columns``."""
@@ -63,11 +70,12 @@ class Bench:
 
 def unlogged(run: TrainSettings) -> TrainSettings:
     """``run`` without a log: what names its weights."""
-    return dataclasses.replace(run, log=(), log_on=("train",), log_images=1000, seed=0)
+    return dataclasses.replace(run, log=(), log_on=("train",), log_images=1000, log_every=1, seed=0)
 
 
-def with_logs(runs: Iterable[TrainSettings], images: int) -> dict[TrainSettings, TrainSettings]:
-    """Every run by its bare settings, with all that any of ``runs`` wants logged of it, on ``images`` images.
+def with_logs(runs: Iterable[TrainSettings], images: int, every: int = 1) -> dict[TrainSettings, TrainSettings]:
+    """Every run by its bare settings, with all that any of ``runs`` wants logged of it, on ``images`` images,
+    in every ``every``-th epoch.
 
     A log changes no weights, but a finished run cannot be logged afterwards: so runs that artefacts share are trained
     with the logs of all.
@@ -79,6 +87,8 @@ def with_logs(runs: Iterable[TrainSettings], images: int) -> dict[TrainSettings,
         if run.log:
             on |= dict.fromkeys(run.log_on)
     return {
-        bare: dataclasses.replace(bare, log=tuple(measures), log_on=tuple(on), log_images=images) if measures else bare
+        bare: dataclasses.replace(bare, log=tuple(measures), log_on=tuple(on), log_images=images, log_every=every)
+        if measures
+        else bare
         for bare, (measures, on) in wanted.items()
     }

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from noiserobust.papers.grid.bench import Bench
-from noiserobust.papers.grid.estimate import here
+from noiserobust.papers.grid.finished import missing
 from noiserobust.papers.grid.quantity import Logged, Quantity, table
 from noiserobust.papers.grid.scale import Grid, Scale
 from noiserobust.papers.grid.step_time import StepTime
@@ -141,7 +141,7 @@ class Claim:
     def copies(self, grid: Grid, bench: Bench) -> int:
         """How many trained copies of all its runs are computed, from those of ``bench`` on; 0 if those are not."""
         count = bench.scale.seeds
-        while all(here(piece) for piece in self.pieces(grid, bench.with_seeds(count))):
+        while not missing(self.pieces(grid, bench.with_seeds(count))):
             count += 1
             if count > MOST:
                 break
@@ -180,8 +180,11 @@ class Change(Logged):
     """How much it falls instead."""
 
     def values(self, bench: Bench) -> pd.DataFrame:
-        logs = [bench.log(self.run, seed, (self.y,))[self.y].to_numpy() for seed in bench.seeds]
-        changes = np.array([log[-1] - log[round(self.since * (len(log) - 1))] for log in logs])
+        lines = super().values(bench)
+        logs = [lines[lines["replicate"] == seed].set_index("epoch")["value"] for seed in bench.seeds]
+        # Where some epochs alone are measured: the nearest of them.
+        near = [np.abs(log.index - self.since * log.index[-1]).argmin() for log in logs]
+        changes = np.array([log.iloc[-1] - log.iloc[place] for log, place in zip(logs, near, strict=True)])
         return table(bench.seeds, 0, np.nan, -changes if self.falls else changes)
 
 

@@ -6,9 +6,6 @@ CIFAR-10-C would say of a network these only hint at.
 
 from __future__ import annotations
 
-import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from torch.nn.functional import interpolate
 from noiserobust.data import Labelled
 from noiserobust.data.corrupted import SEVERITIES
 from noiserobust.rng import Stream
+from noiserobust.storage.files import folder_is_whole, folder_written_atomically, set_aside
 
 Corruption = Callable[[Tensor, int, Stream], Tensor]
 """(images N x C x H x W in [0, 1], severity from 0 to 4, named randomness) -> images of the same shape."""
@@ -77,20 +75,17 @@ CORRUPTIONS: dict[str, Corruption] = {
 def corrupted_copy(data: Labelled, folder: Path) -> Path:
     """The folder of ``data`` under all corruptions, in CIFAR-10-C's layout; made if it is not there yet."""
     place = folder / data.fingerprint
+    if place.is_dir() and not folder_is_whole(place):
+        set_aside(place, "damaged", "made anew")
     if place.is_dir():
         return place
-    temporary = folder / f".{uuid.uuid4().hex}.tmp"
-    temporary.mkdir(parents=True)
     images = data.with_normalization((0.0,), (1.0,)).normalized()  # type: ignore[attr-defined]
-    for name, corruption in CORRUPTIONS.items():
-        stacked = torch.cat(
-            [corruption(images, severity, Stream(0, "corrupted", name, severity)) for severity in range(SEVERITIES)]
-        )
-        pixels = (stacked.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
-        np.save(temporary / f"{name}.npy", pixels.contiguous().numpy())
-    np.save(temporary / "labels.npy", data.labels.repeat(SEVERITIES).numpy())
-    try:
-        os.replace(temporary, place)
-    except OSError:  # another process made the same images meanwhile
-        shutil.rmtree(temporary)
+    with folder_written_atomically(place) as temporary:
+        for name, corruption in CORRUPTIONS.items():
+            stacked = torch.cat(
+                [corruption(images, severity, Stream(0, "corrupted", name, severity)) for severity in range(SEVERITIES)]
+            )
+            pixels = (stacked.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+            np.save(temporary / f"{name}.npy", pixels.contiguous().numpy())
+        np.save(temporary / "labels.npy", data.labels.repeat(SEVERITIES).numpy())
     return place

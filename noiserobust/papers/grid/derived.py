@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from noiserobust.papers.grid.bench import Bench
-from noiserobust.papers.grid.estimate import KNOWN
+from noiserobust.papers.grid.estimate import sizes_of
 from noiserobust.papers.grid.quantity import Accuracy, Quantity, table
 from noiserobust.papers.grid.step_time import engine_of
 from noiserobust.sweep import Piece
@@ -133,7 +133,7 @@ class Remembered(Quantity):
     unit: str = "memory"
 
     def values(self, bench: Bench) -> pd.DataFrame:
-        images, _, channels, _, classes = KNOWN[bench.scale.data[self.data]]
+        images, _, channels, _, classes = sizes_of(bench.scale.data[self.data])
         held_out = 0.0 if self.run.select_on == "test" else self.run.validation
         engine = engine_of(self.run, channels, images - round(held_out * images), classes, "meta")
         # It says on the way how large its memory is.

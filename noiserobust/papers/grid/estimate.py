@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from noiserobust.data.corrupted import CORRUPTIONS as PUBLISHED_CORRUPTIONS
+from noiserobust.data.source import DataSource
+from noiserobust.data.subset import Subset
 from noiserobust.errors import UserError
 from noiserobust.papers.grid.corruptions import CORRUPTIONS
 from noiserobust.papers.grid.pieces import Corrupted, FineTuned, Heights, Measuring
@@ -18,6 +22,16 @@ KNOWN = {
     "imagenet": (1_281_167, 50_000, 3, 224, 1000),
 }
 """Training images, test images, channels, pixels a side and classes of data that need not be here to be estimated."""
+
+
+def sizes_of(data: str) -> tuple[int, int, int, int, int]:
+    """What :data:`KNOWN` says of data by their text, also of a part of them; ``KeyError`` for all others."""
+    source = DataSource.parse(data, imports=False) if data.startswith("subset:") else None
+    if not isinstance(source, Subset):
+        return KNOWN[data]
+    _, *others, classes = KNOWN[str(source.of)]
+    return (source.per_class * classes, *others, classes)  # type: ignore[return-value]
+
 
 OVERHEAD = 0.2  # seconds to open a run and its data, measured on digits
 
@@ -56,8 +70,8 @@ def _training(settings: TrainSettings) -> float:
 
 
 def _size(settings: TrainSettings) -> tuple[int, int, int, int, int]:
-    if settings.data in KNOWN:
-        return KNOWN[settings.data]
+    with contextlib.suppress(KeyError):
+        return sizes_of(settings.data)
     data = data_of(settings)
     train = data.train
     return len(train), len(data.test), train.channels, train.example().shape[-1], len(train.classes)

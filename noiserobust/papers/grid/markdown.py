@@ -24,11 +24,12 @@ def text_of(artefact: Artefact, rows: pd.DataFrame, grid: Grid, seeds: int) -> s
     parts = [f"**{artefact.says}: {artefact.title}** (scale {grid.scale.name})"]
     if artefact.kind == "table":
         parts.append(as_markdown(_grid(rows)))
-        copies = rows.groupby(["row", "column", "quantity"])["replicate"].nunique().max()
+        copies = rows.groupby(["row", "column", "quantity"])["replicate"].nunique()
+        few = "" if copies.min() == copies.max() else f"{copies.min()} to "  # no spread over one copy
         draws = rows.groupby(["row", "column", "quantity", "replicate"])["draw"].nunique().max()
         meaning = f"mean ± std over {draws} noise draws" if draws > 1 else "mean"
         shown = ", ".join(map(_unit, dict.fromkeys(rows["quantity"])))
-        parts.append(f"{shown}: {meaning} ± std over {copies} trained copies [published]")
+        parts.append(f"{shown}: {meaning} ± std over {few}{copies.max()} trained copies [published]")
         if "choice" in rows:
             chosen = rows.dropna(subset="choice").drop_duplicates(["row", "column"])
             listed = "; ".join(f"{r.row}, {r.column}: {r.choice}" for r in chosen.itertuples())

@@ -40,6 +40,8 @@ class Measuring(Measurement):
     trained: Training
     out: Path
     semantics: ClassVar[int] = 1
+    of_weights: ClassVar[bool] = True
+    """Whether it looks at the finished network."""
 
     @property
     @abstractmethod
@@ -100,6 +102,7 @@ class InitialRadius(Measuring):
 
     gamma: float = 0.01
     draws: int = 1000
+    of_weights: ClassVar[bool] = False
 
     @property
     def about(self) -> str:
@@ -172,6 +175,7 @@ class FineTuned(Measuring):
     """
 
     initial: str | None = None
+    of_weights: ClassVar[bool] = False
 
     @property
     def what(self) -> str:

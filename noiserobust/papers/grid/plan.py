@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from noiserobust.papers.grid.artefacts import Artefact
+from noiserobust.papers.grid.artefacts import Artefact, Cell
 from noiserobust.papers.grid.bench import Bench
+from noiserobust.papers.grid.finished import missing
 from noiserobust.papers.grid.markdown import text_of
 from noiserobust.papers.grid.published_values import Published, published
 from noiserobust.papers.grid.quantity import Quantity
@@ -19,6 +20,7 @@ from noiserobust.storage.provenance import provenance
 from noiserobust.storage.rows import write_rows
 from noiserobust.sweep import Executor, Local, Piece, Training
 from noiserobust.sweep.executors import OnPiece, compute
+from noiserobust.sweep.pieces import data_of
 
 
 def pieces_of(artefact: Artefact, grid: Grid, bench: Bench) -> list[Piece]:
@@ -35,14 +37,37 @@ def quantities(artefact: Artefact, grid: Grid) -> list[Quantity]:
 def compute_in_stages(pieces: Sequence[Piece], executor: Executor | None, on_piece: OnPiece | None = None) -> None:
     """Do what is missing of ``pieces``: trainings, then what is measured of them, then what is timed, which shares
     the machine with nothing."""
+    for training in (piece for piece in missing(pieces) if isinstance(piece, Training)):
+        data_of(
+            training.settings
+        )  # names follow from the data that are here: a download comes before they are looked up
+    pieces = missing(pieces)
     compute((piece for piece in pieces if isinstance(piece, Training)), executor, on_piece)
     compute((piece for piece in pieces if not isinstance(piece, (Training, StepTime))), executor, on_piece)
     compute((piece for piece in pieces if isinstance(piece, StepTime)), Local(threads=None), on_piece)
 
 
-def write(artefact: Artefact, grid: Grid, bench: Bench) -> list[Path]:
-    """The rows, the text and, of a figure, the picture of a finished artefact in its paper's folder; their paths."""
-    rows, path = rows_of(artefact, grid, bench), bench.folder / artefact.paper / artefact.name
+Computed = Sequence[tuple[Cell, Bench]]
+"""Cells, each with the bench of as many of its trained copies as are computed."""
+
+
+def computed(artefact: Artefact, grid: Grid, bench: Bench) -> Computed:
+    """The cells of which at least one copy is computed, and with it the copies from the first on that are."""
+    found = []
+    for cell in artefact.cells(grid):
+        needed = [one for one in (cell.quantity, cell.x) if isinstance(one, Quantity)]
+        for copies in range(len(bench.seeds), 0, -1):
+            of = bench.with_seeds(copies)
+            if not missing(piece for quantity in needed for piece in quantity.pieces(of)):
+                found.append((cell, of))
+                break
+    return found
+
+
+def write(artefact: Artefact, grid: Grid, bench: Bench, cells: Computed | None = None) -> list[Path]:
+    """The rows, the text and, of a figure, the picture of an artefact in its paper's folder; their paths. ``cells``:
+    what is shown of it (default: all of it, with all copies)."""
+    rows, path = rows_of(artefact, grid, bench, cells), bench.folder / artefact.paper / artefact.name
     text = text_of(artefact, rows, grid, len(bench.seeds)) + "\n"
     written = [
         write_rows(rows, path.with_suffix(".parquet")),
@@ -58,16 +83,16 @@ def write(artefact: Artefact, grid: Grid, bench: Bench) -> list[Path]:
     return written
 
 
-def rows_of(artefact: Artefact, grid: Grid, bench: Bench) -> pd.DataFrame:
-    """Every value behind ``artefact``, tidy, with what the paper prints in the same place."""
+def rows_of(artefact: Artefact, grid: Grid, bench: Bench, cells: Computed | None = None) -> pd.DataFrame:
+    """Every value behind ``artefact`` (or some ``cells`` of it), tidy, with what the paper prints in the same place."""
     printed, parts = published(artefact.paper), []
-    for cell in artefact.cells(grid):
-        values = cell.quantity.values(bench)
+    for cell, of in [(cell, bench) for cell in artefact.cells(grid)] if cells is None else cells:
+        values = cell.quantity.values(of)
         if isinstance(cell.x, (int, float)):
             values = values.assign(x=float(cell.x))
         elif cell.x is not None:
             # One copy's place is its mean over draws.
-            place = cell.x.values(bench).groupby("replicate")["value"].mean()
+            place = cell.x.values(of).groupby("replicate")["value"].mean()
             values = values.assign(x=values["replicate"].map(place) if len(place) > 1 else place.iloc[0])
         there = printed.get((artefact.name, cell.row, cell.column, cell.quantity.unit), Published())
         values = values.assign(

@@ -96,6 +96,7 @@ class Logged(Quantity):
         parts = []
         for seed in bench.seeds:
             log = bench.log(self.run, seed, (self.y, *([] if self.x == "epoch" else [self.x])))
+            log = log[log[self.y].notna()]  # some epochs alone are measured
             log = log.tail(1) if self.last else log
             x = log["epoch"] + 1 if self.x == "epoch" else log[self.x]
             parts.append(table(seed, 0, x, log[self.y]).assign(epoch=log["epoch"].to_numpy()))

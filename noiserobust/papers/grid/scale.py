@@ -7,6 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from noiserobust.data.cifar import CIFAR10
+from noiserobust.data.folder import Folder
+from noiserobust.data.source import DataSource
+from noiserobust.data.subset import Subset
 from noiserobust.errors import UserError
 from noiserobust.models import ModelSpec
 from noiserobust.models.compute import Precision
@@ -37,6 +41,7 @@ class Scale:
     gamma: float = 1.0
     adam_lr: float = 1e-3
     log_images: int = 1000
+    log_every: int = 1
     says: tuple[str, ...] = ()
 
 
@@ -91,18 +96,22 @@ MINI = Scale(
     ),
 )
 
+REGIME = "subset:cifar10,per_class=500,validation=50"
+"""500 images a class: trained to the end, plain training overfits there, as in the papers (docs/regime.md)."""
+
 SMALL = Scale(
     "small",
     TrainSettings(
-        data="cifar10",
+        data=REGIME,
         model=ModelSpec.parse("resnet18:width=16"),
-        epochs=4,
+        epochs=60,
         precision="bf16",
         select_on="none",
+        validation=0.0,
         select_noise=Gaussian(0.05, reading="literal"),
         select_draws=2,
     ),
-    data=dict.fromkeys(SETS, "cifar10"),
+    data=dict.fromkeys(SETS, REGIME),
     networks={
         "ResNet-18": "resnet18:width=16",
         "VGG16-BN": "vgg16-bn:width=16",
@@ -126,31 +135,32 @@ SMALL = Scale(
     },
     images=2000,
     evaluation_precision="bf16",
-    rho=0.25,
+    rho=0.5,
     gamma=2.0,
     log_images=256,
+    log_every=20,
     says=(
-        "data: CIFAR-10 stands for every data set",
+        "data: 500 images a class of CIFAR-10's training images stand for every data set",
         "networks: a quarter as wide as the published ones",
-        "training: 4 epochs of batch 128, bf16 autocast, one recipe for all papers (lr 0.05, weight decay 5e-4, label "
+        "training: 60 epochs of batch 128, bf16 autocast, one recipe for all papers (lr 0.05, weight decay 5e-4, label "
         "smoothing 0.1), 3 seeds; the last epoch is kept, none is chosen",
-        "strengths: published sigma; a quarter of the published rho, since so short a training is over-regularised by "
-        "the whole; twice the published gamma, which holds noise and weight in proportion at a quarter of the width",
+        "strengths: published sigma; half of the published rho, which holds it and the norm of the weights in "
+        "proportion at a quarter of the width; twice the published gamma, which holds noise and weight in proportion",
         "evaluation: 2,000 test images (stratified), bf16",
     ),
 )
 
 SMALL_GPU = replace(
     SMALL,
-    recipe=replace(SMALL.recipe or TrainSettings(), model=ModelSpec.parse("resnet18"), epochs=30),
+    recipe=replace(SMALL.recipe or TrainSettings(), model=ModelSpec.parse("resnet18")),
     networks={**SMALL.networks, "ResNet-18": "resnet18", "narrow ResNet-18": "resnet18"},
     images=None,
     rho=1.0,
     gamma=1.0,
     says=(
-        "data: CIFAR-10 stands for every data set",
+        "data: 500 images a class of CIFAR-10's training images stand for every data set",
         "networks: ResNet-18 as published, all others a quarter as wide",
-        "training: 30 epochs of batch 128, bf16 autocast, one recipe for all papers (lr 0.05, weight decay 5e-4, label "
+        "training: 60 epochs of batch 128, bf16 autocast, one recipe for all papers (lr 0.05, weight decay 5e-4, label "
         "smoothing 0.1), 3 seeds; the last epoch is kept, none is chosen",
         "strengths: as published",
         "evaluation: bf16",
@@ -257,13 +267,30 @@ class Grid:
     def _where(self, data: str) -> dict[str, Any]:
         where = dict(self.place)
         folder = where.pop("cifar10", None)
-        return where | ({"data": folder} if folder and data == "cifar10" else {})
+        return where | ({"data": _exchanged(data, CIFAR10(), Folder(folder))} if folder else {})
 
 
 def _known(names: Mapping[str, str], name: str, what: str) -> str:
     if name not in names:
         raise UserError(f"expected a {what} of the scale ({', '.join(names)}), got '{name}'")
     return names[name]
+
+
+def unplaced(data: str) -> str:
+    """Data by the name that a scale gives them, where they lie in a folder of somebody's."""
+    source = DataSource.parse(data, imports=False)
+    whole = source.of if isinstance(source, Subset) else source
+    return _exchanged(data, whole, CIFAR10()) if isinstance(whole, Folder) else data
+
+
+def _exchanged(data: str, old: DataSource, new: DataSource) -> str:
+    """``data`` with ``new`` for ``old``, all of it or what it is a part of; other data as they are."""
+    source = DataSource.parse(data, imports=False)
+    if source == old:
+        return new.folder if isinstance(new, Folder) else str(new)
+    if isinstance(source, Subset) and source.of == old:
+        return str(replace(source, of=new))
+    return data
 
 
 def _times(published: float, factor: float) -> float:

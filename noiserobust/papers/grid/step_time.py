@@ -43,6 +43,7 @@ class StepTime(Measuring):
     halves: bool = False
     """Time the noisy one of the method's two halves instead, the longer: with one processor for each, a step."""
     semantics: ClassVar[int] = 4
+    of_weights: ClassVar[bool] = False
 
     @property
     def about(self) -> str:

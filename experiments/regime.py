@@ -1,0 +1,140 @@
+"""What a scale shows: accuracies of the finished copies beside the published ones, and effects beside their spread.
+
+    python experiments/regime.py > tables.md
+
+Reads the finished copies that come with the package (``noiserobust/papers/finished/small``) and, for comparison, the
+rows of the earlier scale (docs/results/incorruptible-four-epochs.parquet). Nothing is trained. Tables: docs/regime.md.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from noiserobust.errors import UserError
+from noiserobust.papers import incorruptible as inc
+from noiserobust.papers.grid import SMALL, Bench, Grid, grid_of, published
+from noiserobust.papers.grid.claim import Contrast, Measured
+from noiserobust.papers.grid.finished import FOLDER, contents, missing, take_up
+from noiserobust.papers.grid.quantity import Accuracy
+from noiserobust.report.table import as_markdown
+from noiserobust.storage.rows import read_rows
+from noiserobust.training import TrainSettings
+
+EARLIER = Path(__file__).parent.parent / "docs" / "results" / "incorruptible-four-epochs.parquet"
+MOST = 12
+"""Copies that are looked for."""
+EFFECTS = (
+    ("RWP sigma 0.08", "SGD", 0.07),
+    ("Quadratic RWP", "SGD", 0.07),
+    ("Quadratic RWP", "RWP sigma 0.08", 0.07),
+    ("RWP sigma 0.08", "SAM rho 0.2", 0.07),
+    ("Quadratic RWP", "SAM rho 0.2", 0.07),
+    ("SAM rho 0.2", "SGD", 0.07),
+    ("RWP sigma 0.08", "SGD", 0.0),
+    ("Quadratic RWP", "RWP sigma 0.08", 0.0),
+)
+"""Pairs of rows and the test noise under which they are compared."""
+
+
+def runs(at: Grid) -> dict[str, TrainSettings]:
+    """The runs by the names of their rows in tables 1 to 3."""
+    rows = inc.constant(at, (0.2, 0.3, 0.5), (0.03, 0.05, 0.08))
+    ramps = {f"{ramp} RWP": inc.ramped_rwp(at, ramp) for ramp in inc.RAMPS}
+    return rows | ramps | {f"{ramp} SAM": inc.ramped_sam(at, ramp) for ramp in inc.RAMPS}
+
+
+def printed(row: str, sigma: float) -> float:
+    """What the paper prints in that row of tables 1 to 3."""
+    cells = published("incorruptible")
+    places = [(table, row, f"sigma {sigma:g}", "accuracy") for table in ("table1", "table2", "table3")]
+    return next((cells[place].value for place in places if place in cells), math.nan)
+
+
+def accuracy(at: Grid, row: str, sigma: float) -> Accuracy:
+    return Accuracy(runs(at)[row], inc.noise(at, sigma))
+
+
+def copies(bench: Bench, quantities: Sequence[Accuracy]) -> int:
+    """How many copies of all ``quantities`` are finished, from the first on."""
+    wanted = range(MOST, 0, -1)
+    done = (n for n in wanted if not missing(p for q in quantities for p in q.pieces(bench.with_seeds(n))))
+    return next(done, 0)
+
+
+def accuracies(at: Grid, bench: Bench) -> Iterator[list[str]]:
+    """A line per run: its copies, its accuracies, and the shares of clean accuracy that it keeps, beside published."""
+    yield ["", "copies", *(f"sigma {sigma:g}" for sigma in inc.TEST)]
+    for row in runs(at):
+        cells = [accuracy(at, row, sigma) for sigma in inc.TEST]
+        n = copies(bench, cells)
+        if not n:
+            continue
+        means = [cell.values(bench.with_seeds(n)).groupby("replicate")["value"].mean() for cell in cells]
+        spread = [f" ± {mean.std(ddof=1):.1f}" if n > 1 else "" for mean in means]
+        shown = [f"{mean.mean():.1f}{half}" for mean, half in zip(means, spread, strict=True)]
+        kept = [f" ({mean.mean() / means[0].mean():.3f})" if index else "" for index, mean in enumerate(means)]
+        beside = [_beside(printed(row, sigma), printed(row, 0.0) if sigma else math.nan) for sigma in inc.TEST]
+        yield [row, str(n), *("".join(parts) for parts in zip(shown, kept, beside, strict=True))]
+
+
+def _beside(value: float, clean: float) -> str:
+    """A published accuracy in brackets, with its share of the clean one where that is printed."""
+    share = "" if math.isnan(clean) else f" ({value / clean:.3f})"
+    return "" if math.isnan(value) else f" [{value:.1f}{share}]"
+
+
+def before(a: str, b: str, sigma: float) -> str:
+    """The same difference at the earlier scale: mean ± std over its copies."""
+    rows = read_rows(EARLIER)
+    rows = rows[rows["artefact"].isin(["table1", "table2", "table3"]) & (rows["column"] == f"sigma {sigma:g}")]
+    means = rows.groupby(["row", "replicate"], observed=True)["value"].mean()
+    try:
+        difference = (means[a] - means[b]).dropna()
+    except KeyError:
+        return ""
+    return f"{difference.mean():+.1f} ± {difference.std(ddof=1):.1f} ({len(difference)})"
+
+
+def effects(at: Grid, bench: Bench) -> Iterator[list[str]]:
+    """A line per pair: the difference copy by copy, and how many copies would show the published one."""
+    yield ["difference (points)", "published", "here: mean [95 %] (copies)", "std", "copies needed", "four epochs"]
+    for a, b, sigma in EFFECTS:
+        shown = printed(a, sigma) - printed(b, sigma)
+        known = None if math.isnan(shown) else shown
+        contrast = Contrast("", accuracy(at, a, sigma), accuracy(at, b, sigma), published=known)
+        n = copies(bench, [accuracy(at, a, sigma), accuracy(at, b, sigma)])
+        words = ["", "", ""] if not n else in_words(contrast.measured(bench.with_seeds(n), 0.95))
+        where = f"under sigma {sigma:g}" if sigma else "clean"
+        yield [f"{a} minus {b}, {where}", "" if known is None else f"{known:+.1f}", *words, before(a, b, sigma)]
+
+
+def in_words(measured: Measured) -> list[str]:
+    """Mean and interval, the standard deviation between copies, the copies that would show the published effect."""
+    if measured.n < 2:
+        return [f"{measured.mean:+.1f} (1)", "", ""]
+    needed = f"{measured.needed:g}" if measured.needed < math.inf else "none would"
+    interval = f"{measured.mean:+.1f} [{measured.low:+.1f}, {measured.high:+.1f}] ({measured.n})"
+    return [interval, f"{measured.std:.1f}", needed]
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        nowhere = {"data_root": f"{folder}/data"}
+        at, known = grid_of("incorruptible", SMALL, nowhere), contents(FOLDER / SMALL.name)
+        if not known:
+            raise UserError(f"expected finished copies in {FOLDER / SMALL.name}, got none")
+        bench = Bench(SMALL, Path(folder), contents=known)
+        take_up(bench, FOLDER / SMALL.name)
+        for lines in (accuracies(at, bench), effects(at, bench)):
+            print(as_markdown(list(lines)) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))
