@@ -31,7 +31,7 @@ class Limits:
 
     file: float = float(_memory())
     """Bytes of a file of weights or chips (this machine's memory)."""
-    table: float = 64e6
+    table: float = 16e6
     """Bytes of a text: a table of measurements, settings by layer, a checkpoint's description."""
     depth: float = 64
     """Lists and dictionaries inside each other, in what a file describes."""
@@ -41,6 +41,8 @@ class Limits:
     """Parameters of a network (as many as fit into this machine's memory)."""
     pixels: float = 2.0**25
     """Pixels of an image: 33.6 million."""
+    times: float = 10_000
+    """Times at which a chip was measured."""
     parts: float = 100
     """Parts of a composed noise."""
     patience: float = 60

@@ -14,19 +14,26 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from commands import TINY, refused
+from PIL import Image
 from torch import Tensor, nn
 
-from noiserobust import UserError
+from noiserobust import UserError, evaluate
+from noiserobust.analog.layer_table import LayerTable
 from noiserobust.cli import main
+from noiserobust.data import load
+from noiserobust.data.images import read_image
 from noiserobust.errors import printable
 from noiserobust.limits import VARIABLE, limits, require_file
 from noiserobust.models import DigitsNet, ModelSpec, build, sizes
+from noiserobust.noise.chip_files import ChipFile
 from noiserobust.storage import conditions
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
+from noiserobust.storage.rows import completed
 from noiserobust.training.optimizers import build_optimizer
 
 ABOUT = {
@@ -358,3 +365,146 @@ def test_absurd_words(words: list[str], message: str, capsys: pytest.CaptureFixt
 def test_optimizers_that_fail_at_a_step(text: str) -> None:
     with pytest.raises(UserError, match=f"optimizer '{text[:8]}"):
         build_optimizer(text, nn.Linear(2, 2).parameters(), 0.1, 0.0)
+
+
+def rows_of_an_evaluation() -> pd.DataFrame:
+    usual = {"model": "m", "method": "plain", "replicate": 0, "noise": "gaussian:0.1", "strength": 0.1, "read": 0}
+    rows = pd.DataFrame([usual | {"draw": draw, "t": float("nan"), "value": 50.0 + draw} for draw in range(3)])
+    return completed(rows.assign(metric="accuracy", seed=0, semantics=4, images=10, analog="", weights="w"))
+
+
+class TestRows:
+    @pytest.mark.parametrize(
+        ("column", "value", "message"),
+        [
+            ("method", None, "expected a text as method of every row"),
+            ("method", 5, "expected a text as method"),
+            ("metric", b"\xff", "expected a text as metric"),
+            ("value", "x", "expected a number as value"),
+            ("strength", float("inf"), "expected a finite number as strength"),
+            ("strength", True, "expected a number as strength"),
+            ("draw", -1, "expected a whole number as draw"),
+            ("draw", 0.5, "expected a whole number as draw"),
+            ("replicate", None, "expected a whole number as replicate"),
+            ("t", -1.0, "expected seconds from 0 to 1e18 as t"),
+            ("t", 1e300, "expected seconds from 0 to 1e18 as t"),
+            ("subset", 3, "expected a text as subset"),
+        ],
+    )
+    def test_of_other_types(
+        self, column: str, value: Any, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rows_of_an_evaluation().assign(**{column: value}).to_parquet(tmp_path / "a.parquet")
+        assert message in refused(["report", str(tmp_path / "a.parquet")], capsys)
+
+    @pytest.mark.parametrize("column", ["method", "draw", "value", "noise"])
+    def test_without_a_column(self, column: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        rows_of_an_evaluation().drop(columns=column).to_parquet(tmp_path / "a.parquet")
+        assert f"without {column}" in refused(["report", str(tmp_path / "a.parquet")], capsys)
+
+    def test_names_are_printed_escaped(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        rows_of_an_evaluation().assign(method="a\n\x1b[31mb").to_parquet(tmp_path / "a.parquet")
+        main(["report", str(tmp_path / "a.parquet"), "--table", str(tmp_path / "a.md")])
+        told = capsys.readouterr().out
+        assert r"a \x1b[31mb" in told
+        for text in (told, (tmp_path / "a.md").read_text()):
+            assert all(sign.isprintable() or sign == "\n" for sign in text)
+
+    def test_conditions_run_nothing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        rows_of_an_evaluation().to_parquet(tmp_path / "a.parquet")
+        where = f'@pd.io.common.os.system("touch {tmp_path / "ran"}")'
+        assert "expected a condition" in refused(["report", str(tmp_path / "a.parquet"), "--where", where], capsys)
+        assert not (tmp_path / "ran").exists()
+
+
+def image_folder(folder: Path) -> Path:
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        (folder / place).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8, 3), 7, np.uint8)).save(folder / place / "1.png")
+    return folder
+
+
+class TestImageFolders:
+    def test_links_around_themselves(self, tmp_path: Path) -> None:
+        folder = image_folder(tmp_path / "images")
+        for number in range(4):
+            (folder / f"train/a/{number}").symlink_to("..")
+        assert len(load(str(folder)).train) == 3  # a's own, and once those of the folder around it
+
+    def test_pipes(self, tmp_path: Path) -> None:
+        folder = image_folder(tmp_path / "images")
+        os.mkfifo(folder / "train/a/2.png")
+        with pytest.raises(UserError, match=r"expected an image, got .*2\.png, a pipe or device"):
+            load(str(folder))
+
+    def test_bombs(self, tmp_path: Path) -> None:
+        Image.new("1", (9400, 9400)).save(tmp_path / "a.png")
+        assert (tmp_path / "a.png").stat().st_size < 50_000
+        with pytest.raises(UserError, match="expected at most 33,554,432 pixels of an image, got 88,360,000"):
+            read_image(str(tmp_path / "a.png"))
+
+
+class TestChipsAndTables:
+    @pytest.fixture
+    def member(self, tmp_path: Path) -> Any:
+        def write(content: bytes, times: int) -> ChipFile:
+            packed = zipfile.ZipFile(tmp_path / "chip.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+            with packed, packed.open("layer.npy", "w") as file:
+                file.write(content)
+                for _ in range(times):
+                    file.write(bytes(10**7))
+            return ChipFile(tmp_path / "chip.npz")
+
+        return write
+
+    def test_arrays_that_unpack_to_more_than_the_layer(self, member: Any) -> None:
+        header = io.BytesIO()
+        about = {"descr": "<f4", "fortran_order": False, "shape": (125_000_000,)}
+        np.lib.format.write_array_header_1_0(header, about)  # type: ignore[arg-type]
+        chip = member(header.getvalue(), 50)
+        with pytest.raises(UserError, match="expected 6 numbers, got 125,000,000 in layer of"):
+            chip.values("layer", "", torch.Size([2, 3]), None)
+
+    def test_headers_that_unpack(self, member: Any) -> None:
+        with pytest.raises(UserError, match="expected arrays with short headers"):
+            member(b"\x93NUMPY\x02\x00" + (5 * 10**8).to_bytes(4, "little"), 50)
+
+    @pytest.mark.parametrize("text", ["measured:/dev/zero", "measured:pipe"])
+    def test_devices_and_pipes(self, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        os.mkfifo("pipe")
+        with pytest.raises(UserError, match="a pipe or device; name a file"):
+            main_noise(text)
+
+    @pytest.mark.parametrize(
+        ("name", "text", "message"),
+        [
+            ("a.toml", "a = " + "[" * 10**5, "cannot be read"),
+            ("a.toml", "a." * 50_000 + "b = 1", "more than 1000 dots"),
+            ("a.yaml", "a: &a [x]\nb: [*a, *a]\n", "aliases"),
+            ("a.yaml", "[" * 10**5, "cannot be read"),
+            ("a.yaml", "!!python/object/apply:os.system ['true']", "cannot be read"),
+            ("a.toml", "\xff", "in UTF-8"),
+        ],
+    )
+    def test_settings_by_layer(self, name: str, text: str, message: str, tmp_path: Path) -> None:
+        (tmp_path / name).write_bytes(text.encode("latin-1"))
+        with pytest.raises(UserError, match=message):
+            LayerTable.of(tmp_path / name)
+
+
+def test_what_a_file_names_is_not_downloaded(
+    tmp_path: Path, weights: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def archive(root: str, train: bool, download: bool) -> None:
+        asked.append(download)
+        raise RuntimeError("Dataset not found or corrupted.")
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", archive)
+    settings = {"data": "cifar10", "data_root": str(tmp_path)}
+    path = save_checkpoint(tmp_path / "a.safetensors", weights, ABOUT | {"settings": settings})
+    with pytest.raises(UserError, match=r"which a file names, got none; name the data yourself \(--data cifar10\)"):
+        evaluate(path)
+    assert asked == [False]

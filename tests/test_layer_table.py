@@ -157,7 +157,7 @@ class TestText:
     @pytest.mark.parametrize(
         ("given", "fragment"),
         [
-            ("absent.toml", "absent.toml, which is not there"),
+            ("absent.toml", "absent.toml: No such file"),
             (
                 {"*": {"nose": "pcm"}},
                 r"expected noise, converters, digital, reference, on_off, g_max of '\*', got nose",

@@ -215,7 +215,7 @@ def test_other_refusals(tmp_path: Path) -> None:
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00state")
     for text, fragment in (
         ("measured", "measured needs table, for example measured:table=..."),
-        ("measured:nowhere.csv", "measured: expected a table (CSV), got nowhere.csv: No such file"),
+        ("measured:nowhere.csv", "expected a table (CSV), got nowhere.csv: No such file"),
         (f"measured:{tmp_path}", "expected a table (CSV), got"),
         (f"measured:{tmp_path}/bytes.csv", "which is no text"),
         (f"measured:{path},t0=0s", "measured: expected a time t0 > 0 s, got 0s"),

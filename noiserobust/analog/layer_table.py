@@ -16,7 +16,11 @@ from typing import Any
 
 import tomllib
 
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, reason_of
+from noiserobust.limits import read_text_bytes
+
+MOST_DOTS = 1000
+"""Dots of a line: for as many parts of a key, readers of TOML take the square of the time."""
 
 
 @dataclass(frozen=True)
@@ -144,21 +148,33 @@ def _read(given: str | Path) -> Any:
     if isinstance(given, str) and re.match(r"\s*\[.*\n", given):
         return _parsed(given, "its text", tomllib.loads)
     path = Path(given)
-    if not path.is_file():
-        raise UserError(f"layers: expected a file of settings by layer (.toml), got {path}, which is not there")
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = read_text_bytes(path, "settings by layer (.toml)").decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"layers: expected settings by layer in UTF-8, got {path}: {error}") from None
     if path.suffix not in (".yaml", ".yml"):
         return _parsed(text, str(path), tomllib.loads)
     try:
         import yaml  # type: ignore[import-untyped]
     except ImportError:
         raise UserError(f"layers: expected PyYAML to read {path}; pip install pyyaml, or write it as TOML") from None
-    return _parsed(text, str(path), yaml.safe_load)
+
+    class Loader(yaml.SafeLoader):
+        """Without aliases, by which a small file stands for an endless one."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("aliases (*name) are not taken")
+            return super().compose_node(parent, index)
+
+    return _parsed(text, str(path), lambda one: yaml.load(one, Loader))
 
 
 def _parsed(text: str, name: str, load: Any) -> Any:
     try:
+        if any(line.count(".") > MOST_DOTS for line in text.splitlines()):
+            raise ValueError(f"a line has more than {MOST_DOTS} dots")
         return load(text) or {}
     except Exception as error:  # of either library
-        line = " ".join(str(error).split())
+        line = reason_of(error)
         raise UserError(f"layers: expected a section per pattern in {name}, got what cannot be read: {line}") from None

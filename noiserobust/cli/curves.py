@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from noiserobust.cli.flags import Command
-from noiserobust.cli.options import show
+from noiserobust.cli.options import show, tell
 
 
 @dataclass(frozen=True)
@@ -38,4 +38,4 @@ class Curves(Command):
         result = trajectories(self.runs, out=self.out)
         show(result.table, partial(result.plot, x=self.x, y=self.y), None, self.plot)
         if self.out is not None:
-            print(f"rows: {self.out}")
+            tell(f"rows: {self.out}")

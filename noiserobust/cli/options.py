@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from noiserobust.cli.flags import Command, Groups
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, printable
 from noiserobust.evaluation.settings import Chips, Compute, Where
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class Networks(Command):
         """Print the result's table, write what was asked for, and say where things are."""
         show(partial(result.table, **options), partial(result.plot, **options), self.table, self.plot)
         for line in dict.fromkeys(result.inputs.values()):
-            print(f"inputs: {line}")
-        print(f"rows: {self.out}")
+            tell(f"inputs: {line}")
+        tell(f"rows: {self.out}")
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,11 @@ def swept(noises: Sequence[str], strengths: Sequence[float]) -> list[Any]:
     return [model.scaled(strength / model.strength) for model in models for strength in strengths]
 
 
+def tell(line: object) -> None:
+    """Print a line, whatever the names in it hold."""
+    print(printable(line, 10**6))
+
+
 def show(
     table: Callable[..., str], plot: Callable[[Path], object], table_file: Path | None, plot_file: Path | None
 ) -> None:
@@ -173,7 +178,7 @@ def show(
         write_text(table_file, table(markdown=True).rstrip() + "\n")
     if plot_file is not None:
         plot(plot_file)
-    print(table() + "\n")
+    print("\n".join(map(printable, table().split("\n"))) + "\n")
     for name, file in (("table", table_file), ("picture", plot_file)):
         if file is not None:
-            print(f"{name}: {file}")
+            tell(f"{name}: {file}")

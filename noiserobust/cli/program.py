@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from noiserobust.cli.flags import Command
+from noiserobust.cli.options import tell
 from noiserobust.evaluation.settings import Where
 
 
@@ -60,4 +61,4 @@ class Program(Command):
             where=self.where,
         )
         print(result)
-        print("files: " + ", ".join(str(path) for path in result.files[:2]) + (" ..." if result.files[2:] else ""))
+        tell("files: " + ", ".join(str(path) for path in result.files[:2]) + (" ..." if result.files[2:] else ""))

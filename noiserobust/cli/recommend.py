@@ -66,4 +66,4 @@ class Recommend(Command):
                 on_piece=tell,
             )
         show(found.table, found.plot, self.table, self.plot)
-        print(f"rows: {self.out / 'rows.parquet'}")
+        tell(f"rows: {self.out / 'rows.parquet'}")

@@ -16,7 +16,7 @@ from noiserobust.evaluation.statistics.components import Design
 from noiserobust.report import paired_table, robustness_table
 from noiserobust.storage import conditions
 from noiserobust.storage.ledger import UNIT
-from noiserobust.storage.rows import completed, read_rows
+from noiserobust.storage.rows import completed, read_rows, require_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +26,9 @@ def stored_rows(paths: Sequence[Path], where: str | None = None) -> pd.DataFrame
     """The rows of several files, each once, of which the condition ``where`` holds."""
     if not paths:
         raise UserError("expected files of rows, got none; evaluate writes them")
-    rows = pd.concat([completed(read_rows(path)) for path in paths], ignore_index=True)
+    rows = pd.concat([require_rows(completed(read_rows(path)), path) for path in paths], ignore_index=True)
+    if rows.empty:
+        raise UserError(f"expected rows, got none in {', '.join(map(str, paths))}")
     if "noise" in rows:  # other tools may write a bare number
         rows["noise"] = rows["noise"].astype(str)
     unit = [*UNIT, "method", "metric"]

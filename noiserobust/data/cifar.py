@@ -50,7 +50,7 @@ def _part(name: str, root: str | Path, train: bool) -> Dataset:
 
     source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     archive = fetched(
-        lambda: source(str(root), train=train, download=True),
+        lambda download: source(str(root), train=train, download=download),
         name,
         root,
         lambda: f"put {source.filename} from {source.url} there",

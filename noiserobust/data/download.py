@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import TypeVar
 
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, reason_of
 
 T = TypeVar("T")
 
 
-def fetched(make: Callable[[], T], name: str, folder: object, remedy: Callable[[], str]) -> T:
-    """``make()``; :class:`UserError` with the ``remedy`` when ``name`` is not in ``folder`` and cannot be had."""
+ALLOWED: ContextVar[bool] = ContextVar("downloads allowed", default=True)
+
+
+@contextlib.contextmanager
+def none_of_files(imports: bool) -> Iterator[None]:
+    """Inside, nothing is downloaded where ``imports`` is false: what a file names, it may not fetch."""
+    token = ALLOWED.set(ALLOWED.get() and imports)
+    try:
+        yield
+    finally:
+        ALLOWED.reset(token)
+
+
+def fetched(make: Callable[[bool], T], name: str, folder: object, remedy: Callable[[], str]) -> T:
+    """``make(download)``; :class:`UserError` with the ``remedy`` when ``name`` is not in ``folder`` and cannot be
+    had."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # torchvision prints each attempt
-            return make()
-    except (OSError, RuntimeError) as error:
-        # torchvision raises RuntimeError for a broken archive and OSError (URLError) without a network.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            return make(ALLOWED.get())
+    except Exception as error:  # a download that breaks off raises what it likes
+        if not ALLOWED.get():
+            raise UserError(
+                f"expected {name} under {folder}, which a file names, got none; name the data yourself (--data {name}) "
+                "to download them"
+            ) from None
         raise UserError(
-            f"expected {name} under {folder}, got none, and no download ({reason}): "
+            f"expected {name} under {folder}, got none, and no download ({reason_of(error)}): "
             f"{remedy()}, or pass the path of an image folder"
         ) from None

@@ -31,7 +31,7 @@ def _part(root: str | Path, train: bool) -> Dataset:
     folder = Path(root) / "FashionMNIST" / "raw"
     names = ", ".join(name for name, _ in source.resources)
     archive = fetched(
-        lambda: source(str(root), train=train, download=True),
+        lambda download: source(str(root), train=train, download=download),
         "fashion-mnist",
         folder,
         lambda: f"put {names} from {source.mirrors[0]} there",

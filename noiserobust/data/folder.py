@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,15 +85,34 @@ def _classes(part: Path) -> tuple[str, ...]:
 
 def _files(part: Path, classes: tuple[str, ...]) -> list[tuple[str, int]]:
     """(path, class number) of every image in ``part``, sorted by class and then by name."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+    from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    numbers = {name: number for number, name in enumerate(classes)}
-    files: list[tuple[str, int]] = make_dataset(str(part), numbers, IMG_EXTENSIONS, allow_empty=True)
+    files = [
+        (path, number)
+        for number, name in enumerate(classes)
+        for path in _walk(part / name)
+        if path.lower().endswith(IMG_EXTENSIONS)
+    ]
     empty = set(range(len(classes))) - {label for _, label in files}
     if empty:
         kinds = ", ".join(IMG_EXTENSIONS)
         raise UserError(f"expected images ({kinds}) in {part / classes[min(empty)]}, got none: add some or remove it")
     return files
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """All files inside, in the order of ``os.walk``, each folder's by name; links are followed, each folder once."""
+    seen: set[tuple[int, int]] = set()
+    found = []
+    for place, inside, files in os.walk(folder, followlinks=True):
+        about = os.stat(place)
+        if (about.st_dev, about.st_ino) in seen:  # a link to a folder around it would never end
+            inside.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        found.append((place, files))
+    for place, files in sorted(found):
+        yield from (os.path.join(place, file) for file in sorted(files))
 
 
 def _decode(paths: list[str], size: int | None, title: str) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, reason_of
+from noiserobust.limits import require_file, within
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,38 +26,35 @@ def read_image(path: str, size: int | None = None) -> Tensor:
 
     Values are the file's shares of the largest number that its type holds, in 8 bits: of 16 bits the upper 8; floats
     are shares already. Grey gives three equal channels, transparency is dropped, and an image is turned upright where
-    its EXIF data say so. Raises :class:`UserError` for what cannot be read, has several frames, has more pixels than
-    Pillow takes for safe, or numbers without a known scale: integers of 32 bits and floats outside of [0, 1].
+    its EXIF data say so. Raises :class:`UserError` for what cannot be read, has several frames, more pixels than the
+    limit (:mod:`noiserobust.limits`), or numbers without a known scale: integers of 32 bits, floats outside of [0, 1].
     """
     from PIL import Image, ImageOps
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms.v2 import functional
 
     unreadable = (OSError, RuntimeError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+    require_file(path, "an image", "file")
     try:
         with Image.open(path) as file:  # reads no pixels yet
-            _check(file, path, Image.MAX_IMAGE_PIXELS)
+            _check(file, path)
             # torchvision decodes these twice as fast as Pillow, which reads the rest.
             if file.format in ("JPEG", "MPO", "PNG"):
                 pixels = decode_image(path, ImageReadMode.RGB, apply_exif_orientation=True)
-                pixels = functional.to_dtype(pixels, torch.uint8, scale=True)
+                if pixels.dtype != torch.uint8:  # a channel at a time: it takes several times its size
+                    pixels = torch.stack([functional.to_dtype(one, torch.uint8, scale=True) for one in pixels])
             else:
                 pixels = _pixels(ImageOps.exif_transpose(file), _largest(file), path)
     except unreadable as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"expected an image, got something unreadable in {path} ({reason}): mend or remove it"
+            f"expected an image, got something unreadable in {path} ({reason_of(error)}): mend or remove it"
         ) from None
     return pixels if size is None else functional.center_crop(functional.resize(pixels, [size]), [size, size])
 
 
-def _check(file: Image, path: str, most: int | None) -> None:
+def _check(file: Image, path: str) -> None:
     """Refuse what is no single image of a size that is safe to decode."""
-    if most is not None and file.width * file.height > most:
-        raise UserError(
-            f"expected an image of at most {most:,} pixels (PIL.Image.MAX_IMAGE_PIXELS), got {file.width} x "
-            f"{file.height} in {path}: scale it down"
-        )
+    within("pixels of an image", "pixels", file.width * file.height, path)
     # Telephones put previews and depth maps behind the picture (MPO).
     if getattr(file, "is_animated", False) and file.format != "MPO":
         frames = getattr(file, "n_frames", "several")
@@ -74,19 +73,27 @@ def _largest(file: Image) -> int:
 def _pixels(image: Image, largest: int, path: str) -> Tensor:
     """uint8 3 x H x W."""
     if image.mode == "F":
-        shares = np.asarray(image, dtype=np.float64)
+        shares = np.asarray(image)
         low, high = float(shares.min()), float(shares.max())
         if not (low >= 0 and high <= 1):  # NaN, too
             raise UserError(f"expected an image of floats in [0, 1], got {low:g} to {high:g} in {path}: scale them")
-        grey = np.rint(shares * 255)
+        grey = _by_rows(shares, lambda row: np.rint(row.astype(np.float64) * 255))
     elif largest == 0:
         raise UserError(
             f"expected an image of 8 or 16 bits a channel or of floats in [0, 1], got integers of 32 bits in {path}, "
             "whose scale is unknown: convert it"
         )
     elif largest != 255:
-        grey = np.asarray(image).astype(np.int64) * 256 // (largest + 1)
+        grey = _by_rows(np.asarray(image), lambda row: row.astype(np.int64) * 256 // (largest + 1))
     else:
         channels = np.array(image.convert("RGB"))
         return torch.from_numpy(channels).permute(2, 0, 1).contiguous()
-    return torch.from_numpy(grey.astype(np.uint8)).expand(3, -1, -1).contiguous()
+    return torch.from_numpy(grey).expand(3, -1, -1).contiguous()
+
+
+def _by_rows(values: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """uint8 of the same shape; row by row, so that wider types are never those of a whole image."""
+    changed = np.empty(values.shape, np.uint8)
+    for place, row in enumerate(values):
+        changed[place] = change(row)
+    return changed

@@ -7,6 +7,7 @@ from pathlib import Path
 from noiserobust.data.cifar import CIFAR10, CIFAR100
 from noiserobust.data.dataset import Splits
 from noiserobust.data.digits import Digits
+from noiserobust.data.download import none_of_files
 from noiserobust.data.fashion_mnist import FashionMNIST
 from noiserobust.data.folder import Folder
 from noiserobust.data.source import DataSource
@@ -26,6 +27,7 @@ def load(
     ``subset:NAME,per_class=500`` is a fixed part of another's training images. A folder is decoded into memory;
     ``stream:FOLDER`` leaves it on disk, as ``imagenet``, the folder ``imagenet`` under ``root``, does. root: where
     named data are kept; image_size: resizes the images of a folder. ``imports=False`` is for names out of files: no
-    module is imported. Raises :class:`UserError` when there is no such data.
+    module is imported, nothing is downloaded. Raises :class:`UserError` when there is no such data.
     """
-    return DataSource.parse(name, imports).load(root, image_size)
+    with none_of_files(imports):
+        return DataSource.parse(name, imports).load(root, image_size)

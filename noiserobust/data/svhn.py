@@ -32,7 +32,7 @@ def _part(root: str | Path, part: str) -> Dataset:
 
     url, file, _ = datasets.SVHN.split_list[part]
     archive = fetched(
-        lambda: datasets.SVHN(str(root), split=part, download=True),
+        lambda download: datasets.SVHN(str(root), split=part, download=download),
         f"svhn ({part})",
         root,
         lambda: f"put {file} from {url} there",

@@ -16,6 +16,7 @@ from noiserobust.data.dataset import Splits
 from noiserobust.data.samples import Samples
 from noiserobust.data.source import DataSource
 from noiserobust.errors import UserError
+from noiserobust.limits import require_file
 
 IGNORED = -100
 
@@ -139,7 +140,7 @@ def tokenizer_in(folder: str | Path) -> Any:
 
 def _read(file: str) -> str:
     try:
-        return Path(file).read_text(encoding="utf-8")
+        return require_file(file, "a text file in UTF-8", "file").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"expected a text file in UTF-8, got {file}: {error}") from None
 

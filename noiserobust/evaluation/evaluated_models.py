@@ -17,7 +17,7 @@ from torch import nn
 
 from noiserobust.analog.coverage import Coverage, coverage_of
 from noiserobust.data import Batch, Labelled, Samples, Splits, as_dataset, load
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, printable
 from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.models import ModelSpec
 from noiserobust.models.check import require_finite
@@ -312,7 +312,7 @@ class EvaluatedModels:
             log.warning(
                 "%s does not say how its inputs were normalised: taken as %s, the statistics of %s; where it was "
                 "trained on others, give them as mean and std (--mean, --std; Compute(mean=, std=))",
-                *(copy.name, self.dataset.normalization, self.dataset.name),
+                *(printable(copy.name), self.dataset.normalization, self.dataset.name),
             )
 
     def _built(self, checkpoint: Checkpoint, dataset: Labelled, channels_last: bool) -> nn.Module:

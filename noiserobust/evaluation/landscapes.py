@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from noiserobust.analog.weight_space import Over
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, printable
 from noiserobust.evaluation.evaluated_models import EvaluatedModels, Models
 from noiserobust.evaluation.measure_minima import PASS, Part, surface_of
 from noiserobust.evaluation.result import Result, drawn
@@ -101,7 +101,7 @@ def landscape(
     bar = tqdm(total=len(networks) * pairs * len(grid), unit="point", disable=not progress, delay=1)
     with closing(Ledger(out, ["landscape", "x", "y"])) as ledger, bar:
         for one in networks:
-            bar.set_description(one.method, refresh=False)
+            bar.set_description(printable(one.method), refresh=False)
             surface = surface_of(one)
             for pair in range(pairs):
                 stream = Stream(seed, "landscape", one.replicate, pair)

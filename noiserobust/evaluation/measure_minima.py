@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from noiserobust.analog.noisy import report_stream
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, printable
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models
 from noiserobust.evaluation.result import Result, drawn
 from noiserobust.evaluation.settings import Compute, Where, check_seed
@@ -93,7 +93,7 @@ def sharpness(
     bar = tqdm(total=len(networks) * len(kinds), unit="measure", disable=not progress, delay=1)
     with closing(Ledger(out, ["measure"])) as ledger, bar:
         for one in networks:
-            bar.set_description(one.method, refresh=False)
+            bar.set_description(printable(one.method), refresh=False)
             _fill(ledger, one, kinds, {"seed": seed, "part": part}, bar)
     rows, order = ledger.table(), {str(one): place for place, one in enumerate(kinds)}
     rows = rows.sort_values("measure", key=lambda texts: texts.map(order), kind="stable", ignore_index=True)

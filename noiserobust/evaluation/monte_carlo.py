@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from noiserobust.analog.noisy import report_stream
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, printable
 from noiserobust.evaluation.evaluated_models import EvaluatedModels, Models
 from noiserobust.evaluation.on_chips import Conditions, ModelOnChips
 from noiserobust.evaluation.precision.to_precision import (
@@ -161,7 +161,7 @@ def evaluate(
     ledger = out if isinstance(out, Ledger) else Ledger(out) if mesh is None else SharedLedger(out, mesh)
     with closing(ledger), bar:
         for copy in networks:
-            bar.set_description(copy.method, refresh=False)
+            bar.set_description(printable(copy.method), refresh=False)
             on_chips = ModelOnChips(copy, conditions, further, target is not None or len(conditions.readings) == 1)
             for noise in noise_kinds:
                 columns = settings | {"backend": on_chips.opened.text} | copy.columns

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import math
 import re
 import zipfile
 from functools import cached_property
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from noiserobust.errors import UserError
+from noiserobust.limits import limits, require_file, within
 from noiserobust.noise.mapping import MAPPINGS, Pair
 from noiserobust.seals import is_sound
 
@@ -25,6 +27,8 @@ TARGETS = "targets"
 """Stem of the file that holds what was to be programmed; it is no chip."""
 PLACES = {"pair": ("g_plus", "g_minus"), "offset": ("g",), "offset-column": ("g", "g_reference")}
 """Arrays of a layer, by the mapping of weights to conductances."""
+LONGEST_HEADER = 10_000
+"""Bytes before an array's numbers; NumPy writes some hundred."""
 EXPECTED = "signed weights NAME, conductances NAME/g_plus and NAME/g_minus, or NAME/g"
 
 
@@ -32,7 +36,7 @@ class ChipFile:
     """One measured chip. ``shapes`` are those of its arrays, by key; an array is read when it is asked for."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = require_file(path, "a measured chip", "file")
         try:
             if not is_sound(path):
                 raise UserError(f"expected a chip as written, got {path}, whose checksum differs; take another")
@@ -42,8 +46,13 @@ class ChipFile:
         except Exception as error:  # a damaged file raises what it likes, from three libraries
             raise UserError(f"expected a measured chip, an .npz or .safetensors, got {path}: {_line(error)}") from None
 
-    def array(self, key: str) -> Tensor:
-        """The array ``key``, in its own floating-point precision (whole numbers as float64)."""
+    def array(self, key: str, most: int = 1) -> Tensor:
+        """The array ``key``, in its own floating-point precision (whole numbers as float64).
+
+        One of many more numbers than ``most`` is not read.
+        """
+        if (count := math.prod(self.shapes[key])) * 8 > most * 8 + limits().headroom / 4:
+            raise UserError(f"expected {most:,} numbers, got {count:,} in {key} of {self.path}")
         try:
             if self.path.suffix == ".npz":
                 with np.load(self.path, allow_pickle=False) as archive:
@@ -69,10 +78,9 @@ class ChipFile:
         """The number ``layer/key``, or that of the whole chip; None where there is neither."""
         for name in (f"{layer}/{key}", key):
             if name in self.shapes:
-                value = self.array(name)
-                if value.numel() != 1:
-                    raise UserError(f"expected one number, got shape {tuple(value.shape)} in {name} of {self.path}")
-                return float(value)
+                if math.prod(self.shapes[name]) != 1:
+                    raise UserError(f"expected one number, got shape {self.shapes[name]} in {name} of {self.path}")
+                return float(self.array(name))
         return None
 
     @cached_property
@@ -80,6 +88,7 @@ class ChipFile:
         """Seconds after programming at which the chip was measured; none where the file does not say."""
         if "times" not in self.shapes:
             return []
+        within("times of a chip", "times", math.prod(self.shapes["times"]), self.path)
         times = self.array("times").flatten().tolist()
         if not times or times != sorted(set(times)) or times[0] < 0:
             raise UserError(f"expected times >= 0 (s) in ascending order, got {times} in {self.path}")
@@ -116,7 +125,7 @@ class ChipFile:
         """
         key = f"{layer}/{place}" if place else layer
         if key in self.shapes:
-            return self._shaped(key, self._at(key, time), shape)
+            return self._shaped(key, self._at(key, time, shape.numel()), shape)
         found = {
             (int(match[1]), int(match[2])): name
             for name in self._keys(layer)
@@ -126,7 +135,7 @@ class ChipFile:
         missing = [f"crossbar_{i}_{j}" for i in rows for j in columns if (i, j) not in found]
         if missing or rows != [*range(len(rows))] or columns != [*range(len(columns))]:
             raise UserError(f"expected every crossbar of {layer}, got no {_some(missing)} in {self.path}")
-        crossbars = {where: self._at(name, time) for where, name in found.items()}
+        crossbars = {where: self._at(name, time, shape.numel()) for where, name in found.items()}
         for where, one in crossbars.items():
             beside = (crossbars[where[0], 0], crossbars[0, where[1]])
             if {c.dim() for c in (one, *beside)} != {2} or one.shape != (beside[0].shape[0], beside[1].shape[1]):
@@ -147,10 +156,10 @@ class ChipFile:
     def _keys(self, layer: str) -> list[str]:
         return [key for key in self.shapes if key.startswith(f"{layer}/")]
 
-    def _at(self, key: str, time: int | None) -> Tensor:
+    def _at(self, key: str, time: int | None, most: int) -> Tensor:
         if time is None:
-            return self.array(key)
-        value = self.array(key)
+            return self.array(key, most)
+        value = self.array(key, most * len(self.times))
         if len(self.times) != (value.shape[0] if value.dim() else 0):
             raise UserError(
                 f"expected {key} of {self.path} with one part per time ({len(self.times)}) in its first dimension, "
@@ -203,6 +212,10 @@ def _npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.namelist():
             with archive.open(member) as file:
+                start = file.read(12)
+                if int.from_bytes(start[8 : 10 if start[6:7] == b"\x01" else 12], "little") > LONGEST_HEADER:
+                    raise UserError(f"expected arrays with short headers, got {member} of {path}; write it by NumPy")
+                file.seek(0)
                 version = np.lib.format.read_magic(file)
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shapes[member.removesuffix(".npy")] = read(file)[0]

@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from noiserobust.errors import UserError
+from noiserobust.limits import read_text_bytes
 from noiserobust.noise.device import DeviceProfile, Devices, check_scale, normal_like
 from noiserobust.noise.measurements import DRIFT, Measurements, read_table
 from noiserobust.rng import Stream
@@ -98,7 +99,7 @@ class Measured(DeviceProfile, name="measured"):
             raise UserError(f"measured: expected a file name without , + = and brackets, got '{table}'; rename it")
         object.__setattr__(self, "table", table)
         # A table that is named by its digest need not be here to be spoken of, as rows of another machine do.
-        if not self.digest or Path(table).is_file():
+        if not self.digest or Path(table).exists():
             self._check(self._read())
 
     def _check(self, table: Measurements) -> None:
@@ -222,7 +223,4 @@ def _content(name: str) -> bytes:
     path = Path(name)
     if name in EXAMPLES and not path.is_file():
         return files(__package__).joinpath("tables", EXAMPLES[name]).read_bytes()
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"measured: expected a table (CSV), got {name}: {error.strerror}; check the name") from None
+    return read_text_bytes(path, "a table (CSV)")

@@ -121,7 +121,7 @@ class MeasuredChip(Chip):
         self.tile = (noise.rows, noise.columns) if tiled else below.tile
         self.target = below.programmed().detach()
         if f"{layer}/scale" in file.shapes:
-            self.scale = file.array(f"{layer}/scale").to(clean.device)
+            self.scale = file.array(f"{layer}/scale", clean.numel()).to(clean.device)
             try:
                 self.scale.expand_as(clean)
             except RuntimeError:

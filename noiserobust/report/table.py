@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, printable
 from noiserobust.minima.labels import without_strength
 from noiserobust.report.leading import leading, quantity_of
 from noiserobust.spec import Duration
@@ -58,7 +58,7 @@ def paired_table(paired: pd.DataFrame) -> str:
     paragraphs = []
     for name, block in readings(paired).items():
         first = block.iloc[0]
-        title = f"{first['method_a']} - {first['method_b']}, {first['metric']}, noise: {name or 'none'}"
+        title = printable(f"{first['method_a']} - {first['method_b']}, {first['metric']}, noise: {name or 'none'}")
         paragraphs.append("\n".join([title, *(_difference(line, name) for line in _records(block))]))
     return "\n\n".join(paragraphs)
 
@@ -166,7 +166,7 @@ def _cell(line: dict[Any, Any] | None, spreads: list[str], form: str, intervals:
 
 def aligned(grid: list[list[str]]) -> str:
     """Aligned columns; those beyond ``WIDTH`` characters continue below, beside the methods again."""
-    columns = [list(column) for column in zip(*grid, strict=True)]
+    columns = [[printable(cell) for cell in column] for column in zip(*grid, strict=True)]
     parts = [[columns[0]]]
     for column in columns[1:]:
         if len(parts[-1]) > 1 and sum(max(map(len, c)) + 2 for c in [*parts[-1], column]) > WIDTH + 2:
@@ -184,11 +184,12 @@ def _part(columns: list[list[str]]) -> str:
 
 def titled(title: str, grid: list[list[str]], markdown: bool) -> str:
     """A grid under its title, as text or Markdown."""
+    title = printable(title)
     return f"**{title}**\n\n{as_markdown(grid)}" if markdown else f"{title}\n{aligned(grid)}"
 
 
 def as_markdown(grid: list[list[str]]) -> str:
-    escaped = [[cell.replace("|", "\\|") for cell in line] for line in grid]
+    escaped = [[printable(cell).replace("|", "\\|") for cell in line] for line in grid]
     lines = [escaped[0], ["---"] * len(grid[0]), *escaped[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

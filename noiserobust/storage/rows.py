@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow
+from pandas.api.types import is_numeric_dtype
 from pyarrow import parquet
 
 from noiserobust.errors import UserError
@@ -66,6 +68,47 @@ def is_whole(path: Path) -> bool:
         return is_sound(path)
     except Exception:
         return False
+
+
+TEXTS = ("method", "metric", "task", "compensation", "converters", "backend", "subset", "analog", "precision", "model")
+"""Columns of texts, never empty."""
+NUMBERS = ("value", "strength", "t", "recalibration", "seed", "semantics", "images", "x", "y", "target", "confidence")
+"""Columns of numbers; missing ones are NaN."""
+COUNTS = ("replicate", "draw", "read")
+"""Columns of whole numbers from 0 on, never empty (training seeds, which replicates are, may be negative)."""
+NEEDED = ("method", "replicate", "noise", "strength", "draw", "read", "t", "metric", "value")
+"""Columns without which rows are none of an evaluation."""
+
+
+def require_rows(rows: pd.DataFrame, path: object) -> pd.DataFrame:
+    """``rows``, when they have the columns of an evaluation, each with values of its kind."""
+    if missing := [name for name in NEEDED if name not in rows]:
+        raise UserError(f"expected rows of an evaluation, got {path} without {', '.join(missing)}")
+    for name in rows.columns:
+        wrong = _wrong(str(name), rows[name])
+        if wrong is not None:
+            raise UserError(f"expected {wrong} as {name} of every row, got others in {path}; write it again")
+    return rows
+
+
+def _wrong(name: str, values: pd.Series[Any]) -> str | None:
+    """What is expected in a column; None where it is so."""
+    if name in TEXTS or (name == "noise" and not is_number(values)):
+        return None if all(isinstance(value, str) for value in values) else "a text"
+    if name in NUMBERS and not (is_number(values) or values.isna().all()):
+        return "a number"
+    if name in COUNTS:
+        whole = is_number(values) and not values.isna().any() and (values == values.round()).all()
+        return None if whole and (name == "replicate" or (values >= 0).all()) else "a whole number"
+    if name == "strength" and (values.abs() == math.inf).any():
+        return "a finite number"
+    if name == "t" and not (values.isna() | values.between(0, 1e18)).all():
+        return "seconds from 0 to 1e18"
+    return None
+
+
+def is_number(values: pd.Series[Any]) -> bool:
+    return bool(is_numeric_dtype(values)) and values.dtype != bool
 
 
 def completed(rows: pd.DataFrame) -> pd.DataFrame:
