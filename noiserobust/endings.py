@@ -7,14 +7,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-GRACE = 3.5
+GRACE = 2.5
 """Seconds for what is under way, after the first signal; then the process ends where it is."""
 WATCH = 0.5
 """Seconds between looks at the parent."""
@@ -25,25 +25,27 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a process as ctrl-C does."""
 
 
-def exit_code(error: KeyboardInterrupt) -> int:
-    """130 for ctrl-C, 143 for SIGTERM."""
-    return _CODES[signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT]
-
-
 @contextmanager
-def ended_by_signals(line: str, whole: bool) -> Iterator[None]:
+def ended_by_signals(line: str, whole: bool) -> Iterator[Callable[[], int]]:
     """Inside, SIGINT and SIGTERM raise KeyboardInterrupt and :class:`Terminated`, once.
+
+    Yields what gives the exit code of an interruption, 130 for ctrl-C and 143 for SIGTERM, whatever a library made of
+    it.
 
     With ``whole``, this is all that the process does: if it is not over :data:`GRACE` seconds after the first signal,
     be it in a library that does not return or at its very end, ``line`` is printed and it ends, and with it all that it
     has started. A signal that the process was told to ignore (nohup) stays ignored.
     """
+    seen: list[int] = []
+
+    def code() -> int:
+        return _CODES[signal.Signals(seen[0])] if seen else _CODES[signal.SIGINT]
+
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield code
         return
     before = {number: signal.getsignal(number) for number in _CODES}
     heard = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-    seen: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         if not seen:
@@ -58,7 +60,7 @@ def ended_by_signals(line: str, whole: bool) -> Iterator[None]:
     try:
         for number in heard:
             signal.signal(number, stop)
-        yield
+        yield code
     finally:
         for number, handler in heard.items():
             signal.signal(number, (signal.SIG_IGN if whole and seen else handler) or signal.SIG_DFL)

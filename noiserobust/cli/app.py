@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import noiserobust
 from noiserobust.cli.faults import told
-from noiserobust.endings import end_now, ended_by_signals, exit_code, plain_output
+from noiserobust.endings import end_now, ended_by_signals, plain_output
 from noiserobust.errors import printable
 
 PROG = "noiserobust"
@@ -73,7 +73,7 @@ def command_class(name: str) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: bad input is one line on stderr and exit code 2; ctrl-C and SIGTERM end within seconds."""
     whole = arguments is None  # the process is this command, and nothing else
-    with ended_by_signals(INTERRUPTED, whole):
+    with ended_by_signals(INTERRUPTED, whole) as exit_code:
         try:
             plain_output()
             with _warnings_in_one_line():
@@ -87,11 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _stop(f"{PROG}: error: expected {error.name}, got a Python without; pip install 'noiserobust[{extra}]'", 2)
         except BrokenPipeError:  # whoever reads, such as head, has read enough
             _discard_output()
-        except KeyboardInterrupt as error:
+        except KeyboardInterrupt:
             _discard_output()
             if whole:  # without Python's way out, which may take long and change the code
-                end_now(INTERRUPTED, exit_code(error))
-            _stop(INTERRUPTED, exit_code(error))
+                end_now(INTERRUPTED, exit_code())
+            _stop(INTERRUPTED, exit_code())
         except (Exception, SystemExit) as error:  # a person's own code may call sys.exit(0), with nothing done
             if isinstance(error, OSError) and error.filename is None and error.errno in FULL:
                 _discard_output()

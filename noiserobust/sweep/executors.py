@@ -14,12 +14,13 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
-from noiserobust.endings import child, deaf
+from noiserobust.endings import child, deaf, end_with
 from noiserobust.errors import UserError
 from noiserobust.storage import checkpoints, rows
 from noiserobust.storage.files import set_aside
 from noiserobust.sweep.pieces import Piece, Training
 
+_watched: list[bool] = []
 OnPiece = Callable[[Piece, int, int], object]
 
 
@@ -172,7 +173,7 @@ class OnRay:
         try:
             options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": self.retries}
             threads = max(1, int(self.cpus))
-            task = ray.remote(lambda piece: _run(piece, threads)).options(**options)
+            task = ray.remote(lambda piece: _run_on_ray(piece, threads)).options(**options)
             waiting = {task.remote(piece): piece for piece in pieces}
             while waiting:
                 (ready,), _ = ray.wait(list(waiting), num_returns=1)
@@ -219,6 +220,13 @@ def _is_done(piece: Piece) -> bool:
 def _run(piece: Piece, threads: int | None) -> None:
     with _threads(threads):
         piece.run()
+
+
+def _run_on_ray(piece: Piece, threads: int) -> None:
+    if not _watched:  # Ray's own look after a driver that was killed takes longer than five seconds
+        end_with(os.getppid())
+        _watched.append(True)
+    _run(piece, threads)
 
 
 @contextmanager

@@ -66,6 +66,7 @@ def started(words: list[str], folder: Path, before: Callable[[], object] = lambd
         os.chdir(folder)
         for number in (1, 2):
             os.dup2(writer, number)
+        warnings.simplefilter("ignore")  # which are errors in tests, but not to a person
         torch.set_num_threads(1)
         files._cleaned.clear()
         import sys
