@@ -160,3 +160,20 @@ def test_two_processes_train_a_run_once(splits: Splits, tmp_path: Path) -> None:
     assert steps == [0, 1]
     assert runs[0] == runs[1]
     assert sorted(path.name for path in runs[0].folder.iterdir()) == ["log.csv", "model.safetensors"]
+
+
+def test_a_kill_between_the_checkpoint_and_the_end_leaves_nothing(splits: Splits, tmp_path: Path) -> None:
+    unlink = Path.unlink
+
+    def kill(self: Path, missing_ok: bool = False) -> None:
+        if self.name == "resume.pt":
+            raise KeyboardInterrupt
+        unlink(self, missing_ok)
+
+    with patch.object(Path, "unlink", kill), pytest.raises(KeyboardInterrupt):
+        fit(settings(epochs=1), tmp_path, splits=splits)
+    run = run_of(settings(epochs=1), tmp_path, splits)
+    assert run.checkpoint.is_file()
+    assert run.state.is_file()
+    assert fit(settings(epochs=1), tmp_path, splits=splits) == run
+    assert not run.state.exists()

@@ -210,8 +210,9 @@ def _is_done(piece: Piece) -> bool:
     file: Path = piece.result
     if not file.is_file():
         return False
-    if isinstance(piece, Training):
-        return checkpoints.is_whole(file) and not piece.settings.model.names_code  # code may have changed: fit looks
+    if isinstance(piece, Training):  # fit looks at code, which may have changed, and after a kill at the very end
+        unsure = piece.settings.model.names_code or file.with_name("resume.pt").exists()
+        return checkpoints.is_whole(file) and not unsure
     if file.suffix == ".parquet" and not rows.is_whole(file):
         set_aside(file, "damaged", "computed anew")
     return file.is_file()

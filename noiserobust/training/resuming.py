@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from noiserobust.errors import UserError
@@ -46,6 +46,15 @@ def resumed(run: Run) -> dict[str, Any] | None:
             "run anew"
         )
     return state
+
+
+def is_settled(run: Run) -> bool:
+    """Whether ``run`` is finished, without a doubt. Its state, which a kill at the very end left, is then removed."""
+    whole = is_whole(run.checkpoint)
+    if whole:
+        with suppress(OSError):
+            run.state.unlink(missing_ok=True)
+    return whole
 
 
 def require_same_code(run: Run, code: Sequence[str] | None, about: Mapping[str, Any]) -> None:

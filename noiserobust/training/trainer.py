@@ -23,7 +23,7 @@ from noiserobust.minima import Perturbation
 from noiserobust.models.sizes import built
 from noiserobust.rng import Stream, seeded
 from noiserobust.spec import references
-from noiserobust.storage.checkpoints import is_whole, read_checkpoint, save_checkpoint
+from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.storage.identity import code
 from noiserobust.storage.logs import without_clock, write_log
 from noiserobust.storage.provenance import provenance
@@ -40,7 +40,7 @@ from noiserobust.training.epoch_log import EpochLog, require_logged
 from noiserobust.training.kept import has_norms
 from noiserobust.training.learning_rates import LearningRate
 from noiserobust.training.optimizers import build_optimizer
-from noiserobust.training.resuming import alone_with, is_finished, require_same_code, resumed
+from noiserobust.training.resuming import alone_with, is_finished, is_settled, require_same_code, resumed
 from noiserobust.training.runs import Run, run_of
 from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import TrainSettings
@@ -73,7 +73,7 @@ def fit(
     splits = settings.normalized(splits or load(settings.data, settings.data_root, settings.image_size))
     run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
-    if not processes.first(lambda: is_whole(run.checkpoint)):
+    if not processes.first(lambda: is_settled(run)):
         with alone_with(run) if processes.writes else nullcontext():
             if not processes.first(lambda: is_finished(run)):
                 _Trainer(run, splits, processes).train(on_epoch, progress)
