@@ -22,6 +22,7 @@ from noiserobust.papers.grid.artefacts import Artefact
 from noiserobust.papers.grid.finished import FOLDER, contents, keep, missing, take_up
 from noiserobust.papers.grid.plan import compute_in_stages, computed, pieces_of, rows_of, write
 from noiserobust.papers.grid.quantity import Accuracy, Logged
+from noiserobust.storage.rows import read_rows
 from noiserobust.training import TrainSettings
 
 TINY = replace(
@@ -112,6 +113,13 @@ def test_what_was_not_measured_of_a_copy_needs_its_training(trained: Machine, tm
         "train plain seed 0", "train plain seed 1", "evaluate plain seed 0", "evaluate plain seed 1",
     ]  # fmt: skip
     pd.testing.assert_frame_equal(values(other), values(trained))
+
+
+def test_what_was_kept_for_other_tables_stays(trained: Machine, tmp_path: Path) -> None:
+    fewer = replace(TABLE, cells=lambda at: cells(at)[:1])
+    for table, pieces in ((TABLE, 2), (fewer, 2)):
+        keep(trained.bench, pieces_of(table, trained.at, trained.bench), tmp_path)
+        assert {read_rows(file)["piece"].nunique() for file in tmp_path.glob("*.parquet")} == {pieces}
 
 
 def test_an_interrupted_training_is_no_finished_copy(trained: Machine, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from noiserobust.cli.flags import Command
-from noiserobust.cli.options import show, tell
+from noiserobust.cli.options import say, show
 
 
 @dataclass(frozen=True)
@@ -38,4 +38,4 @@ class Curves(Command):
         result = trajectories(self.runs, out=self.out)
         show(result.table, partial(result.plot, x=self.x, y=self.y), None, self.plot)
         if self.out is not None:
-            tell(f"rows: {self.out}")
+            say(f"rows: {self.out}")

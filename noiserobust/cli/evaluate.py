@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from noiserobust.cli.flags import Groups
-from noiserobust.cli.options import RARE, OnChips, swept, tell
+from noiserobust.cli.options import RARE, OnChips, say, swept
 from noiserobust.errors import UserError
 
 
@@ -53,13 +53,13 @@ class Evaluate(OnChips):
         )
         self.show(result)
         for line in dict.fromkeys(coverage.summary for coverage in result.coverage.values()):
-            tell(f"coverage: {line}")
+            say(f"coverage: {line}")
         digital: dict[str, list[str]] = {}
         for name, reason in {pair for missing in result.uncovered.values() for pair in missing.items()}:
             digital.setdefault(reason, []).append(name)
         for reason, names in digital.items():
-            tell(f"without converters: {', '.join(sorted(names))}: {reason}")
+            say(f"without converters: {', '.join(sorted(names))}: {reason}")
         for line in filter(None, dict.fromkeys(result.conversion.values())):
-            tell(f"backend: {line}")
+            say(f"backend: {line}")
         for line in filter(None, dict.fromkeys(result.ranges.values())):
-            tell(f"ranges: {line}")
+            say(f"ranges: {line}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from noiserobust.cli.flags import Groups
-from noiserobust.cli.options import RARE, OnChips, tell
+from noiserobust.cli.options import RARE, OnChips, say
 from noiserobust.errors import UserError
 
 
@@ -67,4 +67,4 @@ class KeepDigital(OnChips):
 
             text = str(result.layer_table())
             write_text(self.layers_out, text)
-            tell(f"settings by layer: {self.layers_out}")
+            say(f"settings by layer: {self.layers_out}")

@@ -67,8 +67,8 @@ class Networks(Command):
         """Print the result's table, write what was asked for, and say where things are."""
         show(partial(result.table, **options), partial(result.plot, **options), self.table, self.plot)
         for line in dict.fromkeys(result.inputs.values()):
-            tell(f"inputs: {line}")
-        tell(f"rows: {self.out}")
+            say(f"inputs: {line}")
+        say(f"rows: {self.out}")
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def swept(noises: Sequence[str], strengths: Sequence[float]) -> list[Any]:
     return [model.scaled(strength / model.strength) for model in models for strength in strengths]
 
 
-def tell(line: object) -> None:
+def say(line: object) -> None:
     """Print a line, whatever the names in it hold."""
     print(printable(line, 10**6))
 
@@ -181,4 +181,4 @@ def show(
     print("\n".join(map(printable, table().split("\n"))) + "\n")
     for name, file in (("table", table_file), ("picture", plot_file)):
         if file is not None:
-            tell(f"{name}: {file}")
+            say(f"{name}: {file}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from noiserobust.cli.flags import Command
-from noiserobust.cli.options import tell
+from noiserobust.cli.options import say
 from noiserobust.evaluation.settings import Where
 
 
@@ -61,4 +61,4 @@ class Program(Command):
             where=self.where,
         )
         print(result)
-        tell("files: " + ", ".join(str(path) for path in result.files[:2]) + (" ..." if result.files[2:] else ""))
+        say("files: " + ", ".join(str(path) for path in result.files[:2]) + (" ..." if result.files[2:] else ""))

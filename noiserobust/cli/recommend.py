@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from noiserobust.cli.flags import Command, Groups
-from noiserobust.cli.options import Workers, progress_of_pieces, show
+from noiserobust.cli.options import Workers, progress_of_pieces, say, show
 from noiserobust.cli.sweep import varied
 from noiserobust.cli.train import SETTINGS
 from noiserobust.training.settings import TrainSettings
@@ -66,4 +66,4 @@ class Recommend(Command):
                 on_piece=tell,
             )
         show(found.table, found.plot, self.table, self.plot)
-        tell(f"rows: {self.out / 'rows.parquet'}")
+        say(f"rows: {self.out / 'rows.parquet'}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from noiserobust.cli.flags import Command
-from noiserobust.cli.options import show, tell
+from noiserobust.cli.options import say, show
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Report(Command):
         if self.page is not None:
             from noiserobust.page import write_page
 
-            tell(f"page: {write_page(self.rows, self.page, baseline=self.baseline)}")
+            say(f"page: {write_page(self.rows, self.page, baseline=self.baseline)}")
             return
         from noiserobust.cli.stored import Stored, stored_rows
         from noiserobust.evaluation import area

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from noiserobust.cli.flags import FAMILIES, Command, Groups
-from noiserobust.cli.options import Workers, progress_of_pieces, show, swept, tell
+from noiserobust.cli.options import Workers, progress_of_pieces, say, show, swept
 from noiserobust.cli.train import SETTINGS
 from noiserobust.errors import UserError
 from noiserobust.spec.listing import check
@@ -74,7 +74,7 @@ class Sweep(Command):
             rows = sweep(*grid, options=options, executor=executor, on_piece=tell)
         result = Evaluation(rows)
         show(result.table, result.plot, self.table, self.plot)
-        tell(f"rows: {self.out / 'rows.parquet'}")
+        say(f"rows: {self.out / 'rows.parquet'}")
 
     def _list(self, vary: dict[str, list[object]], noises: list[Any], options: dict[str, object]) -> None:
         from noiserobust.sweep import evaluations, runs_of
@@ -84,7 +84,7 @@ class Sweep(Command):
             missing = [piece for piece in pieces if not piece.result.is_file()]
             print(f"{len(missing)} of {len(pieces)} missing")
             for piece in missing:
-                tell(f"  {piece.name}")
+                say(f"  {piece.name}")
 
 
 def varied(text: str) -> tuple[str, list[object]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noiserobust.cli.flags import Command
-from noiserobust.cli.options import tell
+from noiserobust.cli.options import say
 from noiserobust.errors import UserError
 from noiserobust.training.settings import TrainSettings
 
@@ -79,5 +79,5 @@ class Train(Command):
         metric, (unit, form, _) = settings.task.metric, settings.task.quantity
         names = [name for name in (metric, f"perturbed_{metric}") if name in kept]
         scores = [f"{name.replace('_', ' ')} {kept[name]:{form}} {unit}".rstrip() for name in names]
-        tell(f"kept epoch {kept['epoch']} ({', '.join([watched, *scores]) if scores else 'the last'})")
-        tell(f"weights: {run.checkpoint}")
+        say(f"kept epoch {kept['epoch']} ({', '.join([watched, *scores]) if scores else 'the last'})")
+        say(f"weights: {run.checkpoint}")

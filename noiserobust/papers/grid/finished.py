@@ -102,7 +102,11 @@ def keep(bench: Bench, pieces: Iterable[Piece], folder: Path) -> int:
             continue
         run = training.result.parent
         rows = [read_rows(piece.result).assign(piece=piece.result.stem) for piece in found]
-        write_rows(pd.concat(rows, ignore_index=True), folder / f"{run.name}.parquet")
+        path, new = folder / f"{run.name}.parquet", {piece.result.stem for piece in found}
+        if path.is_file():  # with what was measured for other tables
+            before = read_rows(path)
+            rows.append(before[~before["piece"].isin(new)])
+        write_rows(pd.concat(rows, ignore_index=True), path)
         shutil.copyfile(run / "log.csv", folder / f"{run.name}.csv")
         texts[unplaced(training.settings.data)] = training.content
         kept += 1
