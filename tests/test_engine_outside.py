@@ -19,8 +19,8 @@ from noiserobust.training import Engine, Method
 
 every_method = pytest.mark.parametrize("text", METHODS)
 RULES = ["plain", "sam:0.1", "rwp:gaussian(0.2)", "looksam:0.1,k=2", "esam:0.1", "ssam:0.2", "mesa:0.5,start=0"]
-OF_SAMPLES = ("esam", "saf", "mesa")
-"""Rules that choose, remember or average whole samples."""
+OF_SAMPLES = ("esam", "saf", "mesa", "lpf-sgd")
+"""Rules that choose, remember or average whole samples, or cut a batch between them."""
 some_rules = pytest.mark.parametrize("text", RULES)
 
 

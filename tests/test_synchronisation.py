@@ -23,6 +23,7 @@ from noiserobust.training import Engine, Method
 ALLOWED = {
     ("rst.py", "coin"): "the coin is a CPU tensor on every device",
     ("schedules.py", "factor"): "so is a strength that is drawn",
+    ("clipping.py", "_settled"): "on a CPU alone: an accelerator makes all of the search's steps",
     ("esam.py", "chosen"): "so are the coins of the tensors that are perturbed",
     ("rng.py", "_mersenne_state"): "the state of a CPU generator",
     ("ssam.py", "_masks"): "once per mask, every hundredth step: a mask made of an overflow would stay",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import os
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,10 +58,14 @@ class Command:
         """Refuse files and folders that cannot be written, before any work is done for them."""
         from noiserobust.storage.files import file_to_write, folder_to_write, picture_to_write
 
+        seen: dict[str, str] = {}
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             path = getattr(self, field.name)
             if not isinstance(path, Path) or field.name not in ("out", "plot", "table", "layers_out"):
                 continue
+            other = seen.setdefault(os.path.abspath(path), field.name)
+            if other != field.name:
+                raise UserError(f"expected files of their own for {other} and {field.name}, got {path} for both")
             if field.name == "plot":
                 picture_to_write(path)
             elif isinstance(field.default, Path) and not field.default.suffix:

@@ -135,6 +135,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def is_whole(path: Path) -> bool:
     """Whether ``path`` is a safetensors file that can be read and is as it was written."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with safe_open(path, framework="pt"):
             return is_sound(path)
     except (SafetensorError, OSError):

@@ -7,8 +7,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from noiserobust.errors import UserError
 
 try:
     import fcntl
@@ -50,8 +52,16 @@ def alone(path: Path, doing: str) -> Iterator[None]:
 
     That is said once: ``doing`` is what the other one does. The file is removed afterwards, and its folder if empty.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path, note=lambda: log.warning("another process is %s; waiting for it to end", doing)):
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            note = lambda: log.warning("another process is %s; waiting for it to end", doing)  # noqa: E731
+            stack.enter_context(locked(path, note=note))
+        except OSError as error:
+            raise UserError(
+                f"expected a lock file that can be written, got {path}: {error.strerror}; remove it or name "
+                "another place"
+            ) from None
         try:
             yield
         finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from noiserobust.errors import UserError
 from noiserobust.seals import BLANK, NAME
 from noiserobust.storage.files import write_atomically
 
@@ -39,8 +40,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     The format is eight bytes with the length of a JSON header (little-endian), the header, then the numbers one after
     the other: the largest types first, so that all are aligned. safetensors' own writer shuffles the texts.
     """
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES or tensor.layout != torch.strided:
+            raise UserError(
+                f"expected dense tensors of numbers for {path}, got {name}: {tensor.dtype}, {tensor.layout}; "
+                "dequantise or densify it"
+            )
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, object] = {"__metadata__": {**about, NAME: BLANK}}
+    header: dict[str, object] = {"__metadata__": {**dict(sorted(about.items())), NAME: BLANK}}
     end = 0
     for name in names:
         start, end = end, end + tensors[name].numel() * tensors[name].element_size()

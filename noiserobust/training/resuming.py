@@ -8,7 +8,7 @@ from typing import Any
 
 from noiserobust.errors import UserError
 from noiserobust.storage.checkpoints import is_whole
-from noiserobust.storage.files import folder_to_write, set_aside
+from noiserobust.storage.files import file_to_write, folder_to_write, set_aside
 from noiserobust.storage.identity import same_code
 from noiserobust.storage.locks import alone
 from noiserobust.storage.states import read_state
@@ -17,7 +17,10 @@ from noiserobust.training.runs import Run
 
 def alone_with(run: Run) -> AbstractContextManager[None]:
     """Inside, no other process trains ``run``: one that does is waited for."""
-    return alone(folder_to_write(run.folder) / ".lock", f"training {run.folder}")
+    folder_to_write(run.folder)
+    for path in (run.state, run.folder / "log.csv", run.checkpoint):
+        file_to_write(path)
+    return alone(run.folder / ".lock", f"training {run.folder}")
 
 
 def is_finished(run: Run) -> bool:
