@@ -23,10 +23,11 @@ from noiserobust.minima import PathLength
 from noiserobust.models import DigitsNet, ModelSpec
 from noiserobust.noise import Gaussian
 from noiserobust.rng import Stream
-from noiserobust.storage.checkpoints import Checkpoint, read_checkpoint
+from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
+from noiserobust.tasks import Classification
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import score
-from noiserobust.training import RWP, SAM, Engine, Method, Plain, Run, TrainSettings, fit
+from noiserobust.training import RWP, SAM, Engine, Method, Plain, Run, TrainSettings, fit, load_run
 
 fit_module = importlib.import_module("noiserobust.training.trainer")
 """The package's attribute of that name is the function."""
@@ -133,6 +134,38 @@ class TestLog:
     def test_divergence_is_said(self, splits: Splits, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="training diverged in epoch 0"):
             fit(settings(lr=1e38, optimizer="SGD"), tmp_path, splits=splits)
+        (folder,) = tmp_path.iterdir()
+        for read in (load_run, read_checkpoint, lambda place: find_checkpoints([str(place)])):
+            with pytest.raises(UserError, match=r"training diverged in epoch 0|there is none"):
+                read(folder)  # type: ignore[operator]
+        assert "training diverged in epoch 0" in (folder / "diverged.txt").read_text()
+
+    def test_the_last_good_state_stays(self, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A loss that is no number once: the run is marked, and goes on from its last good epoch."""
+        whole = fit(settings(epochs=3), tmp_path / "whole", splits=splits)
+        usual = Classification.losses
+
+        def broken(task: Any, predictions: Tensor, batch: Batch) -> Tensor:
+            return usual(task, predictions, batch) * (float("nan") if len(lines) == 2 else 1)
+
+        lines: list[Any] = []
+        monkeypatch.setattr(Classification, "losses", broken)
+        with pytest.raises(UserError, match=r"diverged in epoch 2: .*; the state after epoch 1 is kept"):
+            fit(settings(epochs=3), tmp_path / "again", splits=splits, on_epoch=lines.append)
+        monkeypatch.undo()
+        (folder,) = (tmp_path / "again").iterdir()
+        assert (folder / "diverged.txt").is_file()
+        assert (folder / "resume.pt").is_file()
+        again = fit(settings(epochs=3), tmp_path / "again", splits=splits)
+        assert not (folder / "diverged.txt").exists()
+        assert read_checkpoint(again.checkpoint).digest == read_checkpoint(whole.checkpoint).digest
+
+    def test_it_is_said_within_an_epoch(self, tmp_path: Path) -> None:
+        run = Run(tmp_path, settings())
+        run.require_finite(98, 0, torch.tensor(float("nan")), alone=True)
+        run.require_finite(99, 0, torch.tensor(float("nan")), alone=False)
+        with pytest.raises(UserError, match="training diverged in epoch 0: train_loss is nan"):
+            run.require_finite(99, 0, torch.tensor(float("nan")), alone=True)
 
 
 class TestEpochKept:

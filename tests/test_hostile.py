@@ -389,6 +389,7 @@ class TestRows:
             ("t", -1.0, "expected seconds from 0 to 1e18 as t"),
             ("t", 1e300, "expected seconds from 0 to 1e18 as t"),
             ("subset", 3, "expected a text as subset"),
+            ("noise", float("nan"), "expected a text as noise"),
         ],
     )
     def test_of_other_types(

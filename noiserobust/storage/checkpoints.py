@@ -29,6 +29,8 @@ from noiserobust.storage.weights import load_weights
 KEY = "noiserobust"
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 """What files of weights are called by a run, by transformers and by PEFT."""
+DIVERGED = "diverged.txt"
+"""File in the folder of a run whose loss is no finite number, with the line that says so."""
 TEXT = "transformers:"
 """Begin of a place that is the text of a network with weights of its own."""
 
@@ -153,6 +155,9 @@ def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:
         text = rest if labelled else place
         path = Path(text)
         inside = [] if _is_one(path) else sorted(folder for folder in path.glob("*") if _is_one(folder))
+        failed = [*path.glob(DIVERGED), *path.glob(f"*/{DIVERGED}")]
+        if failed and not inside and path.is_dir() and not _is_one(path):
+            raise UserError(f"expected a finished run, got {failed[0].parent}: {failed[0].read_text()[:500].strip()}")
         unfinished = [*path.glob("resume.pt"), *path.glob("*/resume.pt")]
         if unfinished and not inside and path.is_dir() and not _is_one(path):
             raise UserError(

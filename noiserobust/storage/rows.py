@@ -93,7 +93,7 @@ def require_rows(rows: pd.DataFrame, path: object) -> pd.DataFrame:
 
 def _wrong(name: str, values: pd.Series[Any]) -> str | None:
     """What is expected in a column; None where it is so."""
-    if name in TEXTS or (name == "noise" and not is_number(values)):
+    if name in TEXTS or (name == "noise" and (not is_number(values) or values.isna().any())):
         return None if all(isinstance(value, str) for value in values) else "a text"
     if name in NUMBERS and not (is_number(values) or values.isna().all()):
         return "a number"

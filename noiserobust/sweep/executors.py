@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
+import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from noiserobust.endings import child, deaf, end_with
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, reason_of
+from noiserobust.limits import limits
 from noiserobust.storage import checkpoints, rows
 from noiserobust.storage.files import set_aside
 from noiserobust.sweep.pieces import Piece, Training
@@ -168,7 +171,7 @@ class OnRay:
         started = not ray.is_initialized()
         if started:
             # Without an address Ray would join whatever cluster it finds on this machine.
-            with _kept_handler():
+            with _kept_handler(), _reached(self.address):
                 ray.init(address=self.address or "local", log_to_driver=False, logging_level="error")
         try:
             options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": self.retries}
@@ -237,6 +240,19 @@ def _kept_handler() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _reached(address: str | None) -> Iterator[None]:
+    """One line where no cluster answers; a place that does not is not waited for longer than the limit ``patience``."""
+    expected = f"expected a Ray cluster at {address or 'this machine'}"
+    place = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d{1,5})", address or "")
+    try:
+        if place is not None:
+            socket.create_connection((place[1], int(place[2])), limits().patience).close()
+        yield
+    except (OSError, RuntimeError, ValueError, OverflowError) as error:
+        raise UserError(f"{expected}, got none within {limits().patience:g} s: {reason_of(error)}") from None
 
 
 def _ray() -> Any:

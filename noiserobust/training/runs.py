@@ -12,22 +12,25 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from noiserobust.analog.converters import Converters
 from noiserobust.data import Content, Splits
-from noiserobust.errors import UserError
+from noiserobust.errors import Diverged, UserError
 from noiserobust.minima import Measure
 from noiserobust.models import Factory, ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.spec import Described
-from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.storage.checkpoints import DIVERGED, read_checkpoint
 from noiserobust.storage.described import strict
-from noiserobust.storage.files import NAME_MAX
+from noiserobust.storage.files import NAME_MAX, write_text
 from noiserobust.storage.logs import read_log
 from noiserobust.tasks import Task
 from noiserobust.training.rules.base import Method
 from noiserobust.training.settings import TrainSettings
+
+CHECKED = 100
+"""Steps after which a loss is looked at: each look waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,32 @@ class Run:
     def state(self) -> Path:
         """Where it goes on from when it was interrupted."""
         return self.folder / "resume.pt"
+
+    @property
+    def failure(self) -> Path:
+        """What says that it diverged; there only while that is the last that is known of it."""
+        return self.folder / DIVERGED
+
+    def forget(self) -> None:
+        """Remove what only an unfinished run has."""
+        for file in (self.state, self.failure):
+            file.unlink(missing_ok=True)
+
+    def require_finite(self, step: int, epoch: int, loss: Tensor, alone: bool) -> None:
+        """Stop an epoch whose summed ``loss`` is no finite number, looked at every :data:`CHECKED` steps; processes
+        that train one run together see it at the epoch's end, all alike."""
+        if alone and step % CHECKED == CHECKED - 1 and not loss.isfinite():
+            raise self.diverged(epoch, "train_loss", loss.item(), writes=True)
+
+    def diverged(self, epoch: int, name: str, value: float, writes: bool) -> Diverged:
+        """The error that says that a loss of ``epoch`` is no finite number; the process that ``writes`` marks
+        the run by it. The state after the last good epoch stays."""
+        kept = f"; the state after epoch {epoch - 1} is kept" if epoch else ""
+        tried = "lower --lr or the method's strength, or limit gradients by --clip-norm 1"
+        error = Diverged(f"training diverged in epoch {epoch}: {name} is {value}; {tried}{kept}")
+        if writes:
+            write_text(self.failure, f"{error}\n")
+        return error
 
     @cached_property
     def network(self) -> nn.Module:
@@ -91,6 +120,8 @@ def load_run(folder: str | Path, model: ModelSpec | str | None = None) -> Run:
     folder = Path(folder)
     file = folder / "model.safetensors"
     if not file.is_file():
+        if (folder / DIVERGED).is_file():
+            raise UserError(f"expected a finished run, got {folder}: {(folder / DIVERGED).read_text()[:500].strip()}")
         if (folder / "resume.pt").is_file():
             raise UserError(f"expected a finished run, got {folder}, which was interrupted; the same training goes on")
         inside = len([*folder.glob("*/model.safetensors")])

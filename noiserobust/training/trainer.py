@@ -18,7 +18,7 @@ from tqdm import tqdm
 from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
-from noiserobust.errors import Diverged, UserError
+from noiserobust.errors import UserError, printable
 from noiserobust.minima import Perturbation
 from noiserobust.models.sizes import built
 from noiserobust.rng import Stream, seeded
@@ -186,12 +186,11 @@ class _Trainer:
         if note and progress and self.processes.writes:
             tqdm.write(note)
         self._resume()
-        done = len(self.log) * len(self.batches)
         title = f"{self.settings.label} seed {self.settings.seed}"
         with tqdm(
             total=self.steps,
-            initial=done,
-            desc=title,
+            initial=len(self.log) * len(self.batches),
+            desc=printable(title),
             unit="step",
             disable=not (progress and self.processes.writes),
             mininterval=0.5,
@@ -235,6 +234,7 @@ class _Trainer:
                 each, units = out.losses.float(), out.counts
                 total += each.sum() if units is None else (each * units).sum()
                 count += len(each) if units is None else units.sum()
+                self.run.require_finite(index, epoch, total, alone=ranks == 1)
                 bar.update()
         totals, counts = zip(*self.processes.gather((total.item(), count.item())), strict=True)
         strength = settings.method.strength(at) if out.strength is None else out.strength
@@ -248,7 +248,7 @@ class _Trainer:
         losses = {"train_loss": seen.pop("train_loss"), **self._watch()}
         for name in ("train_loss", "loss"):
             if not math.isfinite(losses.get(name, 0.0)):
-                raise Diverged(f"training diverged in epoch {epoch}: {name} is {losses[name]}; lower lr or strength")
+                raise self.run.diverged(epoch, name, losses[name], self.processes.writes)
         averaged = {} if self.settings.average is None else {"averaged": self.engine.kept.count}
         always = seen | averaged | self._extremes()
         return self.processes.first(
@@ -371,7 +371,7 @@ class _Trainer:
         } | ({"ranges": self.best_ranges} if self.best_ranges else {})
         write_log(self.run.folder, self.log)  # a kill may have come between the last state and its log
         save_checkpoint(self.run.checkpoint, self.best, about)
-        self.run.state.unlink(missing_ok=True)
+        self.run.forget()
 
 
 def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Labelled, Labelled | None]:
