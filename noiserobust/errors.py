@@ -45,3 +45,7 @@ class UserError(Exception):
 
 class Diverged(UserError):
     """A training whose loss is no finite number."""
+
+
+class Left(SystemExit):
+    """The quiet end of a process because another one of its run has ended, with that one's exit code."""

@@ -151,7 +151,7 @@ def test_models_are_listed_with_their_cost(capsys: pytest.CaptureFixture[str]) -
         (["evaluate", "nowhere.safetensors"], "nowhere.safetensors: there is none"),
         (["evaluate", "RUNS", "--noise", "gaussian:-0.1"], "gaussian: expected a finite sigma >= 0, got -0.1"),
         (["evaluate", "RUNS", "--noise", "pink:0.1"], "got 'pink:0.1'"),
-        (["evaluate", "RUNS", "--noise", "measured:nowhere.csv"], "measured: expected a table (CSV), got nowhere.csv"),
+        (["evaluate", "RUNS", "--noise", "measured:nowhere.csv"], "expected a table (CSV), got nowhere.csv"),
         (["evaluate", "RUNS", "--converters", "io:dac=1"], "io: expected 2 to 24 bits, got 1"),
         (["evaluate", "RUNS", "--converters", "adc:8"], "got 'adc:8'"),
         (["evaluate", "RUNS", "--exclude", "*"], "expected at least one analog weight"),

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import noiserobust
 from noiserobust.cli.faults import told
 from noiserobust.endings import end_now, ended_by_signals, plain_output
-from noiserobust.errors import printable
+from noiserobust.errors import Left, printable
 
 PROG = "noiserobust"
 INTERRUPTED = f"{PROG}: interrupted; the same command goes on from here"
@@ -80,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _run(list(sys.argv[1:] if arguments is None else arguments))
             if sys.stdout is not None:
                 sys.stdout.flush()
+        except Left:
+            raise
         except ModuleNotFoundError as error:
             if error.name not in EXTRAS:
                 _stop(*_told(error))

@@ -18,7 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import ErrorHandler, recor
 from torch.nn.parallel import DistributedDataParallel
 
 from noiserobust.endings import Terminated, end_with
-from noiserobust.errors import UserError
+from noiserobust.errors import Left, UserError
 from noiserobust.noise.sharded import mesh_of
 
 T = TypeVar("T")
@@ -206,7 +206,7 @@ def torchrun(device: str) -> Iterator[Processes]:
         # Losing the connection to a process that has ended is that one's error, not ours.
         code = _first_end(ends, rank, EXIT_CODES.get(type(error), 1))
         if code is not None:
-            raise SystemExit(code) from None
+            raise Left(code) from None
         record(_raise, _OneLine())(error)
 
 
