@@ -122,6 +122,20 @@ def test_what_was_kept_for_other_tables_stays(trained: Machine, tmp_path: Path) 
         assert {read_rows(file)["piece"].nunique() for file in tmp_path.glob("*.parquet")} == {pieces}
 
 
+def test_what_is_kept_names_no_place_of_the_machine(trained: Machine) -> None:
+    assert trained.kept is not None
+    for file in trained.kept.glob("*.parquet"):
+        assert set(read_rows(file)["model"]) == {f"runs/{file.stem}/model.safetensors"}
+    for file in trained.kept.iterdir():
+        assert str(trained.folder).encode() not in file.read_bytes()
+
+
+def test_the_packages_own_copies_name_no_place_of_a_machine() -> None:
+    kept = [*FOLDER.rglob("*.parquet")]
+    assert kept
+    assert all(not model.startswith("/") for file in kept for model in read_rows(file)["model"])
+
+
 def test_an_interrupted_training_is_no_finished_copy(trained: Machine, tmp_path: Path) -> None:
     other = Machine(tmp_path, trained.images, trained.kept)
     assert other.kept is not None

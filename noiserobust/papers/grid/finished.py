@@ -86,6 +86,13 @@ def take_up(bench: Bench, folder: Path) -> None:
         write_atomically(place, partial(shutil.copyfile, log))
 
 
+def _named(rows: pd.DataFrame) -> pd.DataFrame:
+    """``rows`` whose models are called by their run: where they lie is a matter of the machine."""
+    if "model" not in rows:
+        return rows
+    return rows.assign(model=[f"runs/{Path(path).parent.name}/{Path(path).name}" for path in rows["model"].astype(str)])
+
+
 def keep(bench: Bench, pieces: Iterable[Piece], folder: Path) -> int:
     """Write the finished copies among ``pieces`` into ``folder``; how many there are. Times are left out: they are
     this machine's."""
@@ -101,7 +108,7 @@ def keep(bench: Bench, pieces: Iterable[Piece], folder: Path) -> int:
         if not found or not _logged(training):
             continue
         run = training.result.parent
-        rows = [read_rows(piece.result).assign(piece=piece.result.stem) for piece in found]
+        rows = [_named(read_rows(piece.result)).assign(piece=piece.result.stem) for piece in found]
         path, new = folder / f"{run.name}.parquet", {piece.result.stem for piece in found}
         if path.is_file():  # with what was measured for other tables
             before = read_rows(path)
