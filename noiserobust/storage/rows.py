@@ -48,17 +48,22 @@ def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
 def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
     """The rows that :func:`write_rows` wrote; :class:`UserError` when there is no such file, it is damaged or it is not
     parquet."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise UserError(f"expected a file of result rows (parquet), got {path}, which is not a file; check the name")
     require_sound(Path(path), "take another copy, or move it away and compute it again")
     try:
-        return pd.read_parquet(path)
+        nested = [column.name for column in parquet.read_schema(path) if pyarrow.types.is_nested(column.type)]
+        rows = pd.read_parquet(path)
     except Exception as error:  # a damaged file raises what it likes, from several libraries
         if isinstance(error, MemoryError):
             raise
         raise UserError(
             f"expected result rows (parquet), got {path}, which cannot be read as parquet; write it again"
         ) from None
+    if nested or rows.columns.has_duplicates:
+        odd = ", ".join(nested) or "one name for several columns"
+        raise UserError(f"expected result rows of texts and numbers, got {odd} in {path}; write it again")
+    return rows
 
 
 def is_whole(path: Path) -> bool:
@@ -84,6 +89,11 @@ def require_rows(rows: pd.DataFrame, path: object) -> pd.DataFrame:
     """``rows``, when they have the columns of an evaluation, each with values of its kind."""
     if missing := [name for name in NEEDED if name not in rows]:
         raise UserError(f"expected rows of an evaluation, got {path} without {', '.join(missing)}")
+    return require_kinds(rows, path)
+
+
+def require_kinds(rows: pd.DataFrame, path: object) -> pd.DataFrame:
+    """``rows``, when each column that is known has values of its kind."""
     for name in rows.columns:
         wrong = _wrong(str(name), rows[name])
         if wrong is not None:
