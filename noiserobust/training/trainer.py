@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
+from noiserobust.bars import Bar
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
 from noiserobust.errors import UserError, printable
 from noiserobust.minima import Perturbation
@@ -184,10 +184,10 @@ class _Trainer:
     def train(self, on_epoch: Callable[[dict[str, Any]], object] | None, progress: bool) -> None:
         note = self.settings.method.prepare(self.engine)
         if note and progress and self.processes.writes:
-            tqdm.write(note)
+            Bar.write(note)
         self._resume()
         title = f"{self.settings.label} seed {self.settings.seed}"
-        with tqdm(
+        with Bar(
             total=self.steps,
             initial=len(self.log) * len(self.batches),
             desc=printable(title),
@@ -207,12 +207,12 @@ class _Trainer:
                         self.best_ranges = self.engine.periphery.described
                 self._save()
                 shown = [name for name in (self.task.metric, f"perturbed_{self.task.metric}") if name in line]
-                bar.set_postfix({name: f"{line[name]:.3g}" for name in shown})
+                bar.set_postfix({name.replace("perturbed_", "noisy "): f"{line[name]:.3g}" for name in shown})
                 if on_epoch is not None:
                     on_epoch(line)
         self.processes.first(self._keep)
 
-    def _epoch(self, epoch: int, bar: tqdm) -> tuple[dict[str, float], Perturbation | None, float]:
+    def _epoch(self, epoch: int, bar: Bar) -> tuple[dict[str, float], Perturbation | None, float]:
         """Its steps: numbers for the log, the last step's perturbation, and when it began."""
         settings, started = self.settings, time.perf_counter()
         total = torch.zeros((), device=self.engine.device)

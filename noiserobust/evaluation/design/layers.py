@@ -18,10 +18,10 @@ from typing import Any
 
 import pandas as pd
 from torch import nn
-from tqdm import tqdm
 
 from noiserobust.analog.coverage import Coverage
 from noiserobust.analog.weights import analog_weights
+from noiserobust.bars import Bar
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models, named_data, trained_copies
 from noiserobust.evaluation.monte_carlo import evaluate
@@ -146,7 +146,7 @@ class NoisyLayers:
     """Of each copy, before any layer is digital."""
     evaluate: Callable[..., Any]
     """:func:`evaluate` with all that is always the same."""
-    bar: tqdm[Any]
+    bar: Bar
     measured: dict[Any, pd.DataFrame] = field(default_factory=dict)
 
     def under(self, digital: Collection[str], sample: Sample) -> pd.DataFrame:
@@ -183,7 +183,7 @@ def noisy_layers(
     groups: Sequence[str],
     chips: Chips,
     where: Where,
-    bar: tqdm[Any],
+    bar: Bar,
     out: str | Path | None,
     **fixed: Any,
 ) -> list[NoisyLayers]:
