@@ -80,6 +80,13 @@ class EvaluatedModel(TrainedCopy):
     columns: dict[str, Any]
     """The columns of its rows that do not depend on the noise."""
 
+    def under(self, where: Where) -> EvaluatedModel:
+        """The same copy with those weights analog that ``where`` says."""
+        analog = coverage_of(self.network, where, self.task.call, self.batches[0] if self.batches else None)
+        where = where.including(analog.heads)
+        changed = {"analog": str(where), "noisy_weights": analog.noisy, "all_weights": analog.total}
+        return replace(self, where=where, coverage=analog, columns=self.columns | changed)
+
 
 def trained_copies(models: Models) -> list[TrainedCopy]:
     """Every trained copy that ``models`` name, in order; checkpoints are read.

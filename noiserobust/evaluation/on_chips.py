@@ -195,7 +195,7 @@ class ModelOnChips:
         """Inside, what computes with the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own)."""
         time = None if t != t else t
         if not (self.noisy.is_identity(noise) or self._answers_to_weights):
-            self._require_effect()
+            self.require_effect()
         if self.programmed is None and not self.noisy.is_identity(noise):
             self.programmed = self.opened.program(self.noisy, noise, stream, self.read_once)
         converting = self.converting[converters]
@@ -211,8 +211,8 @@ class ModelOnChips:
             yield network if self.compiled is None else self.compiled
         converting.check_called()
 
-    def _require_effect(self) -> None:
-        """Once, before the first noise that moves weights."""
+    def require_effect(self) -> None:
+        """Refuse a network that noise would not reach; once, before the first noise that moves weights."""
         model = self.model
         if model.batches:  # a scoring function has its own
             ask = partial(model.task.call, model.network)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from noiserobust.evaluation.design.layers import OfLayers, Sample, differences, fields_of, noisy_layers, turned
 from noiserobust.evaluation.evaluated_models import Models
+from noiserobust.evaluation.monte_carlo import draw_numbers
 from noiserobust.evaluation.result import drawn
 from noiserobust.evaluation.settings import Chips, Compute, Where
 from noiserobust.models import ModelSpec
@@ -108,15 +109,11 @@ def sensitivity(
     that match nothing or overlap.
     """
     fixed: dict[str, Any] = {"images": images, "model": model, "task": task, "compute": compute}
-    with tqdm(unit="set", disable=not progress, delay=1) as bar:
+    with tqdm(unit="draw", disable=not progress, delay=1) as bar:
         methods = noisy_layers(models, data, noise, groups, chips, where, bar, out, **fixed)
-        bar.total = sum(2 * len(one.layers) + 2 for one in methods)
+        bar.total = sum((2 * len(one.layers) + 2) * len(one.coverage) for one in methods) * len(draw_numbers(draws))
         sample = Sample(draws, seed)
         for one in methods:
-            names = set(one.layers.names)
-            one.clean(sample)
-            one.under((), sample)
-            for name in one.layers.names:
-                one.under(names - {name}, sample)
-                one.under({name}, sample)
+            one.around((), one.layers.names, sample)
+            one.around(one.layers.names, one.layers.names, sample)
     return Sensitivity(**fields_of(methods))
