@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from noiserobust.analog.coverage import Coverage, coverage_of
+from noiserobust.analog.coverage import Coverage, coverage_of, weight_counts
 from noiserobust.data import Batch, Labelled, Samples, Splits, as_dataset, load
 from noiserobust.errors import UserError, printable
 from noiserobust.evaluation.settings import Compute, Where
@@ -81,11 +81,9 @@ class EvaluatedModel(TrainedCopy):
     """The columns of its rows that do not depend on the noise."""
 
     def under(self, where: Where) -> EvaluatedModel:
-        """The same copy with those weights analog that ``where`` says."""
-        analog = coverage_of(self.network, where, self.task.call, self.batches[0] if self.batches else None)
-        where = where.including(analog.heads)
-        changed = {"analog": str(where), "noisy_weights": analog.noisy, "all_weights": analog.total}
-        return replace(self, where=where, coverage=analog, columns=self.columns | changed)
+        """The same copy with fewer of its weights analog, those that ``where`` says (:attr:`coverage` stays)."""
+        changed = {"analog": str(where)} | weight_counts(self.network, where)
+        return replace(self, where=where, columns=self.columns | changed)
 
 
 def trained_copies(models: Models) -> list[TrainedCopy]:

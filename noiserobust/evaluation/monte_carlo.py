@@ -182,7 +182,7 @@ def evaluate(
 
 def columns_of(on_chips: ModelOnChips, noise: NoiseModel, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The columns that all rows of a network under a noise share; ``settings`` are the seed's and recalibration's."""
-    columns = OPERATION | {"semantics": SEMANTICS} | settings | {"backend": on_chips.opened.text}
+    columns = OPERATION | {"semantics": SEMANTICS} | dict(settings) | {"backend": on_chips.opened.text}
     return columns | on_chips.model.columns | {"noise": noise.label, "strength": on_chips.strength(noise)}
 
 

@@ -107,7 +107,7 @@ class Reuse:
         try:
             for module in self.modules:
                 # What torch calls instead of a module, hooks and all: it is there for compiled modules.
-                module._compiled_call_impl = partial(self._called, module)  # type: ignore[assignment]
+                module._compiled_call_impl = partial(self._called, module)
             for module in written:
                 module.inplace = False  # type: ignore[assignment]
             yield self

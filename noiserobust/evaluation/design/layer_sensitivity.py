@@ -101,8 +101,9 @@ def sensitivity(
     >>> sensitivity("runs", noise="gaussian:0.1").plot("sensitivity.png")  # doctest: +SKIP
 
     A layer is a weight tensor; each pattern of ``groups`` makes one layer of all the weights that it matches. That
-    takes 2 L + 2 evaluations of every model and draw for L layers. A difference is taken draw by draw, under common
-    random numbers (:mod:`.layers`); its interval is over models where there are several of a method, else over draws.
+    takes 2 L + 2 evaluations of every model and draw for L layers, in which what lies in front of the layer that
+    differs is computed once (``Compute(reuse=...)``). A difference is taken draw by draw, under common random numbers
+    (:mod:`.layers`); its interval is over models where there are several of a method, else over draws.
     Everything else is as for :func:`evaluate`, under one condition: one time, compensation and converters.
 
     Raises :class:`~noiserobust.UserError` for input that cannot be evaluated, a noise without strength, and groups

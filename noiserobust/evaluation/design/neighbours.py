@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -68,7 +68,6 @@ class _Side:
     """What sets it apart from the base; None: nothing does, it is the base."""
     becomes_noisy: bool = False
     changed: Collection[nn.Module] = ()
-    units: list[dict[str, Any]] = field(default_factory=list)
 
 
 def measured_together(
@@ -90,7 +89,7 @@ def measured_together(
         for copy in networks:
             sides = _sides(copy, base, neighbours, columns, networks.data)
             passes = None if sides is None else Passes.of(copy, sides)
-            if passes is None:
+            if sides is None or passes is None:
                 return {}
             for draw in numbers:
                 for side, unit, values in passes.of_draw(draw, seed, ledger):
@@ -113,15 +112,19 @@ def _sides(
     if isinstance(copy.task, Scorer) or mesh_of(copy.network) is not None or not Reuse.possible(copy.network):
         return None
 
-    def side(label: str, setting: Setting, **about: Any) -> _Side:
+    def side(label: str, setting: Setting, one: EvaluatedModel = copy, **about: Any) -> _Side:
         conditions = Conditions.of(setting.chips, data)
-        on_chips = ModelOnChips(copy.under(setting.where), conditions, None, len(conditions.readings) == 1)
+        on_chips = ModelOnChips(one.under(setting.where), conditions, None, len(conditions.readings) == 1)
         return _Side(label, on_chips, setting.noise, columns_of(on_chips, setting.noise, columns), **about)
 
     sides = [side(*base)]
+    # What becomes clean inside the base is unfolded there.
+    unfolded = replace(copy, compute=replace(copy.compute, fold=False))
     for label, one in neighbours.items():
-        layer = NoisyWeights(copy.network, **one.only.patterns)
-        sides.append(side(label, one.setting, layer=layer, becomes_noisy=one.becomes_noisy))
+        sides.append(side(label, one.setting, copy if one.becomes_noisy else unfolded))
+        sides[-1].becomes_noisy = one.becomes_noisy
+        changed = sides[-1].on_chips.noisy if one.becomes_noisy else NoisyWeights(copy.network, **one.only.patterns)
+        sides[-1].layer = changed
     return sides if all(map(_is_weights_only, sides)) else None
 
 
@@ -151,9 +154,10 @@ class Passes:
         with outputs given again: the answers must be the same, bit for bit.
         """
         base, network = sides[0], copy.network
+        if not base.on_chips.noisy.is_identity(base.noise):
+            base.on_chips.require_effect()
         for side in sides:
-            if side.layer is not None or not side.on_chips.noisy.is_identity(side.noise):
-                side.on_chips.require_effect()
+            side.on_chips.answers_to_weights = True  # where all layers' noise was seen to arrive
         reuse = Reuse(network)
         samples = [copy.batches[0][:FEW], copy.batches[-1][-FEW:]]
         with torch.no_grad(), torch.random.fork_rng(), evaluating(network), _autocast(copy):
@@ -183,21 +187,17 @@ class Passes:
         stream = report_stream(seed, copy.replicate, draw)
         for side in self.sides:
             side.on_chips.next_chip()
-        for index, reading in enumerate(self.base.on_chips.readings):
-            found: dict[str, Any] = {}
-            units = {}
-            for side in self.sides:
+        sides = self.sides if self._base_is_noisy else self.sides[1:]
+        for index, reading in enumerate(sides[-1].on_chips.readings):
+            units: dict[str, dict[str, Any]] = {}
+            for side in sides:
                 now = side.on_chips.readings[index]
                 outputs = side.on_chips.layer_outputs(now["converters"])
                 units[side.label] = {**side.columns, "draw": draw, **now, "layer_outputs": outputs}
-                if side is not self.base or self._base_is_noisy:
-                    found[side.label] = ledger.find(units[side.label])
-            wanted = [side for side in self.sides if found.get(side.label, {}) is None]
-            if wanted:
+            found: dict[str, Any] = {label: ledger.find(unit) for label, unit in units.items()}
+            if wanted := [side for side in sides if found[side.label] is None]:
                 found |= self._values(wanted, stream, reading)
-            yield from (
-                (side, units[side.label], found[side.label]) for side in self.sides if side.label in found
-            )
+            yield from ((side, units[side.label], found[side.label]) for side in sides)
 
     @property
     def _base_is_noisy(self) -> bool:
