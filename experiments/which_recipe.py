@@ -260,7 +260,7 @@ def write_page(bench: Bench, rows: pd.DataFrame, page: Path) -> None:
             gains.append([recipe, *(f"{one['mean']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}]" for one in lines)])
     tried = rows[rows["chip"] == CHOICE].groupby(["method", "recipe"], sort=False, as_index=False)["value"].mean()
     choices = [
-        f"- {recipe!s}: " + ", ".join(f"{one['recipe']} {one['value']:.1f}" for _, one in group.iterrows())
+        f"- {recipe}: " + ", ".join(f"{one['recipe']} {one['value']:.1f}" for one in group.to_dict("records"))
         for recipe, group in tried.groupby("method", sort=False)
     ]
     missing = [recipe for recipe in bench.recipes if recipe not in recipes]
