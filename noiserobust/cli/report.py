@@ -42,15 +42,17 @@ class Report(Command):
     """File for a page (HTML) of everything: tables that sort, charts, commands; it needs no network."""
 
     def run(self) -> None:
+        asked: dict[str, Any] = {"design": self.design, "baseline": self.baseline}
         if self.page is not None:
             from noiserobust.page import write_page
 
-            say(f"page: {write_page(self.rows, self.page, baseline=self.baseline)}")
-            return
+            say(f"page: {write_page(self.rows, self.page, where=self.where, **asked)}")
+            if self.plot is None and self.table is None:
+                return
         from noiserobust.cli.stored import Stored, stored_rows
         from noiserobust.evaluation import area
 
-        rows = stored_rows(self.rows, self.where)
-        options: dict[str, Any] = {"design": self.design, "baseline": self.baseline, "intervals": self.intervals}
-        result = Stored(area(rows), metric="area", **options) if self.area else Stored(rows, **options)
+        rows = stored_rows([path for path in self.rows if self.page is None or not path.is_dir()], self.where)
+        asked["intervals"] = self.intervals
+        result = Stored(area(rows), metric="area", **asked) if self.area else Stored(rows, **asked)
         show(result.table, result.plot, self.table, self.plot)

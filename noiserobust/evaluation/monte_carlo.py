@@ -134,7 +134,8 @@ def evaluate(
     - ``metrics``: further ones by name, torchmetrics objects, or functions of all logits and labels by the name of
       their rows.
     - ``chips``, ``compute``, ``where``: what happens around a chip, how it is computed, which weights are noisy.
-    - ``out``: a parquet file for the rows, kept up to date; what it holds already is not computed again.
+    - ``out``: a file for the rows, ``.parquet``, ``.csv`` or ``.jsonl``, kept up to date; what it holds already is not
+      computed again.
 
     Rows hold the metrics of the task: of classification the accuracy in percent and the loss in nats. An answer that is
     no finite number is wrong, and counted as ``nan_answers``. Afterwards the models' weights and modes are as before,
