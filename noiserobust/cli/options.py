@@ -101,7 +101,7 @@ class OnData(Networks):
 class OnChips(OnData):
     """A command about networks on chips whose weights are noisy."""
 
-    hidden = ("calibration", "reuse")
+    hidden: ClassVar[tuple[str, ...]] = ("calibration", "reuse")
 
     draws: int = 10
     """Noise draws (chips) per network."""
