@@ -14,7 +14,7 @@ from noiserobust.cli.output import Part
 class Landscape(OnData):
     """The loss around trained networks along filter-normalised random directions: rows, and a picture."""
 
-    hidden = ("fold", "compile")  # of no use here: gradients and losses are taken of the network itself
+    hidden = ("fold", "compile", "reuse")  # of no use here: gradients and losses are taken of the network itself
     study = "landscape"
     examples = (
         "noiserobust landscape runs --dimensions 1 --plot landscape.png",

@@ -25,7 +25,7 @@ RARE: Groups = {
     "chips": ("reads", "compensation", "converters", "ranges", "recalibration", "backend"),
     "which weights are analog": ("include", "exclude", "layers"),
     "inputs": ("mean", "std"),
-    "computing": ("precision", "batch_size", "channels_last", "fold", "compile"),
+    "computing": ("precision", "batch_size", "channels_last", "fold", "compile", "reuse"),
 }
 """Groups of rare flags, where a command has them."""
 
@@ -35,6 +35,7 @@ class Networks(Command):
     """A command about trained networks: which ones, on what device, and where its answer goes."""
 
     positional = ("checkpoints",)
+    hidden: ClassVar[tuple[str, ...]] = ("reuse",)  # of use to studies of layers only
     rare = RARE
     study: ClassVar[str]
     """What the rows are of, in the name of their file."""
@@ -125,7 +126,7 @@ class OnData(Networks):
 class OnChips(OnData):
     """A command about networks on chips whose weights are noisy."""
 
-    hidden = ("calibration",)
+    hidden: ClassVar[tuple[str, ...]] = ("calibration", "reuse")
 
     draws: int = 10
     """Noise draws (chips) per network."""

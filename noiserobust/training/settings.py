@@ -315,10 +315,15 @@ class TrainSettings:
     @property
     def _revised(self) -> list[str]:
         """What has come to mean something else without a change of SEMANTICS, which all other runs keep."""
-        clipped = ["clipped weights keep their limit"] if self.weight_clip is not None else []
-        return clipped + (
-            ["norm of the whole gradient"] if "scaling=paper" in str(self.method).partition("esam")[2] else []
-        )
+        method, converters = str(self.method), f"{self.converters} {self.layers or ''}"
+        mixes = any(name in method for name in ("arwp-mixed", "g-rst", "alpha="))
+        changes = {
+            "clipped weights keep their limit": self.weight_clip is not None,
+            "norm of the whole gradient": "scaling=paper" in method.partition("esam")[2],
+            "averaged with its ranges and converters": self.average is not None and "io:" in converters,
+            "ranges learn of every loss": mixes and "learnt=true" in converters,
+        }
+        return [change for change, is_so in changes.items() if is_so]
 
     def described(self) -> dict[str, Any]:
         """The settings as plain values, in their text forms."""
