@@ -20,6 +20,7 @@ class KeepDigital(OnChips):
         "noiserobust keep-digital runs --noise gaussian:0.1 --within 2",
         "noiserobust keep-digital runs --noise pcm --times 1d --max-share 20 --per-mac",
     )
+    hidden = ("calibration",)
     rare: ClassVar[Groups] = {
         "search and intervals": ("per_mac", "candidates", "search_draws", "search_images", "confidence"),
         **RARE,

@@ -13,7 +13,7 @@ from noiserobust.cli.options import OnData
 class Landscape(OnData):
     """The loss around trained networks along filter-normalised random directions: rows, and a picture."""
 
-    hidden = ("fold", "compile")  # of no use here: gradients and losses are taken of the network itself
+    hidden = ("fold", "compile", "reuse")  # of no use here: gradients and losses are taken of the network itself
     examples = (
         "noiserobust landscape runs --dimensions 1 --plot landscape.png",
         "noiserobust landscape runs --points 41 --pairs 3 --images 1000 --plot l.png",

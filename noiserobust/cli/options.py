@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from noiserobust.cli.flags import Command, Groups
 from noiserobust.errors import UserError, printable
@@ -22,7 +22,7 @@ RARE: Groups = {
     "chips": ("reads", "compensation", "converters", "ranges", "recalibration", "backend"),
     "which weights are analog": ("include", "exclude", "layers"),
     "inputs": ("mean", "std"),
-    "computing": ("precision", "batch_size", "channels_last", "fold", "compile"),
+    "computing": ("precision", "batch_size", "channels_last", "fold", "compile", "reuse"),
 }
 """Groups of rare flags, where a command has them."""
 
@@ -32,6 +32,7 @@ class Networks(Command):
     """A command about trained networks: which ones, on what device, and where its answer goes."""
 
     positional = ("checkpoints",)
+    hidden: ClassVar[tuple[str, ...]] = ("reuse",)  # of use to studies of layers only
     rare = RARE
 
     checkpoints: tuple[str, ...] = ()
@@ -100,7 +101,7 @@ class OnData(Networks):
 class OnChips(OnData):
     """A command about networks on chips whose weights are noisy."""
 
-    hidden = ("calibration",)
+    hidden: ClassVar[tuple[str, ...]] = ("calibration", "reuse")
 
     draws: int = 10
     """Noise draws (chips) per network."""

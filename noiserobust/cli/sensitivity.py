@@ -19,6 +19,8 @@ class Sensitivity(OnChips):
         "noiserobust sensitivity runs --noise pcm --times 1d --plot layers.png",
     )
 
+    hidden = ("calibration",)
+
     noise: str = "gaussian:0.05"
     """Weight noise, such as gaussian:0.05 (sigma)."""
     groups: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from noiserobust.errors import UserError
 class Sharpness(OnData):
     """Measure minima: sharpness, gradients, Hessian, weights; the table of their means, and one row per draw."""
 
-    hidden = ("fold", "compile")  # of no use here: gradients and losses are taken of the network itself
+    hidden = ("fold", "compile", "reuse")  # of no use here: gradients and losses are taken of the network itself
     examples = (
         "noiserobust sharpness runs --measures ascent_sharpness:0.05 hessian_top:3",
         'noiserobust sharpness runs --measures "average_sharpness:gaussian(0.1)" loss',
