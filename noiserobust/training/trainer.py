@@ -20,6 +20,7 @@ from noiserobust.bars import Bar
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
 from noiserobust.errors import UserError, printable
 from noiserobust.minima import Perturbation
+from noiserobust.models.lora import adapters_of
 from noiserobust.models.sizes import built
 from noiserobust.rng import Stream, seeded
 from noiserobust.spec import references
@@ -90,7 +91,7 @@ class _Trainer:
     def __init__(self, run: Run, splits: Splits, processes: Processes) -> None:
         self.run, self.settings, self.processes = run, run.settings, processes
         settings, stream = run.settings, Stream(run.settings.seed)
-        device = processes.device(settings.device)
+        device, self.log, self.ranks = processes.device(settings.device), list[dict[str, Any]](), list[int]()
         train, self.held_out = _training_data(settings, splits)
         self.data = splits.train
         crop, flip = settings.augmentation(splits)
@@ -114,7 +115,8 @@ class _Trainer:
             model = built(settings.model, train.channels, outputs)
         if settings.initial is not None:
             start = read_checkpoint(settings.initial)
-            load_weights(model, start.weights, start.path, settings.model.aliases, outputs)
+            weights = adapters_of(model) | dict(start.weights)  # new ones, where it has none
+            load_weights(model, weights, start.path, settings.model.aliases, outputs)
         first = train.subset([0])
         first = replace(first, workers=0) if isinstance(first, Streamed) else first  # one image needs no processes
         (sample,) = prepare(first, torch.device("cpu"))
@@ -176,8 +178,6 @@ class _Trainer:
                 self.refreshing = prepare(images, device, channels_last=settings.channels_last)
         sets = {"train": train, "validation": self.held_out, "test": splits.test}
         self.measures = EpochLog(settings, self.model, sets, self.task, where)
-        self.log: list[dict[str, Any]] = []
-        self.ranks: list[int] = []
         self.best: dict[str, Tensor] = {}
         self.best_ranges: dict[str, Any] = {}
 
