@@ -1,194 +1,291 @@
-"""Which recipe for which chip: training recipes on digits, each at its best strength, on seven kinds of chip.
+"""Which recipe for which chip: training recipes, each at its best strength, on seven kinds of chip.
 
-Data: scikit-learn's digits (1,297 images to train on, a tenth held out; 500 to test on); a small convolutional network,
-30 epochs, batch 64, SGD momentum 0.9, learning rate .05 cosine. A recipe's strength is the one with the best mean
-accuracy under Gaussian noise of sigma .2 on the held-out images, over three copies; so is the epoch of every run.
-The chosen recipe is then trained anew in copies that the choice did not see, and all recipes are compared on the same
-copies and draws: clean; Gaussian noise of sigma .1, .2, .3; PCM a day after programming with global drift
-compensation; one cell in a hundred stuck; converters of 6 bits with output noise, under Gaussian noise of sigma .1.
+Data: scikit-learn's digits (1,297 images to train on, a tenth held out; 500 to test on); a small convolutional network
+with batch norm, 30 epochs, batch 64, SGD momentum 0.9, learning rate .05 cosine. Every run keeps its last epoch. A
+recipe's strength is the one with the best accuracy under Gaussian noise of sigma .2 on the held-out images, mean over
+three copies and ten draws. The recipe is then trained anew in ten copies that the choice did not see, and all recipes
+are compared on the same copies and draws: clean; Gaussian noise of sigma .1, .2, .3; PCM a day after programming with
+global drift compensation; one cell in a hundred stuck; converters of 6 bits with output noise, under Gaussian noise of
+sigma .1.
 
-    python experiments/which_recipe.py [--out FOLDER] [--only plain RWP] [--table docs/which_recipe.md]
+    python experiments/which_recipe.py [--only plain RWP] [--data cifar10]    # makes this page
 
-About 250 runs of some seconds each on one core; stopped at any moment it goes on from there. Rows are written to
-docs/results/which_recipe.parquet, the page from the rows of all recipes that are finished.
+About 320 runs of some seconds each on one core. Rows of a finished recipe are not made again, nor are finished runs,
+so that it can be stopped at any moment. ``--data cifar10`` trains one strength of each on 500 images a class (the
+papers' regime, docs/regime.md), ten minutes of two cores a run, to files of its own.
 """
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
 import tyro
 
-from noiserobust.data import Splits, load
+from noiserobust.data import Labelled, load
 from noiserobust.evaluation import Chips, evaluate, paired, summarize
 from noiserobust.report.table import as_markdown
+from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.storage.files import write_atomically
 from noiserobust.storage.rows import completed, read_rows, write_rows
 from noiserobust.sweep.pieces import mean_cost
 from noiserobust.training import Run, TrainSettings, fit
 
-CONDITIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "clean": ("gaussian:0", {}),
-    "sigma .1": ("gaussian:0.1", {}),
-    "sigma .2": ("gaussian:0.2", {}),
-    "sigma .3": ("gaussian:0.3", {}),
-    "PCM, 1 day": ("pcm", {"times": ["1d"], "compensation": "global"}),
-    "stuck 1 %": ("stuck:0.01", {}),
-    "6 bits, sigma .1": ("gaussian:0.1", {"converters": "io:dac=6,adc=6,noise=0.06"}),
+AROUND: dict[str, dict[str, Any]] = {
+    "PCM, 1 day": {"times": ["1d"], "compensation": "global"},
+    "6 bits, sigma .1": {"converters": "io:dac=6,adc=6,noise=0.06"},
+    "6 bits, sigma .03": {"converters": "io:dac=6,adc=6,noise=0.06"},
 }
-"""Name of a chip -> its noise, and what happens around it."""
+"""Name of a chip -> what happens around its noise."""
 
 PLAIN = "plain"
 """Stands for the path of a plainly trained network, the teacher of others."""
+CHOICE = "held-out"
+"""Stands where rows of the choice have no chip."""
 
-RECIPES: dict[str, list[dict[str, Any]]] = {
+
+def clips(*times: float, per: str = "", **others: Any) -> list[dict[str, Any]]:
+    """Clipping at each of these multiples of the rms."""
+    return [{"weight_clip": f"rms({one},per={per})" if per else str(one)} | others for one in times]
+
+
+def rules(text: str, *strengths: float) -> list[dict[str, Any]]:
+    """A rule at each of these strengths."""
+    return [{"method": text.format(one)} for one in strengths]
+
+
+NOISY: dict[str, Any] = {"method": "rwp:gaussian(0.3)"}
+TAUGHT: dict[str, Any] = {"teacher": PLAIN}
+DIGITS: dict[str, list[dict[str, Any]]] = {
     "plain": [{}],
-    "clipped by layer": [{"weight_clip": str(times)} for times in (1.5, 2.0, 2.5)],
-    "clipped by column": [{"weight_clip": f"rms({times},per=column)"} for times in (1.25, 1.5, 2.0)],
-    "RWP": [{"method": f"rwp:gaussian({sigma})"} for sigma in (0.1, 0.2, 0.3)],
-    "RWP, ramp": [{"method": f"rwp:gaussian({sigma}),schedule=quadratic(1.0)"} for sigma in (0.2, 0.3, 0.4)],
-    "ARWP": [{"method": f"arwp:{gamma}"} for gamma in (0.02, 0.05, 0.1)],
-    "SAM": [{"method": f"sam:{rho}"} for rho in (0.2, 0.5, 1.0)],
-    "ASAM": [{"method": f"asam:{rho}"} for rho in (1.0, 2.0, 4.0)],
-    "F-SAM": [{"method": f"f-sam:{rho}"} for rho in (0.2, 0.5, 1.0)],
-    "SAMSON": [{"method": f"samson:{rho}"} for rho in (0.2, 0.5, 1.0)],
-    "EMA": [{"average": f"ema:{decay}"} for decay in (0.9, 0.98)],
-    "aihwkit's additive": [{"method": f"rwp:gaussian({sigma},reference=layer)"} for sigma in (0.05, 0.1, 0.2)],
-    "RWP, clipped": [{"method": "rwp:gaussian(0.3)", "weight_clip": str(times)} for times in (2.0, 2.5)],
-    "RWP, clipped, distilled": [
-        {"method": "rwp:gaussian(0.3)", "weight_clip": "2.0", "teacher": PLAIN, "teacher_weight": weight}
-        for weight in (0.5, 0.9)
+    "clipped by layer": clips(1.1, 1.25, 1.5, 2.0, 2.5),
+    "clipped by column": clips(1.1, 1.25, 1.5, 2.0, per="column"),
+    "RWP": rules("rwp:gaussian({})", 0.1, 0.2, 0.3, 0.4),
+    "RWP, clipped by column": clips(1.1, 1.25, 1.5, per="column", **NOISY)
+    + clips(1.25, per="column", method="rwp:gaussian(0.15)"),
+    "SAM": rules("sam:{}", 0.2, 0.5, 1.0),
+    "RWP, clipped by layer": clips(1.25, 1.5, 2.0, **NOISY),
+    "RWP, ramp": rules("rwp:gaussian({}),schedule=quadratic(1.0)", 0.2, 0.3, 0.4, 0.5),
+    "SAM, clipped by column": [one | clips(1.25, per="column")[0] for one in rules("sam:{}", 0.2, 0.5)],
+    "RWP, clipped by column, distilled": [
+        clips(1.25, per="column", **NOISY)[0] | TAUGHT | {"teacher_weight": weight} for weight in (0.5, 0.9)
     ],
+    "ARWP": rules("arwp:{}", 0.02, 0.05, 0.1),
+    "ASAM": rules("asam:{}", 1.0, 2.0, 4.0),
+    "F-SAM": rules("f-sam:{}", 0.2, 0.5, 1.0),
+    "SAMSON": rules("samson:{}", 0.2, 0.5, 1.0),
+    "EMA": [{"average": f"ema:{decay}"} for decay in (0.9, 0.98)],
+    "aihwkit's additive": rules("rwp:gaussian({},reference=layer)", 0.05, 0.1, 0.2),
 }
 """Name of a recipe -> what it is at each of its strengths."""
 
+LITERAL = "rwp:gaussian(0.07,reading=literal)"
+CIFAR10: dict[str, list[dict[str, Any]]] = {
+    "plain": [{}],
+    "clipped by layer": clips(2.0),
+    "clipped by column": clips(2.0, per="column"),
+    "RWP": [{"method": LITERAL}],
+    "RWP, ramp": [{"method": f"{LITERAL},schedule=quadratic(1.0,warmup=0.577)"}],
+    "RWP, ramp, clipped by column": clips(2.0, per="column", method=f"{LITERAL},schedule=quadratic(1.0,warmup=0.577)"),
+    "SAM": rules("sam:{}", 0.1),
+    "ASAM": rules("asam:{}", 1.0),
+    "F-SAM": rules("f-sam:{}", 0.1),
+    "SAMSON": rules("samson:{}", 0.1),
+    "ARWP": rules("arwp:{}", 0.02),
+    "EMA": [{"average": "ema:0.998"}],
+}
+"""The same in the papers' regime: one strength each, since a run takes minutes."""
 
-READING = """**What it says.** On this network clipping per column at 1.25 times the column's rms, after every
-step, beats all else on every kind of chip, at the cost of plain training: noise scales with the largest weight
-of a column, and clipping makes that small beside the others. Clipping by layer, RWP and SAM gain about 30
-points each under sigma .2. Ramps gain nothing over a constant strength here, where nothing overfits ([the
-papers' regime](regime.md) is another).
 
-**What it does not say.** The chosen limits of clipping are the smallest that were tried, and the smallest by
-layer was 1.5: at that same limit columns gave 91.0 % and layers 86.3 % in the choice. On a small multilayer
-perceptron [columns gained nothing over layers](clipping_and_draws.md). The epoch of every run was chosen under
-sigma .2, which costs plain training clean accuracy and makes it scatter. It is one small data set; larger
-networks have not been tried. [A search](recommend.md) on your own network decides."""
+@dataclass(frozen=True)
+class Bench:
+    """A data set with what is trained and tested on it."""
+
+    base: TrainSettings
+    recipes: dict[str, list[dict[str, Any]]]
+    chips: dict[str, str]
+    """Name of a chip -> its noise."""
+    choice: str
+    """Noise under which strengths are chosen."""
+    test: int | None = None
+    """Test images (default: all)."""
+
+
+def _chips(sigmas: tuple[str, ...], low: str, **reading: str) -> dict[str, str]:
+    options = "".join(f",{name}={value}" for name, value in reading.items())
+    gaussian = {f"sigma {sigma}": f"gaussian:0{sigma}{options}" for sigma in sigmas}
+    devices = {"PCM, 1 day": "pcm", "stuck 1 %": "stuck:0.01", f"6 bits, sigma {low}": f"gaussian:0{low}{options}"}
+    return {"clean": "gaussian:0"} | gaussian | devices
+
+
+BENCHES = {
+    "digits": Bench(
+        TrainSettings(epochs=30, batch_size=64, select_on="none", select_draws=1),
+        DIGITS,
+        _chips((".1", ".2", ".3"), ".1"),
+        "gaussian:0.2",
+    ),
+    "cifar10": Bench(
+        TrainSettings(
+            data="subset:cifar10,per_class=500,validation=50",
+            model="resnet18:width=16",
+            epochs=60,
+            precision="bf16",
+            select_on="none",
+            select_draws=1,
+        ),
+        CIFAR10,
+        _chips((".03", ".05", ".07"), ".03", reading="literal"),
+        "gaussian:0.05,reading=literal",
+        test=2000,
+    ),
+}
+READING = ""
 
 
 @dataclass
 class Settings:
-    """Train every recipe on digits, choose its strength, compare all on seven kinds of chip."""
+    """Train every recipe, choose its strength, compare all on seven kinds of chip."""
 
+    data: Literal["digits", "cifar10"] = "digits"
+    """What is trained on."""
+    data_root: str = "data"
+    """Where CIFAR-10 lies."""
     out: Path = Path("runs/which_recipe")
-    """Folder for runs and rows; what is finished there is not done again."""
+    """Folder for runs; those finished there are not trained again."""
     only: tuple[str, ...] = ()
     """Recipes to train (default: all)."""
-    rows: Path = Path("docs/results/which_recipe.parquet")
-    """Rows of all recipes."""
-    table: Path = Path("docs/which_recipe.md")
-    """The page."""
+    rows: Path | None = None
+    """Rows of all recipes; those there are not made again (default: docs/results/which_recipe.parquet)."""
+    table: Path | None = None
+    """The page (default: docs/which_recipe.md)."""
     copies: int = 10
     """Trained copies of each chosen recipe."""
     draws: int = 10
     """Noise draws per copy and chip."""
 
+    def __post_init__(self) -> None:
+        name = "which_recipe" if self.data == "digits" else f"which_recipe_{self.data}"
+        self.rows = self.rows or Path("docs/results") / f"{name}.parquet"
+        self.table = self.table or Path("docs") / f"{name}.md"
+
 
 def main(settings: Settings) -> None:
     torch.set_num_threads(1)  # a step is too small to share out
-    splits = load("digits")
-    base = TrainSettings(epochs=30, batch_size=64, select_noise="gaussian:0.2")
-    for recipe in settings.only or RECIPES:
-        teacher = fit(replace(base, seed=200), settings.out / "runs", splits=splits)
-        taught = {"teacher": str(teacher.folder)}
-        variants = [
-            replace(base, **(changes | taught if "teacher" in changes else changes)) for changes in RECIPES[recipe]
-        ]
-        tried = (
-            {i: _tried(one, settings.out, splits) for i, one in enumerate(variants)} if len(variants) > 1 else {0: 0.0}
-        )
-        chosen = variants[max(tried, key=tried.__getitem__)]
-        print(
-            f"{recipe}: " + ", ".join(f"{_text(variants[i])} {score:.2f} %" for i, score in tried.items()), flush=True
-        )
-        runs = [
-            fit(replace(chosen, seed=seed), settings.out / "runs", splits=splits) for seed in range(settings.copies)
-        ]
-        _evaluated(recipe, runs, splits, settings)
-    files = sorted((settings.out / "rows").glob("*.parquet"))
-    rows = pd.concat([completed(read_rows(file)) for file in files], ignore_index=True)
-    rows["model"] = rows["model"].map(lambda path: Path(path).parent.name)  # where it lies is the machine's matter
-    write_rows(rows, settings.rows)
-    print(f"rows: {settings.rows}")
-    write_page(rows, settings.table)
+    assert settings.rows is not None
+    assert settings.table is not None
+    bench = BENCHES[settings.data]
+    rows = pd.DataFrame(columns=["method", "replicate", "chip"])
+    if settings.rows.is_file():
+        rows = completed(read_rows(settings.rows))
+    copies = rows[rows["chip"] == "clean"].groupby("method")["replicate"].nunique().to_dict()
+    wanted = [one for one in settings.only or bench.recipes if copies.get(one, 0) < settings.copies]
+    if wanted:
+        bench = replace(bench, base=replace(bench.base, data_root=settings.data_root))
+        trainer = Trainer(bench, settings)
+    for recipe in wanted:
+        rows = pd.concat([rows[rows["method"] != recipe], trainer.compared(recipe)], ignore_index=True)
+        write_rows(rows, settings.rows)
+        write_page(bench, rows, settings.table)
 
 
-def _tried(variant: TrainSettings, out: Path, splits: Splits) -> float:
-    """Held-out accuracy under noise, the mean of three copies that nothing else uses."""
-    runs = [fit(replace(variant, seed=seed), out / "runs", splits=splits) for seed in (100, 101, 102)]
-    return statistics.mean(read_checkpoint(run.checkpoint).about["log"]["perturbed_accuracy"] for run in runs)
+class Trainer:
+    """Trains and evaluates recipes."""
 
+    def __init__(self, bench: Bench, settings: Settings) -> None:
+        self.bench, self.settings = bench, settings
+        self.splits = load(bench.base.data, bench.base.data_root)
+        held_out = self.splits.validation or self.splits.train.split(bench.base.validation, Stream(0, "validation"))[1]
+        assert held_out is not None
+        self.held_out: Labelled = held_out
+        test = self.splits.test
+        self.test = test if bench.test is None else test.sample(bench.test, Stream(0, "test"))
 
-def _evaluated(recipe: str, runs: list[Run], splits: Splits, settings: Settings) -> None:
-    file = settings.out / "rows" / f"{recipe}.parquet".replace(" ", "_").replace(",", "").replace("'", "")
-    if file.is_file():
-        return
-    parts = []
-    for chip, (noise, around) in CONDITIONS.items():
+    def runs(self, variant: dict[str, Any], seeds: range) -> list[Run]:
+        """Trained copies."""
+        if "teacher" in variant:
+            (teacher,) = self.runs({}, range(200, 201))
+            variant = variant | {"teacher": str(teacher.folder)}
+        settings = replace(self.bench.base, **variant)
+        return [fit(replace(settings, seed=seed), self.settings.out, splits=self.splits) for seed in seeds]
+
+    def compared(self, recipe: str) -> pd.DataFrame:
+        """Rows of a recipe: those of the choice of its strength, and those of the chosen one on every chip."""
+        variants, parts, chosen = self.bench.recipes[recipe], [], 0
+        if len(variants) > 1:
+            for variant in variants:
+                runs = self.runs(variant, range(100, 103))
+                parts.append(self._rows(recipe, runs, self.held_out, CHOICE, self.bench.choice, self.settings.draws))
+            scores = [part.loc[part["metric"] == "accuracy", "value"].mean() for part in parts]
+            chosen = scores.index(max(scores))
+            named = zip((part["recipe"].iloc[0] for part in parts), scores, strict=True)
+            print(f"{recipe}: " + ", ".join(f"{name} {score:.2f} %" for name, score in named), flush=True)
+        runs = self.runs(variants[chosen], range(self.settings.copies))
+        for chip, noise in self.bench.chips.items():
+            draws = 1 if chip == "clean" else self.settings.draws
+            parts.append(self._rows(recipe, runs, self.test, chip, noise, draws))
+        return pd.concat(parts, ignore_index=True)
+
+    def _rows(self, recipe: str, runs: list[Run], on: Labelled, chip: str, noise: str, draws: int) -> pd.DataFrame:
         models = {recipe: [read_checkpoint(run.checkpoint) for run in runs]}
-        draws = 1 if chip == "clean" else settings.draws
-        rows = evaluate(models, splits.test, noise, draws, chips=Chips(**around)).rows
-        parts.append(rows.assign(chip=chip, recipe=_text(runs[0].settings), cost=mean_cost(runs[0].settings)))
-    write_rows(pd.concat(parts, ignore_index=True), file)
+        rows = evaluate(models, on, noise, draws, chips=Chips(**AROUND.get(chip, {}))).rows
+        rows["model"] = rows["model"].map(lambda path: Path(path).parent.name)  # where it lies is the machine's matter
+        return rows.assign(chip=chip, recipe=_text(runs[0].settings), cost=mean_cost(runs[0].settings))
 
 
 def _text(settings: TrainSettings) -> str:
     """What a recipe is, beyond what all share."""
     usual, given = TrainSettings().described(), settings.described()
-    shared = ("method", "epochs", "batch_size", "select_noise", "seed")
     given |= {"teacher": PLAIN} if given["teacher"] else {}
-    further = [f"{name} {value}" for name, value in given.items() if value != usual[name] and name not in shared]
+    own = ("weight_clip", "average", "teacher", "teacher_weight")
+    further = [f"{name} {value}" for name in own if (value := given[name]) != usual[name]]
     return ", ".join([f"`{settings.method}`", *further])
 
 
-def write_page(rows: pd.DataFrame, page: Path) -> None:
+def write_page(bench: Bench, rows: pd.DataFrame, page: Path) -> None:
     """The page that the rows make."""
-    chips = list(CONDITIONS)
-    recipes = [recipe for recipe in RECIPES if recipe in set(rows["method"])]
-    tables = {chip: rows[(rows["chip"] == chip) & (rows["metric"] == "accuracy")] for chip in chips}
+    recipes = [recipe for recipe in bench.recipes if recipe in set(rows["method"])]
+    rows = rows[rows["metric"] == "accuracy"]
+    tables = {chip: rows[rows["chip"] == chip] for chip in bench.chips}
     means = {chip: summarize(table).set_index("method") for chip, table in tables.items()}
-    first = rows.drop_duplicates("method").set_index("method")
-    levels = [["recipe", "chosen", "passes", *chips]]
-    gains = [["recipe - plain", *chips]]
+    first = tables["clean"].drop_duplicates("method").set_index("method")
+    levels = [["recipe", "chosen", "passes", "copies", *tables]]
+    copies = tables["clean"].groupby("method")["replicate"].nunique().to_dict()
+    gains = [["recipe - plain", *tables]]
     for recipe in recipes:
-        cells = [
-            f"{means[chip].loc[recipe, 'mean']:.1f} ± {means[chip].loc[recipe, 'weight_std']:.1f}" for chip in chips
-        ]
-        levels.append([recipe, first.loc[recipe, "recipe"], f"{first.loc[recipe, 'cost']:.2f}", *cells])
-        if recipe != "plain":
-            lines = [paired(tables[chip], recipe, "plain").iloc[0] for chip in chips]
+        cells = [f"{mean.loc[recipe, 'mean']:.1f} ± {mean.loc[recipe, 'weight_std']:.1f}" for mean in means.values()]
+        levels.append(
+            [recipe, str(first["recipe"][recipe]), f"{first['cost'][recipe]:.2f}", str(copies[recipe]), *cells]
+        )
+        if recipe != "plain" and "plain" in recipes:
+            lines = [paired(table, recipe, "plain").iloc[0] for table in tables.values()]
             gains.append([recipe, *(f"{one['mean']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}]" for one in lines)])
-    missing = [recipe for recipe in RECIPES if recipe not in recipes]
-    copies = rows.groupby("method")["replicate"].nunique().max()
+    tried = rows[rows["chip"] == CHOICE].groupby(["method", "recipe"], sort=False, as_index=False)["value"].mean()
+    choices = [
+        f"- {recipe}: " + ", ".join(f"{one['recipe']} {one['value']:.1f}" for one in group.to_dict("records"))
+        for recipe, group in tried.groupby("method", sort=False)
+    ]
+    missing = [recipe for recipe in bench.recipes if recipe not in recipes]
     about = " ".join((__doc__ or "").split("\n\n")[1].split())
+    digits = bench is BENCHES["digits"]
     text = "\n\n".join(
         [
             "# Which recipe for which chip",
             "What the training recipes of the field give on the same small network, on seven kinds of chip.",
-            about,
+            about if digits else f"Data: `{bench.base.data}`, `{bench.base.model}`, {bench.base.epochs} epochs.",
             "    python experiments/which_recipe.py    # makes this page",
             *([f"Not measured yet: {', '.join(missing)}."] if missing else []),
-            f"Test accuracy in %, mean ± std over {copies} trained copies; passes: a step's cost beside plain's.",
+            "Test accuracy in %, mean ± std over trained copies; passes: a step's cost beside plain's.",
             as_markdown(levels),
-            "Difference from plain in points, on the same copies and draws, with its 95 % interval over copies.",
+            "Difference from plain in points, on the same copies and draws, with its 95 % interval over copies, each "
+            "interval on its own.",
             as_markdown(gains),
-            READING,
+            *(["What the strengths were chosen by (held-out accuracy in %):", "\n".join(choices)] if choices else []),
+            *([READING] if digits and READING else []),
         ]
     )
     write_atomically(page, lambda file: file.write_text(text + "\n"))

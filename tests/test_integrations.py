@@ -258,9 +258,9 @@ class TestTransformers:
         assert same_bits(weights(ours.model), weights(theirs.model))
         assert ours.state.global_step == theirs.state.global_step == 4
 
-    @pytest.mark.parametrize("text", ["sam:0.1", "rwp:gaussian(0.1)", "gsam:0.1", "looksam:0.1,k=2"])
+    @pytest.mark.parametrize("text", ["sam:0.1", "rwp:gaussian(0.1),draws=2", "gsam:0.1", "looksam:0.1,k=2"])
     def test_it_is_the_engine_with_the_mean_over_tokens(self, text: str, tmp_path: Path) -> None:
-        """The update of both micro-batches is that of the mean loss of all their tokens."""
+        """The update of both micro-batches is that of the mean loss of all their tokens, also that of ranges."""
         from noiserobust.integrations.transformers import RuleTrainer
 
         seen: list[Any] = []
@@ -270,7 +270,10 @@ class TestTransformers:
                 seen.append((dict(inputs), self._get_learning_rate()))
                 return super().training_step(model, inputs, num_items_in_batch)
 
-        ours = self.trained(Spying, tmp_path, rule=text, max_grad_norm=0.05)
+        converters = (
+            {"converters": "io:dac=20,learnt=true", "input_ranges": "learnt:batches=1"} if "rwp" in text else {}
+        )
+        ours = self.trained(Spying, tmp_path, rule=text, max_grad_norm=0.05, engine=converters)
         model = self.model()
         sgd = torch.optim.SGD(model.parameters(), lr=0.1)
 
@@ -278,10 +281,10 @@ class TestTransformers:
             each = nn.functional.cross_entropy(logits[:, :-1].mT.float(), labels[:, 1:], reduction="none")
             return each.sum(1)
 
-        engine = Engine(model, sgd, loss, clip_norm=0.05)
+        engine = Engine(model, sgd, loss, clip_norm=0.05, **converters)
         for step in range(4):
             pair = seen[2 * step : 2 * step + 2]
-            tokens = sum(int((one["labels"][:, 1:] != -100).sum()) for one, _ in pair)
+            tokens = sum(int((one["labels"] != -100).sum()) for one, _ in pair)  # as a Trainer counts them
             samples = sum(len(one["labels"]) for one, _ in pair)
             sgd.param_groups[0]["lr"] = pair[-1][1]
             parts = [
@@ -292,6 +295,8 @@ class TestTransformers:
             ]
             Method.parse(text).step(engine, parts, Progress(step, 4))
         close(weights(ours.model), weights(model), rtol=1e-5, atol=1e-9)  # their loss is in float32
+        mine, theirs = ([r.inputs.detach() for r in one.periphery.ranges] for one in (ours._engine, engine))
+        close(mine, theirs, rtol=1e-5, atol=1e-9)
 
     def test_a_checkpoint_resumes_exactly(self, tmp_path: Path) -> None:
         from noiserobust.integrations.transformers import RuleTrainer

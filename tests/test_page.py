@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from commands import refused
 from PIL import Image
 
 from noiserobust import UserError
@@ -148,7 +150,7 @@ def test_sections_follow_from_what_there_is(made: tuple[Path, list[Path]]) -> No
     folder, files = made
     every = {one.name: one for one in sections_of(Results.read([*files, folder / "runs"]))}
     assert list(every) == [
-        *("summary", "strength", "time", "difference", "yield", "layers", "training", "coverage", "provenance")
+        *("summary", "strength", "time", "area", "difference", "yield", "layers", "training", "coverage", "provenance")
     ]
     layers = every["layers"].table
     assert layers is not None
@@ -199,6 +201,39 @@ def test_command_line_writes_it(
     main(["report", str(made[1][0]), "--page", str(tmp_path / "a.html")])
     assert capsys.readouterr().out == f"page: {tmp_path / 'a.html'}\n"
     assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
+
+
+def test_conditions_and_tables_beside_a_page(
+    made: tuple[Path, list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(tmp_path / name) for name in ("a.html", "a.md", "a.png")]
+    words = ["--page", files[0], "--table", files[1], "--plot", files[2], "--intervals", "--design", "crossed"]
+    main(["report", str(made[1][0]), str(made[0] / "runs"), "--where", "strength != 0.2", *words])
+    assert "0.2" not in capsys.readouterr().out
+    assert all(Path(file).stat().st_size for file in files)
+    page = Path(files[0]).read_text()
+    assert "gaussian:0.1<" in page
+    assert "gaussian:0.2<" not in page
+    held = Results.read([made[1][0]], where="method == 'plain'")
+    assert held.methods[0] == "plain"
+    assert set(held.rows["method"]) == {"plain"}
+    for condition in ("method == 'none'", "method =="):
+        with pytest.raises(UserError):
+            Results.read([made[1][0]], where=condition)
+
+
+def test_rows_that_do_not_belong_together(
+    made: tuple[Path, list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = pd.read_parquet(made[1][0]).query("method == 'plain'")
+    for column, value in {"images": 100, "task": "tokens", "data": "0123"}.items():
+        rows.assign(**{column: value, "method": "another"}).to_parquet(tmp_path / "other.parquet")
+        ways = [f'--where "{column} == {one!r}"' for one in (rows[column].tolist()[0], value)]
+        both = ["report", str(made[1][0]), str(tmp_path / "other.parquet")]
+        for further in ([], ["--page", str(tmp_path / "a.html")]):
+            assert f"choose with {' or '.join(ways)}" in refused([*both, *further], capsys)
+        main([*both, *shlex.split(ways[0])])
+        assert "another" not in capsys.readouterr().out
 
 
 def test_nothing_to_show_is_said(tmp_path: Path) -> None:

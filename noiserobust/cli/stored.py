@@ -14,9 +14,7 @@ from noiserobust.evaluation import Evaluation, paired, summarize
 from noiserobust.evaluation.result import drawn
 from noiserobust.evaluation.statistics.components import Design
 from noiserobust.report import paired_table, robustness_table
-from noiserobust.storage import conditions
-from noiserobust.storage.ledger import UNIT
-from noiserobust.storage.rows import completed, read_rows, require_rows
+from noiserobust.storage.stored import chosen, require_alike, stored, together
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,24 +24,10 @@ def stored_rows(paths: Sequence[Path], where: str | None = None) -> pd.DataFrame
     """The rows of several files, each once, of which the condition ``where`` holds."""
     if not paths:
         raise UserError("expected files of rows, got none; evaluate writes them")
-    rows = pd.concat([require_rows(completed(read_rows(path)), path) for path in paths], ignore_index=True)
+    rows = together([stored(path) for path in paths])
     if rows.empty:
         raise UserError(f"expected rows, got none in {', '.join(map(str, paths))}")
-    if "noise" in rows:  # other tools may write a bare number
-        rows["noise"] = rows["noise"].astype(str)
-    unit = [*UNIT, "method", "metric"]
-    if set(unit) <= set(rows):  # nor do they name units of work: their rows are all kept
-        rows = rows[~rows.duplicated(unit) | rows["weights"].isna()].reset_index(drop=True)
-    if where is not None:
-        rows = conditions.where(rows, where)
-        if rows.empty:
-            raise UserError(f"expected rows of which '{where}' holds, got none")
-    if (rows["subset"] != "all").nunique() > 1:
-        raise UserError(
-            "expected rows of whole passes or rows evaluated to a precision, got both; "
-            "choose with --where \"subset == 'all'\" or \"subset != 'all'\""
-        )
-    return rows
+    return require_alike(chosen(rows, where))
 
 
 @dataclass(frozen=True)
@@ -71,12 +55,18 @@ class Stored(Evaluation):
         """The summary, then every other method's difference from the baseline."""
         if self.to_precision:
             return super().table(markdown, confidence)
+        paired_tables = map(paired_table, self.differences(confidence))
         tables = [robustness_table(self.summary(confidence), self.metric, markdown=markdown, intervals=self.intervals)]
-        for method in self.rows["method"].unique():
-            if self.baseline not in (None, method):
-                pairs = paired(self.rows, method, self.baseline, confidence, self.metric, self.design)
-                tables.append(f"```\n{paired_table(pairs)}\n```" if markdown else paired_table(pairs))
+        tables += [f"```\n{text}\n```" if markdown else text for text in paired_tables]
         return "\n\n".join(tables)
+
+    def differences(self, confidence: float = 0.95) -> list[pd.DataFrame]:
+        """Every other method's difference from the baseline, where there is one."""
+        return [
+            paired(self.rows, method, self.baseline, confidence, self.metric, self.design)
+            for method in self.rows["method"].unique()
+            if self.baseline not in (None, method)
+        ]
 
     def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
         if self.metric != "area":

@@ -15,8 +15,9 @@ from noiserobust.evaluation.evaluated_models import Models, trained_copies
 from noiserobust.evaluation.result import Result, drawn
 from noiserobust.report.table import aligned, as_markdown
 from noiserobust.storage.checkpoints import Checkpoint
+from noiserobust.storage.files import known_to_write
 from noiserobust.storage.logs import read_log
-from noiserobust.storage.rows import write_rows
+from noiserobust.storage.rows import ROWS, write_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,9 +64,11 @@ class Trajectories(Result):
 def trajectories(models: Models, *, out: str | Path | None = None) -> Trajectories:
     """How training went: the logs of finished runs as one table, for curves.
 
-    ``models`` are runs as :func:`noiserobust.evaluate` takes them, ``out`` a parquet file for the rows. Raises
-    :class:`~noiserobust.UserError` for what has no log beside it.
+    ``models`` are runs as :func:`noiserobust.evaluate` takes them, ``out`` a file for the rows (parquet, CSV or JSON
+    lines, by its suffix). Raises :class:`~noiserobust.UserError` for what has no log beside it.
     """
+    if out is not None:
+        known_to_write(out, ROWS)
     tables = []
     for copy in trained_copies(models):
         path = copy.source.path if isinstance(copy.source, Checkpoint) else None

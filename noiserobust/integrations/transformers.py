@@ -52,11 +52,11 @@ class TrainerEngine(Engine):
     ) -> Output:
         if rows is not None or penalty is not None:
             _refuse()
-        held = self.take() if self._holding else None
+        held = self._lifted() if self._holding else None
         micro, losses = as_list(batch), []
         try:
             kept = nullcontext() if norm_stats else kept_norm_stats(self.model)
-            converters = self.periphery.passing(self.stream(), self.ranks.rank, norm_stats, weight)
+            converters = self.periphery.passing(self.stream(), self.ranks.rank, norm_stats, weight, times=weight)
             with self._trained.alone(), kept, converters:
                 for index, part in enumerate(micro):
                     with self._ranks_apart(apart=not sync or index < len(micro) - 1):
@@ -66,7 +66,7 @@ class TrainerEngine(Engine):
         except BaseException:
             self.take()
             raise
-        gradients = self.take()
+        gradients = self._lifted()
         if wrt is not None:
             gradients = [g if wanted else None for g, wanted in zip(gradients, wrt, strict=True)]
         self.put(gradients, weight)

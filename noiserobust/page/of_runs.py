@@ -12,13 +12,13 @@ import pandas as pd
 from noiserobust.analog.coverage import coverage
 from noiserobust.errors import UserError
 from noiserobust.page import charts
-from noiserobust.page.parts import Panel, Section, Table
+from noiserobust.page.parts import Asked, Panel, Section, Table
 from noiserobust.page.results import Results
 from noiserobust.storage.rows import completed
 from noiserobust.sweep.recommendation import command_of
 
 
-def training(results: Results, baseline: str | None, confidence: float) -> Section | None:
+def training(results: Results, asked: Asked) -> Section | None:
     logs = [run.log.assign(method=run.label, seed=run.settings.seed) for run in results.runs]
     if not logs:
         return None
@@ -45,7 +45,7 @@ def training(results: Results, baseline: str | None, confidence: float) -> Secti
     return Section("training", "Training", says, panels) if panels else None
 
 
-def covered(results: Results, baseline: str | None, confidence: float) -> Section | None:
+def covered(results: Results, asked: Asked) -> Section | None:
     body: list[list[Any]] = []
     seen: set[str] = set()
     for run in results.runs:
@@ -76,7 +76,7 @@ def covered(results: Results, baseline: str | None, confidence: float) -> Sectio
     return Section("coverage", "Coverage", says, table=Table(head, body)) if body else None
 
 
-def settings(results: Results, baseline: str | None, confidence: float) -> Section | None:
+def settings(results: Results, asked: Asked) -> Section | None:
     texts = []
     for label in dict.fromkeys(run.label for run in results.runs):
         runs = [run for run in results.runs if run.label == label]

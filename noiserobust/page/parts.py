@@ -9,8 +9,19 @@ from typing import Any
 
 import pandas as pd
 
+from noiserobust.evaluation.statistics.components import Design
 from noiserobust.report.table import at_time, variant
 from noiserobust.storage.rows import completed
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a person wants results summarised."""
+
+    baseline: str | None = None
+    """Method that every other one is compared with; None: plain, or the first."""
+    confidence: float = 0.95
+    design: Design = "nested"
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.storage.checkpoints import read_checkpoint
-from noiserobust.storage.ledger import UNIT
-from noiserobust.storage.rows import completed, read_rows
+from noiserobust.storage.stored import chosen, require_alike, stored, together
 from noiserobust.training import Run, load_run
 
 ALONE, SPARED = re.compile(r"(\+\S+ )+-\*"), re.compile(r"(-\S+ ?)+")
@@ -28,8 +27,11 @@ class Results:
     runs: list[Run]
 
     @classmethod
-    def read(cls, places: Sequence[str | Path]) -> Results:
-        """What files of rows, runs' folders and folders of runs hold, with the runs that rows name, where they lie."""
+    def read(cls, places: Sequence[str | Path], where: str | None = None) -> Results:
+        """What files of rows, runs' folders and folders of runs hold, with the runs that rows name, where they lie.
+
+        Of rows those are taken of which the condition ``where`` holds.
+        """
         tables: dict[bool, list[pd.DataFrame]] = {True: [], False: []}
         folders = []
         for place in map(Path, places):
@@ -39,12 +41,16 @@ class Results:
                     raise UserError(f"expected rows or finished runs, got the folder {place} without any")
                 folders += inside
             else:
-                rows = completed(read_rows(place))
+                rows = stored(place)
                 tables[bool(of_layers(rows).any())].append(rows)
         # A study of layers has rows of whole networks, too, on images of its own.
-        layers, whole = (_together(tables[kind]) for kind in (True, False))
+        layers, whole = (
+            chosen(together(tables[kind]), where) if tables[kind] else pd.DataFrame() for kind in (True, False)
+        )
         if whole.empty and len(layers):
             whole = layers[~of_layers(layers)]
+        for rows in filter(len, (whole, layers)):
+            require_alike(rows[~of_layers(rows)])
         for rows in (whole, layers):
             named = [Path(str(model)).parent for model in rows["model"].unique()] if len(rows) else []
             folders += [folder for folder in named if (folder / "model.safetensors").is_file()]
@@ -65,18 +71,6 @@ def of_layers(rows: pd.DataFrame) -> pd.Series[bool]:
     spared = {frozenset(names_of(one)) for one in text.unique() if SPARED.fullmatch(one)}
     layers = alone & spared
     return text.map(lambda one: one != "" and frozenset(names_of(one)) in layers).astype(bool)
-
-
-def _together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The rows of several files, each once."""
-    if not tables:
-        return pd.DataFrame()
-    rows = pd.concat(tables, ignore_index=True)
-    rows["noise"] = rows["noise"].astype(str)
-    unit = [*UNIT, "method", "metric"]
-    if set(unit) <= set(rows):
-        rows = rows[~rows.duplicated(unit) | rows["weights"].isna()].reset_index(drop=True)
-    return rows
 
 
 def names_of(analog: str) -> list[str]:

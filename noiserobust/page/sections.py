@@ -9,35 +9,37 @@ import numpy as np
 import pandas as pd
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation import Evaluation, paired, yields
+from noiserobust.evaluation import Evaluation, area, paired, summarize, yields
 from noiserobust.evaluation.design.layers import differences, turned
 from noiserobust.page import charts
 from noiserobust.page.of_runs import covered, settings, training
-from noiserobust.page.parts import Panel, Section, Table, condition
+from noiserobust.page.parts import Asked, Panel, Section, Table, condition
 from noiserobust.page.results import Results, names_of
 from noiserobust.report.leading import axis_label, leading, quantity_of
 from noiserobust.report.table import at_time, readings, seconds, symbol
 from noiserobust.storage.rows import noise_free
 
+SPREADS = ("noise_std", "weight_std")
 MOST_PANELS = 12
 """Charts of one section; further conditions are in its table."""
 
 
-def sections_of(results: Results, baseline: str | None = None, confidence: float = 0.95) -> list[Section]:
+def sections_of(results: Results, asked: Asked | None = None) -> list[Section]:
     """All that there is something to say in."""
-    makers: list[Callable[[Results, str | None, float], Section | None]]
-    makers = [summary, strength, time, difference, chips, layers, training, covered, settings]
-    return [section for maker in makers if (section := maker(results, baseline, confidence)) is not None]
+    asked = asked or Asked()
+    makers: list[Callable[[Results, Asked], Section | None]]
+    makers = [summary, strength, time, areas, difference, chips, layers, training, covered, settings]
+    return [section for maker in makers if (section := maker(results, asked)) is not None]
 
 
-def summary(results: Results, baseline: str | None, confidence: float) -> Section | None:
+def summary(results: Results, asked: Asked) -> Section | None:
     if results.rows.empty:
         return None
-    lines = Evaluation(results.rows).summary(confidence)
+    lines = _lines(results.rows, asked)
     body = [
         [
             *(line["method"], condition(line), line["metric"]),
-            *(float(line[name]) for name in ("mean", "noise_std", "weight_std", "low", "high")),
+            *(float(line[name]) for name in ("mean", *SPREADS, "low", "high")),
             *(int(line["models"]), int(line["draws"])),
         ]
         for line in lines.to_dict("records")
@@ -56,13 +58,13 @@ def summary(results: Results, baseline: str | None, confidence: float) -> Sectio
     ]
     says = (
         f"Means with their two uncertainties: how far one noise draw lies from its network's mean, and one trained "
-        f"copy from the next. Low and high bound the mean at {100 * confidence:g} %."
+        f"copy from the next. Low and high bound the mean at {100 * asked.confidence:g} %."
     )
     return Section("summary", "Summary", says, table=Table(head, body))
 
 
-def strength(results: Results, baseline: str | None, confidence: float) -> Section | None:
-    lines = _leading_lines(results, confidence)
+def strength(results: Results, asked: Asked) -> Section | None:
+    lines = _leading_lines(results, asked)
     panels = []
     for name, block in readings(lines).items() if len(lines) else ():
         for t, part in block.groupby("t", dropna=False):
@@ -73,12 +75,13 @@ def strength(results: Results, baseline: str | None, confidence: float) -> Secti
             about = f"{axis_label(part)} against {symbol(name)}, {title}, a line per method"
             titles = (symbol(name), axis_label(part))
             panels.append(Panel(title, charts.lines(data, results.methods, "strength", titles, description=about)))
-    says = f"Lines are means over copies and draws; bands bound the mean at {100 * confidence:g} %. Hover for values."
+    bound = f"bands bound the mean at {100 * asked.confidence:g} %"
+    says = f"Lines are means over copies and draws; {bound}. Hover for values."
     return Section("strength", "Against strength", says, panels[:MOST_PANELS]) if panels else None
 
 
-def time(results: Results, baseline: str | None, confidence: float) -> Section | None:
-    lines = _leading_lines(results, confidence)
+def time(results: Results, asked: Asked) -> Section | None:
+    lines = _leading_lines(results, asked)
     panels = []
     for name, block in readings(lines[lines["t"] > 0]).items() if len(lines) and (lines["t"] > 0).any() else ():
         for value, part in block.groupby("strength"):
@@ -92,15 +95,33 @@ def time(results: Results, baseline: str | None, confidence: float) -> Section |
             titles = ("time since programming", axis_label(part))
             spec = charts.lines(data, results.methods, "t", titles, log=True, label="time", description=about)
             panels.append(Panel(title, spec))
-    says = f"Each panel has an axis of its own. Bands bound the mean at {100 * confidence:g} %."
+    says = f"Each panel has an axis of its own. Bands bound the mean at {100 * asked.confidence:g} %."
     return Section("time", "Against time", says, panels[:MOST_PANELS]) if panels else None
 
 
-def difference(results: Results, baseline: str | None, confidence: float) -> Section | None:
+def areas(results: Results, asked: Asked) -> Section | None:
+    if results.rows.empty or Evaluation(results.rows).to_precision:
+        return None
+    try:
+        lines = _lines(area(results.rows), asked)
+    except UserError:  # no noise at several strengths, or not the same for all
+        return None
+    unit = quantity_of(lines, "area").unit
+    head = ["method", "condition", f"area{f' ({unit})' if unit else ''}", "std over draws", "std over copies"]
+    body = [
+        [line["method"], condition(line), *(float(line[name]) for name in ("mean", *SPREADS, "low", "high"))]
+        for line in lines.to_dict("records")
+    ]
+    says = f"The mean of {leading(results.rows)} over all strengths, by the trapezoid rule: one number per method."
+    return Section("area", "Area under the curve", says, table=Table([*head, "low", "high"], body))
+
+
+def difference(results: Results, asked: Asked) -> Section | None:
     rows = results.rows
     names = list(rows["method"].unique()) if len(rows) else []
     if len(names) < 2 or Evaluation(rows).to_precision:
         return None
+    baseline = asked.baseline
     if baseline is None:
         baseline = "plain" if "plain" in names else names[0]
     if baseline not in names:
@@ -109,7 +130,7 @@ def difference(results: Results, baseline: str | None, confidence: float) -> Sec
     for method in names:
         if method != baseline:
             try:
-                tables.append(paired(rows, method, baseline, confidence, metric))
+                tables.append(paired(rows, method, baseline, asked.confidence, metric, asked.design))
             except UserError:  # no copies or draws in common: nothing to pair
                 continue
     if not tables:
@@ -139,19 +160,19 @@ def difference(results: Results, baseline: str | None, confidence: float) -> Sec
         f"difference ({unit})",
         "low",
         "high",
-        f"shown at {100 * confidence:g} %",
+        f"shown at {100 * asked.confidence:g} %",
         "copies",
         "draws",
     ]
     says = (
         f"Every method minus {baseline}, on the same trained copies and noise draws, so that what both share is gone."
-        f" Each interval holds alone at {100 * confidence:g} %."
+        f" Each interval holds alone at {100 * asked.confidence:g} %."
     )
     form = dict.fromkeys(head[2:5], "+.2f")
     return Section("difference", f"Differences from {baseline}", says, panels, Table(head, body, form))
 
 
-def chips(results: Results, baseline: str | None, confidence: float) -> Section | None:
+def chips(results: Results, asked: Asked) -> Section | None:
     rows = results.rows
     if rows.empty or Evaluation(rows).to_precision:
         return None
@@ -160,7 +181,7 @@ def chips(results: Results, baseline: str | None, confidence: float) -> Section 
     if rows.empty or rows["value"].isna().any():
         return None
     found = yields(rows, pooled=True)
-    curves, percents = found.distribution(confidence), found.percentiles((1, 5, 50), confidence)
+    curves, percents = found.distribution(asked.confidence), found.percentiles((1, 5, 50), asked.confidence)
     counts = {tuple(key): len(block) for key, block in found.rows.groupby(["method", "noise"], dropna=False)}
     keys = ["noise", "strength", "t", "compensation", "converters", "backend", "recalibration"]
     keys = [key for key in keys if key in curves]
@@ -181,12 +202,12 @@ def chips(results: Results, baseline: str | None, confidence: float) -> Section 
     head = ["method", "condition", "1 % of chips are below", "5 %", "median", "chips"]
     says = (
         "A chip is one noise draw of one trained copy. Curves fall from all chips to none; bands are exact bounds "
-        f"(Clopper and Pearson) at {100 * confidence:g} %, each alone."
+        f"(Clopper and Pearson) at {100 * asked.confidence:g} %, each alone."
     )
     return Section("yield", "Yield", says, panels[:MOST_PANELS], Table(head, body))
 
 
-def layers(results: Results, baseline: str | None, confidence: float) -> Section | None:
+def layers(results: Results, asked: Asked) -> Section | None:
     rows = results.layers
     if rows.empty:
         return None
@@ -206,7 +227,7 @@ def layers(results: Results, baseline: str | None, confidence: float) -> Section
                 "alone": [(clean, alone[name]) for name in names],
                 "spared": [(spared[name], full) for name in names],
             }.items():
-                found = differences(turned(pairs, sign), confidence, metric)
+                found = differences(turned(pairs, sign), asked.confidence, metric)
                 bodies.append(
                     found.assign(method=method, effect=effect, noise=noise, name=[", ".join(n) for n in names])
                 )
@@ -241,10 +262,15 @@ def layers(results: Results, baseline: str | None, confidence: float) -> Section
     return Section("layers", "Layers", says, panels, Table(head, body, dict.fromkeys(head[4:], "+.2f")))
 
 
-def _leading_lines(results: Results, confidence: float) -> pd.DataFrame:
+def _lines(rows: pd.DataFrame, asked: Asked) -> pd.DataFrame:
+    result = Evaluation(rows)
+    return result.summary() if result.to_precision else summarize(rows, asked.confidence, design=asked.design)
+
+
+def _leading_lines(results: Results, asked: Asked) -> pd.DataFrame:
     if results.rows.empty:
         return pd.DataFrame()
-    lines = Evaluation(results.rows).summary(confidence)
+    lines = _lines(results.rows, asked)
     return lines[lines["metric"] == leading(results.rows)]
 
 

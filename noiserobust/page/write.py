@@ -12,6 +12,7 @@ from typing import Any
 
 import noiserobust
 from noiserobust.errors import UserError
+from noiserobust.evaluation.statistics.components import Design
 from noiserobust.page.results import Results
 from noiserobust.storage.files import write_atomically
 
@@ -21,19 +22,27 @@ LARGEST = 4_000_000
 
 
 def write_page(
-    results: Sequence[str | Path], path: str | Path, *, baseline: str | None = None, confidence: float = 0.95
+    results: Sequence[str | Path],
+    path: str | Path,
+    *,
+    baseline: str | None = None,
+    confidence: float = 0.95,
+    design: Design = "nested",
+    where: str | None = None,
 ) -> Path:
     """Write what ``results`` hold, files of rows and folders of runs, as one HTML file that needs no network.
 
-    Every other method is compared with ``baseline`` (``plain`` where there is one, else the first). Tables sort, charts
+    Every other method is compared with ``baseline`` (``plain`` where there is one, else the first); ``design`` is that
+    of :func:`~noiserobust.evaluation.summarize`, and only rows are shown of which ``where`` holds. Tables sort, charts
     tell their values on hover, the page prints, follows the reader's dark mode, and can be used by keyboard and screen
     reader. Raises :class:`~noiserobust.UserError` where there is nothing to show, or too much for one page.
     """
     _require_packages()
+    from noiserobust.page.parts import Asked
     from noiserobust.page.sections import sections_of
 
-    held = Results.read(results)
-    sections = sections_of(held, baseline, confidence)
+    held = Results.read(results, where)
+    sections = sections_of(held, Asked(baseline, confidence, design))
     if not sections:
         raise UserError(
             "expected rows of evaluate or finished runs, got nothing to show; name files or folders of them"

@@ -13,12 +13,12 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.storage.database import Database
-from noiserobust.storage.files import file_to_write
+from noiserobust.storage.files import known_to_write
 from noiserobust.storage.identity import VARYING, same_answer
 from noiserobust.storage.locks import Claims
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.records import Keys, Record, condition_of, record_of, table_of
-from noiserobust.storage.rows import OPERATION
+from noiserobust.storage.rows import OPERATION, ROWS
 
 SEMANTICS = 2
 """Raise when a change makes the same evaluation give other values, so that no stale row is taken for a new one."""
@@ -45,7 +45,7 @@ class Ledger:
     seconds, so that several processes may share one file: each takes over what another has finished, waits for what
     another computes now, and loses none. The file itself is brought up to date now and then, and by :meth:`close`.
 
-    - ``path``: the parquet file; None keeps the rows in memory only.
+    - ``path``: the file of rows (parquet, CSV or JSON lines, by its suffix); None keeps the rows in memory only.
     - ``further``: columns that name a unit besides :data:`UNIT`, where something else than accuracy is measured.
     - ``columns``: further columns of all rows, which do not name a unit.
 
@@ -57,7 +57,7 @@ class Ledger:
         self, path: str | Path | None, further: Sequence[str] = (), columns: Mapping[str, Any] | None = None
     ) -> None:
         if path is not None:
-            file_to_write(path)
+            known_to_write(path, ROWS)
         self.path = None if path is None else Path(path)
         self.unit, self.columns = [*UNIT, *further], dict(columns or {})
         self._keys = Keys(self.unit)

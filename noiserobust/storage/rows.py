@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow
 from pandas.api.types import is_numeric_dtype
@@ -14,7 +16,8 @@ from pyarrow import parquet
 
 from noiserobust.errors import UserError
 from noiserobust.seals import BLANK, NAME, is_sound
-from noiserobust.storage.files import require_sound, write_atomically
+from noiserobust.storage.files import known_to_write, require_sound, write_atomically
+from noiserobust.storage.formats import read_csv, read_jsonl, write_csv, write_jsonl
 
 OPERATION: dict[str, Any] = {
     "task": "classification",
@@ -38,8 +41,19 @@ OUTPUT_NOISE = {
 """What in a column says that outputs are noisy (of a configuration of one's own it is not known that they are not)."""
 
 
+ROWS = "file of rows"
+TEXT_FORMATS = (".csv", ".jsonl")
+"""Suffixes of rows as texts. Only parquet carries a checksum: what a person edits in the others counts."""
+
+
 def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """Write a table of rows as parquet, sealed, whole or not at all; returns the path written."""
+    """Write a table of rows, whole or not at all, as its suffix says: parquet (sealed), CSV or JSON lines.
+
+    Returns the path written.
+    """
+    kind = known_to_write(path, ROWS).suffix.lower()
+    if kind in TEXT_FORMATS:
+        return write_atomically(path, partial(write_csv if kind == ".csv" else write_jsonl, rows))
     table = pyarrow.Table.from_pandas(rows, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), NAME: BLANK})
     return write_atomically(path, lambda temporary: parquet.write_table(table, temporary))
@@ -47,28 +61,41 @@ def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
 
 def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
     """The rows that :func:`write_rows` wrote; :class:`UserError` when there is no such file, it is damaged or it is not
-    parquet."""
+    of the format that its suffix says."""
     if not os.path.isfile(path):
         raise UserError(f"expected a file of result rows (parquet), got {path}, which is not a file; check the name")
     require_sound(Path(path), "take another copy, or move it away and compute it again")
+    kind = Path(path).suffix.lower()
     try:
-        nested = [column.name for column in parquet.read_schema(path) if pyarrow.types.is_nested(column.type)]
-        rows = pd.read_parquet(path)
+        if kind == ".csv":
+            rows = read_csv(Path(path), frozenset([*TEXTS, *NAMES]))
+        else:
+            rows = read_jsonl(Path(path)) if kind == ".jsonl" else pd.read_parquet(path)
     except Exception as error:  # a damaged file raises what it likes, from several libraries
         if isinstance(error, MemoryError):
             raise
+        kind = kind[1:] if kind in TEXT_FORMATS else "parquet"
         raise UserError(
-            f"expected result rows (parquet), got {path}, which cannot be read as parquet; write it again"
+            f"expected result rows ({kind}), got {path}, which cannot be read as {kind}; write it again"
         ) from None
-    if nested or rows.columns.has_duplicates:
-        odd = ", ".join(nested) or "one name for several columns"
+    odd = "one name for several columns" if rows.columns.has_duplicates else _nested(rows)
+    if odd:
         raise UserError(f"expected result rows of texts and numbers, got {odd} in {path}; write it again")
     return rows
+
+
+def _nested(rows: pd.DataFrame) -> str:
+    """The columns that hold lists and the like."""
+    texts = [name for name in rows if rows[name].dtype == object]
+    lists = (list, dict, tuple, np.ndarray)
+    return ", ".join(str(name) for name in texts if any(isinstance(value, lists) for value in rows[name]))
 
 
 def is_whole(path: Path) -> bool:
     """Whether ``path`` is a file of rows that can be read and is as it was written."""
     try:
+        if path.suffix.lower() in TEXT_FORMATS:
+            return not read_rows(path).empty
         parquet.ParquetFile(path).close()
         return is_sound(path)
     except Exception:
@@ -77,6 +104,11 @@ def is_whole(path: Path) -> bool:
 
 TEXTS = ("method", "metric", "task", "compensation", "converters", "backend", "subset", "analog", "precision", "model")
 """Columns of texts, never empty."""
+# fmt: off
+NAMES = ("noise", "layer_outputs", "inputs", "data", "weights", "answer", "device", "noiserobust", "torch", "numpy",
+         "python", "commit", "corruption")
+# fmt: on
+"""Further columns of texts, which may look like numbers."""
 NUMBERS = ("value", "strength", "t", "recalibration", "seed", "semantics", "images", "x", "y", "target", "confidence")
 """Columns of numbers; missing ones are NaN."""
 COUNTS = ("replicate", "draw", "read")

@@ -98,7 +98,12 @@ def values_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, detached; in float32 or better, since in bfloat16 a step of a thousandth of the
     way would be rounded away."""
     model = unwrap(model)
-    return {name: _precise(value.detach()) for name, value in (*model.named_parameters(), *model.named_buffers())}
+    return precise_values(dict((*model.named_parameters(), *model.named_buffers())))
+
+
+def precise_values(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``values``, detached, in that precision."""
+    return {name: _precise(value.detach()) for name, value in values.items()}
 
 
 @torch.no_grad()

@@ -270,11 +270,16 @@ class Engine:
                 outputs.append(answer.kept() if len(micro) > 1 else replace(answer.kept(), logits=answer.predictions))
         return joined(outputs)
 
-    def take(self) -> Vector:
+    def take(self, share: float | None = None) -> Vector:
         """The gradients held, one per parameter (``None`` where there is none); the engine holds none afterwards.
 
-        They are dense; :meth:`put` makes those of sparse embeddings sparse again.
+        They are dense; :meth:`put` makes those of sparse embeddings sparse again. Ranges of converters learn of their
+        loss by its ``share`` in the step's, by default not at all if a pass follows.
         """
+        self.periphery.hand_out(share)
+        return self._lifted()
+
+    def _lifted(self) -> Vector:
         # As views into DDP's buckets they would change under their holder's hands with the next backward pass.
         views = getattr(self.model, "gradient_as_bucket_view", False)
         gradients: Vector = []
@@ -285,7 +290,6 @@ class Engine:
                 gradient = gradient.to_dense()
             gradients.append(gradient.clone() if views and gradient is not None else gradient)
         self._holding = False
-        self.periphery.hand_out()
         return gradients
 
     def put(self, gradients: Vector, weight: float | Tensor = 1.0) -> None:
@@ -385,11 +389,10 @@ class Engine:
     def _clip_gradients(self) -> None:
         if self.clip_norm is None:
             return
-        held = [parameter for parameter in self.parameters if parameter.grad is not None]
-        for parameter in held:
+        for parameter in self.parameters:
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.coalesce()
-        gradients = [parameter.grad for parameter in held]
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         clip([g._values() if g is not None and g.is_sparse else g for g in gradients], self.clip_norm)
 
     def _ranks_apart(self, apart: bool) -> AbstractContextManager[None]:

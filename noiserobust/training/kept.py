@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,7 @@ from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 from noiserobust.models.modes import recalibrated
 from noiserobust.models.wrappers import unwrap
-from noiserobust.training.averages import Average, follow, values_of
+from noiserobust.training.averages import Average, follow, precise_values
 from noiserobust.training.clipping import Clip, clip_weights
 from noiserobust.training.schedules import Progress
 
@@ -29,9 +29,9 @@ class KeptWeights:
     """What is done to an engine's weights after every step, and for what is kept of them: clipping and averages.
 
     Inside ``with engine.kept(batches): ...`` the model has the weights that are kept: their average, clipped where that
-    is done at the end. Batch norm has statistics of the average, of ``batches`` where they are given, else averaged as
-    the weights are. Afterwards the trained weights are back, bit for bit. Without an average or such clipping they are
-    the weights as they stand. The engine's memory holds the average.
+    is done at the end; so have the ranges of converters that are learnt. Batch norm has statistics of the average, of
+    ``batches`` where they are given, else averaged as the weights are. Afterwards the trained weights are back, bit for
+    bit. Without an average or such clipping they are the weights as they stand. The engine's memory holds the average.
     """
 
     def __init__(self, engine: Engine, clip: Clip | str | float | None, average: Average | str | None) -> None:
@@ -57,7 +57,7 @@ class KeptWeights:
             clip_weights(self.engine.weights, self.clip)
         if self.average is None or not self.average.counts(at):
             return
-        values, held = values_of(self.engine.model), self._held
+        values, held = precise_values(self._live), self._held
         if held:
             follow(held["values"], values, self.average.follow, held["count"])
         else:
@@ -69,8 +69,7 @@ class KeptWeights:
         if not self.count and (self.clip is None or self.clip.when == "step"):
             yield
             return
-        model = unwrap(self.engine.model)
-        live: dict[str, Tensor] = dict((*model.named_parameters(), *model.named_buffers()))
+        model, live = unwrap(self.engine.model), self._live
         with opened(list(model.parameters())), torch.no_grad():
             before = {name: value.detach().clone() for name, value in live.items()}
             self._inside = True
@@ -81,13 +80,23 @@ class KeptWeights:
                     clip_weights(self.engine.weights, self.clip)
                 refreshes = self.count and batches and has_norms(model)
                 precision = self.engine.precision or "fp32"
-                fresh = recalibrated(model, batches, precision) if refreshes else nullcontext()
-                with fresh, torch.enable_grad():
+                with ExitStack() as stack:
+                    if refreshes:  # with the converters that training passes have
+                        with self.engine.periphery.evaluated(self.engine.stream("refresh")):
+                            stack.enter_context(recalibrated(model, batches, precision))
+                    stack.enter_context(torch.enable_grad())
                     yield
             finally:
                 self._inside = False
                 for name, value in before.items():
                     live[name].copy_(value)
+
+    @property
+    def _live(self) -> dict[str, Tensor]:
+        """All that is averaged, by name: parameters and buffers, and the ranges of converters that are learnt."""
+        model = unwrap(self.engine.model)
+        learnt = {f"range {number}": ranges for number, ranges in enumerate(self.engine.periphery.learnt)}
+        return {**dict(model.named_parameters()), **dict(model.named_buffers()), **learnt}
 
     @property
     def _held(self) -> dict[str, Any]:

@@ -24,9 +24,13 @@ class Periphery:
 
     Their s are those of the weights at which a step begins, in all of its passes: the chip is built for these, noise
     and ascent come later. Output noise has the name of the step and of the pass in it. Ranges that are calibrated look
-    at the passes that normalisation statistics learn from. Ranges that are learnt get the mean gradient of the passes
-    from which the step is made, those after the engine last handed its gradients out (SAM: at w + e), and go with an
-    optimizer of their own, of the kind, settings and rate of the weights', but without weight decay.
+    at the passes that normalisation statistics learn from.
+
+    Ranges that are learnt belong to the converters, and no rule perturbs them. They get the gradient of the loss that
+    the step descends on, every pass with its weight in that loss: SAM's is the one at w + e, that of m-ARWP and G-RST
+    is both. What a rule does to the weights' gradient alone, as GSAM and LookSAM turn it, is no loss and not theirs.
+    They go with an optimizer of their own, of the kind, settings and rate of the weights', but without weight decay. An
+    average of weights over steps has the average of the ranges.
     """
 
     def __init__(
@@ -52,28 +56,41 @@ class Periphery:
         self._optimizer = _alike(optimizer, [ranges.inputs for ranges in self._learnt]) if self._learnt else None
         self._step = self._passes = self._updates = 0
         self._weight: float | Tensor = 0.0
-        self._handed_out = True
+        self._kept: list[tuple[float, list[Tensor], list[Tensor], Tensor]] = []
+        self._forget()
+
+    @property
+    def learnt(self) -> list[Tensor]:
+        """The ranges that are learnt."""
+        return [ranges.inputs for ranges in self._learnt]
 
     def begin(self, step: int | None) -> None:
         """A step begins, by default the next one: the weights are the clean ones."""
-        self._step, self._passes, self._handed_out = self._updates if step is None else step, 0, True
+        self._step, self._passes = self._updates if step is None else step, 0
+        self._forget()
         for layer in self.converting.layers:
             layer.rescale()
 
     @contextmanager
     def passing(
-        self, stream: Stream, rank: int, calibrates: bool = False, weight: float | Tensor = 0.0
+        self, stream: Stream, rank: int, calibrates: bool = False, weight: float | Tensor = 0.0, times: Any = None
     ) -> Iterator[None]:
-        """Inside is a pass of a step, whose gradient is taken with this ``weight``."""
+        """Inside is a pass of a step, whose gradient is taken with this ``weight``, or is still to be taken so many
+        ``times``."""
         if not self.converting.layers:
             yield
             return
         if self._handed_out:
-            self._forget()
+            self._drop()
         named = stream.child("converters", self._step, self._passes)
         self._passes, self._weight = self._passes + 1, self._weight + weight
+        before = [] if times is None else self._gathered()[0]
+        for ranges in self._learnt[: len(before)]:
+            ranges.inputs.grad = None
         with self.applied(named.child(rank) if rank else named, calibrates and self.model.training):
             yield
+        for ranges, gradient, held in zip(self._learnt, self._gathered()[0], before, strict=False):
+            ranges.inputs.grad = held + times * gradient
 
     def evaluated(self, stream: Stream) -> AbstractContextManager[None]:
         """Inside, the weights as they are now compute with converters, and nothing is learnt from it."""
@@ -93,8 +110,11 @@ class Periphery:
             for ranges in self.ranges:
                 ranges.observes = False
 
-    def hand_out(self) -> None:
-        """What was gathered is no part of the step: the next pass begins anew."""
+    def hand_out(self, share: float | None = None) -> None:
+        """The passes so far have this ``share`` in the loss of the step; by default none, if a pass follows."""
+        if share is not None and self._learnt:
+            self._kept.append((share, *self._gathered()))
+            self._drop()
         self._handed_out = True
 
     @torch.no_grad()
@@ -104,10 +124,12 @@ class Periphery:
         self._updates += 1
         if not self.ranges:
             return
-        device = self.ranges[0].inputs.device
-        gradients = [torch.zeros_like(r.inputs) if r.inputs.grad is None else r.inputs.grad for r in self._learnt]
-        counts = [torch.tensor([float(r.inside), float(r.total)], device=device) for r in self._learnt]
-        weight = torch.as_tensor(self._weight, dtype=torch.float32, device=device).clone()
+        gradients, counts, weight = self._gathered()
+        for share, taken, seen, weighed in self._kept:
+            for mine, theirs in zip([*gradients, weight], [*taken, weighed], strict=True):
+                mine += share * theirs
+            for mine, theirs in zip(counts, seen, strict=True):
+                mine += (share != 0) * theirs
         outputs = [ranges.outputs for ranges in self.ranges if ranges.outputs is not None]
         held = [*(ranges.inputs.data for ranges in self.ranges), *outputs, *gradients, *counts, weight]
         ranks.average(held, held)  # in their own memory
@@ -123,8 +145,20 @@ class Periphery:
                 ranges.inputs.clamp_(min=torch.finfo(ranges.inputs.dtype).tiny)
         self._forget()
 
+    def _gathered(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Of the passes since gradients were last handed out: gradients, inputs within and in all, and weight."""
+        gradients = [torch.zeros_like(r.inputs) if r.inputs.grad is None else r.inputs.grad for r in self._learnt]
+        device = self.ranges[0].inputs.device if self.ranges else None
+        counts = [torch.tensor([float(r.inside), float(r.total)], device=device) for r in self._learnt]
+        return gradients, counts, torch.as_tensor(self._weight, dtype=torch.float32, device=device).clone()
+
     def _forget(self) -> None:
         """Hold no gradients."""
+        self._kept = []
+        self._drop()
+
+    def _drop(self) -> None:
+        """Hold none of the passes since gradients were last handed out."""
         self._weight, self._handed_out = 0.0, False
         for ranges in self._learnt:
             ranges.inputs.grad, ranges.inside, ranges.total = None, 0.0, 0

@@ -18,7 +18,6 @@ from harness import COMMANDS, COUNT, FIRST, POINTS, content, damage, ended, kill
 from noiserobust import endings
 from noiserobust.cli import main
 
-
 TRIALS = range(FIRST, FIRST + COUNT)
 
 

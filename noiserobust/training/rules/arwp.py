@@ -121,10 +121,10 @@ class MixedARWP(ARWP, name="arwp-mixed"):
     def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Filters) -> Output:
         other = previous(engine.own_memory, self.name, batch) if self.batches == "different" else batch
         out = engine.gradient(batch, weight=self.alpha)
-        clean = engine.take()
+        clean = engine.take(share=1.0)
         with self.moved(engine, progress, perturbation):
             engine.gradient(other, norm_stats=False)
-        noisy = engine.take()
+        noisy = engine.take(share=1 - self.alpha)
         history = self.following(engine, noisy)
         engine.put(clean)
         engine.put(noisy, weight=1 - self.alpha)

@@ -53,10 +53,10 @@ class GSAM(Climbing, name="gsam"):
             rho = self.rho_min + (perturbation.rho - self.rho_min) * engine.lr_share
             perturbation = replace(perturbation, rho=rho)
         out = engine.gradient(batch, sync=self.sync)
-        gradient = precise(engine.take())
+        gradient = precise(engine.take(share=clean))
         with engine.perturbed(perturbation, gradient=clones(gradient)):
             engine.gradient(batch, norm_stats=False, sync=self.sync)
-        perturbed = precise(engine.take())
+        perturbed = precise(engine.take(share=1 - clean))
         # g_p - alpha (g - c g_p) = (1 + alpha c) g_p - alpha g
         share = along(gradient, perturbed)
         scale(perturbed, (1 + self.alpha * share) * (1 - clean))

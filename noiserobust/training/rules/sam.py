@@ -51,7 +51,7 @@ class Climbing(Method):
         """Step with ``clean * g + (1 - clean) * (what the rule steps with)``; ``unit`` takes g / ||g|| for g (times the
         loss scale, which the engine takes out again)."""
         out = engine.gradient(self.climbed(engine, batch), sync=self.sync)
-        gradient = engine.take()
+        gradient = engine.take(share=clean)
         if clean:
             # Put back before the second pass: ranks then average both parts at once.
             part = precise(clones(gradient))

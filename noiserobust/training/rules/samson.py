@@ -26,7 +26,7 @@ class SAMSON(Climbing, name="samson"):
 
     Cost: two forward and two backward passes.
     Source: Mordido et al., "SAMSON: Sharpness-Aware Minimization Scaled by Outlier Normalization for Improving DNN
-    Generalization and Robustness" (arXiv 2211.11561).
+    Generalization and Robustness" (arXiv 2211.11561). There is no public code to check the formula against.
     """
 
     example: ClassVar[str] = "samson:0.5,p=2"
