@@ -150,8 +150,11 @@ def named_data(data: Any, copies: Sequence[TrainedCopy]) -> Splits | Labelled | 
     stored = {} if isinstance(source, nn.Module) else source.about.get("settings", {})
     if "data" not in stored:
         raise UserError(f"expected data, since {copies[0].name} does not say what it was trained on; name them")
-    # What a file names is code that only a person may start.
-    return load(stored["data"], stored.get("data_root", "data"), stored.get("image_size"), imports=False)
+    # What a file names is code that only a person may start, and nothing that may be downloaded.
+    try:
+        return load(stored["data"], stored.get("data_root", "data"), stored.get("image_size"), imports=False)
+    except UserError as error:
+        raise UserError(f"expected the data of {copies[0].name}: {error}") from None
 
 
 def part_of(data: Splits | Labelled | AsGiven, part: str) -> Labelled:
