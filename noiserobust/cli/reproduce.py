@@ -30,7 +30,7 @@ class Reproduce(Command):
     paper: Literal["incorruptible", "rwp", "saf", "rst", "esam", "all", "claims"]
     """incorruptible, rwp, saf, rst, esam, or all; claims: verdicts on what the papers claim."""
     names: tuple[str, ...] = ()
-    """Tables and figures, such as table1 figure3 (default: all of the paper)."""
+    """Tables and figures, such as table1 figure3 (default: all of the paper); of claims, papers or claims by name."""
     scale: Literal["mini", "small", "paper"] = "mini"
     """mini: digits, minutes; small: 500 images a class of CIFAR-10, narrow nets (full-width on a GPU); paper: as
     published."""
@@ -110,20 +110,28 @@ class Reproduce(Command):
 
     def _judge(self) -> None:
         """Print and write the verdicts on all claims, each from as many trained copies as are there."""
-        from noiserobust.papers.claims import CLAIMS
-        from noiserobust.papers.grid.claim import claims_text
-        from noiserobust.storage.files import write_text
+        import pandas as pd
 
-        if self.names:
-            raise UserError(f"expected nothing after claims, which are judged together, got {' '.join(self.names)}")
+        from noiserobust.papers.claims import CLAIMS
+        from noiserobust.papers.grid.claims_text import claims_text
+        from noiserobust.storage.files import write_text
+        from noiserobust.storage.rows import write_rows
+
+        known = {name for claim in CLAIMS for name in (claim.paper, claim.name)}
+        if unknown := [name for name in self.names if name not in known]:
+            raise UserError(f"expected papers or claims ({', '.join(sorted(known))}), got {', '.join(unknown)}")
+        claims = [claim for claim in CLAIMS if not self.names or {claim.paper, claim.name} & {*self.names}]
         grids, bench = self._bench()
-        if not self._computed([piece for claim in CLAIMS for piece in claim.pieces(grids[claim.paper], bench)]):
+        if not self._computed([piece for claim in claims for piece in claim.pieces(grids[claim.paper], bench)]):
             return
-        copies = {claim: claim.copies(grids[claim.paper], bench) for claim in CLAIMS}
-        judged = [claim.judged(grids[claim.paper], bench.with_seeds(n)) for claim, n in copies.items() if n]
-        text = claims_text(judged, [claim for claim, n in copies.items() if not n], bench.scale)
-        path = write_text(bench.folder / "claims.md", text + "\n")
-        print(f"{text}\n\n{path}")
+        benches = {claim: bench.with_seeds(n) for claim in claims if (n := claim.copies(grids[claim.paper], bench))}
+        judged = [claim.judged(grids[claim.paper], own) for claim, own in benches.items()]
+        text = claims_text(judged, [claim for claim in claims if claim not in benches], bench.scale)
+        written = [str(write_text(bench.folder / "claims.md", text + "\n"))]
+        if benches:
+            rows = [claim.rows(grids[claim.paper], own) for claim, own in benches.items()]
+            written.append(str(write_rows(pd.concat(rows, ignore_index=True), bench.folder / "claims.parquet")))
+        print(f"{text}\n\n{'  '.join(written)}")
 
     def _wanted(self) -> list[Artefact]:
         """The tables and figures that were asked for, in the papers' order."""
