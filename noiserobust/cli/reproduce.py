@@ -27,10 +27,12 @@ class Reproduce(Command):
     positional = ("paper", "names")
     rare: ClassVar[Groups] = {"Ray cluster": ("executor", "address", "cpus", "gpus", "retries")}
 
-    paper: Literal["incorruptible", "rwp", "saf", "rst", "esam", "all", "claims"]
-    """incorruptible, rwp, saf, rst, esam, or all; claims: verdicts on what the papers claim."""
+    paper: Literal["incorruptible", "rwp", "saf", "rst", "esam", "all", "claims", "map"]
+    """incorruptible, rwp, saf, rst, esam, or all; claims: verdicts on what the papers claim; map: how far each
+    table and figure is reproduced."""
     names: tuple[str, ...] = ()
-    """Tables and figures, such as table1 figure3 (default: all of the paper); of claims, papers or claims by name."""
+    """Tables and figures, such as table1 figure3 (default: all of the paper); of claims, papers or
+    claims by name; of map, files of rows (default: all in --out)."""
     scale: Literal["mini", "small", "paper"] = "mini"
     """mini: digits, minutes; small: 500 images a class of CIFAR-10, narrow nets (full-width on a GPU); paper: as
     published."""
@@ -59,8 +61,8 @@ class Reproduce(Command):
 
         if self.seeds is not None and self.seeds < 1:
             raise UserError(f"expected seeds >= 1, got {self.seeds}")
-        if self.paper == "claims":
-            self._judge()
+        if self.paper in ("claims", "map"):
+            (self._judge if self.paper == "claims" else self._map)()
             return
         wanted = self._wanted()
         grids, bench = self._bench()
@@ -132,6 +134,20 @@ class Reproduce(Command):
             rows = [claim.rows(grids[claim.paper], own) for claim, own in benches.items()]
             written.append(str(write_rows(pd.concat(rows, ignore_index=True), bench.folder / "claims.parquet")))
         print(f"{text}\n\n{'  '.join(written)}")
+
+    def _map(self) -> None:
+        """Print and write how far each table and figure is reproduced."""
+        from noiserobust.papers.grid.reproduction_map import map_text, read_all
+        from noiserobust.storage.files import write_text
+
+        files = [Path(name) for name in self.names]
+        files = files or sorted(file for paper in PAPERS for file in self.out.glob(f"*/{paper}/*.parquet"))
+        if not files:
+            raise UserError(
+                f"expected rows of tables and figures in {self.out}, got none; reproduce some, or name files"
+            )
+        text = map_text(read_all(files), PAPERS)
+        print(f"{text}\n\n{write_text(self.out / 'map.md', text + chr(10))}")
 
     def _wanted(self) -> list[Artefact]:
         """The tables and figures that were asked for, in the papers' order."""
