@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noiserobust.cli.flags import Command
-from noiserobust.cli.options import say
+from noiserobust.cli.output import Part
 from noiserobust.errors import UserError
 from noiserobust.training.settings import TrainSettings
 
@@ -55,7 +56,7 @@ class Train(Command):
     out: Path = Path("runs")
     """Folder for the runs."""
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         from noiserobust.data import load
         from noiserobust.training import fit, torchrun
 
@@ -65,12 +66,18 @@ class Train(Command):
         with torchrun(settings.device) as processes:
             splits = processes.in_turn(lambda: load(settings.data, settings.data_root, settings.image_size))
             for seed in self.seeds:
-                run = fit(replace(settings, seed=seed), self.out, splits=splits, progress=True, processes=processes)
+                run = fit(
+                    replace(settings, seed=seed),
+                    self.out,
+                    splits=splits,
+                    progress=not self.quiet,
+                    processes=processes,
+                )
                 if processes.writes:
-                    self._tell(run)
+                    yield self._told(run)
 
     @staticmethod
-    def _tell(run: Run) -> None:
+    def _told(run: Run) -> Part:
         from noiserobust.storage.checkpoints import read_checkpoint
 
         settings = run.settings
@@ -79,5 +86,6 @@ class Train(Command):
         metric, (unit, form, _) = settings.task.metric, settings.task.quantity
         names = [name for name in (metric, f"perturbed_{metric}") if name in kept]
         scores = [f"{name.replace('_', ' ')} {kept[name]:{form}} {unit}".rstrip() for name in names]
-        say(f"kept epoch {kept['epoch']} ({', '.join([watched, *scores]) if scores else 'the last'})")
-        say(f"weights: {run.checkpoint}")
+        notes = [f"kept epoch {kept['epoch']} ({', '.join([watched, *scores]) if scores else 'the last'})"]
+        about = {"label": run.label, "seed": settings.seed, "weights": run.checkpoint, "kept": kept}
+        return Part(notes=[*notes, f"weights: {run.checkpoint}"], values={"runs": [about]})

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import nn
-from tqdm import tqdm
 
 from noiserobust.analog.noisy import report_stream
+from noiserobust.bars import Bar
 from noiserobust.errors import UserError, printable
 from noiserobust.evaluation.evaluated_models import EvaluatedModels, Models
 from noiserobust.evaluation.on_chips import Conditions, ModelOnChips
@@ -156,7 +156,7 @@ def evaluate(
     if target:
         settings |= {"target": target.half_width, "confidence": target.confidence}
     total = None if target else len(networks) * len(noise_kinds) * len(numbers) * len(conditions.readings)
-    bar = tqdm(total=total, unit="draw" if target else "read", disable=not progress, delay=1)
+    bar = Bar(total=total, unit="draw" if target else "read", disable=not progress, delay=1)
     meshes = [mesh_of(copy.source) for copy in networks.copies if isinstance(copy.source, nn.Module)]
     mesh = next((mesh for mesh in meshes if mesh is not None), None)
     ledger = out if isinstance(out, Ledger) else Ledger(out) if mesh is None else SharedLedger(out, mesh)

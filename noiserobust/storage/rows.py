@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow
 from pandas.api.types import is_numeric_dtype
@@ -15,7 +16,7 @@ from pyarrow import parquet
 
 from noiserobust.errors import UserError
 from noiserobust.seals import BLANK, NAME, is_sound
-from noiserobust.storage.files import file_to_write, require_sound, write_atomically
+from noiserobust.storage.files import known_to_write, require_sound, write_atomically
 from noiserobust.storage.formats import read_csv, read_jsonl, write_csv, write_jsonl
 
 OPERATION: dict[str, Any] = {
@@ -40,17 +41,9 @@ OUTPUT_NOISE = {
 """What in a column says that outputs are noisy (of a configuration of one's own it is not known that they are not)."""
 
 
-FORMATS = (".parquet", ".csv", ".jsonl")
-"""Suffixes of files of rows; one without a suffix is parquet. Parquet alone carries a checksum: what a person edits in
-the others counts."""
-
-
-def rows_to_write(path: str | os.PathLike[str]) -> Path:
-    """``path``, where a file of rows of a format that is known by its suffix can be written; call it before work."""
-    if Path(path).suffix.lower() not in ("", *FORMATS):
-        raise UserError(f"expected a file of rows that ends in {', '.join(FORMATS)}, got {path}; name it so")
-    file_to_write(path)
-    return Path(path)
+ROWS = "file of rows"
+TEXT_FORMATS = (".csv", ".jsonl")
+"""Suffixes of rows as texts. Only parquet carries a checksum: what a person edits in the others counts."""
 
 
 def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
@@ -58,8 +51,8 @@ def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
 
     Returns the path written.
     """
-    kind = rows_to_write(path).suffix.lower()
-    if kind in (".csv", ".jsonl"):
+    kind = known_to_write(path, ROWS).suffix.lower()
+    if kind in TEXT_FORMATS:
         return write_atomically(path, partial(write_csv if kind == ".csv" else write_jsonl, rows))
     table = pyarrow.Table.from_pandas(rows, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), NAME: BLANK})
@@ -69,27 +62,39 @@ def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
 def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
     """The rows that :func:`write_rows` wrote; :class:`UserError` when there is no such file, it is damaged or it is not
     of the format that its suffix says."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise UserError(f"expected a file of result rows (parquet), got {path}, which is not a file; check the name")
     require_sound(Path(path), "take another copy, or move it away and compute it again")
     kind = Path(path).suffix.lower()
     try:
         if kind == ".csv":
-            return read_csv(Path(path), frozenset([*TEXTS, *NAMES]))
-        return read_jsonl(Path(path)) if kind == ".jsonl" else pd.read_parquet(path)
+            rows = read_csv(Path(path), frozenset([*TEXTS, *NAMES]))
+        else:
+            rows = read_jsonl(Path(path)) if kind == ".jsonl" else pd.read_parquet(path)
     except Exception as error:  # a damaged file raises what it likes, from several libraries
         if isinstance(error, MemoryError):
             raise
-        kind = kind[1:] if kind in FORMATS else "parquet"
+        kind = kind[1:] if kind in TEXT_FORMATS else "parquet"
         raise UserError(
             f"expected result rows ({kind}), got {path}, which cannot be read as {kind}; write it again"
         ) from None
+    odd = "one name for several columns" if rows.columns.has_duplicates else _nested(rows)
+    if odd:
+        raise UserError(f"expected result rows of texts and numbers, got {odd} in {path}; write it again")
+    return rows
+
+
+def _nested(rows: pd.DataFrame) -> str:
+    """The columns that hold lists and the like."""
+    texts = [name for name in rows if rows[name].dtype == object]
+    lists = (list, dict, tuple, np.ndarray)
+    return ", ".join(str(name) for name in texts if any(isinstance(value, lists) for value in rows[name]))
 
 
 def is_whole(path: Path) -> bool:
     """Whether ``path`` is a file of rows that can be read and is as it was written."""
     try:
-        if path.suffix.lower() in (".csv", ".jsonl"):
+        if path.suffix.lower() in TEXT_FORMATS:
             return not read_rows(path).empty
         parquet.ParquetFile(path).close()
         return is_sound(path)
@@ -116,6 +121,11 @@ def require_rows(rows: pd.DataFrame, path: object) -> pd.DataFrame:
     """``rows``, when they have the columns of an evaluation, each with values of its kind."""
     if missing := [name for name in NEEDED if name not in rows]:
         raise UserError(f"expected rows of an evaluation, got {path} without {', '.join(missing)}")
+    return require_kinds(rows, path)
+
+
+def require_kinds(rows: pd.DataFrame, path: object) -> pd.DataFrame:
+    """``rows``, when each column that is known has values of its kind."""
     for name in rows.columns:
         wrong = _wrong(str(name), rows[name])
         if wrong is not None:

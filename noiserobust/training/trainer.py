@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
+from noiserobust.bars import Bar
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
 from noiserobust.errors import UserError, printable
 from noiserobust.minima import Perturbation
@@ -33,6 +33,7 @@ from noiserobust.storage.weights import load_weights
 from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked, score
+from noiserobust.training import resuming
 from noiserobust.training.checkpointing import checkpointed
 from noiserobust.training.compiling import compiled
 from noiserobust.training.ddp import Processes
@@ -41,7 +42,6 @@ from noiserobust.training.epoch_log import EpochLog, require_logged
 from noiserobust.training.kept import has_norms
 from noiserobust.training.learning_rates import LearningRate
 from noiserobust.training.optimizers import build_optimizer
-from noiserobust.training.resuming import alone_with, is_finished, is_settled, require_same_code, resumed
 from noiserobust.training.runs import Run, run_of
 from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import TrainSettings
@@ -74,14 +74,14 @@ def fit(
     splits = settings.normalized(splits or load(settings.data, settings.data_root, settings.image_size))
     run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
-    if not processes.first(lambda: is_settled(run)):
-        with alone_with(run) if processes.writes else nullcontext():
-            if not processes.first(lambda: is_finished(run)):
+    if not processes.first(lambda: resuming.is_settled(run)):
+        with resuming.alone_with(run) if processes.writes else nullcontext():
+            if not processes.first(lambda: resuming.is_finished(run)):
                 _Trainer(run, splits, processes).train(on_epoch, progress)
                 return run
     processes.first(lambda: require_logged(settings, run.folder))
     if settings.model.names_code:
-        require_same_code(run, _Trainer(run, splits, processes).code, read_checkpoint(run.checkpoint).about)
+        resuming.require_same_code(run, _Trainer(run, splits, processes).code, read_checkpoint(run.checkpoint).about)
     return run
 
 
@@ -184,10 +184,10 @@ class _Trainer:
     def train(self, on_epoch: Callable[[dict[str, Any]], object] | None, progress: bool) -> None:
         note = self.settings.method.prepare(self.engine)
         if note and progress and self.processes.writes:
-            tqdm.write(note)
+            Bar.write(note)
         self._resume()
         title = f"{self.settings.label} seed {self.settings.seed}"
-        with tqdm(
+        with Bar(
             total=self.steps,
             initial=len(self.log) * len(self.batches),
             desc=printable(title),
@@ -207,12 +207,12 @@ class _Trainer:
                         self.best_ranges = self.engine.periphery.described
                 self._save()
                 shown = [name for name in (self.task.metric, f"perturbed_{self.task.metric}") if name in line]
-                bar.set_postfix({name: f"{line[name]:.3g}" for name in shown})
+                bar.set_postfix({name.replace("perturbed_", "noisy "): f"{line[name]:.3g}" for name in shown})
                 if on_epoch is not None:
                     on_epoch(line)
         self.processes.first(self._keep)
 
-    def _epoch(self, epoch: int, bar: tqdm) -> tuple[dict[str, float], Perturbation | None, float]:
+    def _epoch(self, epoch: int, bar: Bar) -> tuple[dict[str, float], Perturbation | None, float]:
         """Its steps: numbers for the log, the last step's perturbation, and when it began."""
         settings, started = self.settings, time.perf_counter()
         total = torch.zeros((), device=self.engine.device)
@@ -329,25 +329,21 @@ class _Trainer:
         write_log(self.run.folder, self.log)
 
     def _resume(self) -> None:
-        state = self.processes.first(lambda: resumed(self.run))
+        state = self.processes.first(lambda: resuming.resumed(self.run))
         if state is None:
             return
-        require_same_code(self.run, self.code, state)
-        try:
+        resuming.require_same_code(self.run, self.code, state)
+        with resuming.fitting(self.run):
             self.model.load_state_dict(state["model"])
-            self.engine.optimizer.load_state_dict(state["optimizer"])
+            resuming.load_optimizer(self.engine.optimizer, state["optimizer"])
             self.rate.load_state_dict(state.get("rate", {}))
             own_memory = state.get("own_memory") or [{}]  # older states know of one process only
             rank = self.processes.rank % len(own_memory)
             self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})
             self.best, self.log = state["best"], state["log"]
+            resuming.require_same_weights(self.run, self.best, self.model.state_dict(), self.log)
             self.best_ranges = state.get("best_ranges", {})
             self.ranks = state.get("ranks", [1] * len(self.log))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            raise UserError(
-                f"expected the state of this run, got {self.run.state}, which does not fit it "
-                f"({type(error).__name__}: {str(error)[:80]}); remove it to start this run anew"
-            ) from None
         self.measures.resume(self.log, state.get("measures", []))
 
     def _keep(self) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from noiserobust.analog.layer_table import LayerTable
+from noiserobust.bars import Bar
 from noiserobust.errors import UserError
 from noiserobust.evaluation.design.layers import (
     Layer,
@@ -220,7 +220,7 @@ def keep_digital(
     where a layer's cannot be told.
     """
     fixed: dict[str, Any] = {"images": images, "model": model, "task": task, "compute": compute}
-    with tqdm(unit="draw", disable=not progress, delay=1) as bar:
+    with Bar(unit="draw", disable=not progress, delay=1) as bar:
         methods = noisy_layers(models, data, noise, groups, chips, where, bar, out, **fixed)
         fresh = Sample(draws, seed)
         sample = Sample(draws if search.draws is None else search.draws, -1 - seed, search.images)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
-from tqdm import tqdm
 
+from noiserobust.bars import Bar
 from noiserobust.evaluation.design.layers import OfLayers, Sample, differences, fields_of, noisy_layers, turned
 from noiserobust.evaluation.evaluated_models import Models
 from noiserobust.evaluation.monte_carlo import draw_numbers
@@ -110,7 +110,7 @@ def sensitivity(
     that match nothing or overlap.
     """
     fixed: dict[str, Any] = {"images": images, "model": model, "task": task, "compute": compute}
-    with tqdm(unit="draw", disable=not progress, delay=1) as bar:
+    with Bar(unit="draw", disable=not progress, delay=1) as bar:
         methods = noisy_layers(models, data, noise, groups, chips, where, bar, out, **fixed)
         bar.total = sum((2 * len(one.layers) + 2) * len(one.coverage) for one in methods) * len(draw_numbers(draws))
         sample = Sample(draws, seed)

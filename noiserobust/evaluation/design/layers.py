@@ -17,10 +17,10 @@ from typing import Any
 
 import pandas as pd
 from torch import nn
-from tqdm import tqdm
 
 from noiserobust.analog.coverage import Coverage
 from noiserobust.analog.weights import analog_weights
+from noiserobust.bars import Bar
 from noiserobust.errors import UserError
 from noiserobust.evaluation.design.neighbours import Neighbour, Setting, measured_together
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models, named_data, trained_copies
@@ -153,7 +153,7 @@ class NoisyLayers:
     out: str | Path | None
     fixed: Mapping[str, Any]
     """Of :func:`evaluate`'s arguments, those that are always the same."""
-    bar: tqdm[Any]
+    bar: Bar
     """Counts draws."""
     measured: dict[Any, pd.DataFrame] = field(default_factory=dict)
 
@@ -213,7 +213,7 @@ def noisy_layers(
     groups: Sequence[str],
     chips: Chips,
     where: Where,
-    bar: tqdm[Any],
+    bar: Bar,
     out: str | Path | None,
     **fixed: Any,
 ) -> list[NoisyLayers]:

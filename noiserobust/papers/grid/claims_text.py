@@ -36,6 +36,16 @@ def claims_text(judged: Sequence[Judgement], open_claims: Sequence[Claim], scale
     return "\n\n".join(lines)
 
 
+def verdicts_table(judged: Sequence[Judgement]) -> list[dict[str, object]]:
+    """The verdicts for programs, with what was measured."""
+    measured = ("mean", "low", "high", "n", "p_yes", "p_no", "verdict")
+    return [
+        {"paper": one.claim.paper, "claim": one.claim.name, "says": one.claim.says, "verdict": one.verdict, "p": one.p}
+        | {"contrasts": [{"says": m.of.says} | {name: getattr(m, name) for name in measured} for m in one.measured]}
+        for one in judged
+    ]
+
+
 def line_of(measured: Measured) -> str:
     """What was measured, in words."""
     of = measured.of
