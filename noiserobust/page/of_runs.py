@@ -19,7 +19,7 @@ from noiserobust.sweep.recommendation import command_of
 
 
 def training(results: Results, asked: Asked) -> Section | None:
-    logs = [run.log.assign(method=run.label, seed=run.settings.seed) for run in results.runs]
+    logs = [run.log.assign(method=run.label, seed=run.settings.seed) for run in [*results.runs, *results.ongoing]]
     if not logs:
         return None
     log = pd.concat(logs, ignore_index=True)
