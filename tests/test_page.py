@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 import shlex
 import shutil
@@ -168,7 +169,17 @@ def test_sections_follow_from_what_there_is(made: tuple[Path, list[Path]]) -> No
     assert set(shown) == set(alone.index) - {"all layers"}
     commands = dict(every["provenance"].texts)
     assert commands["trained: sam:0.1"].endswith("--seeds 0 1")
-    assert "--noise gaussian:0.0 gaussian:0.1 gaussian:0.2 pcm" in commands["evaluated"]
+    first, second = commands["evaluated"].splitlines()
+    assert "--noise gaussian:0.0 gaussian:0.1 gaussian:0.2 --draws 3" in first
+    assert "--noise pcm --times 25 86400 --compensation none global --draws 2" in second
+    chips = every["yield"].table
+    assert chips is not None
+    assert {row[1]: row[-1] for row in chips.rows if row[0] == "plain"} == {
+        **dict.fromkeys(("gaussian:0.1", "gaussian:0.2"), 6),
+        **dict.fromkeys((f"pcm, t {t}{how}" for t in ("25 s", "1 d") for how in ("", ", global compensation")), 4),
+    }
+    clean = [row for row in every["summary"].table.rows if row[1] == "gaussian:0.0"]  # type: ignore[union-attr]
+    assert all(math.isnan(row[4]) for row in clean)
     only = [one.name for one in sections_of(Results.read([folder / "runs"]))]
     assert only == ["training", "coverage", "provenance"]
 
