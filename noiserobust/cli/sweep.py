@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -16,7 +16,7 @@ from noiserobust.spec.listing import check
 from noiserobust.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from noiserobust.sweep import Evaluating, Training
+    from noiserobust.sweep import Evaluating, Piece, Training
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ class Sweep(Command):
     def _missing(self, vary: dict[str, list[object]], noises: list[Any], options: dict[str, object]) -> Part:
         lines: list[str] = []
         values: dict[str, Any] = {}
-        for what, pieces in zip(("trainings", "evaluations"), self._pieces(vary, noises, options), strict=True):
+        groups: tuple[Sequence[Piece], ...] = self._pieces(vary, noises, options)
+        for what, pieces in zip(("trainings", "evaluations"), groups, strict=True):
             missing = [piece.name for piece in pieces if not piece.result.is_file()]
             lines += [f"{len(missing)} of {len(pieces)} missing", *(f"  {name}" for name in missing)]
             values[what] = {"all": len(pieces), "missing": missing}
