@@ -17,7 +17,19 @@ if TYPE_CHECKING:
     from noiserobust.training import Run
 
 SETTINGS = {
-    "network and data": ("task", "loss", "initial", "data_root", "image_size", "mean", "std", "crop", "flip", "cutout"),
+    "network and data": (
+        "task",
+        "loss",
+        "initial",
+        "lora",
+        "data_root",
+        "image_size",
+        "mean",
+        "std",
+        "crop",
+        "flip",
+        "cutout",
+    ),
     "distillation": ("teacher", "teacher_weight", "temperature"),
     "which weights are analog": ("include", "exclude", "layers"),
     "converters": ("converters", "input_ranges"),
@@ -35,7 +47,7 @@ SETTINGS = {
         *("precision", "channels_last", "checkpointing", "compile"),
     ),
     "epoch that is kept": ("average", "select_on", "select_noise", "select_draws", "validation"),
-    "measures in the log": ("log", "log_on", "log_images"),
+    "measures in the log": ("log", "log_every", "log_on", "log_images"),
 }
 """Rare settings of a run, by group."""
 
