@@ -179,13 +179,16 @@ def main(settings: Settings) -> None:
     assert settings.rows is not None
     assert settings.table is not None
     bench = BENCHES[settings.data]
-    rows = completed(read_rows(settings.rows)) if settings.rows.is_file() else pd.DataFrame({"method": []})
-    wanted = [one for one in settings.only or bench.recipes if one not in set(rows["method"])]
+    rows = pd.DataFrame(columns=["method", "replicate", "chip"])
+    if settings.rows.is_file():
+        rows = completed(read_rows(settings.rows))
+    copies = rows[rows["chip"] == "clean"].groupby("method")["replicate"].nunique().to_dict()
+    wanted = [one for one in settings.only or bench.recipes if copies.get(one, 0) < settings.copies]
     if wanted:
         bench = replace(bench, base=replace(bench.base, data_root=settings.data_root))
         trainer = Trainer(bench, settings)
     for recipe in wanted:
-        rows = pd.concat([rows, trainer.compared(recipe)], ignore_index=True)
+        rows = pd.concat([rows[rows["method"] != recipe], trainer.compared(recipe)], ignore_index=True)
         write_rows(rows, settings.rows)
         write_page(bench, rows, settings.table)
 
@@ -250,11 +253,14 @@ def write_page(bench: Bench, rows: pd.DataFrame, page: Path) -> None:
     tables = {chip: rows[rows["chip"] == chip] for chip in bench.chips}
     means = {chip: summarize(table).set_index("method") for chip, table in tables.items()}
     first = tables["clean"].drop_duplicates("method").set_index("method")
-    levels = [["recipe", "chosen", "passes", *tables]]
+    levels = [["recipe", "chosen", "passes", "copies", *tables]]
+    copies = tables["clean"].groupby("method")["replicate"].nunique().to_dict()
     gains = [["recipe - plain", *tables]]
     for recipe in recipes:
         cells = [f"{mean.loc[recipe, 'mean']:.1f} ± {mean.loc[recipe, 'weight_std']:.1f}" for mean in means.values()]
-        levels.append([recipe, str(first["recipe"][recipe]), f"{first['cost'][recipe]:.2f}", *cells])
+        levels.append(
+            [recipe, str(first["recipe"][recipe]), f"{first['cost'][recipe]:.2f}", str(copies[recipe]), *cells]
+        )
         if recipe != "plain" and "plain" in recipes:
             lines = [paired(table, recipe, "plain").iloc[0] for table in tables.values()]
             gains.append([recipe, *(f"{one['mean']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}]" for one in lines)])
@@ -264,7 +270,6 @@ def write_page(bench: Bench, rows: pd.DataFrame, page: Path) -> None:
         for recipe, group in tried.groupby("method", sort=False)
     ]
     missing = [recipe for recipe in bench.recipes if recipe not in recipes]
-    copies = tables["clean"].groupby("method")["replicate"].nunique().max()
     about = " ".join((__doc__ or "").split("\n\n")[1].split())
     digits = bench is BENCHES["digits"]
     text = "\n\n".join(
@@ -274,7 +279,7 @@ def write_page(bench: Bench, rows: pd.DataFrame, page: Path) -> None:
             about if digits else f"Data: `{bench.base.data}`, `{bench.base.model}`, {bench.base.epochs} epochs.",
             "    python experiments/which_recipe.py    # makes this page",
             *([f"Not measured yet: {', '.join(missing)}."] if missing else []),
-            f"Test accuracy in %, mean ± std over {copies} trained copies; passes: a step's cost beside plain's.",
+            "Test accuracy in %, mean ± std over trained copies; passes: a step's cost beside plain's.",
             as_markdown(levels),
             "Difference from plain in points, on the same copies and draws, with its 95 % interval over copies, each "
             "interval on its own.",

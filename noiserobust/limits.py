@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,8 @@ from noiserobust.errors import UserError
 VARIABLE = "NOISEROBUST_LIMITS"
 WIDEST = 2**63
 """Whole numbers lie in -WIDEST ... WIDEST - 1: what rows, and torch, can hold."""
+TABLE_WIDTH: ContextVar[int] = ContextVar("table_width", default=140)
+"""Characters of a line before a table of text continues below; commands set that of the terminal."""
 
 
 def _memory() -> int:

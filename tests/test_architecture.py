@@ -18,7 +18,7 @@ PACKAGE = Path(noiserobust.__file__).parent
 LAYERS = [
     {"errors"},
     {"limits"},
-    {"rng", "spec", "seals", "endings"},
+    {"rng", "spec", "seals", "endings", "bars"},
     {"noise", "data"},
     {"models"},
     {"tasks"},

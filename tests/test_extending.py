@@ -58,11 +58,11 @@ def test_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert sys.path == before
     printed = capsys.readouterr().out
     assert "noise: my_noise:Uniform" in printed
-    rows = read_rows(folder / "evaluation.parquet")
+    rows = read_rows(next(folder.glob("evaluation-*.parquet")))
     assert set(rows["noise"]) == {"my_noise:Uniform(0.05)", "my_noise:Uniform(0.1)"}
     assert set(rows["metric"]) == {"accuracy", "loss", "my_metric:top(k=1)"}
     assert set(rows["method"]) == {"my_rule:HalfNoisy(my_noise:Uniform(0.1))"}
-    assert read_rows(folder / "sharpness.parquet")["value"].gt(0).all()
+    assert read_rows(next(folder.glob("sharpness-*.parquet")))["value"].gt(0).all()
     (run,) = (folder / "runs").iterdir()
     about = read_checkpoint(run).about
     assert about["model"] == "my_model:mlp(width=16)"

@@ -86,7 +86,7 @@ def test_unknown_suffixes_are_refused_before_work(tmp_path: Path) -> None:
     net = nn.Linear(6, 3)
     net.register_forward_pre_hook(started)
     for name in ("rows.xlsx", "rows.txt"):
-        with pytest.raises(UserError, match=r"ends in \.parquet, \.csv, \.jsonl, got"):
+        with pytest.raises(UserError, match=r"ends in \.parquet, \.csv or \.jsonl, got"):
             evaluate(net, (torch.zeros(4, 6), torch.zeros(4, dtype=torch.long)), out=tmp_path / name)
     with pytest.raises(UserError, match=r"ends in \.parquet"):
         trajectories("nowhere", out=tmp_path / "rows.txt")

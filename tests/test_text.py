@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 
 from noiserobust.data.subset import Subset
 from noiserobust.errors import UserError
-from noiserobust.models import ModelSpec
+from noiserobust.models import LoRA, ModelSpec
 from noiserobust.noise import PCM, Gaussian, Hermes, Laplace, NoiseModel, Sum
 from noiserobust.noise.wrapper import Wrapper
 from noiserobust.spec import Described, Duration
 from noiserobust.training import RST, RWP, SAM, Constant, Linear, Method, OffToOn, Quadratic, Schedule
 from noiserobust.training.schedules import Drawn
+
+INSIDE_ONCE = (RST, Drawn, Subset, LoRA)
 
 KNOWN = ", ".join(sorted(NoiseModel.registry))
 MEMBERS = {f"{family}-{name}": member for family, root in ROOTS.items() for name, member in root.registry.items()}
@@ -42,7 +44,9 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return leaves | st.lists(leaves, min_size=2, max_size=3).map(lambda parts: Sum(tuple(parts)))
     if isinstance(kind, type) and issubclass(kind, Described):
         # What is inside one of its kind (RST's rule, a subset's data) has none inside itself, so that drawing ends.
-        members = [m for m in kind.registry.values() if issubclass(m, kind) and not issubclass(m, (RST, Drawn, Subset))]
+        members = [
+            m for m in kind.registry.values() if issubclass(m, kind) and not issubclass(m, (RST, Drawn, Subset, LoRA))
+        ]
         return st.one_of([settings_of(member) for member in members])
     plain: dict[Any, st.SearchStrategy[Any]] = {
         int: st.integers(1, 24) | st.integers(1, 10**7),

@@ -221,6 +221,16 @@ def coverage(
     return Coverage(tuple(rows), products)
 
 
+def weight_counts(model: nn.Module, where: Where) -> dict[str, int]:
+    """How many weights are noisy and how many there are, as :class:`Coverage` counts them, with nothing else."""
+    every = [
+        (one.numel if isinstance(one, AnalogWeight) else one[1].numel(), reason)
+        for one, reason in classified(model, **where.patterns)
+    ]
+    noisy = sum(size for size, reason in every if not reason)
+    return {"noisy_weights": noisy, "all_weights": sum(n for n, reason in every if not reason.startswith(LATENT))}
+
+
 def coverage_of(model: nn.Module, where: Where, call: Call, batch: Any = None) -> Coverage:
     """:func:`coverage` of the first sample of ``batch``; without multiply-accumulates where that cannot be watched."""
     # Of a sharded network a process sees a part of the products.

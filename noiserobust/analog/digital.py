@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust.analog.places import held_name
+from noiserobust.models.lora import Adapted
 from noiserobust.noise.sharded import is_sharded
 
+DIGITAL = "adapter, digital beside its base"
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
 
@@ -67,16 +69,17 @@ def _quantised(module: Any) -> Iterator[tuple[str, Tensor, str]]:
 
 
 def unused(model: nn.Module) -> dict[int, str]:
-    """By the ``id`` of a module, or of a parameter in a dictionary: why no forward pass uses it.
+    """By the ``id`` of a module, or of a parameter in a dictionary: why no array holds it.
 
-    PEFT keeps the originals of modules that it trains whole, adapters that are not active, and adapters that are merged
-    into the weights beside them.
+    No forward pass uses it: PEFT keeps the originals of modules that it trains whole, adapters that are not active, and
+    adapters that are merged into the weights beside them. Or it is an adapter of this package, which are digital.
     """
     found: dict[int, str] = {}
     for module in model.modules():
         parts = [
             *(_replaced(module) if hasattr(module, "original_module") else ()),
             *(_adapters(module) if hasattr(module, "base_layer") else ()),
+            *(((part, DIGITAL) for part in module.adapter) if isinstance(module, Adapted) else ()),
         ]
         for part, reason in parts:
             found |= dict.fromkeys(map(id, part.modules() if isinstance(part, nn.Module) else [part]), reason)

@@ -7,7 +7,7 @@ full width it is the convolutions that take the time (1.00).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +57,10 @@ class Folding:
         with _all_folded(self.pairs):
             yield
 
+    def of(self, layers: Collection[nn.Module]) -> list[_Pair]:
+        """The norms that are folded into any of ``layers``."""
+        return [pair for pair in self.pairs if any(pair.layer is layer for layer in layers)]
+
     def _gives(self, expected: Tensor, pairs: Sequence[_Pair], images: Any) -> bool:
         """Whether the clean network gives the same output with ``pairs`` folded."""
         with self.noisy.replaced(lambda weight: weight.value()), _all_folded(pairs):
@@ -70,6 +74,8 @@ class _Pair:
     norm: Any
     bias: nn.Parameter
     """The folded layer's, one tensor for all draws: a compiled network need not be compiled again."""
+    own: nn.Parameter | None
+    """The layer's without folding."""
 
     @contextmanager
     def folded(self) -> Iterator[None]:
@@ -89,6 +95,17 @@ class _Pair:
         finally:
             layer._parameters["bias"] = bias
             del norm.forward
+
+    @contextmanager
+    def unfolded(self) -> Iterator[None]:
+        """Inside of :meth:`folded`, with the layer's weight as it is without: the two compute one after the other."""
+        folded, self.layer._parameters["bias"] = self.layer._parameters["bias"], self.own
+        del self.norm.forward
+        try:
+            yield
+        finally:
+            self.layer._parameters["bias"] = folded
+            self.norm.forward = _as_it_is
 
 
 @contextmanager
@@ -124,7 +141,7 @@ def _watched(noisy: NoisyWeights, images: Any) -> tuple[Tensor, list[_Pair]]:
                 stack.callback(module.register_forward_pre_hook(note_input).remove)
         output = predictions_of(call(noisy.model, images))
     pairs = [
-        _Pair(layer, norm, nn.Parameter(torch.empty_like(norm.running_mean), requires_grad=False))
+        _Pair(layer, norm, nn.Parameter(torch.empty_like(norm.running_mean), requires_grad=False), layer.bias)
         for norm, layer in before.items()
     ]
     return output, pairs

@@ -20,6 +20,8 @@ from noiserobust.errors import Left, printable
 
 PROG = "noiserobust"
 INTERRUPTED = f"{PROG}: interrupted; the same command goes on from here"
+CLOSED = 141
+"""Exit code where the reader of the output went away: what shells report of a program that SIGPIPE ends."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PACKAGE = Path(noiserobust.__file__).parent
 GROUPS: dict[str, dict[str, str]] = {
@@ -77,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ended_by_signals(INTERRUPTED, whole) as exit_code:
         try:
             plain_output()
-            with _warnings_in_one_line(), messages_shown():
+            with _warnings_in_one_line(), messages_shown(quiet="--quiet" in (arguments or sys.argv)):
                 _run(list(sys.argv[1:] if arguments is None else arguments))
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -90,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _stop(f"{PROG}: error: expected {error.name}, got a Python without; pip install 'noiserobust[{extra}]'", 2)
         except BrokenPipeError:  # whoever reads, such as head, has read enough
             _discard_output()
+            raise SystemExit(CLOSED) from None
         except KeyboardInterrupt:
             _discard_output()
             if whole:  # without Python's way out, which may take long and change the code
@@ -143,8 +146,9 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 def _run(words: list[str]) -> None:
-    from noiserobust.cli.flags import nearest, read_command, refused
+    from noiserobust.cli.flags import nearest, refused
     from noiserobust.cli.help import command_help, overview
+    from noiserobust.cli.output import print_for_people, print_for_programs
 
     name, *rest = words or ["--help"]
     if name in ("--help", "-h"):
@@ -156,6 +160,17 @@ def _run(words: list[str]) -> None:
     elif {"--help", "-h"} & set(rest):
         print(command_help(command_class(name), f"{PROG} {name}"))
     else:
-        command = read_command(command_class(name), rest, f"{PROG} {name}")
-        command.check_places()
-        command.run()
+        parts = _parts(name, rest)
+        if "--json" in rest:
+            print_for_programs(name, parts)
+        else:
+            print_for_people(parts, quiet="--quiet" in rest)
+
+
+def _parts(name: str, words: list[str]) -> Iterator[Any]:
+    """What a command answers, piece by piece."""
+    from noiserobust.cli.flags import read_command
+
+    command = read_command(command_class(name), words, f"{PROG} {name}")
+    command.check_places()
+    yield from command.run()

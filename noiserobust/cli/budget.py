@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from noiserobust.cli.flags import Groups
 from noiserobust.cli.options import RARE, OnChips
+from noiserobust.cli.output import Part
 from noiserobust.errors import UserError
 from noiserobust.spec.listing import check
 
@@ -17,6 +18,7 @@ class Budget(OnChips):
     """How much noise a network may meet: the value of one number at which it loses the stated points, with its
     interval."""
 
+    study = "budget"
     examples = (
         'noiserobust budget runs --vary "gaussian:{x}" --between 0 0.5 --within 2',
         "noiserobust budget runs --vary-time pcm --between 1min 1y --plot b.png",
@@ -45,9 +47,8 @@ class Budget(OnChips):
     """How finely the answer is searched, as a fraction of it (of the range, on a logarithmic axis)."""
     confidence: float = 0.95
     """Confidence of the intervals."""
-    out: Path = Path("budget.parquet")
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         vary = self.vary_time if self.vary is None else self.vary
         if vary is None or (self.vary is not None and self.vary_time is not None):
             raise UserError("expected either --vary with {x} in a noise, such as gaussian:{x}, or --vary-time with one")
@@ -61,4 +62,4 @@ class Budget(OnChips):
         result = budget(
             vary=vary, noise=self.noise, between=self.between, within=self.within, axis=axis, **self.options()
         )
-        self.show(result, confidence=self.confidence)
+        yield self.show(result, confidence=self.confidence)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from noiserobust.cli.options import Networks
+from noiserobust.cli.output import Part
 from noiserobust.errors import UserError
 
 
@@ -13,6 +15,7 @@ from noiserobust.errors import UserError
 class Corrupted(Networks):
     """Accuracy on CIFAR-10-C or CIFAR-100-C: rows per corruption and severity, and their means."""
 
+    study = "corrupted"
     examples = (
         "noiserobust corrupted runs --folder CIFAR-10-C --plot corrupted.png",
         "noiserobust corrupted runs --folder CIFAR-10-C --noise gaussian:0.1 --draws 5",
@@ -28,9 +31,8 @@ class Corrupted(Networks):
     """Weight noise on top, such as gaussian:0.05."""
     draws: int = 1
     """Noise draws per network."""
-    out: Path = Path("corrupted.parquet")
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         if self.folder is None:
             raise UserError("expected --folder with CIFAR-10-C's or CIFAR-100-C's .npy files, got none")
         from noiserobust.evaluation import corrupted
@@ -43,4 +45,4 @@ class Corrupted(Networks):
             severities=self.severities,
             **self.options(),
         )
-        self.show(result)
+        yield self.show(result)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from noiserobust.cli.flags import Command
-from noiserobust.cli.options import say, show
+from noiserobust.cli.options import answer
+from noiserobust.cli.output import Part
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,14 @@ class Curves(Command):
     """Columns of the logs, a panel each, such as train/ascent_sharpness:0.05 (default: loss, and the perturbed accuracy
     or other metric of the task)."""
     plot: Path = Path("curves.png")
-    """File for the picture (PNG)."""
+    """File for the picture (.png, .pdf, .svg)."""
     out: Path | None = None
-    """File for the logs as tidy rows: model, method, replicate, epoch, metric, value."""
+    """File for the logs as tidy rows (.parquet, .csv, .jsonl): model, method, replicate, epoch, metric, value."""
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         from noiserobust.evaluation import trajectories
 
         result = trajectories(self.runs, out=self.out)
-        show(result.table, partial(result.plot, x=self.x, y=self.y), None, self.plot)
-        if self.out is not None:
-            say(f"rows: {self.out}")
+        shown = answer(result, None, self.plot, plot={"x": self.x, "y": self.y})
+        notes = [] if self.out is None else [f"rows: {self.out}"]
+        yield Part(shown.text, [*shown.notes, *notes], {**shown.values, "rows": self.out})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
 from noiserobust.cli.flags import Command
+from noiserobust.cli.output import Part
 from noiserobust.errors import UserError
 
 
@@ -14,27 +16,16 @@ class Doctor(Command):
 
     examples = ("noiserobust doctor", "noiserobust doctor --json")
 
-    json: bool = False
-    """Print one JSON object and nothing else."""
-
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         from noiserobust.doctor import examine
 
-        findings = []
+        serious = []
         for one in examine():
-            findings.append(one)
-            if not self.json:
-                mark = "ok" if not one.remedy else "!!" if one.serious else "! "
-                print(f"{mark:2}  {one.name:14}  {one.found}")
-                if one.remedy:
-                    print(f"    {'':14}  -> {one.remedy}")
-        serious = [one.name for one in findings if one.remedy and one.serious]
-        if self.json:
-            import dataclasses
-            import json
-
-            print(
-                json.dumps({"well": not serious, "findings": [dataclasses.asdict(one) for one in findings]}, indent=2)
-            )
+            mark = "ok" if not one.remedy else "!!" if one.serious else "! "
+            remedy = f"\n    {'':14}  -> {one.remedy}" if one.remedy else ""
+            if one.remedy and one.serious:
+                serious.append(one.name)
+            yield Part(f"{mark:2}  {one.name:14}  {one.found}{remedy}", values={"findings": [asdict(one)]})
+        yield Part(values={"well": not serious})
         if serious:
             raise UserError(f"expected a working installation, got problems with {', '.join(serious)}; see above")

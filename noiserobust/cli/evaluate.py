@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from noiserobust.cli.flags import Groups
-from noiserobust.cli.options import RARE, OnChips, say, swept
+from noiserobust.cli.options import RARE, OnChips, swept
+from noiserobust.cli.output import Part
 from noiserobust.errors import UserError
 
 
@@ -16,6 +17,7 @@ class Evaluate(OnChips):
     """Evaluate trained networks under weight noise: one row per network, noise and draw, and the table of their
     summary."""
 
+    study = "evaluation"
     examples = (
         "noiserobust evaluate runs --noise gaussian:1 --strengths 0 0.05 0.1",
         "noiserobust evaluate runs --noise pcm --times 25s 1d 1y --compensation global",
@@ -38,9 +40,10 @@ class Evaluate(OnChips):
     """Draws of a fixed design that measures the noise's standard deviation too, such as 150."""
     metrics: tuple[str, ...] = ()
     """Further metrics, such as perplexity, top5, or package.module:function of all logits and labels."""
-    out: Path = Path("evaluation.parquet")
+    dry_run: bool = False
+    """Only say about how long it takes."""
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         from noiserobust.evaluation import Target, evaluate
 
         target = None
@@ -48,18 +51,31 @@ class Evaluate(OnChips):
             target = Target(self.precision_target, max_images=self.max_images, noise_std_draws=self.noise_std_draws)
         elif self.noise_std_draws:
             raise UserError("expected --precision-target beside --noise-std-draws; whole passes give it anyway")
+        if self.dry_run:
+            yield self._planned()
+            return
         result = evaluate(
             noises=swept(self.noise, self.strengths), precision_target=target, metrics=self.metrics, **self.options()
         )
-        self.show(result)
-        for line in dict.fromkeys(coverage.summary for coverage in result.coverage.values()):
-            say(f"coverage: {line}")
         digital: dict[str, list[str]] = {}
         for name, reason in {pair for missing in result.uncovered.values() for pair in missing.items()}:
             digital.setdefault(reason, []).append(name)
-        for reason, names in digital.items():
-            say(f"without converters: {', '.join(sorted(names))}: {reason}")
-        for line in filter(None, dict.fromkeys(result.conversion.values())):
-            say(f"backend: {line}")
-        for line in filter(None, dict.fromkeys(result.ranges.values())):
-            say(f"ranges: {line}")
+        coverage = {name: found.summary for name, found in result.coverage.items()}
+        notes = [f"coverage: {line}" for line in dict.fromkeys(coverage.values())]
+        notes += [f"without converters: {', '.join(sorted(names))}: {reason}" for reason, names in digital.items()]
+        for what, lines in {"backend": result.conversion, "ranges": result.ranges}.items():
+            notes += [f"{what}: {line}" for line in filter(None, dict.fromkeys(lines.values()))]
+        shown = self.show(result)
+        about = {"coverage": coverage, "backend": result.conversion, "ranges": result.ranges}
+        yield Part(shown.text, [*shown.notes, *notes], {**shown.values, **about})
+
+    def _planned(self) -> Part:
+        """About how long it takes: a few draws of the first network are timed."""
+        from noiserobust.evaluation.estimates import expected_seconds
+        from noiserobust.report.durations import spoken
+
+        if self.precision_target is not None:
+            raise UserError("expected a number of draws to time, got --precision-target, which finds it; leave it out")
+        seconds = expected_seconds(noises=swept(self.noise, self.strengths), **self.options())
+        known = f", less what {self.rows} holds already" if self.rows.is_file() else ""
+        return Part(f"about {spoken(seconds)}{known}", values={"seconds": seconds})

@@ -22,9 +22,9 @@ def debugging() -> bool:
     return os.environ.get(DEBUG, "") not in ("", "0")
 
 
-def told(error: BaseException) -> tuple[str, int]:
+def told(error: BaseException, quiet: bool = False) -> tuple[str, int]:
     """The line that says what went wrong, and the exit code: 2 for what a person can mend, 1 for faults of ours."""
-    if debugging():
+    if debugging() and not quiet:
         traceback.print_exception(error)
     if isinstance(error, UserError):
         return str(error), 2

@@ -18,11 +18,14 @@ from functools import cache
 from inspect import get_annotations
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from noiserobust.errors import UserError
 from noiserobust.limits import WIDEST
 from noiserobust.spec.listing import check
+
+if TYPE_CHECKING:
+    from noiserobust.cli.output import Part
 
 FAMILIES = {
     **dict.fromkeys(("noise", "select_noise", "vary_time"), "noises"),
@@ -36,8 +39,23 @@ FAMILIES = {
 """Flags whose words are text forms: the name in such a word is checked before anything heavy is imported."""
 SEVERAL = "*"
 Groups = Mapping[str, tuple[str, ...]]
+PLACES = {
+    "out": "file of rows",
+    "wide": "file of rows",
+    "plot": "picture",
+    "table": "table",
+    "page": "page",
+    "layers_out": "file",
+    "keep": "folder",
+}
+"""Fields that say where something is to be written, and what it is."""
 
 
+OUTPUT: Groups = {"output": ("wide", "json", "quiet")}
+"""The group of flags that every command has, and wide some."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Command:
     """Base of the commands, which are dataclasses."""
 
@@ -50,28 +68,32 @@ class Command:
     rare: ClassVar[Groups] = {}
     """Flags that help shows after the others, in groups by title."""
 
-    def run(self) -> None:
-        """Do it."""
+    json: bool = False
+    """Print one JSON object for programs, and nothing else."""
+    quiet: bool = False
+    """Print the answer alone: no progress, no remarks."""
+
+    def run(self) -> Iterator[Part]:
+        """Do it, and answer piece by piece."""
         raise NotImplementedError
 
     def check_places(self) -> None:
         """Refuse files and folders that cannot be written, before any work is done for them."""
-        from noiserobust.storage.files import file_to_write, folder_to_write, picture_to_write
+        from noiserobust.storage.files import file_to_write, folder_to_write, known_to_write
 
         seen: dict[str, str] = {}
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(self):
             path = getattr(self, field.name)
-            if not isinstance(path, Path) or field.name not in ("out", "plot", "table", "layers_out"):
+            if not isinstance(path, Path) or field.name not in PLACES:
                 continue
             other = seen.setdefault(os.path.abspath(path), field.name)
             if other != field.name:
                 raise UserError(f"expected files of their own for {other} and {field.name}, got {path} for both")
-            if field.name == "plot":
-                picture_to_write(path)
-            elif isinstance(field.default, Path) and not field.default.suffix:
-                folder_to_write(path)
+            kind = "folder" if isinstance(field.default, Path) and not field.default.suffix else PLACES[field.name]
+            if kind in ("file", "folder"):
+                (folder_to_write if kind == "folder" else file_to_write)(path)
             else:
-                file_to_write(path)
+                known_to_write(path, kind)
 
 
 @dataclass(frozen=True)

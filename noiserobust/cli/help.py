@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from noiserobust.cli.flags import SEVERAL, Command, Flag, flags_of
+from noiserobust.cli.flags import OUTPUT, SEVERAL, Command, Flag, flags_of
 from noiserobust.spec.listing import members
 
 WIDTH, INDENT = 80, 24
@@ -21,8 +21,9 @@ def command_help(command: type[Command], prog: str) -> str:
     usage = " ".join([prog, *words, "[options]"])
     lines = [f"usage: {usage}", "", *filled(" ".join((command.__doc__ or "").split())), ""]
     lines += [*(f"  {example}" for example in command.examples), ""]
-    titles = {name: title for title, names in command.rare.items() for name in names}
-    for title in ("", *command.rare):
+    groups = {**command.rare, **OUTPUT}
+    titles = {name: title for title, names in groups.items() for name in names}
+    for title in ("", *groups):
         group = [flag for flag in flags if titles.get(flag.name, "") == title]
         lines += ["", f"{title}:"] if title and group else []
         for flag in group:

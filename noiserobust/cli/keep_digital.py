@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from noiserobust.cli.flags import Groups
-from noiserobust.cli.options import RARE, OnChips, say
+from noiserobust.cli.options import RARE, OnChips
+from noiserobust.cli.output import Part
 from noiserobust.errors import UserError
 
 
@@ -16,10 +18,12 @@ class KeepDigital(OnChips):
     """Which layers to keep digital: chosen one after the other on draws of their own, verified together on fresh
     ones."""
 
+    study = "keep-digital"
     examples = (
         "noiserobust keep-digital runs --noise gaussian:0.1 --within 2",
         "noiserobust keep-digital runs --noise pcm --times 1d --max-share 20 --per-mac",
     )
+    hidden = ("calibration",)
     rare: ClassVar[Groups] = {
         "search and intervals": ("per_mac", "candidates", "search_draws", "search_images", "confidence"),
         **RARE,
@@ -47,24 +51,21 @@ class KeepDigital(OnChips):
     """Confidence of the intervals."""
     layers_out: Path | None = None
     """File for the result as settings by layer (TOML), ready for --layers of train and evaluate."""
-    out: Path = Path("keep-digital.parquet")
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         from noiserobust.evaluation import Search, Stop, keep_digital
 
         stop = Stop(self.within, self.max_share, self.max_layers)
         search = Search(self.search_draws, self.search_images, self.candidates, self.per_mac)
         result = keep_digital(noise=self.noise, stop=stop, search=search, groups=self.groups, **self.options())
-        self.show(result, confidence=self.confidence)
-        for method in result.layers:
-            table = result.layer_table(method=method)
-            if table:
-                print(f"settings by layer, {method}:\n\n{table}")
+        yield self.show(result, confidence=self.confidence)
+        tables = {method: str(result.layer_table(method=method)) for method in result.layers}
+        texts = [f"settings by layer, {method}:\n\n{table}" for method, table in tables.items() if table]
+        yield Part("\n".join(texts), values={"layers": tables})
         if self.layers_out is not None:
             if len(result.layers) > 1:
                 raise UserError(f"expected one method beside --layers-out, got {', '.join(result.layers)}")
             from noiserobust.storage.files import write_text
 
-            text = str(result.layer_table())
-            write_text(self.layers_out, text)
-            say(f"settings by layer: {self.layers_out}")
+            write_text(self.layers_out, str(result.layer_table()))
+            yield Part(notes=[f"settings by layer: {self.layers_out}"], values={"files": {"layers": self.layers_out}})

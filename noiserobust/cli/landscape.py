@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from noiserobust.cli.options import OnData
+from noiserobust.cli.output import Part
 
 
 @dataclass(frozen=True)
 class Landscape(OnData):
     """The loss around trained networks along filter-normalised random directions: rows, and a picture."""
 
-    hidden = ("fold", "compile")  # of no use here: gradients and losses are taken of the network itself
+    hidden = ("fold", "compile", "reuse")  # of no use here: gradients and losses are taken of the network itself
+    study = "landscape"
     examples = (
         "noiserobust landscape runs --dimensions 1 --plot landscape.png",
         "noiserobust landscape runs --points 41 --pairs 3 --images 1000 --plot l.png",
@@ -31,10 +33,9 @@ class Landscape(OnData):
     """Filters that move: all, or only those of analog weights."""
     part: Literal["train", "test"] = "test"
     """Part of the data that the loss is taken on."""
-    out: Path = Path("landscape.parquet")
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         from noiserobust.evaluation import landscape
 
         names = ("dimensions", "half_width", "points", "pairs", "over", "part")
-        self.show(landscape(**{name: getattr(self, name) for name in names}, **self.options()))
+        yield self.show(landscape(**{name: getattr(self, name) for name in names}, **self.options()))

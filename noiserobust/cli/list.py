@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from noiserobust.cli.flags import Command
 from noiserobust.cli.help import filled
+from noiserobust.cli.output import Part
 from noiserobust.spec.listing import FAMILIES, Member, members
 
 # fmt: off
@@ -27,8 +28,11 @@ class List(Command):
     """Family to list: noises, methods, measures, tasks, metrics, models, data, schedules, probabilities, averages,
     clippings, converters, perturbations or backends."""
 
-    def run(self) -> None:
-        print(listing(self.family))
+    def run(self) -> Iterator[Part]:
+        families = FAMILIES if self.family is None else [self.family]
+        yield Part(
+            listing(self.family), values={name: [_values(one) for one in members(name).values()] for name in families}
+        )
 
 
 def listing(family: Family | None = None) -> str:
@@ -44,6 +48,11 @@ def listing(family: Family | None = None) -> str:
     for member in entries:
         lines += ["", *_member(member)]
     return "\n".join([*lines, "", "One of your own: package.module:Name(SETTING=VALUE), docs/extending.md."])
+
+
+def _values(member: Member) -> dict[str, Any]:
+    settings = [{"name": name, "meaning": words, "default": default} for name, words, default in member.fields]
+    return {"name": member.name, "summary": member.summary, "settings": settings, "example": member.example}
 
 
 def _member(member: Member) -> Iterator[str]:

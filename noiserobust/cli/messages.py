@@ -24,8 +24,9 @@ class _Lines(logging.Handler):
 
 
 @contextmanager
-def messages_shown(level: int = logging.INFO) -> Iterator[None]:
-    """Inside, messages of ``level`` and above are shown."""
+def messages_shown(quiet: bool = False) -> Iterator[None]:
+    """Inside, messages are shown, where it is ``quiet`` those of warnings alone."""
+    level = logging.WARNING if quiet else logging.INFO
     handler, before = _Lines(level), LOGGER.level
     LOGGER.addHandler(handler)
     LOGGER.setLevel(min(level, before or level))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
 from noiserobust.cli.flags import Command
+from noiserobust.cli.output import Part
 
 PAPERS = (
     *("digits", "resnet9", "resnet18", "resnet34", "resnet50", "resnet101"),
@@ -35,20 +37,23 @@ class Models(Command):
     classes: int | None = None
     """Classes."""
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         from noiserobust.models import ModelSpec, cost
         from noiserobust.models.base import Native
 
         specs = tuple(map(ModelSpec.parse, self.models or PAPERS))
-        width = max(len(str(spec)) for spec in specs)
-        line = "{:{}}  {:>11}  {:>7}  {:>11}  {:>8}  {:>10}".format
-        print(line("model", width, "input", "classes", "parameters", "forward", "+ backward"))
+        rows = []
         for spec in specs:
             wanted = (self.channels, self.size, self.classes)
             pairs = zip(wanted, spec.native, strict=True)
             problem = Native(*(usual if number is None else number for number, usual in pairs))
-            costs = cost(spec, *problem)
-            shape, sizes = f"{problem.channels}x{problem.size}x{problem.size}", (problem.classes, costs.parameters)
-            flops = (f"{count / 1e9:.4g}" for count in (costs.forward, costs.forward_backward))
-            print(line(str(spec), width, shape, *map("{:,}".format, sizes), *flops))
-        print("forward, + backward: GFLOPs per image, a multiplication and an addition counted as two")
+            rows.append({"model": str(spec), **problem._asdict(), **asdict(cost(spec, *problem))})
+        width = max(len(row["model"]) for row in rows)
+        line = "{:{}}  {:>11}  {:>7}  {:>11}  {:>8}  {:>10}".format
+        lines = [line("model", width, "input", "classes", "parameters", "forward", "+ backward")]
+        for row in rows:
+            shape = "{channels}x{size}x{size}".format(**row)
+            flops = (f"{row[name] / 1e9:.4g}" for name in ("forward", "forward_backward"))
+            lines.append(line(row["model"], width, shape, f"{row['classes']:,}", f"{row['parameters']:,}", *flops))
+        lines.append("forward, + backward: GFLOPs per image, a multiplication and an addition counted as two")
+        yield Part("\n".join(lines), values={"models": rows})

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from noiserobust.cli.flags import Command, Groups
+from noiserobust.cli.output import Part
 from noiserobust.errors import UserError, printable
 from noiserobust.evaluation.settings import Chips, Compute, Where
 
@@ -22,7 +25,7 @@ RARE: Groups = {
     "chips": ("reads", "compensation", "converters", "ranges", "recalibration", "backend"),
     "which weights are analog": ("include", "exclude", "layers"),
     "inputs": ("mean", "std"),
-    "computing": ("precision", "batch_size", "channels_last", "fold", "compile"),
+    "computing": ("precision", "batch_size", "channels_last", "fold", "compile", "reuse"),
 }
 """Groups of rare flags, where a command has them."""
 
@@ -32,7 +35,10 @@ class Networks(Command):
     """A command about trained networks: which ones, on what device, and where its answer goes."""
 
     positional = ("checkpoints",)
+    hidden: ClassVar[tuple[str, ...]] = ("reuse",)  # of use to studies of layers only
     rare = RARE
+    study: ClassVar[str]
+    """What the rows are of, in the name of their file."""
 
     checkpoints: tuple[str, ...] = ()
     """Runs' folders, folders of runs, or files of weights (.safetensors, .pt, .pth); LABEL=PATH gives a method another
@@ -47,28 +53,45 @@ class Networks(Command):
     model: str | None = None
     """Network of checkpoints that do not name theirs, such as resnet18:width=16."""
     compute: Compute = field(default_factory=Compute)
-    out: Path = Path("rows.parquet")
-    """File for the rows; what it already holds is not computed again."""
+    out: Path | None = None
+    """File for the rows (.parquet, .csv, .jsonl), kept and added to (default: named by command and data)."""
     plot: Path | None = None
-    """File for the picture (PNG)."""
+    """File for the picture (.png, .pdf, .svg)."""
     table: Path | None = None
-    """File for the table (Markdown)."""
+    """File for the table (.md, .csv, .tex)."""
+    wide: Path | None = None
+    """File for this answer's rows with a column per metric (.parquet, .csv, .jsonl)."""
+
+    @cached_property
+    def rows(self) -> Path:
+        """Where the rows go: one file per command, data and task."""
+        if self.out is not None:
+            return self.out
+        about = self._about()
+        data, task = about.get("data", ""), self.task or ""
+        words = [re.sub(r"[^\w.=]+", "-", str(word)).strip("-.")[-60:] for word in (self.study, data, task)]
+        return Path("-".join(filter(None, words)) + ".parquet")
+
+    def _about(self) -> dict[str, Any]:
+        """What the first checkpoint was trained with."""
+        from noiserobust.storage.checkpoints import find_checkpoints
+
+        return dict(find_checkpoints(self.checkpoints[:1])[0].about.get("settings", {}))
 
     def options(self) -> dict[str, Any]:
         """The shared flags as the functions of :mod:`noiserobust.evaluation` take them."""
         if not self.checkpoints:
             raise UserError("expected at least one checkpoint, got none; name runs' folders, or a folder of runs")
-        if self.out.suffix not in ("", ".parquet"):
-            raise UserError(f"expected a parquet file for the rows, got {self.out}; name it .parquet")
-        names = ("model", "task", "images", "seed", "compute", "out")
-        return {"models": self.checkpoints, "progress": True} | {name: getattr(self, name) for name in names}
+        names = ("model", "task", "images", "seed", "compute")
+        shared = {"models": self.checkpoints, "out": self.rows, "progress": not self.quiet}
+        return shared | {name: getattr(self, name) for name in names}
 
-    def show(self, result: Result, **options: Any) -> None:
-        """Print the result's table, write what was asked for, and say where things are."""
-        show(partial(result.table, **options), partial(result.plot, **options), self.table, self.plot)
-        for line in dict.fromkeys(result.inputs.values()):
-            say(f"inputs: {line}")
-        say(f"rows: {self.out}")
+    def show(self, result: Result, **options: Any) -> Part:
+        """The result's table, and where things are; files that were asked for are written."""
+        shown = answer(result, self.table, self.plot, self.wide, table=options, plot=options)
+        notes = [*shown.notes, *(f"inputs: {line}" for line in dict.fromkeys(result.inputs.values()))]
+        values = {**shown.values, "inputs": result.inputs, "rows": self.rows}
+        return replace(shown, notes=[*notes, f"rows: {self.rows}"], values=values)
 
 
 @dataclass(frozen=True)
@@ -82,6 +105,9 @@ class OnData(Networks):
     image_size: int | None = None
     """Resize the images of a folder to this many pixels a side."""
     where: Where = field(default_factory=Where)
+
+    def _about(self) -> dict[str, Any]:
+        return super()._about() if self.data is None else {"data": self.data}
 
     def options(self) -> dict[str, Any]:
         return super().options() | {"data": self._splits(), "where": self.where}
@@ -100,7 +126,7 @@ class OnData(Networks):
 class OnChips(OnData):
     """A command about networks on chips whose weights are noisy."""
 
-    hidden = ("calibration",)
+    hidden: ClassVar[tuple[str, ...]] = ("calibration", "reuse")
 
     draws: int = 10
     """Noise draws (chips) per network."""
@@ -138,15 +164,15 @@ class Workers:
 
 
 @contextmanager
-def progress_of_pieces() -> Iterator[Callable[[Piece, int, int], None]]:
+def progress_of_pieces(quiet: bool) -> Iterator[Callable[[Piece, int, int], None]]:
     """A progress bar, as the function that is called for every finished piece."""
-    from tqdm import tqdm
+    from noiserobust.bars import Bar
 
-    with tqdm(unit="piece", delay=0.1) as bar:  # no bar where the grid is refused
+    with Bar(unit="piece", delay=0.1, disable=quiet) as bar:  # no bar where the grid is refused
 
         def tell(piece: Piece, done: int, of: int) -> None:
             bar.total, bar.n = of, done
-            bar.set_description(piece.name[:60])
+            bar.set_description(printable(piece.name))
 
         yield tell
 
@@ -163,22 +189,38 @@ def swept(noises: Sequence[str], strengths: Sequence[float]) -> list[Any]:
     return [model.scaled(strength / model.strength) for model in models for strength in strengths]
 
 
-def say(line: object) -> None:
-    """Print a line, whatever the names in it hold."""
-    print(printable(line, 10**6))
+def answer(
+    result: Result,
+    table_file: Path | None,
+    plot_file: Path | None,
+    wide_file: Path | None = None,
+    *,
+    table: Mapping[str, Any] = MappingProxyType({}),
+    plot: Mapping[str, Any] = MappingProxyType({}),
+) -> Part:
+    """A result's table as text and its summary as values; its files are written where they were asked for.
 
+    ``table`` and ``plot`` are further arguments of the methods of these names.
+    """
+    from noiserobust.storage.files import write_text
 
-def show(
-    table: Callable[..., str], plot: Callable[[Path], object], table_file: Path | None, plot_file: Path | None
-) -> None:
-    """Print a table; write it as Markdown, and the picture, where that was asked for."""
+    summary = result.summary(**{name: value for name, value in table.items() if name == "confidence"})
     if table_file is not None:
-        from noiserobust.storage.files import write_text
+        if table_file.suffix.lower() == ".csv":
+            text = summary.to_csv(index=False, lineterminator="\n")
+        else:
+            text = result.table(markdown=True, **table).rstrip() + "\n"
+            from noiserobust.report.tex import as_tex
 
-        write_text(table_file, table(markdown=True).rstrip() + "\n")
+            text = as_tex(text) if table_file.suffix.lower() == ".tex" else text
+        write_text(table_file, text)
     if plot_file is not None:
-        plot(plot_file)
-    print("\n".join(map(printable, table().split("\n"))) + "\n")
-    for name, file in (("table", table_file), ("picture", plot_file)):
-        if file is not None:
-            say(f"{name}: {file}")
+        result.plot(plot_file, **plot)
+    if wide_file is not None:
+        from noiserobust.storage.rows import write_rows
+
+        write_rows(result.wide(), wide_file)
+    files = {"table": table_file, "picture": plot_file, "wide rows": wide_file}
+    notes = [f"{name}: {file}" for name, file in files.items() if file is not None]
+    values = {"summary": summary, "files": {name: file for name, file in files.items() if file is not None}}
+    return Part(result.table(**table), notes, values)

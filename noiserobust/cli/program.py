@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
-from noiserobust.cli.flags import Command
-from noiserobust.cli.options import say
+from noiserobust.cli.flags import Command, Groups
+from noiserobust.cli.options import RARE
+from noiserobust.cli.output import Part
 from noiserobust.evaluation.settings import Where
 
 
 @dataclass(frozen=True)
 class Program(Command):
     """Write the target conductances of a network, per layer and crossbar, to program a chip with; or simulated chips.
-    What was measured is evaluated by evaluate --noise chips:FOLDER."""
+    evaluate --noise chips:FOLDER takes what was measured."""
 
     examples = (
         "noiserobust program runs/plain --noise pcm:reference=tile --out chips",
         "noiserobust program runs/plain --chips 10 --times 25s 1d --out chips",
     )
     positional = ("checkpoint",)
+    rare: ClassVar[Groups] = {
+        "network and data": ("model", "data", "data_root"),
+        "which weights are analog": RARE["which weights are analog"],
+    }
 
     checkpoint: str = ""
     """A run's folder, or a file of weights (.safetensors, .pt, .pth)."""
@@ -36,12 +43,12 @@ class Program(Command):
     model: str | None = None
     """Network of a checkpoint that does not name its own, such as resnet18:width=16."""
     data: str | None = None
-    """Data, by which a network's shape is checked (default: what it was trained on)."""
+    """Data that tell a network's shape (default: what it was trained on)."""
     data_root: str | None = None
     """Where named data lie (default: data)."""
     where: Where = field(default_factory=Where)
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         from noiserobust.data import load
         from noiserobust.errors import UserError
         from noiserobust.evaluation.programming import program
@@ -60,5 +67,5 @@ class Program(Command):
             spec=self.model,
             where=self.where,
         )
-        print(result)
-        say("files: " + ", ".join(str(path) for path in result.files[:2]) + (" ..." if result.files[2:] else ""))
+        files = "files: " + ", ".join(map(str, result.files[:2])) + (" ..." if result.files[2:] else "")
+        yield Part(str(result), [files], {"crossbars": result.crossbars, "files": result.files})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from noiserobust.cli.flags import Command, Groups
-from noiserobust.cli.options import Workers, progress_of_pieces, say, show
+from noiserobust.cli.options import Workers, answer, progress_of_pieces
+from noiserobust.cli.output import Part
 from noiserobust.cli.sweep import varied
 from noiserobust.cli.train import SETTINGS
 from noiserobust.training.settings import TrainSettings
@@ -44,16 +46,16 @@ class Recommend(Command):
     out: Path = Path("recommend")
     """Folder for runs and rows; the same command goes on where it was."""
     plot: Path | None = None
-    """File for a picture of the comparison (PNG)."""
+    """File for a picture of the comparison (.png, .pdf, .svg)."""
     table: Path | None = None
-    """File for the table (Markdown)."""
+    """File for the table (.md, .csv, .tex)."""
     settings: TrainSettings = field(default_factory=TrainSettings)
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         from noiserobust.sweep import recommend
 
         vary, executor = dict(map(varied, self.vary)), self.computed_by.chosen()
-        with progress_of_pieces() as tell:
+        with progress_of_pieces(self.quiet) as tell:
             found = recommend(
                 self.noise,
                 self.settings,
@@ -65,5 +67,7 @@ class Recommend(Command):
                 executor=executor,
                 on_piece=tell,
             )
-        show(found.table, found.plot, self.table, self.plot)
-        say(f"rows: {self.out / 'rows.parquet'}")
+        shown, rows = answer(found, self.table, self.plot), self.out / "rows.parquet"
+        about = {"search": found.search, "difference": found.difference, "winner": found.winner.described()}
+        about |= {"train_command": found.command}
+        yield Part(shown.text, [*shown.notes, f"rows: {rows}"], {**shown.values, **about, "rows": rows})

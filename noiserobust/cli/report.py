@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from noiserobust.cli.flags import Command
-from noiserobust.cli.options import say, show
+from noiserobust.cli.options import answer
+from noiserobust.cli.output import Part
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Report(Command):
     positional = ("rows",)
 
     rows: tuple[Path, ...] = ()
-    """Parquet files of rows; with --page also runs' folders, or folders of runs."""
+    """Files of rows (.parquet, .csv, .jsonl); with --page also runs' folders, or folders of runs."""
     where: str | None = None
     """Only rows of which this holds, such as "seed == 0 and images == 500" (columns: docs/evaluation.md)."""
     baseline: str | None = None
@@ -34,20 +36,23 @@ class Report(Command):
     intervals: bool = False
     """Means with their 95 % intervals instead of the two standard deviations."""
     plot: Path | None = None
-    """File for a picture (PNG) of accuracy against strength, or against time where there are several times; with --area
-    of the areas."""
+    """File for a picture (.png, .pdf, .svg) of accuracy against strength, or against time where there are several
+    times; with --area of the areas."""
     table: Path | None = None
-    """File for the tables (Markdown)."""
+    """File for the tables (.md, .tex), or the summary (.csv)."""
+    wide: Path | None = None
+    """File for the rows with a column per metric (.parquet, .csv, .jsonl)."""
     page: Path | None = None
     """File for a page (HTML) of everything: tables that sort, charts, commands; it needs no network."""
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         asked: dict[str, Any] = {"design": self.design, "baseline": self.baseline}
         if self.page is not None:
             from noiserobust.page import write_page
 
-            say(f"page: {write_page(self.rows, self.page, where=self.where, **asked)}")
-            if self.plot is None and self.table is None:
+            page = write_page(self.rows, self.page, where=self.where, **asked)
+            yield Part(notes=[f"page: {page}"], values={"files": {"page": page}})
+            if (self.plot, self.table, self.wide) == (None, None, None):
                 return
         from noiserobust.cli.stored import Stored, stored_rows
         from noiserobust.evaluation import area
@@ -55,4 +60,6 @@ class Report(Command):
         rows = stored_rows([path for path in self.rows if self.page is None or not path.is_dir()], self.where)
         asked["intervals"] = self.intervals
         result = Stored(area(rows), metric="area", **asked) if self.area else Stored(rows, **asked)
-        show(result.table, result.plot, self.table, self.plot)
+        shown = answer(result, self.table, self.plot, self.wide)
+        lines = [line for table in result.differences() for line in table.to_dict("records")]
+        yield Part(shown.text, shown.notes, {**shown.values, "differences": lines})

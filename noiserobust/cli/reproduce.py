@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from noiserobust.cli.flags import Command, Groups
 from noiserobust.cli.options import Workers, progress_of_pieces
+from noiserobust.cli.output import Part
 from noiserobust.errors import UserError
 from noiserobust.papers import PAPERS
 
@@ -54,38 +56,39 @@ class Reproduce(Command):
     keep: Path | None = None
     """Write logs and rows of all finished copies into this folder, for other machines' --finished; no networks."""
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         from noiserobust.papers.grid.plan import pieces_of
 
         if self.seeds is not None and self.seeds < 1:
             raise UserError(f"expected seeds >= 1, got {self.seeds}")
         if self.paper == "claims":
-            self._judge()
+            yield from self._judge()
             return
         wanted = self._wanted()
         grids, bench = self._bench()
         pieces = {artefact: pieces_of(artefact, grids[artefact.paper], bench) for artefact in wanted}
         everything = [piece for needed in pieces.values() for piece in needed]
-        if self._computed(everything):
-            self._write(pieces, grids, bench)
+        if self.dry_run:
+            yield self._missing(list(dict.fromkeys(everything)))
+        else:
+            self._compute(everything)
+            yield from self._written(pieces, grids, bench)
         if self.keep is not None:
             from noiserobust.papers.grid.finished import keep
 
-            print(f"{keep(bench, everything, self.keep)} finished copies in {self.keep}")
+            kept = keep(bench, everything, self.keep)
+            yield Part(f"{kept} finished copies in {self.keep}", values={"kept": kept})
 
-    def _computed(self, pieces: list[Piece]) -> bool:
-        """Do what is missing of ``pieces``, unless only what is done is asked for; False if it is only listed."""
+    def _compute(self, pieces: list[Piece]) -> None:
+        """Do what is missing of ``pieces``, unless only what is done is asked for."""
         from noiserobust.papers.grid.plan import compute_in_stages
 
-        if self.dry_run:
-            self._list(list(dict.fromkeys(pieces)))
-        elif not self.only_done:
+        if not self.only_done:
             executor = self.computed_by.chosen()
-            with progress_of_pieces() as tell:
+            with progress_of_pieces(self.quiet) as tell:
                 compute_in_stages(pieces, executor, tell)
-        return not self.dry_run
 
-    def _write(self, pieces: dict[Artefact, list[Piece]], grids: dict[str, Grid], bench: Bench) -> None:
+    def _written(self, pieces: dict[Artefact, list[Piece]], grids: dict[str, Grid], bench: Bench) -> Iterator[Part]:
         """Write every artefact whose pieces are all there."""
         from noiserobust.papers.grid.finished import missing
         from noiserobust.papers.grid.plan import computed, write
@@ -94,7 +97,7 @@ class Reproduce(Command):
         for artefact, needed in pieces.items():
             grid, cells = grids[artefact.paper], None
             if missing(needed):
-                print(f"{artefact.says}: not all of it is computed yet")
+                yield Part(f"{artefact.says}: not all of it is computed yet", values={"incomplete": [artefact.says]})
                 if not (cells := computed(artefact, grid, bench)):
                     continue
             try:
@@ -102,13 +105,13 @@ class Reproduce(Command):
             except UserError as error:  # the others are written all the same
                 failures.append(f"{artefact.says}: {error}")
                 continue
-            if artefact.kind == "table" and len(pieces) <= 4:
-                print(paths[1].read_text(encoding="utf-8"))
-            print("  ".join(map(str, paths)) + "\n")
+            shown = paths[1].read_text(encoding="utf-8") + "\n" if artefact.kind == "table" and len(pieces) <= 4 else ""
+            about = {"paper": artefact.paper, "name": artefact.name, "files": paths}
+            yield Part(f"{shown}{'  '.join(map(str, paths))}\n", values={"artefacts": [about]})
         if failures:
             raise UserError("; ".join(failures))
 
-    def _judge(self) -> None:
+    def _judge(self) -> Iterator[Part]:
         """Print and write the verdicts on all claims, each from as many trained copies as are there."""
         from noiserobust.papers.claims import CLAIMS
         from noiserobust.papers.grid.claim import claims_text
@@ -117,13 +120,16 @@ class Reproduce(Command):
         if self.names:
             raise UserError(f"expected nothing after claims, which are judged together, got {' '.join(self.names)}")
         grids, bench = self._bench()
-        if not self._computed([piece for claim in CLAIMS for piece in claim.pieces(grids[claim.paper], bench)]):
+        pieces = [piece for claim in CLAIMS for piece in claim.pieces(grids[claim.paper], bench)]
+        if self.dry_run:
+            yield self._missing(list(dict.fromkeys(pieces)))
             return
+        self._compute(pieces)
         copies = {claim: claim.copies(grids[claim.paper], bench) for claim in CLAIMS}
         judged = [claim.judged(grids[claim.paper], bench.with_seeds(n)) for claim, n in copies.items() if n]
         text = claims_text(judged, [claim for claim, n in copies.items() if not n], bench.scale)
         path = write_text(bench.folder / "claims.md", text + "\n")
-        print(f"{text}\n\n{path}")
+        yield Part(f"{text}\n\n{path}", values={"claims": judged, "files": [path]})
 
     def _wanted(self) -> list[Artefact]:
         """The tables and figures that were asked for, in the papers' order."""
@@ -170,22 +176,23 @@ class Reproduce(Command):
         take_up(bench, finished)
         return grids, bench
 
-    def _list(self, pieces: list[Piece]) -> None:
-        """Print what is missing, with the time that it will take."""
+    def _missing(self, pieces: list[Piece]) -> Part:
+        """What is missing, with the time that it will take."""
         from noiserobust.papers.grid.estimate import in_words, seconds_of
         from noiserobust.papers.grid.finished import missing
         from noiserobust.sweep import Training
 
-        total, open_ = 0.0, set(missing(pieces))
+        total, open_, lines, values = 0.0, set(missing(pieces)), [], dict[str, Any]()
         trainings = [piece for piece in pieces if isinstance(piece, Training)]
         measurements = [piece for piece in pieces if not isinstance(piece, Training)]
         for title, group in (("trainings", trainings), ("measurements", measurements)):
             left = [piece for piece in group if piece in open_]
-            print(f"{len(left)} of {len(group)} {title} missing")
-            for piece in left:
-                seconds = seconds_of(piece)
-                total += seconds
-                print(f"  {in_words(seconds):>8}  {piece.name}")
+            lines.append(f"{len(left)} of {len(group)} {title} missing")
+            seconds = [seconds_of(piece) for piece in left]
+            total += sum(seconds)
+            lines += [f"  {in_words(one):>8}  {piece.name}" for one, piece in zip(seconds, left, strict=True)]
+            values[title] = {"all": len(group), "missing": [piece.name for piece in left]}
         workers = self.computed_by.workers
         each = f", {in_words(total / workers)} with {workers} workers" if workers > 1 else ""
-        print(f"about {in_words(total)} on this machine ({self.device}) one after the other{each}")
+        lines.append(f"about {in_words(total)} on this machine ({self.device}) one after the other{each}")
+        return Part("\n".join(lines), values={**values, "seconds": total})

@@ -55,12 +55,18 @@ class Stored(Evaluation):
         """The summary, then every other method's difference from the baseline."""
         if self.to_precision:
             return super().table(markdown, confidence)
+        paired_tables = map(paired_table, self.differences(confidence))
         tables = [robustness_table(self.summary(confidence), self.metric, markdown=markdown, intervals=self.intervals)]
-        for method in self.rows["method"].unique():
-            if self.baseline not in (None, method):
-                pairs = paired(self.rows, method, self.baseline, confidence, self.metric, self.design)
-                tables.append(f"```\n{paired_table(pairs)}\n```" if markdown else paired_table(pairs))
+        tables += [f"```\n{text}\n```" if markdown else text for text in paired_tables]
         return "\n\n".join(tables)
+
+    def differences(self, confidence: float = 0.95) -> list[pd.DataFrame]:
+        """Every other method's difference from the baseline, where there is one."""
+        return [
+            paired(self.rows, method, self.baseline, confidence, self.metric, self.design)
+            for method in self.rows["method"].unique()
+            if self.baseline not in (None, method)
+        ]
 
     def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
         if self.metric != "area":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from noiserobust.cli.flags import FAMILIES, Command, Groups
-from noiserobust.cli.options import Workers, progress_of_pieces, say, show, swept
+from noiserobust.cli.options import Workers, answer, progress_of_pieces, swept
+from noiserobust.cli.output import Part
 from noiserobust.cli.train import SETTINGS
 from noiserobust.errors import UserError
 from noiserobust.spec.listing import check
@@ -47,16 +49,16 @@ class Sweep(Command):
     """Precision of the evaluation."""
     computed_by: Workers = field(default_factory=Workers)
     dry_run: bool = False
-    """Only list what is missing."""
+    """Only list what is missing, and about how long it takes."""
     out: Path = Path("sweep")
     """Folder of the sweep, shared by all machines."""
     plot: Path | None = None
-    """File for a picture of accuracy against strength (PNG)."""
+    """File for a picture of accuracy against strength (.png, .pdf, .svg)."""
     table: Path | None = None
-    """File for the table (Markdown)."""
+    """File for the table (.md, .csv, .tex)."""
     settings: TrainSettings = field(default_factory=TrainSettings)
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         if not self.seeds:
             raise UserError("expected at least one seed, got none; --seeds 0 1 2 trains three copies")
         vary: dict[str, list[object]] = dict(map(varied, self.vary)) | {"seed": list(self.seeds)}
@@ -67,24 +69,33 @@ class Sweep(Command):
         options: dict[str, object] = {"images": self.images, "precision": self.evaluation_precision}
         options |= {"device": self.settings.device}
         if self.dry_run:
-            self._list(vary, noises, options)
+            yield self._missing(vary, noises, options)
             return
         grid, executor = (self.settings, vary, noises, self.draws, self.out), self.computed_by.chosen()
-        with progress_of_pieces() as tell:
+        with progress_of_pieces(self.quiet) as tell:
             rows = sweep(*grid, options=options, executor=executor, on_piece=tell)
-        result = Evaluation(rows)
-        show(result.table, result.plot, self.table, self.plot)
-        say(f"rows: {self.out / 'rows.parquet'}")
+        shown, file = answer(Evaluation(rows), self.table, self.plot), self.out / "rows.parquet"
+        yield Part(shown.text, [*shown.notes, f"rows: {file}"], {**shown.values, "rows": file})
 
-    def _list(self, vary: dict[str, list[object]], noises: list[Any], options: dict[str, object]) -> None:
+    def _missing(self, vary: dict[str, list[object]], noises: list[Any], options: dict[str, object]) -> Part:
         from noiserobust.sweep import evaluations, runs_of
 
-        runs = runs_of(self.settings, vary, self.out / "runs")
-        for pieces in (runs, evaluations(runs, noises, self.draws, self.out / "pieces", options)):
-            missing = [piece for piece in pieces if not piece.result.is_file()]
-            print(f"{len(missing)} of {len(pieces)} missing")
-            for piece in missing:
-                say(f"  {piece.name}")
+        runs, lines, values = runs_of(self.settings, vary, self.out / "runs"), [], {}
+        evaluated = evaluations(runs, noises, self.draws, self.out / "pieces", options)
+        groups: dict[str, list[Any]] = {"trainings": list(runs), "evaluations": list(evaluated)}
+        for what, pieces in groups.items():
+            missing = [piece.name for piece in pieces if not piece.result.is_file()]
+            lines += [f"{len(missing)} of {len(pieces)} missing", *(f"  {name}" for name in missing)]
+            values[what] = {"all": len(pieces), "missing": missing}
+        from noiserobust.report.durations import spoken
+        from noiserobust.sweep.estimates import expected_seconds
+
+        times = expected_seconds(*groups.values(), self.computed_by.workers)
+        if any(times):
+            lines.append(
+                "about " + ", then ".join(f"{spoken(one)} for {what}" for what, one in zip(groups, times) if one)
+            )
+        return Part("\n".join(lines), values=values | {"seconds": sum(times)})
 
 
 def varied(text: str) -> tuple[str, list[object]]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noiserobust.cli.flags import Command
-from noiserobust.cli.options import say
+from noiserobust.cli.output import Part
 from noiserobust.errors import UserError
 from noiserobust.training.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from noiserobust.data import Splits
     from noiserobust.training import Run
 
 SETTINGS = {
@@ -54,8 +56,13 @@ class Train(Command):
     """Training seeds: one trained copy (replicate) each."""
     out: Path = Path("runs")
     """Folder for the runs."""
+    logger: tuple[str, ...] = ()
+    """Who follows the epochs, too: tensorboard, wandb:project, csv:FILE, or package.module:Name; each run's folder has
+    its log.csv anyway."""
+    dry_run: bool = False
+    """Only say which runs are missing, and about how long they take."""
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         from noiserobust.data import load
         from noiserobust.training import fit, torchrun
 
@@ -64,13 +71,38 @@ class Train(Command):
             raise UserError("expected at least one seed, got none; --seeds 0 1 2 trains three copies")
         with torchrun(settings.device) as processes:
             splits = processes.in_turn(lambda: load(settings.data, settings.data_root, settings.image_size))
-            for seed in self.seeds:
-                run = fit(replace(settings, seed=seed), self.out, splits=splits, progress=True, processes=processes)
+            if self.dry_run:
                 if processes.writes:
-                    self._tell(run)
+                    yield self._planned(splits)
+                return
+            for seed in self.seeds:
+                run = fit(
+                    replace(settings, seed=seed),
+                    self.out,
+                    splits=splits,
+                    loggers=self.logger,
+                    progress=not self.quiet,
+                    processes=processes,
+                )
+                if processes.writes:
+                    yield self._told(run)
+
+    def _planned(self, splits: Splits) -> Part:
+        """Which runs there are to train, and about how long they take: a few steps of one are timed."""
+        from noiserobust.report.durations import spoken
+        from noiserobust.training.estimates import expected_seconds
+        from noiserobust.training.runs import run_of
+
+        seen = self.settings.normalized(splits)
+        runs = [run_of(replace(self.settings, seed=seed), self.out, seen) for seed in self.seeds]
+        missing = [str(run.folder) for run in runs if not run.checkpoint.is_file()]
+        each = expected_seconds(self.settings, splits) if missing else 0.0
+        lines = [f"{len(missing)} of {len(runs)} missing", *(f"  {folder}" for folder in missing)]
+        lines += [f"about {spoken(each)} each, {spoken(each * len(missing))} in all"] if missing else []
+        return Part("\n".join(lines), values={"missing": missing, "seconds": each * len(missing)})
 
     @staticmethod
-    def _tell(run: Run) -> None:
+    def _told(run: Run) -> Part:
         from noiserobust.storage.checkpoints import read_checkpoint
 
         settings = run.settings
@@ -79,5 +111,6 @@ class Train(Command):
         metric, (unit, form, _) = settings.task.metric, settings.task.quantity
         names = [name for name in (metric, f"perturbed_{metric}") if name in kept]
         scores = [f"{name.replace('_', ' ')} {kept[name]:{form}} {unit}".rstrip() for name in names]
-        say(f"kept epoch {kept['epoch']} ({', '.join([watched, *scores]) if scores else 'the last'})")
-        say(f"weights: {run.checkpoint}")
+        notes = [f"kept epoch {kept['epoch']} ({', '.join([watched, *scores]) if scores else 'the last'})"]
+        about = {"label": run.label, "seed": settings.seed, "weights": run.checkpoint, "kept": kept}
+        return Part(notes=[*notes, f"weights: {run.checkpoint}"], values={"runs": [about]})

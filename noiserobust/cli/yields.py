@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from noiserobust.cli.flags import Command
-from noiserobust.cli.options import show
+from noiserobust.cli.options import answer
+from noiserobust.cli.output import Part
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Yield(Command):
     positional = ("rows",)
 
     rows: tuple[Path, ...] = ()
-    """Parquet files of rows that evaluate wrote; a draw is a chip."""
+    """Files of rows (.parquet, .csv, .jsonl) that evaluate wrote; a draw is a chip."""
     above: float | None = None
     """Accuracy (percent) that a chip must reach; a chip at exactly this value does."""
     share: float = 0.99
@@ -35,19 +37,22 @@ class Yield(Command):
     where: str | None = None
     """Only rows of which this holds, such as "strength == 0.1" (columns: docs/evaluation.md)."""
     plot: Path | None = None
-    """File for a picture of the share of chips that reach an accuracy (PNG)."""
+    """File for a picture of the share of chips that reach an accuracy (.png, .pdf, .svg)."""
     table: Path | None = None
-    """File for the table (Markdown)."""
+    """File for the table (.md, .csv, .tex)."""
 
-    def run(self) -> None:
+    def run(self) -> Iterator[Part]:
         from noiserobust.cli.stored import stored_rows
         from noiserobust.evaluation.design.chip_yield import chips_needed, yields
 
         result = yields(stored_rows(self.rows, self.where), self.above, self.share, pooled=self.pooled)
-        table = partial(result.table, confidence=self.confidence, percents=self.percentiles)
-        show(table, partial(result.plot, confidence=self.confidence), self.table, self.plot)
+        asked = {"confidence": self.confidence}
+        shown = answer(result, self.table, self.plot, table={**asked, "percents": self.percentiles}, plot=asked)
         needed = [chips_needed(self.share, self.confidence, failures) for failures in (0, 1, 2)]
-        print(
+        says = (
             f"chips needed to say that {100 * self.share:g} % reach X with {100 * self.confidence:g} % confidence: "
             f"{needed[0]} if X is the worst of them, {needed[1]} for the second worst, {needed[2]} for the third"
         )
+        points: Any = result.percentiles(self.percentiles, self.confidence) if self.percentiles else []
+        yield Part(shown.text, shown.notes, {**shown.values, "percentiles": points, "needed": needed})
+        yield Part(says)

@@ -117,13 +117,13 @@ def _walk(folder: Path) -> Iterator[str]:
 
 def _decode(paths: list[str], size: int | None, title: str) -> Tensor:
     """All images in one tensor, N x 3 x H x W."""
-    from tqdm import tqdm
+    from noiserobust.bars import Bar
 
     first = read_image(paths[0], size)
     images = torch.empty((len(paths), *first.shape), dtype=torch.uint8)
     large = read_image(paths[0], None)[0].numel() >= THREADED_PIXELS
     # disable=None: no bar where stderr is a file.
-    with ThreadPoolExecutor() as pool, tqdm(desc=title, total=len(paths), leave=False, disable=None) as bar:
+    with ThreadPoolExecutor() as pool, Bar(desc=title, total=len(paths), leave=False, disable=None) as bar:
         # In chunks, so that an error or Ctrl-C waits for few images and few wait for the loop.
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]

@@ -8,7 +8,7 @@ from .measure_minima import Sharpness, sharpness
 from .monte_carlo import Evaluation, evaluate
 from .precision.to_precision import Target
 from .programming import Programming, program
-from .result import Result
+from .result import Result, wide
 from .settings import Chips, Compute, Where
 from .statistics.noise_area import area
 from .statistics.summary import paired, summarize
@@ -45,5 +45,6 @@ __all__ = [
     "sharpness",
     "summarize",
     "trajectories",
+    "wide",
     "yields",
 ]

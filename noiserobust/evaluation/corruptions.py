@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from noiserobust.analog.coverage import Coverage
+from noiserobust.bars import Bar
 from noiserobust.data.corrupted import CORRUPTIONS, load_corrupted
 from noiserobust.evaluation.evaluated_models import Models
 from noiserobust.evaluation.monte_carlo import evaluate
@@ -87,7 +87,7 @@ def corrupted(
     total = len(list(corruptions) or CORRUPTIONS) * len(severities)
     options: dict[str, Any] = {"images": images, "model": model, "task": task}
     options |= {"chips": chips, "compute": compute, "where": where}
-    for corruption, severity, dataset in tqdm(sets, total=total, unit="set", disable=not progress, delay=1):
+    for corruption, severity, dataset in Bar(sets, total=total, unit="set", disable=not progress, delay=1):
         ledger = Ledger(out, columns={"corruption": corruption, "severity": severity})
         result = evaluate(models, dataset, noises, draws, seed, out=ledger, **options)
         coverage |= result.coverage

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from noiserobust.analog.coverage import Coverage, coverage_of
+from noiserobust.analog.coverage import Coverage, coverage_of, weight_counts
 from noiserobust.data import Batch, Labelled, Samples, Splits, as_dataset, load
 from noiserobust.data.places import beside
 from noiserobust.errors import UserError, printable
@@ -81,6 +81,11 @@ class EvaluatedModel(TrainedCopy):
     where: Where
     columns: dict[str, Any]
     """The columns of its rows that do not depend on the noise."""
+
+    def under(self, where: Where) -> EvaluatedModel:
+        """The same copy with fewer of its weights analog, those that ``where`` says (:attr:`coverage` stays)."""
+        changed = {"analog": str(where)} | weight_counts(self.network, where)
+        return replace(self, where=where, columns=self.columns | changed)
 
 
 def trained_copies(models: Models) -> list[TrainedCopy]:

@@ -51,7 +51,7 @@ def require_effect(noisy: NoisyWeights, ask: Callable[[Batch], Any], batch: Batc
             with suppress(RuntimeError, ValueError, TypeError):  # takes no such few: the evaluation itself says why
                 clean = answers(samples)
                 for draw in range(DRAWS):
-                    with noisy.replaced(partial(_moved, stream=Stream(0, "effect", draw))), _Asked(noisy) as asked:
+                    with noisy.replaced(partial(moved_far, stream=Stream(0, "effect", draw))), _Asked(noisy) as asked:
                         differ = _differ(clean, answers(samples))
                     asked.require_effect()
                     if differ:
@@ -76,7 +76,7 @@ def require_effect(noisy: NoisyWeights, ask: Callable[[Batch], Any], batch: Batc
 def _require_product(head: Head, noisy: NoisyWeights, clean: list[Tensor], ask: Callable[[], list[Tensor]]) -> None:
     """Refuse an embedding that is included and only looked up."""
     for draw in range(DRAWS):
-        moved = _moved(head, Stream(0, "effect", draw))
+        moved = moved_far(head, Stream(0, "effect", draw))
         with noisy.replaced(lambda weight, moved=moved: moved if weight is head else weight.value()):  # type: ignore[misc]
             if _differ(clean, ask()):
                 return
@@ -138,7 +138,7 @@ class _Asked:
         """Its outputs for the same inputs, with other weights in every draw: first what costs no random numbers."""
         with ExitStack() as stack:
             for weight in self._weights[layer] if draw else ():
-                moved = -weight.value() if draw == 1 else _moved(weight, Stream(0, "effect", "layer", draw))
+                moved = -weight.value() if draw == 1 else moved_far(weight, Stream(0, "effect", "layer", draw))
                 stack.enter_context(weight.opened(moved))
             return [values.clone() for values in nests.tensors(layer(*args, **kwargs))]
 
@@ -153,7 +153,8 @@ class _Asked:
             )
 
 
-def _moved(weight: AnalogWeight, stream: Stream) -> Tensor:
+def moved_far(weight: AnalogWeight, stream: Stream) -> Tensor:
+    """Its value plus normals of several times its largest: what it does shows, whatever the precision."""
     clean = weight.value()
     rows = weight.as_rows(clean)
     field = field_like(stream.weight(weight.name).normal, rows)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from noiserobust.analog.weight_space import Over
+from noiserobust.bars import Bar
 from noiserobust.errors import UserError, printable
 from noiserobust.evaluation.evaluated_models import EvaluatedModels, Models
 from noiserobust.evaluation.measure_minima import PASS, Part, surface_of
@@ -98,7 +98,7 @@ def landscape(
     networks = EvaluatedModels(models, data, part, images=images, model=model, task=task, compute=compute, where=where)
     constant = OPERATION | {"noise": "none", "strength": 0.0, "read": 0, "t": float("nan"), "seed": seed, "part": part}
     constant |= {"landscape": f"filter-normalised,over={over}", "semantics": SEMANTICS}
-    bar = tqdm(total=len(networks) * pairs * len(grid), unit="point", disable=not progress, delay=1)
+    bar = Bar(total=len(networks) * pairs * len(grid), unit="point", disable=not progress, delay=1)
     with closing(Ledger(out, ["landscape", "x", "y"])) as ledger, bar:
         for one in networks:
             bar.set_description(printable(one.method), refresh=False)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
-from tqdm import tqdm
 
 from noiserobust.analog.noisy import report_stream
+from noiserobust.bars import Bar
 from noiserobust.errors import UserError, printable
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models
 from noiserobust.evaluation.result import Result, drawn
@@ -90,7 +90,7 @@ def sharpness(
     kinds = list(dict.fromkeys([*measures_of(measures, strengths), MaxOverRms()]))
     compute = compute.with_batches_of(PASS)
     networks = EvaluatedModels(models, data, part, images=images, model=model, task=task, compute=compute, where=where)
-    bar = tqdm(total=len(networks) * len(kinds), unit="measure", disable=not progress, delay=1)
+    bar = Bar(total=len(networks) * len(kinds), unit="measure", disable=not progress, delay=1)
     with closing(Ledger(out, ["measure"])) as ledger, bar:
         for one in networks:
             bar.set_description(printable(one.method), refresh=False)
@@ -124,7 +124,7 @@ def _fill(
     model: EvaluatedModel,
     kinds: Sequence[Measure],
     settings: dict[str, Any],
-    bar: tqdm[Any],
+    bar: Bar,
 ) -> None:
     """The rows of one network."""
     surface = surface_of(model)

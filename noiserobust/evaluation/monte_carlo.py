@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import nn
-from tqdm import tqdm
 
 from noiserobust.analog.noisy import report_stream
+from noiserobust.bars import Bar
 from noiserobust.errors import UserError, printable
 from noiserobust.evaluation.evaluated_models import EvaluatedModels, Models
 from noiserobust.evaluation.on_chips import Conditions, ModelOnChips
@@ -148,7 +148,7 @@ def evaluate(
     )
     conditions = Conditions.of(chips, networks.data)
     networks.calibration = conditions.images
-    settings = OPERATION | {"seed": seed, "recalibration": conditions.recalibration, "semantics": SEMANTICS}
+    settings: dict[str, Any] = {"seed": seed, "recalibration": conditions.recalibration}
     uncovered: dict[str, dict[str, str]] = {}
     conversion: dict[str, str] = {}
     ranges: dict[str, str] = {}
@@ -156,7 +156,7 @@ def evaluate(
     if target:
         settings |= {"target": target.half_width, "confidence": target.confidence}
     total = None if target else len(networks) * len(noise_kinds) * len(numbers) * len(conditions.readings)
-    bar = tqdm(total=total, unit="draw" if target else "read", disable=not progress, delay=1)
+    bar = Bar(total=total, unit="draw" if target else "read", disable=not progress, delay=1)
     meshes = [mesh_of(copy.source) for copy in networks.copies if isinstance(copy.source, nn.Module)]
     mesh = next((mesh for mesh in meshes if mesh is not None), None)
     ledger = out if isinstance(out, Ledger) else Ledger(out) if mesh is None else SharedLedger(out, mesh)
@@ -165,8 +165,7 @@ def evaluate(
             bar.set_description(printable(copy.method), refresh=False)
             on_chips = ModelOnChips(copy, conditions, further, target is not None or len(conditions.readings) == 1)
             for noise in noise_kinds:
-                columns = settings | {"backend": on_chips.opened.text} | copy.columns
-                columns |= {"noise": noise.label, "strength": on_chips.strength(noise)}
+                columns = columns_of(on_chips, noise, settings)
                 if target:
                     for reading in on_chips.readings:
                         measure_to_precision(target, on_chips, noise, reading, columns, ledger, bar)
@@ -180,6 +179,12 @@ def evaluate(
     if missing := result.nan_answers:
         warnings.warn(missing, stacklevel=2)
     return result
+
+
+def columns_of(on_chips: ModelOnChips, noise: NoiseModel, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that all rows of a network under a noise share; ``settings`` are the seed's and recalibration's."""
+    columns = OPERATION | {"semantics": SEMANTICS} | dict(settings) | {"backend": on_chips.opened.text}
+    return columns | on_chips.model.columns | {"noise": noise.label, "strength": on_chips.strength(noise)}
 
 
 def _target(asked: float | Target, chips: Chips, draws: range, metrics: Collection[str]) -> Target:

@@ -139,7 +139,8 @@ class ModelOnChips:
             self.compiled = torch.compile(unwrap(network), dynamic=False)
             require_weights(self.compiled)  # the compiler may be told to copy them
         self.programmed: Programmed | None = None
-        self._answers_to_weights = not self.opened.plain
+        self.answers_to_weights = not self.opened.plain
+        """Whether noise is known to reach the network, or is somebody else's business."""
 
     def _trained_ranges(self) -> tuple[Mapping[str, Any] | None, str]:
         """The ranges that training found, and the text of the converters that it found them with, if they are fixed."""
@@ -194,8 +195,8 @@ class ModelOnChips:
     ) -> Iterator[nn.Module]:
         """Inside, what computes with the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own)."""
         time = None if t != t else t
-        if not (self.noisy.is_identity(noise) or self._answers_to_weights):
-            self._require_effect()
+        if not (self.noisy.is_identity(noise) or self.answers_to_weights):
+            self.require_effect()
         if self.programmed is None and not self.noisy.is_identity(noise):
             self.programmed = self.opened.program(self.noisy, noise, stream, self.read_once)
         converting = self.converting[converters]
@@ -211,13 +212,13 @@ class ModelOnChips:
             yield network if self.compiled is None else self.compiled
         converting.check_called()
 
-    def _require_effect(self) -> None:
-        """Once, before the first noise that moves weights."""
+    def require_effect(self) -> None:
+        """Refuse a network that noise would not reach; once, before the first noise that moves weights."""
         model = self.model
         if model.batches:  # a scoring function has its own
             ask = partial(model.task.call, model.network)
             require_effect(self.noisy, ask, model.batches[0], model.compute.precision)
-        self._answers_to_weights = True
+        self.answers_to_weights = True
 
     def score(self, noise: NoiseModel, stream: Stream, **reading: Any) -> dict[str, float]:
         """The metrics of the chip on all images; ``reading`` is that of :meth:`reading`."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from noiserobust.storage.stored import wide as wide
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -33,6 +35,11 @@ class Result(ABC):
             return {}
         known = self.rows[["model", "inputs"]].dropna().drop_duplicates("model", keep="last")
         return dict(zip(known["model"], known["inputs"], strict=True))
+
+    def wide(self) -> pd.DataFrame:
+        """The rows with a column per metric: one line per model, condition and draw
+        (:func:`~noiserobust.evaluation.wide`)."""
+        return wide(self.rows)
 
     @abstractmethod
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:

@@ -58,6 +58,8 @@ class Compute:
     """Multiply batch norms into the noisy weights of the layers before them: equal to rounding, and faster."""
     compile: bool = False
     """Compile the network by torch.compile, once for all draws."""
+    reuse: int = 1024
+    """MiB of layers' outputs that sensitivity and keep-digital keep and use again: equal, and faster (0: none)."""
     mean: float | Sequence[float] | None = None
     """With std: networks see (x - mean) / std, one number each or one per channel; x are pixels / 255, or floats as
     they are (default: as the checkpoint says, else the data's)."""

@@ -15,8 +15,9 @@ from noiserobust.evaluation.evaluated_models import Models, trained_copies
 from noiserobust.evaluation.result import Result, drawn
 from noiserobust.report.table import aligned, as_markdown
 from noiserobust.storage.checkpoints import Checkpoint
+from noiserobust.storage.files import known_to_write
 from noiserobust.storage.logs import read_log
-from noiserobust.storage.rows import rows_to_write, write_rows
+from noiserobust.storage.rows import ROWS, write_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +68,7 @@ def trajectories(models: Models, *, out: str | Path | None = None) -> Trajectori
     lines, by its suffix). Raises :class:`~noiserobust.UserError` for what has no log beside it.
     """
     if out is not None:
-        rows_to_write(out)
+        known_to_write(out, ROWS)
     tables = []
     for copy in trained_copies(models):
         path = copy.source.path if isinstance(copy.source, Checkpoint) else None

@@ -10,6 +10,7 @@ from noiserobust.models.check import checked_forward
 from noiserobust.models.costs import Cost, cost
 from noiserobust.models.digits import DigitsNet
 from noiserobust.models.factory import Factory
+from noiserobust.models.lora import LoRA
 from noiserobust.models.pretrained import Transformers
 from noiserobust.models.pyramidnet import PyramidNet
 from noiserobust.models.resnet import ResNet18, ResNet34, ResNet50, ResNet101
@@ -27,6 +28,7 @@ __all__ = [
     "DeiTSmall",
     "DigitsNet",
     "Factory",
+    "LoRA",
     "ModelSpec",
     "Native",
     "PyramidNet",

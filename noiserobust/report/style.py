@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
-from noiserobust.storage.files import picture_to_write, write_atomically
+from noiserobust.storage.files import known_to_write, write_atomically
 
 # Okabe and Ito's palette without its yellow, which is lost on white.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -149,7 +149,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
     Returns the path written; raises :class:`~noiserobust.UserError` for another suffix.
     """
-    kind = picture_to_write(path).suffix.lower()
+    kind = known_to_write(path, "picture").suffix.lower()
     if kind in METADATA:
         return write_atomically(path, lambda file: figure.savefig(file, format=kind[1:], metadata=METADATA[kind]))
     return write_atomically(path, lambda temporary: _save_png(figure, temporary))

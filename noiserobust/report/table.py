@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
 import pandas as pd
 
 from noiserobust.errors import UserError, printable
+from noiserobust.limits import TABLE_WIDTH
 from noiserobust.minima.labels import without_strength
 from noiserobust.report.leading import leading, quantity_of
 from noiserobust.spec import Duration
@@ -17,7 +20,6 @@ from noiserobust.storage.rows import OPERATION, completed, noise_free
 
 SYMBOLS = {"gaussian": "sigma", "laplace": "b"}
 GAP = "–"
-WIDTH = 140  # characters of a terminal before a table continues below
 
 
 def robustness_table(
@@ -165,20 +167,39 @@ def _cell(line: dict[Any, Any] | None, spreads: list[str], form: str, intervals:
 
 
 def aligned(grid: list[list[str]]) -> str:
-    """Aligned columns; those beyond ``WIDTH`` characters continue below, beside the methods again."""
-    columns = [[printable(cell) for cell in column] for column in zip(*grid, strict=True)]
-    parts = [[columns[0]]]
-    for column in columns[1:]:
-        if len(parts[-1]) > 1 and sum(max(map(len, c)) + 2 for c in [*parts[-1], column]) > WIDTH + 2:
-            parts.append([columns[0]])
-        parts[-1].append(column)
+    """Aligned columns; those beyond :data:`~noiserobust.limits.TABLE_WIDTH` continue below, beside the methods again.
+
+    What is too wide even so is broken within its cell: names at half of the width, others at what is left.
+    """
+    width = TABLE_WIDTH.get()
+    names, *columns = ([printable(cell) for cell in column] for column in zip(*grid, strict=True))
+    first = _broken(names, width // 2 if columns else width)
+    parts = [[first]]
+    for column in columns:
+        cells = _broken(column, width - _width(first) - 2)
+        if len(parts[-1]) > 1 and sum(_width(one) + 2 for one in [*parts[-1], cells]) > width + 2:
+            parts.append([first])
+        parts[-1].append(cells)
     return "\n\n".join(map(_part, parts))
 
 
-def _part(columns: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in columns]
-    head, *body = zip(*columns, strict=True)
-    lines = [head, ["-" * width for width in widths], *body]
+Cells = list[list[str]]
+"""A column: the lines of every cell."""
+
+
+def _broken(column: list[str], width: int) -> Cells:
+    """Every cell in lines of at most so many characters, broken after commas where it can be."""
+    return [[cell] if len(cell) <= width else textwrap.wrap(re.sub(r",(?=\S)", ", ", cell), width) for cell in column]
+
+
+def _width(cells: Cells) -> int:
+    return max(len(line) for cell in cells for line in cell)
+
+
+def _part(columns: list[Cells]) -> str:
+    widths = list(map(_width, columns))
+    head, *body = ([*zip_longest(*cells, fillvalue="")] for cells in zip(*columns, strict=True))
+    lines = [*head, ["-" * width for width in widths], *(line for row in body for line in row)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,13 @@ log = logging.getLogger("noiserobust")
 
 NAME_MAX = 255
 """Bytes that the name of a file or folder may have."""
-PICTURES = ("", ".png", ".pdf", ".svg")
+FORMATS = {
+    "file of rows": (".parquet", ".csv", ".jsonl"),
+    "picture": (".png", ".pdf", ".svg"),
+    "table": (".md", ".csv", ".tex"),
+    "page": (".html", ".htm"),
+}
+"""Suffixes by what is written; without any it is the first."""
 SUMS = "SHA256SUMS"
 """File of checksums in a folder, as sha256sum writes and checks it."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -114,10 +121,11 @@ def file_to_write(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def picture_to_write(path: str | os.PathLike[str]) -> Path:
-    """``path``, where a picture of a format that is known by its suffix can be written."""
-    if Path(path).suffix.lower() not in PICTURES:
-        raise UserError(f"expected a picture that ends in .png, .pdf or .svg, got {path}; name it so")
+def known_to_write(path: str | os.PathLike[str], kind: str) -> Path:
+    """``path``, where a file of that ``kind`` (:data:`FORMATS`) can be written, in a format known by its suffix."""
+    if Path(path).suffix.lower() not in ("", *FORMATS[kind]):
+        *others, last = FORMATS[kind]
+        raise UserError(f"expected a {kind} that ends in {', '.join(others)} or {last}, got {path}; name it so")
     file_to_write(path)
     return Path(path)
 
@@ -208,6 +216,8 @@ def _require_place(target: Path) -> None:
         read_only = hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY
         number = errno.EROFS if read_only else errno.EACCES
         raise OSError(number, os.strerror(number))
+    with tempfile.TemporaryFile(dir=folder):  # of some file systems only this shows it
+        pass
 
 
 def _temporary_beside(target: Path) -> Path:

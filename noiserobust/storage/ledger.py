@@ -13,11 +13,12 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.storage.database import Database
+from noiserobust.storage.files import known_to_write
 from noiserobust.storage.identity import VARYING, same_answer
 from noiserobust.storage.locks import Claims
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.records import Keys, Record, condition_of, record_of, table_of
-from noiserobust.storage.rows import OPERATION, rows_to_write
+from noiserobust.storage.rows import OPERATION, ROWS
 
 SEMANTICS = 2
 """Raise when a change makes the same evaluation give other values, so that no stale row is taken for a new one."""
@@ -56,7 +57,7 @@ class Ledger:
         self, path: str | Path | None, further: Sequence[str] = (), columns: Mapping[str, Any] | None = None
     ) -> None:
         if path is not None:
-            rows_to_write(path)
+            known_to_write(path, ROWS)
         self.path = None if path is None else Path(path)
         self.unit, self.columns = [*UNIT, *further], dict(columns or {})
         self._keys = Keys(self.unit)

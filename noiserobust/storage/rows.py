@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from noiserobust.errors import UserError
 from noiserobust.seals import BLANK, NAME, is_sound
-from noiserobust.storage.files import file_to_write, require_sound, write_atomically
+from noiserobust.storage.files import known_to_write, require_sound, write_atomically
 from noiserobust.storage.formats import read_csv, read_jsonl, write_csv, write_jsonl
 
 OPERATION: dict[str, Any] = {
@@ -40,17 +40,9 @@ OUTPUT_NOISE = {
 """What in a column says that outputs are noisy (of a configuration of one's own it is not known that they are not)."""
 
 
-FORMATS = (".parquet", ".csv", ".jsonl")
-"""Suffixes of files of rows; one without a suffix is parquet. Parquet alone carries a checksum: what a person edits in
-the others counts."""
-
-
-def rows_to_write(path: str | os.PathLike[str]) -> Path:
-    """``path``, where a file of rows of a format that is known by its suffix can be written; call it before work."""
-    if Path(path).suffix.lower() not in ("", *FORMATS):
-        raise UserError(f"expected a file of rows that ends in {', '.join(FORMATS)}, got {path}; name it so")
-    file_to_write(path)
-    return Path(path)
+ROWS = "file of rows"
+TEXT_FORMATS = (".csv", ".jsonl")
+"""Suffixes of rows as texts. Only parquet carries a checksum: what a person edits in the others counts."""
 
 
 def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
@@ -58,8 +50,8 @@ def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
 
     Returns the path written.
     """
-    kind = rows_to_write(path).suffix.lower()
-    if kind in (".csv", ".jsonl"):
+    kind = known_to_write(path, ROWS).suffix.lower()
+    if kind in TEXT_FORMATS:
         return write_atomically(path, partial(write_csv if kind == ".csv" else write_jsonl, rows))
     table = pyarrow.Table.from_pandas(rows, preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), NAME: BLANK})
@@ -80,7 +72,7 @@ def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
     except Exception as error:  # a damaged file raises what it likes, from several libraries
         if isinstance(error, MemoryError):
             raise
-        kind = kind[1:] if kind in FORMATS else "parquet"
+        kind = kind[1:] if kind in TEXT_FORMATS else "parquet"
         raise UserError(
             f"expected result rows ({kind}), got {path}, which cannot be read as {kind}; write it again"
         ) from None
@@ -89,7 +81,7 @@ def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
 def is_whole(path: Path) -> bool:
     """Whether ``path`` is a file of rows that can be read and is as it was written."""
     try:
-        if path.suffix.lower() in (".csv", ".jsonl"):
+        if path.suffix.lower() in TEXT_FORMATS:
             return not read_rows(path).empty
         parquet.ParquetFile(path).close()
         return is_sound(path)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from noiserobust.noise.sharded import of_first
+from noiserobust.storage.files import known_to_write
 from noiserobust.storage.ledger import Ledger
-from noiserobust.storage.rows import rows_to_write
+from noiserobust.storage.rows import ROWS
 
 
 class SharedLedger(Ledger):
@@ -19,7 +20,7 @@ class SharedLedger(Ledger):
 
     def __init__(self, path: str | Path | None, mesh: Any) -> None:
         if path is not None:
-            rows_to_write(path)  # a path that cannot be is refused by all
+            known_to_write(path, ROWS)  # a path that cannot be is refused by all
         self.mesh = mesh
         super().__init__(path if not any(mesh.get_coordinate()) else None)
 

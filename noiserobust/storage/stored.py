@@ -10,6 +10,7 @@ import pandas as pd
 from noiserobust.errors import UserError
 from noiserobust.storage import conditions
 from noiserobust.storage.ledger import UNIT
+from noiserobust.storage.provenance import provenance
 from noiserobust.storage.rows import completed, read_rows, require_rows
 
 ASIDE = ("inputs", "recalibration", "converters", "analog", "layer_outputs")
@@ -58,6 +59,27 @@ def require_alike(rows: pd.DataFrame) -> pd.DataFrame:
         if len(values) > 1:
             raise _unlike(f"{what}, got {len(values)}", [f"{column} == {_quoted(value)}" for value in values])
     return rows
+
+
+def wide(rows: pd.DataFrame) -> pd.DataFrame:
+    """Tidy ``rows`` with a column per metric in place of ``metric`` and ``value``; missing ones are NaN.
+
+    Each line is one measured thing (a model under a condition, a draw), and stays apart from all others: nothing is
+    averaged. :class:`UserError` where a metric was measured twice of it.
+    """
+    if missing := {"metric", "value"} - set(rows):
+        raise UserError(f"expected tidy rows, got a table without {', '.join(sorted(missing))}")
+    versions = [name for name in provenance() if name in rows]  # a metric may have been added by a later one
+    keys = [name for name in rows if name not in ("metric", "value", *versions)]
+    number = rows.groupby(keys, sort=False, dropna=False, observed=True).ngroup()
+    doubled = pd.DataFrame({"line": number, "metric": rows["metric"]}).duplicated()
+    if doubled.any():
+        first = rows[doubled].iloc[0]
+        raise UserError(f"expected one value of {first['metric']} per line, got several; drop doubled rows")
+    values = pd.DataFrame({name: rows["value"][rows["metric"] == name] for name in rows["metric"].unique()})
+    values = values.groupby(number, sort=True).first()
+    heads = rows[[name for name in rows if name not in ("metric", "value")]][~number.duplicated()]
+    return pd.concat([heads.reset_index(drop=True), values.reset_index(drop=True)], axis=1)
 
 
 def _quoted(value: object) -> str:

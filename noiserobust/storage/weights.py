@@ -24,7 +24,8 @@ def load_weights(
     With ``classes``, the number that the network has, layers stay as they are where ``weights`` have another number of
     classes: those that give the logits, in fine-tuning.
 
-    Marks that DDP, DataParallel and torch.compile leave in names (``module``, ``_orig_mod``) do not count, on either
+    Marks that DDP, DataParallel, torch.compile and adapters leave in names (``module``, ``_orig_mod``,
+    ``base_layer``) do not count, on either
     side and at any depth; where names still differ, ``aliases`` (:class:`~noiserobust.models.ModelSpec`) translate
     those of well-known implementations. Counters of batches that an old file lacks stay at 0. Raises
     :class:`~noiserobust.UserError` that names missing, unexpected and misshapen entries.
@@ -66,7 +67,8 @@ def _of_other_classes(weight: Tensor, given: Tensor, classes: int) -> bool:
 
 def _by_plain_name(weights: Mapping[str, Tensor]) -> dict[str, str]:
     """Names without the marks of wrappers -> names as they are."""
-    plain = {".".join(p for p in name.split(".") if p not in ("module", "_orig_mod")): name for name in weights}
+    marks = ("module", "_orig_mod", "base_layer")
+    plain = {".".join(p for p in name.split(".") if p not in marks): name for name in weights}
     # Two names that only such a part tells apart: it belongs to the network.
     return plain if len(plain) == len(weights) else {name: name for name in weights}
 

@@ -58,6 +58,7 @@ WITHOUT_EFFECT = ("data", "data_root", "mean", "std", "log", "log_on", "log_imag
 ADDED: dict[str, Any] = {
     "drop_last": False,
     "cutout": 0,
+    "lora": None,
     "initial": None,
     "task": "classification",
     "include": [],
@@ -100,6 +101,9 @@ class TrainSettings:
     loss: str | None = None
     """A loss of your own, package.module:function: of predictions and labels, one value per sample (default: the
     task's)."""
+    lora: str | None = None
+    """Train digital adapters of low rank beside the frozen layers of the network: rank=8, or rank=8,alpha=16; the same
+    as --model lora:NETWORK,rank=8. The network's weights are those of --initial."""
     initial: str | None = None
     """Checkpoint to start from (fine-tuning); layers that give the logits of another number of classes start anew."""
     teacher: str | None = None
@@ -253,6 +257,10 @@ class TrainSettings:
         kinds |= {"select_noise": NoiseModel, "converters": Converters}
         for name, kind in kinds.items():
             object.__setattr__(self, name, kind.parse(getattr(self, name)))
+        from noiserobust.models.lora import adapted
+
+        object.__setattr__(self, "model", adapted(self.model, self.lora, self.initial))
+        object.__setattr__(self, "lora", None)  # the network says it now
         if self.input_ranges is not None:
             learning = str(InputRanges.parse(self.input_ranges))
             if "learnt=true" not in f"{self.converters} {self.layers}":
@@ -312,19 +320,6 @@ class TrainSettings:
         converters = "" if str(self.converters) == "none" else f", {self.converters}{ranges}"
         return f"{self.method}{clipping}{averaged}{teacher}{converters}"
 
-    @property
-    def _revised(self) -> list[str]:
-        """What has come to mean something else without a change of SEMANTICS, which all other runs keep."""
-        method, converters = str(self.method), f"{self.converters} {self.layers or ''}"
-        mixes = any(name in method for name in ("arwp-mixed", "g-rst", "alpha="))
-        changes = {
-            "clipped weights keep their limit": self.weight_clip is not None,
-            "norm of the whole gradient": "scaling=paper" in method.partition("esam")[2],
-            "averaged with its ranges and converters": self.average is not None and "io:" in converters,
-            "ranges learn of every loss": mixes and "learnt=true" in converters,
-        }
-        return [change for change, is_so in changes.items() if is_so]
-
     def described(self) -> dict[str, Any]:
         """The settings as plain values, in their text forms."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -348,6 +343,7 @@ class TrainSettings:
     def identity(self, data: Splits | Content) -> str:
         """8 hex digits that name the run: its settings, its data's content and the version of what training means."""
         from noiserobust.data import Content
+        from noiserobust.training.revised import revised
 
         seen = data if isinstance(data, Content) else data.content
         mean, std = (seen.mean, seen.std) if self.mean is None or self.std is None else (self.mean, self.std)
@@ -361,7 +357,7 @@ class TrainSettings:
         crop, flip = self.augmentation(seen)
         train, test, *watched = seen.fingerprints
         content = [train, test, mean, std, *watched]
-        named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content, *self._revised]
+        named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content, *revised(self)]
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -14,14 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
+from noiserobust.bars import Bar
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
 from noiserobust.data.places import started_in
 from noiserobust.errors import UserError, printable
 from noiserobust.minima import Perturbation
+from noiserobust.models.lora import adapters_of
 from noiserobust.models.sizes import built
 from noiserobust.rng import Stream, seeded
 from noiserobust.spec import references
@@ -84,7 +85,7 @@ def fit(
     if not processes.first(lambda: is_settled(run)):
         with alone_with(run) if processes.writes else nullcontext():
             if not processes.first(lambda: is_finished(run)):
-                trainer = _Trainer(run, splits, processes)
+                trainer = Trainer(run, splits, processes)
                 with following.following(run):
                     trainer.train([following.epoch, *([on_epoch] if on_epoch else [])], progress)
                 return run
@@ -92,17 +93,17 @@ def fit(
         log.info("%s is finished already: it is not trained again", printable(run.folder))
     processes.first(lambda: require_logged(settings, run.folder))
     if settings.model.names_code:
-        require_same_code(run, _Trainer(run, splits, processes).code, read_checkpoint(run.checkpoint).about)
+        require_same_code(run, Trainer(run, splits, processes).code, read_checkpoint(run.checkpoint).about)
     return run
 
 
-class _Trainer:
+class Trainer:
     """The state of one run in progress."""
 
     def __init__(self, run: Run, splits: Splits, processes: Processes) -> None:
         self.run, self.settings, self.processes = run, run.settings, processes
         settings, stream = run.settings, Stream(run.settings.seed)
-        device = processes.device(settings.device)
+        device, self.log, self.ranks = processes.device(settings.device), list[dict[str, Any]](), list[int]()
         train, self.held_out = _training_data(settings, splits)
         self.data = splits.train
         crop, flip = settings.augmentation(splits)
@@ -126,7 +127,8 @@ class _Trainer:
             model = built(settings.model, train.channels, outputs)
         if settings.initial is not None:
             start = read_checkpoint(settings.initial)
-            load_weights(model, start.weights, start.path, settings.model.aliases, outputs)
+            weights = adapters_of(model) | dict(start.weights)  # new ones, where it has none
+            load_weights(model, weights, start.path, settings.model.aliases, outputs)
         first = train.subset([0])
         first = replace(first, workers=0) if isinstance(first, Streamed) else first  # one image needs no processes
         (sample,) = prepare(first, torch.device("cpu"))
@@ -188,8 +190,6 @@ class _Trainer:
                 self.refreshing = prepare(images, device, channels_last=settings.channels_last)
         sets = {"train": train, "validation": self.held_out, "test": splits.test}
         self.measures = EpochLog(settings, self.model, sets, self.task, where)
-        self.log: list[dict[str, Any]] = []
-        self.ranks: list[int] = []
         self.best: dict[str, Tensor] = {}
         self.best_ranges: dict[str, Any] = {}
 
@@ -201,7 +201,7 @@ class _Trainer:
         if self.log and self.processes.writes:
             log.info("%s goes on from epoch %d of %d", *(self.run.folder, len(self.log), self.settings.epochs))
         title = f"{self.settings.label} seed {self.settings.seed}"
-        with tqdm(
+        with Bar(
             total=self.steps,
             initial=len(self.log) * len(self.batches),
             desc=printable(title),
@@ -221,12 +221,12 @@ class _Trainer:
                         self.best_ranges = self.engine.periphery.described
                 self._save()
                 shown = [name for name in (self.task.metric, f"perturbed_{self.task.metric}") if name in line]
-                bar.set_postfix({name: f"{line[name]:.3g}" for name in shown})
+                bar.set_postfix({name.replace("perturbed_", "noisy "): f"{line[name]:.3g}" for name in shown})
                 for told in on_epoch:
                     told(line)
         self.processes.first(self._keep)
 
-    def _epoch(self, epoch: int, bar: tqdm) -> tuple[dict[str, float], Perturbation | None, float]:
+    def _epoch(self, epoch: int, bar: Bar) -> tuple[dict[str, float], Perturbation | None, float]:
         """Its steps: numbers for the log, the last step's perturbation, and when it began."""
         settings, started = self.settings, time.perf_counter()
         total = torch.zeros((), device=self.engine.device)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from noiserobust.analog.layer_table import LayerTable
+from noiserobust.bars import Bar
 from noiserobust.errors import UserError
 from noiserobust.evaluation.design.layers import (
     Layer,
@@ -220,7 +220,7 @@ def keep_digital(
     where a layer's cannot be told.
     """
     fixed: dict[str, Any] = {"images": images, "model": model, "task": task, "compute": compute}
-    with tqdm(unit="set", disable=not progress, delay=1) as bar:
+    with Bar(unit="draw", disable=not progress, delay=1) as bar:
         methods = noisy_layers(models, data, noise, groups, chips, where, bar, out, **fixed)
         fresh = Sample(draws, seed)
         sample = Sample(draws if search.draws is None else search.draws, -1 - seed, search.images)
@@ -230,10 +230,10 @@ def keep_digital(
                 _require_macs(one)
             chosen[one.method] = _chosen(one, sample, stop, search)
             one.clean(fresh)
-            one.under((), fresh)
-            for step, name in enumerate(chosen[one.method]):
-                one.under({name}, fresh)
-                one.under(chosen[one.method][: step + 1], fresh)
+            one.around((), chosen[one.method], fresh)
+            for step in range(1, len(chosen[one.method]), 2):
+                one.around(chosen[one.method][:step], chosen[one.method][step : step + 1], fresh)
+            one.under(chosen[one.method], fresh)
     return KeptDigital(**fields_of(methods), chosen=chosen, stop=stop, seed=seed)
 
 
@@ -249,7 +249,8 @@ def _chosen(noisy: NoisyLayers, sample: Sample, stop: Stop, search: Search) -> l
         if stop.within is not None and clean - _goodness(base) <= stop.within:
             break
         left = [one for one in left if stop.max_share is None or share + one.macs_share <= stop.max_share + 1e-9]
-        merits = {one: _merit(base, noisy.under([*chosen, one.name], sample), one, search.per_mac) for one in left}
+        tried = noisy.around(chosen, [one.name for one in left], sample)
+        merits = {one: _merit(base, rows, one, search.per_mac) for one, rows in zip(left, tried, strict=True)}
         left.sort(key=lambda one: merits[one], reverse=True)  # a stable sort: ties stay in the network's order
         if not chosen and search.candidates is not None:
             left = left[: search.candidates]

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
-from tqdm import tqdm
 
+from noiserobust.bars import Bar
 from noiserobust.evaluation.design.layers import OfLayers, Sample, differences, fields_of, noisy_layers, turned
 from noiserobust.evaluation.evaluated_models import Models
+from noiserobust.evaluation.monte_carlo import draw_numbers
 from noiserobust.evaluation.result import drawn
 from noiserobust.evaluation.settings import Chips, Compute, Where
 from noiserobust.models import ModelSpec
@@ -100,23 +101,20 @@ def sensitivity(
     >>> sensitivity("runs", noise="gaussian:0.1").plot("sensitivity.png")  # doctest: +SKIP
 
     A layer is a weight tensor; each pattern of ``groups`` makes one layer of all the weights that it matches. That
-    takes 2 L + 2 evaluations of every model and draw for L layers. A difference is taken draw by draw, under common
-    random numbers (:mod:`.layers`); its interval is over models where there are several of a method, else over draws.
+    takes 2 L + 2 evaluations of every model and draw for L layers, in which what lies in front of the layer that
+    differs is computed once (``Compute(reuse=...)``). A difference is taken draw by draw, under common random numbers
+    (:mod:`.layers`); its interval is over models where there are several of a method, else over draws.
     Everything else is as for :func:`evaluate`, under one condition: one time, compensation and converters.
 
     Raises :class:`~noiserobust.UserError` for input that cannot be evaluated, a noise without strength, and groups
     that match nothing or overlap.
     """
     fixed: dict[str, Any] = {"images": images, "model": model, "task": task, "compute": compute}
-    with tqdm(unit="set", disable=not progress, delay=1) as bar:
+    with Bar(unit="draw", disable=not progress, delay=1) as bar:
         methods = noisy_layers(models, data, noise, groups, chips, where, bar, out, **fixed)
-        bar.total = sum(2 * len(one.layers) + 2 for one in methods)
+        bar.total = sum((2 * len(one.layers) + 2) * len(one.coverage) for one in methods) * len(draw_numbers(draws))
         sample = Sample(draws, seed)
         for one in methods:
-            names = set(one.layers.names)
-            one.clean(sample)
-            one.under((), sample)
-            for name in one.layers.names:
-                one.under(names - {name}, sample)
-                one.under({name}, sample)
+            one.around((), one.layers.names, sample)
+            one.around(one.layers.names, one.layers.names, sample)
     return Sensitivity(**fields_of(methods))

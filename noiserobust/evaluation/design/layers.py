@@ -9,20 +9,20 @@ from __future__ import annotations
 import glob
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from torch import nn
-from tqdm import tqdm
 
 from noiserobust.analog.coverage import Coverage
 from noiserobust.analog.weights import analog_weights
+from noiserobust.bars import Bar
 from noiserobust.errors import UserError
+from noiserobust.evaluation.design.neighbours import Neighbour, Setting, measured_together
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models, named_data, trained_copies
 from noiserobust.evaluation.monte_carlo import evaluate
 from noiserobust.evaluation.result import Result
@@ -30,6 +30,7 @@ from noiserobust.evaluation.settings import Chips, Where
 from noiserobust.evaluation.statistics.summary import paired, summarize
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.checkpoints import Checkpoint
+from noiserobust.storage.ledger import Ledger
 from noiserobust.storage.rows import OPERATION
 from noiserobust.tasks import Scorer, task_of
 
@@ -76,6 +77,9 @@ class Layers:
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def __getitem__(self, name: str) -> Layer:
+        return next(layer for layer in self.layers if layer.name == name)
 
     @property
     def names(self) -> list[str]:
@@ -144,36 +148,62 @@ class NoisyLayers:
     chips: Chips
     coverage: dict[str, Coverage]
     """Of each copy, before any layer is digital."""
-    evaluate: Callable[..., Any]
-    """:func:`evaluate` with all that is always the same."""
-    bar: tqdm[Any]
+    models: Models
+    data: Any
+    out: str | Path | None
+    fixed: Mapping[str, Any]
+    """Of :func:`evaluate`'s arguments, those that are always the same."""
+    bar: Bar
+    """Counts draws."""
     measured: dict[Any, pd.DataFrame] = field(default_factory=dict)
 
     def under(self, digital: Collection[str], sample: Sample) -> pd.DataFrame:
         """Rows with noise on all layers but ``digital`` (their names)."""
-        noisy = [layer for layer in self.layers if layer.name not in digital]
-        if not noisy:
-            return self.clean(sample)
-        where = self.layers.only(noisy[0]) if len(noisy) == 1 < len(self.layers) else self.layers.but(digital)
-        return self._measure(digital, sample, noises=self.noise, chips=self.chips, where=where)
+        label, one = self.layers.label(digital), self._setting(digital)
+        if (label, sample) not in self.measured:
+            settings = {name: value for name, value in asdict(sample).items() if value is not None}
+            settings |= {"noises": one.noise, "chips": one.chips, "where": one.where}
+            result = evaluate(self.models, self.data, out=self.out, **(dict(self.fixed) | settings))
+            self.measured[label, sample] = result.rows.assign(digital=label)
+            self.bar.update(result.rows.groupby(["model", "draw"], observed=True).ngroups)
+        return self.measured[label, sample]
 
     def clean(self, sample: Sample) -> pd.DataFrame:
         """Rows of the digital network, as many as there are draws, to be compared with."""
-        # Nothing is done around a chip where there is none.
-        return self._measure(self.layers.names, sample, noises=self.noise.scaled(0), where=self.layers.where.clean())
+        return self.under(self.layers.names, sample)
+
+    def around(self, digital: Collection[str], layers: Iterable[str], sample: Sample) -> list[pd.DataFrame]:
+        """Rows of every set in which one of ``layers`` is on the other side than in ``digital``, which is measured,
+        too: together, where that gives the same (:func:`~.neighbours.measured_together`)."""
+        base, names = self.layers.label(digital), list(layers)
+        sets = [set(digital) ^ {name} for name in names]
+        missing = {
+            self.layers.label(one): Neighbour(self._setting(one), self.layers.only(self.layers[name]), name in digital)
+            for name, one in zip(names, sets, strict=True)
+            if (self.layers.label(one), sample) not in self.measured and len(one) < len(self.layers)
+        }
+        if missing and self.fixed["compute"].reuse and not self.fixed["compute"].compile:
+            fixed = dict(self.fixed) | ({} if sample.images is None else {"images": sample.images})
+            networks = EvaluatedModels(self.models, self.data, where=self.layers.where, **fixed)
+            start = (base, self._setting(digital))
+            ledger = Ledger(self.out)
+            found = measured_together(networks, start, missing, sample.draws, sample.seed, ledger, self.bar.update)
+            self.measured |= {(label, sample): rows.assign(digital=label) for label, rows in found.items()}
+        self.under(digital, sample)
+        return [self.under(one, sample) for one in sets]
 
     @property
     def rows(self) -> pd.DataFrame:
         """All that was measured so far; the column ``digital`` names the layers that were."""
         return pd.concat(self.measured.values(), ignore_index=True)
 
-    def _measure(self, digital: Collection[str], sample: Sample, **settings: Any) -> pd.DataFrame:
-        label = self.layers.label(digital)
-        if (label, sample) not in self.measured:
-            settings |= {name: value for name, value in asdict(sample).items() if value is not None}
-            self.measured[label, sample] = self.evaluate(**settings).rows.assign(digital=label)
-        self.bar.update()
-        return self.measured[label, sample]
+    def _setting(self, digital: Collection[str]) -> Setting:
+        noisy = [layer for layer in self.layers if layer.name not in digital]
+        if not noisy:
+            # Nothing is done around a chip where there is none.
+            return Setting(self.layers.where.clean(), self.noise.scaled(0), Chips())
+        where = self.layers.only(noisy[0]) if len(noisy) == 1 < len(self.layers) else self.layers.but(digital)
+        return Setting(where, self.noise, self.chips)
 
 
 def noisy_layers(
@@ -183,7 +213,7 @@ def noisy_layers(
     groups: Sequence[str],
     chips: Chips,
     where: Where,
-    bar: tqdm[Any],
+    bar: Bar,
     out: str | Path | None,
     **fixed: Any,
 ) -> list[NoisyLayers]:
@@ -201,8 +231,8 @@ def noisy_layers(
         for name, others in layers.items():
             if [layer.members for layer in others] != [layer.members for layer in first]:
                 raise UserError(f"expected copies of one network as {method}, got {name} with other layers")
-        run = partial(evaluate, {method: members}, data, out=out, **fixed)
-        noisy.append(NoisyLayers(method, model, first, chips, copies.coverage, run, bar))
+        rest = ({method: members}, data, out, fixed, bar)
+        noisy.append(NoisyLayers(method, model, first, chips, copies.coverage, *rest))
     return noisy
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from noiserobust.analog.backends import Backend
 from noiserobust.analog.converters import Converters
 from noiserobust.analog.coverage import Coverage
 from noiserobust.analog.layer_table import LayerSettings, LayerTable
+from noiserobust.bars import Bar
 from noiserobust.errors import UserError
 from noiserobust.evaluation.design.crossing import Point, Range, crossing, search
 from noiserobust.evaluation.design.layers import by_method, differences, require_one_condition, turned
@@ -251,7 +251,7 @@ def budget(
         search(loss, whole_range, within, axis.points)
         return tables
 
-    with tqdm(unit="value", disable=not progress, delay=1) as bar:
+    with Bar(unit="value", disable=not progress, delay=1) as bar:
         tables = [table for method, members in methods.items() for table in measured({method: members})]
     return Budget(pd.concat(tables, ignore_index=True), vary, axis, whole_range, within, coverage=coverage)
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from noiserobust.analog.noisy import report_stream
+from noiserobust.bars import Bar
 from noiserobust.errors import UserError
 from noiserobust.evaluation.on_chips import ModelOnChips
 from noiserobust.evaluation.precision.subsets import PILOT, Subsets, WholePasses
@@ -75,7 +75,7 @@ def measure_to_precision(
     reading: Mapping[str, Any],
     columns: Mapping[str, Any],
     ledger: Ledger,
-    bar: tqdm[Any],
+    bar: Bar,
 ) -> None:
     """Rows of one model, noise and reading into ``ledger`` until they are precise enough, or given up.
 
