@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 import shutil
 import sys
 import types
@@ -22,6 +23,7 @@ from noiserobust.errors import UserError
 from noiserobust.evaluation import evaluate
 from noiserobust.evaluation.labels import told_apart
 from noiserobust.models import ModelSpec
+from noiserobust.report.durations import spoken
 from noiserobust.training import CSV, Logger, Run, TrainSettings, fit
 
 
@@ -156,3 +158,20 @@ def test_a_finished_run_says_so_on_the_command_line(tmp_path: Path, capsys: pyte
     assert "finished already" not in capsys.readouterr().err
     main(command)
     assert "is finished already: it is not trained again" in capsys.readouterr().err
+
+
+def test_time_is_told_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [spoken(one) for one in (0.2, 61, 86399)] == ["1 s", "1 min 1 s", "23 h"]
+    few = [*TINY, "--out", str(tmp_path / "runs")]
+    main(["train", *few, "--seeds", "0", "1", "--dry-run"])
+    assert "2 of 2 missing" in (planned := capsys.readouterr().out)
+    assert re.search(r"about \d+ s each, \d+ s in all", planned)
+    assert not (tmp_path / "runs").exists()
+    main(["train", *few])
+    main(["train", *few, "--seeds", "0", "1", "--dry-run"])
+    assert "1 of 2 missing" in capsys.readouterr().out
+    main(["evaluate", str(tmp_path / "runs"), "--dry-run", "--out", str(tmp_path / "rows.parquet")])
+    assert capsys.readouterr().out.startswith("about ")
+    assert not (tmp_path / "rows.parquet").exists()
+    main(["sweep", *TINY, "--vary", "method=plain|sam:0.2", "--out", str(tmp_path / "sweep"), "--dry-run"])
+    assert re.search(r"about .* for trainings, then .* for evaluations", capsys.readouterr().out)

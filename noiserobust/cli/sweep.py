@@ -90,11 +90,9 @@ class Sweep(Command):
         from noiserobust.report.durations import spoken
         from noiserobust.sweep.estimates import expected_seconds
 
-        times = expected_seconds(*groups.values(), self.computed_by.workers)
-        if any(times):
-            lines.append(
-                "about " + ", then ".join(f"{spoken(one)} for {what}" for what, one in zip(groups, times) if one)
-            )
+        times = expected_seconds(runs, evaluated, self.computed_by.workers)
+        about = [f"{spoken(one)} for {what}" for what, one in zip(groups, times, strict=True) if one]
+        lines += [f"about {', then '.join(about)}"] if about else []
         return Part("\n".join(lines), values=values | {"seconds": sum(times)})
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from noiserobust.errors import UserError, reason_of
 from noiserobust.training.runs import Run
@@ -118,12 +118,13 @@ class WandB:
             self.run.finish(exit_code=1 if result is None else 0)
 
 
-KNOWN = {"csv": CSV, "tensorboard": TensorBoard, "wandb": WandB}
+KNOWN: dict[str, Any] = {"csv": CSV, "tensorboard": TensorBoard, "wandb": WandB}
 """Loggers that have a name; what stands behind a colon is their first argument: ``csv:all.csv``, ``wandb:project``."""
 
 
 def logger_of(logger: Logger | str) -> Logger:
     """A logger by its text: ``tensorboard``, ``csv:all.csv``, ``wandb:project``, ``package.module:Name``; or itself."""
+    made: Any = logger
     if isinstance(logger, str):
         name, colon, rest = logger.partition(":")
         if name in KNOWN:
@@ -131,15 +132,14 @@ def logger_of(logger: Logger | str) -> Logger:
         if not rest:
             raise UserError(f"expected a logger ({', '.join(KNOWN)}, or package.module:Name), got '{logger}'")
         try:
-            made: Any = getattr(import_module(name), rest)
+            made = getattr(import_module(name), rest)
         except (ImportError, AttributeError, ValueError) as error:
             raise UserError(f"expected a logger as package.module:Name, got '{logger}': {reason_of(error)}") from None
-        logger = made() if isinstance(made, type) else made
-    missing = [name for name in ("start", "epoch", "end") if not callable(getattr(logger, name, None))]
+        made = made() if isinstance(made, type) else made
+    missing = [name for name in ("start", "epoch", "end") if not callable(getattr(made, name, None))]
     if missing:
-        name = type(logger).__name__
-        raise UserError(f"expected a logger with start, epoch and end, got {name} without {missing[0]}")
-    return logger
+        raise UserError(f"expected a logger with start, epoch and end, got {type(made).__name__} without {missing[0]}")
+    return cast("Logger", made)
 
 
 class Loggers:
@@ -157,7 +157,7 @@ class Loggers:
         result: list[Run | None] = [None]
         with ExitStack() as ends:
             for logger in self.all:
-                ends.callback(lambda one=logger: one.end(result[0]))
+                ends.callback(_end, logger, result)
                 logger.start(about)
             yield self
             result[0] = run
@@ -165,6 +165,10 @@ class Loggers:
     def epoch(self, values: Mapping[str, Any]) -> None:
         for logger in self.all:
             logger.epoch(dict(values))
+
+
+def _end(logger: Logger, result: list[Run | None]) -> None:
+    logger.end(result[0])
 
 
 def _require(module: str, remedy: str) -> None:
