@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from noiserobust.memory import keep_memory
+
 PACKAGES = ("noiserobust", "torch", "torchvision", "numpy", "scipy", "pandas", "pyarrow", "safetensors", "scikit-learn")
 """What is always needed."""
 OPTIONAL = {"aihwkit": "the full chip and its tiles", "ray": "sweeps on several machines"}
@@ -45,6 +47,7 @@ def examine(folder: Path = Path()) -> Iterator[Finding]:
     yield _cpu()
     yield _accelerator()
     yield _memory()
+    yield Finding("free memory", keep_memory())
     yield _disk(folder)
     for name, test in TESTS.items():
         try:

@@ -18,7 +18,7 @@ PACKAGE = Path(noiserobust.__file__).parent
 LAYERS = [
     {"errors"},
     {"limits"},
-    {"rng", "spec", "seals", "endings", "bars"},
+    {"rng", "spec", "seals", "endings", "memory", "bars"},
     {"noise", "data"},
     {"models"},
     {"tasks"},

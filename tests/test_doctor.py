@@ -1,13 +1,15 @@
 """The examination of an installation: what is well, what is not, and what to do."""
 
 import json
+import os
 import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-from noiserobust import doctor
+from noiserobust import doctor, memory
 from noiserobust.cli.app import main
 
 
@@ -59,3 +61,28 @@ def test_missing_packages_little_room_and_locked_folders_are_said(
     monkeypatch.setattr(doctor.tempfile, "NamedTemporaryFile", refuse)
     assert "Read-only" in doctor._disk(tmp_path).found
     assert doctor._disk(tmp_path).remedy == "work in another folder"
+
+
+def test_free_memory_stays_unless_somebody_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that asks for and frees 64 MiB again and again faults its pages in once, not every time."""
+    code = (
+        "import resource, numpy\n"
+        "from noiserobust.memory import keep_memory\n"
+        "print(keep_memory())\n"
+        "faults = lambda: (numpy.ones(2**23), resource.getrusage(resource.RUSAGE_SELF).ru_minflt)[1]\n"
+        "for _ in range(4): first = faults()\n"
+        "for _ in range(4): last = faults()\n"
+        "print(last - first)"
+    )
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_TUN"))}
+    kept, given = (
+        subprocess.run(
+            [sys.executable, "-c", code], env=own | {memory.SWITCH: switch}, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        for switch in "10"
+    )
+    assert given[0].startswith("given back")
+    if kept[0].startswith("kept"):  # glibc
+        assert int(kept[1]) < 0.1 * int(given[1])
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    assert memory.keep_memory() == "as MALLOC_ARENA_MAX says"

@@ -17,6 +17,7 @@ from noiserobust.cli.faults import told
 from noiserobust.cli.messages import messages_shown
 from noiserobust.endings import end_now, ended_by_signals, plain_output
 from noiserobust.errors import Left, printable
+from noiserobust.memory import keep_memory
 
 PROG = "noiserobust"
 INTERRUPTED = f"{PROG}: interrupted; the same command goes on from here"
@@ -76,6 +77,8 @@ def command_class(name: str) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: bad input is one line on stderr and exit code 2; ctrl-C and SIGTERM end within seconds."""
     whole = arguments is None  # the process is this command, and nothing else
+    if whole:
+        keep_memory()
     with ended_by_signals(INTERRUPTED, whole) as exit_code:
         try:
             plain_output()

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from noiserobust.endings import child, deaf, end_with
 from noiserobust.errors import UserError, reason_of
 from noiserobust.limits import limits
+from noiserobust.memory import keep_memory
 from noiserobust.storage import checkpoints, rows
 from noiserobust.storage.files import set_aside
 from noiserobust.sweep.pieces import Piece, Training
@@ -123,6 +124,7 @@ def _shared_out(pieces: Sequence[Piece], workers: Sequence[_Worker]) -> Iterator
 
 def work(connection: Connection, threads: int) -> None:
     """What a worker does."""
+    keep_memory()
     with _threads(threads), suppress(EOFError):
         while True:
             piece = connection.recv()

@@ -35,6 +35,7 @@ from noiserobust.storage.weights import load_weights
 from noiserobust.tasks import Classification
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked, score
+from noiserobust.training import resuming
 from noiserobust.training.checkpointing import checkpointed
 from noiserobust.training.compiling import compiled
 from noiserobust.training.ddp import Processes
@@ -44,7 +45,6 @@ from noiserobust.training.kept import has_norms
 from noiserobust.training.learning_rates import LearningRate
 from noiserobust.training.loggers import Logger, Loggers
 from noiserobust.training.optimizers import build_optimizer
-from noiserobust.training.resuming import alone_with, is_finished, is_settled, require_same_code, resumed
 from noiserobust.training.runs import Run, run_of
 from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import TrainSettings
@@ -82,9 +82,9 @@ def fit(
     splits = settings.normalized(splits or load(settings.data, settings.data_root, settings.image_size))
     run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
-    if not processes.first(lambda: is_settled(run)):
-        with alone_with(run) if processes.writes else nullcontext():
-            if not processes.first(lambda: is_finished(run)):
+    if not processes.first(lambda: resuming.is_settled(run)):
+        with resuming.alone_with(run) if processes.writes else nullcontext():
+            if not processes.first(lambda: resuming.is_finished(run)):
                 trainer = Trainer(run, splits, processes)
                 with following.following(run):
                     trainer.train([following.epoch, *([on_epoch] if on_epoch else [])], progress)
@@ -93,7 +93,7 @@ def fit(
         log.info("%s is finished already: it is not trained again", printable(run.folder))
     processes.first(lambda: require_logged(settings, run.folder))
     if settings.model.names_code:
-        require_same_code(run, Trainer(run, splits, processes).code, read_checkpoint(run.checkpoint).about)
+        resuming.require_same_code(run, Trainer(run, splits, processes).code, read_checkpoint(run.checkpoint).about)
     return run
 
 
@@ -343,25 +343,21 @@ class Trainer:
         write_log(self.run.folder, self.log)
 
     def _resume(self) -> None:
-        state = self.processes.first(lambda: resumed(self.run))
+        state = self.processes.first(lambda: resuming.resumed(self.run))
         if state is None:
             return
-        require_same_code(self.run, self.code, state)
-        try:
+        resuming.require_same_code(self.run, self.code, state)
+        with resuming.fitting(self.run):
             self.model.load_state_dict(state["model"])
-            self.engine.optimizer.load_state_dict(state["optimizer"])
+            resuming.load_optimizer(self.engine.optimizer, state["optimizer"])
             self.rate.load_state_dict(state.get("rate", {}))
             own_memory = state.get("own_memory") or [{}]  # older states know of one process only
             rank = self.processes.rank % len(own_memory)
             self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})
             self.best, self.log = state["best"], state["log"]
+            resuming.require_same_weights(self.run, self.best, self.model.state_dict(), self.log)
             self.best_ranges = state.get("best_ranges", {})
             self.ranks = state.get("ranks", [1] * len(self.log))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            raise UserError(
-                f"expected the state of this run, got {self.run.state}, which does not fit it "
-                f"({type(error).__name__}: {str(error)[:80]}); remove it to start this run anew"
-            ) from None
         self.measures.resume(self.log, state.get("measures", []))
 
     def _keep(self) -> None:
