@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from noiserobust.cli.flags import Command
+from noiserobust.cli.options import live_page
 from noiserobust.cli.output import Part
 from noiserobust.errors import UserError
 from noiserobust.training.settings import TrainSettings
@@ -17,7 +18,19 @@ if TYPE_CHECKING:
     from noiserobust.training import Run
 
 SETTINGS = {
-    "network and data": ("task", "loss", "initial", "data_root", "image_size", "mean", "std", "crop", "flip", "cutout"),
+    "network and data": (
+        "task",
+        "loss",
+        "initial",
+        "lora",
+        "data_root",
+        "image_size",
+        "mean",
+        "std",
+        "crop",
+        "flip",
+        "cutout",
+    ),
     "distillation": ("teacher", "teacher_weight", "temperature"),
     "which weights are analog": ("include", "exclude", "layers"),
     "converters": ("converters", "input_ranges"),
@@ -35,7 +48,7 @@ SETTINGS = {
         *("precision", "channels_last", "checkpointing", "compile"),
     ),
     "epoch that is kept": ("average", "select_on", "select_noise", "select_draws", "validation"),
-    "measures in the log": ("log", "log_on", "log_images"),
+    "measures in the log": ("log", "log_every", "log_on", "log_images"),
 }
 """Rare settings of a run, by group."""
 
@@ -61,14 +74,19 @@ class Train(Command):
     its log.csv anyway."""
     dry_run: bool = False
     """Only say which runs are missing, and about how long they take."""
+    page: Path | None = None
+    """File for a page (.html) of curves, coverage and commands, written anew as training goes on."""
 
     def run(self) -> Iterator[Part]:
         from noiserobust.data import load
         from noiserobust.training import fit, torchrun
+        from noiserobust.training.runs import run_of
 
         settings = self.settings
         if not self.seeds:
             raise UserError("expected at least one seed, got none; --seeds 0 1 2 trains three copies")
+        finished: list[Run] = []
+        page = None if self.page is None else live_page(self.page)
         with torchrun(settings.device) as processes:
             splits = processes.in_turn(lambda: load(settings.data, settings.data_root, settings.image_size))
             if self.dry_run:
@@ -76,16 +94,17 @@ class Train(Command):
                     yield self._planned(splits)
                 return
             for seed in self.seeds:
-                run = fit(
-                    replace(settings, seed=seed),
-                    self.out,
-                    splits=splits,
-                    loggers=self.logger,
-                    progress=not self.quiet,
-                    processes=processes,
-                )
+                one, progress = replace(settings, seed=seed), not self.quiet
+                watched = None
+                if page and processes.writes:
+                    watched = page.watcher(finished, run_of(one, self.out, one.normalized(splits)))
+                told: dict[str, Any] = {"on_epoch": watched, "loggers": self.logger, "progress": progress}
+                run = fit(one, self.out, splits=splits, processes=processes, **told)
                 if processes.writes:
+                    finished.append(run)
                     yield self._told(run)
+        if page and finished:
+            yield Part(notes=[f"page: {page.finish(finished)}"], values={"files": {"page": self.page}})
 
     def _planned(self, splits: Splits) -> Part:
         """Which runs there are to train, and about how long they take: a few steps of one are timed."""
