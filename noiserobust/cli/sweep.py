@@ -101,8 +101,9 @@ class Sweep(Command):
     def _missing(self, vary: dict[str, list[object]], noises: list[Any], options: dict[str, object]) -> Part:
         lines: list[str] = []
         values: dict[str, Any] = {}
-        groups: tuple[Sequence[Piece], ...] = self._pieces(vary, noises, options)
-        for what, pieces in zip(("trainings", "evaluations"), groups, strict=True):
+        runs, evaluated = self._pieces(vary, noises, options)
+        groups: dict[str, Sequence[Piece]] = {"trainings": runs, "evaluations": evaluated}
+        for what, pieces in groups.items():
             missing = [piece.name for piece in pieces if not piece.result.is_file()]
             lines += [f"{len(missing)} of {len(pieces)} missing", *(f"  {name}" for name in missing)]
             values[what] = {"all": len(pieces), "missing": missing}
