@@ -359,7 +359,7 @@ class TestCodeOfOnesOwn:
         (["train", "--crop", "1000000", "--epochs", "1"], "expected a crop padding within images of"),
         (["train", "--device", "meta"], "expected a device that is there"),
         (
-            ["evaluate", "nowhere", "--noise", "+".join(["gaussian:0.1"] * 2000)],
+            ["train", "--select-noise", "+".join(["gaussian:0.1"] * 2000)],
             "expected at most 100 parts of a noise",
         ),
         (["evaluate", "nowhere", "--noise", "+".join(["none"] * 1000)], ""),
@@ -515,7 +515,7 @@ def test_what_a_file_names_is_not_downloaded(
     monkeypatch.setattr("torchvision.datasets.CIFAR10", archive)
     settings = {"data": "cifar10", "data_root": str(tmp_path)}
     path = save_checkpoint(tmp_path / "a.safetensors", weights, ABOUT | {"settings": settings})
-    told = r"data of .*a\.safetensors: expected cifar10 under .*, got none; .*--data cifar10 .*--data-root"
+    told = r"data that .*a\.safetensors was trained on, 'cifar10', .*: --data .*--data-root .*which a file names"
     with pytest.raises(UserError, match=told):
         evaluate(path)
     assert asked == [False]

@@ -35,8 +35,8 @@ def fetched(make: Callable[[bool], T], name: str, folder: object, remedy: Callab
     except Exception as error:  # a download that breaks off raises what it likes
         if not ALLOWED.get():
             raise UserError(
-                f"expected {name} under {folder}, which a file names, got none; name the data yourself: --data {name} "
-                f"downloads them, --data {name} --data-root FOLDER says where they lie"
+                f"expected {name} under {folder}, which a file names, got none; name the data yourself (--data {name}) "
+                "to download them"
             ) from None
         raise UserError(
             f"expected {name} under {folder}, got none, and no download ({reason_of(error)}): "

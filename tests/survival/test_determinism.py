@@ -1,4 +1,4 @@
-"""The same bytes of weights and the same rows wherever, and in whatever pieces, they are computed (docs/robustness.md)."""
+"""The same bytes of weights and the same rows, wherever and in whatever pieces they are computed."""
 
 from __future__ import annotations
 
