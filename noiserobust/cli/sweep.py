@@ -52,7 +52,7 @@ class Sweep(Command):
     """Precision of the evaluation."""
     computed_by: Workers = field(default_factory=Workers)
     dry_run: bool = False
-    """Only list what is missing."""
+    """Only list what is missing, and about how long it takes."""
     out: Path = Path("sweep")
     """Folder of the sweep, shared by all machines."""
     plot: Path | None = None
@@ -101,12 +101,19 @@ class Sweep(Command):
     def _missing(self, vary: dict[str, list[object]], noises: list[Any], options: dict[str, object]) -> Part:
         lines: list[str] = []
         values: dict[str, Any] = {}
-        groups: tuple[Sequence[Piece], ...] = self._pieces(vary, noises, options)
-        for what, pieces in zip(("trainings", "evaluations"), groups, strict=True):
+        runs, evaluated = self._pieces(vary, noises, options)
+        groups: dict[str, Sequence[Piece]] = {"trainings": runs, "evaluations": evaluated}
+        for what, pieces in groups.items():
             missing = [piece.name for piece in pieces if not piece.result.is_file()]
             lines += [f"{len(missing)} of {len(pieces)} missing", *(f"  {name}" for name in missing)]
             values[what] = {"all": len(pieces), "missing": missing}
-        return Part("\n".join(lines), values=values)
+        from noiserobust.report.durations import spoken
+        from noiserobust.sweep.estimates import expected_seconds
+
+        times = expected_seconds(runs, evaluated, self.computed_by.workers)
+        about = [f"{spoken(one)} for {what}" for what, one in zip(groups, times, strict=True) if one]
+        lines += [f"about {', then '.join(about)}"] if about else []
+        return Part("\n".join(lines), values=values | {"seconds": sum(times)})
 
 
 def varied(text: str) -> tuple[str, list[object]]:

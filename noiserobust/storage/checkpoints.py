@@ -168,7 +168,7 @@ def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:
                 f"expected a finished run, got {unfinished[0].parent}, which was interrupted; train it again"
             )
         for checkpoint in map(read_checkpoint, inside) if inside else [read_checkpoint(text)]:
-            about = {**checkpoint.about, "label": label} if labelled else checkpoint.about
+            about = {**checkpoint.about, "label": label, "labelled": True} if labelled else checkpoint.about
             checkpoints.append(replace(checkpoint, about=about))
     return checkpoints
 

@@ -53,6 +53,8 @@ class About:
     """The line of the epoch kept."""
     ranks: list[int] = field(default_factory=list)
     settings: Trained = field(default_factory=Trained)
+    started_in: str = ""
+    """Where relative paths of its data begin, seen from its folder."""
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
