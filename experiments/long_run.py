@@ -1,6 +1,6 @@
 """What grows over many steps: memory, descriptors and temporary files of every rule and of evaluation.
 
-A line per rule, and for noise draws of evaluation: the slope per 1,000 steps and its 95 % interval, by least squares over
+A line per rule, and for noise draws of evaluation: slope per 1,000 steps and its 95 % interval, by least squares over
 all but the first fifth of the steps. python experiments/long_run.py --steps 1000 --out long_run.csv
 """
 
