@@ -344,9 +344,7 @@ class Engine:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a copy of a state that :meth:`state_dict` gave."""
-        self.memory, self.own_memory = (
-            nests.copied_to(self.device, dict(state[name])) for name in ("memory", "own_memory")
-        )
+        self.memory, self.own_memory = (nests.copied_to(self.device, state[name]) for name in ("memory", "own_memory"))
         self._peak_lr = state.get("peak_lr", self._peak_lr)  # younger than the first states
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])

@@ -20,17 +20,24 @@ from noiserobust.training.runs import Run
 
 
 @dataclass(frozen=True)
+class EngineState:
+    """What rules remember."""
+
+    memory: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class State:
     """What is kept of an interrupted run; older versions kept less."""
 
     model: dict[str, Any]
     optimizer: dict[str, Any]
-    engine: dict[str, Any]
+    engine: EngineState
     log: list[dict[str, float | int | str | None]]
     best: dict[str, Any]
     best_ranges: dict[str, Any] = field(default_factory=dict)
     rate: dict[str, Any] = field(default_factory=dict)
-    own_memory: list[Any] = field(default_factory=list)
+    own_memory: list[dict[str, Any]] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
 
 
