@@ -42,7 +42,7 @@ class Sums(DataSource, name="sums"):
     """
 
     example: ClassVar[str] = "sums"
-    leading: ClassVar = "changed"
+    leading: ClassVar[str] = "changed"
 
     labels: Literal["next", "tokens"] = "next"
 

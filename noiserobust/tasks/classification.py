@@ -27,7 +27,7 @@ class Classification(Task, name="classification"):
 
     example: ClassVar[str] = "classification"
     names: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
-    leading: ClassVar = "by key"
+    leading: ClassVar[str] = "by key"
 
     label_smoothing: float = 0.0
 

@@ -25,7 +25,7 @@ class Regression(Task, name="regression"):
 
     example: ClassVar[str] = "regression:mae"
     names: ClassVar[tuple[str, ...]] = ("mse", "mae", "r2", "loss")
-    leading: ClassVar = "changed"
+    leading: ClassVar[str] = "changed"
 
     metric: Literal["mse", "mae", "r2"] = "mse"
 

@@ -31,7 +31,7 @@ class Segmentation(Task, name="segmentation"):
 
     example: ClassVar[str] = "segmentation"
     names: ClassVar[tuple[str, ...]] = ("miou", "accuracy", "loss")
-    leading: ClassVar = "changed"
+    leading: ClassVar[str] = "changed"
 
     metric: Literal["miou", "accuracy"] = "miou"
     ignored: int = 255

@@ -101,7 +101,7 @@ class MultiLabel(_YesOrNo, name="multilabel"):
 
     example: ClassVar[str] = "multilabel:f1"
     names: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "loss")
-    leading: ClassVar = "changed"
+    leading: ClassVar[str] = "changed"
 
     metric: Literal["accuracy", "f1"] = "accuracy"
 
