@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 
 class Bar(tqdm):

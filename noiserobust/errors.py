@@ -15,12 +15,14 @@ def printable(text: object, length: int = LONGEST) -> str:
     >>> print(printable("a\nb\x1b[31mc"))
     a b\x1b[31mc
     """
-    line = re.sub(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", str(text))
-    if len(line) > length:
-        line = f"{line[: length * 2 // 3]} ... {line[-length // 3 :]}"
+    line = _cut(re.sub(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", str(text)), length)
     if line.isprintable():
         return line
-    return "".join(sign if sign.isprintable() else _escaped(sign) for sign in line)
+    return _cut("".join(sign if sign.isprintable() else _escaped(sign) for sign in line), length)
+
+
+def _cut(line: str, length: int) -> str:
+    return line if len(line) <= length else f"{line[: length * 2 // 3]} ... {line[-length // 3 :]}"
 
 
 def _escaped(sign: str) -> str:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import html
+import json
+import math
 import re
 import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from commands import refused
+from commands import TINY, refused
 from PIL import Image
 
 from noiserobust import UserError
 from noiserobust.cli.app import main
 from noiserobust.evaluation import evaluate, paired, sensitivity, summarize
 from noiserobust.evaluation.settings import Chips
-from noiserobust.page import write_page
+from noiserobust.page import live, write_page
 from noiserobust.page.results import Results
 from noiserobust.page.sections import sections_of
 from noiserobust.training import TrainSettings, fit
@@ -168,7 +171,17 @@ def test_sections_follow_from_what_there_is(made: tuple[Path, list[Path]]) -> No
     assert set(shown) == set(alone.index) - {"all layers"}
     commands = dict(every["provenance"].texts)
     assert commands["trained: sam:0.1"].endswith("--seeds 0 1")
-    assert "--noise gaussian:0.0 gaussian:0.1 gaussian:0.2 pcm" in commands["evaluated"]
+    first, second = commands["evaluated"].splitlines()
+    assert "--noise gaussian:0.0 gaussian:0.1 gaussian:0.2 --draws 3" in first
+    assert "--noise pcm --times 25 86400 --compensation none global --draws 2" in second
+    chips = every["yield"].table
+    assert chips is not None
+    assert {row[1]: row[-1] for row in chips.rows if row[0] == "plain"} == {
+        **dict.fromkeys(("gaussian:0.1", "gaussian:0.2"), 6),
+        **dict.fromkeys((f"pcm, t {t}{how}" for t in ("25 s", "1 d") for how in ("", ", global compensation")), 4),
+    }
+    clean = [row for row in every["summary"].table.rows if row[1] == "gaussian:0.0"]  # type: ignore[union-attr]
+    assert all(math.isnan(row[4]) for row in clean)
     only = [one.name for one in sections_of(Results.read([folder / "runs"]))]
     assert only == ["training", "coverage", "provenance"]
 
@@ -201,6 +214,34 @@ def test_command_line_writes_it(
     main(["report", str(made[1][0]), "--page", str(tmp_path / "a.html")])
     assert capsys.readouterr().out == f"page: {tmp_path / 'a.html'}\n"
     assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
+
+
+def test_train_and_sweep_write_it_as_they_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[list[str]] = []
+    write = live.write_results
+
+    def noted(held: Results, *rest: Any) -> Path:
+        written.append([f"{len(run.log)} epochs" for run in [*held.runs, *held.ongoing]] + [f"{len(held.rows)} rows"])
+        return write(held, *rest) if len(held.rows) == 4 else rest[0]
+
+    monkeypatch.setattr(live, "write_results", noted)
+    for share, seen in ((10.0**9, ["1 epochs", "2 epochs", "2 epochs"]), (10.0**-9, ["1 epochs", "2 epochs"])):
+        monkeypatch.setattr(live, "SHARE", share)
+        train = ["train", *TINY[2:], "--epochs", "2", "--out", str(tmp_path / f"{share:g}")]
+        main([*train, "--page", str(tmp_path / "train.html")])
+        assert [names[0] for names in written] == seen
+        assert f"page: {tmp_path / 'train.html'}\n" in capsys.readouterr().out
+        written.clear()
+    grid = ["--vary", "lr=0.1|0.2", "--images", "20", "--draws", "1", "--noise", "gaussian:0"]
+    monkeypatch.setattr(live, "SHARE", 10.0**9)
+    main(["sweep", *TINY, *grid, "--out", str(tmp_path / "sweep"), "--page", str(tmp_path / "sweep.html"), "--json"])
+    assert json.loads(capsys.readouterr().out)["files"]["page"] == str(tmp_path / "sweep.html")
+    assert written[0] == ["1 epochs", "0 rows"]
+    assert written[-1] == [*["1 epochs"] * 2, "4 rows"]
+    text = (tmp_path / "sweep.html").read_text()
+    assert text.count("plain, lr 0.2") > 2
 
 
 def test_conditions_and_tables_beside_a_page(

@@ -273,11 +273,11 @@ class TestOtherProcesses:
             f"""
             from noiserobust.cli import main
             from noiserobust.training import trainer
-            save = trainer._Trainer._save
+            save = trainer.Trainer._save
             def stop(self):
                 save(self)
                 raise KeyboardInterrupt
-            trainer._Trainer._save = stop
+            trainer.Trainer._save = stop
             main({train})
             """,
             expect=130,

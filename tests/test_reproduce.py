@@ -431,7 +431,7 @@ class TestCommand:
             (["nothing"], "expected incorruptible, rwp, saf"),
             (["incorruptible", "table99"], "expected a table or figure of incorruptible"),
             (["incorruptible", "table1", "--workers", "0"], "expected workers >= 1"),
-            (["claims", "table1"], "expected nothing after claims, which are judged together, got table1"),
+            (["claims", "table1"], "expected papers or claims"),
         ],
     )
     def test_bad_input_is_one_line(self, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

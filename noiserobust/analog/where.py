@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from noiserobust.analog.layer_table import LayerTable
+from noiserobust.storage.described import check_fields
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Where:
     """File (TOML) with settings by layer: noise, converters, digital by pattern; in a program a mapping, too."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("include", "exclude"):
+            patterns: Any = getattr(self, name)
+            object.__setattr__(self, name, patterns.split() if isinstance(patterns, str) else patterns)
         if self.layers is not None:
             object.__setattr__(self, "layers", LayerTable.of(self.layers))
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import noiserobust
 from noiserobust.cli.faults import told
+from noiserobust.cli.messages import messages_shown
 from noiserobust.endings import end_now, ended_by_signals, plain_output
 from noiserobust.errors import Left, printable
 from noiserobust.memory import keep_memory
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ended_by_signals(INTERRUPTED, whole) as exit_code:
         try:
             plain_output()
-            with _warnings_in_one_line():
+            with _warnings_in_one_line(), messages_shown(quiet="--quiet" in (arguments or sys.argv)):
                 _run(list(sys.argv[1:] if arguments is None else arguments))
             if sys.stdout is not None:
                 sys.stdout.flush()

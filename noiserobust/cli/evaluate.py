@@ -40,6 +40,8 @@ class Evaluate(OnChips):
     """Draws of a fixed design that measures the noise's standard deviation too, such as 150."""
     metrics: tuple[str, ...] = ()
     """Further metrics, such as perplexity, top5, or package.module:function of all logits and labels."""
+    dry_run: bool = False
+    """Only say about how long it takes."""
 
     def run(self) -> Iterator[Part]:
         from noiserobust.evaluation import Target, evaluate
@@ -49,6 +51,9 @@ class Evaluate(OnChips):
             target = Target(self.precision_target, max_images=self.max_images, noise_std_draws=self.noise_std_draws)
         elif self.noise_std_draws:
             raise UserError("expected --precision-target beside --noise-std-draws; whole passes give it anyway")
+        if self.dry_run:
+            yield self._planned()
+            return
         result = evaluate(
             noises=swept(self.noise, self.strengths), precision_target=target, metrics=self.metrics, **self.options()
         )
@@ -63,3 +68,14 @@ class Evaluate(OnChips):
         shown = self.show(result)
         about = {"coverage": coverage, "backend": result.conversion, "ranges": result.ranges}
         yield Part(shown.text, [*shown.notes, *notes], {**shown.values, **about})
+
+    def _planned(self) -> Part:
+        """About how long it takes: a few draws of the first network are timed."""
+        from noiserobust.evaluation.estimates import expected_seconds
+        from noiserobust.report.durations import spoken
+
+        if self.precision_target is not None:
+            raise UserError("expected a number of draws to time, got --precision-target, which finds it; leave it out")
+        seconds = expected_seconds(noises=swept(self.noise, self.strengths), **self.options())
+        known = f", less what {self.rows} holds already" if self.rows.is_file() else ""
+        return Part(f"about {spoken(seconds)}{known}", values={"seconds": seconds})

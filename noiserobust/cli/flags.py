@@ -51,8 +51,8 @@ PLACES = {
 """Fields that say where something is to be written, and what it is."""
 
 
-OUTPUT: Groups = {"output": ("wide", "json", "quiet")}
-"""The group of flags that every command has, and wide some."""
+OUTPUT: Groups = {"output": ("page", "wide", "json", "quiet")}
+"""The group of flags that commands share: json and quiet are of all."""
 
 
 @dataclass(frozen=True, kw_only=True)

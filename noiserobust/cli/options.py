@@ -18,6 +18,7 @@ from noiserobust.evaluation.settings import Chips, Compute, Where
 
 if TYPE_CHECKING:
     from noiserobust.evaluation.result import Result
+    from noiserobust.page.live import LivePage
     from noiserobust.sweep import Executor, Piece
 
 RARE: Groups = {
@@ -175,6 +176,13 @@ def progress_of_pieces(quiet: bool) -> Iterator[Callable[[Piece, int, int], None
             bar.set_description(printable(piece.name))
 
         yield tell
+
+
+def live_page(path: Path) -> LivePage:
+    """A page that is written as work goes on."""
+    from noiserobust.page.live import LivePage
+
+    return LivePage(path)
 
 
 def swept(noises: Sequence[str], strengths: Sequence[float]) -> list[Any]:

@@ -29,10 +29,12 @@ class Reproduce(Command):
     positional = ("paper", "names")
     rare: ClassVar[Groups] = {"Ray cluster": ("executor", "address", "cpus", "gpus", "retries")}
 
-    paper: Literal["incorruptible", "rwp", "saf", "rst", "esam", "all", "claims"]
-    """incorruptible, rwp, saf, rst, esam, or all; claims: verdicts on what the papers claim."""
+    paper: Literal["incorruptible", "rwp", "saf", "rst", "esam", "all", "claims", "map"]
+    """incorruptible, rwp, saf, rst, esam, or all; claims: verdicts on what the papers claim; map: how far each
+    table and figure is reproduced."""
     names: tuple[str, ...] = ()
-    """Tables and figures, such as table1 figure3 (default: all of the paper)."""
+    """Tables and figures, such as table1 figure3 (default: all of the paper); of claims, papers or
+    claims by name; of map, files of rows (default: all in --out)."""
     scale: Literal["mini", "small", "paper"] = "mini"
     """mini: digits, minutes; small: 500 images a class of CIFAR-10, narrow nets (full-width on a GPU); paper: as
     published."""
@@ -61,8 +63,8 @@ class Reproduce(Command):
 
         if self.seeds is not None and self.seeds < 1:
             raise UserError(f"expected seeds >= 1, got {self.seeds}")
-        if self.paper == "claims":
-            yield from self._judge()
+        if self.paper in ("claims", "map"):
+            yield from (self._judge if self.paper == "claims" else self._map)()
             return
         wanted = self._wanted()
         grids, bench = self._bench()
@@ -113,23 +115,48 @@ class Reproduce(Command):
 
     def _judge(self) -> Iterator[Part]:
         """Print and write the verdicts on all claims, each from as many trained copies as are there."""
-        from noiserobust.papers.claims import CLAIMS
-        from noiserobust.papers.grid.claim import claims_text
-        from noiserobust.storage.files import write_text
+        import pandas as pd
 
-        if self.names:
-            raise UserError(f"expected nothing after claims, which are judged together, got {' '.join(self.names)}")
+        from noiserobust.papers.claims import CLAIMS
+        from noiserobust.papers.grid.claims_text import claims_text, verdicts_table
+        from noiserobust.storage.files import write_text
+        from noiserobust.storage.rows import write_rows
+
+        known = {name for claim in CLAIMS for name in (claim.paper, claim.name)}
+        if unknown := [name for name in self.names if name not in known]:
+            raise UserError(f"expected papers or claims ({', '.join(sorted(known))}), got {', '.join(unknown)}")
+        claims = [claim for claim in CLAIMS if not self.names or {claim.paper, claim.name} & {*self.names}]
         grids, bench = self._bench()
-        pieces = [piece for claim in CLAIMS for piece in claim.pieces(grids[claim.paper], bench)]
+        pieces = [piece for claim in claims for piece in claim.pieces(grids[claim.paper], bench)]
         if self.dry_run:
             yield self._missing(list(dict.fromkeys(pieces)))
             return
         self._compute(pieces)
-        copies = {claim: claim.copies(grids[claim.paper], bench) for claim in CLAIMS}
-        judged = [claim.judged(grids[claim.paper], bench.with_seeds(n)) for claim, n in copies.items() if n]
-        text = claims_text(judged, [claim for claim, n in copies.items() if not n], bench.scale)
-        path = write_text(bench.folder / "claims.md", text + "\n")
-        yield Part(f"{text}\n\n{path}", values={"claims": judged, "files": [path]})
+        benches = {claim: bench.with_seeds(n) for claim in claims if (n := claim.copies(grids[claim.paper], bench))}
+        judged = [claim.judged(grids[claim.paper], own) for claim, own in benches.items()]
+        text = claims_text(judged, [claim for claim in claims if claim not in benches], bench.scale)
+        written = [write_text(bench.folder / "claims.md", text + "\n")]
+        if benches:
+            rows = [claim.rows(grids[claim.paper], own) for claim, own in benches.items()]
+            written.append(write_rows(pd.concat(rows, ignore_index=True), bench.folder / "claims.parquet"))
+        yield Part(
+            f"{text}\n\n{'  '.join(map(str, written))}", values={"claims": verdicts_table(judged), "files": written}
+        )
+
+    def _map(self) -> Iterator[Part]:
+        """Print and write how far each table and figure is reproduced."""
+        from noiserobust.papers.grid.reproduction_map import map_text, read_all
+        from noiserobust.storage.files import write_text
+
+        files = [Path(name) for name in self.names]
+        files = files or sorted(file for paper in PAPERS for file in self.out.glob(f"*/{paper}/*.parquet"))
+        if not files:
+            raise UserError(
+                f"expected rows of tables and figures in {self.out}, got none; reproduce some, or name files"
+            )
+        text = map_text(read_all(files), PAPERS)
+        path = write_text(self.out / "map.md", text + "\n")
+        yield Part(f"{text}\n\n{path}", values={"files": [path]})
 
     def _wanted(self) -> list[Artefact]:
         """The tables and figures that were asked for, in the papers' order."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from noiserobust.cli.flags import FAMILIES, Command, Groups
-from noiserobust.cli.options import Workers, answer, progress_of_pieces, swept
+from noiserobust.cli.options import Workers, answer, live_page, progress_of_pieces, swept
 from noiserobust.cli.output import Part
 from noiserobust.cli.train import SETTINGS
 from noiserobust.errors import UserError
 from noiserobust.spec.listing import check
 from noiserobust.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from noiserobust.sweep import Evaluating, Piece, Training
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,15 @@ class Sweep(Command):
     """Precision of the evaluation."""
     computed_by: Workers = field(default_factory=Workers)
     dry_run: bool = False
-    """Only list what is missing."""
+    """Only list what is missing, and about how long it takes."""
     out: Path = Path("sweep")
     """Folder of the sweep, shared by all machines."""
     plot: Path | None = None
     """File for a picture of accuracy against strength (.png, .pdf, .svg)."""
     table: Path | None = None
     """File for the table (.md, .csv, .tex)."""
+    page: Path | None = None
+    """File for a page (.html) of all of it, written anew as the sweep goes on."""
     settings: TrainSettings = field(default_factory=TrainSettings)
 
     def run(self) -> Iterator[Part]:
@@ -72,22 +77,43 @@ class Sweep(Command):
             yield self._missing(vary, noises, options)
             return
         grid, executor = (self.settings, vary, noises, self.draws, self.out), self.computed_by.chosen()
+        page = None if self.page is None else live_page(self.page)
+        pieces = self._pieces(vary, noises, options)
         with progress_of_pieces(self.quiet) as tell:
-            rows = sweep(*grid, options=options, executor=executor, on_piece=tell)
+            on_piece = tell if page is None else page.of_pieces(tell, *pieces, vary)
+            rows = sweep(*grid, options=options, executor=executor, on_piece=on_piece)
         shown, file = answer(Evaluation(rows), self.table, self.plot), self.out / "rows.parquet"
         yield Part(shown.text, [*shown.notes, f"rows: {file}"], {**shown.values, "rows": file})
+        if page:
+            from noiserobust.page.live import trained
 
-    def _missing(self, vary: dict[str, list[object]], noises: list[Any], options: dict[str, object]) -> Part:
+            yield Part(notes=[f"page: {page.finish(trained(pieces[0]), rows)}"], values={"files": {"page": self.page}})
+
+    def _pieces(
+        self, vary: dict[str, list[object]], noises: list[Any], options: dict[str, object]
+    ) -> tuple[list[Training], list[Evaluating]]:
         from noiserobust.sweep import evaluations, runs_of
 
-        runs, lines, values = runs_of(self.settings, vary, self.out / "runs"), [], {}
-        evaluated = evaluations(runs, noises, self.draws, self.out / "pieces", options)
-        groups: dict[str, list[Any]] = {"trainings": list(runs), "evaluations": list(evaluated)}
+        folder = self.out.resolve()
+        runs = runs_of(self.settings, vary, folder / "runs")
+        return runs, evaluations(runs, noises, self.draws, folder / "pieces", options)
+
+    def _missing(self, vary: dict[str, list[object]], noises: list[Any], options: dict[str, object]) -> Part:
+        lines: list[str] = []
+        values: dict[str, Any] = {}
+        runs, evaluated = self._pieces(vary, noises, options)
+        groups: dict[str, Sequence[Piece]] = {"trainings": runs, "evaluations": evaluated}
         for what, pieces in groups.items():
             missing = [piece.name for piece in pieces if not piece.result.is_file()]
             lines += [f"{len(missing)} of {len(pieces)} missing", *(f"  {name}" for name in missing)]
             values[what] = {"all": len(pieces), "missing": missing}
-        return Part("\n".join(lines), values=values)
+        from noiserobust.report.durations import spoken
+        from noiserobust.sweep.estimates import expected_seconds
+
+        times = expected_seconds(runs, evaluated, self.computed_by.workers)
+        about = [f"{spoken(one)} for {what}" for what, one in zip(groups, times, strict=True) if one]
+        lines += [f"about {', then '.join(about)}"] if about else []
+        return Part("\n".join(lines), values=values | {"seconds": sum(times)})
 
 
 def varied(text: str) -> tuple[str, list[object]]:

@@ -24,6 +24,8 @@ FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
 class _CIFAR(DataSource):
+    in_root: ClassVar[bool] = True
+
     def read(self, root: str | Path, image_size: int | None) -> Splits:
         return Splits(_part(self.name, root, train=True), _part(self.name, root, train=False), crop=4, flip=True)
 

@@ -18,6 +18,7 @@ NORMALIZATION = ((0.2860,), (0.3530,))
 class FashionMNIST(DataSource, name="fashion-mnist"):
     """Ten kinds of clothing: 60,000 training and 10,000 test images of 28 x 28 grey pixels; downloaded if need be."""
 
+    in_root: ClassVar[bool] = True
     example: ClassVar[str] = "fashion-mnist"
 
     def read(self, root: str | Path, image_size: int | None) -> Splits:

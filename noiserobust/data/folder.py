@@ -33,12 +33,12 @@ class OfPath(DataSource):
     folder: str
 
     def load(self, root: str | Path = "data", image_size: int | None = None) -> Splits:
-        if not Path(self.folder).is_dir():
+        if not os.path.isdir(self.folder):
             raise UserError(f"expected {self.offered()}, got '{self}'")
         return super().load(root, image_size)
 
     def lies_in(self, root: str | Path) -> bool:
-        return Path(self.folder).is_dir()
+        return os.path.isdir(self.folder)
 
 
 @dataclass(frozen=True)

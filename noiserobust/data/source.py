@@ -23,6 +23,8 @@ class DataSource(Described, family="data set"):
     """Whether images can be brought to a size."""
     of_path: ClassVar[bool] = False
     """Whether all that stands behind the name and a colon is a path."""
+    in_root: ClassVar[bool] = False
+    """Whether the data lie where named data are kept."""
 
     def load(self, root: str | Path = "data", image_size: int | None = None) -> Splits:
         """The data. root: where named data are kept; image_size: resizes the images of a folder."""

@@ -244,6 +244,7 @@ class ImageNet(DataSource, name="imagenet"):
     """ImageNet-1k (ILSVRC2012), laid out as an image folder in ``imagenet`` where named data are kept."""
 
     resizes: ClassVar[bool] = True
+    in_root: ClassVar[bool] = True
     example: ClassVar[str] = "imagenet"
 
     def read(self, root: str | Path, image_size: int | None) -> Splits:

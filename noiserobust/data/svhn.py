@@ -21,6 +21,7 @@ class SVHN(DataSource, name="svhn"):
     """House numbers, cropped to single digits: 73,257 training and 26,032 test images of 32 x 32 pixels (without the
     ``extra`` part); downloaded if need be."""
 
+    in_root: ClassVar[bool] = True
     example: ClassVar[str] = "svhn"
 
     def read(self, root: str | Path, image_size: int | None) -> Splits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -76,7 +77,7 @@ class Text(DataSource, name="text"):
         if self.tokenizer == "characters":
             numbers = {character: number for number, character in enumerate(sorted(set(text)))}
             return lambda part: [numbers[character] for character in part]
-        if not Path(self.tokenizer).is_dir() or not self.tokenizer:
+        if not os.path.isdir(self.tokenizer) or not self.tokenizer:
             raise UserError(
                 f"expected tokenizer=bytes, tokenizer=characters or a folder with a tokenizer, got "
                 f"'{self.tokenizer}'; it is the one that the network was trained with"

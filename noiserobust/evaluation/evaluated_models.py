@@ -17,7 +17,9 @@ from torch import nn
 
 from noiserobust.analog.coverage import Coverage, coverage_of, weight_counts
 from noiserobust.data import Batch, Labelled, Samples, Splits, as_dataset, load
+from noiserobust.data.places import beside
 from noiserobust.errors import UserError, printable
+from noiserobust.evaluation.labels import told_apart
 from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.models import ModelSpec
 from noiserobust.models.check import require_finite
@@ -94,16 +96,16 @@ def trained_copies(models: Models) -> list[TrainedCopy]:
     groups = models.items() if isinstance(models, Mapping) else [(None, models)]
     copies: list[TrainedCopy] = []
     count: Counter[str] = Counter()
-    for label, group in groups:
-        for source in _sources(group):
-            about = source.about if isinstance(source, Checkpoint) else {}
-            stem = source.path.stem if isinstance(source, Checkpoint) else class_of(source).__name__
-            method = label or about.get("label", stem)
-            # A copy that does not say its training seed is the next one of its method.
-            index = count[method]
-            name = str(source.path) if isinstance(source, Checkpoint) else f"{method}[{index}]"
-            copies.append(TrainedCopy(name, method, about.get("seed", index), source))
-            count[method] += 1
+    found = [(label, source) for label, group in groups for source in _sources(group)]
+    abouts = [source.about if isinstance(source, Checkpoint) else {} for _, source in found]
+    for (label, source), about, own in zip(found, abouts, told_apart(abouts), strict=True):
+        stem = source.path.stem if isinstance(source, Checkpoint) else class_of(source).__name__
+        method = label or own or stem
+        # A copy that does not say its training seed is the next one of its method.
+        index = count[method]
+        name = str(source.path) if isinstance(source, Checkpoint) else f"{method}[{index}]"
+        copies.append(TrainedCopy(name, method, about.get("seed", index), source))
+        count[method] += 1
     if not copies:
         raise UserError("expected at least one model, got none")
     names: dict[tuple[str, int], str] = {}
@@ -148,10 +150,21 @@ def named_data(data: Any, copies: Sequence[TrainedCopy]) -> Splits | Labelled | 
         return AsGiven(as_dataset(data))
     source = copies[0].source
     stored = {} if isinstance(source, nn.Module) else source.about.get("settings", {})
-    if "data" not in stored:
+    if isinstance(source, nn.Module) or "data" not in stored:
         raise UserError(f"expected data, since {copies[0].name} does not say what it was trained on; name them")
-    # What a file names is code that only a person may start.
-    return load(stored["data"], stored.get("data_root", "data"), stored.get("image_size"), imports=False)
+    name, root = stored["data"], stored.get("data_root", "data")
+    if source.about.get("started_in"):
+        home = source.path.resolve().parent / source.about["started_in"]
+        name, root = beside(name, home), beside(root, home)
+    try:
+        # What a file names is code that only a person may start.
+        return load(name, root, stored.get("image_size"), imports=False)
+    except UserError as error:
+        raise UserError(
+            f"expected the data that {copies[0].name} was trained on, '{stored['data']}', where they were, got none; "
+            "say where they are: --data PLACE, or --data NAME --data-root FOLDER (evaluate(..., data=...)); reading "
+            f"them said: {error}"
+        ) from None
 
 
 def part_of(data: Splits | Labelled | AsGiven, part: str) -> Labelled:

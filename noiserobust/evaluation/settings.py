@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 from noiserobust.analog.where import Where
 from noiserobust.errors import UserError
+from noiserobust.storage.described import check_fields
 
 __all__ = ["Chips", "Compute", "Where", "grouped"]
 
@@ -41,6 +42,9 @@ class Chips:
     """What computes: direct (the network itself), or aihwkit, a full chip with converters, output noise and tiles; an
     RPUConfig of aihwkit of your own, or package.module:Name of one."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -65,6 +69,9 @@ class Compute:
     they are (default: as the checkpoint says, else the data's)."""
     std: float | Sequence[float] | None = None
     """See mean."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def normalization(self) -> Normalization | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -71,7 +72,7 @@ class Transformers(ModelSpec, name="transformers"):
     def normalization(self) -> dict[str, Any]:
         """``mean`` and ``std`` of the images, where the folder says how its network's inputs are prepared."""
         file = Path(self.folder, IMAGES)
-        settings = _json(file) if file.is_file() else {}
+        settings = _json(file) if os.path.isfile(file) else {}
         mean, std = settings.get("image_mean"), settings.get("image_std")
         if not isinstance(mean, list) or not isinstance(std, list):
             return {}
@@ -120,7 +121,7 @@ class Transformers(ModelSpec, name="transformers"):
         adapted: nn.Module
         # Without these files peft would look for a pickle, then for a download.
         for name in (ADAPTER_CONFIG, ADAPTER):
-            if not Path(self.adapter, name).is_file():
+            if not os.path.isfile(Path(self.adapter, name)):
                 raise UserError(f"expected {name} in {self.adapter}, got none; save the adapter as safetensors")
         if self.weights:
             adapted = peft.PeftModel.from_pretrained(network, self.adapter)
@@ -158,7 +159,7 @@ def in_folder(folder: Path) -> Transformers | None:
     """What ``save_pretrained`` wrote into ``folder``: a network, or an adapter on one; None where it is neither."""
     if (folder / ADAPTER_CONFIG).is_file():
         base = str(_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path"))
-        if not Path(base, CONFIG).is_file():
+        if not os.path.isfile(Path(base, CONFIG)):
             raise UserError(
                 f"expected the base model of {folder} in a folder, got '{base}'; name both: "
                 f"transformers:BASE,adapter={folder}"

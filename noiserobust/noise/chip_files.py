@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import math
+import os
 import re
 import zipfile
 from functools import cached_property
@@ -183,13 +184,13 @@ def chip_paths(folder: str) -> list[Path]:
     Numbers count as numbers: chip_10 comes after chip_9.
     """
     place = Path(folder)
-    if place.is_dir():
+    if os.path.isdir(place):
         paths = [path for path in place.iterdir() if path.suffix in SUFFIXES and path.stem != TARGETS]
     else:
         paths = [Path(path) for path in glob.glob(folder)]
         if odd := [path for path in paths if path.suffix not in SUFFIXES]:
             raise UserError(f"expected chips as .npz or .safetensors, got {odd[0]}")
-    files = [path for path in paths if path.is_file()]
+    files = [path for path in paths if os.path.isfile(path)]
     if not files:
         raise UserError(f"expected a folder, or a pattern, of measured chips (.npz or .safetensors), got '{folder}'")
     return sorted(files, key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(path))])

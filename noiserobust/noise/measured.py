@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -99,7 +100,7 @@ class Measured(DeviceProfile, name="measured"):
             raise UserError(f"measured: expected a file name without , + = and brackets, got '{table}'; rename it")
         object.__setattr__(self, "table", table)
         # A table that is named by its digest need not be here to be spoken of, as rows of another machine do.
-        if not self.digest or Path(table).exists():
+        if not self.digest or os.path.exists(table):
             self._check(self._read())
 
     def _check(self, table: Measurements) -> None:
@@ -221,6 +222,6 @@ _tables: dict[tuple[str, str], Measurements] = {}
 
 def _content(name: str) -> bytes:
     path = Path(name)
-    if name in EXAMPLES and not path.is_file():
+    if name in EXAMPLES and not os.path.isfile(path):
         return files(__package__).joinpath("tables", EXAMPLES[name]).read_bytes()
     return read_text_bytes(path, "a table (CSV)")

@@ -22,15 +22,19 @@ def lines(
     titles: tuple[str, str],
     *,
     log: bool = False,
+    whole: bool = False,
+    most: float | None = None,
     band: bool = True,
     label: str | None = None,
     description: str = "",
 ) -> dict[str, Any]:
     """A line per method of ``y`` against ``x``, a band from ``low`` to ``high``, values on hover.
 
-    ``label`` names a column with the words for x, where a number says little (``1 d``)."""
+    ``label`` names a column with the words for x, where a number says little (``1 d``); ``whole``: x is a count;
+    ``most``: y is no larger, though an interval may be."""
     scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
     across = alt.X(f"{x}:Q", title=titles[0], scale=scale, axis=alt.Axis(tickCount=6))
+    across = across.axis(alt.Axis(tickCount=6, tickMinStep=1, format="d")) if whole else across
     if label:
         names = {float(row[x]): row[label] for row in data.to_dict("records")}
         words = " : ".join(f"datum.value == {value} ? '{name}'" for value, name in names.items())
@@ -41,10 +45,11 @@ def lines(
     if band:
         shown += [alt.Tooltip(f"{name}:Q", format=".4g") for name in ("low", "high")]
     base = alt.Chart(alt.Data(values=_records(data))).encode(x=across, color=hue)
-    value = alt.Y("y:Q", title=titles[1], scale=alt.Scale(zero=False))
+    up = alt.Scale(zero=False) if most is None else alt.Scale(zero=False, domainMax=most)
+    value = alt.Y("y:Q", title=titles[1], scale=up)
     layers = []
     if band:
-        layers.append(base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=titles[1]), y2="high:Q"))
+        layers.append(base.mark_area(opacity=0.18, clip=True).encode(y=alt.Y("low:Q", title=titles[1]), y2="high:Q"))
     layers.append(base.mark_line(strokeWidth=2).encode(y=value))
     layers.append(base.mark_point(filled=True, size=45).encode(y=value, tooltip=shown))
     return _spec(alt.layer(*layers), description)

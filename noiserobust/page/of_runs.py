@@ -14,12 +14,12 @@ from noiserobust.errors import UserError
 from noiserobust.page import charts
 from noiserobust.page.parts import Asked, Panel, Section, Table
 from noiserobust.page.results import Results
-from noiserobust.storage.rows import completed
+from noiserobust.storage.rows import OPERATION, completed
 from noiserobust.sweep.recommendation import command_of
 
 
 def training(results: Results, asked: Asked) -> Section | None:
-    logs = [run.log.assign(method=run.label, seed=run.settings.seed) for run in results.runs]
+    logs = [run.log.assign(method=run.label, seed=run.settings.seed) for run in [*results.runs, *results.ongoing]]
     if not logs:
         return None
     log = pd.concat(logs, ignore_index=True)
@@ -39,10 +39,17 @@ def training(results: Results, asked: Asked) -> Section | None:
         data = data.assign(low=data["y"] - spread, high=data["y"] + spread).drop(columns="spread")
         title = column.replace("_", " ")
         about = f"{title} against the epoch, a line per method"
-        spec = charts.lines(data, results.methods, "epoch", ("epoch", title), description=about)
+        spec = charts.lines(data, results.methods, "epoch", ("epoch", title), whole=True, description=about)
         panels.append(Panel(title, spec))
     says = "Means over copies; bands are ± their standard deviation. All but the training loss are on held-out data."
-    return Section("training", "Training", says, panels) if panels else None
+    last = log.groupby(["method", "seed"], sort=False).tail(1)
+    shown = [name for name in dict.fromkeys(columns) if name in last]
+    body = [
+        [line["method"], int(line["seed"]), int(line["epoch"]) + 1, *(float(line[name]) for name in shown)]
+        for line in last.to_dict("records")
+    ]
+    table = Table(["method", "seed", "epochs", *(name.replace("_", " ") for name in shown)], body)
+    return Section("training", "Training", f"{says} The table has the last epoch.", panels, table) if panels else None
 
 
 def covered(results: Results, asked: Asked) -> Section | None:
@@ -85,7 +92,7 @@ def settings(results: Results, asked: Asked) -> Section | None:
         texts.append((f"trained: {label}", f"{words} --seeds {' '.join(map(str, seeds))}"))
     rows = results.rows
     if len(rows):
-        texts.append(("evaluated", evaluation_command(rows)))
+        texts.append(("evaluated", "\n".join(evaluation_commands(rows))))
     columns = [
         "noiserobust",
         "commit",
@@ -107,23 +114,47 @@ def settings(results: Results, asked: Asked) -> Section | None:
     return Section("provenance", "Settings and provenance", says, table=table if table.rows else None, texts=texts)
 
 
-def evaluation_command(rows: pd.DataFrame) -> str:
-    """What evaluates these rows again, up to the order of their conditions."""
-    first = completed(rows).iloc[0]
-    models = list(
-        dict.fromkeys(str(Path(model).parent) if model.endswith(".safetensors") else model for model in rows["model"])
+FLAGS = ("task", "recalibration", "backend", "precision", "seed")
+"""Columns that a flag of the same name sets for all rows of a command, where they are not as usual."""
+USUAL = {**OPERATION, "precision": "fp32", "seed": 0}
+
+
+def evaluation_commands(rows: pd.DataFrame) -> list[str]:
+    """What evaluates these rows again: a command for the noises that were evaluated alike, up to a sample of images."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    rows = completed(rows)
+    columns = [name for name in (*FLAGS, "analog") if name in rows]
+    for _, block in rows.groupby(columns, sort=False, dropna=False) if columns else [((), rows)]:
+        for noise, part in block.groupby("noise", sort=False):
+            alike.setdefault(tuple(_around(part)), []).append(str(noise))
+    models = dict.fromkeys(
+        str(Path(model).parent) if model.endswith(".safetensors") else model for model in rows["model"]
     )
-    words = ["noiserobust", "evaluate", *models, "--noise", *dict.fromkeys(rows["noise"])]
+    return [
+        shlex.join(["noiserobust", "evaluate", *models, "--noise", *dict.fromkeys(noises), *flags])
+        for flags, noises in alike.items()
+    ]
+
+
+def _around(rows: pd.DataFrame) -> list[str]:
+    """The flags that say what was done around the chips of these rows, which differ in nothing else."""
     times = [f"{t:g}" for t in sorted(rows["t"].dropna().unique())]
-    words += ["--times", *times] if times else []
+    words = ["--times", *times] if times else []
     for name in ("compensation", "converters"):
-        kinds = list(dict.fromkeys(completed(rows)[name]))
+        kinds = list(dict.fromkeys(rows[name]))
         words += [f"--{name}", *kinds] if kinds != ["none"] else []
     words += ["--draws", str(int(rows["draw"].max()) + 1)]
     reads = int(rows["read"].max()) + 1
     words += ["--reads", str(reads)] if reads > 1 else []
-    words += ["--seed", str(int(first["seed"]))] if "seed" in rows and first["seed"] else []
-    return shlex.join(words)
+    first = rows.iloc[0]
+    for name in FLAGS:
+        if name in rows and first[name] == first[name] and first[name] != USUAL[name]:
+            words += [f"--{name}", str(first[name])]
+    patterns = str(first["analog"] or "").split() if "analog" in rows else []
+    for flag, sign in (("--include", "+"), ("--exclude", "-")):
+        chosen = [word[1:] for word in patterns if word[0] == sign]
+        words += [flag, *chosen] if chosen else []
+    return words
 
 
 def _weights_of(found: Any) -> Iterator[tuple[str, str, str, str]]:

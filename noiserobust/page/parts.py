@@ -56,7 +56,7 @@ class Table:
     def _shown(self, value: Any, column: str) -> str:
         if not isinstance(value, float):
             return str(value)
-        return "–" if math.isnan(value) else format(value, self.form.get(column, ".4g"))
+        return "–" if math.isnan(value) else format(value, self.form.get(column, "#.4g"))
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,8 @@ from noiserobust.errors import UserError
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.storage.stored import chosen, require_alike, stored, together
 from noiserobust.training import Run, load_run
+
+log = logging.getLogger("noiserobust")
 
 ALONE, SPARED = re.compile(r"(\+\S+ )+-\*"), re.compile(r"(-\S+ ?)+")
 """What the column ``analog`` says of a network in which noise is on a few layers alone, and in which it is not."""
@@ -25,6 +28,8 @@ class Results:
     rows: pd.DataFrame
     layers: pd.DataFrame
     runs: list[Run]
+    ongoing: list[Run] = field(default_factory=list)
+    """Runs that are being trained, of which there is a log alone."""
 
     @classmethod
     def read(cls, places: Sequence[str | Path], where: str | None = None) -> Results:
@@ -55,13 +60,18 @@ class Results:
             named = [Path(str(model)).parent for model in rows["model"].unique()] if len(rows) else []
             folders += [folder for folder in named if (folder / "model.safetensors").is_file()]
         unique = list({folder.resolve(): folder for folder in folders}.values())
-        return cls(whole, layers, [load_run(folder) for folder in unique if _is_run(folder)])
+        return cls(whole, layers, runs_in(unique))
+
+    @classmethod
+    def of_runs(cls, finished: Sequence[Run], ongoing: Sequence[Run] = (), rows: pd.DataFrame | None = None) -> Results:
+        """Runs and, where there are any, ``rows``."""
+        return cls(pd.DataFrame() if rows is None else rows, pd.DataFrame(), list(finished), list(ongoing))
 
     @property
     def methods(self) -> list[str]:
         """Methods in order of appearance: their colours on the whole page."""
         names = [name for rows in (self.rows, self.layers) if len(rows) for name in rows["method"].unique()]
-        return list(dict.fromkeys([*names, *(run.label for run in self.runs)]))
+        return list(dict.fromkeys([*names, *(run.label for run in [*self.runs, *self.ongoing])]))
 
 
 def of_layers(rows: pd.DataFrame) -> pd.Series[bool]:
@@ -78,5 +88,13 @@ def names_of(analog: str) -> list[str]:
     return sorted(word[1:] for word in analog.split() if word != "-*")
 
 
-def _is_run(folder: Path) -> bool:
-    return (folder / "log.csv").is_file() and "settings" in read_checkpoint(folder).about
+def runs_in(folders: Sequence[Path]) -> list[Run]:
+    """The runs in these folders. One whose network is somebody's code is left out: a page starts none."""
+    runs = []
+    for folder in folders:
+        if (folder / "log.csv").is_file() and "settings" in read_checkpoint(folder).about:
+            try:
+                runs.append(load_run(folder))
+            except UserError as error:
+                log.warning("%s is not on the page: %s", folder, error)
+    return runs

@@ -36,6 +36,8 @@ def summary(results: Results, asked: Asked) -> Section | None:
     if results.rows.empty:
         return None
     lines = _lines(results.rows, asked)
+    if "noise_std" in lines:  # of equal draws a spread is but rounding
+        lines["noise_std"] = lines["noise_std"].mask(noise_free(lines))
     body = [
         [
             *(line["method"], condition(line), line["metric"]),
@@ -74,7 +76,11 @@ def strength(results: Results, asked: Asked) -> Section | None:
             title = f"{name or 'noise'}{at_time(float(str(t)))}"
             about = f"{axis_label(part)} against {symbol(name)}, {title}, a line per method"
             titles = (symbol(name), axis_label(part))
-            panels.append(Panel(title, charts.lines(data, results.methods, "strength", titles, description=about)))
+            panels.append(
+                Panel(
+                    title, charts.lines(data, results.methods, "strength", titles, most=_most(part), description=about)
+                )
+            )
     bound = f"bands bound the mean at {100 * asked.confidence:g} %"
     says = f"Lines are means over copies and draws; {bound}. Hover for values."
     return Section("strength", "Against strength", says, panels[:MOST_PANELS]) if panels else None
@@ -93,7 +99,9 @@ def time(results: Results, asked: Asked) -> Section | None:
             title = name if block["strength"].nunique() == 1 else f"{name}, strength {value:g}"
             about = f"{axis_label(part)} against time since programming, {title}, a line per method"
             titles = ("time since programming", axis_label(part))
-            spec = charts.lines(data, results.methods, "t", titles, log=True, label="time", description=about)
+            spec = charts.lines(
+                data, results.methods, "t", titles, log=True, label="time", most=_most(part), description=about
+            )
             panels.append(Panel(title, spec))
     says = f"Each panel has an axis of its own. Bands bound the mean at {100 * asked.confidence:g} %."
     return Section("time", "Against time", says, panels[:MOST_PANELS]) if panels else None
@@ -182,7 +190,6 @@ def chips(results: Results, asked: Asked) -> Section | None:
         return None
     found = yields(rows, pooled=True)
     curves, percents = found.distribution(asked.confidence), found.percentiles((1, 5, 50), asked.confidence)
-    counts = {tuple(key): len(block) for key, block in found.rows.groupby(["method", "noise"], dropna=False)}
     keys = ["noise", "strength", "t", "compensation", "converters", "backend", "recalibration"]
     keys = [key for key in keys if key in curves]
     panels = []
@@ -192,13 +199,17 @@ def chips(results: Results, asked: Asked) -> Section | None:
         data = block[["method", "value", "reaching", "low", "high"]]
         titles = (axis_label(rows), "share of chips")
         panels.append(Panel(title, charts.steps(data, results.methods, titles, about)))
+    sizes = found.summary(asked.confidence).to_dict("records")
+
+    def chips_of(line: Mapping[Any, Any]) -> int:
+        return sum(int(one["chips"]) for one in sizes if all(_equal(one[key], line[key]) for key in ["method", *keys]))
+
     body = []
     lines = percents.to_dict("records")
     for first in [line for line in lines if line["percent"] == 50]:
         same = [line for line in lines if all(_equal(line[key], first[key]) for key in ["method", *keys])]
         values = {line["percent"]: float(line["value"]) for line in same}
-        count = counts.get((first["method"], first["noise"]), 0)
-        body.append([first["method"], condition(first), *(values[percent] for percent in (1, 5, 50)), count])
+        body.append([first["method"], condition(first), *(values[percent] for percent in (1, 5, 50)), chips_of(first)])
     head = ["method", "condition", "1 % of chips are below", "5 %", "median", "chips"]
     says = (
         "A chip is one noise draw of one trained copy. Curves fall from all chips to none; bands are exact bounds "
@@ -272,6 +283,11 @@ def _leading_lines(results: Results, asked: Asked) -> pd.DataFrame:
         return pd.DataFrame()
     lines = _lines(results.rows, asked)
     return lines[lines["metric"] == leading(results.rows)]
+
+
+def _most(lines: pd.DataFrame) -> float | None:
+    """The largest value that there is of the lines' metric: 100 of a percentage."""
+    return 100.0 if quantity_of(lines, str(lines["metric"].iloc[0])).unit == "%" else None
 
 
 def _verdict(line: Mapping[Any, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import noiserobust
 from noiserobust.errors import UserError
 from noiserobust.evaluation.statistics.components import Design
+from noiserobust.page.parts import Asked
 from noiserobust.page.results import Results
 from noiserobust.storage.files import write_atomically
 
@@ -37,12 +38,15 @@ def write_page(
     tell their values on hover, the page prints, follows the reader's dark mode, and can be used by keyboard and screen
     reader. Raises :class:`~noiserobust.UserError` where there is nothing to show, or too much for one page.
     """
-    _require_packages()
-    from noiserobust.page.parts import Asked
+    require_packages()
+    return write_results(Results.read(results, where), path, Asked(baseline, confidence, design))
+
+
+def write_results(held: Results, path: str | Path, asked: Asked) -> Path:
+    """:func:`write_page` of results that were read."""
     from noiserobust.page.sections import sections_of
 
-    held = Results.read(results, where)
-    sections = sections_of(held, Asked(baseline, confidence, design))
+    sections = sections_of(held, asked)
     if not sections:
         raise UserError(
             "expected rows of evaluate or finished runs, got nothing to show; name files or folders of them"
@@ -94,7 +98,7 @@ def _bundle() -> str:
     return str(script).replace("</script", "<\\/script")
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
     try:
         for name in ("altair", "jinja2", "vl_convert"):
             import_module(name)

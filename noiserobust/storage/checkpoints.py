@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -108,14 +109,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     A torch file (.pt, .pth, ...) may hold the weights by name, or a dictionary with them under ``state_dict``,
     ``model``, ``model_state_dict`` or ``net``, at any depth; read with ``weights_only=True``, it runs no code.
     """
-    file = Path(path) / WEIGHTS[0] if Path(path).is_dir() else Path(path)
+    file = Path(path) / WEIGHTS[0] if os.path.isdir(path) else Path(path)
     named = str(path).startswith(TEXT)
     spec = Transformers.parse(str(path)) if named else in_folder(file.parent) if file.name in WEIGHTS else None
     if spec is not None:
         label = Path(spec.adapter or spec.folder).resolve().name
         place = Path(str(path)) if named else file.parent
         return Checkpoint(place, Loaded(spec), {"label": label, "task": spec.task} | spec.normalization, spec)
-    if not file.exists():
+    if not os.path.exists(file):
         raise UserError(f"expected a checkpoint (.safetensors, .pt, .pth or a run's folder), got {path}: there is none")
     require_file(file, "a checkpoint (.safetensors, .pt, .pth or a run's folder)", "file")
     if is_torch_file(file):
@@ -129,7 +130,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"expected a safetensors or torch file, got {file}: {error}") from None
     what = f"the description in {file}"
     require_plain(weights, file)
-    return Checkpoint(file, weights, strict(About, read_json(text, what), what))
+    about = strict(About, read_json(text, what), what)
+    if ("mean" in about) != ("std" in about):
+        raise UserError(f"expected both mean and std in {what}, got one of them")
+    return Checkpoint(file, weights, about)
 
 
 def is_whole(path: Path) -> bool:
@@ -151,24 +155,24 @@ def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:
     checkpoints = []
     for place in places:
         label, equals, rest = place.partition("=")
-        labelled = bool(equals) and not Path(place).exists() and not place.startswith(TEXT)
+        labelled = bool(equals) and not os.path.exists(place) and not place.startswith(TEXT)
         text = rest if labelled else place
         path = Path(text)
         inside = [] if _is_one(path) else sorted(folder for folder in path.glob("*") if _is_one(folder))
         failed = [*path.glob(DIVERGED), *path.glob(f"*/{DIVERGED}")]
-        if failed and not inside and path.is_dir() and not _is_one(path):
+        if failed and not inside and os.path.isdir(path) and not _is_one(path):
             raise UserError(f"expected a finished run, got {failed[0].parent}: {failed[0].read_text()[:500].strip()}")
         unfinished = [*path.glob("resume.pt"), *path.glob("*/resume.pt")]
-        if unfinished and not inside and path.is_dir() and not _is_one(path):
+        if unfinished and not inside and os.path.isdir(path) and not _is_one(path):
             raise UserError(
                 f"expected a finished run, got {unfinished[0].parent}, which was interrupted; train it again"
             )
         for checkpoint in map(read_checkpoint, inside) if inside else [read_checkpoint(text)]:
-            about = {**checkpoint.about, "label": label} if labelled else checkpoint.about
+            about = {**checkpoint.about, "label": label, "labelled": True} if labelled else checkpoint.about
             checkpoints.append(replace(checkpoint, about=about))
     return checkpoints
 
 
 def _is_one(folder: Path) -> bool:
     """Whether a folder holds the weights of one network, in one file or in several."""
-    return any((folder / f"{name}{end}").is_file() for name in WEIGHTS for end in ("", ".index.json"))
+    return any(os.path.isfile(folder / f"{name}{end}") for name in WEIGHTS for end in ("", ".index.json"))

@@ -19,9 +19,10 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.seals import is_sound
+from noiserobust.storage.described import read_json
 from noiserobust.storage.files import cannot_write, set_aside
 from noiserobust.storage.records import Keys, Record, records_of, table_of
-from noiserobust.storage.rows import completed, is_whole, read_rows, write_rows
+from noiserobust.storage.rows import completed, is_whole, read_rows, require_kinds, write_rows
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -168,7 +169,8 @@ class Database:
         check = "integrity_check" if self.file.stat().st_size < INDEXED else "quick_check"
         (found,) = self._connection.execute(f"PRAGMA {check}(1)").fetchone()
         (count,) = self._connection.execute("SELECT COUNT(*) FROM results").fetchone()
-        if found != "ok" or count < int(self._get("exported") or 0):
+        exported = self._get("exported") or "0"
+        if found != "ok" or not exported.isdecimal() or count < int(exported):
             raise self._damaged(found if found != "ok" else "rows are missing")
 
     def _begin_anew(self, error: Damaged) -> None:
@@ -193,7 +195,17 @@ class Database:
         """``row`` without the checksum at its end."""
         if row[-1] is not None and row[-1] != _checksum(row[:-1]):
             raise self._damaged("a checksum differs")
+        if len(row) > len(Record._fields) and not Record(*row[:-1]).fits:
+            raise self._damaged("a row has values of other types")
         return row[:-1]
+
+    def _columns(self, text: str, checksum: int | None) -> dict[str, Any]:
+        """The columns of a condition."""
+        self._checked((text, checksum))
+        columns = read_json(text, f"a condition in {self.file}")
+        if not isinstance(columns, dict):
+            raise self._damaged("a condition is none")
+        return columns
 
     def _reconnect(self) -> None:
         """Begin anew where a person deleted or replaced the database: SQLite would refuse to write the old one."""
@@ -265,6 +277,7 @@ class Database:
         """Insert a table of rows, instead of all that is here where this is to be cleared."""
         if rows is not None:
             self.check(rows.columns.tolist())
+            require_kinds(rows, self.path)
         if clear:
             self._connection.execute("DELETE FROM results")
             self._connection.execute("DELETE FROM conditions")
@@ -275,7 +288,7 @@ class Database:
 
     def _table(self) -> pd.DataFrame:
         texts = self._connection.execute("SELECT id, columns, checksum FROM conditions").fetchall()
-        conditions = {number: json.loads(self._checked((text, checksum))[0]) for number, text, checksum in texts}
+        conditions = {number: self._columns(text, checksum) for number, text, checksum in texts}
         order = "condition, draw, read, t, x, y, rowid"
         rows = self._connection.execute(f"SELECT {RECORD}, checksum FROM results ORDER BY {order}")
         return table_of(conditions, (self._checked(row)[2:] for row in rows))
@@ -285,12 +298,12 @@ class Database:
             row = self._connection.execute("SELECT columns, checksum FROM conditions WHERE id = ?", [number]).fetchone()
             if row is None:
                 raise self._damaged("a condition is missing")
-            self._conditions[number] = json.loads(self._checked(row)[0])
+            self._conditions[number] = self._columns(*row)
         return self._conditions[number]
 
     def _get(self, name: str) -> str:
         row = self._connection.execute("SELECT value FROM about WHERE name = ?", [name]).fetchone()
-        return row[0] if row else ""
+        return str(row[0]) if row else ""
 
     def _set(self, **values: str) -> None:
         self._connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", values.items())

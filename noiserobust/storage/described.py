@@ -1,17 +1,24 @@
-"""What files say in JSON, read strictly: of the types that they are written in, or refused in one line."""
+"""What files and people say by name, read strictly: of the types that are declared, or refused in one line."""
 
 from __future__ import annotations
 
 import json
+import math
+import numbers
+import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal
 
 from noiserobust.errors import UserError, printable, reason_of
 from noiserobust.limits import within
+from noiserobust.spec import Described
+
+HUGE = 10**308
+"""A whole number beyond it is no float."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,8 @@ class About:
     """The line of the epoch kept."""
     ranks: list[int] = field(default_factory=list)
     settings: Trained = field(default_factory=Trained)
+    started_in: str = ""
+    """Where relative paths of its data begin, seen from its folder."""
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
@@ -80,9 +89,48 @@ def strict(kind: Any, given: Any, what: str) -> dict[str, Any]:
         if is_dataclass(hint):
             strict(hint, value, f"{one.name} in {what}")
         elif not _fits(value, hint):
-            name = str(hint) if typing.get_origin(hint) else hint.__name__
-            raise UserError(f"expected {name} as {one.name} in {what}, got {_short(value)}")
+            raise UserError(f"expected {_named(hint)} as {one.name} in {what}, got {_short(value)}")
     return dict(given)
+
+
+def check_fields(one: Any) -> None:
+    """Refuse a dataclass that a person filled where a field holds another type than it declares.
+
+    Beside what files may say, a person's numbers may be numpy's, texts paths or objects that have a text form, and
+    sequences of any kind, or one of their parts.
+    """
+    kind: Any = type(one)
+    for name, hint in _hints(kind).items():
+        value = vars(one).get(name)
+        if not _suits(value, hint):
+            raise UserError(f"expected {_named(hint)} as {name}, got {_short(value)}")
+
+
+def _suits(value: Any, kind: Any) -> bool:
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_suits(value, part) for part in parts)
+    if origin in (tuple, Sequence):
+        if isinstance(value, (list, tuple)):
+            return all(_suits(part, parts[0]) for part in value)
+        return _suits(value, parts[0]) or (hasattr(value, "__iter__") and not isinstance(value, (str, Mapping)))
+    if kind is str:
+        return isinstance(value, (str, os.PathLike, Described))
+    if kind is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if kind is float:
+        return _fits(value, float) if isinstance(value, int) else isinstance(value, numbers.Real)
+    return _fits(value, kind)
+
+
+def _named(hint: Any) -> str:
+    """A type in words."""
+    if typing.get_origin(hint) is Literal:
+        *most, last = map(str, typing.get_args(hint))
+        return f"{', '.join(most)} or {last}"
+    if typing.get_origin(hint) or isinstance(hint, types.UnionType):
+        return str(hint).replace("typing.", "").replace("collections.abc.", "").replace("NoneType", "None")
+    return getattr(hint, "__name__", str(hint))
 
 
 @cache
@@ -104,7 +152,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict) and all(_fits(key, parts[0]) and _fits(v, parts[1]) for key, v in value.items())
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and not HUGE < abs(value) < math.inf
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return isinstance(value, kind)

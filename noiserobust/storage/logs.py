@@ -12,6 +12,7 @@ import pandas as pd
 from noiserobust.errors import UserError
 from noiserobust.storage.checkpoints import WEIGHTS, is_whole, read_checkpoint
 from noiserobust.storage.files import set_aside, write_atomically
+from noiserobust.storage.rows import is_number
 
 CLOCK = ("seconds", "log_seconds")
 """Columns that differ between equal runs."""
@@ -37,7 +38,9 @@ def read_log(folder: Path) -> pd.DataFrame:
     lines = read_checkpoint(checkpoint).about.get("lines") if is_whole(checkpoint) else None
     try:
         log = pd.read_csv(path)
-        wrong = "has no column epoch" if "epoch" not in log else ""
+        texts = [str(name) for name in log if not is_number(log[name]) and not log[name].isna().all()]
+        wrong = "has no column epoch" if "epoch" not in log else "" if len(log) else "has no lines"
+        wrong = f"expected numbers, got others in {', '.join(texts)}" if texts else wrong
     except (OSError, ValueError, pd.errors.ParserError) as error:
         log, wrong = pd.DataFrame(), (str(error).splitlines() or [type(error).__name__])[0]
     if lines is not None and not _holds(log, lines):

@@ -36,6 +36,14 @@ class Record(NamedTuple):
     x: float | None = None
     y: float | None = None
 
+    @property
+    def fits(self) -> bool:
+        """Whether its values are of these types: SQLite takes others, too."""
+        counts, measured = (self.condition, self.draw, self.read), (self.value, self.t, self.x, self.y)
+        texts = isinstance(self.key, bytes) and isinstance(self.method, str) and isinstance(self.metric, str)
+        numbers = all(one is None or isinstance(one, (int, float)) for one in measured)
+        return texts and numbers and all(isinstance(one, int) for one in counts)
+
 
 VALUES = Record._fields[2:]
 """The fields of a record that a table is made of."""

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow
 from pandas.api.types import is_numeric_dtype
@@ -61,14 +62,15 @@ def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
 def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
     """The rows that :func:`write_rows` wrote; :class:`UserError` when there is no such file, it is damaged or it is not
     of the format that its suffix says."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise UserError(f"expected a file of result rows (parquet), got {path}, which is not a file; check the name")
     require_sound(Path(path), "take another copy, or move it away and compute it again")
     kind = Path(path).suffix.lower()
     try:
         if kind == ".csv":
-            return read_csv(Path(path), frozenset([*TEXTS, *NAMES]))
-        return read_jsonl(Path(path)) if kind == ".jsonl" else pd.read_parquet(path)
+            rows = read_csv(Path(path), frozenset([*TEXTS, *NAMES]))
+        else:
+            rows = read_jsonl(Path(path)) if kind == ".jsonl" else pd.read_parquet(path)
     except Exception as error:  # a damaged file raises what it likes, from several libraries
         if isinstance(error, MemoryError):
             raise
@@ -76,6 +78,17 @@ def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise UserError(
             f"expected result rows ({kind}), got {path}, which cannot be read as {kind}; write it again"
         ) from None
+    odd = "one name for several columns" if rows.columns.has_duplicates else _nested(rows)
+    if odd:
+        raise UserError(f"expected result rows of texts and numbers, got {odd} in {path}; write it again")
+    return rows
+
+
+def _nested(rows: pd.DataFrame) -> str:
+    """The columns that hold lists and the like."""
+    texts = [name for name in rows if rows[name].dtype == object]
+    lists = (list, dict, tuple, np.ndarray)
+    return ", ".join(str(name) for name in texts if any(isinstance(value, lists) for value in rows[name]))
 
 
 def is_whole(path: Path) -> bool:
@@ -108,6 +121,11 @@ def require_rows(rows: pd.DataFrame, path: object) -> pd.DataFrame:
     """``rows``, when they have the columns of an evaluation, each with values of its kind."""
     if missing := [name for name in NEEDED if name not in rows]:
         raise UserError(f"expected rows of an evaluation, got {path} without {', '.join(missing)}")
+    return require_kinds(rows, path)
+
+
+def require_kinds(rows: pd.DataFrame, path: object) -> pd.DataFrame:
+    """``rows``, when each column that is known has values of its kind."""
     for name in rows.columns:
         wrong = _wrong(str(name), rows[name])
         if wrong is not None:

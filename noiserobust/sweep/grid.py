@@ -102,11 +102,19 @@ def sweep(
     wanted = evaluations(runs, noises, draws, folder / "pieces", options, shard)
     for pieces in (runs, wanted):
         compute(pieces, executor, on_piece)
-    rows = pd.concat([read_rows(piece.result) for piece in wanted], ignore_index=True)
+    rows = rows_of(wanted, runs, vary)
+    write_rows(rows, folder / "rows.parquet")
+    return rows
+
+
+def rows_of(pieces: Sequence[Evaluating], runs: Sequence[Training], vary: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """The rows of those ``pieces`` that are done, named by their runs and what is varied."""
+    done = [read_rows(piece.result) for piece in pieces if piece.result.is_file()]
+    if not done:
+        return pd.DataFrame()
+    rows = pd.concat(done, ignore_index=True)
     # A path is a matter of the machine; the run's own name is not.
     rows["model"] = rows["model"].map(lambda path: Path(path).parent.name)
     # Runs that differ in more than their rule are different methods, and are called so.
     rows["method"] = rows["model"].map({run.result.parent.name: _method(run.settings, vary) for run in runs})
-    rows = rows.sort_values(ORDER, ignore_index=True)
-    write_rows(rows, folder / "rows.parquet")
-    return rows
+    return rows.sort_values(ORDER, ignore_index=True)

@@ -1,5 +1,6 @@
 from .ddp import Processes, torchrun
 from .engine import Engine, Output
+from .loggers import CSV, Logger, TensorBoard, WandB
 from .probability import Probability
 from .rules.amp import AMP
 from .rules.arwp import ARWP, MixedARWP
@@ -29,6 +30,7 @@ __all__ = [
     "AMP",
     "ARWP",
     "ASAM",
+    "CSV",
     "ESAM",
     "FSAM",
     "GRST",
@@ -46,6 +48,7 @@ __all__ = [
     "Engine",
     "HalfNormal",
     "Linear",
+    "Logger",
     "LookSAM",
     "Method",
     "MixedARWP",
@@ -61,9 +64,11 @@ __all__ = [
     "Run",
     "Schedule",
     "Teacher",
+    "TensorBoard",
     "TrainSettings",
     "Uniform",
     "VaSSO",
+    "WandB",
     "fit",
     "load_run",
     "torchrun",

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from noiserobust.errors import UserError
 from noiserobust.storage.checkpoints import is_whole
+from noiserobust.storage.described import strict
 from noiserobust.storage.files import file_to_write, folder_to_write, set_aside
 from noiserobust.storage.identity import same_code
 from noiserobust.storage.locks import alone
 from noiserobust.storage.states import read_state
 from noiserobust.training.runs import Run
+
+
+@dataclass(frozen=True)
+class State:
+    """What is kept of an interrupted run; older versions kept less."""
+
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    engine: dict[str, Any]
+    log: list[dict[str, float | int | str | None]]
+    best: dict[str, Any]
+    best_ranges: dict[str, Any] = field(default_factory=dict)
+    rate: dict[str, Any] = field(default_factory=dict)
+    own_memory: list[Any] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
 
 
 def alone_with(run: Run) -> AbstractContextManager[None]:
@@ -45,7 +65,43 @@ def resumed(run: Run) -> dict[str, Any] | None:
             f"expected the state of the run {name}, got that of {state['run']} in {run.state}; remove it to start this "
             "run anew"
         )
-    return state
+    return strict(State, state, str(run.state))
+
+
+@contextmanager
+def fitting(run: Run) -> Iterator[None]:
+    """Inside, what fails is the state of an interrupted run, which is not that of ``run``."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise UserError(
+            f"expected the state of this run, got {run.state}, which does not fit it "
+            f"({type(error).__name__}: {str(error)[:80]}); remove it to start this run anew"
+        ) from error
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Give ``optimizer`` a ``state``, which must be one of such an optimizer: torch takes any."""
+    before = [{name: _kind(value) for name, value in group.items()} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    if before != [{name: _kind(value) for name, value in group.items()} for group in optimizer.param_groups]:
+        raise ValueError("other options of the optimizer")
+    for parameter, held in optimizer.state.items():
+        for value in held.values():
+            if isinstance(value, Tensor) and value.numel() != 1 and value.shape != parameter.shape:
+                raise ValueError("other shapes in the optimizer")
+
+
+def _kind(value: Any) -> Any:
+    return "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value)
+
+
+def require_same_weights(run: Run, best: Mapping[str, Any], model: Mapping[str, Any], log: Sequence[Any]) -> None:
+    """Refuse kept weights ``best`` that are none of the ``model``, and a ``log`` of other epochs."""
+    shapes = [{name: getattr(value, "shape", None) for name, value in one.items()} for one in (best, model)]
+    epochs = [line.get("epoch") for line in log]
+    if shapes[0] != shapes[1] or epochs != [*range(len(log))] or not 0 < len(log) <= run.settings.epochs:
+        raise ValueError("other weights or epochs")
 
 
 def is_settled(run: Run) -> bool:

@@ -14,6 +14,7 @@ from noiserobust.analog.where import Where
 from noiserobust.errors import UserError
 from noiserobust.limits import check_whole
 from noiserobust.spec import Described
+from noiserobust.storage.described import check_fields
 
 if TYPE_CHECKING:
     from typing import Generic, TypeVar
@@ -194,6 +195,7 @@ class TrainSettings:
     """cpu, cuda, cuda:1, ..."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         self._read_texts()
         self._read_normalization()
         for name, value in vars(self).items():
@@ -205,8 +207,6 @@ class TrainSettings:
             raise UserError(f"expected validation in (0, 1), got {self.validation}; 0 needs select_on none or test")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"expected label_smoothing in [0, 1), got {self.label_smoothing}")
-        if self.select_on not in ("validation", "test", "none"):
-            raise UserError(f"expected select_on validation, test or none, got {self.select_on!r}")
         if self.cutout < 0:
             raise UserError(f"expected a cutout of 0 pixels or more, got {self.cutout}")
         for name in ("lr", "weight_decay", "label_smoothing", "validation"):
@@ -215,14 +215,13 @@ class TrainSettings:
         for name in ("lr", "weight_decay"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"expected a finite {name} >= 0, got {getattr(self, name)}")
-        object.__setattr__(self, "log_on", tuple(dict.fromkeys(self.log_on)))
+        log_on = (self.log_on,) if isinstance(self.log_on, str) else self.log_on
+        object.__setattr__(self, "log_on", tuple(dict.fromkeys(log_on)))
         if self.log_every < 1:
             raise UserError(f"expected log_every of 1 epoch or more, got {self.log_every}")
         if self.log_images < 1 or (self.log and not self.log_on):
             where = ", ".join(self.log_on) or "none"
             raise UserError(f"expected log_images >= 1 on train, validation or test, got {self.log_images} on {where}")
-        if unknown := set(self.log_on) - {"train", "validation", "test"}:
-            raise UserError(f"expected log_on train, validation or test, got {', '.join(sorted(unknown))}")
         from noiserobust.training.schedules import check_warmup
 
         check_warmup("expected lr_warmup", self.lr_warmup)

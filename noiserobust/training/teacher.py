@@ -7,10 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from noiserobust.data.batches import Batch
+from noiserobust.data import Batch, Labelled
 from noiserobust.errors import UserError
 from noiserobust.models.modes import evaluating
+from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.tasks import Task
+from noiserobust.tasks.scoring import checked
+from noiserobust.training.settings import TrainSettings
 
 
 class Teacher:
@@ -65,3 +68,19 @@ def check_distillation(weight: float, temperature: float) -> None:
         raise UserError(f"expected a teacher's weight in (0, 1], got {weight}; 0.5 is usual, 1 leaves the labels out")
     if not 0 < temperature < math.inf:
         raise UserError(f"expected a finite temperature above 0, got {temperature}; 1 to 5 is usual")
+
+
+def teacher_of(settings: TrainSettings, data: Labelled, sample: Batch, task: Task, outputs: int) -> nn.Module:
+    """The network that ``settings.teacher`` names, which sees the same inputs and gives the same outputs."""
+    checkpoint = read_checkpoint(str(settings.teacher_path))
+    about = checkpoint.about
+    same = about.get("model", str(settings.model)) == str(settings.model)
+    model = checkpoint.build(settings.model if same else None, data.channels, outputs)
+    theirs = [about.get(name) for name in ("mean", "std")]
+    if None not in theirs and theirs != [list(data.mean), list(data.std)]:
+        raise UserError(
+            f"expected a teacher that sees {data.normalization} as this run does, got {checkpoint.path} with mean "
+            f"{theirs[0]} and std {theirs[1]}; give these as --mean and --std"
+        )
+    checked(model, sample, task, outputs, f"the teacher {checkpoint.path}")
+    return model

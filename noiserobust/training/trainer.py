@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.bars import Bar
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
+from noiserobust.data.places import started_in
 from noiserobust.errors import UserError, printable
 from noiserobust.minima import Perturbation
 from noiserobust.models.lora import adapters_of
@@ -30,9 +32,10 @@ from noiserobust.storage.logs import without_clock, write_log
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.states import write_state
 from noiserobust.storage.weights import load_weights
-from noiserobust.tasks import Classification, Task
+from noiserobust.tasks import Classification
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked, score
+from noiserobust.training import resuming
 from noiserobust.training.checkpointing import checkpointed
 from noiserobust.training.compiling import compiled
 from noiserobust.training.ddp import Processes
@@ -40,13 +43,14 @@ from noiserobust.training.engine import Engine
 from noiserobust.training.epoch_log import EpochLog, require_logged
 from noiserobust.training.kept import has_norms
 from noiserobust.training.learning_rates import LearningRate
+from noiserobust.training.loggers import Logger, Loggers
 from noiserobust.training.optimizers import build_optimizer
-from noiserobust.training.resuming import alone_with, is_finished, is_settled, require_same_code, resumed
 from noiserobust.training.runs import Run, run_of
 from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import TrainSettings
-from noiserobust.training.teacher import Teacher
+from noiserobust.training.teacher import Teacher, teacher_of
 
+log = logging.getLogger("noiserobust")
 REFRESHING = 1000
 """Training images (all, if there are fewer) that batch norm's statistics of averaged weights are of, unaugmented."""
 
@@ -57,6 +61,7 @@ def fit(
     *,
     splits: Splits | None = None,
     on_epoch: Callable[[dict[str, Any]], object] | None = None,
+    loggers: Iterable[Logger | str] | Logger | str = (),
     progress: bool = False,
     processes: Processes | None = None,
 ) -> Run:
@@ -64,28 +69,35 @@ def fit(
 
     An interrupted run goes on from its last finished epoch and ends with the same weights, bit for bit (on the same
     device and number of threads). ``splits`` stands in for loading ``settings.data``; ``on_epoch`` gets each line of
-    the log. What ``settings.log`` asks for is measured after every epoch and changes no weights, so the run's folder
-    is the same with and without; a finished run that did not log it is refused.
+    the log, and so do ``loggers``: ``"tensorboard"``, ``"wandb:project"``, ``"csv:all.csv"``, or objects of your own
+    (:class:`~noiserobust.training.Logger`); ``log.csv`` in the run's folder is written anyway. What ``settings.log``
+    asks for is measured after every epoch and changes no weights, so the run's folder is the same with and without; a
+    finished run that did not log it is refused.
 
     ``processes`` (:func:`~noiserobust.training.torchrun`) train one run together, each on its part of every batch:
     all must call this alike. Rank 0 alone reads and writes the folder.
     """
     processes = processes or Processes()
+    following = Loggers(loggers, processes.writes)
     splits = settings.normalized(splits or load(settings.data, settings.data_root, settings.image_size))
     run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
-    if not processes.first(lambda: is_settled(run)):
-        with alone_with(run) if processes.writes else nullcontext():
-            if not processes.first(lambda: is_finished(run)):
-                _Trainer(run, splits, processes).train(on_epoch, progress)
+    if not processes.first(lambda: resuming.is_settled(run)):
+        with resuming.alone_with(run) if processes.writes else nullcontext():
+            if not processes.first(lambda: resuming.is_finished(run)):
+                trainer = Trainer(run, splits, processes)
+                with following.following(run):
+                    trainer.train([following.epoch, *([on_epoch] if on_epoch else [])], progress)
                 return run
+    if processes.writes:
+        log.info("%s is finished already: it is not trained again", printable(run.folder))
     processes.first(lambda: require_logged(settings, run.folder))
     if settings.model.names_code:
-        require_same_code(run, _Trainer(run, splits, processes).code, read_checkpoint(run.checkpoint).about)
+        resuming.require_same_code(run, Trainer(run, splits, processes).code, read_checkpoint(run.checkpoint).about)
     return run
 
 
-class _Trainer:
+class Trainer:
     """The state of one run in progress."""
 
     def __init__(self, run: Run, splits: Splits, processes: Processes) -> None:
@@ -135,7 +147,7 @@ class _Trainer:
             warnings.warn(analog.warning, stacklevel=2)
         where = settings.where.including(analog.heads)
         teacher = (
-            None if settings.teacher_path is None else _teacher(settings, splits.train, sample, self.task, outputs)
+            None if settings.teacher_path is None else teacher_of(settings, splits.train, sample, self.task, outputs)
         )
         self.model = model.to(device)
         if settings.channels_last:
@@ -181,11 +193,13 @@ class _Trainer:
         self.best: dict[str, Tensor] = {}
         self.best_ranges: dict[str, Any] = {}
 
-    def train(self, on_epoch: Callable[[dict[str, Any]], object] | None, progress: bool) -> None:
+    def train(self, on_epoch: Sequence[Callable[[dict[str, Any]], object]], progress: bool) -> None:
         note = self.settings.method.prepare(self.engine)
-        if note and progress and self.processes.writes:
-            Bar.write(note)
+        if note and self.processes.writes:
+            log.info(note)
         self._resume()
+        if self.log and self.processes.writes:
+            log.info("%s goes on from epoch %d of %d", *(self.run.folder, len(self.log), self.settings.epochs))
         title = f"{self.settings.label} seed {self.settings.seed}"
         with Bar(
             total=self.steps,
@@ -208,8 +222,8 @@ class _Trainer:
                 self._save()
                 shown = [name for name in (self.task.metric, f"perturbed_{self.task.metric}") if name in line]
                 bar.set_postfix({name.replace("perturbed_", "noisy "): f"{line[name]:.3g}" for name in shown})
-                if on_epoch is not None:
-                    on_epoch(line)
+                for told in on_epoch:
+                    told(line)
         self.processes.first(self._keep)
 
     def _epoch(self, epoch: int, bar: Bar) -> tuple[dict[str, float], Perturbation | None, float]:
@@ -329,25 +343,21 @@ class _Trainer:
         write_log(self.run.folder, self.log)
 
     def _resume(self) -> None:
-        state = self.processes.first(lambda: resumed(self.run))
+        state = self.processes.first(lambda: resuming.resumed(self.run))
         if state is None:
             return
-        require_same_code(self.run, self.code, state)
-        try:
+        resuming.require_same_code(self.run, self.code, state)
+        with resuming.fitting(self.run):
             self.model.load_state_dict(state["model"])
-            self.engine.optimizer.load_state_dict(state["optimizer"])
+            resuming.load_optimizer(self.engine.optimizer, state["optimizer"])
             self.rate.load_state_dict(state.get("rate", {}))
             own_memory = state.get("own_memory") or [{}]  # older states know of one process only
             rank = self.processes.rank % len(own_memory)
             self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})
             self.best, self.log = state["best"], state["log"]
+            resuming.require_same_weights(self.run, self.best, self.model.state_dict(), self.log)
             self.best_ranges = state.get("best_ranges", {})
             self.ranks = state.get("ranks", [1] * len(self.log))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            raise UserError(
-                f"expected the state of this run, got {self.run.state}, which does not fit it "
-                f"({type(error).__name__}: {str(error)[:80]}); remove it to start this run anew"
-            ) from None
         self.measures.resume(self.log, state.get("measures", []))
 
     def _keep(self) -> None:
@@ -369,6 +379,8 @@ class _Trainer:
             "settings": self.settings.described(),
             "provenance": provenance(),
         } | ({"ranges": self.best_ranges} if self.best_ranges else {})
+        if started := started_in(self.settings.data, self.settings.data_root, self.run.folder):
+            about["started_in"] = started
         write_log(self.run.folder, self.log)  # a kill may have come between the last state and its log
         save_checkpoint(self.run.checkpoint, self.best, about)
         self.run.forget()
@@ -382,19 +394,3 @@ def _training_data(settings: TrainSettings, splits: Splits) -> tuple[Labelled, L
         return splits.train, splits.validation
     # Every run holds out the same samples, whatever its seed: replicates differ by training alone.
     return splits.train.split(settings.validation, Stream(0, "validation"))
-
-
-def _teacher(settings: TrainSettings, data: Labelled, sample: Batch, task: Task, outputs: int) -> nn.Module:
-    """The network that ``settings.teacher`` names, which sees the same inputs and gives the same outputs."""
-    checkpoint = read_checkpoint(str(settings.teacher_path))
-    about = checkpoint.about
-    same = about.get("model", str(settings.model)) == str(settings.model)
-    model = checkpoint.build(settings.model if same else None, data.channels, outputs)
-    theirs = [about.get(name) for name in ("mean", "std")]
-    if None not in theirs and theirs != [list(data.mean), list(data.std)]:
-        raise UserError(
-            f"expected a teacher that sees {data.normalization} as this run does, got {checkpoint.path} with mean "
-            f"{theirs[0]} and std {theirs[1]}; give these as --mean and --std"
-        )
-    checked(model, sample, task, outputs, f"the teacher {checkpoint.path}")
-    return model

@@ -27,6 +27,8 @@ from noiserobust.storage import database, files
 
 COUNT = int(os.environ.get("SURVIVAL", "4"))
 """Trials of each kind: few in ``make test``, many in ``make nightly``."""
+FIRST = int(os.environ.get("SURVIVAL_FROM", "0"))
+"""Number of the first: others than those of the runs before."""
 TINY = ["--epochs", "2", "--batch-size", "800", "--model", "digits:2", "--select-draws", "1", "--validation", "0.5"]
 COMMANDS: dict[str, list[str]] = {
     "train": ["train", *TINY, "--out", "runs"],

@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import COMMANDS, COUNT, POINTS, content, damage, ended, killing, run, small_files, started, words_of
+from harness import COMMANDS, COUNT, FIRST, POINTS, content, damage, ended, killing, run, small_files, started, words_of
 
 from noiserobust import endings
 from noiserobust.cli import main
+
+TRIALS = range(FIRST, FIRST + COUNT)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def finished(name: str, folder: Path, good: Path, what: object) -> None:
     assert content(folder) == content(good), what
 
 
-@pytest.mark.parametrize("trial", range(COUNT))
+@pytest.mark.parametrize("trial", TRIALS)
 def test_killed_at_a_write(trial: int, folder: Path, good: Path) -> None:
     dice = random.Random(f"write {trial}")
     name = dice.choice([*COMMANDS])
@@ -65,7 +67,7 @@ def test_killed_at_a_write(trial: int, folder: Path, good: Path) -> None:
     finished(name, folder, good, (name, point, number))
 
 
-@pytest.mark.parametrize("trial", range(COUNT))
+@pytest.mark.parametrize("trial", TRIALS)
 def test_killed_at_any_moment(trial: int, folder: Path, good: Path) -> None:
     dice = random.Random(f"moment {trial}")
     name = dice.choice([*COMMANDS])
@@ -79,7 +81,7 @@ def test_killed_at_any_moment(trial: int, folder: Path, good: Path) -> None:
     finished(name, folder, good, name)
 
 
-@pytest.mark.parametrize("trial", range(COUNT))
+@pytest.mark.parametrize("trial", TRIALS)
 def test_a_damaged_file(trial: int, folder: Path, good: Path) -> None:
     """Success with the right values, or one line; afterwards the right values where the command repairs."""
     dice = random.Random(f"damage {trial}")
@@ -95,7 +97,7 @@ def test_a_damaged_file(trial: int, folder: Path, good: Path) -> None:
         assert left.items() <= content(good).items(), what
 
 
-@pytest.mark.parametrize("trial", range(COUNT))
+@pytest.mark.parametrize("trial", TRIALS)
 def test_a_damaged_state(trial: int, folder: Path, good: Path) -> None:
     dice = random.Random(f"state {trial}")
     words = words_of("train", folder)
@@ -106,7 +108,7 @@ def test_a_damaged_state(trial: int, folder: Path, good: Path) -> None:
     finished("train", folder, good, what)
 
 
-@pytest.mark.parametrize("trial", range(COUNT))
+@pytest.mark.parametrize("trial", TRIALS)
 def test_a_full_disk(trial: int, folder: Path, good: Path) -> None:
     """No file may grow above so many bytes."""
     dice = random.Random(f"full {trial}")
@@ -119,7 +121,7 @@ def test_a_full_disk(trial: int, folder: Path, good: Path) -> None:
     finished(name, folder, good, (name, size))
 
 
-@pytest.mark.parametrize("trial", range(max(1, COUNT // 4)))
+@pytest.mark.parametrize("trial", TRIALS[: max(1, COUNT // 4)])
 def test_two_writers(trial: int, folder: Path, good: Path) -> None:
     name = random.Random(f"writers {trial}").choice(["train", "evaluate", "sweep"])
     words = words_of(name, folder)
@@ -129,7 +131,7 @@ def test_two_writers(trial: int, folder: Path, good: Path) -> None:
     finished(name, folder, good, name)
 
 
-@pytest.mark.parametrize("trial", range(max(2, COUNT // 20)))
+@pytest.mark.parametrize("trial", TRIALS[: max(2, COUNT // 20)])
 def test_nobody_is_left_behind(trial: int, folder: Path) -> None:
     """The parent of two workers is ended, by SIGKILL, SIGTERM or ctrl-C: five seconds later they have ended, too."""
     dice = random.Random(f"signal {trial}")

@@ -5,24 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 
 from noiserobust.papers.grid.bench import Bench
 from noiserobust.papers.grid.finished import missing
 from noiserobust.papers.grid.quantity import Logged, Quantity, table
-from noiserobust.papers.grid.scale import Grid, Scale
-from noiserobust.papers.grid.step_time import StepTime
-from noiserobust.report.table import as_markdown
-from noiserobust.storage.rows import read_rows
+from noiserobust.papers.grid.scale import Grid
 from noiserobust.sweep import Piece
-from noiserobust.training import TrainSettings
 
 CONFIDENCE = 0.95
 POWER = 0.8
-MOST = 50  # trained copies of a run that are looked for
+MOST = 50
+"""Trained copies of a run that are looked for."""
+STEPS = Path(__file__).parent.parent / "full_width_steps.csv"
+"""Steps of ResNet-18 at its full width in units of plain ones, from the rows of docs/speed.md."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Contrast:
     """The claim that ``a - b`` is positive; with ``within`` that it lies between minus and plus that.
 
     The two are compared copy by copy (the same seeds, and the same noise draws, of which a copy's value is the mean).
-    ``published`` is the difference that the paper prints, if any.
+    ``published`` is the difference that the paper prints, if any. That two are equal within a margin says something
+    only where there is more than the margin to lose: ``lost`` is the difference that would be gone if one of them
+    did nothing (of "as good as SAM": SAM's gain), which must be shown to exceed it.
     """
 
     says: str
@@ -39,87 +42,157 @@ class Contrast:
     within: float | None = None
     published: float | None = None
     unit: str = "points"
+    lost: Contrast | None = None
 
     def pieces(self, bench: Bench) -> list[Piece]:
-        return [piece for quantity in (self.a, self.b) if quantity is not None for piece in quantity.pieces(bench)]
+        own = [piece for quantity in (self.a, self.b) if quantity is not None for piece in quantity.pieces(bench)]
+        return own + (self.lost.pieces(bench) if self.lost else [])
 
-    def measured(self, bench: Bench, confidence: float) -> Measured:
-        """The difference with its two-sided t interval over trained copies."""
+    def values(self, bench: Bench) -> pd.DataFrame:
+        """Both sides, a line per copy (without ``b``: 0)."""
         a = _copies(self.a, bench)
-        differences = (a if self.b is None else a - _copies(self.b, bench)).dropna().to_numpy()
-        n, mean = len(differences), float(differences.mean())
-        if n < 2:
-            return Measured(self, n, mean, math.nan, math.nan, math.nan, confidence)
-        std = float(differences.std(ddof=1))
-        half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * std / math.sqrt(n)
-        return Measured(self, n, mean, mean - half, mean + half, std, confidence)
+        b = pd.Series(0.0, a.index) if self.b is None else _copies(self.b, bench)
+        return pd.DataFrame({"a": a, "b": b}).dropna()
+
+    def measured(self, bench: Bench, parts: int = 1) -> Measured:
+        """The difference over trained copies, one of so many ``parts`` of a claim."""
+        values = self.values(bench)
+        differences = (values["a"] - values["b"]).to_numpy()
+        n = len(differences)
+        std = float(differences.std(ddof=1)) if n > 1 else math.nan
+        # A choice that is the very run which it is compared with: no difference was measured.
+        same = self.b is not None and n > 1 and not differences.any()
+        lost = None if self.lost is None else self.lost.measured(bench)
+        return Measured(self, n, float(differences.mean()), std, parts, same, lost)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The claim that a step of ``run`` costs at most ``at_most`` plain steps, by the upper quartile of paired times."""
+    """The claim that a step costs at most ``at_most`` plain steps, judged at full width: by the quartiles of paired
+    steps of ResNet-18 (docs/speed.md), whatever the scale. ``rule``: its row there."""
 
     says: str
-    run: TrainSettings
+    rule: str
     at_most: float
     published: float | None = None
     unit: str = "plain steps"
-    timed: type[StepTime] = StepTime
-
-    def _piece(self, bench: Bench) -> StepTime:
-        return self.timed(bench.training(self.run, 0), bench.pieces)
 
     def pieces(self, bench: Bench) -> list[Piece]:
-        return [self._piece(bench)]
+        return []
 
-    def measured(self, bench: Bench, confidence: float) -> Measured:
-        """The median ratio with its quartiles."""
-        line = read_rows(self._piece(bench).result).iloc[0]
-        return Measured(self, 1, float(line["value"]), float(line["low"]), float(line["high"]), math.nan, confidence)
+    def measured(self, bench: Bench, parts: int = 1) -> Measured:
+        """The median ratio with its quartiles; NaN of a rule that was not timed."""
+        timed = pd.read_csv(STEPS).set_index("rule").astype(float).to_dict("index")
+        if self.rule not in timed:
+            return Measured(self, 0, math.nan, math.nan, parts)
+        line = timed[self.rule]
+        ends = (line["low"], line["high"])
+        return Measured(self, int(line["rounds"]), line["ratio"], math.nan, parts, quartiles=ends)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured difference: mean, interval (of that confidence) and standard deviation over ``n`` trained copies."""
+    """A measured difference: mean and standard deviation over ``n`` trained copies, and what follows.
+
+    Tests are two-sided t tests of the mean; an interval and its test say the same.
+    """
 
     of: Contrast | Cost
     n: int
     mean: float
-    low: float
-    high: float
     std: float
-    confidence: float = CONFIDENCE
+    parts: int = 1
+    same: bool = False
+    """Whether a choice was compared with itself."""
+    lost: Measured | None = None
+    quartiles: tuple[float, float] | None = None
+
+    @property
+    def low(self) -> float:
+        """The interval's lower end (95 %; of a cost the lower quartile)."""
+        return self.quartiles[0] if self.quartiles else self.mean - self._half
+
+    @property
+    def high(self) -> float:
+        """The interval's upper end."""
+        return self.quartiles[1] if self.quartiles else self.mean + self._half
+
+    @property
+    def _half(self) -> float:
+        return _critical(self.n) * self.std / math.sqrt(self.n) if self.n > 1 else math.nan
+
+    def _beyond(self, bound: float) -> float:
+        """Two-sided p of the mean's being ``bound`` or less, where it is more."""
+        if self.n < 2:
+            return 1.0
+        distance = self.mean - bound
+        t = math.copysign(math.inf, distance) if self.std == 0 and distance else distance / self.std * math.sqrt(self.n)
+        return float(min(1.0, 2 * stats.t.sf(t, self.n - 1)))
+
+    def _below(self, bound: float) -> float:
+        mirrored = Measured(self.of, self.n, -self.mean, self.std)
+        return mirrored._beyond(-bound)
+
+    @property
+    def p_yes(self) -> float:
+        """p of its not being as claimed; NaN of a cost, and where nothing was compared."""
+        if isinstance(self.of, Cost) or self.same:
+            return math.nan
+        within = self.of.within
+        return self._beyond(0) if within is None else max(self._beyond(-within), self._below(within))
+
+    @property
+    def p_no(self) -> float:
+        """p of its not being the other way, times the parts of its claim, any of which could have been."""
+        if isinstance(self.of, Cost) or self.same:
+            return math.nan
+        within = self.of.within
+        other = self._below(0) if within is None else min(self._beyond(within), self._below(-within))
+        return min(1.0, self.parts * other)
+
+    @property
+    def hollow(self) -> bool:
+        """Whether equality would say nothing here: what would be lost is not shown to exceed the margin."""
+        within = getattr(self.of, "within", None)
+        return within is not None and self.lost is not None and not self.lost.low > within
 
     @property
     def verdict(self) -> str:
-        """``yes`` or ``no`` where the interval says so, else ``open``."""
+        """``yes`` or ``no`` where its test says so, ``same`` where a choice was compared with itself, else ``open``."""
         if isinstance(self.of, Cost):
             return "yes" if self.high <= self.of.at_most else "no" if self.low > self.of.at_most else "open"
-        if math.isnan(self.low):
-            return "open"
-        within = self.of.within
-        if within is None:
-            return "yes" if self.low > 0 else "no" if self.high < 0 else "open"
-        if -within < self.low and self.high < within:
-            return "yes"
-        return "no" if self.low > within or self.high < -within else "open"
+        if self.same:
+            return "same"
+        if self.p_no < 1 - CONFIDENCE:
+            return "no"
+        return "yes" if self.p_yes < 1 - CONFIDENCE and not self.hollow else "open"
 
     @property
     def detectable(self) -> float:
         """The smallest true difference that so many copies would have shown with a power of 80 %."""
-        return _factor(self.n, self.confidence, POWER) * self.std if self.n > 1 else math.nan
+        if self.n < 2 or math.isnan(self.std):
+            return math.nan
+        return self.std * _shown(self.n)
 
     @property
     def needed(self) -> float:
         """Copies that would show the published difference (or the measured one, if it is on the claimed side) with a
         power of 80 %; of two that shall be equal, that they are, if they differ as measured. ``inf``: none would."""
-        target, power = abs(self.of.published) if self.of.published else self.mean, POWER
-        if isinstance(self.of, Contrast) and self.of.within is not None:
-            # Two bounds have to be kept, each with half of the risk.
-            target, power = self.of.within - abs(self.mean), 1 - (1 - POWER) / 2
-        if not target > 0 or math.isnan(self.std):
+        if math.isnan(self.std) or self.std == 0:
             return math.inf
-        return next((n for n in range(2, 2000) if _factor(n, self.confidence, power) * self.std <= target), math.inf)
+        within = getattr(self.of, "within", None)
+        if within is not None:
+            if not abs(self.mean) < within:
+                return math.inf
+            up, down = (within + self.mean) / self.std, (within - self.mean) / self.std
+            return _first(lambda n: power(up, n) + power(down, n) - 1 >= POWER)
+        target = abs(self.of.published) if self.of.published else self.mean
+        return _first(lambda n: power(target / self.std, n) >= POWER) if target > 0 else math.inf
+
+
+def power(effect: float, n: int) -> float:
+    """The probability that ``n`` copies show a true difference of ``effect`` standard deviations (noncentral t)."""
+    return float(stats.nct.sf(_critical(n), n - 1, effect * math.sqrt(n)))
 
 
 Contrasts = Callable[[Grid], Sequence[Contrast | Cost]]
@@ -133,6 +206,11 @@ class Claim:
     says: str
     source: str
     contrasts: Contrasts
+
+    @property
+    def name(self) -> str:
+        """What it is called on the command line and in rows."""
+        return self.contrasts.__name__
 
     def pieces(self, grid: Grid, bench: Bench) -> list[Piece]:
         """Everything that it rests on."""
@@ -148,27 +226,66 @@ class Claim:
         return count - 1 if count > bench.scale.seeds else 0
 
     def judged(self, grid: Grid, bench: Bench) -> Judgement:
-        """The claim's differences; their intervals hold together with 95 % (Bonferroni)."""
+        """The claim's differences, and what follows for it."""
         contrasts = self.contrasts(grid)
-        confidence = 1 - (1 - CONFIDENCE) / max(1, sum(isinstance(one, Contrast) for one in contrasts))
-        return Judgement(self, tuple(one.measured(bench, confidence) for one in contrasts))
+        parts = max(1, sum(isinstance(one, Contrast) for one in contrasts))
+        return Judgement(self, tuple(one.measured(bench, parts) for one in contrasts))
+
+    def rows(self, grid: Grid, bench: Bench) -> pd.DataFrame:
+        """All that its verdict is computed from: both sides of every difference, a line per trained copy."""
+        found = []
+        for one in self.contrasts(grid):
+            for role, contrast in (("claimed", one), ("lost", getattr(one, "lost", None))):
+                if isinstance(contrast, Contrast):
+                    values = contrast.values(bench).rename_axis("replicate").reset_index()
+                    found.append(values.assign(contrast=one.says, role=role, within=one.within))  # type: ignore[union-attr]
+        rows = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+        return rows.assign(paper=self.paper, claim=self.name, scale=bench.scale.name)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim with what was measured."""
+    """A claim with what was measured.
+
+    It holds when each of its parts is shown at 95 % by itself (an intersection-union test, which needs no correction);
+    it does not when any part is shown to be the other way, which is corrected for their number (Bonferroni).
+    """
 
     claim: Claim
     measured: tuple[Measured, ...]
 
     @property
     def verdict(self) -> str:
-        verdicts = {one.verdict for one in self.measured}
-        return "does not hold here" if "no" in verdicts else "cannot tell" if "open" in verdicts else "holds"
+        verdicts = {one.verdict for one in self.measured} - {"same"}
+        return "does not hold here" if "no" in verdicts else "holds" if verdicts == {"yes"} else "cannot tell"
 
-    def lines(self) -> list[str]:
-        """One line per difference, in words."""
-        return list(map(_line, self.measured))
+    @property
+    def p_holds(self) -> float:
+        """p of the claim's not holding; 1 where a part has no test that says yes."""
+        tested = [one.p_yes for one in self.measured if one.verdict != "same" and not isinstance(one.of, Cost)]
+        return max([*tested, *(1.0 for one in self.measured if one.hollow)], default=1.0)
+
+    @property
+    def p_fails(self) -> float:
+        """p of no part's being the other way."""
+        return min((one.p_no for one in self.measured if not math.isnan(one.p_no)), default=1.0)
+
+    @property
+    def p(self) -> float:
+        """p of its verdict; NaN where there is none, or a cost decides."""
+        costs = any(isinstance(one.of, Cost) and one.verdict == "no" for one in self.measured)
+        if self.verdict == "does not hold here":
+            return self.p_fails if self.p_fails < 1 - CONFIDENCE or not costs else math.nan
+        return self.p_holds if self.verdict == "holds" else math.nan
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values, each corrected for all of them (Holm 1979)."""
+    order, found, largest = np.argsort(values), [0.0] * len(values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[index]))
+        found[index] = largest
+    return found
 
 
 @dataclass(frozen=True)
@@ -197,57 +314,27 @@ class OverEpochs(Logged):
         return means.assign(draw=0, x=np.nan)
 
 
-def claims_text(judged: Sequence[Judgement], open_claims: Sequence[Claim], scale: Scale) -> str:
-    """The judgements at one scale as Markdown: a summary, then every claim with its differences."""
-    lines = [f"## Scale {scale.name}", "\n".join(f"- {line}" for line in scale.says)]
-    summary = [["paper", "claim", "verdict"]]
-    summary += [[one.claim.paper, f"{one.claim.says} ({one.claim.source})", one.verdict] for one in judged]
-    lines.append(as_markdown(summary))
-    for one in judged:
-        lines.append(f"**{one.claim.paper}: {one.claim.says}** — {one.verdict}")
-        lines.append("\n".join(f"- {line}" for line in one.lines()))
-    if open_claims:
-        missing = "; ".join(f"{claim.paper}: {claim.says}" for claim in open_claims)
-        lines.append(f"Not computed at this scale: {missing}.")
-    return "\n\n".join(lines)
-
-
 def _copies(quantity: Quantity, bench: Bench) -> pd.Series:
     return quantity.values(bench).groupby("replicate")["value"].mean()
 
 
-def _factor(n: int, confidence: float, power: float) -> float:
-    """Detectable difference in units of the standard deviation of differences: (t + t_power) / sqrt(n)."""
-    t = stats.t(n - 1)
-    return float(t.ppf(0.5 + confidence / 2) + t.ppf(power)) / math.sqrt(n)
+@cache
+def _critical(n: int) -> float:
+    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
 
 
-def _line(measured: Measured) -> str:
-    of = measured.of
-    digits = 2 if of.unit in ("points", "plain steps") else 3
-    number = f"{measured.mean:+.{digits}f}" if isinstance(of, Contrast) else f"{measured.mean:.{digits}f}"
-    interval = f"[{measured.low:.{digits}f}, {measured.high:.{digits}f}]"
-    interval += f", {measured.n} copies" if isinstance(of, Contrast) else ""
-    what = f"{of.says}: {number} {of.unit} {interval}"
-    if isinstance(of, Cost):
-        what += f" (median and quartiles of paired steps; at most {of.at_most:g} expected)"
-    elif of.within is not None:
-        what += f" (equal within {of.within:g}?)"
-    if of.published is not None:
-        what += f"; published {of.published:{f'+.{digits}f' if isinstance(of, Contrast) else 'g'}}"
-    what += {"yes": " — as claimed", "no": " — the other way", "open": " — open"}[measured.verdict]
-    if measured.verdict == "open" and isinstance(of, Contrast) and not math.isnan(measured.std):
-        what += ": " + _could_have_been_seen(measured, of, digits)
-    return what
+@cache
+def _shown(n: int) -> float:
+    """What is shown with a power of 80 %, in standard deviations."""
+    return float(optimize.brentq(lambda effect: power(effect, n) - POWER, 1e-3, 1e3))
 
 
-def _could_have_been_seen(measured: Measured, of: Contrast, digits: int) -> str:
-    copies = f"{measured.needed:g} copies" if measured.needed < math.inf else "more than 2,000 copies"
-    if of.within is not None:
-        if abs(measured.mean) >= of.within:
-            return "no number of copies would show them equal, if they differ as measured"
-        return f"{copies} would show them equal (power 80 %), if they differ as measured"
-    seen = f"so many would have shown {measured.detectable:.{digits}f} (power 80 %)"
-    if of.published is None and measured.mean <= 0:
-        return f"{seen}; the measured difference is on the other side"
-    return f"{seen}; {copies} would show {'the published difference' if of.published else 'this one'}"
+def _first(enough: Callable[[int], bool], most: int = 2000) -> float:
+    """The smallest number of copies that is ``enough``, which every larger one is; ``inf`` beyond ``most``."""
+    if not enough(most):
+        return math.inf
+    low, high = 1, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
