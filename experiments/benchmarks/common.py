@@ -96,8 +96,8 @@ def in_turn(
     """(round, case, seconds, calm): every case once a round, each round beginning with another one.
 
     So a machine that slows down for a while slows all cases of a round, and ratios within the round hold. A round waits
-    for a calm machine, and says whether it was :class:`Calm` before and after it; a busy one's rows stay in the file and
-    out of the ratios. ``clock`` may be the processor's time, which other programs' turns are not in.
+    for a calm machine, and says whether it was :class:`Calm` before and after it; a busy one's rows stay in the file
+    and out of the ratios. ``clock`` may be the processor's time, which other programs' turns are not in.
     """
     names = list(cases)
     for name in names:

@@ -2,8 +2,8 @@
 
     python experiments/benchmarks/pairs.py sensitivity keep-digital bf16 memory memory-training --pairs 3
 
-``a`` is the plain way, ``b`` the other one: outputs given again, bf16 for fp32, freed memory kept (a process each, timed
-inside). The network is ResNet-18 of width 16 with random weights, on random images of 32 x 32, where rounding and
+``a`` is the plain way, ``b`` the other one: outputs given again, bf16 for fp32, freed memory kept (a process each,
+timed inside). The network is ResNet-18 of width 16 with random weights, on random images of 32 x 32, where rounding and
 accuracies mean nothing and times all.
 """
 
@@ -53,7 +53,8 @@ class Pairs:
                 row = {"case": case, "pair": pair, "a_seconds": a, "b_seconds": b, "ratio": b / a}
                 table = add_rows(OUT, [row | about])
                 print(f"{case}: {a:.2f} s, {b:.2f} s, {b / a:.3f}", flush=True)
-        print(markdown(table.groupby("case")["ratio"].describe()[["50%", "min", "max", "count"]].round(3).reset_index()))
+        found = table.groupby("case")["ratio"].describe()[["50%", "min", "max", "count"]]
+        print(markdown(found.round(3).reset_index()))
 
     def pair(self, case: str) -> tuple[float, float]:
         """Seconds of both ways."""
