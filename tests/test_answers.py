@@ -36,8 +36,8 @@ WORDS: dict[str, list[str]] = {
     "yield": ["rows.jsonl", "--where", "strength > 0"],
     "sharpness": ["runs", "--images", "20", "--measures", "loss"],
     "landscape": ["runs", "--images", "20", "--points", "3", "--dimensions", "1"],
-    "sensitivity": ["runs", *FEW],
-    "keep-digital": ["runs", *FEW, "--max-layers", "1"],
+    "sensitivity": ["runs", *FEW, "--groups", "conv*"],
+    "keep-digital": ["runs", *FEW, "--max-layers", "1", "--per-mac"],
     "budget": ["runs", *FEW, "--vary", "gaussian:{x}", "--between", "0", "0.5", "--points", "3"],
     "program": ["runs"],
     "reproduce": ["incorruptible", "table2", "--dry-run"],
@@ -89,6 +89,8 @@ def test_one_json_object_and_nothing_else(
     told = json.loads(capsys.readouterr().out, parse_constant=no_constant)
     assert told["command"] == command
     assert told[HELD[command]]
+    if command == "keep-digital":
+        assert told["summary"][-1]["layer"] in told["layers"]["plain"]
     assert "error" not in told
 
 

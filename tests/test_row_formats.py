@@ -72,6 +72,14 @@ def test_a_csv_of_another_program(tmp_path: Path) -> None:
         assert rows.dtypes[["draw", "value"]].tolist() == [np.dtype("int64"), np.dtype("float64")]
 
 
+def test_rows_that_pandas_wrote(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"noise": ["a", "b"], "analog": ["", ""], "t": [np.nan, np.nan], "value": [1.0, 2.5]})
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    pd.testing.assert_frame_equal(read_rows(tmp_path / "rows.csv"), rows)
+    rows.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
+    pd.testing.assert_frame_equal(read_rows(tmp_path / "rows.jsonl"), rows, check_dtype=False)
+
+
 def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     for name, text in {"a.csv": "", "b.jsonl": "[1]\n", "c.jsonl": "{", "d.csv": 'a,"b\n1,2\n'}.items():
         (tmp_path / name).write_text(text)

@@ -83,6 +83,8 @@ class Networks(Command):
         """The shared flags as the functions of :mod:`noiserobust.evaluation` take them."""
         if not self.checkpoints:
             raise UserError("expected at least one checkpoint, got none; name runs' folders, or a folder of runs")
+        if self.out is None and self.rows in (self.plot, self.table, self.wide):
+            raise UserError(f"expected files of their own, got {self.rows}, where the rows go; name another or --out")
         names = ("model", "task", "images", "seed", "compute")
         shared = {"models": self.checkpoints, "out": self.rows, "progress": not self.quiet}
         return shared | {name: getattr(self, name) for name in names}

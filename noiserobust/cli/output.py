@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import shutil
 import sys
@@ -59,11 +60,12 @@ def print_for_programs(command: str, parts: Iterator[Part]) -> None:
         with redirect_stdout(sys.stderr):
             for part in parts:
                 _join(answer, part.values)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         answer["error"], _ = told(error, quiet=True)
         raise
     finally:
-        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+        # Of several processes of one training the first speaks for all.
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt) and os.environ.get("RANK", "0") == "0":
             print(json.dumps(plain(answer), indent=2, allow_nan=False))
 
 

@@ -48,7 +48,7 @@ SETTINGS = {
         *("precision", "channels_last", "checkpointing", "compile"),
     ),
     "epoch that is kept": ("average", "select_on", "select_noise", "select_draws", "validation"),
-    "measures in the log": ("log", "log_every", "log_on", "log_images"),
+    "measures in the log": ("log", "log_every", "log_on", "log_images", "logger"),
 }
 """Rare settings of a run, by group."""
 

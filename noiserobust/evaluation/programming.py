@@ -17,6 +17,7 @@ from noiserobust.analog.weights import AnalogWeight
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModels, Models
 from noiserobust.evaluation.settings import Compute, Where
+from noiserobust.limits import TABLE_WIDTH
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel, read_stream
 from noiserobust.noise.chip_files import PLACES, TARGETS
@@ -40,7 +41,7 @@ class Programming:
     files: tuple[Path, ...]
 
     def __str__(self) -> str:
-        lines = self.crossbars.to_string(index=False, float_format="{:.4g}".format)
+        lines = self.crossbars.to_string(index=False, float_format="{:.4g}".format, line_width=TABLE_WIDTH.get())
         return f"{lines}\n{len(self.crossbars)} crossbars, {int(self.crossbars['devices'].sum()):,} devices"
 
     def _repr_html_(self) -> str:

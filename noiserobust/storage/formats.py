@@ -55,7 +55,7 @@ def read_csv(path: Path, texts: frozenset[str]) -> pd.DataFrame:
         convert_options=arrow_csv.ConvertOptions(
             column_types=kinds,
             null_values=["", "nan", "NaN", "NA"] if not ours else [""],
-            strings_can_be_null=True,
+            strings_can_be_null=ours,
             quoted_strings_can_be_null=False,
         ),
     )

@@ -7,10 +7,11 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -125,7 +126,7 @@ def _shared_out(pieces: Sequence[Piece], workers: Sequence[_Worker]) -> Iterator
 def work(connection: Connection, threads: int) -> None:
     """What a worker does."""
     keep_memory()
-    with _threads(threads), suppress(EOFError):
+    with _threads(threads), suppress(EOFError), redirect_stdout(sys.stderr):  # a command alone answers
         while True:
             piece = connection.recv()
             try:
