@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+CONSTRAINTS ?= constraints.txt
 
 .PHONY: demo test nightly check site format clean
 
 demo: $(VENV)/.ready
-	$(BIN)/python experiments/demo.py
+	$(BIN)/noiserobust demo
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -35,7 +36,7 @@ gpu:
 # Versions are pinned by constraints.txt; the file is touched last, so that a broken set-up is done again.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable ".[dev]"
 	touch $@
 
 clean:

@@ -190,3 +190,45 @@ def test_every_claim_can_be_stated_at_mini(claim: Claim) -> None:
     assert all(isinstance(one, Cost) or one.pieces(BENCH) for one in contrasts)
     equal = [one for one in contrasts if isinstance(one, Contrast) and one.within is not None]
     assert all(one.lost is not None for one in equal)
+
+
+class TestPublished:
+    """The verdicts of docs/claims.md from the published rows alone, computed as a stranger would."""
+
+    @pytest.mark.parametrize(
+        ("claim", "verdict"),
+        [
+            ("comparators", "holds"),
+            ("over_regularised", "holds"),
+            ("gradients_collapse", "does not hold here"),
+            ("cosines", "cannot tell"),
+        ],
+    )
+    def test_verdicts_can_be_computed_again(self, claim: str, verdict: str) -> None:
+        rows = pd.read_parquet(ROOT / "docs/results/claims-mini.parquet")
+        rows = rows[rows["claim"] == claim]
+        shown, other_way = [], []
+        parts = rows[rows["role"] == "claimed"].groupby("contrast", sort=False)
+        for name, part in parts:
+            within = part["within"].iloc[0]
+            if np.isnan(within):
+                up, down = (
+                    stats.ttest_rel(part["a"], part["b"], alternative=way).pvalue for way in ("greater", "less")
+                )
+            else:
+                ends = [stats.ttest_1samp(part["a"] - part["b"], end) for end in (-within, within)]
+                low, high = (end.confidence_interval(0.95) for end in ends)
+                assert low == high  # the interval of the mean, whatever is tested
+                lost = rows[(rows["contrast"] == name) & (rows["role"] == "lost")]
+                gain = stats.ttest_rel(lost["a"], lost["b"]).confidence_interval(0.95)
+                is_within = -within < low.low and low.high < within and gain.low > within
+                up, down = (0.0 if is_within else 1.0), 1.0
+            shown.append(2 * up < 0.05)
+            other_way.append(2 * down * parts.ngroups < 0.05)
+        found = "does not hold here" if any(other_way) else "holds" if all(shown) else "cannot tell"
+        assert found == verdict
+        (line,) = [line for line in self.page() if line.startswith("**") and f"(`{claim}`)" in line]
+        assert line.endswith(f"— {verdict}")
+
+    def page(self) -> list[str]:
+        return (ROOT / "docs/claims.md").read_text().splitlines()

@@ -130,7 +130,7 @@ class TestLoggers:
         trained = fit(settings(epochs=1), tmp_path, splits=few_digits(60), loggers="wandb:chips")
         given, line, code = calls
         assert (given["project"], given["name"], given["config"]["epochs"]) == ("chips", trained.folder.name, 1)
-        assert (line, code) == ((0, trained.log["train_loss"][0]), 0)
+        assert (line, code) == ((0, pytest.approx(trained.log["train_loss"][0])), 0)
 
     def test_tensorboard_reads_what_was_logged(self, tmp_path: Path) -> None:
         accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

@@ -37,37 +37,89 @@ def machine(device: torch.device | str = "cpu", packages: Sequence[str] = ()) ->
     return about
 
 
-def timed(action: Callable[[], object], device: torch.device | str = "cpu") -> float:
+class Calm:
+    """Whether nothing else computes here, by a rule that is fixed before anything is timed.
+
+    A few products of small matrices, which take about 10 ms, are timed again and again. The machine is calm while they
+    take at most ``LIMIT`` times as long as at their best so far.
+    """
+
+    LIMIT = 1.1
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.asked = torch.device(device).type == "cpu"  # what a GPU does, other processes' work does not show
+        self._matrix = torch.ones(256, 256) / 256
+        self.best = min((self._spin() for _ in range(20)), default=0.0) if self.asked else 0.0
+
+    def now(self) -> bool:
+        """Whether it is calm."""
+        if not self.asked:
+            return True
+        seconds = self._spin()
+        self.best = min(self.best, seconds)
+        return seconds <= self.LIMIT * self.best
+
+    def waited(self, patience: float = 20.0) -> bool:
+        """Whether it is calm, or became so within ``patience`` seconds."""
+        end = time.perf_counter() + patience
+        while not (calm := self.now()) and time.perf_counter() < end:
+            time.sleep(0.2)
+        return calm
+
+    def _spin(self) -> float:
+        start = time.perf_counter()
+        for _ in range(40):
+            self._matrix @ self._matrix
+        return time.perf_counter() - start
+
+
+def timed(
+    action: Callable[[], object],
+    device: torch.device | str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Seconds of one call, until the device has done it."""
     _wait(device)
-    start = time.perf_counter()
+    start = clock()
     action()
     _wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def in_turn(
-    cases: Mapping[str, Callable[[], object]], rounds: int, device: torch.device | str = "cpu", warm_up: int = 1
-) -> Iterator[tuple[int, str, float]]:
-    """(round, case, seconds): every case once a round, each round beginning with another one.
+    cases: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device | str = "cpu",
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Iterator[tuple[int, str, float, bool]]:
+    """(round, case, seconds, calm): every case once a round, each round beginning with another one.
 
-    So a machine that slows down for a while slows all cases of a round, and ratios within the round hold.
+    So a machine that slows down for a while slows all cases of a round, and ratios within the round hold. A round waits
+    for a calm machine, and says whether it was :class:`Calm` before and after it; a busy one's rows stay in the file
+    and out of the ratios. ``clock`` may be the processor's time, which other programs' turns are not in.
     """
     names = list(cases)
     for name in names:
         for _ in range(warm_up):
             cases[name]()
+    calm = Calm(device)
     for number in range(rounds):
         shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
-            yield number, name, timed(cases[name], device)
+        before = calm.waited()
+        taken = [(name, timed(cases[name], device, clock)) for name in names[shift:] + names[:shift]]
+        undisturbed = before and calm.now()
+        yield from ((number, name, seconds, undisturbed) for name, seconds in taken)
 
 
 def ratios(rows: pd.DataFrame, baseline: str, by: Sequence[str] = ("run", "round")) -> pd.DataFrame:
     """Of every case: median seconds, and the median and quartiles of its ratio to ``baseline`` of the same round.
 
-    ``rows`` have the columns case, seconds and ``by``, which together say what a round is.
+    ``rows`` have the columns case, seconds and ``by``, which together say what a round is. Rounds that were not
+    ``calm`` are left out where some were; rows from before there was such a column count as calm.
     """
+    if "calm" in rows and (calm := rows["calm"].fillna(True).astype(bool)).any():
+        rows = rows[calm]
     base = rows[rows["case"] == baseline].set_index(list(by))["seconds"]
     lines = []
     for case, group in rows.groupby("case", sort=False):

@@ -299,9 +299,10 @@ def main() -> None:
         about |= {"real_images": args.data is not None, "floor_batch": bench.batch}
         rows = []
         cases = {text: bench.case(*text.partition(":")[::2]) for text in args.cases}
-        for number, case, seconds in in_turn(cases, args.rounds, args.device, warm_up=0):
+        for number, case, seconds, calm in in_turn(cases, args.rounds, args.device, warm_up=0):
             name, draws = case.partition(":")[0], bench.draws
             rows.append({**about, "round": number, "case": name, "draws": draws, "seconds": round(seconds / draws, 4)})
+            rows[-1]["calm"] = calm
             rows[-1]["cpu_seconds"] = round(bench.cpu_seconds / draws, 4)
             print(
                 f"{name}: {seconds / draws:.3f} s a draw, {bench.cpu_seconds / draws:.3f} s of processor time",

@@ -1,6 +1,7 @@
 """What a training step of every rule costs beside a plain one, beside what people write, and beside pytorch_optimizer.
 
     python experiments/benchmarks/training.py rules          # time of every rule in turn, one process
+    python experiments/benchmarks/training.py narrow         # those with a target, at width 16, one thread's own time
     python experiments/benchmarks/training.py memory         # peak memory of every rule, a process each
     python experiments/benchmarks/training.py widths         # plain, RWP and SAM at several widths
     python experiments/benchmarks/training.py ranks          # on one process and on two (DDP, gloo)
@@ -17,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -35,7 +37,10 @@ from torch.nn.parallel import DistributedDataParallel
 from noiserobust.report.style import QUIET, TEXT, Entry, colour, dress, panels, save
 from noiserobust.storage.files import write_atomically
 
-TIMES, MEMORY, SCALING = (RESULTS / f"speed_training{part}.csv" for part in ("", "_memory", "_scaling"))
+TIMES, MEMORY, SCALING, NARROW = (
+    RESULTS / f"speed_training{part}.csv" for part in ("", "_memory", "_scaling", "_narrow")
+)
+TARGETS = ("plain", "RWP", "RWP Laplace", "mixed RWP", "SAM", "ASAM", "LookSAM-5", *list(OTHERS)[-3:])
 TABLE = RESULTS / "speed_training_table.csv"
 SHOWN = ("kind", "device", "ranks", "threads", "width")
 
@@ -52,10 +57,13 @@ def measure(names: list[str], setup: Setup, rounds: int, kept: dict[str, object]
     """Rows of seconds a step of the cases, in turn in this process."""
     torch.set_num_threads(setup.threads)
     made = {name: case(name, setup) for name in names}
+    # One thread's own time is what it computed, whoever else had the core in between.
+    own = setup.threads == 1 and setup.device == "cpu"
+    clock, calls = time.process_time if own else time.perf_counter, {name: call for name, (_, call) in made.items()}
     rows = []
-    for number, name, seconds in in_turn({name: call for name, (_, call) in made.items()}, rounds, setup.device):
-        steps = made[name][0]
-        rows.append({"case": name, "round": number, "steps": steps, "seconds": seconds / steps, **kept})
+    for number, name, seconds, calm in in_turn(calls, rounds, setup.device, clock=clock):
+        steps, about = made[name][0], {"calm": calm, "clock": clock.__name__, **kept}
+        rows.append({"case": name, "round": number, "steps": steps, "seconds": seconds / steps, **about})
     return rows
 
 
@@ -94,8 +102,8 @@ def rank(number: int, count: int, setup: Setup, rounds: int, out: str) -> None:
         for name, text in [("plain", "plain"), *((key, RULES[key].text) for key in ("RWP", "SAM", "GSAM"))]
     }
     rows = [
-        {"case": name, "round": turn, "steps": 1, "seconds": seconds}
-        for turn, name, seconds in in_turn(cases, rounds, setup.device)
+        {"case": name, "round": turn, "steps": 1, "seconds": seconds, "calm": calm}
+        for turn, name, seconds, calm in in_turn(cases, rounds, setup.device)
     ]
     if number == 0:
         with open(out, "w") as file:
@@ -108,7 +116,7 @@ def rank(number: int, count: int, setup: Setup, rounds: int, out: str) -> None:
 class Benchmark:
     """Flags of the program."""
 
-    what: tyro.conf.Positional[Literal["rules", "memory", "widths", "ranks", "report", "peak"]]
+    what: tyro.conf.Positional[Literal["rules", "narrow", "memory", "widths", "ranks", "report", "peak"]]
     """peak is what memory starts for one case."""
     setup: tyro.conf.OmitArgPrefixes[Setup] = field(default_factory=Setup)
     rounds: int = 5
@@ -122,6 +130,11 @@ class Benchmark:
         if self.what == "rules":
             names = ["plain", *(name for name in self.cases if name != "plain")]
             add_rows(TIMES, measure(names, setup, self.rounds, setup.describe()))
+        elif self.what == "narrow":
+            small = Setup(**{**vars(setup), "width": 16, "batch": 64, "threads": 1})
+            rows = add_rows(NARROW, measure(list(TARGETS), small, self.rounds, small.describe()))
+            print(markdown(ratios(rows, "plain").round(3)))
+            return
         elif self.what == "peak":
             print(json.dumps(peak(self.cases[0], setup)))
             return

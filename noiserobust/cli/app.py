@@ -50,6 +50,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "papers": {"reproduce": "tables and figures of five papers, and their claims judged"},
     "look up": {
+        "demo": "the main job on digits, in one to three minutes",
         "list": "noises, methods, measures, metrics, models, data by name",
         "models": "networks with their parameters and what a pass costs",
         "doctor": "whether this installation works, and what to do where not",

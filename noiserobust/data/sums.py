@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class Sums(DataSource, name="sums"):
     """
 
     example: ClassVar[str] = "sums"
-    leading: ClassVar = "changed"
+    leading: ClassVar[Any] = "changed"
 
     labels: Literal["next", "tokens"] = "next"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ CIFAR = Native(3, 32, 10)
 IMAGENET = Native(3, 224, 1000)
 
 
-class ModelSpec(Described, ABC, family="model"):
+class ModelSpec(Described, family="model"):
     """Base of the model definitions: frozen dataclasses with a text form, such as ``resnet18:32``.
 
     A definition says what is computed and nothing about training. ``aliases`` are pairs (regular expression,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add, mul
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -177,7 +177,7 @@ class CMODevices(Devices):
     """Single bidirectional devices that relax, each by its own amount (Falcone et al.)."""
 
     g_min, g_max = 9.0, 88.199997
-    programming_stds: ClassVar = {  # µS, by the acceptance range in percent; polynomials in g, not in r
+    programming_stds: ClassVar[dict[float, Any]] = {  # µS, by acceptance range in percent; polynomials in g, not r
         0.2: Polynomial({0: 0.00081107, 1: 0.00106879}),
         2.0: Polynomial({0: 0.0112185391, 1: 0.01129027418}),
     }

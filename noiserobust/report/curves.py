@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from noiserobust.errors import UserError
 from noiserobust.minima.labels import without_strength
@@ -40,6 +41,8 @@ def curves_figure(
         for index, method in enumerate(methods):
             _draw(axis, shown[shown["method"] == method], index, directed)
         dress(axis, name if len(names) > 1 else "", xlabel, ylabel or (name if len(names) == 1 else ""))
+        if xlabel == "epoch":
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

@@ -83,12 +83,21 @@ def _figure(
 ) -> Figure:
     """A panel for each block of lines, of accuracy against the column ``x``, which ``label`` names for each block."""
     methods = list(dict.fromkeys(summary["method"]))
-    figure, axes = panels(len(blocks), title, legend=_legend(methods, summary), sharey=True)
+    shared = _alike([block for _, block in blocks])
+    figure, axes = panels(len(blocks), title, legend=_legend(methods, summary), sharey=shared)
     for axis, (name, block) in zip(axes, blocks, strict=True):
         _draw(axis, block, methods, x)
-        dress(axis, name, label(name), f"test {axis_label(summary)}" if in_first_column(axis) else "")
+        named = in_first_column(axis) or not shared
+        dress(axis, name, label(name), f"test {axis_label(summary)}" if named else "")
         axis.margins(x=0.03)
     return figure
+
+
+def _alike(blocks: Sequence[pd.DataFrame]) -> bool:
+    """Whether panels can share an axis: not where the means of one fill less than a quarter of it."""
+    spans = [block["mean"].max() - block["mean"].min() for block in blocks]
+    whole = max(block["mean"].max() for block in blocks) - min(block["mean"].min() for block in blocks)
+    return bool(min(spans) >= whole / 4)
 
 
 def _named(chosen: pd.DataFrame) -> str:

@@ -16,8 +16,11 @@ from typing import Any, Literal
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from noiserobust.storage.files import known_to_write, write_atomically
@@ -36,6 +39,9 @@ METADATA: dict[str, dict[str, Any]] = {".pdf": {"CreationDate": None}, ".svg": {
 """Formats beside PNG, without the time at which a picture is drawn."""
 LABEL_WIDTH = 44
 """Characters before a label in a legend wraps."""
+
+PLACES = [(side, up) for up in (4, -10, 14, -20, 24, -30, 34, -40, 44, 54, -50, 64, -60) for side in (5, -5)]
+"""Where a remark may stand, in points from its own; the nearest come first."""
 
 Entry = tuple[Any, str]
 """What a legend shows and says: a matplotlib artist and its label."""
@@ -130,9 +136,26 @@ def shade(axis: Axes, x: Any, low: Any, high: Any, index: int, alpha: float, **c
     axis.fill_between(x, low, high, color=colour(index), alpha=alpha, linewidth=0, **changes)
 
 
-def remark(axis: Axes, text: str, x: float, y: float) -> None:
-    """A small word beside a point."""
-    axis.annotate(text, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=TINY, color=QUIET)
+def remark(axis: Axes, text: str, x: float, y: float, colour: str = QUIET) -> None:
+    """A small word beside a point; :func:`spread_remarks` then moves those that would overlap."""
+    axis.annotate(text, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=TINY, color=colour, zorder=4)
+
+
+def spread_remarks(figure: Figure) -> None:
+    """Move remarks that overlap to the nearest free place around their points, the lowest first."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        taken: list[Bbox] = []
+        words = [one for one in axis.texts if isinstance(one, Annotation)]
+        for word in sorted(words, key=lambda one: axis.transData.transform(one.xy)[1]):
+            for place in PLACES:
+                word.set_position(place)
+                word.set_horizontalalignment("left" if place[0] > 0 else "right")
+                box = word.get_window_extent().padded(1)
+                if box.x0 > axis.bbox.x0 and not any(box.overlaps(other) for other in taken):
+                    break
+            taken.append(box)
 
 
 def wrapped(text: str, width: int) -> str:

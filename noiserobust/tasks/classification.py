@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class Classification(Task, name="classification"):
 
     example: ClassVar[str] = "classification"
     names: ClassVar[tuple[str, ...]] = ("accuracy", "loss")
-    leading: ClassVar = "by key"
+    leading: ClassVar[Any] = "by key"
 
     label_smoothing: float = 0.0
 

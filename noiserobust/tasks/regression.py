@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -25,7 +25,7 @@ class Regression(Task, name="regression"):
 
     example: ClassVar[str] = "regression:mae"
     names: ClassVar[tuple[str, ...]] = ("mse", "mae", "r2", "loss")
-    leading: ClassVar = "changed"
+    leading: ClassVar[Any] = "changed"
 
     metric: Literal["mse", "mae", "r2"] = "mse"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class Segmentation(Task, name="segmentation"):
 
     example: ClassVar[str] = "segmentation"
     names: ClassVar[tuple[str, ...]] = ("miou", "accuracy", "loss")
-    leading: ClassVar = "changed"
+    leading: ClassVar[Any] = "changed"
 
     metric: Literal["miou", "accuracy"] = "miou"
     ignored: int = 255

@@ -37,7 +37,7 @@ class Tokens(Task, name="tokens"):
 
     example: ClassVar[str] = "tokens:accuracy"
     names: ClassVar[tuple[str, ...]] = ("perplexity", "accuracy", "loss")
-    leading: ClassVar = "changed"
+    leading: ClassVar[Any] = "changed"
 
     metric: Literal["perplexity", "accuracy"] = "perplexity"
     shift: bool | None = None

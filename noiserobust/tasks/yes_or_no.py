@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -101,7 +101,7 @@ class MultiLabel(_YesOrNo, name="multilabel"):
 
     example: ClassVar[str] = "multilabel:f1"
     names: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "loss")
-    leading: ClassVar = "changed"
+    leading: ClassVar[Any] = "changed"
 
     metric: Literal["accuracy", "f1"] = "accuracy"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Backend(Described, ABC, family="backend"):
+class Backend(Described, family="backend"):
     """What computes: :class:`Direct` or :class:`~noiserobust.analog.backends.Aihwkit`."""
 
     @property

@@ -25,6 +25,7 @@ from noiserobust.report.style import (
     line_style,
     panels,
     remark,
+    spread_remarks,
 )
 
 PANEL = (4.6, 3.9)
@@ -73,6 +74,7 @@ def scatter(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
             style = line_style(index, linewidth=0.8, markersize=6)
             axis.plot(joined["x"], joined["value"], label=name, **style)
     blocks[0][0].legend(frameon=False, fontsize=SMALL, labelcolor=TEXT)
+    spread_remarks(figure)
     return figure
 
 
@@ -150,6 +152,7 @@ def families(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
         _, _, named = str(panel["column"].iloc[0]).partition(", against ")
         axis.set_xlabel(across or named or x)
         axis.set_ylabel(up or y)
+    spread_remarks(figure)
     return figure
 
 
@@ -173,7 +176,7 @@ def _family_line(axis: Axes, family: pd.DataFrame, index: int) -> None:
     axis.errorbar(points["x"], points["mean"], points["std"].fillna(0.0), capsize=2, elinewidth=1, **style)
     for name, point in points.iterrows():
         if not str(name).replace(".", "").isdigit():
-            remark(axis, str(name), point["x"], point["mean"])
+            remark(axis, str(name), point["x"], point["mean"], colour(index))
 
 
 KINDS: dict[str, Callable[[pd.DataFrame, str, str, str], Figure]] = {
