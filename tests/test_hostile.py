@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -28,7 +29,7 @@ from noiserobust.cli import main
 from noiserobust.data import load
 from noiserobust.data.images import read_image
 from noiserobust.errors import printable
-from noiserobust.limits import VARIABLE, limits, require_file
+from noiserobust.limits import VARIABLE, Limits, limits, require_file
 from noiserobust.models import DigitsNet, ModelSpec, build, sizes
 from noiserobust.noise.chip_files import ChipFile
 from noiserobust.storage import conditions
@@ -134,6 +135,14 @@ class TestConditions:
 
 
 class TestLimits:
+    def test_the_page_lists_them(self) -> None:
+        page = (Path(__file__).parent.parent / "docs/robustness.md").read_text(encoding="utf-8")
+        table = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", page, re.MULTILINE))
+        assert list(table) == [field.name for field in dataclasses.fields(Limits)]
+        for name, text in table.items():
+            if "memory" not in text:
+                assert float(text.replace(",", "")) == getattr(Limits(), name)
+
     def test_the_environment_sets_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
         usual = limits().parts
         monkeypatch.setenv(VARIABLE, "parts=3, pixels=1e3")
@@ -350,7 +359,7 @@ class TestCodeOfOnesOwn:
         (["train", "--crop", "1000000", "--epochs", "1"], "expected a crop padding within images of"),
         (["train", "--device", "meta"], "expected a device that is there"),
         (
-            ["evaluate", "nowhere", "--noise", "+".join(["gaussian:0.1"] * 2000)],
+            ["train", "--select-noise", "+".join(["gaussian:0.1"] * 2000)],
             "expected at most 100 parts of a noise",
         ),
         (["evaluate", "nowhere", "--noise", "+".join(["none"] * 1000)], ""),
@@ -506,6 +515,7 @@ def test_what_a_file_names_is_not_downloaded(
     monkeypatch.setattr("torchvision.datasets.CIFAR10", archive)
     settings = {"data": "cifar10", "data_root": str(tmp_path)}
     path = save_checkpoint(tmp_path / "a.safetensors", weights, ABOUT | {"settings": settings})
-    with pytest.raises(UserError, match=r"which a file names, got none; name the data yourself \(--data cifar10\)"):
+    told = r"data that .*a\.safetensors was trained on, 'cifar10', .*: --data .*--data-root .*which a file names"
+    with pytest.raises(UserError, match=told):
         evaluate(path)
     assert asked == [False]

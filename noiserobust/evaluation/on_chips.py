@@ -62,7 +62,7 @@ class Conditions:
         kinds = _listed(chips.compensation)
         for kind in kinds:
             check_compensation(kind)
-        given = [chips.times] if isinstance(chips.times, (str, int, float)) else list(chips.times)
+        given = _listed(chips.times)
         if not given or not kinds:
             raise UserError(f'expected times and compensations, got {given} and {kinds}; "1h" is a time')
         times = [float("nan") if t is None else float(Duration(t)) for t in given]
@@ -254,7 +254,8 @@ class ModelOnChips:
 
 
 def _listed(values: Any) -> list[Any]:
-    return [values] if isinstance(values, (str, Converters)) else list(values)
+    single = isinstance(values, (str, Mapping)) or not hasattr(values, "__iter__")
+    return [values] if single else list(values)
 
 
 def _calibration(calibration: Any, data: Any, images: int) -> Labelled | None:

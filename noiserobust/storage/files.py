@@ -187,7 +187,8 @@ def one_line_refusals(path: str | os.PathLike[str]) -> Iterator[None]:
 def _system_error(error: BaseException | None) -> Exception | None:
     """What the system said, where that is why there is an ``error``: a library may have put its own in front."""
     while error is not None:
-        if isinstance(error, OSError) or (isinstance(error, ValueError) and "null byte" in str(error)):
+        unwritable = isinstance(error, UnicodeEncodeError) or "null byte" in str(error)
+        if isinstance(error, OSError) or (isinstance(error, ValueError) and unwritable):
             return error
         error = error.__cause__ or error.__context__
     return None

@@ -121,6 +121,8 @@ def require_rows(rows: pd.DataFrame, path: object) -> pd.DataFrame:
     """``rows``, when they have the columns of an evaluation, each with values of its kind."""
     if missing := [name for name in NEEDED if name not in rows]:
         raise UserError(f"expected rows of an evaluation, got {path} without {', '.join(missing)}")
+    if empty := [name for name in ("strength", "value") if not is_number(rows[name])]:
+        raise UserError(f"expected a number as {empty[0]} of every row, got others in {path}; write it again")
     return require_kinds(rows, path)
 
 
@@ -142,7 +144,7 @@ def _wrong(name: str, values: pd.Series[Any]) -> str | None:
     if name in COUNTS:
         whole = is_number(values) and not values.isna().any() and (values == values.round()).all()
         return None if whole and (name == "replicate" or (values >= 0).all()) else "a whole number"
-    if name == "strength" and (values.abs() == math.inf).any():
+    if name == "strength" and is_number(values) and (values.abs() == math.inf).any():
         return "a finite number"
     if name == "t" and not (values.isna() | values.between(0, 1e18)).all():
         return "seconds from 0 to 1e18"

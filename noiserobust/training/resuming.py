@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from noiserobust.errors import UserError
 from noiserobust.storage.checkpoints import is_whole
@@ -21,17 +20,24 @@ from noiserobust.training.runs import Run
 
 
 @dataclass(frozen=True)
+class EngineState:
+    """What rules remember."""
+
+    memory: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class State:
     """What is kept of an interrupted run; older versions kept less."""
 
     model: dict[str, Any]
     optimizer: dict[str, Any]
-    engine: dict[str, Any]
+    engine: EngineState
     log: list[dict[str, float | int | str | None]]
     best: dict[str, Any]
     best_ranges: dict[str, Any] = field(default_factory=dict)
     rate: dict[str, Any] = field(default_factory=dict)
-    own_memory: list[Any] = field(default_factory=list)
+    own_memory: list[dict[str, Any]] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
 
 
@@ -73,27 +79,13 @@ def fitting(run: Run) -> Iterator[None]:
     """Inside, what fails is the state of an interrupted run, which is not that of ``run``."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise UserError(
             f"expected the state of this run, got {run.state}, which does not fit it "
             f"({type(error).__name__}: {str(error)[:80]}); remove it to start this run anew"
         ) from error
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Give ``optimizer`` a ``state``, which must be one of such an optimizer: torch takes any."""
-    before = [{name: _kind(value) for name, value in group.items()} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    if before != [{name: _kind(value) for name, value in group.items()} for group in optimizer.param_groups]:
-        raise ValueError("other options of the optimizer")
-    for parameter, held in optimizer.state.items():
-        for value in held.values():
-            if isinstance(value, Tensor) and value.numel() != 1 and value.shape != parameter.shape:
-                raise ValueError("other shapes in the optimizer")
-
-
-def _kind(value: Any) -> Any:
-    return "number" if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value)
 
 
 def require_same_weights(run: Run, best: Mapping[str, Any], model: Mapping[str, Any], log: Sequence[Any]) -> None:

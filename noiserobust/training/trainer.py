@@ -190,6 +190,7 @@ class Trainer:
                 self.refreshing = prepare(images, device, channels_last=settings.channels_last)
         sets = {"train": train, "validation": self.held_out, "test": splits.test}
         self.measures = EpochLog(settings, self.model, sets, self.task, where)
+        self.doubtful = False  # whether the next step is the first with a state that was read
         self.best: dict[str, Tensor] = {}
         self.best_ranges: dict[str, Any] = {}
 
@@ -243,7 +244,9 @@ class Trainer:
                     batch.split(settings.micro_batches) if settings.micro_batches > 1 else batch
                 )
                 rate = self.rate.begin(at.step)
-                out = settings.method.step(self.engine, parts, at)
+                with resuming.fitting(self.run) if self.doubtful else nullcontext():
+                    out = settings.method.step(self.engine, parts, at)
+                self.doubtful = False
                 self.rate.end()
                 each, units = out.losses.float(), out.counts
                 total += each.sum() if units is None else (each * units).sum()
@@ -349,7 +352,7 @@ class Trainer:
         resuming.require_same_code(self.run, self.code, state)
         with resuming.fitting(self.run):
             self.model.load_state_dict(state["model"])
-            resuming.load_optimizer(self.engine.optimizer, state["optimizer"])
+            self.engine.optimizer.load_state_dict(state["optimizer"])
             self.rate.load_state_dict(state.get("rate", {}))
             own_memory = state.get("own_memory") or [{}]  # older states know of one process only
             rank = self.processes.rank % len(own_memory)
@@ -358,6 +361,7 @@ class Trainer:
             resuming.require_same_weights(self.run, self.best, self.model.state_dict(), self.log)
             self.best_ranges = state.get("best_ranges", {})
             self.ranks = state.get("ranks", [1] * len(self.log))
+        self.doubtful = True
         self.measures.resume(self.log, state.get("measures", []))
 
     def _keep(self) -> None:

@@ -126,16 +126,19 @@ def texts(draw: Any, known: list[str]) -> str:
     if draw(st.integers(0, 9)) == 0:
         return "".join(draw(st.lists(piece, max_size=8)))
     parts = re.findall(r"\w[\w.]*|\W", draw(st.sampled_from(known)))
-    for _ in range(draw(st.integers(0, 4))):
+    for _ in range(draw(st.sampled_from([0, 1, 1, 1, 2, 2, 4]))):
         place = draw(st.integers(0, max(0, len(parts) - 1)))
-        change = draw(st.sampled_from(["replace", "insert", "drop", "repeat", "cut"]))
-        if change in ("replace", "insert"):
+        change = draw(st.sampled_from(["number", "number", "replace", "insert", "drop", "repeat", "cut"]))
+        numbers = [at for at, part in enumerate(parts) if part[:1].isdigit()]
+        if change == "number" and numbers:
+            parts[draw(st.sampled_from(numbers))] = draw(st.one_of(st.sampled_from(NUMBERS), st.floats().map(str)))
+        elif change in ("replace", "insert"):
             parts[place : place + (change == "replace")] = [draw(piece)]
         elif change == "drop":
             del parts[place : place + 1]
         elif change == "repeat":
             parts *= draw(st.integers(2, 30)) if len(parts) < 50 else 1
-        else:
+        elif change == "cut":
             del parts[place:]
     return "".join(parts)
 

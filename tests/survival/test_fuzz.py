@@ -289,7 +289,8 @@ class TestRows:
     def test_of_other_types(self, place: Place, data: st.DataObject) -> None:
         rows = place.rows
         for _ in range(data.draw(st.integers(1, 3))):
-            name, value = data.draw(st.sampled_from(list(rows))), data.draw(st.sampled_from(HOSTILE))
+            values = [value for value in HOSTILE if value != "\ud800"]  # which no table can hold
+            name, value = data.draw(st.sampled_from(list(rows))), data.draw(st.sampled_from(values))
             change = data.draw(st.sampled_from(["all", "one", "drop", "rename", "mixed"]))
             if change == "drop":
                 rows = rows.drop(columns=name)
