@@ -8,21 +8,25 @@ import re
 import shutil
 import sys
 import types
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import TINY, refused
 from methods import few_digits
 from PIL import Image
 
+from noiserobust import coverage
 from noiserobust.cli import main
 from noiserobust.errors import UserError
 from noiserobust.evaluation import evaluate
 from noiserobust.evaluation.labels import told_apart
 from noiserobust.models import ModelSpec
+from noiserobust.noise import Gaussian
 from noiserobust.report.durations import spoken
 from noiserobust.training import CSV, Logger, Run, TrainSettings, fit
 
@@ -175,3 +179,18 @@ def test_time_is_told_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not (tmp_path / "rows.parquet").exists()
     main(["sweep", *TINY, "--vary", "method=plain|sam:0.2", "--out", str(tmp_path / "sweep"), "--dry-run"])
     assert re.search(r"about .* for trainings, then .* for evaluations", capsys.readouterr().out)
+
+
+def test_notebooks_show_tables_whose_names_are_escaped(tmp_path: Path) -> None:
+    data = few_digits(60)
+    layers = {"a<b": torch.nn.Flatten(), "c<d": torch.nn.Linear(64, 10), "e": torch.nn.Linear(10, 10)}
+    network = torch.nn.Sequential(OrderedDict(layers))
+    shown = coverage(network, inputs=torch.zeros(1, 1, 8, 8))._repr_html_()
+    assert "c&lt;d.weight" in shown
+    assert "c<d" not in shown
+    assert "10x64" in shown
+    result = evaluate({"<b>x": network}, data, draws=2, images=20)
+    html = result._repr_html_()
+    assert "&lt;b&gt;x" in html
+    assert html.count("<th>") <= 10 < len(result.summary().columns)
+    assert Gaussian(0.1)._repr_html_() == "<code>gaussian:0.1</code>"

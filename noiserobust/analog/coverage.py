@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from html import escape
 from typing import Any
 
 import torch
@@ -177,6 +178,20 @@ class Coverage:
                 f"{row.name:{width}}  {'  '.join(f'{c:>{n}}' for c, n in zip(cells, sizes, strict=False))}  {answer}"
             )
         return "\n".join([*lines, self.summary])
+
+    def _repr_html_(self) -> str:
+        return _html(self)
+
+
+def _html(coverage: Coverage) -> str:
+    heads = ["weight", "shape", "max/rms", *(["multiply-accumulates"] if coverage.counted else []), "noise"]
+    lines = [f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"]
+    for row in coverage.rows:
+        cells = [row.name, "x".join(map(str, row.shape)), f"{row.max_over_rms:.2f}"]
+        cells += [f"{row.macs:,.0f}" if row.macs == row.macs else "-"] if coverage.counted else []
+        cells.append("yes" if row.noisy else f"no: {row.reason}")
+        lines.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
+    return f"<div><table>{''.join(lines)}</table>{escape(coverage.summary)}</div>"
 
 
 def coverage(

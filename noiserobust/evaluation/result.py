@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from noiserobust.analog.coverage import Coverage
 
 
+TEN = ("method", "noise", "strength", "t", "metric", "mean", "noise_std", "weight_std", "low", "high")
+"""Columns of a summary that a notebook shows."""
+
+
 @dataclass(frozen=True)
 class Result(ABC):
     """Base of all results. ``rows`` are tidy: one per model, condition, draw and metric.
@@ -57,7 +61,10 @@ class Result(ABC):
         return self.table()
 
     def _repr_html_(self) -> str:
-        return str(self.summary().to_html(index=False, float_format="{:.4g}".format))
+        summary = self.summary()
+        if set(TEN) <= set(summary):  # the rest is in summary()
+            summary = summary[[*TEN]].dropna(axis="columns", how="all")
+        return str(summary.to_html(index=False, float_format="{:.4g}".format))
 
 
 def drawn(figure: Figure, path: str | Path | None) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from dataclasses import replace
+from html import escape
 from typing import Any, ClassVar, Literal, TypeVar
 
 from noiserobust.errors import UserError
@@ -118,6 +119,9 @@ class Described:
 
     def __str__(self) -> str:
         return write(self)
+
+    def _repr_html_(self) -> str:
+        return f"<code>{escape(str(self))}</code>"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # Another process imports a class of your own from the folder where it is here.
