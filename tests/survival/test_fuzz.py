@@ -353,7 +353,7 @@ class TestRows:
 
 class TestTables:
     @given(st.data())
-    @hostile(20)
+    @hostile(4)
     def test_logs(self, place: Place, data: st.DataObject) -> None:
         text = data.draw(texts([place.log]))
         path = place.file("log.csv", text.encode(errors="surrogatepass"))
