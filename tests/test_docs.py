@@ -20,6 +20,8 @@ PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").g
 FOLDERS = ("docs", "experiments", "noiserobust")
 LINKED = [page.relative_to(ROOT).as_posix() for folder in FOLDERS for page in sorted((ROOT / folder).rglob("*.md"))]
 PRINTED = {
+    "docs/start.md": ["2,368 of 2,410 weights noisy", "RWP, clipped", "gaussian:0.3"],
+    "docs/traps.md": ["gaussian:0.1,reference=layer", "bare - wrapped: [0.0]", "['draws']"],
     "docs/evaluation.md": ["std over noise draws", "gaussian:0.05"],
     "docs/precision.md": [" ± 2.0 after ", " image passes"],
     "README.md": ["2,368 of 2,410 weights noisy", "noise: gaussian:reference=layer"],
