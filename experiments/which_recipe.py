@@ -70,16 +70,16 @@ DIGITS: dict[str, list[dict[str, Any]]] = {
     "SAM": rules("sam:{}", 0.2, 0.5, 1.0),
     "RWP, clipped by layer": clips(1.25, 1.5, 2.0, **NOISY),
     "RWP, ramp": rules("rwp:gaussian({}),schedule=quadratic(1.0)", 0.2, 0.3, 0.4, 0.5),
-    "SAM, clipped by column": [one | clips(1.25, per="column")[0] for one in rules("sam:{}", 0.2, 0.5)],
+    "SAM, clipped by column": [one | clips(1.25, per="column")[0] for one in rules("sam:{}", 0.1, 0.2, 0.5)],
     "RWP, clipped by column, distilled": [
         clips(1.25, per="column", **NOISY)[0] | TAUGHT | {"teacher_weight": weight} for weight in (0.5, 0.9)
     ],
     "ARWP": rules("arwp:{}", 0.02, 0.05, 0.1),
-    "ASAM": rules("asam:{}", 1.0, 2.0, 4.0),
-    "F-SAM": rules("f-sam:{}", 0.2, 0.5, 1.0),
-    "SAMSON": rules("samson:{}", 0.2, 0.5, 1.0),
-    "EMA": [{"average": f"ema:{decay}"} for decay in (0.9, 0.98)],
-    "aihwkit's additive": rules("rwp:gaussian({},reference=layer)", 0.05, 0.1, 0.2),
+    "ASAM": rules("asam:{}", 1.0, 2.0, 4.0, 8.0),
+    "F-SAM": rules("f-sam:{}", 0.2, 0.5, 1.0, 2.0),
+    "SAMSON": rules("samson:{}", 0.2, 0.5, 1.0, 2.0, 4.0),
+    "EMA": [{"average": f"ema:{decay}"} for decay in (0.9, 0.98, 0.995)],
+    "aihwkit's additive": rules("rwp:gaussian({},reference=layer)", 0.05, 0.1, 0.2, 0.3),
 }
 """Name of a recipe -> what it is at each of its strengths."""
 

@@ -298,7 +298,7 @@ class TestMetrics:
         (net(), {"noises": "gauss:1"}, "got 'gauss:1'"),
         (net(), {"noises": "gaussian:-1"}, "expected a finite sigma >= 0, got -1"),
         (net(), {"draws": 0}, "expected draws >= 1, got 0"),
-        (net(), {"precision": "int8"}, "expected precision fp32, bf16 or fp16, got 'int8'"),
+        (net(), {"precision": "int8"}, "expected fp32, bf16 or fp16 as precision, got str 'int8'"),
         (net(), {"images": 61}, "expected a sample of 1 to 60 images"),
         (net(), {"device": "abacus"}, "expected a device that is there, such as cpu or cuda, got 'abacus'"),
         (net(), {"batch_size": 0}, "expected a batch size of 1 or more, got 0"),

@@ -28,8 +28,8 @@ class Models(Command):
     positional = ("models",)
 
     models: tuple[str, ...] = ()
-    """Networks, such as resnet18:width=16, torchvision:convnext_tiny or factory:package.module:function (default:
-    those of the papers)."""
+    """Networks, such as resnet18:width=16, torchvision:convnext_tiny, package.module:function(depth=3) or
+    factory:package.module:function (default: those of the papers)."""
     channels: int | None = None
     """Image channels (default: of the problem that each network was made for; so are the next two)."""
     size: int | None = None

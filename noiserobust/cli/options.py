@@ -52,7 +52,8 @@ class Networks(Command):
     """What outputs mean: classification, tokens, regression, multilabel, binary, segmentation, or
     score:package.module:function (default: what the network was trained for)."""
     model: str | None = None
-    """Network of checkpoints that do not name theirs, such as resnet18:width=16."""
+    """Network of checkpoints that do not name theirs, such as resnet18:width=16, or one of your own:
+    package.module:function(depth=3), or factory:package.module:function."""
     compute: Compute = field(default_factory=Compute)
     out: Path | None = None
     """File for the rows (.parquet, .csv, .jsonl), kept and added to (default: named by command and data)."""

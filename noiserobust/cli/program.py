@@ -41,7 +41,8 @@ class Program(Command):
     seed: int = 0
     """Seed of the simulated chips."""
     model: str | None = None
-    """Network of a checkpoint that does not name its own, such as resnet18:width=16."""
+    """Network of a checkpoint that does not name its own, such as resnet18:width=16, or one of your own:
+    package.module:function(depth=3), or factory:package.module:function."""
     data: str | None = None
     """Data that tell a network's shape (default: what it was trained on)."""
     data_root: str | None = None

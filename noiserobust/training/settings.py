@@ -96,7 +96,8 @@ class TrainSettings:
     std: tuple[float, ...] | None = None
     """See mean."""
     model: ModelText = field(default=cast("Any", "digits"))
-    """Network, such as resnet18:width=16, or one of your own: factory:package.module:function."""
+    """Network, such as resnet18:width=16, or one of your own: package.module:function(depth=3), or
+    factory:package.module:function."""
     task: TaskText = field(default=cast("Any", "classification"))
     """What the network's outputs mean: classification, tokens, regression, multilabel, binary or segmentation."""
     loss: str | None = None
