@@ -36,7 +36,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Files of the repository that are no pages are named, not linked: the site does not have them. Preprints are linked."""
+    """Files of the repository that are no pages are named, not linked: the site has none. Preprints are linked."""
     markdown = PREPRINT.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", markdown)
     return OUTSIDE.sub(r"`\2`", markdown).replace("](../figures/", "](figures/")
 
