@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+import noiserobust
 from noiserobust.models import cost
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.rows import read_rows
-from noiserobust.training import Method
+from noiserobust.training import Method, TrainSettings
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
 FOLDERS = ("docs", "experiments", "noiserobust")
 LINKED = [page.relative_to(ROOT).as_posix() for folder in FOLDERS for page in sorted((ROOT / folder).rglob("*.md"))]
 PRINTED = {
+    "docs/start.md": ["2,368 of 2,410 weights noisy", "RWP, clipped", "gaussian:0.3"],
+    "docs/traps.md": ["gaussian:0.1,reference=layer", "bare - wrapped: [0.0]", "['draws']"],
     "docs/evaluation.md": ["std over noise draws", "gaussian:0.05"],
     "docs/precision.md": [" ± 2.0 after ", " image passes"],
     "README.md": ["2,368 of 2,410 weights noisy", "noise: gaussian:reference=layer"],
@@ -103,6 +109,26 @@ def test_the_pages_code_runs(
             exec(compile(block, page, "exec", dont_inherit=True), names)
     printed = capsys.readouterr().out
     assert all(part in printed for part in PRINTED[page])
+
+
+def test_the_notebook_was_run_and_names_what_there_is() -> None:
+    cells = [cell for cell in json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"] if "outputs" in cell]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = json.dumps([cell["outputs"] for cell in cells])
+    assert "image/png" in outputs
+    assert '"error"' not in outputs
+    nodes = list(ast.walk(ast.parse("\n".join("".join(cell["source"]) for cell in cells))))
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("noiserobust"):
+            assert all(hasattr(import_module(str(node.module)), alias.name) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "noiserobust":
+            assert hasattr(noiserobust, node.attr)
+    names = {
+        ast.unparse(node.targets[0]): ast.literal_eval(node.value)
+        for node in nodes
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("shared", "ways")
+    }
+    assert len({TrainSettings(**way, **names["shared"]).label for way in names["ways"]}) == 3
 
 
 def test_device_models_of_ones_own_are_short() -> None:

@@ -12,6 +12,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = ("noiserobust", "noiserobust.training", "noiserobust.evaluation", "noiserobust.noise", "noiserobust.tasks")
 """Packages whose public names the reference lists, a page each."""
+PREPRINT = re.compile(r"(?<![\[`/])\barXiv (\d{4}\.\d{4,5})(?![\]`])")
 OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\(\.\./(?!figures/)([^)#]+)[^)]*\)")
 
 
@@ -35,7 +36,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Files of the repository that are no pages are named, not linked: the site does not have them."""
+    """Files of the repository that are no pages are named, not linked: the site has none. Preprints are linked."""
+    markdown = PREPRINT.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", markdown)
     return OUTSIDE.sub(r"`\2`", markdown).replace("](../figures/", "](figures/")
 
 
