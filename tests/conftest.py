@@ -9,6 +9,9 @@ import signal
 # time limits would depend on the machine's load. Tests about threads ask for theirs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# xdist tells its workers how wide its own terminal is; tests read what a pipe gets.
+os.environ.pop("COLUMNS", None)
+
 import matplotlib
 from hypothesis import settings
 

@@ -28,6 +28,7 @@ FEW = ["--images", "20", "--draws", "2"]
 WORDS: dict[str, list[str]] = {
     "train": [*TINY, "--out", "runs"],
     "recommend": [*TINY, "--budget", "9", "--vary", "method=plain|sam:0.1", "--copies", "2", "--draws", "1"],
+    "demo": ["--seeds", "0", "--epochs", "1", "--draws", "1", "--out", "demo"],
     "sweep": [*TINY, "--vary", "method=plain|sam:0.1", "--dry-run"],
     "curves": ["runs"],
     "evaluate": ["runs", *FEW, "--noise", "gaussian:0", "gaussian:0.1"],
@@ -47,7 +48,7 @@ WORDS: dict[str, list[str]] = {
 }
 """What to call every command with: a new one is missing here, and its test fails."""
 HELD: dict[str, str] = {
-    **dict.fromkeys(("evaluate", "corrupted", "report", "yield", "sharpness", "landscape", "curves"), "summary"),
+    **dict.fromkeys(("demo", "evaluate", "corrupted", "report", "yield", "sharpness", "landscape", "curves"), "summary"),
     **dict.fromkeys(("sensitivity", "keep-digital", "budget", "recommend"), "summary"),
     "train": "runs",
     "sweep": "trainings",

@@ -40,17 +40,23 @@ class Part:
 def print_for_people(parts: Iterator[Part], quiet: bool) -> None:
     """Print every piece as it comes, in the width of the terminal; of a file or pipe, 140 columns."""
     columns = shutil.get_terminal_size((0, 0)).columns
-    if columns:
-        TABLE_WIDTH.set(max(columns, NARROWEST))
-    for part in parts:
-        notes = [] if quiet else list(part.notes)
-        if part.text:
-            lines = [line for text in part.text.split("\n") for line in _fitted(printable(text, LONG), columns)]
-            print("\n".join([*lines, ""] if notes else lines))
-        for note in notes:
-            print(printable(note, LONG))
-        if part.text or notes:
-            sys.stdout.flush()
+    before = TABLE_WIDTH.set(max(columns, NARROWEST) if columns else TABLE_WIDTH.get())
+    try:
+        for part in parts:
+            _print(part, columns, quiet)
+    finally:
+        TABLE_WIDTH.reset(before)
+
+
+def _print(part: Part, columns: int, quiet: bool) -> None:
+    notes = [] if quiet else list(part.notes)
+    if part.text:
+        lines = [line for text in part.text.split("\n") for line in _fitted(printable(text, LONG), columns)]
+        print("\n".join([*lines, ""] if notes else lines))
+    for note in notes:
+        print(printable(note, LONG))
+    if part.text or notes:
+        sys.stdout.flush()
 
 
 def print_for_programs(command: str, parts: Iterator[Part]) -> None:
@@ -72,7 +78,7 @@ def print_for_programs(command: str, parts: Iterator[Part]) -> None:
 def plain(value: Any) -> Any:
     """``value`` as JSON has it: tables are lists of objects, numbers that are not finite null, all else texts.
 
-    >>> plain({"mean": float("nan"), "files": (Path("a.png"), None)})
+    >>> plain({"mean": float("nan"), "files": ("a.png", None)})
     {'mean': None, 'files': ['a.png', None]}
     """
     if value is None or isinstance(value, (str, bool, int)):

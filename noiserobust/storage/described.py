@@ -116,6 +116,8 @@ def _suits(value: Any, kind: Any) -> bool:
         return _suits(value, parts[0]) or (hasattr(value, "__iter__") and not isinstance(value, (str, Mapping)))
     if kind is str:
         return isinstance(value, (str, os.PathLike, Described))
+    if kind is bool:
+        return isinstance(value, bool) or getattr(value, "dtype", None) == bool
     if kind is int:
         return isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if kind is float:

@@ -196,6 +196,7 @@ class TrainSettings:
     """cpu, cuda, cuda:1, ..."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", str(LayerTable.of(self.layers)) or None)  # a mapping in a program
         check_fields(self)
         self._read_texts()
         self._read_normalization()
@@ -244,7 +245,6 @@ class TrainSettings:
             given: Any = getattr(self, name)
             patterns = given.split() if isinstance(given, str) else given
             object.__setattr__(self, name, tuple(one for one in patterns if one != "none"))
-        object.__setattr__(self, "layers", str(LayerTable.of(self.layers)) or None)
         from noiserobust.analog.converters import Converters
         from noiserobust.analog.ranges import InputRanges
         from noiserobust.minima import Measure
