@@ -36,7 +36,8 @@ def write_page(
 
     Every other method is compared with ``baseline`` (``plain`` where there is one, else the first); ``design`` is that
     of :func:`~noiserobust.evaluation.summarize`, and only rows are shown of which ``where`` holds. Runs whose network
-    is code of your own (``package.module:Name``) are shown where ``model`` names it. Tables sort, charts tell their values on hover, the page prints, follows the reader's dark mode, and can be used by keyboard and screen
+    is code of your own (``package.module:Name``) are shown where ``model`` names it. Tables sort, charts tell their
+    values on hover, the page prints, follows the reader's dark mode, and can be used by keyboard and screen
     reader. Raises :class:`~noiserobust.UserError` where there is nothing to show, or too much for one page.
     """
     require_packages()
