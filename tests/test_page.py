@@ -22,7 +22,7 @@ from noiserobust.cli.app import main
 from noiserobust.evaluation import evaluate, paired, sensitivity, summarize
 from noiserobust.evaluation.settings import Chips
 from noiserobust.page import live, write_page
-from noiserobust.page.results import Results
+from noiserobust.page.results import Results, runs_in
 from noiserobust.page.sections import sections_of
 from noiserobust.training import TrainSettings, fit
 
@@ -284,3 +284,16 @@ def test_nothing_to_show_is_said(tmp_path: Path) -> None:
         write_page([], tmp_path / "page.html")
     with pytest.raises(UserError, match="which is not a file"):
         write_page([tmp_path / "none.parquet"], tmp_path / "page.html")
+
+
+def test_runs_of_own_networks_are_shown_where_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = "from torch.nn import *\ndef net(channels, classes): return Sequential(Flatten(), Linear(64, classes))\n"
+    (tmp_path / "own_of_page.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    runs = [fit(TrainSettings(model="own_of_page:net", epochs=1, select_on="none", seed=s), tmp_path) for s in range(2)]
+    folders = [run.folder for run in runs]
+    assert runs_in(folders) == runs_in(folders, "own_of_page:other") == []
+    assert "2 runs are not on the page (--model own_of_page:net shows own networks)" in caplog.text
+    assert [run.folder for run in runs_in(folders, "own_of_page:net")] == folders

@@ -44,13 +44,15 @@ class Report(Command):
     """File for the rows with a column per metric (.parquet, .csv, .jsonl)."""
     page: Path | None = None
     """File for a page (HTML) of everything: tables that sort, charts, commands; it needs no network."""
+    model: str | None = None
+    """With --page: the network of runs whose network is your own code, as it was trained: package.module:function."""
 
     def run(self) -> Iterator[Part]:
         asked: dict[str, Any] = {"design": self.design, "baseline": self.baseline}
         if self.page is not None:
             from noiserobust.page import write_page
 
-            page = write_page(self.rows, self.page, where=self.where, **asked)
+            page = write_page(self.rows, self.page, where=self.where, model=self.model, **asked)
             yield Part(notes=[f"page: {page}"], values={"files": {"page": page}})
             if (self.plot, self.table, self.wide) == (None, None, None):
                 return

@@ -32,10 +32,10 @@ class Results:
     """Runs that are being trained, of which there is a log alone."""
 
     @classmethod
-    def read(cls, places: Sequence[str | Path], where: str | None = None) -> Results:
+    def read(cls, places: Sequence[str | Path], where: str | None = None, model: str | None = None) -> Results:
         """What files of rows, runs' folders and folders of runs hold, with the runs that rows name, where they lie.
 
-        Of rows those are taken of which the condition ``where`` holds.
+        Of rows those are taken of which the condition ``where`` holds; ``model`` is that of :func:`runs_in`.
         """
         tables: dict[bool, list[pd.DataFrame]] = {True: [], False: []}
         folders = []
@@ -60,7 +60,7 @@ class Results:
             named = [Path(str(model)).parent for model in rows["model"].unique()] if len(rows) else []
             folders += [folder for folder in named if (folder / "model.safetensors").is_file()]
         unique = list({folder.resolve(): folder for folder in folders}.values())
-        return cls(whole, layers, runs_in(unique))
+        return cls(whole, layers, runs_in(unique, model))
 
     @classmethod
     def of_runs(cls, finished: Sequence[Run], ongoing: Sequence[Run] = (), rows: pd.DataFrame | None = None) -> Results:
@@ -88,13 +88,21 @@ def names_of(analog: str) -> list[str]:
     return sorted(word[1:] for word in analog.split() if word != "-*")
 
 
-def runs_in(folders: Sequence[Path]) -> list[Run]:
-    """The runs in these folders. One whose network is somebody's code is left out: a page starts none."""
-    runs = []
+def runs_in(folders: Sequence[Path], model: str | None = None) -> list[Run]:
+    """The runs in these folders. Those whose network is somebody's code are left out, unless ``model`` names it."""
+    runs, left_out = [], dict[str, list[str]]()
     for folder in folders:
-        if (folder / "log.csv").is_file() and "settings" in read_checkpoint(folder).about:
+        settings = read_checkpoint(folder).about.get("settings") if (folder / "log.csv").is_file() else None
+        if settings is not None:
+            named = str(settings.get("model"))
             try:
-                runs.append(load_run(folder))
+                runs.append(load_run(folder, model if model == named else None))
             except UserError as error:
-                log.warning("%s is not on the page: %s", folder, error)
+                left_out.setdefault(named, []).append(str(error))
+    for named, errors in left_out.items():
+        log.warning("%s not on the page (--model %s shows own networks): %s", _runs(len(errors)), named, errors[0])
     return runs
+
+
+def _runs(number: int) -> str:
+    return "a run is" if number == 1 else f"{number} runs are"

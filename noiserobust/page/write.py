@@ -30,16 +30,18 @@ def write_page(
     confidence: float = 0.95,
     design: Design = "nested",
     where: str | None = None,
+    model: str | None = None,
 ) -> Path:
     """Write what ``results`` hold, files of rows and folders of runs, as one HTML file that needs no network.
 
     Every other method is compared with ``baseline`` (``plain`` where there is one, else the first); ``design`` is that
-    of :func:`~noiserobust.evaluation.summarize`, and only rows are shown of which ``where`` holds. Tables sort, charts
-    tell their values on hover, the page prints, follows the reader's dark mode, and can be used by keyboard and screen
+    of :func:`~noiserobust.evaluation.summarize`, and only rows are shown of which ``where`` holds. Runs whose network
+    is code of your own (``package.module:Name``) are shown where ``model`` names it. Tables sort, charts tell their
+    values on hover, the page prints, follows the reader's dark mode, and can be used by keyboard and screen
     reader. Raises :class:`~noiserobust.UserError` where there is nothing to show, or too much for one page.
     """
     require_packages()
-    return write_results(Results.read(results, where), path, Asked(baseline, confidence, design))
+    return write_results(Results.read(results, where, model), path, Asked(baseline, confidence, design))
 
 
 def write_results(held: Results, path: str | Path, asked: Asked) -> Path:
