@@ -48,8 +48,8 @@ WORDS: dict[str, list[str]] = {
 }
 """What to call every command with: a new one is missing here, and its test fails."""
 HELD: dict[str, str] = {
-    **dict.fromkeys(("demo", "evaluate", "corrupted", "report", "yield", "sharpness", "landscape", "curves"), "summary"),
-    **dict.fromkeys(("sensitivity", "keep-digital", "budget", "recommend"), "summary"),
+    **dict.fromkeys(("evaluate", "corrupted", "report", "yield", "sharpness", "landscape", "curves"), "summary"),
+    **dict.fromkeys(("demo", "sensitivity", "keep-digital", "budget", "recommend"), "summary"),
     "train": "runs",
     "sweep": "trainings",
     "program": "crossbars",

@@ -225,6 +225,7 @@ class TestEvaluation:
         net = Net(plainly)
         for options in ({"converters": "io:dac=6,adc=6"}, {"recalibration": 30, "calibration": (X, Y)}):
             folded, plain = (
-                evaluate(net, (X, Y), "gaussian:0.2", draws=2, **grouped(options | {"fold": f})).rows for f in (True, False)
+                evaluate(net, (X, Y), "gaussian:0.2", draws=2, **grouped(options | {"fold": f})).rows
+                for f in (True, False)
             )
             assert folded["value"].tolist() == plain["value"].tolist()

@@ -117,7 +117,7 @@ def _suits(value: Any, kind: Any) -> bool:
     if kind is str:
         return isinstance(value, (str, os.PathLike, Described))
     if kind is bool:
-        return isinstance(value, bool) or getattr(value, "dtype", None) == bool
+        return isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool"
     if kind is int:
         return isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if kind is float:
