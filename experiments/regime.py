@@ -1,6 +1,6 @@
 """What a scale shows: accuracies of the finished copies beside the published ones, and effects beside their spread.
 
-    python experiments/regime.py > tables.md
+    python experiments/regime.py > tables.md    # and figures/regime.png
 
 Reads the finished copies that come with the package (``noiserobust/papers/finished/small``) and, for comparison, the
 rows of the earlier scale (docs/results/incorruptible-four-epochs.parquet). Nothing is trained. Tables: docs/regime.md.
@@ -14,17 +14,24 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from noiserobust.errors import UserError
+from noiserobust.evaluation import summarize
 from noiserobust.papers import incorruptible as inc
 from noiserobust.papers.grid import SMALL, Bench, Grid, grid_of, published
 from noiserobust.papers.grid.claim import Contrast, Measured
 from noiserobust.papers.grid.finished import FOLDER, contents, missing, take_up
 from noiserobust.papers.grid.quantity import Accuracy
+from noiserobust.report import robustness_table
+from noiserobust.report.plots import strength_figure
+from noiserobust.report.style import save
 from noiserobust.report.table import as_markdown
-from noiserobust.storage.rows import read_rows
+from noiserobust.storage.rows import completed, read_rows
 from noiserobust.training import TrainSettings
 
 EARLIER = Path(__file__).parent.parent / "docs" / "results" / "incorruptible-four-epochs.parquet"
+PICTURE = Path(__file__).parent.parent / "figures" / "regime.png"
 MOST = 12
 """Copies that are looked for."""
 EFFECTS = (
@@ -107,7 +114,7 @@ def effects(at: Grid, bench: Bench) -> Iterator[list[str]]:
         known = None if math.isnan(shown) else shown
         contrast = Contrast("", accuracy(at, a, sigma), accuracy(at, b, sigma), published=known)
         n = copies(bench, [accuracy(at, a, sigma), accuracy(at, b, sigma)])
-        words = ["", "", ""] if not n else in_words(contrast.measured(bench.with_seeds(n), 0.95))
+        words = ["", "", ""] if not n else in_words(contrast.measured(bench.with_seeds(n)))
         where = f"under sigma {sigma:g}" if sigma else "clean"
         yield [f"{a} minus {b}, {where}", "" if known is None else f"{known:+.1f}", *words, before(a, b, sigma)]
 
@@ -121,6 +128,18 @@ def in_words(measured: Measured) -> list[str]:
     return [interval, f"{measured.std:.1f}", needed]
 
 
+def picture(at: Grid, folder: Path) -> str:
+    """Draw accuracy against sigma of all finished copies; the table of the same numbers."""
+    rows = pd.concat([completed(read_rows(file)) for file in sorted(folder.glob("*.parquet"))], ignore_index=True)
+    rows = rows[rows["metric"] == "accuracy"]
+    names = {run.label: row for row, run in runs(at).items()}
+    rows = rows[rows["method"].isin(names)].assign(method=rows["method"].map(names))
+    clean = rows["noise"] == "gaussian:0.0"  # that has no reading
+    summary = summarize(rows.assign(noise=rows["noise"].mask(clean, "gaussian:0.0,reading=literal")))
+    save(strength_figure(summary, "CIFAR-10, 500 images a class, 60 epochs"), PICTURE)
+    return robustness_table(summary)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         nowhere = {"data_root": f"{folder}/data"}
@@ -131,6 +150,7 @@ def main() -> None:
         take_up(bench, FOLDER / SMALL.name)
         for lines in (accuracies(at, bench), effects(at, bench)):
             print(as_markdown(list(lines)) + "\n")
+        print(picture(at, FOLDER / SMALL.name))
 
 
 if __name__ == "__main__":
