@@ -89,15 +89,24 @@ class Objective:
         else:
             outputs = torch.func.functional_call(model, dict(twin), *self.task.arguments(model, part))
         predictions = self.task.predictions(outputs)
-        losses = self.task.losses(predictions, part) if self.loss is None else self.loss(predictions, part.labels)
-        if losses.shape != (len(part),):
+        losses = self.task.losses(predictions, part) if self.loss is None else self._own(predictions, part.labels)
+        if not isinstance(losses, Tensor) or losses.shape != (len(part),):
+            got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise UserError(
-                f"expected a loss with one value per sample, shape ({len(part)},), "
-                f"got {tuple(losses.shape)}; use reduction='none'"
+                f"expected a loss with one value per sample, shape ({len(part)},), got {got}; use reduction='none'"
             )
         if self.teacher is not None:
             losses = self.teacher.guided(self.task, losses, predictions, part)
         return Answer(losses, predictions, self.task.counts(part))
+
+    def _own(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        assert self.loss is not None
+        try:
+            return self.loss(predictions, labels)
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                raise  # inside of it
+            raise UserError(f"expected a loss of predictions and labels, got {error}") from None
 
     def begin(self) -> None:
         """A new step: other batches."""
