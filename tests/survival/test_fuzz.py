@@ -21,24 +21,21 @@ import pandas as pd
 import pytest
 import specimens
 import torch
+from families import ROOTS
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from specimens import HOSTILE, NUMBERS, WORDS, changes, edited, edits, held, hostile, retyped, texts
 
 from noiserobust import UserError, evaluate
-from noiserobust.analog.converters import Converters
 from noiserobust.analog.layer_table import LayerTable
-from noiserobust.analog.ranges import InputRanges
 from noiserobust.cli import main
 from noiserobust.cli.app import COMMANDS, command_class
 from noiserobust.cli.flags import SEVERAL, Flag, flags_of, read_command
-from noiserobust.data import Dataset, DataSource, Splits
+from noiserobust.data import Dataset, Splits
 from noiserobust.data.images import read_image
 from noiserobust.evaluation.settings import Chips, Compute, Where
 from noiserobust.limits import VARIABLE, limits
-from noiserobust.minima import Measure, Perturbation
-from noiserobust.models import ModelSpec
 from noiserobust.models.sizes import built
 from noiserobust.noise import NoiseModel
 from noiserobust.rng import Stream
@@ -47,32 +44,11 @@ from noiserobust.storage import conditions
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.storage.ledger import Ledger
 from noiserobust.storage.states import read_state
-from noiserobust.tasks import Task
 from noiserobust.training import TrainSettings, fit
-from noiserobust.training.averages import Average
-from noiserobust.training.clipping import Clip
 from noiserobust.training.learning_rates import check_schedule
 from noiserobust.training.optimizers import build_optimizer
-from noiserobust.training.probability import Probability
-from noiserobust.training.rules.base import Method
-from noiserobust.training.schedules import Schedule
 
 TINY = ["--epochs", "1", "--batch-size", "800", "--model", "digits:2", "--select-draws", "1", "--validation", "0.5"]
-ROOTS: dict[str, Any] = {
-    "noises": NoiseModel,
-    "methods": Method,
-    "measures": Measure,
-    "tasks": Task,
-    "models": ModelSpec,
-    "data": DataSource,
-    "schedules": Schedule,
-    "probabilities": Probability,
-    "averages": Average,
-    "clippings": Clip,
-    "converters": Converters,
-    "ranges": InputRanges,
-    "perturbations": Perturbation,
-}
 EXAMPLES = {family: [member.example for member in members(family).values()] for family in FAMILIES}
 EVERY = sorted({text for known in EXAMPLES.values() for text in known})
 
