@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+from processes import LIMIT
 from torch import nn
 
 import noiserobust
@@ -38,7 +39,8 @@ def main(out: str, first_draw: str, draws: str, mine: str, other: str, passes: s
         nonlocal done
         done += 1
         Path(mine).touch()
-        while not Path(other).exists():
+        deadline = time.monotonic() + LIMIT
+        while not Path(other).exists() and time.monotonic() < deadline:  # as when the other has failed
             time.sleep(0.01)
         if done > int(passes):
             os.kill(os.getpid(), signal.SIGKILL)

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LIMIT = 3600
-"""Seconds; what is started here takes a minute on a quiet machine."""
+LIMIT = 1200
+"""Seconds; what is started here takes a minute on a quiet machine. ``faulthandler_timeout`` is longer."""
 
 
 def environment(**more: str) -> dict[str, str]:

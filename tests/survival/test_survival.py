@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from harness import COMMANDS, COUNT, FIRST, POINTS, content, damage, ended, killing, run, small_files, started, words_of
+from processes import LIMIT
 
 from noiserobust import endings
 from noiserobust.cli import main
@@ -138,9 +139,13 @@ def test_nobody_is_left_behind(trial: int, folder: Path) -> None:
     number = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[trial % 3]
     words = [*words_of("sweep", folder), "--workers", "2", "--vary", "lr=0.1|0.2"]
     process, reader = started(words, folder)
+    deadline = time.monotonic() + LIMIT
+    # What multiprocessing starts beside them may be there from an earlier test.
     family: list[int] = []
-    while len(family) < 3:  # two workers, and multiprocessing's tracker of resources
+    while sum(map(works, family)) < 2:
         family = endings.descendants(process)
+        assert alive(process), ended(process, reader).text
+        assert time.monotonic() < deadline, family
         time.sleep(0.05)
     time.sleep(dice.random() * (1 if COUNT < 100 else 20))
     os.kill(process, number)
@@ -151,6 +156,14 @@ def test_nobody_is_left_behind(trial: int, folder: Path) -> None:
         assert time.monotonic() < began + 5 * (1 + os.getloadavg()[0]), (number, family)
         time.sleep(0.05)
     assert "Traceback" not in end.text
+
+
+def works(process: int) -> bool:
+    """Whether it is a worker that multiprocessing spawned."""
+    try:
+        return "spawn_main" in Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return False
 
 
 def alive(process: int) -> bool:
