@@ -79,3 +79,34 @@ def test_batches_are_same_or_different() -> None:
         SAM(batches="other")  # type: ignore[arg-type]
     assert SAM().visitable
     assert not SAM(batches="different").visitable
+
+
+@pytest.mark.parametrize("text", ["sam:0.3,m=5,alpha=0.3", "esam:0.3,beta=1,gamma=1,m=5", "rst:sam(0.3,m=5),p=1"])
+def test_every_m_samples_climb_by_themselves(text: str) -> None:
+    """Of 12 samples 5, 5 and 2, in one batch or in two micro-batches; weighed by how many they are."""
+    whole = batch(dtype=torch.float64)
+    alpha = 0.3 if "alpha" in text else 0.0
+    model = smooth_net()
+    engine = Engine(model, torch.optim.SGD(model.parameters(), lr=LR))
+    gradient = [torch.zeros_like(w) for w in weights(model)]
+    for part in (whole[:5], whole[5:10], whole[10:]):
+        engine.gradient(part)
+        g = [one for one in engine.take() if one is not None]
+        length = torch.stack([one.square().sum() for one in g]).sum().sqrt()
+        with engine.moved([RHO * one / length for one in g]):
+            engine.gradient(part)
+        perturbed = [one for one in engine.take() if one is not None]
+        for total, one, two in zip(gradient, g, perturbed, strict=True):
+            total += len(part) / 12 * (alpha * one + (1 - alpha) * two)
+    expected = [w - LR * g for w, g in zip(weights(smooth_net()), gradient, strict=True)]
+    for of in (whole, [whole[:8], whole[8:]]):
+        model = smooth_net()
+        out = Method.parse(text).step(Engine(model, torch.optim.SGD(model.parameters(), lr=LR)), of, ON)
+        close(weights(model), expected, rtol=1e-10, atol=1e-12)
+        assert len(out.losses) == 12
+
+
+@pytest.mark.parametrize("text", ["sam:0.1,m=0", "esam:0.1,m=-1", "sam:0.1,m=4,batches=different"])
+def test_parts_that_cannot_climb(text: str) -> None:
+    with pytest.raises(UserError, match="expected m"):
+        Method.parse(text)

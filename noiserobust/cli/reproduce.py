@@ -68,13 +68,14 @@ class Reproduce(Command):
             return
         wanted = self._wanted()
         grids, bench = self._bench()
-        pieces = {artefact: pieces_of(artefact, grids[artefact.paper], bench) for artefact in wanted}
+        benches = {paper: bench.with_seeds(self.seeds or grid.scale.seeds) for paper, grid in grids.items()}
+        pieces = {one: pieces_of(one, grids[one.paper], benches[one.paper]) for one in wanted}
         everything = [piece for needed in pieces.values() for piece in needed]
         if self.dry_run:
             yield self._missing(list(dict.fromkeys(everything)))
         else:
             self._compute(everything)
-            yield from self._written(pieces, grids, bench)
+            yield from self._written(pieces, grids, benches)
         if self.keep is not None:
             from noiserobust.papers.grid.finished import keep
 
@@ -90,14 +91,16 @@ class Reproduce(Command):
             with progress_of_pieces(self.quiet) as tell:
                 compute_in_stages(pieces, executor, tell)
 
-    def _written(self, pieces: dict[Artefact, list[Piece]], grids: dict[str, Grid], bench: Bench) -> Iterator[Part]:
+    def _written(
+        self, pieces: dict[Artefact, list[Piece]], grids: dict[str, Grid], benches: dict[str, Bench]
+    ) -> Iterator[Part]:
         """Write every artefact whose pieces are all there."""
         from noiserobust.papers.grid.finished import missing
         from noiserobust.papers.grid.plan import computed, write
 
         failures = []
         for artefact, needed in pieces.items():
-            grid, cells = grids[artefact.paper], None
+            grid, bench, cells = grids[artefact.paper], benches[artefact.paper], None
             if missing(needed):
                 yield Part(f"{artefact.says}: not all of it is computed yet", values={"incomplete": [artefact.says]})
                 if not (cells := computed(artefact, grid, bench)):

@@ -56,7 +56,8 @@ PRINTED = {VIT_NETWORK: "ViT-S16"}
 
 LOST = (
     "The paper's list of settings (appendix C) is lost: batch 256, lr 0.1, weight decay 5e-4, rho 0.05 (CIFAR-100 0.1) "
-    "are SAM's usual ones, ours to answer for; no label smoothing. The paper averages 5 trainings, here there are 3. "
+    "are SAM's usual ones, ours to answer for; no label smoothing. The paper averages 5 trainings "
+    "(ImageNet: 3), the scale paper 5 of all, mini and small 3. "
     "Where one data set stands for both CIFARs (all scales but paper), both columns are the same runs, with CIFAR-10's "
     "settings."
 )

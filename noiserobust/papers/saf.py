@@ -47,7 +47,8 @@ IMAGENET: Mapping[str, Any] = {"epochs": 90, "batch_size": 4096, "micro_batches"
 VIT: Mapping[str, Any] = {
     "epochs": 300, "batch_size": 4096, "micro_batches": 8, "optimizer": "AdamW", "lr": 3e-3, "weight_decay": 0.3,
 }  # fmt: skip
-"""Table 5. The parts of a batch are those of the paper's eight cards, each with its own batch statistics."""
+"""Table 5. The parts of a batch are those of the paper's eight cards, each with its own batch statistics; in SAM
+and ESAM each climbs by itself, in GSAM and LookSAM all climb together."""
 
 START = {"CIFAR": (5, 200), "ResNet": (10, 90), "ViT": (150, 300)}
 """E_start, in so many epochs."""
@@ -101,11 +102,12 @@ def trajectory(at: Grid, network: str, data: str) -> dict[str, Any]:
 def rule(at: Grid, network: str, data: str, method: str) -> Method:
     """A method of the paper with its settings for ``network`` on ``data``."""
     rho, timing = at.rho(RHO.get(network, 0.05)), trajectory(at, network, data)
+    card = IMAGENET["batch_size"] // IMAGENET["micro_batches"] if at.as_published and data == "ImageNet" else None
     rules: dict[str, Method] = {
         "SGD": Plain(),
         "AdamW": Plain(),
-        "SAM": SAM(rho),
-        "ESAM": ESAM(rho, beta=0.6, gamma=0.7),
+        "SAM": SAM(rho, m=card),
+        "ESAM": ESAM(rho, beta=0.6, gamma=0.7, m=card),
         "GSAM": GSAM(rho),
         "LookSAM": LookSAM(rho),
         "SAF": SAF(0.3, start=timing["start"], back=timing["back"]),

@@ -80,4 +80,4 @@ def artefacts_of(paper: str) -> dict[str, Artefact]:
 
 def grid_of(paper: str, scale: Scale, place: Mapping[str, Any] | None = None) -> Grid:
     """``paper`` at a scale, with its own recipe; ``place`` as :class:`Grid` takes it."""
-    return Grid(scale, import_module(f"noiserobust.papers.{paper}").RECIPE, place or {})
+    return Grid(scale.of(paper), import_module(f"noiserobust.papers.{paper}").RECIPE, place or {})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from noiserobust.analog.vectors import only
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
@@ -12,6 +14,7 @@ from noiserobust.minima.subset import most_risen
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.micro_batches import AnyBatch
 from noiserobust.training.rules.base import Method
+from noiserobust.training.rules.sam import check_m, climbed_apart
 from noiserobust.training.schedules import Progress, Schedule, check_strength, strength_at
 
 
@@ -29,6 +32,7 @@ class ESAM(Method, name="esam"):
       is exactly SAM's, at the price of a whole first backward pass; ``paper`` is Eq. 5 as printed,
       :math:`\rho\, g_S / ((1 - \beta) \lVert g \rVert_2)` with the norm of the whole gradient (the mean of e is SAM's
       only at beta 0.5).
+    - ``m``: every m samples climb their own gradient and keep their own share, as in :class:`SAM`.
 
     Ranks choose the same tensors, each climbs its own gradient and keeps its own samples. Normalisation statistics
     learn from the pass at w only. The samples kept are re-packed into as few micro-batches as hold them.
@@ -48,9 +52,11 @@ class ESAM(Method, name="esam"):
     beta: float = 0.6
     gamma: float = 0.5
     scaling: Literal["selected", "full", "paper"] = "selected"
+    m: int | None = None
 
     def __post_init__(self) -> None:
         check_strength(self.name, "rho", self.rho)
+        check_m("esam", self.m)
         if not 0 < self.beta <= 1:
             raise UserError(f"esam: expected beta in (0, 1], got {self.beta}; 1 perturbs every tensor")
         if not 0 < self.gamma <= 1:
@@ -73,6 +79,14 @@ class ESAM(Method, name="esam"):
 
     def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Ascent) -> Output:
         chosen = self.chosen(engine, progress.step)
+        return climbed_apart(
+            engine, batch, self.m, lambda part, weight: self._gradient(engine, part, perturbation, chosen, weight)
+        )
+
+    def _gradient(
+        self, engine: Engine, batch: AnyBatch, perturbation: Ascent, chosen: list[bool], weight: float | Tensor
+    ) -> Output:
+        """``weight`` times the update gradient."""
         whole = self.scaling != "selected"
         out = engine.gradient(batch, sync=False, wrt=None if whole or all(chosen) else chosen)
         share = 1 - self.beta if self.scaling == "paper" else self.beta
@@ -87,8 +101,7 @@ class ESAM(Method, name="esam"):
             rows = None
             if self.gamma < 1:
                 rows = most_risen(engine.forward(batch).losses - out.losses, self.gamma)
-            engine.gradient(batch, norm_stats=False, rows=rows)
-        engine.commit()
+            engine.gradient(batch, norm_stats=False, rows=rows, weight=weight)
         return out
 
     def chosen(self, engine: Engine, step: int) -> list[bool]:

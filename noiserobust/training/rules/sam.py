@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
 
 from noiserobust.analog.vectors import Vector, clones, precise, scale_to
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
 from noiserobust.training.engine import Engine, Output
-from noiserobust.training.micro_batches import AnyBatch, previous
+from noiserobust.training.micro_batches import AnyBatch, as_list, only_rows, previous
+from noiserobust.training.objective import joined
 from noiserobust.training.rules.base import Method
 from noiserobust.training.schedules import Progress, Schedule, check_strength, strength_at
 
@@ -50,19 +55,32 @@ class Climbing(Method):
     ) -> Output:
         """Step with ``clean * g + (1 - clean) * (what the rule steps with)``; ``unit`` takes g / ||g|| for g (times the
         loss scale, which the engine takes out again)."""
-        out = engine.gradient(self.climbed(engine, batch), sync=self.sync)
-        gradient = engine.take(share=clean)
-        if clean:
-            # Put back before the second pass: ranks then average both parts at once.
-            part = precise(clones(gradient))
-            engine.put(scale_to(part, engine.loss_scale) if unit else part, weight=clean)
-        direction, memory = self.direction(engine, gradient)
-        with self.climb(engine, direction, perturbation):
-            engine.gradient(batch, norm_stats=False, weight=1 - clean)
+        out, memory = self.mixed_gradient(engine, batch, perturbation, clean, unit)
         # A step that was skipped, or that failed, is not remembered.
         if engine.commit() and memory is not None:
             engine.memory[self.name] = memory
         return out
+
+    def mixed_gradient(
+        self,
+        engine: Engine,
+        batch: AnyBatch,
+        perturbation: Ascent,
+        clean: float,
+        unit: bool = False,
+        weight: float | Tensor = 1.0,
+    ) -> tuple[Output, Vector | None]:
+        """``weight`` times the gradient of :meth:`mixed_step`; what later steps remember."""
+        out = engine.gradient(self.climbed(engine, batch), sync=self.sync)
+        gradient = engine.take(share=clean * float(weight))
+        if clean:
+            # Put back before the second pass: ranks then average both parts at once.
+            part = precise(clones(gradient))
+            engine.put(scale_to(part, engine.loss_scale) if unit else part, weight=clean * weight)
+        direction, memory = self.direction(engine, gradient)
+        with self.climb(engine, direction, perturbation):
+            engine.gradient(batch, norm_stats=False, weight=(1 - clean) * weight)
+        return out, memory
 
     def climbed(self, engine: Engine, batch: AnyBatch) -> AnyBatch:
         """The samples whose gradient is climbed, here those of the step."""
@@ -77,6 +95,38 @@ class Climbing(Method):
         return engine.perturbed(perturbation, gradient=gradient)
 
 
+def check_m(rule: str, m: int | None) -> None:
+    """Refuse a number of samples that none of could climb."""
+    if m is not None and m < 1:
+        raise UserError(f"{rule}: expected m >= 1 samples that climb together, got {m}")
+
+
+def climbed_apart(
+    engine: Engine, batch: AnyBatch, m: int | None, gradient: Callable[[AnyBatch, float | Tensor], Output]
+) -> Output:
+    """One step in which every ``m`` samples climb by themselves, as those of one card do (all together without m).
+
+    ``gradient(part, weight)`` adds the update gradient of a part, weighed by its share of the batch.
+    """
+    if m is None:
+        out = gradient(batch, 1.0)
+        engine.commit()
+        return out
+    if engine.ranks.count > 1:
+        raise UserError(f"expected m on one process, got {engine.ranks.count}; ranks climb their own samples anyway")
+    micro, outputs = as_list(batch), list[Output]()
+    samples = torch.arange(sum(len(part) for part in micro), device=engine.device)
+    units = engine.objective.units
+    for rows in samples.split(m):
+        part = only_rows(micro, rows)
+        before = engine.take(share=1.0) if outputs else None  # else the next part would climb it, too
+        outputs.append(gradient(part, units(part) / units(micro)))
+        if before is not None:
+            engine.put(before)
+    engine.commit()
+    return joined(outputs)
+
+
 @dataclass(frozen=True)
 class SAM(Climbing, name="sam"):
     r"""Sharpness-aware minimisation: climb to the worst weights nearby, step with the gradient there.
@@ -88,6 +138,9 @@ class SAM(Climbing, name="sam"):
     - ``batches``: g and g_p are of the ``same`` batch, or g of a ``different`` one, that of the step before (the first
       step takes one batch for both), which undoes SAM: "Efficient Generalization Improvement Guided by Random Weight
       Perturbation" (arXiv 2211.11489), appendix C.
+    - ``m``: every m samples climb their own gradient and are normalised by their own statistics (m-sharpness, section
+      4.1 of Foret et al.), as those of one card are where several share a batch; by default all of a process climb
+      together.
 
     Cost: two forward and two backward passes.
     Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization" (arXiv 2010.01412),
@@ -98,9 +151,13 @@ class SAM(Climbing, name="sam"):
 
     alpha: float = 0.0
     batches: Literal["same", "different"] = "same"
+    m: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_m("sam", self.m)
+        if self.m is not None and self.batches == "different":
+            raise UserError("sam: expected m with batches=same, got different")
         if self.batches not in ("same", "different"):
             raise UserError(f"sam: expected batches same or different, got {self.batches!r}")
         if not 0 <= self.alpha <= 1:
@@ -112,6 +169,14 @@ class SAM(Climbing, name="sam"):
 
     def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Ascent) -> Output:
         return self.mixed_step(engine, batch, perturbation, self.alpha)
+
+    def mixed_step(
+        self, engine: Engine, batch: AnyBatch, perturbation: Ascent, clean: float, unit: bool = False
+    ) -> Output:
+        return climbed_apart(
+            *(engine, batch, self.m),
+            lambda part, weight: self.mixed_gradient(engine, part, perturbation, clean, unit, weight)[0],
+        )
 
     def climbed(self, engine: Engine, batch: AnyBatch) -> AnyBatch:
         return batch if self.batches == "same" else previous(engine.own_memory, self.name, batch)
