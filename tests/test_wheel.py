@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from processes import LIMIT
 
 from noiserobust.papers import PAPERS
 
@@ -24,7 +25,8 @@ pytestmark = pytest.mark.slow
 def run(*command: str | Path, folder: Path) -> str:
     """What a command prints, run in ``folder`` without any setting of ours."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run([str(word) for word in command], cwd=folder, env=clean, capture_output=True, text=True)
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=folder, env=clean, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -78,11 +80,13 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
 
 
 def test_the_installed_package_is_the_wheels_own(environment: Path, tmp_path: Path) -> None:
-    code = "import noiserobust.papers.grid as g; print(noiserobust.__file__, *(len(g.published(p)) for p in {!r}))"
-    place, *cells = run(
-        environment / "python", "-c", f"import noiserobust; {code.format(PAPERS)}", folder=tmp_path
-    ).split()
+    code = (
+        "import noiserobust, noiserobust.papers.grid as g; from noiserobust.noise import NoiseModel\n"
+        f"print(noiserobust.__file__, NoiseModel.parse('measured:example'), *(len(g.published(p)) for p in {PAPERS!r}))"
+    )
+    place, example, *cells = run(environment / "python", "-c", code, folder=tmp_path).split()
     assert Path(place).is_relative_to(environment.parent)
+    assert example.startswith("measured:")
     assert all(int(count) > 10 for count in cells)
 
 
@@ -96,8 +100,3 @@ def test_a_table_of_a_paper_is_planned_from_any_folder(environment: Path, tmp_pa
 def test_the_commands_say_what_they_are(environment: Path, tmp_path: Path) -> None:
     assert "reproduce" in run(environment / "python", "-m", "noiserobust", "--help", folder=tmp_path)
     assert "0.2" in run(environment / "noiserobust", "--version", folder=tmp_path)
-
-
-def test_the_example_of_a_measured_device_is_there(environment: Path, tmp_path: Path) -> None:
-    code = "from noiserobust.noise import NoiseModel; print(NoiseModel.parse('measured:example'))"
-    assert "measured:" in run(environment / "python", "-c", code, folder=tmp_path)

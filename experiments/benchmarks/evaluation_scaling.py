@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 from common import FIGURES, RESULTS, add_rows, machine
 
-from noiserobust.report.style import QUIET, colour, dress, line_style, panels, save
+from noiserobust.report.style import FIRST, QUIET, SECOND, dress, panels, save
 
 OUT = RESULTS / "speed_evaluation_scaling.csv"
 STANDARD: dict[str, Any] = {"width": 16, "draws": 8, "levels": 1, "threads": 1, "images": 500, "ranks": 1}
@@ -100,7 +100,7 @@ def plot(table: pd.DataFrame) -> None:
         part = table[table["axis"] == axis]
         cost = part["seconds"] / part["pass"] / part["draws"] / part["levels"]
         cost = cost.groupby(part[axis]).median()
-        place.plot(cost.index, cost, **line_style(0))
+        place.plot(cost.index, cost, color=FIRST, marker="o", markersize=5)
         place.axhline(1, color=QUIET, linewidth=0.8)
         place.axhline(1.05, color=QUIET, linewidth=0.8, linestyle=":")
         place.set_xscale("log", base=2)
@@ -108,7 +108,7 @@ def plot(table: pd.DataFrame) -> None:
         dress(place, "", name, "time of a draw and level / bare pass" if axis == "draws" else "")
     shared = table[table["axis"].isin(["threads", "ranks"])]
     cost = shared["seconds"].groupby([shared["axis"], shared["threads"] * shared["ranks"]]).median().unstack()
-    cost.T.plot.bar(ax=axes[3], rot=0, color=[colour(index) for index in range(len(cost))])
+    cost.T.plot.bar(ax=axes[3], rot=0, color=[FIRST, SECOND][: len(cost)])
     axes[3].legend(frameon=False)
     dress(axes[3], "", "cores", "seconds for 8 draws")
     save(figure, FIGURES / "evaluation_scaling.png")

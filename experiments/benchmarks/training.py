@@ -34,7 +34,7 @@ from matplotlib.lines import Line2D
 from rules import RULES, Rule, of_rule
 from torch.nn.parallel import DistributedDataParallel
 
-from noiserobust.report.style import QUIET, TEXT, Entry, colour, dress, panels, save
+from noiserobust.report.style import FIRST, QUIET, SECOND, TEXT, Entry, dress, panels, save
 from noiserobust.storage.files import write_atomically
 
 TIMES, MEMORY, SCALING, NARROW = (
@@ -217,16 +217,16 @@ def draw(cases: pd.DataFrame) -> None:
     title = "What a training step costs, in plain steps"
     legend: list[Entry] = [
         (Line2D([], [], color=TEXT), "quartiles"),
-        (Line2D([], [], color=colour(1), marker="|", linestyle="", markeredgewidth=2, markersize=14), "target"),
+        (Line2D([], [], color=SECOND, marker="|", linestyle="", markeredgewidth=2, markersize=14), "target"),
         (Line2D([], [], color=TEXT, marker="o", linestyle="", markersize=4), "bound by passes"),
     ]
     figure, (axis,) = panels(1, title, legend=legend, size=(6.3, 0.32 * len(rows) + 0.6))
     axis.barh(
-        rows.index, rows["ratio"], color=[QUIET if case in OTHERS else colour(0) for case in rows["case"]], height=0.6
+        rows.index, rows["ratio"], color=[QUIET if case in OTHERS else FIRST for case in rows["case"]], height=0.6
     )
     spread = [(rows["ratio"] - rows["q1"]).clip(lower=0), (rows["q3"] - rows["ratio"]).clip(lower=0)]
     axis.errorbar(rows["ratio"], rows.index, xerr=spread, fmt="none", color=TEXT, capsize=2)
-    axis.plot(rows["target"], rows.index, "|", color=colour(1), markersize=14, markeredgewidth=2)
+    axis.plot(rows["target"], rows.index, "|", color=SECOND, markersize=14, markeredgewidth=2)
     axis.plot(rows["bound"], rows.index, "o", color=TEXT, markersize=4)
     axis.axvline(1, color=TEXT, linewidth=0.8)
     axis.set_yticks(rows.index, rows["case"])

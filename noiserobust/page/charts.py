@@ -7,11 +7,6 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-PALETTES = {
-    # Okabe and Ito's palette without its yellow, and with a grey that can be seen where the page is dark.
-    "light": ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444"],
-    "dark": ["#4DA3E0", "#F08A45", "#2FCB9E", "#E39CC6", "#F2B93B", "#8FD0F5", "#CFCFCF"],
-}
 HEIGHT = 260
 
 

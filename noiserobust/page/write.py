@@ -15,6 +15,7 @@ from noiserobust.errors import UserError
 from noiserobust.evaluation.statistics.components import Design
 from noiserobust.page.parts import Asked
 from noiserobust.page.results import Results
+from noiserobust.report.colours import colours_of
 from noiserobust.storage.files import write_atomically
 
 FOLDER = Path(__file__).parent
@@ -64,14 +65,15 @@ def write_results(held: Results, path: str | Path, asked: Asked) -> Path:
 def _render(results: Results, sections: Sequence[Any]) -> str:
     import jinja2
 
-    from noiserobust.page.charts import PALETTES
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
+    palettes = {
+        ground: list(colours_of(results.methods, dark=ground == "dark").values()) for ground in ("light", "dark")
+    }
     charts = [panel.spec for section in sections for panel in section.panels]
     # What a specification holds must not end the script that it stands in.
-    as_script = json.dumps({"charts": charts, "palettes": PALETTES}, allow_nan=False).replace("<", "\\u003c")
+    as_script = json.dumps({"charts": charts, "palettes": palettes}, allow_nan=False).replace("<", "\\u003c")
     rows = results.rows
     about = [
         f"{len(rows):,} rows" if len(rows) else "",
@@ -79,8 +81,8 @@ def _render(results: Results, sections: Sequence[Any]) -> str:
     ]
     return environment.get_template("page.html").render(
         sections=sections,
-        colours=[(method, index % 7) for index, method in enumerate(results.methods)],
-        palettes=PALETTES,
+        methods=results.methods,
+        palettes=palettes,
         about=", ".join(filter(None, about)),
         version=noiserobust.__version__,
         date=datetime.date.today().isoformat(),

@@ -283,7 +283,7 @@ BOTH: Sequence[Part] = ("train", "test")
 
 
 @artefact(PAPER, "Norm of the update gradient; sharpness where it is taken", kind="trajectory",
-          x="epoch (left), training loss (right)", note=STEP_NOTE)  # fmt: skip
+          x="epoch; training loss", note=STEP_NOTE)  # fmt: skip
 def figure3(at: Grid) -> Iterator[Cell]:
     for row, run in followed(at).items():
         yield Cell(row, "norm of the update gradient", logged(run, GRADIENT))
@@ -305,7 +305,7 @@ def sharpness_paths(at: Grid, sigma: float) -> Iterator[Cell]:
 
 
 @artefact(PAPER, "Average-direction sharpness under sigma 0.02 against the loss", kind="trajectory",
-          x="loss (right: sharpness on training images)", y="average-direction sharpness")  # fmt: skip
+          x="loss; loss; sharpness on training images", y="average-direction sharpness")  # fmt: skip
 def figure4(at: Grid) -> Iterator[Cell]:
     yield from sharpness_paths(at, 0.02)
     measure = sharpness_of(at, 0.02)

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from noiserobust.report.leading import metric_of, quantity_of
-from noiserobust.report.style import MARKERS, QUIET, SMALL, TEXT, colour, dress, panels, wrapped
+from noiserobust.report.style import QUIET, SMALL, TEXT, dress, looks, panels, wrapped
 from noiserobust.report.table import at_time, lines_of, readings
 
 
@@ -24,7 +24,8 @@ def area_figure(summary: pd.DataFrame, title: str = "") -> Figure:
         for name, block in readings(chosen).items()
         for t in sorted(block["t"].unique())
     }
-    methods = list(dict.fromkeys(chosen["method"]))
+    look = looks(chosen["method"])
+    methods = list(look)
     columns = min(len(blocks), 2)
     size = (4.2 + 1.0 / columns, 0.8 + 0.32 * len(methods))
     figure, axes = panels(len(blocks), title, size=size, columns=columns, sharex=True, sharey=True)
@@ -32,8 +33,8 @@ def area_figure(summary: pd.DataFrame, title: str = "") -> Figure:
         for index, method in enumerate(methods):
             for line in block[block["method"] == method].to_dict("records"):
                 if not np.isnan(line["low"]):
-                    axis.plot([line["low"], line["high"]], [index, index], color=colour(index), linewidth=2.2)
-                style: dict[str, Any] = {"color": colour(index), "marker": MARKERS[index % len(MARKERS)]}
+                    axis.plot([line["low"], line["high"]], [index, index], color=look[method].colour, linewidth=2.2)
+                style: dict[str, Any] = {"color": look[method].colour, "marker": look[method].marker}
                 axis.plot(line["mean"], index, markersize=7, markeredgecolor="white", **style)
         last = number >= len(blocks) - columns
         dress(axis, name, label if last else "", grid="x")

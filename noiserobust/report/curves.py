@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from noiserobust.errors import UserError
 from noiserobust.minima.labels import without_strength
 from noiserobust.report.leading import axis_label, leading
-from noiserobust.report.style import ANY, TINY, WEIGHT_ALPHA, Entry, colour, dress, line_style, panels, shade
+from noiserobust.report.style import ANY, TINY, WEIGHT_ALPHA, Entry, Look, dress, looks, panels, shade
 
 
 def curves_figure(
@@ -28,8 +28,8 @@ def curves_figure(
     lines = lines[np.isfinite(lines["mean"]) & np.isfinite(lines["x"])]
     if lines.empty:
         raise UserError("expected something finite to draw, got none")
-    names, methods = list(dict.fromkeys(lines["panel"])), list(dict.fromkeys(lines["method"]))
-    legend: list[Entry] = [(Line2D([], [], **line_style(index)), method) for index, method in enumerate(methods)]
+    names, look = list(dict.fromkeys(lines["panel"])), looks(lines["method"])
+    legend: list[Entry] = [(Line2D([], [], **one.line()), method) for method, one in look.items()]
     if band and lines["std"].notna().any():
         legend.append((Line2D([], [], color=ANY, linewidth=7, alpha=WEIGHT_ALPHA), band))
     if directed:
@@ -38,10 +38,10 @@ def curves_figure(
     figure, axes = panels(len(names), title, legend=legend)
     for axis, name in zip(axes, names, strict=True):
         shown = lines[lines["panel"] == name]
-        for index, method in enumerate(methods):
-            _draw(axis, shown[shown["method"] == method], index, directed)
+        for method, one in look.items():
+            _draw(axis, shown[shown["method"] == method], one, directed)
         dress(axis, name if len(names) > 1 else "", xlabel, ylabel or (name if len(names) == 1 else ""))
-        if xlabel == "epoch":
+        if (shown["x"] % 1 == 0).all():  # epochs, severities
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
@@ -84,15 +84,15 @@ def landscape_figure(points: pd.DataFrame, title: str = "Loss landscape along fi
     return figure
 
 
-def _draw(axis: Axes, line: pd.DataFrame, index: int, directed: bool) -> None:
+def _draw(axis: Axes, line: pd.DataFrame, look: Look, directed: bool) -> None:
     """The line of one method, and its band or, of a path, its end."""
     line = line if directed else line.sort_values("x")
     x, mean, std = (line[name].to_numpy(dtype=float) for name in ("x", "mean", "std"))
     if not directed and np.isfinite(std).any():
-        shade(axis, x, mean - std, mean + std, index, WEIGHT_ALPHA / 2, zorder=1)
-    axis.plot(x, mean, **line_style(index, markevery=max(1, len(x) // 12)), zorder=3)
+        shade(axis, x, mean - std, mean + std, look.colour, WEIGHT_ALPHA / 2, zorder=1)
+    axis.plot(x, mean, **look.line(markevery=max(1, len(x) // 12)), zorder=3)
     if directed and len(x):
-        axis.plot(x[-1:], mean[-1:], marker="o", markersize=11, fillstyle="none", color=colour(index), zorder=4)
+        axis.plot(x[-1:], mean[-1:], marker="o", markersize=11, fillstyle="none", color=look.colour, zorder=4)
 
 
 def epochs_figure(lines: pd.DataFrame, x: str, title: str) -> Figure:

@@ -17,14 +17,15 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from noiserobust.report.design_tables import ALL, effect, over, ranking, records, shown
 from noiserobust.report.design_tables import limit as limit_of
 from noiserobust.report.style import (
+    FIRST,
     QUIET,
+    SECOND,
     TEXT,
     TINY,
     Entry,
-    colour,
     dress,
     legend_below,
-    line_style,
+    looks,
     panels,
     shade,
     wrapped,
@@ -45,7 +46,9 @@ def sensitivity_figure(effects: pd.DataFrame, by: str = "alone") -> Figure:
     tables = [effects[effects["method"] == method] for method in methods]
     ranks = [ranking(table, by) for table in tables]
     most = max(len(names[:MOST]) for names in ranks)
-    legend: list[Entry] = [(Patch(color=colour(index)), label) for index, label in enumerate(EFFECTS.values())]
+    legend: list[Entry] = [
+        (Patch(color=hue), label) for hue, label in zip((FIRST, SECOND), EFFECTS.values(), strict=True)
+    ]
     legend += [(Patch(color=grey), label) for label, grey in SHARES.values()]
     title = f"Layer sensitivity under {_noise(effects)}"
     widths = [3.0, 1.2] * len(methods)
@@ -90,8 +93,9 @@ def budget_figure(answers: pd.DataFrame, curve: pd.DataFrame) -> Figure:
     lines = records(answers)
     limit = lines[0]["within"]
     legend: list[Entry] = [(Line2D([], [], color=TEXT, linewidth=1.1, linestyle="--"), f"limit: {limit_of(lines[0])}")]
-    for index, line in enumerate(lines):
-        handle = Line2D([], [], **line_style(index))
+    look = looks(answers["method"])
+    for line in lines:
+        handle = Line2D([], [], **look[line["method"]].line())
         percent = quantity(line["metric"]).unit == "%"
         clean = f"{line['clean']:.1f} %" if percent else f"{line['clean']:.4g}"
         legend.append((handle, f"{line['method']} (clean {clean})"))
@@ -102,20 +106,16 @@ def budget_figure(answers: pd.DataFrame, curve: pd.DataFrame) -> Figure:
     axis.axhline(limit, color=TEXT, linewidth=1.1, linestyle="--")
     for index, line in enumerate(lines):
         points = curve[curve["method"] == line["method"]].sort_values("x")
-        x = points["x"].to_numpy()
-        shade(axis, x, points["low"].to_numpy(), points["high"].to_numpy(), index, 0.15)
-        axis.plot(x, points["lost"].to_numpy(), **line_style(index))
+        x, own = points["x"].to_numpy(), look[line["method"]]
+        shade(axis, x, points["low"].to_numpy(), points["high"].to_numpy(), own.colour, 0.15)
+        axis.plot(x, points["lost"].to_numpy(), **own.line())
         if not math.isnan(line["low"]):
             # Beside each other around the limit, so that every method's interval is in sight.
             height = limit + (index - (len(lines) - 1) / 2) * 0.1 * limit
             ends = [min(max(line[name], x.min()), x.max()) for name in ("low", "high")]
-            axis.plot(
-                ends, [height, height], color=colour(index), linewidth=5, alpha=0.6, solid_capstyle="butt", zorder=4
-            )
+            axis.plot(ends, [height, height], color=own.colour, linewidth=5, alpha=0.6, solid_capstyle="butt", zorder=4)
         if math.isfinite(line["value"]):
-            axis.plot(
-                [line["value"]] * 2, [0, limit], color=colour(index), linewidth=1.2, linestyle=(0, (3, 2)), zorder=3
-            )
+            axis.plot([line["value"]] * 2, [0, limit], color=own.colour, linewidth=1.2, linestyle=(0, (3, 2)), zorder=3)
     _budget_axes(axis, answers, curve)
     return figure
 
@@ -158,7 +158,7 @@ def _effect_bars(axis: Axes, effects: pd.DataFrame, names: Sequence[str], headin
         lines = [effect(effects, name, kind) for name in names]
         means, heights = np.array([line["mean"] for line in lines]), places + 0.38 * index - 0.19
         reach = np.array([[line["mean"] - line["low"], line["high"] - line["mean"]] for line in lines]).T
-        axis.barh(heights, means, 0.36, color=colour(index), zorder=2)
+        axis.barh(heights, means, 0.36, color=(FIRST, SECOND)[index], zorder=2)
         if not np.isnan(reach).all():
             style: dict[str, Any] = {"fmt": "none", "ecolor": TEXT, "elinewidth": 1.1, "capsize": 2}
             axis.errorbar(means, heights, xerr=reach, zorder=3, **style)
@@ -191,11 +191,11 @@ def _digital_curve(axis: Axes, steps: pd.DataFrame, within: float | None) -> Non
         side = "below" if quantity(metric).higher_is_better else "above"
         label = f"{limit_of({'within': within, 'metric': metric})} {side} clean"
         axis.axhline(clean - quantity(metric).sign * within, color=TEXT, linewidth=1.1, linestyle="--", label=label)
-    dotted: dict[str, Any] = {"color": colour(1), "linestyle": ":", "linewidth": 1.4, "marker": "."}
+    dotted: dict[str, Any] = {"color": SECOND, "linestyle": ":", "linewidth": 1.4, "marker": "."}
     axis.plot(x, steps[f"search_{metric}"], label="in the search", **dotted)
     reach = np.array([mean - steps["low"], steps["high"] - mean])
     label = f"fresh draws, {_confidence(steps)} over {over(steps)}"
-    style: dict[str, Any] = {"color": colour(0), "marker": "o", "markersize": 10, "capsize": 3, "linewidth": 1.6}
+    style: dict[str, Any] = {"color": FIRST, "marker": "o", "markersize": 10, "capsize": 3, "linewidth": 1.6}
     axis.errorbar(x, mean, yerr=None if np.isnan(reach).any() else reach, label=label, **style)
     for place, height, step in zip(x, mean, steps["step"], strict=True):
         axis.annotate(str(step), (place, height), ha="center", va="center", fontsize=TINY, color="white", zorder=6)

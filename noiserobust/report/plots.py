@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,31 +15,34 @@ from noiserobust.report.leading import axis_label, leading
 from noiserobust.report.style import (
     ANY,
     NOISE_ALPHA,
+    SMALL,
+    TEXT,
     WEIGHT_ALPHA,
     Entry,
-    colour,
+    Look,
     dress,
     in_first_column,
-    line_style,
+    looks,
     panels,
     save,
     shade,
+    wrapped,
 )
 from noiserobust.report.table import lines_of, readings, seconds, symbol
 from noiserobust.storage.rows import noise_free
 
-__all__ = [
-    "save",
-    "strength_figure",
-    "time_figure",
-]
+__all__ = ["save", "strength_figure", "time_figure"]
+
+MOST_BANDED = 3
+"""Methods whose two bands can be told apart in one panel."""
 
 
 def strength_figure(summary: pd.DataFrame, title: str = "") -> Figure:
     """Accuracy (%) against noise strength: a panel per reading of the noise (and time), a line per method.
 
     Each line has two bands: mean ± ``noise_std`` (lighter, dotted edges) and mean ± ``weight_std`` (darker); a band
-    that does not exist (one draw, one model) is not drawn. A method keeps its colour and marker in every panel.
+    that does not exist (one draw, one model) is not drawn. More than three methods with both bands have a panel each,
+    beside thin lines of the others. A rule has the same colour in every picture (:mod:`noiserobust.report.colours`).
 
     It is the metric of the rows' task that is drawn. Raises :class:`UserError` when no line has a strength.
     """
@@ -81,16 +84,59 @@ def time_figure(summary: pd.DataFrame, title: str = "") -> Figure:
 def _figure(
     blocks: Sequence[tuple[str, pd.DataFrame]], summary: pd.DataFrame, title: str, x: str, label: Callable[[str], str]
 ) -> Figure:
-    """A panel for each block of lines, of accuracy against the column ``x``, which ``label`` names for each block."""
-    methods = list(dict.fromkeys(summary["method"]))
-    shared = _alike([block for _, block in blocks])
-    figure, axes = panels(len(blocks), title, legend=_legend(methods, summary), sharey=shared)
+    """Accuracy against the column ``x``, which ``label`` names for each block of lines: a panel per block.
+
+    Where more than :data:`MOST_BANDED` methods have both bands, a panel per block and method.
+    """
+    look, shared = looks(summary["method"]), _alike([block for _, block in blocks])
+    legend, what = _legend(look, summary), f"test {axis_label(summary)}"
+    if len(look) > MOST_BANDED and all(summary[name].notna().any() for name in ("noise_std", "weight_std")):
+        return _facets(blocks, look, title, legend, x, what, label)
+    figure, axes = panels(len(blocks), title, legend=legend, sharey=shared)
     for axis, (name, block) in zip(axes, blocks, strict=True):
-        _draw(axis, block, methods, x)
-        named = in_first_column(axis) or not shared
-        dress(axis, name, label(name), f"test {axis_label(summary)}" if named else "")
+        for method, one in look.items():
+            _draw(axis, block[block["method"] == method], one, x)
+        dress(axis, name, label(name), what if in_first_column(axis) or not shared else "")
         axis.margins(x=0.03)
     return figure
+
+
+def _facets(
+    blocks: Sequence[tuple[str, pd.DataFrame]],
+    look: Mapping[str, Look],
+    title: str,
+    legend: Sequence[Entry],
+    x: str,
+    what: str,
+    label: Callable[[str], str],
+) -> Figure:
+    """A panel per block and method: that method with its bands, the others as thin lines; a block has one axis."""
+    columns = 4 if len(look) in (4, 7, 8) else 3
+    rows = -(-len(look) // columns)
+    figure, axes = panels(len(blocks) * rows * columns, title, legend=legend, size=(2.9, 2.3), columns=columns)
+    for number, (name, block) in enumerate(blocks):
+        places = axes[number * rows * columns :][: rows * columns]
+        for index, (axis, (method, one)) in enumerate(zip(places, look.items(), strict=False)):
+            if index:
+                axis.sharey(places[0])
+            for other, its in look.items():
+                line = block[block["method"] == other].sort_values(x)
+                axis.plot(line[x], line["mean"], color=its.colour, linewidth=0.9, alpha=0.55, zorder=1)
+            _draw(axis, block[block["method"] == method], one, x)
+            lowest = index + columns >= len(look)
+            dress(axis, "", wrapped(label(name), 34) if lowest else "", what if index % columns == 0 else "")
+            axis.set_title("\n".join(filter(None, map(_short, (name, method)))), fontsize=SMALL, color=TEXT)
+            axis.margins(x=0.03)
+            axis.tick_params(labelleft=index % columns == 0)
+        for axis in places[len(look) :]:
+            axis.remove()
+    return figure
+
+
+def _short(text: str) -> str:
+    """``text`` as two lines of a narrow panel's title; the legend has all of it."""
+    first, *rest = wrapped(text, 38).split("\n") if text else [""]
+    return "\n".join([first, *(f"{line} …" if len(rest) > 1 else line for line in rest[:1])])
 
 
 def _alike(blocks: Sequence[pd.DataFrame]) -> bool:
@@ -118,22 +164,21 @@ def _blocks(summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return blocks
 
 
-def _draw(axis: Axes, panel: pd.DataFrame, methods: Sequence[str], column: str) -> None:
-    """Every method of a panel: noise bands at the back, then weight bands, then lines."""
-    for index, method in enumerate(methods):
-        line = panel[panel["method"] == method].sort_values(column)
-        x, mean = line[column].to_numpy(), line["mean"].to_numpy()
-        # A noise-free point has no spread over draws: its noise band closes there.
-        noise = line["noise_std"].mask(noise_free(line) & line["noise_std"].isna(), 0.0).to_numpy()
-        weight = line["weight_std"].to_numpy()
-        if line["noise_std"].notna().any():
-            shade(axis, x, mean - noise, mean + noise, index, NOISE_ALPHA, zorder=1)
-            # The dotted edge keeps the noise band in sight where the weight band is the wider one.
-            for bound in (mean - noise, mean + noise):
-                axis.plot(x, bound, color=colour(index), linestyle=(0, (1, 1.6)), linewidth=0.9, alpha=0.8, zorder=2.5)
-        if line["weight_std"].notna().any():
-            shade(axis, x, mean - weight, mean + weight, index, WEIGHT_ALPHA, zorder=2)
-        axis.plot(x, mean, **line_style(index), zorder=3)
+def _draw(axis: Axes, line: pd.DataFrame, look: Look, column: str) -> None:
+    """One method of a panel: its noise band at the back, then its weight band, then its line."""
+    line = line.sort_values(column)
+    x, mean = line[column].to_numpy(), line["mean"].to_numpy()
+    # A noise-free point has no spread over draws: its noise band closes there.
+    noise = line["noise_std"].mask(noise_free(line) & line["noise_std"].isna(), 0.0).to_numpy()
+    weight = line["weight_std"].to_numpy()
+    if line["noise_std"].notna().any():
+        shade(axis, x, mean - noise, mean + noise, look.colour, NOISE_ALPHA, zorder=1)
+        # The dotted edge keeps the noise band in sight where the weight band is the wider one.
+        for bound in (mean - noise, mean + noise):
+            axis.plot(x, bound, color=look.colour, linestyle=(0, (1, 1.6)), linewidth=0.9, alpha=0.8, zorder=2.5)
+    if line["weight_std"].notna().any():
+        shade(axis, x, mean - weight, mean + weight, look.colour, WEIGHT_ALPHA, zorder=2)
+    axis.plot(x, mean, **look.line(), zorder=3)
 
 
 def _strength_label(name: str) -> str:
@@ -144,9 +189,9 @@ def _strength_label(name: str) -> str:
     return f"noise strength {letter}" + ("" if "literal" in name else ", as a fraction of max|w|")
 
 
-def _legend(methods: Sequence[str], summary: pd.DataFrame) -> list[Entry]:
+def _legend(looks: Mapping[str, Look], summary: pd.DataFrame) -> list[Entry]:
     """Methods, then what the two bands mean."""
-    entries: list[Entry] = [(Line2D([], [], **line_style(index)), method) for index, method in enumerate(methods)]
+    entries: list[Entry] = [(Line2D([], [], **look.line()), method) for method, look in looks.items()]
     if summary["noise_std"].notna().any():
         light = Patch(facecolor=f"{ANY}22", edgecolor=ANY, linestyle=(0, (1, 1.6)), linewidth=0.9)
         entries.append((light, "± std over noise draws"))

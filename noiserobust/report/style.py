@@ -6,27 +6,34 @@ A matplotlib ``Figure`` is built directly: no pyplot, no global state, no displa
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 from PIL import Image
 
+from noiserobust.report.colours import HUES, colours_of
 from noiserobust.storage.files import known_to_write, write_atomically
 
-# Okabe and Ito's palette without its yellow, which is lost on white.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+FIRST, SECOND = HUES[:2]
+"""Colours of what belongs to no method."""
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 DASHES = ["-", "--", "-.", ":"]
 TEXT, QUIET, GRID, ANY = "#222222", "#777777", "#e4e4e4", "#555555"
@@ -40,29 +47,41 @@ METADATA: dict[str, dict[str, Any]] = {".pdf": {"CreationDate": None}, ".svg": {
 LABEL_WIDTH = 44
 """Characters before a label in a legend wraps."""
 
-PLACES = [(side, up) for up in (4, -10, 14, -20, 24, -30, 34, -40, 44, 54, -50, 64, -60) for side in (5, -5)]
+PLACES = [(side, up) for up in (4, -10, 14, -20, 24, -30, 34, -40, 44, 54, -50, 64, -60) for side in (5, -5, 24, -24)]
 """Where a remark may stand, in points from its own; the nearest come first."""
 
 Entry = tuple[Any, str]
 """What a legend shows and says: a matplotlib artist and its label."""
 
 
-def colour(index: int) -> str:
-    """The colour of the method number ``index``; the palette starts again after seven."""
-    return COLOURS[index % len(COLOURS)]
+@dataclass(frozen=True)
+class Look:
+    """How one method is drawn in all panels of a picture."""
+
+    colour: str
+    marker: str
+    dash: str
+
+    def line(self, **changes: Any) -> dict[str, Any]:
+        """Keywords of ``Axes.plot``."""
+        return {
+            "color": self.colour,
+            "marker": self.marker,
+            "linestyle": self.dash,
+            "linewidth": 1.8,
+            "markersize": 5,
+            "markeredgecolor": "white",
+            "markeredgewidth": 0.7,
+            **changes,
+        }
 
 
-def line_style(index: int, **changes: Any) -> dict[str, Any]:
-    """Keywords of ``Axes.plot`` for the line of the method number ``index``: colour, marker, dashes, widths."""
+def looks(methods: Iterable[str]) -> dict[str, Look]:
+    """The look of every method of a picture: its rule's colour, and a marker by its place."""
+    names = list(dict.fromkeys(methods))
     return {
-        "color": colour(index),
-        "marker": MARKERS[index % len(MARKERS)],
-        "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
-        "linewidth": 1.8,
-        "markersize": 5,
-        "markeredgecolor": "white",
-        "markeredgewidth": 0.7,
-        **changes,
+        name: Look(colour, MARKERS[index % len(MARKERS)], DASHES[index // len(MARKERS) % len(DASHES)])
+        for index, (name, colour) in enumerate(colours_of(names).items())
     }
 
 
@@ -131,31 +150,72 @@ def dress(
     axis.spines[["left", "bottom"]].set_color(QUIET)
 
 
-def shade(axis: Axes, x: Any, low: Any, high: Any, index: int, alpha: float, **changes: Any) -> None:
-    """A band from ``low`` to ``high`` in the colour of the method number ``index``."""
-    axis.fill_between(x, low, high, color=colour(index), alpha=alpha, linewidth=0, **changes)
+def shade(axis: Axes, x: Any, low: Any, high: Any, colour: str, alpha: float, **changes: Any) -> None:
+    """A band from ``low`` to ``high``."""
+    axis.fill_between(x, low, high, color=colour, alpha=alpha, linewidth=0, **changes)
 
 
 def remark(axis: Axes, text: str, x: float, y: float, colour: str = QUIET) -> None:
     """A small word beside a point; :func:`spread_remarks` then moves those that would overlap."""
-    axis.annotate(text, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=TINY, color=colour, zorder=4)
+    halo = [withStroke(linewidth=2, foreground="white")]  # it may have to stand on a line
+    axis.annotate(
+        text,
+        (x, y),
+        xytext=(5, 4),
+        textcoords="offset points",
+        fontsize=TINY,
+        color=colour,
+        zorder=4,
+        path_effects=halo,
+    )
 
 
 def spread_remarks(figure: Figure) -> None:
-    """Move remarks that overlap to the nearest free place around their points, the lowest first."""
+    """Move remarks to the place around their points where they cover least, the lowest first.
+
+    A remark covers no other one where there is a place for it, then as few points and as little of lines as possible.
+    """
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     for axis in figure.axes:
+        points, lines = _drawn(axis)
         taken: list[Bbox] = []
         words = [one for one in axis.texts if isinstance(one, Annotation)]
         for word in sorted(words, key=lambda one: axis.transData.transform(one.xy)[1]):
-            for place in PLACES:
-                word.set_position(place)
-                word.set_horizontalalignment("left" if place[0] > 0 else "right")
+            best = (math.inf, Bbox.unit(), PLACES[0])
+            for far, place in enumerate(PLACES):
+                _put(word, place)
                 box = word.get_window_extent().padded(1)
-                if box.x0 > axis.bbox.x0 and not any(box.overlaps(other) for other in taken):
-                    break
-            taken.append(box)
+                outside = not axis.bbox.contains(box.x0, box.y0) or not axis.bbox.contains(box.x1, box.y1)
+                covered = 1000 * (outside + box.count_overlaps(taken)) + 20 * _inside(points, box) + _inside(lines, box)
+                best = min(best, (covered + far, box, place), key=lambda one: one[0])
+            _put(word, best[2])
+            taken.append(best[1])
+
+
+def _put(word: Annotation, place: tuple[int, int]) -> None:
+    word.set_position(place)
+    word.set_horizontalalignment("left" if place[0] > 0 else "right")
+
+
+def _inside(places: NDArray[np.float64], box: Bbox) -> int:
+    return int(((places > box.min) & (places < box.max)).all(axis=1).sum())
+
+
+def _drawn(axis: Axes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where markers are, and where lines and bars run, some pixels apart, on the canvas."""
+    paths = [axis.transData.transform(np.column_stack(line.get_data())) for line in axis.lines]
+    bars = [
+        axis.transData.transform(segment)
+        for bar in axis.collections
+        if isinstance(bar, LineCollection)
+        for segment in bar.get_segments()
+    ]
+    dots = [axis.transData.transform(np.asarray(one.get_offsets())) for one in axis.collections]
+    steps = np.linspace(0.0, 1.0, 40)[:, None]
+    runs = [start + steps * (end - start) for path in [*paths, *bars] for start, end in itertools.pairwise(path)]
+    nothing = np.empty((0, 2))
+    return np.concatenate([nothing, *paths, *(dot for dot in dots if len(dot))]), np.concatenate([nothing, *runs])
 
 
 def wrapped(text: str, width: int) -> str:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from noiserobust.report.leading import axis_label
-from noiserobust.report.style import ANY, DASHES, QUIET, Entry, colour, dress, in_first_column, panels, shade
+from noiserobust.report.style import ANY, DASHES, QUIET, Entry, Look, dress, in_first_column, looks, panels, shade
 from noiserobust.report.yield_table import places
 
 BAND_ALPHA = 0.15
@@ -27,20 +27,20 @@ def yield_figure(distribution: pd.DataFrame, yields: pd.DataFrame, title: str = 
     are chips enough; grey lines are the wanted share and the accuracy asked for.
     """
     blocks, marked = places(distribution), places(yields)
-    methods = list(dict.fromkeys(distribution["method"]))
+    look = looks(distribution["method"])
     several = distribution.groupby("method")["model"].nunique().max() > 1
-    legend = _legend(methods, yields, several)
+    legend = _legend(look, yields, several)
     metric, _, unit = axis_label(distribution).partition(" ")
     label = f"test {metric} of a chip {unit}".rstrip()
     figure, axes = panels(len(blocks), title, legend=legend, size=(4.4, 3.4), sharey=True)
     for axis, (name, block) in zip(axes, blocks.items(), strict=True):
-        _draw(axis, block, marked[name], methods, several)
+        _draw(axis, block, marked[name], look, several)
         ylabel = "chips that reach it (%)" if in_first_column(axis) else ""
         dress(axis, name, label, ylabel)
     return figure
 
 
-def _draw(axis: Axes, panel: pd.DataFrame, marked: pd.DataFrame, methods: list[str], several: bool) -> None:
+def _draw(axis: Axes, panel: pd.DataFrame, marked: pd.DataFrame, looks: dict[str, Look], several: bool) -> None:
     """One panel: bands, curves, the bounds that were asked for."""
     first = marked.iloc[0]
     axis.axhline(100 * first["share"], color=QUIET, linewidth=0.9, zorder=1)
@@ -48,26 +48,26 @@ def _draw(axis: Axes, panel: pd.DataFrame, marked: pd.DataFrame, methods: list[s
         axis.axvline(first["above"], color=QUIET, linewidth=0.9, zorder=1)
     curves: dict[tuple[Any, ...], pd.DataFrame] = dict(iter(panel.groupby(["method", "model"], sort=False)))
     for (method, model), curve in curves.items():
-        index = methods.index(method)
+        colour = looks[str(method)].colour
         copies = [name for owner, name in curves if owner == method]
         dash = DASHES[copies.index(model) % len(DASHES)]
         # Everybody reaches less than the lowest chip, nobody more than the highest; the bounds go on at its own.
         x = curve["value"].to_numpy()
         shares = {name: 100 * curve[name].to_numpy() for name in ("reaching", "low", "high")}
         if not several:
-            shade(axis, x, shares["low"], shares["high"], index, BAND_ALPHA, step="pre", zorder=2)
-        style: dict[str, Any] = {"color": colour(index), "linestyle": dash, "linewidth": 1.6}
+            shade(axis, x, shares["low"], shares["high"], colour, BAND_ALPHA, step="pre", zorder=2)
+        style: dict[str, Any] = {"color": colour, "linestyle": dash, "linewidth": 1.6}
         axis.step([*x, x[-1]], [*shares["reaching"], 0], where="pre", zorder=3, **style)
         line = marked[(marked["method"] == method) & (marked["model"] == model)].iloc[0]
         if not np.isnan(line["bound"]):
-            axis.plot(line["bound"], 100 * line["share"], "o", color=colour(index), markeredgecolor="white", zorder=4)
+            axis.plot(line["bound"], 100 * line["share"], "o", color=colour, markeredgecolor="white", zorder=4)
     axis.set_ylim(-2, 104)
 
 
-def _legend(methods: list[str], yields: pd.DataFrame, several: bool) -> list[Entry]:
+def _legend(looks: dict[str, Look], yields: pd.DataFrame, several: bool) -> list[Entry]:
     """Methods, then what lines, band and dot mean."""
     entries: list[Entry] = [
-        (Line2D([], [], color=colour(index), linewidth=1.6), method) for index, method in enumerate(methods)
+        (Line2D([], [], color=look.colour, linewidth=1.6), method) for method, look in looks.items()
     ]
     first = yields.iloc[0]
     confidence, share = f"{100 * first['confidence']:g} %", f"{100 * first['share']:g} %"

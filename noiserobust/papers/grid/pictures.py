@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,21 +15,21 @@ from matplotlib.lines import Line2D
 
 from noiserobust.report.curves import curves_figure, landscape_figure
 from noiserobust.report.style import (
-    MARKERS,
+    FIRST,
     QUIET,
     SMALL,
     TEXT,
     Entry,
-    colour,
+    Look,
     dress,
-    line_style,
+    looks,
     panels,
     remark,
     spread_remarks,
 )
 
-PANEL = (4.6, 3.9)
-"""Width and height of a panel in inches."""
+PANEL, ALONE = (4.6, 3.9), (6.4, 4.6)
+"""Width and height in inches of one of several panels, and of the only one."""
 SPREAD = "± std over trained copies"
 
 
@@ -52,27 +52,30 @@ def magnitudes(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
 
 
 def trajectory(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
-    """The path of training: one logged quantity against another, the last epoch marked."""
-    lines = _lines(rows, by="epoch")
-    return curves_figure(lines, x, title, ylabel=y, directed=True)
+    """The path of training: one logged quantity against another, the last epoch marked; ``x`` names them by panel."""
+    figure = curves_figure(_lines(rows, by="epoch"), x, title, ylabel=y, directed=True)
+    names = x.split("; ")
+    for axis, name in zip(figure.axes, names if len(names) > 1 else names * len(figure.axes), strict=True):
+        axis.set_xlabel(name)
+    return figure
 
 
 def scatter(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
     """A large point per line, its mean, and a small one per copy; a family's are joined in order of strength."""
     copies = rows.groupby(["row", "column", "replicate"], sort=False)[["x", "value"]].mean().reset_index()
     figure, blocks = _panels(copies, title, x, y)
-    names = list(dict.fromkeys(_family(row) for row in copies["row"]))
+    look = looks(_family(row) for row in copies["row"])
     for axis, panel in blocks:
         for row, points in panel.groupby("row", sort=False):
-            index = names.index(_family(str(row)))
-            style: dict[str, Any] = {"color": colour(index), "marker": MARKERS[index % len(MARKERS)]}
-            axis.scatter(points["x"], points["value"], s=14, alpha=0.35, linewidths=0, **style)
+            own = look[_family(str(row))]
+            axis.scatter(
+                points["x"], points["value"], s=14, alpha=0.35, linewidths=0, color=own.colour, marker=own.marker
+            )
             remark(axis, _strength(str(row)), points["x"].mean(), points["value"].mean())
         means = panel.groupby("row", sort=False)[["x", "value"]].mean()
-        for index, name in enumerate(names):
+        for name, own in look.items():
             joined = means[[_family(str(row)) == name for row in means.index]]
-            style = line_style(index, linewidth=0.8, markersize=6)
-            axis.plot(joined["x"], joined["value"], label=name, **style)
+            axis.plot(joined["x"], joined["value"], label=name, **own.line(linewidth=0.8, markersize=6))
     blocks[0][0].legend(frameon=False, fontsize=SMALL, labelcolor=TEXT)
     spread_remarks(figure)
     return figure
@@ -113,11 +116,12 @@ def image(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
 def histogram(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
     """The share of values by size, a line per row."""
     figure, blocks = _panels(rows, title, x, y or "density")
+    look = looks(map(str, rows["row"]))
     bins = np.linspace(0, float(rows["value"].quantile(0.995)), 41)
     for axis, panel in blocks:
-        for index, (row, values) in enumerate(panel.groupby("row", sort=False)):
+        for row, values in panel.groupby("row", sort=False):
             heights, _ = np.histogram(values["value"], bins, density=True)
-            axis.stairs(heights, bins, color=colour(index), linewidth=1.8, label=str(row))
+            axis.stairs(heights, bins, color=look[str(row)].colour, linewidth=1.8, label=str(row))
     blocks[0][0].legend(frameon=False, fontsize=SMALL, labelcolor=TEXT)
     return figure
 
@@ -137,14 +141,14 @@ def families(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
     # Points of one network (or of one method) have one colour in all panels.
     rows = rows.assign(family=names.str[0], point=names.str[-1], owner=names.str[0].str.split(", ").str[0])
     measured = rows[~rows["quantity"].isin(("function", "coin"))]
-    owners = list(dict.fromkeys(measured["owner"]))
-    legend: list[Entry] = [(Line2D([], [], **line_style(index)), owner) for index, owner in enumerate(owners)]
-    figure, blocks = _panels(rows, title, x, y, legend=legend if len(owners) > 1 else [])
+    look = looks(map(str, measured["owner"]))
+    legend: list[Entry] = [(Line2D([], [], **one.line()), owner) for owner, one in look.items()]
+    figure, blocks = _panels(rows, title, x, y, legend=legend if len(look) > 1 else [])
     for axis, panel in blocks:
         _functions(axis, panel)
         points = panel[panel["quantity"].isin(measured["quantity"])]
         for (_, owner), family in points.groupby(["family", "owner"], sort=False):
-            _family_line(axis, family, owners.index(owner))
+            _family_line(axis, family, look[str(owner)])
         quantity = str(panel["quantity"].iloc[0])
         if quantity == "extra_time":
             axis.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle="--", zorder=1)
@@ -165,18 +169,18 @@ def _functions(axis: Axes, panel: pd.DataFrame) -> None:
     if len(functions) > 1:
         axis.legend(frameon=False, fontsize=7, labelcolor=TEXT, ncols=2)
     coins = panel[panel["quantity"] == "coin"]
-    axis.scatter(coins["x"], coins["value"], s=7, color=colour(0), linewidths=0, zorder=3)
+    axis.scatter(coins["x"], coins["value"], s=7, color=FIRST, linewidths=0, zorder=3)
 
 
-def _family_line(axis: Axes, family: pd.DataFrame, index: int) -> None:
+def _family_line(axis: Axes, family: pd.DataFrame, look: Look) -> None:
     """Means over copies with bars of one standard deviation; points that are not numbers are named."""
     copies = family.groupby(["point", "replicate"], sort=False)[["x", "value"]].mean().reset_index()
     points = copies.groupby("point", sort=False).agg(x=("x", "mean"), mean=("value", "mean"), std=("value", "std"))
-    style = line_style(index, linewidth=1.4)
+    style = look.line(linewidth=1.4)
     axis.errorbar(points["x"], points["mean"], points["std"].fillna(0.0), capsize=2, elinewidth=1, **style)
     for name, point in points.iterrows():
         if not str(name).replace(".", "").isdigit():
-            remark(axis, str(name), point["x"], point["mean"], colour(index))
+            remark(axis, str(name), point["x"], point["mean"], look.colour)
 
 
 KINDS: dict[str, Callable[[pd.DataFrame, str, str, str], Figure]] = {
@@ -207,7 +211,7 @@ def _panels(
 ) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
     """The figure, and for each column of the rows its panel and its rows."""
     blocks = dict(iter(rows.groupby("column", sort=False)))
-    figure, axes = panels(len(blocks), title, size=PANEL, legend=legend)
+    figure, axes = panels(len(blocks), title, size=PANEL if len(blocks) > 1 else ALONE, legend=legend)
     for axis, column in zip(axes, blocks, strict=True):
         dress(axis, str(column) if len(blocks) > 1 else "", x, y, grid)
     return figure, list(zip(axes, blocks.values(), strict=True))
