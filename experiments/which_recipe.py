@@ -164,12 +164,12 @@ clipping gains as much at twice the passes. RWP, clipping and a plain teacher to
 training gain 34 to 38 points under sigma .2; RWP, its ramp, ARWP and the additive training pay 1 to 2 points clean, so
 that RWP loses as much on a chip that is nearly clean (PCM compensated, stuck cells), where SAM and clipping
 gain. SAMSON, at its best radius, gains what SAM does and pays 1.5 [0.6, 2.5] clean, which SAM does not. **What hardly
-pays**: EMA, free, gains 3.7 [2.8, 4.6] under sigma .2, a tenth of what clipping does. **What does not**: ramps, which
+pays**: EMA gains 4.6 [2.8, 6.4] under sigma .2, a tenth of what clipping does, and pays 0.5 [0.2, 0.8] clean. **What does not**: ramps, which
 are 2.7 [1.3, 4.1] below a constant strength here, where nothing overfits ([the papers' regime](which_recipe_cifar10.md)
 is another).
 
 **What it does not say.** The limit is narrow: at 1.1 either kind of clipping is at 63 to 71 % in the choice, at 1.5 at
-86 %, at 2 at 67 %; the perceptron's best is 1.5, so search it. EMA's decay is the largest of its grid. SAMSON's
+86 %, at 2 at 67 %; the perceptron's best is 1.5, so search it. SAMSON's
 formula could be checked neither by its authors' code nor by its paper ([rules](rules.md)). It is one small data set
 and one network with batch norm; [larger ones](which_recipe_cifar10.md) have few recipes. [A search](recommend.md) on
 your own network decides."""
