@@ -164,9 +164,9 @@ clipping gains as much at twice the passes. RWP, clipping and a plain teacher to
 training gain 34 to 38 points under sigma .2; RWP, its ramp, ARWP and the additive training pay 1 to 2 points clean, so
 that RWP loses as much on a chip that is nearly clean (PCM compensated, stuck cells), where SAM and clipping
 gain. SAMSON, at its best radius, gains what SAM does and pays 1.5 [0.6, 2.5] clean, which SAM does not. **What hardly
-pays**: EMA gains 4.6 [2.8, 6.4] under sigma .2, a tenth of what clipping does, and pays 0.5 [0.2, 0.8] clean. **What does not**: ramps, which
-are 2.7 [1.3, 4.1] below a constant strength here, where nothing overfits ([the papers' regime](which_recipe_cifar10.md)
-is another).
+pays**: EMA gains 4.6 [2.8, 6.4] under sigma .2, a tenth of what clipping does, and pays 0.5 [0.2, 0.8] clean. **What
+does not**: ramps, which are 2.7 [1.3, 4.1] below a constant strength here, where nothing overfits ([the papers'
+regime](which_recipe_cifar10.md) is another).
 
 **What it does not say.** The limit is narrow: at 1.1 either kind of clipping is at 63 to 71 % in the choice, at 1.5 at
 86 %, at 2 at 67 %; the perceptron's best is 1.5, so search it. SAMSON's
@@ -307,7 +307,9 @@ class Trainer:
     def _rows(self, recipe: str, runs: list[Trained], on: Labelled, chip: str, noise: str, draws: int) -> pd.DataFrame:
         models = {recipe: [read_checkpoint(run.folder) for run in runs]}
         around = Chips(**AROUND.get(chip, {}))
-        rows = evaluate(models, on, noise, draws, chips=around, compute=self.bench.compute).rows
+        # A pass over larger networks takes seconds: what is done stays, also when copies are added.
+        out = None if self.papers is None else self.out / "which_recipe" / f"{recipe}, {chip}.parquet"
+        rows = evaluate(models, on, noise, draws, chips=around, compute=self.bench.compute, out=out).rows
         rows["model"] = rows["model"].map(lambda path: Path(path).parent.name)  # where it lies is the machine's matter
         return rows.assign(chip=chip, recipe=_text(runs[0].settings), cost=mean_cost(runs[0].settings))
 
