@@ -1,4 +1,4 @@
-"""What test_ddp.py starts on every rank under torchrun: all checks, the verdict of each in one file per rank."""
+"""What test_ddp.py starts: ranks that do all checks, the verdict of each in one file per rank."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from methods import METHODS, Passes, close, normed_net, same_bits, smooth_net, s
 from processes import LIMIT
 from shard_checks import SHARD_CHECKS
 from torch import Tensor, nn
+from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from noiserobust.analog.filters import filter_noise
@@ -37,8 +38,11 @@ RULES = [
     "rwp-mixed:0.1,parallel=true",
     "rst:rwp-mixed(0.1,alpha=0.3,parallel=true,clean_ranks=1),p=0.5",
 ]
+WORLDS = (2, 4)
+"""Numbers of processes."""
 AT = Progress(6, 100, 6, 100)
-STEPS = 60 // int(os.environ.get("WORLD_SIZE", "2"))
+STEPS = 8
+"""Steps of a check of a rule: enough for every schedule and period above."""
 Loss = Callable[[nn.Module, Batch], Tensor]
 
 
@@ -279,21 +283,29 @@ CHECKS: dict[str, Callable[[], None]] = {
 }
 
 
-def main(folder: Path) -> None:
+def chosen(world: int) -> list[str]:
+    """The checks for so many ranks; of rules without settings that concern ranks, four do one of each name."""
+    one = {text.partition(":")[0]: text for text in METHODS}
+    skipped = {f"bits {text}" for text in set(METHODS) - set(one.values())} if world == 4 else set()
+    return [name for name in CHECKS if name not in skipped]
+
+
+def rank(number: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     # A rank that fails alone leaves the others waiting: they give up in the end, and the test says which check it was.
-    dist.init_process_group("gloo", timeout=timedelta(seconds=LIMIT / 4))
+    here, limit = Path(folder) / str(world), timedelta(seconds=LIMIT / 4)
+    dist.init_process_group("gloo", f"file://{here}.store", rank=number, world_size=world, timeout=limit)
     verdicts = {}
-    for name, check in CHECKS.items():
-        print(f"rank {dist.get_rank()}: {name}", file=sys.stderr, flush=True)
+    for name in chosen(world):
+        print(f"rank {number} of {world}: {name}", file=sys.stderr, flush=True)
         try:
-            check()
+            CHECKS[name]()
             verdicts[name] = ""
         except Exception:
             verdicts[name] = traceback.format_exc()
             print(verdicts[name], file=sys.stderr, flush=True)
-    (folder / f"{dist.get_rank()}.json").write_text(json.dumps(verdicts))
+    Path(f"{here}.{number}.json").write_text(json.dumps(verdicts))
     dist.barrier()
     sys.stderr.flush()
     # Not an ordinary exit: gloo's threads may outlive what they use and abort a process whose work is done.
@@ -301,4 +313,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    # Forks of one process: what is imported once takes as long as all the checks of a rank.
+    for count in WORLDS:
+        start_processes(rank, (count, sys.argv[1]), nprocs=count, start_method="fork")

@@ -1,16 +1,13 @@
 """A process that evaluates into a file of rows, for the tests of several at once.
 
-    python ledger_worker.py OUT FIRST_DRAW DRAWS MINE OTHER [PASSES]
-
-It creates the file MINE when its first pass is done, and waits there for OTHER. After PASSES passes over the data it
-is killed, as by the kernel.
+It creates the file ``mine`` when its first pass is done, and waits there for ``other``. After so many ``passes`` over
+the data it is killed, as by the kernel; else it writes their number to ``mine``.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -31,25 +28,21 @@ def net() -> nn.Module:
         return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
-def main(out: str, first_draw: str, draws: str, mine: str, other: str, passes: str = "1000000") -> None:
+def work(out: Path, first_draw: int, draws: int, mine: Path, other: Path, passes: int = 1_000_000) -> None:
     noiserobust.storage.ledger.COMMIT_EVERY = 0.0
     done = 0
 
     def counting(logits: torch.Tensor, labels: torch.Tensor) -> float:
         nonlocal done
         done += 1
-        Path(mine).touch()
+        mine.touch()
         deadline = time.monotonic() + LIMIT
-        while not Path(other).exists() and time.monotonic() < deadline:  # as when the other has failed
+        while not other.exists() and time.monotonic() < deadline:  # as when the other has failed
             time.sleep(0.01)
-        if done > int(passes):
+        if done > passes:
             os.kill(os.getpid(), signal.SIGKILL)
         return float(len(labels))
 
-    numbers = range(int(first_draw), int(first_draw) + int(draws))
+    numbers = range(first_draw, first_draw + draws)
     noiserobust.evaluate(net(), DATA, "gaussian:0.3", numbers, metrics={"images": counting}, out=out)
-    print(done)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    mine.write_text(str(done))

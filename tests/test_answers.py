@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import TINY, refused
+from processes import LIMIT
 
 from noiserobust import UserError, doctor
 from noiserobust.bars import Bar
@@ -233,7 +234,7 @@ def test_targets_that_cannot_be_written_are_refused_before_work(
 @pytest.mark.parametrize("words", [["list", "noises"], ["doctor"]])
 def test_a_reader_that_leaves_is_no_error(words: list[str]) -> None:
     script = f"{sys.executable} -m noiserobust {' '.join(words)} | head -n 1; echo code ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, timeout=LIMIT)
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 2
     assert done.stdout.splitlines()[-1] in ("code 0", "code 141")

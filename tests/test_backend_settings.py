@@ -3,41 +3,44 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 
 import pytest
 import torch
+from processes import python
 from torch import nn
 
 from noiserobust import UserError, evaluate
 from noiserobust.evaluation.settings import grouped
 
-
-class TestWithoutAihwkit:
-    @pytest.mark.parametrize("missing", ["aihwkit", "aihwkit.simulator.rpu_base"])
-    def test_the_message_says_how_to_install_it(self, missing: str) -> None:
-        """Not installed, or compiled for another torch; the direct path works on."""
-        if importlib.util.find_spec("aihwkit") is None and missing != "aihwkit":
-            pytest.skip("aihwkit is not installed")
-        code = f"""
+PROFILES = ["pcm", "hermes", "reram_wan2022", "reram_cmo", "state_independent"]
+WITHOUT = f"""
 import importlib.abc, sys
+missing = ""
 class Broken(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == {missing!r}:
+        if name == missing:
             raise ImportError("undefined symbol: _ZN3c10\\nand more")
 sys.meta_path.insert(0, Broken())
 import torch, noiserobust
+from noiserobust.evaluation import Chips
 data = torch.ones(4, 3), torch.tensor([0, 1, 0, 1])
 model = torch.nn.Linear(3, 2)
-assert len(noiserobust.evaluate(model, data, "gaussian:0.1", draws=1).rows) == 2
-try:
-    noiserobust.evaluate(model, data, "gaussian:0.1", draws=1, chips=noiserobust.evaluation.Chips(backend="aihwkit"))
-except noiserobust.UserError as error:
-    print(error)
+for missing in sys.argv[1:]:
+    rows = noiserobust.evaluate(model, data, {PROFILES}, draws=1, chips=Chips(times=["1d"])).rows
+    assert set(rows["noise"]) >= {{*{PROFILES}}}
+    try:
+        noiserobust.evaluate(model, data, "gaussian:0.1", draws=1, chips=Chips(backend="aihwkit"))
+    except noiserobust.UserError as error:
+        print(error)
 """
-        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        (line,) = ran.stdout.splitlines()
+
+
+def test_without_aihwkit_the_message_says_how_to_install_it() -> None:
+    """Not installed, or compiled for another torch; the direct path and the profiles of devices work on."""
+    missing = ["aihwkit"] + ["aihwkit.simulator.rpu_base"] * (importlib.util.find_spec("aihwkit") is not None)
+    lines = python("-c", WITHOUT, *missing).stdout.splitlines()
+    assert len(lines) == len(missing)
+    for line in lines:
         assert line.startswith(
             "expected aihwkit 1.1.0 and its compiled part for backend aihwkit, got: undefined symbol"
         )

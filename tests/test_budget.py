@@ -18,6 +18,7 @@ from noiserobust.evaluation import Axis, Chips, budget, evaluate, on_chips
 from noiserobust.evaluation.design.crossing import Crossing, Point, Range, crossing, search
 
 SIZE = 400
+COARSE = Axis(points=3, tolerance=0.1)
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def sigma_that_loses(points: float) -> float:
 
 
 class TestClosedForm:
-    @pytest.mark.parametrize("within", [1.0, 5.0, 20.0])
+    @pytest.mark.parametrize("within", [1.0, 20.0])
     def test_gaussian(self, data: tuple[Tensor, Tensor], within: float) -> None:
         """The interval at 99.99 % misses in 1e-4; the value lies within 5 standard errors (6e-7) of the mean loss."""
         result = budget(linear(), data, "gaussian:{x}", (0, 3), within, draws=20, axis=Axis(confidence=0.9999))
@@ -73,7 +74,7 @@ class TestClosedForm:
 
     def test_several_models_are_the_unit(self, data: tuple[Tensor, Tensor]) -> None:
         models = {"one": linear(), "three": [linear(), linear(), linear()]}
-        answers = budget(models, data, "gaussian:{x}", (0, 2), 5.0, draws=5).summary().set_index("method")
+        answers = budget(models, data, "gaussian:{x}", (0, 2), 5.0, draws=2, axis=COARSE).summary().set_index("method")
         assert answers.loc["one", "interval_over"] == "draws"
         assert answers.loc["three", "interval_over"] == "models"
         assert list(answers["models"]) == [1, 3]
@@ -150,7 +151,7 @@ class TestNoAnswer:
         result.plot().draw_without_rendering()
 
     def test_a_single_draw_has_no_interval(self, data: tuple[Tensor, Tensor]) -> None:
-        result = budget(linear(), data, "gaussian:{x}", (0, 3), 5.0, draws=1)
+        result = budget(linear(), data, "gaussian:{x}", (0, 3), 5.0, draws=1, axis=COARSE)
         assert math.isnan(result.summary()["low"].iloc[0])
         assert math.isfinite(result.summary()["value"].iloc[0])
         assert "nan" not in result.table()
@@ -184,14 +185,14 @@ def test_nothing_is_computed_twice(
     data: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "rows.parquet"
-    first = budget(linear(), data, "gaussian:{x}", (0, 3), 5.0, draws=3, out=out)
+    first = budget(linear(), data, "gaussian:{x}", (0, 3), 5.0, draws=2, out=out, axis=COARSE)
     monkeypatch.setattr(on_chips.ModelOnChips, "score", lambda *_, **__: pytest.fail("computed again"))
-    again = budget(linear(), data, "gaussian:{x}", (0, 3), 5.0, draws=3, out=out)
+    again = budget(linear(), data, "gaussian:{x}", (0, 3), 5.0, draws=2, out=out, axis=COARSE)
     assert first.summary().equals(again.summary())
 
 
 def test_the_picture_shows_where_the_limit_is_met(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
-    result = budget({"a": linear(), "b": linear()}, data, "gaussian:{x}", (0, 10), 5.0, draws=5)
+    result = budget({"a": linear(), "b": linear()}, data, "gaussian:{x}", (0, 10), 5.0, draws=3, axis=COARSE)
     figure = result.plot(tmp_path / "budget.png")
     assert (tmp_path / "budget.png").stat().st_size > 0
     (axis,) = figure.axes

@@ -6,12 +6,11 @@ import dataclasses
 import json
 import re
 import shlex
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 from commands import refused
+from processes import python
 
 import noiserobust
 from noiserobust.cli import COMMANDS, app, command_class, main
@@ -56,7 +55,7 @@ print(json.dumps(heavy))
 
 
 def test_nothing_heavy_is_imported_to_help_or_refuse() -> None:
-    run = subprocess.run([sys.executable, "-c", SCRIPT, json.dumps(LIGHT)], capture_output=True, text=True, check=True)
+    run = python("-c", SCRIPT, json.dumps(LIGHT))
     heavy = json.loads(run.stdout.splitlines()[-1])
     assert len(heavy) == len(LIGHT)
     assert {words: modules for words, modules in heavy.items() if modules} == {}
@@ -154,7 +153,7 @@ def test_refusals_in_one_line(words: list[str], parts: list[str], capsys: pytest
 
 def test_version_and_module(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(["--version"], capsys) == f"noiserobust {noiserobust.__version__}\n"
-    run = subprocess.run([sys.executable, "-m", "noiserobust", "--version"], capture_output=True, text=True, check=True)
+    run = python("-m", "noiserobust", "--version")
     assert run.stdout == f"noiserobust {noiserobust.__version__}\n"
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import noiserobust
 from noiserobust.errors import UserError
 from noiserobust.noise import (
     PCM,
@@ -303,34 +300,6 @@ class TestCompensation:
             factor = compensation.readout((then / scale).T) / compensation.readout((now / scale).T)
             expected = now * (factor if kind == "global" else factor[:, None])
             torch.testing.assert_close(compensated(chip, STREAM, 86400.0, kind), expected)  # type: ignore[arg-type]
-
-
-def test_profiles_run_without_aihwkit() -> None:
-    code = (
-        "import sys; sys.modules['aihwkit'] = None\n"
-        "import torch, noiserobust; from noiserobust.evaluation import Chips\n"
-        "net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))\n"
-        "data = torch.rand(6, 1, 2, 2), torch.arange(6) % 3\n"
-        f"rows = noiserobust.evaluate(net, data, {PROFILES}, draws=1, chips=Chips(times=['1d'])).rows\n"
-        "print(*rows['noise'].unique())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) >= set(PROFILES)
-
-
-def test_the_noise_models_are_light_to_import() -> None:
-    """By themselves, whatever the package around them imports."""
-    code = (
-        "import sys, types\n"
-        f"package = types.ModuleType('noiserobust'); package.__path__ = {list(noiserobust.__path__)}\n"
-        "sys.modules['noiserobust'] = package\n"
-        "import noiserobust.noise; noiserobust.noise.parse('measured:example')\n"
-        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
-    )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert {"noiserobust", "torch"} <= set(loaded)
-    assert not {"scipy", "pandas", "aihwkit", "sklearn", "matplotlib", "torchvision"} & set(loaded)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 import json
 import os
 import subprocess
-import sys
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from processes import python
 
 from noiserobust import doctor, memory
 from noiserobust.cli.app import main
@@ -75,12 +75,7 @@ def test_free_memory_stays_unless_somebody_chose(monkeypatch: pytest.MonkeyPatch
         "print(last - first)"
     )
     own = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_TUN"))}
-    kept, given = (
-        subprocess.run(
-            [sys.executable, "-c", code], env=own | {memory.SWITCH: switch}, capture_output=True, text=True, check=True
-        ).stdout.splitlines()
-        for switch in "10"
-    )
+    kept, given = (python("-c", code, env=own | {memory.SWITCH: switch}).stdout.splitlines() for switch in "10")
     assert given[0].startswith("given back")
     if kept[0].startswith("kept"):  # glibc
         assert int(kept[1]) < 0.1 * int(given[1])

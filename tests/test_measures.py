@@ -89,16 +89,16 @@ class TestQuadratic:
     @pytest.mark.parametrize(("over", "rows"), [("all", 12), ("analog", 6)])
     def test_average_rise_is_half_the_trace(self, bowl: tuple[Surface, Tensor, Tensor], over: Over, rows: int) -> None:
         """Under N(0, s^2 I) the mean rise is s^2/2 tr A over the noisy block; its draws have the variance
-        s^2 |Aw|^2 + s^4/2 tr A^2. 4,000 draws, 5 standard errors: false alarms 6e-7."""
+        s^2 |Aw|^2 + s^4/2 tr A^2. 1,000 draws, 5 standard errors: false alarms 6e-7."""
         of, A, w = bowl
-        sigma, count, block = 0.3, 4000, slice(0, rows)
+        sigma, count, block = 0.3, 1000, slice(0, rows)
         wanted = Measure.registry["average_sharpness"](Isotropic(sigma), draws=count, over=over)
         rises = torch.tensor([v[""] for v in measure(of, [wanted], draws)[wanted]], dtype=torch.float64)
         noisy = A[block, block]
         expected = sigma**2 / 2 * noisy.trace().item()
         variance = sigma**2 * (A @ w)[block].square().sum() + sigma**4 / 2 * (noisy @ noisy).trace()
         assert abs(rises.mean().item() - expected) < 5 * math.sqrt(variance.item() / count)
-        assert rises.var().item() == pytest.approx(variance.item(), rel=0.15)
+        assert rises.var().item() == pytest.approx(variance.item(), rel=0.25)
 
     @pytest.mark.parametrize("over", ["all", "analog"])
     def test_ascent(self, bowl: tuple[Surface, Tensor, Tensor], over: Over) -> None:

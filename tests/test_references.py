@@ -4,9 +4,7 @@ by a file."""
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -14,8 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from processes import python
 from torch import nn
 
 from noiserobust.data import Batch, DataSource, load
@@ -299,7 +299,7 @@ class TestOtherProcesses:
             sweep(base, vary, [noise], 1, tmp_path / str(count), options={"images": 60}, executor=Local(count))
             for count in (1, 2)
         ]
-        assert rows[0]["value"].tolist() == rows[1]["value"].tolist()
+        pd.testing.assert_frame_equal(*(one.drop(columns=["model", "commit"]) for one in rows))
         assert set(rows[1]["method"]) == {self.METHOD, "rwp:own_parts:Ripple(0.2)"}
         assert set(rows[1]["noise"]) == {"own_parts:Ripple(0.2)"}
 
@@ -313,14 +313,7 @@ class TestOtherProcesses:
         assert out.strip() == f"{self.METHOD} own_package.inner:net(width=4)"
 
     def run(self, code: str, cwd: Path | None = None, expect: int = 0) -> str:
-        run = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"},
-        )
+        run = python("-c", textwrap.dedent(code), cwd=cwd, check=False)
         assert run.returncode == expect, run.stderr
         return run.stdout
 

@@ -7,11 +7,11 @@ import math
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import LIMIT, python
 
 import noiserobust.storage.provenance as versions
 from noiserobust.errors import UserError
@@ -66,7 +66,7 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
         "def half(temporary): temporary.write_text('ne'); os.kill(os.getpid(), 9)\n"
         "write_atomically(sys.argv[1], half)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(versions.__file__).parents[2], check=False)
+    done = python("-c", code, str(path), check=False)
     assert done.returncode == -9
     assert path.read_text() == "old"
     assert list(tmp_path.glob("*.parquet")) == [path]  # what is left over is not taken for a result
@@ -124,7 +124,7 @@ def test_commit_is_that_of_the_checkout_which_tracks_the_package(
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=n", "-c", "user.email=n@example.org", "-c", "commit.gpgsign=false"]
         command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT).stdout.strip()
 
     package = tmp_path / "noiserobust"
     package.mkdir()

@@ -34,12 +34,7 @@ OPTIONS = {"images": 60}
 
 
 class TestWorkers:
-    def test_several_processes_leave_the_same_files(self, tmp_path: Path) -> None:
-        alone, parallel = (
-            sweep(BASE, VARY, NOISES, 2, tmp_path / str(count), options=OPTIONS, executor=Local(count), shard=1)
-            for count in (1, 2)
-        )
-        same(alone.drop(columns="model"), parallel.drop(columns="model"))
+    """That they leave the same rows is held by test_references.py and test_reproduce.py."""
 
     def test_bad_input_of_a_piece_is_one_line_here(self, tmp_path: Path) -> None:
         runs = runs_of(replace(BASE, data=str(tmp_path / "nowhere")), {"seed": [0, 1]}, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import types
 import typing
@@ -30,6 +31,7 @@ KNOWN = ", ".join(sorted(NoiseModel.registry))
 MEMBERS = {f"{family}-{name}": member for family, root in ROOTS.items() for name, member in root.registry.items()}
 
 
+@functools.cache
 def values(kind: Any) -> st.SearchStrategy[Any]:
     """Values of a field's type, within what most fields allow: floats in [0, 1], whole numbers from 1."""
     origin, options = typing.get_origin(kind), typing.get_args(kind)
@@ -83,6 +85,7 @@ NARROW: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 """Values of fields of which a class allows few."""
 
 
+@functools.cache
 def settings_of(member: type[Any]) -> st.SearchStrategy[Any]:
     """Objects of a registered class, over all its fields."""
     kinds, narrow = typing.get_type_hints(member), NARROW.get(member.name, {})

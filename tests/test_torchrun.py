@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from methods import close, few_digits, same_bits
-from processes import HERE, LIMIT, environment
+from processes import HERE, python
 from processes import torchrun as started
 from torch import Tensor
 from torchrun_worker import RESUMED, RUNS, stopped
@@ -97,33 +95,29 @@ def test_another_number_of_processes_goes_on(runs: Path, data: Splits, tmp_path:
     pd.testing.assert_frame_equal(*(log.drop(columns="seconds")[:2] for log in logs), check_exact=True)
 
 
+FAILURES = {
+    "refused": ([2, 2], "noiserobust: error: expected luck, got none"),
+    "interrupted": ([130, 130], "noiserobust: interrupted; the same command goes on from here"),
+    # Whose code is at fault is known where the error is.
+    "broken": ([1, 2], "noiserobust: error: expected code of your own that works, got ZeroDivisionError"),
+}
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of them, in one start."""
+    folder = tmp_path_factory.mktemp("failures")
+    python(str(HERE / "torchrun_worker.py"), "failures", str(folder), *FAILURES)
+    return folder
+
+
 @slow
-@pytest.mark.parametrize(
-    ("how", "codes", "line"),
-    [
-        ("refused", [2, 2], "noiserobust: error: expected luck, got none"),
-        ("interrupted", [130, 130], "noiserobust: interrupted; the same command goes on from here"),
-        # Whose code is at fault is known where the error is.
-        ("broken", [1, 2], "noiserobust: error: expected code of your own that works, got ZeroDivisionError"),
-    ],
-)
-def test_what_ends_one_ends_all(how: str, codes: list[int], line: str, tmp_path: Path) -> None:
-    """Started by hand, without an agent that would end the other: rank 1 fails, rank 0 waits for it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "torchrun_worker.py"), how, str(tmp_path)],
-            env=environment(RANK=rank, LOCAL_RANK=rank, **common),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    said = [process.communicate(timeout=LIMIT)[1] for process in ranks]
-    assert [process.returncode for process in ranks] == codes, said
+@pytest.mark.parametrize("how", FAILURES)
+def test_what_ends_one_ends_all(how: str, failures: Path) -> None:
+    """Rank 1 fails, rank 0 waits for it."""
+    codes, line = FAILURES[how]
+    said = [(failures / f"{how}.{rank}").read_text() for rank in (0, 1)]
+    assert json.loads((failures / f"{how}.codes").read_text()) == codes, said
     assert said[1].strip().splitlines()[-1].removeprefix("[rank1]: ").startswith(line)
     assert len(said[1].strip().splitlines()) == 1
     # Nothing but the progress bar of rank 0.

@@ -12,11 +12,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from processes import LIMIT
 
 from noiserobust.papers import PAPERS
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ["pyproject.toml", "README.md", "LICENSE", "noiserobust", "tests", "experiments", "figures"]
+SHORT = ["--seeds", "0", "--epochs", "1", "--draws", "1"]
 TAG = "7.8.9"
 COMMIT = ["-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "--no-verify", "-m", "one"]
 COMMON = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -27,7 +29,8 @@ pytestmark = pytest.mark.slow
 def run(*command: str | Path, folder: Path) -> str:
     """What a command prints, run in ``folder`` without any setting of ours."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run([str(word) for word in command], cwd=folder, env=clean, capture_output=True, text=True)
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=folder, env=clean, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -100,12 +103,11 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
 
 
 def test_the_installed_package_is_the_wheels_own(environment: Path, tmp_path: Path) -> None:
-    lines = [
-        "import noiserobust, noiserobust.papers.grid as grid",
-        "from noiserobust.noise import NoiseModel",
-        f"print(noiserobust.__file__, NoiseModel.parse('measured:example'), *(len(grid.published(p)) for p in {PAPERS}))",
-    ]
-    place, example, *cells = run(environment / "python", "-c", "\n".join(lines), folder=tmp_path).split()
+    code = (
+        "import noiserobust, noiserobust.papers.grid as g; from noiserobust.noise import NoiseModel\n"
+        f"print(noiserobust.__file__, NoiseModel.parse('measured:example'), *(len(g.published(p)) for p in {PAPERS!r}))"
+    )
+    place, example, *cells = run(environment / "python", "-c", code, folder=tmp_path).split()
     assert Path(place).is_relative_to(environment.parent)
     assert example.startswith("measured:")
     assert all(int(count) > 10 for count in cells)
@@ -127,6 +129,6 @@ def test_the_version_is_that_of_the_tag(environment: Path, without_tags: list[st
 
 
 def test_the_main_job_runs_from_any_folder(environment: Path, tmp_path: Path) -> None:
-    printed = run(environment / "noiserobust", *"demo --seeds 0 --epochs 1 --draws 1".split(), folder=tmp_path)
+    printed = run(environment / "noiserobust", "demo", *SHORT, folder=tmp_path)
     assert "rwp:gaussian(0.3) - plain" in printed
     assert (tmp_path / "runs" / "demo" / "demo.png").is_file()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
+import socket
 import sys
 import warnings
 from collections.abc import Callable
@@ -100,6 +102,26 @@ def failing(how: str, folder: Path) -> None:
     command(["train", "--epochs", "2", "--out", str(folder)])
 
 
+def failures(folder: Path, hows: list[str]) -> None:
+    """As if started by hand, without an agent that would end the other: what each of two ranks said, and its code."""
+    command(["train", "--epochs", "1", "--out", str(folder / "before")])  # forks find all that it imports
+    for how in hows:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        ranks = []
+        for rank in ("0", "1"):
+            process = os.fork()  # which ends as Python does
+            if not process:
+                os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
+                os.dup2(os.open(folder / f"{how}.{rank}", os.O_CREAT | os.O_WRONLY), 2)
+                failing(how, folder)
+                sys.exit()
+            ranks.append(process)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in ranks]
+        (folder / f"{how}.codes").write_text(json.dumps(codes))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     warnings.simplefilter("error")
@@ -112,5 +134,7 @@ if __name__ == "__main__":
             assert torch.equal(torch.get_rng_state(), before)
         sys.stderr.flush()
         os._exit(0)  # gloo's threads and the interpreter's end get into each other's way now and then (exit code -6)
+    elif task == "failures":
+        failures(to, sys.argv[3:])
     else:
         failing(task, to)

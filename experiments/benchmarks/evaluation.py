@@ -40,6 +40,7 @@ from torchvision.transforms import ToTensor
 
 from noiserobust import evaluate
 from noiserobust.data import load
+from noiserobust.evaluation import Target
 from noiserobust.evaluation.settings import grouped
 from noiserobust.models import ModelSpec
 from noiserobust.models.compute import autocast
@@ -71,6 +72,7 @@ class Bench:
             "ours bf16 unfolded": lambda: self.ours(precision="bf16", fold=False),
             "ours bf16 compiled": lambda: self.ours(precision="bf16", compile=True),
             "ours to a precision": lambda: self.ours(precision_target=0.5),
+            "ours to a precision by bf16": lambda: self.ours(precision_target=Target(0.5, by_bf16=True)),
             "loop": self.loop,
             "aihwkit tiles": self.tiles,
             "aihwkit to digital": lambda: self.tiles(digital=True),

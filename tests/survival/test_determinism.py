@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from harness import TINY, content
+from processes import python
 
 from noiserobust import evaluate
 from noiserobust.cli import main
@@ -42,7 +42,7 @@ def test_another_process_elsewhere(folder: Path, tmp_path: Path) -> None:
     code = f"from noiserobust.cli import main\nfor words in {COMMANDS!r}: main(words)"
     env = os.environ | OTHERWISE
     env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    subprocess.run([sys.executable, "-c", code], cwd=place, env=env, check=True, capture_output=True)
+    python("-c", code, cwd=place, env=env)
     assert content(place) == content(folder)
 
 
