@@ -86,7 +86,7 @@ class Command:
 
     def check_places(self) -> None:
         """Refuse files and folders that cannot be written, before any work is done for them."""
-        from noiserobust.storage.files import file_to_write, folder_to_write, known_to_write
+        from noiserobust.storage.files import FORMATS, file_to_write, folder_to_write, known_to_write
 
         seen: dict[str, str] = {}
         for field in dataclasses.fields(self):
@@ -97,6 +97,11 @@ class Command:
             if other != field.name:
                 raise UserError(f"expected files of their own for {other} and {field.name}, got {path} for both")
             kind = "folder" if isinstance(field.default, Path) and not field.default.suffix else PLACES[field.name]
+            if kind == "folder" and path.suffix.lower() in FORMATS["file of rows"]:
+                raise UserError(
+                    f"expected a folder for --{field.name}, got {path}, a file's name; name a folder: rows.parquet in it "
+                    f"becomes {path.suffix} by noiserobust report --wide"
+                )
             if kind in ("file", "folder"):
                 (folder_to_write if kind == "folder" else file_to_write)(path)
             else:
