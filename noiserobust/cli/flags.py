@@ -51,6 +51,13 @@ PLACES = {
 """Fields that say where something is to be written, and what it is."""
 
 
+NEEDED = {
+    "checkpoints": "expected at least one checkpoint, got none; name runs' folders, or a folder of runs",
+    "rows": "expected files of rows, got none; evaluate writes them",
+    "runs": "expected runs' folders, or a folder of runs, got none; train makes them",
+}
+"""Positional arguments of several words that a command does nothing without."""
+
 OUTPUT: Groups = {"output": ("page", "wide", "json", "quiet")}
 """The group of flags that commands share: json and quiet are of all."""
 
@@ -232,6 +239,9 @@ def read_command(command: type[Command], words: Sequence[str], prog: str) -> Any
             parser.add_argument(flag.option, dest=flag.name, nargs=flag.count, type=flag.read, action=action)
     known = list(parser._option_string_actions)
     given = vars(parser.parse_args([_spelled(word, known, parser) for word in words]))
+    for flag in flags:
+        if flag.positional and flag.name in NEEDED and not given.get(flag.name):
+            parser.error(NEEDED[flag.name])
     hints = get_type_hints(command)
     parts: dict[str, dict[str, Any]] = {"": {}}
     for flag in flags:
