@@ -99,8 +99,8 @@ class Command:
             kind = "folder" if isinstance(field.default, Path) and not field.default.suffix else PLACES[field.name]
             if kind == "folder" and path.suffix.lower() in FORMATS["file of rows"]:
                 raise UserError(
-                    f"expected a folder for --{field.name}, got {path}, a file's name; name a folder: rows.parquet in it "
-                    f"becomes {path.suffix} by noiserobust report --wide"
+                    f"expected a folder for --{field.name}, got {path}, a file's name; name a folder: rows.parquet "
+                    f"in it becomes {path.suffix} by noiserobust report --wide"
                 )
             if kind in ("file", "folder"):
                 (folder_to_write if kind == "folder" else file_to_write)(path)
