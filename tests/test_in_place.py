@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from noiserobust import rng
 from noiserobust.analog.noisy import NoisyWeights
-from noiserobust.noise import Gaussian, NoiseModel, in_place, reference_scale
+from noiserobust.noise import Gaussian, Laplace, NoiseModel, in_place, reference_scale
 from noiserobust.noise.in_place import add_in_place, adds_in_place
 from noiserobust.rng import Stream, pieces, seeded
 
@@ -27,25 +27,37 @@ DIRECT = [
     Gaussian(0.1, reference="layer"),
     Gaussian(0.1, reading="literal"),
     Gaussian(0.3, reference="layer", reading="literal"),
+    Laplace(0.1),
 ]
 
 
 def plain_normal(stream: Stream, shape: tuple[int, ...]) -> Tensor:
     """A normal field as simply as it can be said: every block of rows at once, from its own generator."""
+    return plain_field(stream, shape, lambda block, generator: block.normal_(generator=generator))
+
+
+def plain_field(stream: Stream, shape: tuple[int, ...], fill: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
     rows = max(1, rng.BLOCK // math.prod(shape[1:]))
     parts = [
-        torch.empty(min(rows, shape[0] - start), *shape[1:]).normal_(generator=stream.generator(block=index))
+        fill(torch.empty(min(rows, shape[0] - start), *shape[1:]), stream.generator(block=index))
         for index, start in enumerate(range(0, shape[0], rows))
     ]
     return torch.cat(parts)
 
 
-def plain(noise: Gaussian, weight: Tensor, stream: Stream) -> Tensor:
+def plain_laplace(block: Tensor, generator: torch.Generator) -> Tensor:
+    first = block.exponential_(generator=generator)
+    return first - torch.empty_like(block).exponential_(generator=generator)
+
+
+def plain(noise: Gaussian | Laplace, weight: Tensor, stream: Stream) -> Tensor:
     """w + sigma s z as simply as it can be said."""
     dims = tuple(range(1 if noise.reference == "filter" else 0, weight.dim()))
-    scale = torch.linalg.vector_norm(weight, torch.inf, dim=dims, keepdim=True)
+    scale, stream = torch.linalg.vector_norm(weight, torch.inf, dim=dims, keepdim=True), stream.child("program")
+    if isinstance(noise, Laplace):
+        return weight + plain_field(stream, tuple(weight.shape), plain_laplace) * (noise.b * scale)
     std = noise.sigma * (scale.sqrt() if noise.reading == "literal" else scale)
-    return weight + plain_normal(stream.child("program"), tuple(weight.shape)) * std
+    return weight + plain_normal(stream, tuple(weight.shape)) * std
 
 
 def weight_of(shape: tuple[int, ...], channels_last: bool = False) -> Tensor:
@@ -191,7 +203,7 @@ def test_what_it_does_not_take() -> None:
     for noise, refused in [
         (Gaussian(0.1, per="read"), weight),
         (Gaussian(0.1, reference="tile"), weight),
-        (NoiseModel.parse("laplace:0.1"), weight),
+        (NoiseModel.parse("laplace:0.1,reference=tile"), weight),
         (NoiseModel.parse("gaussian:0.1+gaussian:0.1"), weight),
         (Gaussian(0.1), weight.double()),
         (Gaussian(0.1), weight.bfloat16()),

@@ -23,7 +23,7 @@ class Evaluate(OnChips):
         "noiserobust evaluate runs --noise pcm --times 25s 1d 1y --compensation global",
     )
     rare: ClassVar[Groups] = {
-        "to a precision": ("precision_target", "max_images", "noise_std_draws"),
+        "to a precision": ("precision_target", "by_bf16", "max_images", "noise_std_draws"),
         **RARE,
         "metrics": ("metrics",),
     }
@@ -34,6 +34,8 @@ class Evaluate(OnChips):
     """Every noise at each of these strengths in place of its own: of gaussian:1 at 0.1 the sigma is 0.1."""
     precision_target: float | None = None
     """Accuracy to ± this many points at 95 %, per network and noise, instead of a number of draws."""
+    by_bf16: bool = False
+    """Most answers in bf16, some again in fp32, which corrects the first: fp32's accuracy sooner."""
     max_images: int = 1_000_000
     """Images' forward passes after which a network and noise is given up."""
     noise_std_draws: int = 0
@@ -48,7 +50,10 @@ class Evaluate(OnChips):
 
         target = None
         if self.precision_target is not None:
-            target = Target(self.precision_target, max_images=self.max_images, noise_std_draws=self.noise_std_draws)
+            given = {name: getattr(self, name) for name in ("max_images", "noise_std_draws", "by_bf16")}
+            target = Target(self.precision_target, **given)
+        elif self.by_bf16:
+            raise UserError("expected --precision-target beside --by-bf16; of a number of draws choose --precision")
         elif self.noise_std_draws:
             raise UserError("expected --precision-target beside --noise-std-draws; whole passes give it anyway")
         if self.dry_run:

@@ -22,7 +22,7 @@ from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, named_data, part_of
 from noiserobust.evaluation.frozen import require_effect
 from noiserobust.evaluation.settings import Chips, Where
-from noiserobust.models.compute import autocast, device_of
+from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.kinds import require_weights
 from noiserobust.models.modes import recalibrated
 from noiserobust.models.wrappers import unwrap
@@ -130,6 +130,9 @@ class ModelOnChips:
         plain = self.opened.plain and not self.calibration
         foldable = plain and compute.fold and not sharded and images is not None
         self.folding = Folding(self.noisy, images) if foldable else None
+        moments = {(str(one["t"]), one["read"]) for one in self.readings}
+        self.reads_again = not read_once and len(self.readings) > len(moments)
+        """Whether some readings of a chip differ in what is done with its outputs alone."""
         self.compiled: Any = None
         if compute.compile:
             if not plain or not all(one.is_identity for one in self.converting.values()):
@@ -199,6 +202,7 @@ class ModelOnChips:
             self.require_effect()
         if self.programmed is None and not self.noisy.is_identity(noise):
             self.programmed = self.opened.program(self.noisy, noise, stream, self.read_once)
+            self.programmed.keeps_reads = self.reads_again
         converting = self.converting[converters]
         with ExitStack() as stack:
             if self.programmed is None:
@@ -231,13 +235,44 @@ class ModelOnChips:
         """The clean margins of all images, by one pass of the network itself."""
         return self._answers(self.model.network, self.model.batches)[1].double().cpu().numpy()
 
+    @cached_property
+    def quick_margins(self) -> np.ndarray:
+        """The same in bf16, with norms folded."""
+        with ExitStack() as stack:
+            if self.folding:
+                stack.enter_context(self.noisy.replaced(lambda weight: weight.value()))
+                stack.enter_context(self.folding.folded())
+            return self._answers(self.model.network, self.model.batches, "bf16")[1].double().cpu().numpy()
+
     def correct(self, noise: NoiseModel, stream: Stream, positions: np.ndarray, **reading: Any) -> np.ndarray:
         """Whether the chip is right, on the images at ``positions``; ``reading`` is that of :meth:`reading`."""
         with self.reading(noise, stream, **reading) as network:
             return self._answers(network, pick(self.model.batches, positions))[0].cpu().numpy()
 
-    def _answers(self, network: nn.Module, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-        return answers(network, batches, self.model.compute.precision, self.model.task)
+    def correct_by_bf16(
+        self,
+        noise: NoiseModel,
+        stream: Stream,
+        positions: np.ndarray,
+        looks: Callable[[np.ndarray], np.ndarray],
+        **reading: Any,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Whether the chip is right by bf16, and what is to be added to that: ``looks(margins)`` says how much the
+        difference of each image counts; those with 0 are not computed in the model's own precision."""
+        with self.reading(noise, stream, **reading) as network:
+            size = 2 * len(self.model.batches[0])  # an open network, noise and all, for as few passes as can be
+            right, margin = self._answers(network, pick(self.model.batches, positions, size), "bf16")
+            quick, added = right.cpu().numpy(), looks(margin.double().cpu().numpy())
+            (looked,) = added.nonzero()
+            if len(looked):
+                own = self._answers(network, pick(self.model.batches, positions[looked]))[0].cpu().numpy()
+                added[looked] *= own.astype(float) - quick[looked]
+        return quick, added
+
+    def _answers(
+        self, network: nn.Module, batches: Sequence[Batch], precision: Precision | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return answers(network, batches, precision or self.model.compute.precision, self.model.task)
 
     def _inputs(self, images: int) -> list[Any]:
         """Batches of the inputs of so many training images."""

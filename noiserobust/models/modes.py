@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,25 +19,28 @@ from noiserobust.models.compute import Precision, as_weights, autocast, call, de
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside, in which observers of quantisation learn nothing; every module's own mode again outside."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    if any(training for _, training in modes):
+        model.eval()
     try:
-        with _frozen_observers(model):
+        with _frozen_observers(module for module, _ in modes):
             yield
     finally:
         for module, training in modes:
-            module.training = training
+            if module.training != training:  # setting is slow
+                module.training = training
 
 
 @contextmanager
-def _frozen_observers(model: nn.Module) -> Iterator[None]:
+def _frozen_observers(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Inside, observers of torch's quantisation keep their ranges, which they learn in eval mode, too."""
     if "torch.ao.quantization" not in sys.modules:
         yield
         return
     from torch.ao.quantization import FakeQuantizeBase, ObserverBase
 
-    learning = [module.observer_enabled for module in model.modules() if isinstance(module, FakeQuantizeBase)]
-    observers = [module for module in model.modules() if isinstance(module, ObserverBase)]
+    quantising = [module for module in modules if isinstance(module, (FakeQuantizeBase, ObserverBase))]
+    learning: list[Any] = [module.observer_enabled for module in quantising if isinstance(module, FakeQuantizeBase)]
+    observers = [module for module in quantising if isinstance(module, ObserverBase)]
     ranges = [{name: value.clone() for name, value in one.state_dict().items()} for one in observers]
     before = [enabled.clone() for enabled in learning]
     try:
@@ -80,7 +84,7 @@ def kept_norm_stats(model: nn.Module) -> Iterator[None]:
     kinds = [[buffer for buffer in buffers if buffer.dtype == dtype] for dtype in {b.dtype for b in buffers}]
     kept = [[buffer.clone() for buffer in kind] for kind in kinds]
     try:
-        with _frozen_observers(model):
+        with _frozen_observers(model.modules()):
             yield
     finally:
         with torch.no_grad():
@@ -100,7 +104,6 @@ def batch_normalised(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-@torch.no_grad()
 def recalibrated(model: nn.Module, batches: Sequence[Batch], precision: Precision = "fp32") -> Iterator[None]:
     """Inside, batch norm (and instance norm that has learnt statistics) uses statistics learnt anew from ``batches``,
     of the model as it stands (noisy weights and all): their mean over the batches, each with equal weight. Its own
@@ -119,7 +122,7 @@ def recalibrated(model: nn.Module, batches: Sequence[Batch], precision: Precisio
     momenta = [norm.momentum for norm in norms]
     try:
         with kept_norm_stats(model):
-            with evaluating(model), autocast(device_of(model), precision):
+            with torch.no_grad(), evaluating(model), autocast(device_of(model), precision):
                 for norm in norms:
                     norm.reset_running_stats()
                     norm.train()

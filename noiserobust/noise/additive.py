@@ -84,6 +84,7 @@ class Laplace(NoiseModel, name="laplace"):
 
     example: ClassVar[str] = "laplace:0.02"
     strength_field: ClassVar[str | None] = "b"
+    unit: ClassVar[Literal["normal", "laplace"]] = "laplace"
 
     b: float
     reference: Reference = "filter"
@@ -97,8 +98,14 @@ class Laplace(NoiseModel, name="laplace"):
     def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
         if self.is_identity:
             return below
-        scale = reference_scale(clean, self.reference, self.rows, self.columns)
-        return additive(below, field_like(stream.laplace, clean), self.b * scale)
+        return additive(below, field_like(stream.laplace, clean), self._scale(clean))
+
+    @property
+    def row_std(self) -> Callable[[Tensor], Tensor] | None:
+        return self._scale if self.reference in ("filter", "layer") else None
+
+    def _scale(self, clean: Tensor) -> Tensor:
+        return self.b * reference_scale(clean, self.reference, self.rows, self.columns)
 
     @property
     def shards(self) -> bool:

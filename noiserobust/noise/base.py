@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -89,10 +89,13 @@ class NoiseModel(Scalable, family="noise model"):
     def row_std(self) -> Callable[[Tensor], Tensor] | None:
         """The function that gives a weight's standard deviations, one per row or one for all; ``None`` for most models.
 
-        Only for a model that adds std times one standard normal field of its stream and does nothing else. Such noise
+        Only for a model that adds std times one field of its stream, :attr:`unit`, and does nothing else. Such noise
         can be added in place.
         """
         return None
+
+    unit: ClassVar[Literal["normal", "laplace"]] = "normal"
+    """The field of a :class:`~noiserobust.rng.Stream` that :attr:`row_std` multiplies."""
 
     @property
     def shards(self) -> bool:

@@ -1,15 +1,17 @@
-"""Gaussian noise added to weights in place, as a training step does for each of its draws."""
+"""Gaussian and Laplace noise added to weights in place, as a training step does for each of its draws."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from noiserobust.noise.base import NoiseModel
-from noiserobust.rng import BLOCK, Stream, blocks, pieces, side_by_side
+from noiserobust.rng import BLOCK, Stream, blocks, laplace_pieces, pieces, side_by_side
+
+Fields = Callable[[Tensor, Sequence[int], torch.Generator], Iterator[Tensor]]
 
 
 def adds_in_place(noise: NoiseModel, weight: Tensor) -> bool:
@@ -24,7 +26,7 @@ def add_in_place(noise: NoiseModel, weights: Sequence[tuple[Tensor, Stream]]) ->
     """Every weight (outputs, inputs...) becomes ``noise.sample(weight, its stream)``, bit for bit.
 
     On the CPU the blocks of all weights are shared out over the cores, large ones first. A core fills a piece with
-    normals, scales it and adds it while all of it is in its cache: no field lies in memory.
+    normals, scales it and adds it while all of it is in its cache: no field lies in memory (of Laplace noise a block).
     """
     if (row_std := noise.row_std) is None:
         raise ValueError(f"expected a noise that can be added in place, got {noise}")
@@ -32,13 +34,14 @@ def add_in_place(noise: NoiseModel, weights: Sequence[tuple[Tensor, Stream]]) ->
     for weight, stream in weights:
         std, field = row_std(weight), stream.child("program")
         if weight.device.type != "cpu":
-            weight.add_(field.normal(weight.shape, device=weight.device) * std)
+            weight.add_(getattr(field, noise.unit)(weight.shape, device=weight.device) * std)
             continue
         std = std.expand(len(weight), *std.shape[1:])
         for index, start, stop in blocks(len(weight), weight[0].numel()):
             parts.append((weight[start:stop], std[start:stop], field.generator(block=index)))
     parts.sort(key=lambda part: -part[0].numel())
-    work = [partial(_add_to_block, *part) for part in parts]
+    fields: Fields = _laplace_pieces if noise.unit == "laplace" else _normal_pieces
+    work = [partial(_add_to_block, fields, *part) for part in parts]
     if sum(block.numel() for block, _, _ in parts) > BLOCK:
         side_by_side(work, torch.device("cpu"))
         return
@@ -46,9 +49,19 @@ def add_in_place(noise: NoiseModel, weights: Sequence[tuple[Tensor, Stream]]) ->
         fill()
 
 
-def _add_to_block(block: Tensor, std: Tensor, generator: torch.Generator) -> None:
-    """Add std times the generator's normals to a block, piece by piece in the same memory."""
+def _add_to_block(fields: Fields, block: Tensor, std: Tensor, generator: torch.Generator) -> None:
+    """Add std times the generator's field to a block, piece by piece."""
     rows = pieces(len(block), block[0].numel())
+    for piece, its_std, field in zip(block.split(rows), std.split(rows), fields(block, rows, generator), strict=True):
+        piece.add_(field.mul_(its_std))
+
+
+def _normal_pieces(block: Tensor, rows: Sequence[int], generator: torch.Generator) -> Iterator[Tensor]:
+    """Normals for so many ``rows`` of ``block`` after the other, all in the same memory."""
     normals = torch.empty(max(rows), *block.shape[1:])
-    for piece, its_std in zip(block.split(rows), std.split(rows), strict=True):
-        piece.add_(normals[: len(piece)].normal_(generator=generator).mul_(its_std))
+    for count in rows:
+        yield normals[:count].normal_(generator=generator)
+
+
+def _laplace_pieces(block: Tensor, rows: Sequence[int], generator: torch.Generator) -> Iterator[Tensor]:
+    return laplace_pieces(torch.empty(block.shape), rows, generator)

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
@@ -46,8 +47,6 @@ def mesh_of(model: nn.Module) -> Any:
 
 def of_first(value: T, mesh: Any) -> T:
     """``value`` of the first process of ``mesh``, in all of its processes."""
-    import torch.distributed as dist
-
     values = [value]
     for axis in range(mesh.ndim):
         group = mesh.get_group(axis)
@@ -57,6 +56,8 @@ def of_first(value: T, mesh: Any) -> T:
 
 def forget_gathered(model: nn.Module) -> None:
     """Let FSDP gather its shards anew: whole weights kept from a forward pass would outlive their change."""
+    if not (dist.is_available() and dist.is_initialized()):  # asked at every draw: to look at all modules takes longer
+        return
     for module in model.modules():
         if _is(module, "torch.distributed.fsdp", "FSDPModule"):
             module.reshard()  # type: ignore[operator]

@@ -100,7 +100,7 @@ def same_answer(one: str, other: str, precision: Precision = "fp32") -> bool:
     if len(pairs) != SUMS or any(math.isnan(a) != math.isnan(b) for a, b in pairs):
         return False
     largest = max((abs(value) for pair in pairs for value in pair if not math.isnan(value)), default=0.0)
-    limit = TOLERANCE[precision] * largest
+    limit = TOLERANCE[precision.partition(" ")[0]] * largest
     return all(a == b or math.isnan(a) or abs(a - b) <= limit < math.inf for a, b in pairs)
 
 

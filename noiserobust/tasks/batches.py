@@ -41,13 +41,13 @@ def _are_tokens(inputs: Tensor) -> bool:
     return inputs.dim() == 2 and not inputs.is_floating_point()
 
 
-def pick(batches: Sequence[Batch], positions: np.ndarray) -> list[Batch]:
-    """The images at ``positions`` of the whole, in that order, as batches no larger than those they come from."""
-    order = np.argsort(positions, kind="stable")
+def pick(batches: Sequence[Batch], positions: np.ndarray, size: int | None = None) -> list[Batch]:
+    """The images at ``positions`` of the whole, in that order, as batches of ``size`` at most: of those they come
+    from."""
     starts = np.cumsum([0, *map(len, batches)])
-    home = np.searchsorted(starts, positions[order], side="right") - 1
-    place = positions[order] - starts[home]
-    size, device = len(batches[0]), nests.first(batches[0].inputs).device
-    parts = [batches[i][torch.from_numpy(place[home == i]).to(device)] for i in np.unique(home)]
-    joined = Batch.join(parts)[torch.from_numpy(np.argsort(order)).to(device)]
+    home = np.searchsorted(starts, positions, side="right") - 1
+    read = {i: batches[i] for i in np.unique(home).tolist()}  # each once, and in order: they may be streamed
+    places = zip(home.tolist(), (positions - starts[home]).tolist(), strict=True)
+    # Slices, which keep the memory format and copy nothing; joining them copies once.
+    joined, size = Batch.join([read[i][slice(place, place + 1)] for i, place in places]), size or len(batches[0])
     return [joined[slice(start, start + size)] for start in range(0, len(joined), size)]

@@ -108,17 +108,33 @@ def refitted(margin: np.ndarray, positions: np.ndarray, correct: np.ndarray, wei
     """The same chance for every image, from the answers to some: a logistic regression on the clean margin m.
 
     Features u = m / mean abs(m) and sign(u) sqrt(abs(u)); each answer counts by its ``weight``, scaled to mean 1; an L2
-    penalty of 1e-3 (scikit-learn's C = 1000) keeps it finite where the answers are separable.
+    penalty of 1e-3 on their factors (scikit-learn's C = 1000) keeps it finite where the answers are separable.
     """
     if correct.all() or not correct.any():
         return np.full(len(margin), float(correct[0]))
-    from sklearn.linear_model import LogisticRegression  # here, so that importing noiserobust stays light
-
     u = margin / max(np.abs(margin).mean(), np.finfo(float).tiny)
-    features = np.column_stack([u, np.sign(u) * np.sqrt(np.abs(u))])
-    model = LogisticRegression(C=1000.0, tol=1e-8, max_iter=1000)
-    model.fit(features[positions], correct, sample_weight=weight / weight.mean())
-    return model.predict_proba(features)[:, 1]
+    features = np.column_stack([u, np.sign(u) * np.sqrt(np.abs(u)), np.ones(len(u))])
+    x, weight, beta = features[positions], weight / weight.mean(), np.zeros(3)
+    penalty = np.array([1e-3, 1e-3, 0.0])
+
+    def loss(beta: np.ndarray) -> float:
+        return float(weight @ np.logaddexp(0, np.where(correct, -1, 1) * (x @ beta)) + penalty @ beta**2 / 2)
+
+    for _ in range(100):  # Newton's method; a step that leads up is halved
+        chance = _logistic(x @ beta)
+        gradient = x.T @ (weight * (chance - correct)) + penalty * beta
+        curvature = x.T @ (x * (weight * chance * (1 - chance))[:, None]) + np.diag(penalty + 1e-12)
+        step = np.linalg.solve(curvature, gradient)
+        while loss(beta - step) > loss(beta) and np.abs(step).max() > 1e-10:
+            step = step / 2
+        beta = beta - step
+        if np.abs(step).max() <= 1e-10 * max(1.0, float(np.abs(beta).max())):
+            break
+    return _logistic(features @ beta)
+
+
+def _logistic(x: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0, -x))
 
 
 def sampling_variance(

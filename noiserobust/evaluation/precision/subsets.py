@@ -16,8 +16,9 @@ PILOT_IMAGES = 64  # of each
 SIZES = range(16, 161, 16)
 """Images per draw to choose from, besides all of them."""
 
-Answers = Callable[[int, np.ndarray], np.ndarray]
-"""(draw, positions) -> whether the network under that draw is right there (bool)."""
+Answers = Callable[[int, np.ndarray], "np.ndarray | tuple[np.ndarray, np.ndarray]"]
+"""(draw, positions) -> whether the network under that draw is right there (bool), or that and what is to be added to
+each, which makes it right in expectation (:mod:`~noiserobust.evaluation.precision.looks`)."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,13 @@ class Subsets:
         self.images, self._margins, self._answers = images, margins, answers
         self.stream, self.draw_cost = stream, draw_cost
         self._seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._pilot: dict[int, dict[str, float]] = {}
 
     def until_precise(self, draw: int) -> dict[str, float]:
         """What the subset of draw ``draw`` says, on the way to a precision."""
         if draw >= PILOT:
             return self._values(self.plan.strata, draw, "stopped")
-        if draw not in self._seen:
-            self._answered(self._first, draw, "stopped")
-        return _values(self._first, self._seen[draw][1])
+        return self._values(self._first, draw, "stopped")
 
     def for_noise_std(self, draw: int) -> dict[str, float]:
         """The same in the design that measures the noise's standard deviation: about v_1 / s^2 images a draw."""
@@ -112,16 +112,19 @@ class Subsets:
     def _strata(self, scores: np.ndarray, images: int) -> Strata:
         return Strata.whole(self.images) if images >= self.images else Strata.cut(self.margin, scores, images)
 
-    def _answered(self, strata: Strata, draw: int, purpose: str) -> np.ndarray:
-        generator = np.random.Generator(np.random.PCG64(self.stream.child(purpose, draw).integer()))
-        positions = strata.subset(generator)
-        correct = np.asarray(self._answers(draw, positions), dtype=bool)
-        if draw < PILOT and purpose == "stopped":
-            self._seen[draw] = positions, correct
-        return correct
-
     def _values(self, strata: Strata, draw: int, purpose: str) -> dict[str, float]:
-        return _values(strata, self._answered(strata, draw, purpose))
+        pilot = draw < PILOT and purpose == "stopped"
+        if not (pilot and draw in self._pilot):
+            generator = np.random.Generator(np.random.PCG64(self.stream.child(purpose, draw).integer()))
+            positions = strata.subset(generator)
+            answered = self._answers(draw, positions)
+            correct, added = answered if isinstance(answered, tuple) else (answered, None)
+            correct = np.asarray(correct, dtype=bool)
+            values = _values(strata, correct, added)
+            if not pilot:
+                return values
+            self._seen[draw], self._pilot[draw] = (positions, correct), values
+        return self._pilot[draw]
 
 
 @dataclass(frozen=True)
@@ -140,8 +143,10 @@ class WholePasses:
     for_noise_std = everything = until_precise
 
 
-def _values(strata: Strata, correct: np.ndarray) -> dict[str, float]:
+def _values(strata: Strata, correct: np.ndarray, added: np.ndarray | None = None) -> dict[str, float]:
     share, variance = strata.estimate(correct)
+    if added is not None:
+        share += float(strata.represents @ added)
     return {
         "subset_accuracy": 100 * share,
         "subset_variance": 1e4 * variance,

@@ -19,6 +19,7 @@ from noiserobust.analog.noisy import report_stream
 from noiserobust.bars import Bar
 from noiserobust.errors import UserError
 from noiserobust.evaluation.on_chips import ModelOnChips
+from noiserobust.evaluation.precision.looks import looks
 from noiserobust.evaluation.precision.subsets import PILOT, Subsets, WholePasses
 from noiserobust.evaluation.statistics.components import require_confidence
 from noiserobust.models.compute import device_of
@@ -32,6 +33,7 @@ from noiserobust.tasks import Score
 CELL = ["method", "model", "replicate", "noise", "strength", "t", *(name for name in OPERATION if name != "subset")]
 CHECK_EVERY = 8  # draws
 DRAW_COST = {"cpu": 20.0}
+BF16_DRAW_COST = {"cpu": 30.0}
 OTHER_DRAW_COST = 250.0
 """What a draw costs beside its images, in images' forward passes, by device. On accelerators it is an assumption: a
 subset fills none of them, so that its launches count, not its images."""
@@ -42,8 +44,10 @@ class Target:
     """Accuracy to ± ``half_width`` points with ``confidence``, over noise draws; and where to give up.
 
     ``max_draws`` and ``max_images`` (images' forward passes) are per model, noise and reading. ``noise_std_draws``:
-    draws of a second, fixed design that measures the noise's standard deviation (0: none; from 32). Raises
-    :class:`~noiserobust.UserError` for what cannot be.
+    draws of a second, fixed design that measures the noise's standard deviation (0: none; from 32). ``by_bf16``:
+    networks compute most answers in bf16, and some again in float32, which corrects the first: the accuracy is that of
+    float32, sooner (:mod:`~noiserobust.evaluation.precision.looks`). Raises :class:`~noiserobust.UserError` for what
+    cannot be.
     """
 
     half_width: float
@@ -51,6 +55,7 @@ class Target:
     max_draws: int = 10_000
     max_images: int = 1_000_000
     noise_std_draws: int = 0
+    by_bf16: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.half_width < 50:
@@ -66,6 +71,8 @@ class Target:
         ):
             if value < least:
                 raise UserError(f"expected {name} >= {least}, got {value}")
+        if self.by_bf16 and self.noise_std_draws:
+            raise UserError("expected no noise_std_draws with by_bf16, whose correction would count as noise")
 
 
 def measure_to_precision(
@@ -91,6 +98,12 @@ def measure_to_precision(
         on_chips.next_chip()
         return on_chips.correct(noise, report_stream(seed, model.replicate, draw), positions, **reading)
 
+    def by_bf16(draw: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        on_chips.next_chip()
+        generator = np.random.Generator(np.random.PCG64(stream.child("looks", draw).integer()))
+        named = report_stream(seed, model.replicate, draw)
+        return on_chips.correct_by_bf16(noise, named, positions, partial(looks, generator=generator), **reading)
+
     def whole(draw: int) -> float:
         on_chips.next_chip()
         return on_chips.score(noise, report_stream(seed, model.replicate, draw), **reading)[metric]
@@ -104,15 +117,29 @@ def measure_to_precision(
         return row
 
     outputs = on_chips.layer_outputs(reading["converters"])
+    same = on_chips.always_same(noise, reading["converters"])
+    answered, quick = metric == "accuracy" and model.task.right_or_wrong, target.by_bf16 and not same
+    if target.by_bf16:
+        if model.compute.precision != "fp32" or not answered:
+            raise UserError(
+                f"expected samples that are right or wrong, and precision fp32, with by_bf16, got {model.task} in "
+                f"{model.compute.precision}; leave it out"
+            )
+        columns = {**columns, "precision": "fp32 by bf16"}
     stream = Stream(seed, "subset", model.replicate, str(noise), repr(sorted(reading.items())))
-    draw_cost = DRAW_COST.get(device_of(model.network).type, OTHER_DRAW_COST)
-    if metric == "accuracy" and model.task.right_or_wrong:
+    costs = BF16_DRAW_COST if quick else DRAW_COST
+    draw_cost = costs.get(device_of(model.network).type, OTHER_DRAW_COST)
+    if answered:
         subsets: Subsets | WholePasses = Subsets(
-            len(model.dataset), lambda: on_chips.margins, correct, stream, draw_cost
+            len(model.dataset),
+            lambda: on_chips.quick_margins if quick else on_chips.margins,
+            by_bf16 if quick else correct,
+            stream,
+            draw_cost,
         )
     else:
         subsets = WholePasses(len(model.dataset), metric, whole)
-    if on_chips.always_same(noise, reading["converters"]):
+    if same:
         values("stopped", subsets.everything, 0)
         return
     until_precise(target, partial(values, "stopped", subsets.until_precise), metric)
@@ -153,13 +180,13 @@ def half_width(accuracies: np.ndarray, steps: np.ndarray, confidence: float = 0.
     three" bound -log(1 - confidence) / sum_k 1 / ``steps``[k]: what a group of images may hide of which all answers
     so far agreed, where an image stands for ``steps`` (0: nothing is hidden). A single value is taken as exact.
     """
-    from scipy import stats
+    from scipy.special import stdtrit  # scipy.stats takes long to load
 
     count = len(accuracies)
     if count < 2:
         return 0.0
     spread = float(np.var(accuracies, ddof=1))
-    width = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * math.sqrt(spread / count * (1 + 10 / count))
+    width = float(stdtrit(count - 1, (1 + confidence) / 2)) * math.sqrt(spread / count * (1 + 10 / count))
     hidden = 0.0 if (steps == 0).any() else -math.log(1 - confidence) / float((1 / steps).sum())
     return max(width, hidden)
 
