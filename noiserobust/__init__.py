@@ -11,7 +11,12 @@
 Names are loaded when they are used: ``import noiserobust`` alone loads no torch.
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-__version__ = "0.2.0"
+try:
+    __version__ = version("noiserobust")
+except PackageNotFoundError:  # a checkout that nobody installed
+    __version__ = "0.2.0"

@@ -51,6 +51,25 @@ class TestDraws:
         for kept, once in zip(*seen, strict=True):
             assert torch.equal(kept, once)
 
+    @pytest.mark.parametrize("noise", ["pcm:0.7", "gaussian:0.1,per=read+compensate:column"])
+    def test_compensations_and_converters_share_a_read(self, noise: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The twin: every one by itself."""
+        from noiserobust.analog import noisy
+
+        model, reads, read_out = net(), [], noisy.read_out
+        monkeypatch.setattr(noisy, "read_out", lambda *args: reads.append(args) or read_out(*args))
+        times, kinds, converters = ["1h", "1d"], ["none", "global"], ["none", "io:adc=6"]
+        together = evaluate(model, (X, Y), noise, 1, chips=Chips(times, 2, kinds, converters)).rows
+        layers = len(NoisyWeights(model).weights)
+        assert len(reads) == len(times) * 2 * layers
+        for kind in kinds:
+            for text in converters:
+                alone = evaluate(model, (X, Y), noise, 1, chips=Chips(times, 2, kind, text)).rows
+                chosen = together["compensation"].eq(kind) & together["converters"].eq(alone["converters"].iloc[0])
+                pd.testing.assert_frame_equal(
+                    together[chosen].reset_index(drop=True), alone.reset_index(drop=True), check_exact=True
+                )
+
 
 class TestCompiled:
     def test_it_is_compiled_once_for_all_draws(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from noiserobust.cli.app import main
 from noiserobust.evaluation import evaluate, paired, sensitivity, summarize
 from noiserobust.evaluation.settings import Chips
 from noiserobust.page import live, write_page
+from noiserobust.page.of_runs import evaluation_commands
 from noiserobust.page.results import Results, runs_in
 from noiserobust.page.sections import sections_of
 from noiserobust.training import TrainSettings, fit
@@ -169,7 +170,7 @@ def test_sections_follow_from_what_there_is(made: tuple[Path, list[Path]]) -> No
     commands = dict(every["provenance"].texts)
     assert commands["trained: sam:0.1"].endswith("--seeds 0 1")
     first, second = commands["evaluated"].splitlines()
-    assert "--noise gaussian:0.0 gaussian:0.1 gaussian:0.2 --draws 3" in first
+    assert "--noise gaussian:0.0 gaussian:0.1 gaussian:0.2 --draws 3 --images 500" in first
     assert "--noise pcm --times 25 86400 --compensation none global --draws 2" in second
     chips = every["yield"].table
     assert chips is not None
@@ -239,6 +240,8 @@ def test_train_and_sweep_write_it_as_they_go(
     assert written[-1] == [*["1 epochs"] * 2, "4 rows"]
     text = (tmp_path / "sweep.html").read_text()
     assert text.count("plain, lr 0.2") > 2
+    of_runs = Results.of_runs(runs_in([run.parent for run in (tmp_path / "sweep").glob("runs/*/model.safetensors")]))
+    assert sorted(of_runs.methods) == ["plain, lr 0.1", "plain, lr 0.2"]  # without rows, too
 
 
 def test_conditions_and_tables_beside_a_page(
@@ -272,6 +275,16 @@ def test_rows_that_do_not_belong_together(
             assert f"choose with {' or '.join(ways)}" in refused([*both, *further], capsys)
         main([*both, *shlex.split(ways[0])])
         assert "another" not in capsys.readouterr().out
+
+
+def test_metrics_and_samples_are_in_the_commands(made: tuple[Path, list[Path]]) -> None:
+    folder, _ = made
+    asked: dict[str, Any] = {"noises": "gaussian:0.1", "draws": 1, "images": 30, "metrics": "top5"}
+    rows = evaluate(folder / "runs", **asked).rows
+    (command,) = evaluation_commands(rows)
+    assert command.endswith("--noise gaussian:0.1 --draws 1 --images 30 --metrics top5")
+    whole = evaluate(folder / "runs", **asked | {"images": None}).rows
+    pd.testing.assert_frame_equal(evaluate(folder / "runs", **asked | {"images": 500}).rows, whole)
 
 
 def test_nothing_to_show_is_said(tmp_path: Path) -> None:

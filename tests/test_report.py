@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from pathlib import Path
@@ -206,6 +207,11 @@ def test_remarks_keep_clear_of_each_other() -> None:
     boxes = [word.get_window_extent() for word in axis.texts]
     assert all(box.count_overlaps(boxes) == 1 for box in boxes)  # itself
     assert all(axis.bbox.contains(*corner) for box in boxes for corner in (box.min, box.max))
+
+
+def test_a_notebook_shows_a_picture() -> None:
+    png = strength_figure(grid(["gaussian:S"], ["sgd"]))._repr_png_()
+    assert Image.open(io.BytesIO(png)).size[0] > 400
 
 
 def test_the_bands_are_the_two_spreads() -> None:

@@ -37,6 +37,14 @@ def test_pictures_are_there(site: Path) -> None:
                 assert (page.parent / picture).resolve().is_file(), f"{picture} of {page.relative_to(site)}"
 
 
+def test_the_notebook_is_shown_with_its_outputs(site: Path) -> None:
+    text = (site / "notebook" / "index.html").read_text()
+    assert text.count('src="data:image/png;base64,') == 1
+    assert "<td>" in text  # coverage and the run
+    assert "accuracy in %: mean" in text
+    assert 'href="../notebook/"' in (site / "start" / "index.html").read_text()
+
+
 @pytest.mark.parametrize("package", ["noiserobust", "noiserobust.training", "noiserobust.evaluation"])
 def test_reference_has_every_public_name(site: Path, package: str) -> None:
     text = (site / "reference" / package / "index.html").read_text()

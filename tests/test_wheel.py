@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from noiserobust.papers import PAPERS
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ["pyproject.toml", "README.md", "LICENSE", "noiserobust", "tests", "experiments", "figures"]
+SHORT = ["--seeds", "0", "--epochs", "1", "--draws", "1"]
+TAG = "7.8.9"
+COMMIT = ["-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "--no-verify", "-m", "one"]
 COMMON = ["-m", "pip", "--disable-pip-version-check", "--quiet"]
 
 pytestmark = pytest.mark.slow
@@ -32,10 +36,9 @@ def run(*command: str | Path, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy, since a build leaves its folders beside the sources."""
-    folder = tmp_path_factory.mktemp("wheel")
-    copy = folder / "checkout"
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, since a build leaves its folders beside the sources; without git so far."""
+    copy = tmp_path_factory.mktemp("wheel") / "checkout"
     copy.mkdir()
     for name in SOURCES:
         source = ROOT / name
@@ -43,7 +46,27 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.png"))
         else:
             shutil.copyfile(source, copy / name)
-    run(sys.executable, *COMMON, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, copy, folder=folder)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def without_tags(checkout: Path) -> list[str]:
+    """The versions of a copy without git and of a clone that has no tags."""
+    versions = [run(sys.executable, "-m", "setuptools_scm", folder=checkout)]
+    for words in (["init", "--quiet"], ["add", "."], COMMIT):
+        run("git", *words, folder=checkout)
+    return [*versions, run(sys.executable, "-m", "setuptools_scm", folder=checkout)]
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, without_tags: list[str]) -> Path:
+    """The wheel of the source distribution of a tagged commit."""
+    folder = checkout.parent
+    run("git", "tag", f"v{TAG}", folder=checkout)
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
+    run(sys.executable, "-c", code, folder=checkout)
+    (sources,) = folder.glob("*.tar.gz")
+    run(sys.executable, *COMMON, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, sources, folder=folder)
     (built,) = folder.glob("*.whl")
     return built
 
@@ -97,6 +120,15 @@ def test_a_table_of_a_paper_is_planned_from_any_folder(environment: Path, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_the_commands_say_what_they_are(environment: Path, tmp_path: Path) -> None:
-    assert "reproduce" in run(environment / "python", "-m", "noiserobust", "--help", folder=tmp_path)
-    assert "0.2" in run(environment / "noiserobust", "--version", folder=tmp_path)
+def test_the_version_is_that_of_the_tag(environment: Path, without_tags: list[str], tmp_path: Path) -> None:
+    assert run(environment / "python", "-m", "noiserobust", "--version", folder=tmp_path) == f"noiserobust {TAG}\n"
+    fallback = re.search('__version__ = "(.*)"', (ROOT / "noiserobust" / "__init__.py").read_text())
+    assert fallback is not None
+    assert without_tags[0].strip() == fallback[1]
+    assert without_tags[1].startswith(f"{fallback[1]}+g")
+
+
+def test_the_main_job_runs_from_any_folder(environment: Path, tmp_path: Path) -> None:
+    printed = run(environment / "noiserobust", "demo", *SHORT, folder=tmp_path)
+    assert "rwp:gaussian(0.3) - plain" in printed
+    assert (tmp_path / "runs" / "demo" / "demo.png").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,9 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, place, abs_src_path=str(figure)))
     index = re.sub(r"\]\(docs/", "](", (ROOT / "README.md").read_text())
     files.append(File.generated(config, "index.md", content=_without_outside(index)))
+    files.append(
+        File.generated(config, "notebook.md", content="\n\n".join(_notebook(ROOT / "docs" / "notebook.ipynb")))
+    )
     files.append(File.generated(config, "changelog.md", content=(ROOT / "CHANGELOG.md").read_text()))
     for package in PUBLIC:
         files.append(File.generated(config, f"reference/{package}.md", content="\n".join(_reference(package))))
@@ -38,7 +42,27 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Files of the repository that are no pages are named, not linked: the site has none. Preprints are linked."""
     markdown = PREPRINT.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", markdown)
+    markdown = markdown.replace("](notebook.ipynb)", "](notebook.md)")
     return OUTSIDE.sub(r"`\2`", markdown).replace("](../figures/", "](figures/")
+
+
+def _notebook(file: Path) -> Iterator[str]:
+    """The executed notebook as a page: its cells and what they gave."""
+    for cell in json.loads(file.read_text())["cells"]:
+        source = "".join(cell["source"])
+        yield source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```"
+        for output in cell.get("outputs", []):
+            data = {kind: "".join(parts) for kind, parts in output.get("data", {}).items()}
+            if "image/png" in data:
+                picture = data["image/png"].replace("\n", "")
+                yield f'<img alt="picture of the cell above" src="data:image/png;base64,{picture}">'
+            elif "text/html" in data:
+                html = re.sub(
+                    r"<style.*?</style>| border=\"1\" class=\"dataframe\"", "", data["text/html"], flags=re.DOTALL
+                )
+                yield "<div>{}</div>".format(re.sub(r"\n\s*", "", html))
+            else:
+                yield "```text\n{}\n```".format(("".join(output.get("text", "")) or data["text/plain"]).rstrip())
 
 
 def _without_outside(text: str) -> str:

@@ -1,10 +1,10 @@
 """What work that is not done saves: two ways to the same result in turn, one thread's own time, a row a pair.
 
-    python experiments/benchmarks/pairs.py sensitivity keep-digital bf16 memory memory-training --pairs 3
+    python experiments/benchmarks/pairs.py sensitivity keep-digital times bf16 memory memory-training --pairs 3
 
-``a`` is the plain way, ``b`` the other one: outputs given again, bf16 for fp32, freed memory kept (a process each,
-timed inside). The network is ResNet-18 of width 16 with random weights, on random images of 32 x 32, where rounding and
-accuracies mean nothing and times all.
+``a`` is the plain way, ``b`` the other one: outputs given again, all times and compensations in one call for each in
+its own, bf16 for fp32, freed memory kept (a process each, timed inside). The network is ResNet-18 of width 16 with
+random weights, on random images of 32 x 32, where rounding and accuracies mean nothing and times all.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from loops import Setup
 from rules import of_rule
 
 from noiserobust import evaluate
-from noiserobust.evaluation import Compute, Stop, keep_digital, sensitivity
+from noiserobust.evaluation import Chips, Compute, Stop, keep_digital, sensitivity
 from noiserobust.memory import SWITCH, keep_memory
 
 OUT = RESULTS / "speed_pairs.csv"
 SETUP = Setup(width=16, batch=128, threads=1)
 NOISE = "gaussian:0.1"
+TIMES, KINDS = ("25s", "1h", "1d", "1y"), ("none", "global", "column")
 OF_PROCESSES = {"memory": "evaluation", "memory-training": "training"}
 
 
@@ -69,6 +70,17 @@ class Pairs:
             ),
             "bf16": lambda compute: evaluate(model, tensors, NOISE, draws=5, compute=compute),
         }
+        if case == "times":
+            readings = [(t, kind) for t in TIMES for kind in KINDS]
+            alone = [Chips(t, compensation=kind) for t, kind in readings]
+            each, together = (
+                timed(
+                    lambda sets=sets: [evaluate(model, tensors, "pcm", draws=2, chips=chips) for chips in sets],
+                    clock=time.process_time,
+                )
+                for sets in (alone, [Chips(TIMES, compensation=KINDS)])
+            )
+            return each, together
         ways = (Compute(), Compute(precision="bf16")) if case == "bf16" else (Compute(reuse=0), Compute())
         a, b = (timed(lambda way=way: calls[case](way), clock=time.process_time) for way in ways)
         return a, b

@@ -48,7 +48,8 @@ class _Norm:
 
 
 @torch.no_grad()
-def _norms(layer: Any) -> Iterator[tuple[Any, Tensor]]:
+def _norms(layer: Any) -> list[tuple[Any, Tensor]]:
+    norms = []
     for adapter, part in layer.lora_magnitude_vector.items():
         if adapter in layer.lora_embedding_A:
             low, high = layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter]
@@ -59,6 +60,7 @@ def _norms(layer: Any) -> Iterator[tuple[Any, Tensor]]:
             part.update_layer(
                 base_layer=layer.get_base_layer(), lora_A=low, lora_B=high, scaling=layer.scaling[adapter]
             )
-            yield part, part.weight.detach()
+            norms.append((part, part.weight.detach()))
         finally:
             part.weight = magnitude
+    return norms

@@ -31,6 +31,7 @@ from noiserobust.noise import (
     folded,
     read_out,
     read_stream,
+    rescaled,
 )
 from noiserobust.noise.in_place import add_in_place, adds_in_place
 from noiserobust.noise.sharded import forget_gathered
@@ -187,6 +188,11 @@ class Programmed:
         self.noisy, self.noise, self.stream, self.read_once = noisy, noise, stream, read_once
         self._weights = {weight.name: weight for weight in noisy.weights}
         self._chips: dict[str, Chip] = {}
+        self.keeps_reads = False
+        """Whether what arrays give is kept until another time or read is asked for: one copy of the weights, where
+        compensations or converters are compared."""
+        self._reads: dict[str, Seen] = {}
+        self._read_now: tuple[float | None, int] | None = None
         if not read_once:
             forget_gathered(noisy.model)
             self._chips = {name: self.chip(name) for name in self._weights}
@@ -208,7 +214,15 @@ class Programmed:
         self, name: str, t: float | None = None, read: int = 0, compensation: Compensation = "none"
     ) -> tuple[Tensor, Tensor | None]:
         """The same before compensation, and its factor (:func:`noiserobust.noise.read_out`)."""
-        return read_out(self.chip(name), read_stream(self.stream.weight(name), t, read), t, compensation)
+        chip, stream = self.chip(name), read_stream(self.stream.weight(name), t, read)
+        if not self.keeps_reads:
+            return read_out(chip, stream, t, compensation)
+        if self._read_now != (t, read):
+            self._reads, self._read_now = {}, (t, read)
+        if name not in self._reads:
+            self._reads[name] = read_out(chip, stream, t)
+        now, factor = self._reads[name]
+        return rescaled(chip, now.clone(), factor, compensation)  # layers may compute with it, and be written to
 
     @contextmanager
     def read(

@@ -51,6 +51,13 @@ PLACES = {
 """Fields that say where something is to be written, and what it is."""
 
 
+NEEDED = {
+    "checkpoints": "expected at least one checkpoint, got none; name runs' folders, or a folder of runs",
+    "rows": "expected files of rows, got none; evaluate writes them",
+    "runs": "expected runs' folders, or a folder of runs, got none; train makes them",
+}
+"""Positional arguments of several words that a command does nothing without."""
+
 OUTPUT: Groups = {"output": ("page", "wide", "json", "quiet")}
 """The group of flags that commands share: json and quiet are of all."""
 
@@ -79,7 +86,7 @@ class Command:
 
     def check_places(self) -> None:
         """Refuse files and folders that cannot be written, before any work is done for them."""
-        from noiserobust.storage.files import file_to_write, folder_to_write, known_to_write
+        from noiserobust.storage.files import FORMATS, file_to_write, folder_to_write, known_to_write
 
         seen: dict[str, str] = {}
         for field in dataclasses.fields(self):
@@ -90,6 +97,11 @@ class Command:
             if other != field.name:
                 raise UserError(f"expected files of their own for {other} and {field.name}, got {path} for both")
             kind = "folder" if isinstance(field.default, Path) and not field.default.suffix else PLACES[field.name]
+            if kind == "folder" and path.suffix.lower() in FORMATS["file of rows"]:
+                raise UserError(
+                    f"expected a folder for --{field.name}, got {path}, a file's name; name a folder: rows.parquet "
+                    f"in it becomes {path.suffix} by noiserobust report --wide"
+                )
             if kind in ("file", "folder"):
                 (folder_to_write if kind == "folder" else file_to_write)(path)
             else:
@@ -232,6 +244,9 @@ def read_command(command: type[Command], words: Sequence[str], prog: str) -> Any
             parser.add_argument(flag.option, dest=flag.name, nargs=flag.count, type=flag.read, action=action)
     known = list(parser._option_string_actions)
     given = vars(parser.parse_args([_spelled(word, known, parser) for word in words]))
+    for flag in flags:
+        if flag.positional and flag.name in NEEDED and not given.get(flag.name):
+            parser.error(NEEDED[flag.name])
     hints = get_type_hints(command)
     parts: dict[str, dict[str, Any]] = {"": {}}
     for flag in flags:

@@ -82,8 +82,6 @@ class Networks(Command):
 
     def options(self) -> dict[str, Any]:
         """The shared flags as the functions of :mod:`noiserobust.evaluation` take them."""
-        if not self.checkpoints:
-            raise UserError("expected at least one checkpoint, got none; name runs' folders, or a folder of runs")
         if self.out is None and self.rows in (self.plot, self.table, self.wide):
             raise UserError(f"expected files of their own, got {self.rows}, where the rows go; name another or --out")
         names = ("model", "task", "images", "seed", "compute")

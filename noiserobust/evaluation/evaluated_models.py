@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -213,7 +213,10 @@ class EvaluatedModels:
         # Tensors and loaders that a person hands over are taken as they are; data sets are normalised as in training.
         self.normalize = not isinstance(self.data, AsGiven)
         whole = part_of(self.data, part)
-        self.dataset = whole if images is None else whole.sample(images, Stream(0, "images"))
+        if images is None or (isinstance(whole, Sized) and images == len(whole)):
+            self.dataset = whole  # in its own order
+        else:
+            self.dataset = whole.sample(images, Stream(0, "images"))
         self.spec = None if model is None else ModelSpec.parse(model)
         self.normalization = compute.normalization
         self.device = None if compute.device is None else known_device(compute.device)

@@ -130,6 +130,9 @@ class ModelOnChips:
         plain = self.opened.plain and not self.calibration
         foldable = plain and compute.fold and not sharded and images is not None
         self.folding = Folding(self.noisy, images) if foldable else None
+        moments = {(str(one["t"]), one["read"]) for one in self.readings}
+        self.reads_again = not read_once and len(self.readings) > len(moments)
+        """Whether some readings of a chip differ in what is done with its outputs alone."""
         self.compiled: Any = None
         if compute.compile:
             if not plain or not all(one.is_identity for one in self.converting.values()):
@@ -199,6 +202,7 @@ class ModelOnChips:
             self.require_effect()
         if self.programmed is None and not self.noisy.is_identity(noise):
             self.programmed = self.opened.program(self.noisy, noise, stream, self.read_once)
+            self.programmed.keeps_reads = self.reads_again
         converting = self.converting[converters]
         with ExitStack() as stack:
             if self.programmed is None:

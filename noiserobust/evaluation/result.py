@@ -55,7 +55,7 @@ class Result(ABC):
 
     @abstractmethod
     def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
-        """The summary as a picture, written to ``path`` (a PNG) where one is given."""
+        """The summary as a picture, which notebooks show; written to ``path`` (.png, .pdf, .svg) where one is given."""
 
     def __str__(self) -> str:
         return self.table()

@@ -104,7 +104,6 @@ def batch_normalised(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-@torch.no_grad()
 def recalibrated(model: nn.Module, batches: Sequence[Batch], precision: Precision = "fp32") -> Iterator[None]:
     """Inside, batch norm (and instance norm that has learnt statistics) uses statistics learnt anew from ``batches``,
     of the model as it stands (noisy weights and all): their mean over the batches, each with equal weight. Its own
@@ -123,7 +122,7 @@ def recalibrated(model: nn.Module, batches: Sequence[Batch], precision: Precisio
     momenta = [norm.momentum for norm in norms]
     try:
         with kept_norm_stats(model):
-            with evaluating(model), autocast(device_of(model), precision):
+            with torch.no_grad(), evaluating(model), autocast(device_of(model), precision):
                 for norm in norms:
                     norm.reset_running_stats()
                     norm.train()

@@ -14,6 +14,7 @@ from noiserobust.noise.compensation import (
     compensation_factor,
     folded,
     read_out,
+    rescaled,
 )
 from noiserobust.noise.correlated import Correlated
 from noiserobust.noise.device import DeviceProfile, Devices
@@ -63,4 +64,5 @@ __all__ = [
     "read_out",
     "read_stream",
     "reference_scale",
+    "rescaled",
 ]

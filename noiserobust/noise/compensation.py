@@ -54,6 +54,11 @@ def read_out(chip: Chip, stream: Stream, t: float | None, kind: Compensation = "
         now, factor = read_out(chip.below, stream.child("below"), t, chip.kind)
     else:
         now, factor = chip.read(stream, t), None
+    return rescaled(chip, now, factor, kind)
+
+
+def rescaled(chip: Chip, now: Tensor, factor: Tensor | None, kind: Compensation) -> tuple[Tensor, Tensor | None]:
+    """What ``read_out(chip, ..., kind)`` gives, from what it gave without compensation: ``now`` and ``factor``."""
     if kind == "none" or not now.numel():
         return now, factor
     seen = now if factor is None else now * factor

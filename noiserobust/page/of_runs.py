@@ -16,10 +16,14 @@ from noiserobust.page.parts import Asked, Panel, Section, Table
 from noiserobust.page.results import Results
 from noiserobust.storage.rows import OPERATION, completed
 from noiserobust.sweep.recommendation import command_of
+from noiserobust.tasks import Task
+from noiserobust.tasks.counts import NAN_ANSWERS
 
 
 def training(results: Results, asked: Asked) -> Section | None:
-    logs = [run.log.assign(method=run.label, seed=run.settings.seed) for run in [*results.runs, *results.ongoing]]
+    logs = [
+        run.log.assign(method=results.label(run), seed=run.settings.seed) for run in [*results.runs, *results.ongoing]
+    ]
     if not logs:
         return None
     log = pd.concat(logs, ignore_index=True)
@@ -56,15 +60,16 @@ def covered(results: Results, asked: Asked) -> Section | None:
     body: list[list[Any]] = []
     seen: set[str] = set()
     for run in results.runs:
-        if run.label in seen:
+        label = results.label(run)
+        if label in seen:
             continue
-        seen.add(run.label)
+        seen.add(label)
         try:
             found = coverage(run.network, **run.settings.where.patterns)
         except UserError:  # a network that is somebody's code, which a page does not start
             continue
         for name, shape, noisy, why in _weights_of(found):
-            body.append([run.label, name, shape, noisy, why])
+            body.append([label, name, shape, noisy, why])
     if not body and len(results.rows):
         first = results.rows.drop_duplicates("model")
         if "noisy_weights" in first and first["noisy_weights"].notna().all():
@@ -85,8 +90,8 @@ def covered(results: Results, asked: Asked) -> Section | None:
 
 def settings(results: Results, asked: Asked) -> Section | None:
     texts = []
-    for label in dict.fromkeys(run.label for run in results.runs):
-        runs = [run for run in results.runs if run.label == label]
+    for label in dict.fromkeys(map(results.label, results.runs)):
+        runs = [run for run in results.runs if results.label(run) == label]
         seeds = sorted(run.settings.seed for run in runs)
         words = command_of(runs[0].settings).partition(" --seed ")[0]
         texts.append((f"trained: {label}", f"{words} --seeds {' '.join(map(str, seeds))}"))
@@ -120,7 +125,7 @@ USUAL = {**OPERATION, "precision": "fp32", "seed": 0}
 
 
 def evaluation_commands(rows: pd.DataFrame) -> list[str]:
-    """What evaluates these rows again: a command for the noises that were evaluated alike, up to a sample of images."""
+    """What evaluates these rows again, on the data of training: a command for the noises that were evaluated alike."""
     alike: dict[tuple[str, ...], list[str]] = {}
     rows = completed(rows)
     columns = [name for name in (*FLAGS, "analog") if name in rows]
@@ -150,6 +155,11 @@ def _around(rows: pd.DataFrame) -> list[str]:
     for name in FLAGS:
         if name in rows and first[name] == first[name] and first[name] != USUAL[name]:
             words += [f"--{name}", str(first[name])]
+    if "images" in rows and first["images"] == first["images"]:
+        words += ["--images", f"{first['images']:.0f}"]
+    own = Task.parse(str(first["task"]), imports=False).names
+    further = [str(name) for name in rows["metric"].unique() if name not in (*own, NAN_ANSWERS)]
+    words += ["--metrics", *further] if further else []
     patterns = str(first["analog"] or "").split() if "analog" in rows else []
     for flag, sign in (("--include", "+"), ("--exclude", "-")):
         chosen = [word[1:] for word in patterns if word[0] == sign]

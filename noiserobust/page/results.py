@@ -6,14 +6,17 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from noiserobust.errors import UserError
+from noiserobust.evaluation.labels import told_apart
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.storage.stored import chosen, require_alike, stored, together
 from noiserobust.training import Run, load_run
+from noiserobust.training.runs import names_code
 
 log = logging.getLogger("noiserobust")
 
@@ -71,7 +74,22 @@ class Results:
     def methods(self) -> list[str]:
         """Methods in order of appearance: their colours on the whole page."""
         names = [name for rows in (self.rows, self.layers) if len(rows) for name in rows["method"].unique()]
-        return list(dict.fromkeys([*names, *(run.label for run in [*self.runs, *self.ongoing])]))
+        return list(dict.fromkeys([*names, *self._labels.values()]))
+
+    def label(self, run: Run) -> str:
+        """What a run of these is called: as its rows call it, else with the settings that tell it from the others."""
+        return self._labels[run.folder.resolve()]
+
+    @cached_property
+    def _labels(self) -> dict[Path, str]:
+        runs = [*self.runs, *self.ongoing]
+        told = told_apart([{"label": run.label, "settings": run.settings.described()} for run in runs])
+        tables = [rows[["model", "method"]].drop_duplicates() for rows in (self.rows, self.layers) if len(rows)]
+        named = {
+            Path(str(m)).parent.resolve(): str(name) for rows in tables for m, name in rows.itertuples(index=False)
+        }
+        places = [run.folder.resolve() for run in runs]
+        return {place: named.get(place, own) for place, own in zip(places, told, strict=True)}
 
 
 def of_layers(rows: pd.DataFrame) -> pd.Series[bool]:
@@ -100,7 +118,8 @@ def runs_in(folders: Sequence[Path], model: str | None = None) -> list[Run]:
             except UserError as error:
                 left_out.setdefault(named, []).append(str(error))
     for named, errors in left_out.items():
-        log.warning("%s not on the page (--model %s shows own networks): %s", _runs(len(errors)), named, errors[0])
+        remedy = f" (--model {named} shows own networks)" if names_code(named) and model != named else ""
+        log.warning("%s not on the page%s: %s", _runs(len(errors)), remedy, errors[0])
     return runs
 
 

@@ -85,6 +85,15 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
     }
 
 
+class Picture(Figure):
+    """A figure that a notebook shows where it is the last thing in a cell, though pyplot knows nothing of it."""
+
+    def _repr_png_(self) -> bytes:
+        drawn = io.BytesIO()
+        self.savefig(drawn, format="png", dpi=100)
+        return drawn.getvalue()
+
+
 def panels(
     count: int,
     title: str,
@@ -104,7 +113,7 @@ def panels(
     rows = math.ceil(count / columns)
     panel_width, panel_height = size or ({1: 5.6, 2: 4.2, 3: 3.7}[columns], 3.8 if rows == 1 else 3.1)
     width, height = 1.2 + panel_width * columns, 0.6 + panel_height * rows
-    figure = Figure(layout=ConstrainedLayoutEngine(h_pad=0.07, hspace=0.03))
+    figure = Picture(layout=ConstrainedLayoutEngine(h_pad=0.07, hspace=0.03))
     figure.set_size_inches(width, height + (legend_below(figure, legend, width) if legend else 0.0))
     axes = figure.subplots(rows, columns, squeeze=False, **subplots).ravel()
     for unused in axes[count:]:

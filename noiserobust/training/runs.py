@@ -134,7 +134,7 @@ def load_run(folder: str | Path, model: ModelSpec | str | None = None) -> Run:
             "name the file where models are asked for"
         )
     spec, named = ModelSpec.parse(model) if isinstance(model, str) else model, str(about["settings"].get("model"))
-    if spec is None and _is_code(named):
+    if spec is None and names_code(named):
         raise UserError(
             f"expected load_run(..., model='{named}'), got {folder} alone: its network is code, which only you may "
             "start by name"
@@ -142,7 +142,7 @@ def load_run(folder: str | Path, model: ModelSpec | str | None = None) -> Run:
     return Run(folder, _settings(about["settings"], folder, spec), spec)
 
 
-def _is_code(model: str) -> bool:
+def names_code(model: str) -> bool:
     """Whether a network's text names somebody's code and not a network of this package."""
     name = model.partition(":")[0]
     return name == Factory.name or name not in ModelSpec.registry
