@@ -1,7 +1,9 @@
 """What grows over many steps: memory, descriptors and temporary files of every rule and of evaluation.
 
-A line per rule, and for noise draws of evaluation: slope per 1,000 steps and its 95 % interval, by least squares over
-all but the first fifth of the steps. python experiments/long_run.py --steps 1000 --out long_run.csv
+A line per rule, for noise draws, and for evaluations into files of rows one after the other: slope per 1,000 steps and
+its 95 % interval, by least squares over all but the first fifth of the steps.
+
+    python experiments/long_run.py --steps 1000 --minutes 20 --out long_run.csv
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +20,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from noiserobust import Stream, perturbed
+from noiserobust import Stream, evaluate, perturbed
 from noiserobust.data import Batch
 from noiserobust.models import DigitsNet
 from noiserobust.spec.listing import members
@@ -34,18 +37,22 @@ def seen() -> dict[str, float]:
     return {"memory": resident, "descriptors": len(os.listdir("/proc/self/fd")), "files": files}
 
 
-def slopes(name: str, step: Callable[[int], object], steps: int) -> Iterator[dict[str, object]]:
-    looks = []
-    for number in range(steps):
+def slopes(
+    name: str, step: Callable[[int], object], steps: int | None, seconds: float = 0.0
+) -> Iterator[dict[str, object]]:
+    """Of so many steps, or of those that fit into so many seconds."""
+    looks, began, number = [], time.monotonic(), 0
+    while number < steps if steps else time.monotonic() < began + seconds:
         step(number)
-        if number % max(1, steps // LOOKS) == 0:
+        if number % max(1, steps // LOOKS if steps else 10) == 0:
             looks.append({"step": number} | seen())
+        number += 1
     table = pd.DataFrame(looks).iloc[len(looks) // 5 :]
     for what in ("memory", "descriptors", "files"):
         fit = stats.linregress(table["step"], table[what])
         half = stats.t.ppf(0.975, len(table) - 2) * fit.stderr
         low, high = (1000 * (fit.slope + side * half) for side in (-1, 1))
-        yield {"what": name, "of": what, "per_1000_steps": 1000 * fit.slope, "low": low, "high": high, "steps": steps}
+        yield {"what": name, "of": what, "per_1000_steps": 1000 * fit.slope, "low": low, "high": high, "steps": number}
 
 
 def rule(text: str) -> Callable[[int], object]:
@@ -76,9 +83,24 @@ def draws() -> Callable[[int], object]:
     return step
 
 
+def evaluations() -> Callable[[int], object]:
+    """Evaluations: five draws on 400 images into one of ten files, which is begun anew each time."""
+    model = DigitsNet(width=2).build(1, 10).eval()
+    data = Stream(0, "images").normal((400, 1, 8, 8)), torch.arange(400) % 10
+
+    def step(number: int) -> None:
+        out = Path(tempfile.gettempdir()) / f"{number % 10}.parquet"
+        for old in (out, Path(f"{out}.ledger")):
+            old.unlink(missing_ok=True)
+        evaluate(model, data, "gaussian:0.1", range(5 * number, 5 * number + 5), out=out)
+
+    return step
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--minutes", type=float, default=20.0, help="of evaluations")
     parser.add_argument("--out", type=Path, default=Path("long_run.csv"))
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -87,7 +109,8 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for name, text in rules.items():
         rows += slopes(name, rule(text), given.steps)
-    rows += slopes("evaluation", draws(), 10 * given.steps)
+    rows += slopes("draws", draws(), 10 * given.steps)
+    rows += slopes("evaluations", evaluations(), None, 60 * given.minutes)
     table = pd.DataFrame(rows)
     table.to_csv(given.out, index=False, float_format="%.4g")
     print(table.assign(grows=np.where(table["low"] > 0, "grows", "")).to_string(index=False))

@@ -467,6 +467,19 @@ class TestTorchvision:
         assert message.endswith("/squeezenet1_1-b8a52dc0.pth there")
         assert "\n" not in message
 
+    @pytest.mark.parametrize("content", [b"", b"<html>", b"cos\nmkdir\n(S'owned'\ntR."])
+    def test_of_another_file_that_lies_there_no_code_runs(
+        self, content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """A download that was cut off, a page of a login, a pickle of somebody's."""
+        monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / "squeezenet1_1-b8a52dc0.pth").write_bytes(content)
+        with pytest.raises(UserError, match="expected the weights of torchvision:squeezenet1_1"):
+            build("torchvision:squeezenet1_1,weights=DEFAULT", 3, 10)
+        assert not (tmp_path / "owned").exists()
+
 
 class TestFactory:
     @pytest.fixture(autouse=True)

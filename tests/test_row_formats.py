@@ -99,3 +99,22 @@ def test_unknown_suffixes_are_refused_before_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"ends in \.parquet"):
         trajectories("nowhere", out=tmp_path / "rows.txt")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [("answer", 7, None), ("answer", "x", None), ("draw", 1e25, "a whole number as draw"), ("read", 1e999, "as read")],
+)
+def test_what_a_person_wrote_into_a_cell_counts_or_is_refused(
+    column: str, value: object, message: str | None, tmp_path: Path
+) -> None:
+    net, data, out = nn.Linear(6, 3), (torch.ones(20, 6), torch.arange(20) % 3), tmp_path / "rows.jsonl"
+    evaluate(net, data, "gaussian:0.1", 2, out=out)
+    (tmp_path / "rows.jsonl.ledger").unlink()
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    out.write_text("\n".join(json.dumps(line | {column: value}) for line in lines))
+    if message is None:  # computed anew
+        assert len(evaluate(net, data, "gaussian:0.1", 3, out=out).rows) == 6
+        return
+    with pytest.raises(UserError, match=message):
+        evaluate(net, data, "gaussian:0.1", 3, out=out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -194,6 +195,24 @@ def test_without_ray_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'noiserobust\[ray\]', or use local"):
         list(OnRay().run([Training(BASE, tmp_path)]))
+
+
+def test_where_no_cluster_answers_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
+
+    def init(**options: object) -> None:
+        os.write(2, b"a line of a compiled part for every attempt")
+        raise ConnectionError("Failed to connect")
+
+    monkeypatch.setattr(ray, "init", init)
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        at = f"127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"a Ray cluster at {at}, got none in 0 s: Failed to connect"):
+            list(OnRay(at).run([Training(BASE, tmp_path)]))
+    os.write(2, b"heard again")
+    assert capfd.readouterr().err == "heard again"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import noiserobust
 from noiserobust.cli.faults import told
 from noiserobust.cli.messages import messages_shown
 from noiserobust.endings import end_now, ended_by_signals, plain_output
-from noiserobust.errors import Left, printable
+from noiserobust.errors import Left, UserError, printable
 from noiserobust.memory import keep_memory
 
 PROG = "noiserobust"
@@ -175,6 +175,10 @@ def _parts(name: str, words: list[str]) -> Iterator[Any]:
     """What a command answers, piece by piece."""
     from noiserobust.cli.flags import read_command
 
+    try:
+        os.getcwd()
+    except OSError:  # where libraries that torch loads end the process
+        raise UserError("expected a working folder that is there, got one that was removed; go to another") from None
     command = read_command(command_class(name), words, f"{PROG} {name}")
     command.check_places()
     yield from command.run()

@@ -34,6 +34,8 @@ def told(error: BaseException, quiet: bool = False) -> tuple[str, int]:
         return f"expected memory for all of this, got {reason}; take smaller batches, images or networks", 2
     if place := _foreign(error):
         return f"expected code of your own that works, got {reason} in {place}; {hint}", 2
+    if isinstance(error, OSError) and error.errno is not None:  # the system's refusal, wherever it is noticed
+        return f"expected files and folders that the system reads and writes, got {reason}; check them; {hint}", 2
     return f"{reason}; this is a fault of noiserobust, please report it: {hint}", 1
 
 

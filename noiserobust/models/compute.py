@@ -39,7 +39,7 @@ def known_device(device: torch.device | str) -> torch.device:
     """``device`` as torch knows it; :class:`~noiserobust.UserError` when it is no device, or not on this machine."""
     try:
         found = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError):
         found = None
     if found is None or found.type == "meta":  # where nothing is computed
         raise UserError(f"expected a device that is there, such as cpu or cuda, got '{device}'")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, reason_of
 from noiserobust.models.base import IMAGENET, ModelSpec
 
 TWO_OUTPUTS = ("googlenet", "inception_v3")
@@ -79,12 +79,11 @@ class Torchvision(ModelSpec, name="torchvision"):
         published = self._published()
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         try:
-            state: dict[str, Tensor] = published.get_state_dict(progress=False, check_hash=True)
-        except (OSError, RuntimeError) as error:
-            # RuntimeError is a file of another content, OSError (URLError) is no network.
-            reason = str(error).splitlines()[0]
+            # No code of a file that lies there runs: torch.hub by itself would open any pickle.
+            state: dict[str, Tensor] = published.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        except Exception as error:  # no network, or a file that was cut off or is another: it raises what it likes
             raise UserError(
-                f"expected the weights of {self} in {folder}, got none, and no download ({reason}): "
+                f"expected the weights of {self} in {folder}, got none, and no download ({reason_of(error)}): "
                 f"put {published.url} there"
             ) from None
         return state

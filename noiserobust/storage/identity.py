@@ -93,7 +93,10 @@ def same_answer(one: str, other: str, precision: Precision = "fp32") -> bool:
         return False
     if one == other:
         return True
-    pairs = [(float(a), float(b)) for a, b in zip(one.split(), other.split(), strict=False)]
+    try:
+        pairs = [(float(a), float(b)) for a, b in zip(one.split(), other.split(), strict=False)]
+    except (ValueError, AttributeError):  # somebody wrote something else into a file of rows
+        return False
     if len(pairs) != SUMS or any(math.isnan(a) != math.isnan(b) for a, b in pairs):
         return False
     largest = max((abs(value) for pair in pairs for value in pair if not math.isnan(value)), default=0.0)

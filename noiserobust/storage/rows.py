@@ -15,6 +15,7 @@ from pandas.api.types import is_numeric_dtype
 from pyarrow import parquet
 
 from noiserobust.errors import UserError
+from noiserobust.limits import WIDEST
 from noiserobust.seals import BLANK, NAME, is_sound
 from noiserobust.storage.files import known_to_write, require_sound, write_atomically
 from noiserobust.storage.formats import read_csv, read_jsonl, write_csv, write_jsonl
@@ -143,6 +144,7 @@ def _wrong(name: str, values: pd.Series[Any]) -> str | None:
         return "a number"
     if name in COUNTS:
         whole = is_number(values) and not values.isna().any() and (values == values.round()).all()
+        whole = whole and values.between(-WIDEST, WIDEST, inclusive="neither").all()
         return None if whole and (name == "replicate" or (values >= 0).all()) else "a whole number"
     if name == "strength" and is_number(values) and (values.abs() == math.inf).any():
         return "a finite number"

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -125,7 +126,10 @@ def _shared_out(pieces: Sequence[Piece], workers: Sequence[_Worker]) -> Iterator
 
 def work(connection: Connection, threads: int) -> None:
     """What a worker does."""
+    from tqdm import tqdm
+
     keep_memory()
+    tqdm.set_lock(threading.RLock())  # its usual one is a semaphore of the system's, which outlives one that is killed
     with _threads(threads), suppress(EOFError), redirect_stdout(sys.stderr):  # a command alone answers
         while True:
             piece = connection.recv()
@@ -174,7 +178,7 @@ class OnRay:
         started = not ray.is_initialized()
         if started:
             # Without an address Ray would join whatever cluster it finds on this machine.
-            with _kept_handler(), _reached(self.address):
+            with _kept_handler(), _reached(self.address), _unheard():
                 ray.init(address=self.address or "local", log_to_driver=False, logging_level="error")
         try:
             options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": self.retries}
@@ -249,13 +253,33 @@ def _kept_handler() -> Iterator[None]:
 def _reached(address: str | None) -> Iterator[None]:
     """One line where no cluster answers; a place that does not is not waited for longer than the limit ``patience``."""
     expected = f"expected a Ray cluster at {address or 'this machine'}"
+    began = time.monotonic()
     place = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d{1,5})", address or "")
     try:
         if place is not None:
             socket.create_connection((place[1], int(place[2])), limits().patience).close()
         yield
     except (OSError, RuntimeError, ValueError, OverflowError) as error:
-        raise UserError(f"{expected}, got none within {limits().patience:g} s: {reason_of(error)}") from None
+        raise UserError(f"{expected}, got none in {time.monotonic() - began:.0f} s: {reason_of(error)}") from None
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Inside, what Ray's compiled part writes to stderr (a line for each of its attempts) goes nowhere."""
+    try:
+        sys.stderr.flush()
+        kept = os.dup(2)
+    except (AttributeError, OSError, ValueError):  # there is none
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _ray() -> Any:

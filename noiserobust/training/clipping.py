@@ -68,10 +68,10 @@ class RMS(Clip, name="rms"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 < self.times < float("inf"):
+        if not 1 < self.times <= 1e6:
             raise UserError(
-                f"expected weight_clip > 1 (times the rms, below which no largest weight is), got {self.times:g}; 2 to "
-                "4 is usual"
+                f"expected weight_clip > 1 (times the rms, below which no largest weight is) and up to 1e6, got "
+                f"{self.times:g}; 2 to 4 is usual"
             )
         _check_per(self.name, self.per)
 

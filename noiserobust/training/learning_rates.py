@@ -145,5 +145,5 @@ def _made(text: str, kind: Any, optimizer: torch.optim.Optimizer, options: dict[
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return kind(optimizer, **options)
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, ArithmeticError) as error:
         raise UserError(f"scheduler '{text}': {error}") from None

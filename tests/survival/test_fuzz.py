@@ -10,7 +10,9 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
+import socket
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +45,7 @@ from noiserobust.spec.listing import FAMILIES, members
 from noiserobust.storage import conditions
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.storage.ledger import Ledger
+from noiserobust.storage.rows import write_rows
 from noiserobust.storage.states import read_state
 from noiserobust.training import TrainSettings, fit
 from noiserobust.training.learning_rates import check_schedule
@@ -141,6 +144,9 @@ def command(words: list[str]) -> Callable[[], None]:
             code = stopped.code
         told = err.getvalue()
         assert "Traceback" not in told, told
+        if "--json" in words and "--help" not in words:
+            answer = json.loads(out.getvalue())  # one object, whatever happens
+            assert ("error" in answer) == (code != 0), answer
         if code != 0:
             lines = [line for line in told.split("\n") if "noiserobust: error: " in line]
             assert (code, len(lines)) == (2, 1), told
@@ -283,6 +289,22 @@ class TestRows:
         doors = [command(["report", str(path), *further]), command(["yield", str(path)]), lambda: Ledger(path).close()]
         held(data.draw(st.sampled_from(doors)))
 
+    @given(st.data())
+    @hostile(12)
+    def test_as_texts(self, place: Place, data: st.DataObject) -> None:
+        kind = data.draw(st.sampled_from(["csv", "jsonl"]))
+        written = Path(f"inputs/plain.{kind}")
+        write_rows(place.rows, written)
+        lines = written.read_text().splitlines(keepends=True)
+        few = "".join(lines[: data.draw(st.integers(1, 4))])
+        if data.draw(st.booleans()):
+            content = data.draw(texts([few])).encode(errors="surrogatepass")
+        else:
+            content = edited(few.encode(), data.draw(edits()))
+        path = place.file(f"rows.{kind}", content)
+        evaluate = ["evaluate", str(place.run), "--draws", "1", "--images", "20", "--out", str(path)]
+        held(data.draw(st.sampled_from([command(["report", str(path), "--json"]), command(evaluate)])))
+
     @given(edits())
     @hostile(12)
     def test_their_bytes(self, place: Place, made: Any) -> None:
@@ -375,6 +397,58 @@ class TestTables:
             np.savez(saved, **{str(name): np.asarray(value) for name, value in arrays.items()})
         path = place.file("chip.npz", saved.getvalue())
         held(lambda: evaluate(place.run, place.data, f"chips:{path.parent}", draws=1))
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(os.path.relpath(path))  # whose name must be short
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "empty": Path.touch,
+    "loop": lambda path: path.symlink_to(path.name),
+    "nowhere": lambda path: path.symlink_to("nowhere"),
+    "up": lambda path: path.symlink_to(".."),
+    "zeros": lambda path: path.symlink_to("/dev/zero"),
+    "null": lambda path: path.symlink_to("/dev/null"),
+    "terminal": lambda path: path.symlink_to("/dev/tty"),
+    "memory": lambda path: path.symlink_to("/proc/self/mem"),
+    "socket": a_socket,
+}
+"""What may stand at a path instead of a file."""
+EVALUATE = ["evaluate", "RUN", "--draws", "1", "--images", "20", "--out", "e.parquet"]
+BY_NAME: dict[str, list[str]] = {
+    "model.safetensors": [*EVALUATE[:1], "IT", *EVALUATE[2:]],
+    "model.pt": [*EVALUATE[:1], "IT", *EVALUATE[2:], "--model", "digits:2"],
+    "rows.parquet": ["report", "IT"],
+    "rows.csv": ["yield", "IT"],
+    "more.jsonl": [*EVALUATE[:-1], "IT"],
+    "kept.parquet": [*EVALUATE[:-1], "IT"],
+    "table.csv": [*EVALUATE, "--noise", "measured:IT"],
+    "chip.npz": [*EVALUATE, "--noise", "chips:IT"],
+    "layers.toml": [*EVALUATE, "--layers", "IT"],
+    "images": [*EVALUATE, "--data", "IT"],
+    "plot.png": ["report", "rows.parquet", "--plot", "IT"],
+    "table.md": ["report", "rows.parquet", "--table", "IT"],
+    "log.csv": ["curves", "FOLDER", "--plot", "c.svg"],
+    "resume.pt": ["train", *TINY, "--out", "FOLDER"],
+    "page.html": ["report", "rows.parquet", "--page", "IT"],
+    "programmed": ["program", "RUN", "--out", "IT"],
+}
+"""Commands that read or write a path, by its name."""
+
+
+class TestPlaces:
+    @given(st.sampled_from(sorted(BY_NAME)), st.sampled_from(sorted(ODD)), st.sampled_from([[], ["--json"]]))
+    @hostile(30)
+    def test_that_are_no_files(self, place: Place, name: str, kind: str, output: list[str]) -> None:
+        path = place.file("beside", b"").with_name(name)
+        ODD[kind](path)
+        where = {"IT": str(path), "FOLDER": str(path.parent), "RUN": str(place.run)}
+        given_words = [re.sub("IT|FOLDER|RUN", lambda found: where[found[0]], word) for word in BY_NAME[name]]
+        held(command([*given_words, *output]))
 
 
 IMAGES = ("png", "jpeg", "bmp", "tiff", "gif", "webp", "ppm")
@@ -504,4 +578,5 @@ class TestCommands:
         flags = [flag for flag in flags_of(command_class(name)) if flag.option not in SLOW]
         flag = data.draw(st.sampled_from(flags))
         given_words = [place.run.as_posix() if word == "runs" else word for word in BASES[name]]
-        held(command([name, *given_words, *data.draw(words(flag))]))
+        output = data.draw(st.sampled_from([[], ["--json"]]))
+        held(command([name, *given_words, *data.draw(words(flag)), *output]))

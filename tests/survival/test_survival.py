@@ -156,6 +156,7 @@ def test_nobody_is_left_behind(trial: int, folder: Path) -> None:
         assert time.monotonic() < began + 5 * (1 + os.getloadavg()[0]), (number, family)
         time.sleep(0.05)
     assert "Traceback" not in end.text
+    assert "leaked" not in end.text  # semaphores, of which multiprocessing's tracker tells
 
 
 def works(process: int) -> bool:

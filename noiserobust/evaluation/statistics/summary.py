@@ -97,7 +97,7 @@ def paired(
     shared = a.merge(b, on=["replicate", "draw", *CELL[1:]], suffixes=("", "_b"))
     if shared.empty:
         replicates = " and ".join(
-            f"{sorted(side['replicate'].unique().tolist())} ({side['method'].iloc[0]})" for side in (a, b)
+            f"{sorted(side['replicate'].unique().tolist())} ({name})" for name, side in ((method_a, a), (method_b, b))
         )
         raise UserError(
             "expected replicates with the same noises and draws for both methods, "
