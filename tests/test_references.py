@@ -215,7 +215,7 @@ def test_a_noise_says_what_its_strength_is() -> None:
 def test_what_a_function_does_wrong_is_one_line() -> None:
     with pytest.raises(UserError, match=r"own_parts:nothing: expected a function that returns Splits or .* got int"):
         load("own_parts:nothing")
-    with pytest.raises(UserError, match="expected a function that returns a torch.nn.Module, got tuple"):
+    with pytest.raises(UserError, match=r"expected a function that returns a torch.nn.Module, got tuple"):
         build("own_parts:blobs", 1, 2)
 
 
