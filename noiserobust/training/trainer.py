@@ -139,7 +139,9 @@ class Trainer:
                 f"{settings.batch_size}: the last is alone; use drop_last or another batch size"
             )
         # A finished run of somebody's code counts while that is the same.
-        few = prepare(first if isinstance(first, Streamed) else train.subset([0, 1, 2, 3]), torch.device("cpu"))
+        few = prepare(
+            first if isinstance(first, Streamed) else train.subset(range(min(4, len(train)))), torch.device("cpu")
+        )
         self.code = code(model, few[0].inputs) if settings.model.names_code else None
         analog = coverage_of(model, settings.where, self.task.call, sample)
         if analog.warning and processes.writes:
