@@ -72,9 +72,7 @@ def fit(
     the log, and so do ``loggers``: ``"tensorboard"``, ``"wandb:project"``, ``"csv:all.csv"``, or objects of your own
     (:class:`~noiserobust.training.Logger`); ``log.csv`` in the run's folder is written anyway. What ``settings.log``
     asks for is measured after every epoch and changes no weights; a finished run that did not log it is refused.
-
-    ``processes`` (:func:`~noiserobust.training.torchrun`) train one run together, each on its part of every batch:
-    all must call this alike. Rank 0 alone reads and writes the folder.
+    ``processes`` (:func:`~noiserobust.training.torchrun`) train one run together: all must call this alike.
     """
     processes = processes or Processes()
     following = Loggers(loggers, processes.writes)
