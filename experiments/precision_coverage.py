@@ -14,15 +14,18 @@ seconds of one core, the making of noise included. docs/precision.md shows the r
     python experiments/precision_coverage.py simulate FOLDER/*.npz --out rows.csv
     python experiments/precision_coverage.py clock --checkpoint RUN/model.safetensors --data cifar10 FOLDER/*.npz
 
-Stopped at any moment, recording goes on from there.
+``record --by-bf16 --images 3000`` writes the answers in bf16 beside those in fp32, for ``simulate`` to evaluate by
+bf16. Stopped at any moment, recording goes on from there.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,8 +37,10 @@ from noiserobust.analog.noisy import NoisyWeights, report_stream
 from noiserobust.data import load
 from noiserobust.evaluation import Compute, Target, evaluate
 from noiserobust.evaluation.evaluated_models import EvaluatedModels
+from noiserobust.evaluation.precision.looks import looks
+from noiserobust.evaluation.precision.strata import refitted, sampling_variance, score
 from noiserobust.evaluation.precision.subsets import Subsets
-from noiserobust.evaluation.precision.to_precision import DRAW_COST, noise_std, until_precise
+from noiserobust.evaluation.precision.to_precision import BF16_DRAW_COST, DRAW_COST, noise_std, until_precise
 from noiserobust.models.compute import Precision
 from noiserobust.noise import Gaussian
 from noiserobust.rng import Stream
@@ -59,24 +64,38 @@ class Record:
     """Draws of each."""
     precision: Precision = "fp32"
     """fp32, bf16 or fp16."""
+    images: int | None = None
+    """A random sample of so many test images (all)."""
+    by_bf16: bool = False
+    """Record the answers in bf16, too, and their margins: simulate then evaluates by bf16."""
 
     def run(self) -> None:
         data, compute = load(self.data), Compute(precision=self.precision)
-        (model,) = EvaluatedModels(self.checkpoint, data, compute=compute)
+        (model,) = EvaluatedModels(self.checkpoint, data, images=self.images, compute=compute)
         noisy, classes = NoisyWeights(model.network), model.classes
         margin = answers(model.network, model.batches, self.precision, classes)[1].numpy()
         files = {sigma: self.out / f"sigma{sigma:g}.npz" for sigma in self.sigmas}
-        correct = {sigma: list(np.load(file)["correct"]) if file.is_file() else [] for sigma, file in files.items()}
+        names = ("correct", "quick", "margins") if self.by_bf16 else ("correct",)
+        known = {
+            sigma: {name: list(np.load(file)[name]) if file.is_file() else [] for name in names}
+            for sigma, file in files.items()
+        }
         # A draw of every sigma in turn, so that an interrupted recording has something of each.
         for draw in range(self.draws):
             for sigma, file in files.items():
-                if draw < len(correct[sigma]):
+                draws = known[sigma]
+                if draw < len(draws["correct"]):
                     continue
                 with noisy.perturbed(Gaussian(sigma), report_stream(0, 0, draw)):
                     right, _ = answers(model.network, model.batches, self.precision, classes)
-                correct[sigma].append(np.packbits(right.numpy()))
+                    if self.by_bf16:
+                        quick, margins = answers(model.network, model.batches, "bf16", classes)
+                        draws["quick"].append(np.packbits(quick.numpy()))
+                        draws["margins"].append(margins.numpy().astype(np.float16))
+                draws["correct"].append(np.packbits(right.numpy()))
                 if draw % 5 == 4 or draw == self.draws - 1:
-                    write_atomically(file, partial(_save, correct=np.stack(correct[sigma]), margin=margin))
+                    stacked = {name: np.stack(values) for name, values in draws.items()}
+                    write_atomically(file, partial(_save, margin=margin, **stacked))
 
 
 @dataclass
@@ -145,6 +164,7 @@ class Clock:
 
 def _simulated(file: Path, settings: Simulate) -> dict[str, float | str]:
     correct, margin = _recorded(file)
+    quick, margins = _by_bf16(file)
     images, accuracies = len(margin), _accuracies(correct)
     truth, spread = accuracies.mean(), accuracies.std()
     target = Target(settings.target)
@@ -152,16 +172,23 @@ def _simulated(file: Path, settings: Simulate) -> dict[str, float | str]:
     for repetition in range(settings.repetitions):
         stream = Stream(repetition, "coverage", file.stem)
         chip = np.random.default_rng(stream.child("chips").integer()).integers(len(correct), size=target.max_draws)
-        subsets = Subsets(
-            images,
-            lambda: margin,
-            lambda draw, positions, chip=chip: correct[chip[draw], positions],
-            stream,
-            DRAW_COST["cpu"],
-        )
+
+        def answered(draw: int, positions: np.ndarray, chip=chip, stream=stream) -> Any:  # type: ignore[no-untyped-def]
+            if quick is None:
+                return correct[chip[draw], positions]
+            by_bf16, generator = quick[chip[draw], positions], stream.child("looks", draw).integer()
+            added = looks(margins[chip[draw], positions], np.random.default_rng(generator))
+            return by_bf16, added * (correct[chip[draw], positions].astype(float) - by_bf16)
+
+        cost = (DRAW_COST if quick is None else BF16_DRAW_COST)["cpu"]
+        subsets = Subsets(images, lambda: margin, answered, stream, cost)
         draws = pd.DataFrame(until_precise(target, subsets.until_precise))
-        fixed = pd.DataFrame([subsets.for_noise_std(draw) for draw in range(settings.noise_std_draws)])
-        s, low, high = noise_std(fixed["subset_accuracy"].to_numpy(), fixed["subset_variance"].to_numpy())
+        # By bf16 there is no such design: the correction would count as noise.
+        count = settings.noise_std_draws if quick is None else 0
+        fixed = pd.DataFrame([subsets.for_noise_std(draw) for draw in range(count)], columns=list(draws.columns))
+        s, low, high = math.nan, math.nan, math.nan
+        if count:
+            s, low, high = noise_std(fixed["subset_accuracy"].to_numpy(), fixed["subset_variance"].to_numpy())
         evaluations.append(
             {
                 "error": draws["subset_accuracy"].mean() - truth,
@@ -186,6 +213,8 @@ def _simulated(file: Path, settings: Simulate) -> dict[str, float | str]:
         "coverage": covered / settings.repetitions,
         "coverage_low": interval.low,
         "coverage_high": interval.high,
+        "by_bf16": quick is not None,
+        **({} if quick is None else _turned(correct, quick, margins)),
         "bias": table["error"].mean(),
         "rms_error": float(np.sqrt((table["error"] ** 2).mean())),
         "draws": table["draws"].mean(),
@@ -193,11 +222,35 @@ def _simulated(file: Path, settings: Simulate) -> dict[str, float | str]:
         "passes_N": table["passes"].mean(),
         "passes_N_90th": table["passes"].quantile(0.9),
         "full_passes_N": _full_passes(spread, settings.target),
+        "v1": 1e4 * _sampling_variance(correct, margin),
+        **({} if quick is not None else _of_noise_std(table, spread)),
+    }
+
+
+def _of_noise_std(table: pd.DataFrame, spread: float) -> dict[str, float]:
+    return {
         "s_mean": table["s"].mean(),
         "s_rms_error": float(np.sqrt(((table["s"] - spread) ** 2).mean())),
         "s_coverage": table["s_covered"].mean(),
         "s_passes_N": table["s_passes"].mean(),
     }
+
+
+def _turned(correct: np.ndarray, quick: np.ndarray, margins: np.ndarray) -> dict[str, float]:
+    """What bf16 does: points by which it is off, the share of answers that it turns, and the part of each draw's
+    images, of the smallest margins, in which all of those lie."""
+    turned = quick != correct
+    rank = np.abs(margins).argsort(axis=1).argsort(axis=1) / margins.shape[1]
+    off = {"bias_of_bf16": 100 * (quick.mean() - correct.mean()), "turned_by_bf16": turned.mean()}
+    return off | {"turned_within": rank[turned].max(initial=0.0)}
+
+
+def _sampling_variance(correct: np.ndarray, margin: np.ndarray) -> float:
+    """v_1 of strata by a score that is fitted to all recorded answers."""
+    positions = np.tile(np.arange(len(margin)), len(correct))
+    weight, right = np.ones(len(positions)), correct.ravel()
+    chance = refitted(margin, positions, right, weight)
+    return sampling_variance(score(chance), chance, positions, right, weight)
 
 
 def _full_passes(spread: float, target: float) -> int:
@@ -210,6 +263,16 @@ def _recorded(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """(draws x images of bool, margins)."""
     table = np.load(file)
     return np.unpackbits(table["correct"], axis=1, count=len(table["margin"])).astype(bool), table["margin"]
+
+
+def _by_bf16(file: Path) -> tuple[np.ndarray | None, np.ndarray]:
+    """The same in bf16, and its margins, draws x images; None where they were not recorded."""
+    table = np.load(file)
+    if "quick" not in table:
+        return None, np.empty(0)
+    return np.unpackbits(table["quick"], axis=1, count=len(table["margin"])).astype(bool), table["margins"].astype(
+        float
+    )
 
 
 def _accuracies(correct: np.ndarray) -> np.ndarray:

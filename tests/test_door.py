@@ -300,3 +300,11 @@ class TestAnswers:
         if name not in ("trajectories", "yields"):
             assert all(0 < covered.noisy < covered.total for covered in answer.coverage.values())
             assert len(answer.coverage) == 2
+
+
+def test_data_that_were_handed_to_training_are_no_named_ones(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    run = fit(TrainSettings(model=DigitsNet(width=2), epochs=1), tmp_path, splits=Splits(data, data))
+    with pytest.raises(UserError, match="were handed to fit without a name; give them"):
+        evaluate(run, noises=NOISE, draws=1)
+    assert len(evaluate(run, data, NOISE, 1).rows) == 2
+    assert len(repr(run)) < 200

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 from commands import TINY, refused
+from methods import few_digits
 from PIL import Image
 from torch import Tensor, nn
 
@@ -32,9 +33,10 @@ from noiserobust.errors import printable
 from noiserobust.limits import VARIABLE, Limits, limits, require_file
 from noiserobust.models import DigitsNet, ModelSpec, build, sizes
 from noiserobust.noise.chip_files import ChipFile
-from noiserobust.storage import conditions
+from noiserobust.storage import conditions, locks
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.storage.rows import completed
+from noiserobust.training import TrainSettings, fit
 from noiserobust.training.optimizers import build_optimizer
 
 ABOUT = {
@@ -519,3 +521,42 @@ def test_what_a_file_names_is_not_downloaded(
     with pytest.raises(UserError, match=told):
         evaluate(path)
     assert asked == [False]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda y: y.to_sparse(), "expected predictions that are dense and real, got sparse_coo"),
+        (lambda y: y.to(torch.complex64), "got strided, complex64"),
+        (lambda y: y.to("meta"), "got strided, float32 on meta"),
+        (lambda y: y[:1], "expected a model that gives a row of logits for each of 4 inputs, got 1"),
+    ],
+)
+def test_answers_of_a_network(change: Any, message: str) -> None:
+    class Odd(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return change(super().forward(x))
+
+    with pytest.raises(UserError, match=message):
+        evaluate(Odd(3, 2), (torch.ones(4, 3), torch.tensor([0, 1, 0, 1])), "gaussian:0.1", draws=1)
+
+
+def test_a_folder_that_goes_while_its_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever held the lock was ended before anything was written, and removed the empty folder."""
+    taken, asked = locks.locked, []
+
+    def goes(path: Path, **options: Any) -> Any:
+        asked.append(path)
+        if len(asked) == 1:
+            path.parent.rmdir()
+        return taken(path, **options)
+
+    monkeypatch.setattr(locks, "locked", goes)
+    with locks.alone(tmp_path / "run" / ".lock", "training"):
+        assert len(asked) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_three_images_are_enough(tmp_path: Path) -> None:
+    settings = TrainSettings(model="digits:2", epochs=1, batch_size=3, select_draws=1, validation=0.5)
+    assert fit(settings, tmp_path, splits=few_digits(6)).checkpoint.is_file()

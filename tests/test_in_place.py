@@ -24,7 +24,6 @@ from noiserobust.rng import Stream, pieces, seeded
 STREAM = Stream(7, "test", "in place")
 DIRECT = [
     Gaussian(0.1),
-    Gaussian(0.1, reference="layer"),
     Gaussian(0.1, reading="literal"),
     Gaussian(0.3, reference="layer", reading="literal"),
     Laplace(0.1),

@@ -215,7 +215,7 @@ def test_a_noise_says_what_its_strength_is() -> None:
 def test_what_a_function_does_wrong_is_one_line() -> None:
     with pytest.raises(UserError, match=r"own_parts:nothing: expected a function that returns Splits or .* got int"):
         load("own_parts:nothing")
-    with pytest.raises(UserError, match=r"expected a function of channels and classes, got TypeError"):
+    with pytest.raises(UserError, match=r"expected a function that returns a torch.nn.Module, got tuple"):
         build("own_parts:blobs", 1, 2)
 
 
@@ -328,3 +328,14 @@ def test_a_rule_without_its_step_says_so() -> None:
     engine = Engine(network, torch.optim.SGD(network.parameters(), lr=0.1))
     with pytest.raises(UserError, match="expected Unfinished to define perturbed_step beside its perturbation"):
         Unfinished().step(engine, Batch(torch.ones(3, 2), torch.tensor([0, 1, 0])), Progress(0, 1))
+
+
+def test_a_network_of_one_size_takes_no_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from torch.nn import *\nclass Own(Sequential):\n    def __init__(self, width=3):\n"
+    (tmp_path / "own_size.py").write_text(f"{code}        super().__init__(Flatten(), Linear(64, width))\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert build("own_size:Own(width=4)", 1, 4)[1].out_features == 4
+    with pytest.raises(UserError, match=r"expected package.module:Name, got own_size.py:Own; write own_size:Own"):
+        build("own_size.py:Own", 1, 4)
+    with pytest.raises(UserError, match="arrays become data by a function of your own"):
+        load("digits.npz")

@@ -152,6 +152,8 @@ def named_data(data: Any, copies: Sequence[TrainedCopy]) -> Splits | Labelled | 
     stored = {} if isinstance(source, nn.Module) else source.about.get("settings", {})
     if isinstance(source, nn.Module) or "data" not in stored:
         raise UserError(f"expected data, since {copies[0].name} does not say what it was trained on; name them")
+    if source.about.get("own_data"):
+        raise UserError(f"expected data, since those of {copies[0].name} were handed to fit without a name; give them")
     name, root = stored["data"], stored.get("data_root", "data")
     if source.about.get("started_in"):
         home = source.path.resolve().parent / source.about["started_in"]
@@ -162,8 +164,8 @@ def named_data(data: Any, copies: Sequence[TrainedCopy]) -> Splits | Labelled | 
     except UserError as error:
         raise UserError(
             f"expected the data that {copies[0].name} was trained on, '{stored['data']}', where they were, got none; "
-            "say where they are: --data PLACE, or --data NAME --data-root FOLDER (evaluate(..., data=...)); reading "
-            f"them said: {error}"
+            "say what they are now: --data PLACE, or --data NAME --data-root FOLDER, or --data package.module:Name of "
+            f"code (evaluate(..., data=...)); reading them said: {error}"
         ) from None
 
 

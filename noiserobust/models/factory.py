@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
 from noiserobust.errors import UserError
 from noiserobust.models.base import ModelSpec
 from noiserobust.spec import OfFunction
+from noiserobust.spec.references import load
 
 
 @dataclass(frozen=True)
 class ModelOfFunction(OfFunction, ModelSpec):
     """``package.module:function(width=8)``: what ``function(channels=..., classes=..., width=8)`` returns.
+
+    A function or class that takes no ``channels`` or no ``classes`` is called without: it is of one size.
 
     The module is imported as Python finds it, the folder that the program runs in included (searched last). Importing
     runs its code: a checkpoint that names a function is therefore only built when a person names it, too.
@@ -26,10 +30,21 @@ class ModelOfFunction(OfFunction, ModelSpec):
     names_code: ClassVar[bool] = True
 
     def build(self, channels: int, classes: int) -> nn.Module:
-        network = self.call("expected a function of channels and classes", channels=channels, classes=classes)
+        sizes = taken(load(self.reference), {"channels": channels, "classes": classes})
+        network = self.call("expected a function of channels and classes", **sizes)
         if not isinstance(network, nn.Module):
             raise UserError(f"{self}: expected a function that returns a torch.nn.Module, got {type(network).__name__}")
         return network
+
+
+def taken(function: Callable[..., Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that ``function`` has parameters for; all of them where nobody knows."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return dict(named)
+    every = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    return {name: value for name, value in named.items() if every or name in parameters}
 
 
 @dataclass(frozen=True)

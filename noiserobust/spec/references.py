@@ -37,6 +37,10 @@ def is_module(reference: str) -> bool:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error for an unknown name: the ``known`` one that is like it, or what code of your own lacks."""
+    if name.endswith((".npz", ".npy", ".pt", ".csv")):
+        return (
+            "; arrays become data by a function of your own that returns (x, y), (x_test, y_test): package.module:Name"
+        )
     if "." in name:
         return f"; there is no module {name} to import"
     near = difflib.get_close_matches(name, list(known), 1)
@@ -53,6 +57,8 @@ def load(reference: str, imports: bool = True) -> Any:
     module, _, name = reference.partition(":")
     if not imports and module not in sys.modules:
         raise UserError(f"expected code that you name yourself, got {reference} out of a file; import {module} first")
+    if module.endswith(".py"):
+        raise UserError(f"expected package.module:Name, got {reference}; write {module[:-3].replace('/', '.')}:{name}")
     with one_line(f"{reference}: expected code that can be imported"), working_folder():
         target = importlib.import_module(module)
         for part in name.split("."):

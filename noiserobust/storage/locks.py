@@ -54,9 +54,15 @@ def alone(path: Path, doing: str) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             note = lambda: log.warning("another process is %s; waiting for it to end", doing)  # noqa: E731
-            stack.enter_context(locked(path, note=note))
+            for more in range(99, -1, -1):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    stack.enter_context(locked(path, note=note))
+                    break
+                except FileNotFoundError:  # whoever held it has removed the folder, which was empty
+                    if not more:
+                        raise
         except OSError as error:
             raise UserError(
                 f"expected a lock file that can be written, got {path}: {error.strerror}; remove it or name "

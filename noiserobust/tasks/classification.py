@@ -48,7 +48,10 @@ class Classification(Task, name="classification"):
         return _Accuracy()
 
     def check(self, predictions: Tensor, batch: Batch, outputs: int) -> None:
-        logits_of_classes(predictions, outputs)
+        if len(logits_of_classes(predictions, outputs)) != len(batch):
+            raise UserError(
+                f"expected a model that gives a row of logits for each of {len(batch)} inputs, got {len(predictions)}"
+            )
 
     def answers(self, predictions: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The margin is the logit of the class minus the largest other one (infinite where there is no other)."""

@@ -65,5 +65,9 @@ def checked(
         with taking(batch.inputs, name):
             given = answer_to(model, lambda: task.call(model, batch))
         predictions = task.predictions(given)
+    kinds = ("is_sparse", "is_quantized", "is_meta")
+    if predictions.is_complex() or any(getattr(predictions, kind) for kind in kinds):
+        got = f"{predictions.layout}, {predictions.dtype} on {predictions.device}".replace("torch.", "")
+        raise UserError(f"expected predictions that are dense and real, got {got} from {name}; return others")
     task.check(predictions, batch, outputs)
     return predictions

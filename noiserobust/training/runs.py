@@ -96,6 +96,9 @@ class Run:
         """The method as it stands in tables: ``sam:0.2``, ``plain, clip 2.5 rms``."""
         return self.settings.label
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}: {self.label}, {self.settings.model}, seed {self.settings.seed})"
+
     def _repr_html_(self) -> str:
         title = f"<b>{escape(self.label)}</b> {escape(str(self.settings.model))}, seed {self.settings.seed}"
         log = self.log.to_html(index=False, float_format="{:.4g}".format, max_rows=10)

@@ -71,11 +71,8 @@ def fit(
     device and number of threads). ``splits`` stands in for loading ``settings.data``; ``on_epoch`` gets each line of
     the log, and so do ``loggers``: ``"tensorboard"``, ``"wandb:project"``, ``"csv:all.csv"``, or objects of your own
     (:class:`~noiserobust.training.Logger`); ``log.csv`` in the run's folder is written anyway. What ``settings.log``
-    asks for is measured after every epoch and changes no weights, so the run's folder is the same with and without; a
-    finished run that did not log it is refused.
-
-    ``processes`` (:func:`~noiserobust.training.torchrun`) train one run together, each on its part of every batch:
-    all must call this alike. Rank 0 alone reads and writes the folder.
+    asks for is measured after every epoch and changes no weights; a finished run that did not log it is refused.
+    ``processes`` (:func:`~noiserobust.training.torchrun`) train one run together: all must call this alike.
     """
     processes = processes or Processes()
     following = Loggers(loggers, processes.writes)
@@ -140,7 +137,9 @@ class Trainer:
                 f"{settings.batch_size}: the last is alone; use drop_last or another batch size"
             )
         # A finished run of somebody's code counts while that is the same.
-        few = prepare(first if isinstance(first, Streamed) else train.subset([0, 1, 2, 3]), torch.device("cpu"))
+        few = prepare(
+            first if isinstance(first, Streamed) else train.subset(range(min(4, len(train)))), torch.device("cpu")
+        )
         self.code = code(model, few[0].inputs) if settings.model.names_code else None
         analog = coverage_of(model, settings.where, self.task.call, sample)
         if analog.warning and processes.writes:
@@ -382,6 +381,7 @@ class Trainer:
             "ranks": self.ranks,
             "settings": self.settings.described(),
             "provenance": provenance(),
+            **({"own_data": True} if (self.settings.data, self.data.name) == ("digits", "data") else {}),
         } | ({"ranges": self.best_ranges} if self.best_ranges else {})
         if started := started_in(self.settings.data, self.settings.data_root, self.run.folder):
             about["started_in"] = started

@@ -1,0 +1,99 @@
+"""What sharing work over two processes costs beside it: processor time of both, in that of one alone.
+
+    python experiments/benchmarks/sharing.py draws ranks --rounds 5
+
+On cores that others use, too, the time until two processes have finished says how busy the others were. What they
+compute does not: 1 is sharing for nothing, and half of this figure the least time that two cores of one's own would
+take. ``draws``: eight draws of an evaluation, opened in each process. ``ranks``: steps of a batch of 64 by DDP over
+gloo, half of it in each process; RWP and SAM, whose noise and norms every process makes for itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import tyro
+from common import RESULTS, add_rows, machine, markdown
+from loops import Setup
+from rules import RULES, of_rule
+from torch.nn.parallel import DistributedDataParallel
+
+from noiserobust import evaluate
+from noiserobust.memory import keep_memory
+
+OUT = RESULTS / "speed_sharing.csv"
+SETUP = Setup(width=16, batch=64, threads=1)
+DRAWS, IMAGES, STEPS = 8, 200, 4
+
+
+def draws(number: int, count: int, folder: str) -> None:
+    """A process's part of the draws, once to warm up and once timed."""
+    torch.set_num_threads(1)
+    keep_memory()
+    model, data = SETUP.model().eval(), SETUP.data(IMAGES)
+    part = range(number * DRAWS // count, (number + 1) * DRAWS // count)
+    for _ in range(2):
+        start = time.process_time()
+        evaluate(model, (data.inputs, data.labels), "gaussian:0.1", draws=part)
+    Path(folder, str(number)).write_text(str(time.process_time() - start))
+
+
+def ranks(number: int, count: int, folder: str, text: str) -> None:
+    """A rank's steps, some to warm up and some timed."""
+    torch.set_num_threads(1)
+    keep_memory()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=count)
+    steps = of_rule(text, STEPS, SETUP, DistributedDataParallel, count)
+    steps()
+    start = time.process_time()
+    steps()
+    Path(folder, str(number)).write_text(str(time.process_time() - start))
+    dist.barrier()
+    os._exit(0)  # gloo's threads and the interpreter's end get into each other's way
+
+
+@dataclass
+class Sharing:
+    """Flags of the program."""
+
+    cases: tyro.conf.Positional[tuple[str, ...]]
+    rounds: int = 5
+
+    def run(self) -> None:
+        for turn in range(self.rounds):
+            rows = []
+            for case, work, *further in self._chosen():
+                one, two = (self._seconds(work, count, *further) for count in (1, 2))
+                rows.append({"case": case, "round": turn, "one": one, "two": two, "ratio": two / one, **machine()})
+                print(f"{case}: {one:.2f} s, {two:.2f} s, {two / one:.3f}", flush=True)
+            table = add_rows(OUT, rows)
+        found = table.groupby("case")["ratio"].describe()[["50%", "min", "max", "count"]]
+        print(markdown(found.round(3).reset_index()))
+
+    def _chosen(self):  # type: ignore[no-untyped-def]
+        if "draws" in self.cases:
+            yield "draws", draws
+        if "ranks" in self.cases:
+            for name, text in {"plain": "plain", **{name: RULES[name].text for name in ("RWP", "SAM")}}.items():
+                yield f"ranks, {name}", ranks, text
+
+    @staticmethod
+    def _seconds(work, count: int, *further: str) -> float:  # type: ignore[no-untyped-def]
+        """Processor seconds of all ``count`` processes together."""
+        with tempfile.TemporaryDirectory() as folder:
+            mp.spawn(work, (count, folder, *further), nprocs=count)
+            return sum(float(Path(folder, str(number)).read_text()) for number in range(count))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    torch.set_num_threads(1)
+    tyro.cli(Sharing).run()
