@@ -197,6 +197,34 @@ class TestNetworks:
         watched = sizes.built(spec, 3, 10).state_dict()
         assert all(torch.equal(value, watched[name]) for name, value in plain.items())
 
+    @pytest.mark.parametrize(
+        ("forward", "line"),
+        [
+            ("self.layer(x.flatten(1)).detach()", "expected a loss that depends on trained weights, got one that does"),
+            ("next(iter([]))", "expected code of your own that works, got StopIteration"),
+        ],
+    )
+    def test_answers_that_teach_nothing(
+        self,
+        forward: str,
+        line: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("of_mine.py").write_text(
+            "from torch import nn\nclass Net(nn.Module):\n"
+            "    def __init__(self): super().__init__(); self.layer = nn.Linear(64, 10)\n"
+            f"    def forward(self, x): return {forward}\n"
+        )
+        try:
+            assert line in refused(
+                ["train", "--model", "of_mine:Net", "--epochs", "1", "--quiet", "--out", "runs"], capsys
+            )
+        finally:
+            sys.modules.pop("of_mine", None)
+
 
 class TestTorchFiles:
     def test_no_more_memory_than_the_file(self, tmp_path: Path) -> None:

@@ -280,9 +280,7 @@ class TestBudgets:
         x = found.summary()["value"].iloc[0]
         assert 0 < x < 1
         assert set(found.rows.loc[found.rows["x"].notna(), "noise"]) == {"gaussian:0.02"}
-        alone = (
-            budget(small(), self.DATA, "io:noise={x}", (0, 1), 10.0, draws=4, axis=COARSE).summary()["value"].iloc[0]
-        )
+        alone = budget(small(), self.DATA, "io:noise={x}", (0, 1), 10.0, draws=4, axis=COARSE)
         assert x < alone.summary()["value"].iloc[0]
 
     def test_ranges_of_conductances(self) -> None:

@@ -28,6 +28,8 @@ def told(error: BaseException, quiet: bool = False) -> tuple[str, int]:
         traceback.print_exception(error)
     if isinstance(error, UserError):
         return str(error), 2
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
+        error = error.__cause__  # which passed through a generator of ours
     reason = f"{type(error).__name__}: {reason_of(error)}"
     hint = f"{DEBUG}=1 in the environment shows where"
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):

@@ -90,6 +90,11 @@ class TrainedWeights:
 
     def backward(self, loss: Tensor, inputs: Sequence[nn.Parameter] | None) -> None:
         """Add the gradient of ``loss`` to that of ``inputs`` (None: of all), skipping the rest of the backward pass."""
+        if not loss.requires_grad:
+            raise UserError(
+                "expected a loss that depends on trained weights, got one that does not: the network or the loss cuts "
+                "its answer off (detach, no_grad, argmax), or computes it from none of them"
+            )
         if inputs is None or _reaches(loss, inputs):
             torch.autograd.backward(loss, inputs=inputs)
             return
