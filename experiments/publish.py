@@ -71,41 +71,6 @@ def page(paper: str, folder: Path) -> str | None:
     return "\n\n".join([*head, *parts]) + "\n"
 
 
-CLAIMS = """# What the papers claim, judged
-
-Each claim is written as differences that must be positive if it holds (or lie within a margin, where it says that
-two things are equal), in [noiserobust/papers/claims.py](../noiserobust/papers/claims.py). Two methods are compared
-copy by copy: the same training seed, the same noise draws. Intervals are two-sided t intervals over trained copies,
-widened so that all of one claim's hold together with 95 % (Bonferroni). A "best" strength is chosen by the first third
-of the copies and compared on the others, so that the choice does not flatter and the copies compared stay independent.
-
-- **holds**: every interval lies on the claimed side;
-- **does not hold here**: some interval lies on the other side;
-- **cannot tell**: otherwise; then the line says which difference so many copies would have shown with a power of
-  80 %, and how many copies would show the published difference (or the measured one, where none is printed); of two
-  things that shall be equal, how many copies would show that.
-
-Costs are medians of steps timed in turn with plain ones on this machine, with quartiles, judged by the paper's own
-words (ESAM 40 % more, MESA 15 %), a little rounded up. A verdict is about the scale it was measured at: digits and
-short trainings can show that an effect exists, hardly that it does not.
-
-How the numbers came about, where it bears on the verdicts:
-
-- The claims were judged before, on runs since thrown away: from three copies, then from ten. Afterwards a review, not
-  a verdict, changed these: the epoch kept (then the best of noisy looks at 144 images, now the last), gamma at mini
-  (four times the published one), the update gradient (then measured with frozen batch statistics, which made it ten
-  times too large), the choice of best strengths (then each copy's by all others, which makes intervals too narrow),
-  and the contrasts of some claims, which now say what their papers' sentences say (rising test sharpness and falling
-  training sharpness apart; a falling cosine and a level one apart; gradient norms over all epochs; equal shares of
-  SAM's steps early and late; WRN-16-15; the subset's gradient at w + e).
-- Ramps are those that the paper found best for the quadratic one under sigma 0.07. This favours ramps under large
-  noise, the quadratic one most, and handicaps them under small noise: only large effects mean anything there.
-- mini's factors on sigma and gamma were set by where the plain network falls and by the filters' sizes, small's on rho
-  by an earlier 8-epoch SAM run; none by a verdict. Costs at mini are of steps of milliseconds;
-  [those of a full-width network](speed.md) are lower.
-"""
-
-
 def main(arguments: Arguments) -> None:
     verdicts = []
     for folder in arguments.scales:
@@ -119,7 +84,9 @@ def main(arguments: Arguments) -> None:
         if (folder / "claims.md").is_file():
             verdicts.append((folder / "claims.md").read_text())
     if verdicts:
-        (ROOT / "docs" / "claims.md").write_text("\n".join([CLAIMS, *verdicts]))
+        claims = ROOT / "docs" / "claims.md"
+        about = claims.read_text().split("\n## Scale ")[0]  # how claims are judged is written there by hand
+        claims.write_text("\n".join([about, *verdicts]))
 
 
 if __name__ == "__main__":
