@@ -24,7 +24,7 @@ from noiserobust.training import TrainSettings
 
 REACHED = 120e12
 """FLOP a second of one H100 in bf16: 30 % of 400e12 (docs/scale.md)."""
-COMMAND = "noiserobust reproduce map docs/results/*-mini.parquet docs/results/*-four-epochs.parquet docs/results/*-small.parquet"
+COMMAND = "noiserobust reproduce map docs/results/*-{mini,four-epochs,small}.parquet"
 KEY = ["row", "column", "quantity"]
 HELP = """For every table and figure: what was computed of it at which scale, and how it agrees with what is printed.
 
