@@ -181,14 +181,14 @@ prints as best there or near it, half of the published radius for SAM; no choice
 1,000 test images (stratified), ten draws, in bf16. Gaussian noise in the literal [reading](reading_of_the_noise.md)."""
 READING_CIFAR10 = """**What it says.** In this regime the chip decides. Where it is nearly clean (PCM a day after
 programming, compensated; one cell in a hundred stuck) plain training is best: training under
-noise as strong as the papers' costs more than it saves, a constant strength four times what the
-ramp costs. From a literal sigma of .05 on the quadratic ramp is best, and under .07 it gains
+noise as strong as the papers' costs more than it saves, a constant strength three to four times
+what the ramp costs. From a literal sigma of .05 on the quadratic ramp is best, and under .07 it gains
 twice what the constant strength does. At sigma .03, with converters or without, plain and ramp
 are alike. So train for the noise that you have, and ramp it.
 
 **What it does not say.** Strengths are those that the paper found best under sigma .07, not chosen for each chip:
-weaker noise in training would cost less on the nearly clean ones. SAM has one copy, and stands here without
-intervals. What is not measured yet takes ten to twenty minutes of a core per copy."""
+weaker noise in training would cost less on the nearly clean ones. SAM has two copies, too
+few to tell. What is not measured yet takes ten to twenty minutes of a core per copy."""
 
 
 @dataclass
