@@ -204,8 +204,8 @@ def _fill_laplace(block: Tensor, generator: torch.Generator) -> None:
 def laplace_pieces(block: Tensor, rows: Sequence[int], generator: torch.Generator) -> Iterator[Tensor]:
     """``block`` of the CPU, so many ``rows`` after the other, each filled with Laplace(0, 1) when it is given.
 
-    An exponential number is -log(1 - u) of a uniform one in float64, as torch's ``exponential_`` has it, which makes
-    them one by one: these are its bits in 0.4 of its time.
+    An exponential number is -log(1 - u) of a uniform one in float64, whatever the processor. On those where torch's
+    ``exponential_`` makes them one by one (seen on AMD's) these are its bits in 0.4 of its time.
     """
     parts = block.split(list(rows))
     uniform = torch.empty(max(rows), *block.shape[1:], dtype=torch.float64)

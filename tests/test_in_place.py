@@ -45,8 +45,11 @@ def plain_field(stream: Stream, shape: tuple[int, ...], fill: Callable[[Tensor, 
 
 
 def plain_laplace(block: Tensor, generator: torch.Generator) -> Tensor:
-    first = block.exponential_(generator=generator)
-    return first - torch.empty_like(block).exponential_(generator=generator)
+    """Two exponential numbers, -log(1 - u) each: torch's own may be another library's on another processor."""
+    first, second = (
+        -torch.log1p(-torch.empty(block.shape, dtype=torch.float64).uniform_(generator=generator)) for _ in range(2)
+    )
+    return first.float() - second.float()
 
 
 def plain(noise: Gaussian | Laplace, weight: Tensor, stream: Stream) -> Tensor:
