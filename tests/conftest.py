@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 
 # One thread a process, also in those that a test starts: two that spin for the same core slow each other down, so that
@@ -13,6 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)
 
 import matplotlib
+import numpy as np
+import pytest
+import torch
 from hypothesis import settings
 
 matplotlib.use("Agg")
@@ -21,3 +25,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # No deadline: the machine may be busy. Derandomised: random tests are seeded and never retried.
 settings.register_profile("noiserobust", deadline=None, derandomize=True, max_examples=60, database=None)
 settings.load_profile("noiserobust")
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """What a test leaves to a library's own generator does not hang on the tests before it; another seed may be
+    asked for, to find tests that hold by chance."""
+    seed = int(os.environ.get("TEST_SEED", "0"))
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from noiserobust.analog.places import Stored, Untied
-from noiserobust.analog.vectors import precise
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.errors import UserError
 from noiserobust.noise.sharded import is_sharded, whole
@@ -146,8 +145,9 @@ def clip_weights(space: WeightSpace, clip: Clip) -> None:
             continue  # frozen: nothing here may change it
         if not isinstance(weight, (Stored, Untied)):
             continue  # computed: its parameters are no weights
-        (values,) = precise([parameter.detach()])
-        assert values is not None
+        values = parameter.detach()
+        if values.element_size() < 4:
+            values = values.float()  # a limit of 16 bits is a per cent off, and squares and counts overflow
         sharded = is_sharded(values)
         if sharded and getattr(clip, "per", "layer") == "column":
             raise UserError("expected per=layer for weights sharded over processes (FSDP), got column")
