@@ -8,7 +8,8 @@ compute does not: 1 is sharing for nothing, and half of this figure the least ti
 take. ``draws``: eight draws of an evaluation, opened in each process. ``ranks``: steps of a batch of 64 by DDP over
 gloo, half of it in each process; RWP and SAM, whose noise and norms every process makes for itself. ``wall``:
 seconds until eight draws of 1,000 images are there, by one process, by two, and by one and two workers of Ray, in turn;
-processes and workers are up, and each opens its own copy of the network.
+processes and workers are up, and each opens its own copy of the network. ``cpu`` is the longest one's own processor
+time: about what the seconds would be on cores that nobody else uses.
 """
 
 from __future__ import annotations
@@ -48,8 +49,11 @@ class Worker:
         self.model, data = SETUP.model().eval(), SETUP.data(images)
         self.data = data.inputs, data.labels
 
-    def evaluate(self, part: range) -> None:
+    def evaluate(self, part: range) -> float:
+        """Evaluate them; seconds of processor time."""
+        start = time.process_time()
         evaluate(self.model, self.data, "gaussian:0.1", draws=part)
+        return time.process_time() - start
 
 
 def served(pipe: Connection, images: int) -> None:
@@ -71,6 +75,8 @@ def wall(rounds: int, images: int) -> None:
     for process in processes:
         process.start()
 
+    spent: list[float] = []
+
     def parts(count: int) -> list[range]:
         return [range(n * DRAWS // count, (n + 1) * DRAWS // count) for n in range(count)]
 
@@ -78,11 +84,11 @@ def wall(rounds: int, images: int) -> None:
         used = list(zip(pipes, parts(count), strict=False))
         for (ours, _), part in used:
             ours.send(part)
-        for (ours, _), _ in used:
-            ours.recv()
+        spent.append(max(ours.recv() for (ours, _), _ in used))
 
     def by_ray(count: int) -> None:
-        ray.get([actor.evaluate.remote(part) for actor, part in zip(actors, parts(count), strict=False)])
+        used = zip(actors, parts(count), strict=False)
+        spent.append(max(ray.get([actor.evaluate.remote(part) for actor, part in used])))
 
     cases = {"1 process": partial(by_processes, 1), "2 processes": partial(by_processes, 2)}
     cases |= {"Ray, 1 worker": partial(by_ray, 1), "Ray, 2 workers": partial(by_ray, 2)}
@@ -91,6 +97,7 @@ def wall(rounds: int, images: int) -> None:
         {"case": case, "round": number, "seconds": seconds, "calm": calm, **about}
         for number, case, seconds, calm in in_turn(cases, rounds)
     ]
+    rows = [row | {"cpu": cpu} for row, cpu in zip(rows, spent[len(cases) :], strict=True)]
     for (ours, _), process in zip(pipes, processes, strict=True):
         ours.send(None)
         process.join(10)
