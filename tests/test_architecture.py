@@ -15,7 +15,7 @@ import noiserobust
 PACKAGE = Path(noiserobust.__file__).parent
 LAYERS = [
     {"errors"},
-    {"limits"},
+    {"limits", "file_kinds"},
     {"rng", "spec", "seals", "endings", "memory", "bars"},
     {"noise", "data"},
     {"models"},
