@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -110,6 +110,8 @@ class Splits:
     crop: int = 0
     flip: bool = False
     validation: Labelled | None = None
+    named: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
+    """The flags that load just these data (``--data digits``); none where somebody made them."""
 
     def __post_init__(self) -> None:
         from noiserobust.data.collected import as_dataset  # knows of all kinds of data
@@ -128,6 +130,12 @@ class Splits:
             named = part if part.classes == classes else replace(part, classes=classes)  # type: ignore[type-var]
             object.__setattr__(self, what, named)
 
+    def loaded_by(self, *flags: str) -> Splits:
+        """The same, known as what ``flags`` load."""
+        known = replace(self)
+        object.__setattr__(known, "named", flags)
+        return known
+
     @property
     def content(self) -> Content:
         """What names these data."""
@@ -141,12 +149,13 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     A channel without any spread gets std 1: it can be centred, not scaled. Runs are named by these numbers, so they are
     the same to the last bit on every machine: sums are added by this module, in an order of its own.
     """
+    add: Callable[[np.ndarray], float]
     mean, std = [], []
     for channel in images.detach().unbind(1):
         if images.dtype == torch.uint8:
             # From a histogram: without a floating-point copy of the whole data set.
             count = torch.bincount(channel.flatten(), minlength=256).double().cpu().numpy()
-            value, add = np.arange(256) / 255, _in_sixteen_lanes
+            value, add = np.arange(256) / 255, _in_lanes
         else:
             value, add = channel.double().cpu().numpy().ravel(), math.fsum
             count = np.ones_like(value)
@@ -157,7 +166,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(mean), tuple(std)
 
 
-def _in_sixteen_lanes(values: np.ndarray) -> float:
+def _in_lanes(values: np.ndarray) -> float:
     """The sum of 256 values, added as a processor with AVX2 adds them: older runs were named by such sums."""
     lanes = sum(values.reshape(16, 4, 4))
     return sum(sum(lanes).tolist())

@@ -108,8 +108,8 @@ def is_whole(path: Path) -> bool:
 TEXTS = ("method", "metric", "task", "compensation", "converters", "backend", "subset", "analog", "precision", "model")
 """Columns of texts, never empty."""
 # fmt: off
-NAMES = ("noise", "layer_outputs", "inputs", "data", "weights", "answer", "device", "noiserobust", "torch", "numpy",
-         "python", "commit", "corruption")
+NAMES = ("noise", "layer_outputs", "inputs", "given", "data", "weights", "answer", "device", "noiserobust", "torch",
+         "numpy", "python", "commit", "corruption")
 # fmt: on
 """Further columns of texts, which may look like numbers."""
 NUMBERS = ("value", "strength", "t", "recalibration", "seed", "semantics", "images", "x", "y", "target", "confidence")
