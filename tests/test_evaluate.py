@@ -64,6 +64,8 @@ class TestRows:
         assert set(rows["method"]) == {"a", "b"}
         assert (rows["seed"] == 5).all()
         assert (rows["images"] == 60).all()
+        versions = rows.groupby("noise")["semantics"].unique().map(list)
+        assert versions.to_dict() == {"gaussian:0.3": [2], "laplace:0.2": [3]}
         assert (rows["noisy_weights"] == 4 * 8 + 8 * 3).all()
         assert {"torch", "commit", "device", "precision", "weights", "data"} <= set(rows)
 

@@ -28,6 +28,7 @@ from noiserobust.tasks import Classification
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import score
 from noiserobust.training import RWP, SAM, Engine, Method, Plain, Run, TrainSettings, fit, load_run
+from noiserobust.training.revised import revised
 
 fit_module = importlib.import_module("noiserobust.training.trainer")
 """The package's attribute of that name is the function."""
@@ -416,6 +417,12 @@ class TestFolders:
         names = [settings(**changes).identity(splits) for changes in ({}, *self.CHANGES)]
         assert len(set(names)) == len(names)
         assert settings().identity(splits) == names[0]
+
+    def test_only_runs_under_laplace_noise_are_others_since_its_draws_are(self) -> None:
+        layers = {"0": {"noise": "laplace:0.1"}}
+        for changes in ({"method": "rwp:laplace(0.1)"}, {"select_noise": "laplace:0.1"}, {"layers": layers}):
+            assert len(revised(settings(**changes))) == 1
+        assert revised(settings(method="rwp:gaussian(0.1)")) == []
 
     def test_data_are_named_by_their_content(self, splits: Splits) -> None:
         name = settings().identity(splits)

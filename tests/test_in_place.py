@@ -45,11 +45,10 @@ def plain_field(stream: Stream, shape: tuple[int, ...], fill: Callable[[Tensor, 
 
 
 def plain_laplace(block: Tensor, generator: torch.Generator) -> Tensor:
-    """Two exponential numbers, -log(1 - u) each: torch's own may be another library's on another processor."""
-    first, second = (
-        -torch.log1p(-torch.empty(block.shape, dtype=torch.float64).uniform_(generator=generator)) for _ in range(2)
-    )
-    return first.float() - second.float()
+    """The inverse of the distribution: -sgn(v) ln|v| of v = (2 k + 1) / 2^31, k a signed number of 31 random bits."""
+    bits = torch.empty(block.shape, dtype=torch.int32).random_(generator=generator).long()
+    v = (2 * torch.where(bits < 2**30, bits, bits - 2**31) + 1).float() / 2**31
+    return -v.sign() * v.abs().log()
 
 
 def plain(noise: Gaussian | Laplace, weight: Tensor, stream: Stream) -> Tensor:

@@ -156,9 +156,13 @@ class TestDistribution:
         # They share a generator's state, so they are not independent either: no noise model uses two on one name.
         assert not torch.equal(STREAM.normal((99,)), STREAM.laplace((99,)))
 
-    def test_laplace_and_normal_are_finite(self) -> None:
-        for field in (Stream.normal, Stream.laplace):
-            assert field(STREAM, (1 << 20,)).isfinite().all()
+    def test_laplace_is_finite_and_symmetric_at_the_ends_of_the_bits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        bits = torch.tensor([0, 1, 2**30 - 1, 2**30, 2**31 - 2, 2**31 - 1], dtype=torch.int32)
+        monkeypatch.setattr(Tensor, "random_", lambda self, generator: self.copy_(bits.view(self.shape)))
+        ends = torch.tensor([31.0, 31.0]) * torch.tensor(2.0).log()
+        ends[1] -= torch.tensor(3.0).log()  # the second smallest is 3 / 2^31
+        expected = torch.cat([ends, torch.zeros(2), -ends.flip(0)])
+        torch.testing.assert_close(STREAM.laplace((6,)), expected, rtol=1e-6, atol=0)
 
     def test_uniform_stays_below_one(self) -> None:
         field = STREAM.uniform((1 << 20,))

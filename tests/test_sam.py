@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from methods import ON, Quadratic, batch, close, output, sgd, smooth_net, weights
+from torch import Tensor
 
 from noiserobust.errors import UserError
 from noiserobust.training import SAM, Engine, Method
@@ -106,7 +107,52 @@ def test_every_m_samples_climb_by_themselves(text: str) -> None:
         assert len(out.losses) == 12
 
 
-@pytest.mark.parametrize("text", ["sam:0.1,m=0", "esam:0.1,m=-1", "sam:0.1,m=4,batches=different"])
+@pytest.mark.parametrize("of", [1, 2])
+def test_parts_of_gsam_and_looksam(of: int) -> None:
+    """GSAM combines every part's own gradients; LookSAM's direction is made of the parts' means."""
+    whole, base = batch(dtype=torch.float64), weights(smooth_net())
+    model, shares = smooth_net(), (5 / 12, 5 / 12, 2 / 12)
+    engine = Engine(model, torch.optim.SGD(model.parameters(), lr=LR))
+    pairs = []
+    for part in (whole[:5], whole[5:10], whole[10:]):
+        engine.gradient(part)
+        g = torch.nn.utils.parameters_to_vector([one for one in engine.take() if one is not None])
+        steps = [torch.zeros_like(w) for w in base]
+        torch.nn.utils.vector_to_parameters(RHO * g / g.norm(), steps)
+        with engine.moved(steps):
+            engine.gradient(part)
+        pairs.append((g, torch.nn.utils.parameters_to_vector([one for one in engine.take() if one is not None])))
+    given = [whole, [whole[:8], whole[8:]]][of - 1]
+
+    def stepped(text: str, steps: int) -> Tensor:
+        model = smooth_net()
+        own, method = Engine(model, torch.optim.SGD(model.parameters(), lr=LR)), Method.parse(text)
+        for step in range(steps):
+            out = method.step(own, given, ON._replace(step=step))
+            assert len(out.losses) == 12
+        return torch.nn.utils.parameters_to_vector(weights(model))
+
+    flat = torch.nn.utils.parameters_to_vector(base)
+    gaps = [p - 0.4 * (g - (g @ p) / (p @ p) * p) for g, p in pairs]
+    update = sum(share * one for share, one in zip(shares, gaps, strict=True))
+    close([stepped("gsam:0.3,m=5", 1)], [flat - LR * update], rtol=1e-10, atol=1e-12)
+
+    g, p = (sum(share * pair[k] for share, pair in zip(shares, pairs, strict=True)) for k in (0, 1))
+    once = flat - LR * p
+    close([stepped("looksam:0.3,m=5", 1)], [once], rtol=1e-10, atol=1e-12)
+    kept = p - (g @ p) / (g @ g) * g
+    after = smooth_net()
+    torch.nn.utils.vector_to_parameters(once, after.parameters())
+    engine = Engine(after, torch.optim.SGD(after.parameters(), lr=LR))
+    engine.gradient(whole)
+    g = torch.nn.utils.parameters_to_vector([one for one in engine.take() if one is not None])
+    twice = once - LR * (g + 0.7 * g.norm() / kept.norm() * kept)
+    close([stepped("looksam:0.3,m=5", 2)], [twice], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "text", ["gsam:0.1,m=0", "looksam:0.1,m=0", "sam:0.1,m=0", "esam:0.1,m=-1", "sam:0.1,m=4,batches=different"]
+)
 def test_parts_that_cannot_climb(text: str) -> None:
     with pytest.raises(UserError, match="expected m"):
         Method.parse(text)

@@ -276,7 +276,7 @@ class TestEvaluate:
         assert loose["draws"].item() < tight["draws"].item()
         pd.testing.assert_frame_equal(summarize_to_precision(read_rows(out)), tight)
         evaluate(*digits, NOISE, precision_target=4.0, seed=1, out=out)
-        with pytest.raises(UserError, match=r"every draw of gaussian:0.4 once.*seeds \[0, 1\]"):
+        with pytest.raises(UserError, match=r"gaussian:0.4 of .* several; they differ in seed \(0, 1\): choose"):
             summarize_to_precision(read_rows(out))
         with pytest.raises(UserError, match="evaluated to a precision, got none"):
             summarize_to_precision(evaluate(*digits, NOISE, draws=1).rows)
@@ -403,6 +403,9 @@ class TestByBf16:
         assert abs(line["mean"] - whole["mean"]) < 3.0 + 2 * whole["noise_std"] / math.sqrt(60)
         assert set(result.rows["precision"]) == {"fp32 by bf16"}
         pd.testing.assert_frame_equal(evaluate(*digits, NOISE, precision_target=target, out=out).rows, result.rows)
+        both = pd.concat([result.rows, result.rows.assign(precision="fp32")])
+        with pytest.raises(UserError, match=r"in precision \('fp32 by bf16', 'fp32'\): choose with --where"):
+            summarize_to_precision(both)
         exact = evaluate(*digits, "gaussian:0", precision_target=target).summary().iloc[0]
         whole = evaluate(*digits, "gaussian:0", draws=1).summary().iloc[0]
         assert exact["mean"] == pytest.approx(whole["mean"], abs=1e-9)

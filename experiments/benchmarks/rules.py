@@ -33,7 +33,7 @@ class Rule:
 RULES = {
     "RWP": Rule("rwp:gaussian(0.1)", 1.12, 1.0, "one pass; normals, a copy of the weights, its return"),
     "RWP, 2 draws": Rule("rwp:gaussian(0.1),draws=2", None, 2.0, "two passes"),
-    "RWP Laplace": Rule("rwp:laplace(0.05)", None, 1.0, "one pass; two exponentials a weight"),
+    "RWP Laplace": Rule("rwp:laplace(0.05)", None, 1.0, "one pass; a logarithm a weight"),
     "mixed RWP": Rule("rwp-mixed:0.01", None, 2.0, "two passes"),
     "SAM": Rule("sam:0.05", 2.05, 2.0, "two passes"),
     "ASAM": Rule("asam:0.5", None, 2.0, "two passes"),

@@ -19,6 +19,7 @@ from noiserobust.evaluation.settings import Compute, Where, check_seed
 from noiserobust.evaluation.statistics.summary import summarize
 from noiserobust.minima import MaxOverRms, Measure, Surface, measure, metric
 from noiserobust.models import ModelSpec
+from noiserobust.noise.additive import names_laplace
 from noiserobust.report import measure_table
 from noiserobust.storage.ledger import Ledger
 from noiserobust.storage.rows import OPERATION
@@ -128,11 +129,12 @@ def _fill(
 ) -> None:
     """The rows of one network."""
     surface = surface_of(model)
-    constant = OPERATION | model.columns | settings | {"semantics": SEMANTICS, "read": 0, "t": float("nan")}
+    constant = OPERATION | model.columns | settings | {"read": 0, "t": float("nan")}
 
     def units(one: Measure) -> list[dict[str, Any]]:
         noise, strength = one.place
-        place = {"noise": noise, "strength": strength, "measure": str(one)}
+        version = SEMANTICS + names_laplace(one, constant["analog"])
+        place = {"noise": noise, "strength": strength, "measure": str(one), "semantics": version}
         return [constant | place | {"draw": draw} for draw in range(one.draws)]
 
     # Those that take gradients first: their passes give the other measures, too. Each is stored when it is done.

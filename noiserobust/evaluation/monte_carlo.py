@@ -29,6 +29,7 @@ from noiserobust.evaluation.settings import Chips, Compute, Where, check_seed
 from noiserobust.evaluation.statistics.summary import paired, summarize
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
+from noiserobust.noise.additive import names_laplace
 from noiserobust.noise.sharded import mesh_of
 from noiserobust.report import precision_table, robustness_table
 from noiserobust.storage.ledger import SEMANTICS, Ledger
@@ -183,8 +184,9 @@ def evaluate(
 
 def columns_of(on_chips: ModelOnChips, noise: NoiseModel, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The columns that all rows of a network under a noise share; ``settings`` are the seed's and recalibration's."""
-    columns = OPERATION | {"semantics": SEMANTICS} | dict(settings) | {"backend": on_chips.opened.text}
-    return columns | on_chips.model.columns | {"noise": noise.label, "strength": on_chips.strength(noise)}
+    columns = OPERATION | dict(settings) | {"backend": on_chips.opened.text} | on_chips.model.columns
+    version = SEMANTICS + names_laplace(noise, columns["analog"])
+    return columns | {"noise": noise.label, "strength": on_chips.strength(noise), "semantics": version}
 
 
 def _target(asked: float | Target, chips: Chips, draws: range, metrics: Collection[str]) -> Target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -110,3 +111,12 @@ class Laplace(NoiseModel, name="laplace"):
     @property
     def shards(self) -> bool:
         return self.reference in ("filter", "layer")
+
+
+def names_laplace(*texts: object) -> bool:
+    """Whether texts that name noises name Laplace noise, whose draws are others than in version 0.1.
+
+    What is measured under it, or trained, has another version than what is not: rows and runs of other noise keep
+    their names.
+    """
+    return re.search(r"\blaplace[:(]", " ".join(map(str, texts))) is not None

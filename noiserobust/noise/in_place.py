@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from noiserobust.noise.base import NoiseModel
-from noiserobust.rng import BLOCK, Stream, blocks, laplace_pieces, pieces, side_by_side
-
-Fields = Callable[[Tensor, Sequence[int], torch.Generator], Iterator[Tensor]]
+from noiserobust.rng import BLOCK, FILLS, Fill, Stream, blocks, pieces, side_by_side
 
 
 def adds_in_place(noise: NoiseModel, weight: Tensor) -> bool:
@@ -26,7 +24,7 @@ def add_in_place(noise: NoiseModel, weights: Sequence[tuple[Tensor, Stream]]) ->
     """Every weight (outputs, inputs...) becomes ``noise.sample(weight, its stream)``, bit for bit.
 
     On the CPU the blocks of all weights are shared out over the cores, large ones first. A core fills a piece with
-    normals, scales it and adds it while all of it is in its cache: no field lies in memory (of Laplace noise a block).
+    random numbers, scales it and adds it while all of it is in its cache: no field lies in memory.
     """
     if (row_std := noise.row_std) is None:
         raise ValueError(f"expected a noise that can be added in place, got {noise}")
@@ -40,8 +38,7 @@ def add_in_place(noise: NoiseModel, weights: Sequence[tuple[Tensor, Stream]]) ->
         for index, start, stop in blocks(len(weight), weight[0].numel()):
             parts.append((weight[start:stop], std[start:stop], field.generator(block=index)))
     parts.sort(key=lambda part: -part[0].numel())
-    fields: Fields = _laplace_pieces if noise.unit == "laplace" else _normal_pieces
-    work = [partial(_add_to_block, fields, *part) for part in parts]
+    work = [partial(_add_to_block, FILLS[noise.unit], *part) for part in parts]
     if sum(block.numel() for block, _, _ in parts) > BLOCK:
         side_by_side(work, torch.device("cpu"))
         return
@@ -49,19 +46,11 @@ def add_in_place(noise: NoiseModel, weights: Sequence[tuple[Tensor, Stream]]) ->
         fill()
 
 
-def _add_to_block(fields: Fields, block: Tensor, std: Tensor, generator: torch.Generator) -> None:
-    """Add std times the generator's field to a block, piece by piece."""
+def _add_to_block(fill: Fill, block: Tensor, std: Tensor, generator: torch.Generator) -> None:
+    """Add std times the generator's field to a block, piece by piece, all in the same memory."""
     rows = pieces(len(block), block[0].numel())
-    for piece, its_std, field in zip(block.split(rows), std.split(rows), fields(block, rows, generator), strict=True):
+    memory = torch.empty(max(rows), *block.shape[1:])
+    for piece, its_std in zip(block.split(rows), std.split(rows), strict=True):
+        field = memory[: len(piece)]
+        fill(field, generator)
         piece.add_(field.mul_(its_std))
-
-
-def _normal_pieces(block: Tensor, rows: Sequence[int], generator: torch.Generator) -> Iterator[Tensor]:
-    """Normals for so many ``rows`` of ``block`` after the other, all in the same memory."""
-    normals = torch.empty(max(rows), *block.shape[1:])
-    for count in rows:
-        yield normals[:count].normal_(generator=generator)
-
-
-def _laplace_pieces(block: Tensor, rows: Sequence[int], generator: torch.Generator) -> Iterator[Tensor]:
-    return laplace_pieces(torch.empty(block.shape), rows, generator)

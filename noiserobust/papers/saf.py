@@ -47,8 +47,8 @@ IMAGENET: Mapping[str, Any] = {"epochs": 90, "batch_size": 4096, "micro_batches"
 VIT: Mapping[str, Any] = {
     "epochs": 300, "batch_size": 4096, "micro_batches": 8, "optimizer": "AdamW", "lr": 3e-3, "weight_decay": 0.3,
 }  # fmt: skip
-"""Table 5. The parts of a batch are those of the paper's eight cards, each with its own batch statistics; in SAM
-and ESAM each climbs by itself, in GSAM and LookSAM all climb together."""
+"""Table 5. The parts of a batch are those of the paper's eight cards, each with its own batch statistics, which
+climbs by itself."""
 
 START = {"CIFAR": (5, 200), "ResNet": (10, 90), "ViT": (150, 300)}
 """E_start, in so many epochs."""
@@ -108,8 +108,8 @@ def rule(at: Grid, network: str, data: str, method: str) -> Method:
         "AdamW": Plain(),
         "SAM": SAM(rho, m=card),
         "ESAM": ESAM(rho, beta=0.6, gamma=0.7, m=card),
-        "GSAM": GSAM(rho),
-        "LookSAM": LookSAM(rho),
+        "GSAM": GSAM(rho, m=card),
+        "LookSAM": LookSAM(rho, m=card),
         "SAF": SAF(0.3, start=timing["start"], back=timing["back"]),
         "MESA": MESA(0.3 if data == "ImageNet" else 0.8, start=timing["start"], beta=timing["beta"]),
     }

@@ -13,6 +13,9 @@ from noiserobust.storage.ledger import UNIT
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.rows import completed, read_rows, require_rows
 
+TOLD_APART = ("precision", "seed", "images", "semantics", "device", "analog", "data", "weights")
+"""Columns in which rows of one place most often differ: those that say more come first."""
+
 ASIDE = ("inputs", "recalibration", "converters", "analog", "layer_outputs")
 """Columns whose values change the hash ``data`` of one data set: its normalisation, and what is calibrated on it."""
 
@@ -61,6 +64,20 @@ def require_alike(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
+def told_apart(twins: pd.DataFrame) -> str:
+    """How to choose among rows that measure one thing several times: every column in which they differ, with its
+    values, and conditions on the first of them; "" where they differ in none."""
+    names = dict.fromkeys(name for name in (*TOLD_APART, *UNIT) if name in twins)
+    differing = {name: twins[name].drop_duplicates().tolist() for name in names}
+    differing = {name: values for name, values in differing.items() if len(values) > 1}
+    if not differing:
+        return ""
+    shown = (f"{name} ({', '.join(map(_quoted, values[:4]))})" for name, values in differing.items())
+    column, values = next(iter(differing.items()))
+    ways = " or ".join(f'--where "{column} == {_quoted(value)}"' for value in values[:4] if value == value)
+    return f"they differ in {' and in '.join(shown)}: choose with {ways}"
+
+
 def wide(rows: pd.DataFrame) -> pd.DataFrame:
     """Tidy ``rows`` with a column per metric in place of ``metric`` and ``value``; missing ones are NaN.
 
@@ -84,7 +101,7 @@ def wide(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _quoted(value: object) -> str:
     if not isinstance(value, str):
-        return f"{value:g}"
+        return f"{value:.15g}"
     return f"'{value}'" if "'" not in value else f'\\"{value}\\"'
 
 

@@ -16,6 +16,7 @@ from noiserobust.data import Content, DataSource, Splits, load
 from noiserobust.evaluation import evaluate
 from noiserobust.evaluation.settings import grouped
 from noiserobust.noise import NoiseModel
+from noiserobust.noise.additive import names_laplace
 from noiserobust.storage.ledger import SEMANTICS
 from noiserobust.storage.locks import alone
 from noiserobust.storage.rows import write_rows
@@ -119,7 +120,8 @@ class Evaluating(Measurement):
     @property
     def key(self) -> list[Any]:
         # The run's own name says everything about its weights.
-        return [SEMANTICS, self.trained.result.parent.name, str(self.noise), self.first_draw, self.draws, self.options]
+        version = SEMANTICS + names_laplace(self.noise, self.options)
+        return [version, self.trained.result.parent.name, str(self.noise), self.first_draw, self.draws, self.options]
 
     def measure(self) -> pd.DataFrame:
         settings = self.trained.settings

@@ -28,6 +28,7 @@ from noiserobust.report.leading import metric_of
 from noiserobust.rng import Stream
 from noiserobust.storage.ledger import Ledger
 from noiserobust.storage.rows import OPERATION, completed
+from noiserobust.storage.stored import told_apart
 from noiserobust.tasks import Score
 
 CELL = ["method", "model", "replicate", "noise", "strength", "t", *(name for name in OPERATION if name != "subset")]
@@ -229,11 +230,14 @@ def summarize_to_precision(rows: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for key, cell in kinds.groupby(CELL, sort=False, dropna=False, observed=True):
         stopped, fixed = (cell[cell["subset"] == kind] for kind in ("stopped", "fixed"))
-        if stopped.empty or cell.duplicated(["subset", "draw", "metric"]).any():
-            raise UserError(
-                f"expected every draw of {cell['noise'].iloc[0]} once, got {len(stopped)} stopped rows with seeds "
-                f'{sorted(cell["seed"].unique().tolist())}; choose with --where "seed == 0"'
-            )
+        what = f"{cell['noise'].iloc[0]} of {cell['model'].iloc[0]}"
+        if stopped.empty:
+            raise UserError(f"expected the draws of {what} that stopped at its precision, got its fixed design alone")
+        unit = ["subset", "draw", "metric"]
+        if (doubled := cell.duplicated(unit)).any():
+            twins = cell[(cell[unit] == cell[doubled].iloc[0][unit]).all(axis=1)]
+            remedy = told_apart(twins) or f"drop the {doubled.sum()} doubled rows"
+            raise UserError(f"expected every draw of {what} once, got several; {remedy}")
         # A file may hold draws of several targets: the one that went furthest made the last.
         last = stopped.sort_values("draw").iloc[-1]
         target, confidence = float(last["target"]), float(last["confidence"])

@@ -11,6 +11,7 @@ import pandas as pd
 from noiserobust.errors import UserError
 from noiserobust.evaluation.statistics.components import Design
 from noiserobust.storage.rows import OPERATION, completed
+from noiserobust.storage.stored import told_apart
 from noiserobust.tasks.counts import NAN_ANSWERS
 
 CELL = ["method", "noise", "strength", "t", *OPERATION, "metric"]
@@ -63,10 +64,6 @@ def cells(draws: pd.DataFrame, design: Design) -> Iterator[tuple[tuple[Any, ...]
         yield key, cell["value"].to_numpy(float)[np.lexsort((column, owner))].reshape(present.shape)
 
 
-TOLD_APART = ("images", "seed", "data", "precision", "weights", "analog", "device")
-"""Columns in which rows of one file may differ beside what they measure."""
-
-
 def one_model_per_replicate(draws: pd.DataFrame, design: Design) -> pd.DataFrame:
     """``draws`` itself; UserError when a method has two models on one replicate."""
     models = draws.drop_duplicates(["method", *MODEL])
@@ -98,11 +95,7 @@ def require_rows(rows: pd.DataFrame) -> pd.DataFrame:
     if doubled.any():
         first = rows[doubled].iloc[0]
         twins = rows[(rows[unit].eq(first[unit]) | (rows[unit].isna() & first[unit].isna())).all(axis=1)]
-        differing = next((name for name in TOLD_APART if name in twins and twins[name].nunique() > 1), None)
-        remedy = f"drop the {doubled.sum()} doubled rows"
-        if differing:
-            values = ", ".join(map(str, twins[differing].unique()))
-            remedy = f"they differ in {differing} ({values}): choose one with a condition on it"
+        remedy = told_apart(twins) or f"drop the {doubled.sum()} doubled rows"
         raise UserError(
             f"expected one value per (model, noise, draw, read, t, metric), got several for {first['model']}, "
             f"{place(first)}, draw {first['draw']}, read {first['read']}; {remedy}"

@@ -79,9 +79,11 @@ class ESAM(Method, name="esam"):
 
     def perturbed_step(self, engine: Engine, batch: AnyBatch, progress: Progress, perturbation: Ascent) -> Output:
         chosen = self.chosen(engine, progress.step)
-        return climbed_apart(
+        out = climbed_apart(
             engine, batch, self.m, lambda part, weight: self._gradient(engine, part, perturbation, chosen, weight)
         )
+        engine.commit()
+        return out
 
     def _gradient(
         self, engine: Engine, batch: AnyBatch, perturbation: Ascent, chosen: list[bool], weight: float | Tensor

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from noiserobust.analog.vectors import Vector, add, along, clones, divisor, norm, precise
+from noiserobust.analog.vectors import Vector, add, along, clones, divisor, norm, precise, scale
 from noiserobust.errors import UserError
 from noiserobust.minima import Ascent
 from noiserobust.training.engine import Engine, Output
 from noiserobust.training.micro_batches import AnyBatch
-from noiserobust.training.rules.sam import Climbing
+from noiserobust.training.rules.sam import Climbing, check_m, climbed_apart
 from noiserobust.training.schedules import Progress
 
 
@@ -27,6 +27,7 @@ class LookSAM(Climbing, name="looksam"):
     - ``alpha``: size of the re-used part in units of the clean gradient.
     - ``k``: steps from one climb to the next (inside RST, of the steps that the coin chooses).
     - ``layerwise``: every tensor takes its own projection and norms; by default they are those of all tensors at once.
+    - ``m``: at a climb every m samples climb their own gradient, as in :class:`SAM`; :math:`g_v` is made of the means.
 
     Cost: two forward and two backward passes at a climb, one of each in between: 1 + 1/k of plain training's.
     Source: Liu et al., "Towards Efficient and Scalable Sharpness-Aware Minimization" (arXiv 2203.02714), Eq. 7 and
@@ -38,9 +39,11 @@ class LookSAM(Climbing, name="looksam"):
     alpha: float = 0.7
     k: int = 5
     layerwise: bool = False
+    m: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_m("looksam", self.m)
         if self.k < 1:
             raise UserError(f"looksam: expected k >= 1 steps from climb to climb, got {self.k}; 5 is usual")
         if not 0 <= self.alpha < float("inf"):
@@ -65,10 +68,19 @@ class LookSAM(Climbing, name="looksam"):
 
     def _climb(self, engine: Engine, batch: AnyBatch, perturbation: Ascent) -> tuple[Output, Vector]:
         """One step of SAM without its commit, and the g_v it leaves."""
-        out = engine.gradient(batch, sync=self.sync)
-        gradients = precise(engine.take())
-        with engine.perturbed(perturbation, gradient=clones(gradients)):
-            engine.gradient(batch, norm_stats=False)
+        gradients: Vector = []
+
+        def gradient(part: AnyBatch, weight: float | Tensor) -> Output:
+            nonlocal gradients
+            out = engine.gradient(part, sync=self.sync)
+            own = precise(engine.take())
+            with engine.perturbed(perturbation, gradient=clones(own)):
+                engine.gradient(part, norm_stats=False, weight=weight)
+            own = own if self.m is None else scale(own, weight)
+            gradients = add(gradients, own) if gradients else own
+            return out
+
+        out = climbed_apart(engine, batch, self.m, gradient)
         clean = gradients if self.sync else engine.average(gradients)
         perturbed = precise(engine.take())
         direction = clones(perturbed)

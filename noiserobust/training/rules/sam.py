@@ -104,14 +104,12 @@ def check_m(rule: str, m: int | None) -> None:
 def climbed_apart(
     engine: Engine, batch: AnyBatch, m: int | None, gradient: Callable[[AnyBatch, float | Tensor], Output]
 ) -> Output:
-    """One step in which every ``m`` samples climb by themselves, as those of one card do (all together without m).
+    """The update gradient where every ``m`` samples climb by themselves, as those of one card do (all without m).
 
-    ``gradient(part, weight)`` adds the update gradient of a part, weighed by its share of the batch.
+    ``gradient(part, weight)`` adds that of a part, weighed by its share of the batch.
     """
     if m is None:
-        out = gradient(batch, 1.0)
-        engine.commit()
-        return out
+        return gradient(batch, 1.0)
     if engine.ranks.count > 1:
         raise UserError(f"expected m on one process, got {engine.ranks.count}; ranks climb their own samples anyway")
     micro, outputs = as_list(batch), list[Output]()
@@ -123,7 +121,6 @@ def climbed_apart(
         outputs.append(gradient(part, units(part) / units(micro)))
         if before is not None:
             engine.put(before)
-    engine.commit()
     return joined(outputs)
 
 
@@ -173,10 +170,12 @@ class SAM(Climbing, name="sam"):
     def mixed_step(
         self, engine: Engine, batch: AnyBatch, perturbation: Ascent, clean: float, unit: bool = False
     ) -> Output:
-        return climbed_apart(
+        out = climbed_apart(
             *(engine, batch, self.m),
             lambda part, weight: self.mixed_gradient(engine, part, perturbation, clean, unit, weight)[0],
         )
+        engine.commit()
+        return out
 
     def climbed(self, engine: Engine, batch: AnyBatch) -> AnyBatch:
         return batch if self.batches == "same" else previous(engine.own_memory, self.name, batch)
