@@ -1,4 +1,19 @@
-from . import noise
+from . import (
+    analog,
+    data,
+    evaluation,
+    integrations,
+    memory,
+    minima,
+    models,
+    noise,
+    page,
+    report,
+    rng,
+    sweep,
+    tasks,
+    training,
+)
 from .analog.coverage import Coverage, coverage
 from .analog.noisy import perturbed
 from .analog.weights import analog_weights
@@ -28,18 +43,31 @@ __all__ = [
     "Stream",
     "UserError",
     "Where",
+    "analog",
     "analog_weights",
     "budget",
     "corrupted",
     "coverage",
+    "data",
     "evaluate",
+    "evaluation",
+    "integrations",
     "keep_digital",
     "landscape",
     "load_run",
+    "memory",
+    "minima",
+    "models",
     "noise",
+    "page",
     "perturbed",
+    "report",
+    "rng",
     "sensitivity",
     "sharpness",
+    "sweep",
+    "tasks",
+    "training",
     "yields",
 ]
 __version__: str

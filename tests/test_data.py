@@ -73,18 +73,14 @@ class TestDataset:
             np.testing.assert_allclose(std, expected.std((0, 2, 3), correction=0), rtol=1e-12)
         assert channel_statistics(torch.full((2, 1, 3, 3), 9, dtype=torch.uint8))[1] == (1.0,)
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
-    def test_do_not_depend_on_the_number_of_threads_since_runs_are_named_by_them(self, dtype: torch.dtype) -> None:
-        images = Stream(0, "images").uniform((3000, 3, 8, 8)).mul(255).to(dtype)
-        threads = torch.get_num_threads()
-        try:
-            found = set()
-            for count in (1, 2, 3):
-                torch.set_num_threads(count)
-                found.add(channel_statistics(images))
-        finally:
-            torch.set_num_threads(threads)
-        assert len(found) == 1
+    def test_statistics_are_the_same_to_the_last_bit_everywhere_since_runs_are_named_by_them(self) -> None:
+        """With NumPy 2.2's or 2.4's sums, torch's on any processor: the sums of these differ in the last place."""
+        digits = load("digits").train
+        assert (digits.mean, digits.std) == ((0.30515206365651504,), (0.37627179588010223,))
+        squares = torch.arange(12288).square().div(811, rounding_mode="floor").remainder(256)
+        found = channel_statistics(squares.to(torch.uint8).view(64, 3, 8, 8))
+        assert found[0] == (0.4998410692401961, 0.4815132889093137, 0.4981339996936274)
+        assert found[1] == (0.29607124923611133, 0.29267113415055446, 0.28661635574813493)
 
     def test_fingerprint_names_images_and_labels(self) -> None:
         data = dataset()

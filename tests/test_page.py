@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from PIL import Image
 
 from noiserobust import UserError
 from noiserobust.cli.app import main
+from noiserobust.data import load
 from noiserobust.evaluation import evaluate, paired, sensitivity, summarize
-from noiserobust.evaluation.settings import Chips
+from noiserobust.evaluation.settings import Chips, Compute
+from noiserobust.models import ModelSpec
 from noiserobust.page import live, write_page
-from noiserobust.page.of_runs import evaluation_commands
+from noiserobust.page.commands import evaluation_commands, training_commands
 from noiserobust.page.results import Results, runs_in
 from noiserobust.page.sections import sections_of
 from noiserobust.training import TrainSettings, fit
@@ -168,7 +171,7 @@ def test_sections_follow_from_what_there_is(made: tuple[Path, list[Path]]) -> No
     assert shown == pytest.approx({name: alone[name] for name in shown})
     assert set(shown) == set(alone.index) - {"all layers"}
     commands = dict(every["provenance"].texts)
-    assert commands["trained: sam:0.1"].endswith("--seeds 0 1")
+    assert "--seeds 0 1 --out" in commands["trained: sam:0.1"]
     first, second = commands["evaluated"].splitlines()
     assert "--noise gaussian:0.0 gaussian:0.1 gaussian:0.2 --draws 3 --images 500" in first
     assert "--noise pcm --times 25 86400 --compensation none global --draws 2" in second
@@ -285,6 +288,42 @@ def test_metrics_and_samples_are_in_the_commands(made: tuple[Path, list[Path]]) 
     assert command.endswith("--noise gaussian:0.1 --draws 1 --images 30 --metrics top5")
     whole = evaluate(folder / "runs", **asked | {"images": None}).rows
     pd.testing.assert_frame_equal(evaluate(folder / "runs", **asked | {"images": 500}).rows, whole)
+
+
+def test_what_the_page_prints_makes_the_rows_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Own network, other data than those of training, a label of one's own, other normalisation."""
+    code = "from torch.nn import *\nfrom noiserobust.data import load\n"
+    code += "def net(channels, classes): return Sequential(Flatten(), Linear(64, classes))\n"
+    code += "def few(): return load('digits').train.subset(range(90)), load('digits').test.subset(range(70))\n"
+    (tmp_path / "pasted_code.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    few = load("pasted_code:few")
+    settings = TrainSettings(model="pasted_code:net", epochs=1, select_on="none")
+    own = fit(settings, "own", splits=few)
+    usual = fit(replace(settings, model=ModelSpec.parse("digits:width=2")), "own")
+    assert training_commands(usual, [0])[1:] == []
+    assert "# the data were handed over in Python" in training_commands(own, [0])[1]
+    asked: dict[str, Any] = {"noises": ["gaussian:0.1", "gaussian:0.2"], "draws": 2, "model": "pasted_code:net"}
+    rows = evaluate({"mine": [str(own.checkpoint)]}, few, **asked, compute=Compute(mean=0.3, std=0.4)).rows
+    other = evaluate(str(usual.folder), "pasted_code:few", ["pcm"], 1, chips=Chips(times=["1d"])).rows
+    first, second = evaluation_commands(pd.concat([rows, other]))
+    for command, made in ((first, rows), (second, other)):
+        main([*shlex.split(command)[1:], "--out", str(tmp_path / "again.parquet")])
+        again = pd.read_parquet(tmp_path / "again.parquet")
+        for name in ("method", "noise", "t", "draw", "metric", "value", "data", "inputs", "given"):
+            pd.testing.assert_series_equal(again[name], made[name].reset_index(drop=True), check_dtype=False)
+        (tmp_path / "again.parquet").unlink()
+    (command,) = training_commands(usual, [0])
+    main(shlex.split(command)[1:])
+    assert "is finished already" in capsys.readouterr().err
+    handed = evaluate(own.network, (few.test.normalized(), few.test.labels), "gaussian:0.1", 1).rows
+    _, *notes = evaluation_commands(handed)
+    assert [note[:22] for note in notes] == ["# the weights of Seque", "# the data were handed"]
+    (_, note) = evaluation_commands(rows.drop(columns="given"))
+    assert "older rows" in note
 
 
 def test_nothing_to_show_is_said(tmp_path: Path) -> None:

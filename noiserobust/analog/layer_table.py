@@ -21,6 +21,7 @@ else:  # the same parser under its older name
     import tomli as tomllib
 
 from noiserobust.errors import UserError, reason_of
+from noiserobust.file_kinds import require_kind
 from noiserobust.limits import read_text_bytes
 
 MOST_DOTS = 1000
@@ -152,6 +153,7 @@ def _read(given: str | Path) -> Any:
     if isinstance(given, str) and re.match(r"\s*\[.*\n", given):
         return _parsed(given, "its text", tomllib.loads)
     path = Path(given)
+    require_kind(path, "settings by layer (.toml: a section per pattern)", "layers", "toml")
     try:
         text = read_text_bytes(path, "settings by layer (.toml)").decode()
     except UnicodeDecodeError as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -110,6 +110,8 @@ class Splits:
     crop: int = 0
     flip: bool = False
     validation: Labelled | None = None
+    named: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
+    """The flags that load just these data (``--data digits``); none where somebody made them."""
 
     def __post_init__(self) -> None:
         from noiserobust.data.collected import as_dataset  # knows of all kinds of data
@@ -128,6 +130,12 @@ class Splits:
             named = part if part.classes == classes else replace(part, classes=classes)  # type: ignore[type-var]
             object.__setattr__(self, what, named)
 
+    def loaded_by(self, *flags: str) -> Splits:
+        """The same, known as what ``flags`` load."""
+        known = replace(self)
+        object.__setattr__(known, "named", flags)
+        return known
+
     @property
     def content(self) -> Content:
         """What names these data."""
@@ -138,23 +146,30 @@ class Splits:
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of N x C x H x W; uint8 in units of 1/255.
 
-    A channel without any spread gets std 1: it can be centred, not scaled.
+    A channel without any spread gets std 1: it can be centred, not scaled. Runs are named by these numbers, so they are
+    the same to the last bit on every machine: sums are added by this module, in an order of its own.
     """
+    add: Callable[[np.ndarray], float]
     mean, std = [], []
-    for channel in images.unbind(1):
+    for channel in images.detach().unbind(1):
         if images.dtype == torch.uint8:
-            # From a histogram: exact, and without a floating-point copy of the whole data set.
-            count = torch.bincount(channel.flatten(), minlength=256).double()
-            value = torch.arange(256, device=images.device).double() / 255
-            average = (count * value).sum() / count.sum()
-            variance = (count * (value - average) ** 2).sum() / count.sum()
+            # From a histogram: without a floating-point copy of the whole data set.
+            count = torch.bincount(channel.flatten(), minlength=256).double().cpu().numpy()
+            value, add = np.arange(256) / 255, _in_lanes
         else:
-            # By numpy, whose sums do not depend on the number of threads as torch's do: runs are named by them.
-            values = channel.detach().cpu().double().numpy()
-            average, variance = values.mean(), values.var()
+            value, add = channel.double().cpu().numpy().ravel(), math.fsum
+            count = np.ones_like(value)
+        average = add(count * value) / count.sum()
+        variance = add(count * (value - average) ** 2) / count.sum()
         mean.append(float(average))
-        std.append(math.sqrt(float(variance)) or 1.0)
+        std.append(math.sqrt(variance) or 1.0)
     return tuple(mean), tuple(std)
+
+
+def _in_lanes(values: np.ndarray) -> float:
+    """The sum of 256 values, added as a processor with AVX2 adds them: older runs were named by such sums."""
+    lanes = sum(values.reshape(16, 4, 4))
+    return sum(sum(lanes).tolist())
 
 
 def _check_images(images: Tensor) -> None:

@@ -30,4 +30,7 @@ def load(
     module is imported, nothing is downloaded. Raises :class:`UserError` when there is no such data.
     """
     with none_of_files(imports):
-        return DataSource.parse(name, imports).load(root, image_size)
+        source = DataSource.parse(name, imports)
+        where = [] if str(root) == "data" else ["--data-root", str(root)]
+        size = [] if image_size is None else ["--image-size", str(image_size)]
+        return source.load(root, image_size).loaded_by("--data", str(name), *where, *size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from noiserobust.data.source import DataSource
@@ -17,6 +18,15 @@ def started_in(data: str, root: str, folder: Path) -> str | None:
         source = source.of
     in_root = source.in_root and not os.path.isabs(root) and os.path.isdir(root)
     return os.path.relpath(here, folder.resolve()) if in_root or beside(data, here) != data else None
+
+
+def handed_over(data: str, named: Sequence[str], name: str) -> dict[str, bool]:
+    """What a checkpoint says where its data were not loaded as its setting ``data`` says, but handed to fit:
+    ``handed_over``; and ``own_data``, where evaluation must not take the usual data for them, as nothing else names
+    them."""
+    if named[1:2] and str(DataSource.parse(named[1])) == str(DataSource.parse(data)):
+        return {}
+    return {"handed_over": True} | ({"own_data": True} if (data, name) == ("digits", "data") else {})
 
 
 def beside(data: str, folder: Path) -> str:

@@ -1,3 +1,4 @@
+from . import design, precision, statistics
 from .corruptions import Corrupted, corrupted
 from .design.chip_yield import Yield, yields
 from .design.digital_layers import KeptDigital, Search, Stop, keep_digital
@@ -36,13 +37,16 @@ __all__ = [
     "area",
     "budget",
     "corrupted",
+    "design",
     "evaluate",
     "keep_digital",
     "landscape",
     "paired",
+    "precision",
     "program",
     "sensitivity",
     "sharpness",
+    "statistics",
     "summarize",
     "trajectories",
     "wide",

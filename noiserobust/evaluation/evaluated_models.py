@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shlex
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -169,6 +170,17 @@ def named_data(data: Any, copies: Sequence[TrainedCopy]) -> Splits | Labelled | 
         ) from None
 
 
+def flags_of(data: Any, loaded: Splits | Labelled | AsGiven, part: str, compute: Compute) -> str:
+    """The command line's flags that give ``data`` ("" for those of training), or ``handed over`` where none can."""
+    named = ("--data", str(data)) if isinstance(data, (str, Path)) else getattr(loaded, "named", ())
+    if part != "test" or (data is not None and not named):
+        return "handed over"
+    words = [] if data is None else [*named]
+    for flag, values in zip(("--mean", "--std"), compute.normalization or (), strict=False):
+        words += [flag, *map(str, values)]
+    return shlex.join(words)
+
+
 def part_of(data: Splits | Labelled | AsGiven, part: str) -> Labelled:
     """The ``train`` or ``test`` part of what has parts; all of anything else."""
     if part not in ("train", "test"):
@@ -219,6 +231,7 @@ class EvaluatedModels:
             self.dataset = whole  # in its own order
         else:
             self.dataset = whole.sample(images, Stream(0, "images"))
+        self.given = flags_of(data, self.data, part, compute)
         self.spec = None if model is None else ModelSpec.parse(model)
         self.normalization = compute.normalization
         self.device = None if compute.device is None else known_device(compute.device)
@@ -281,6 +294,7 @@ class EvaluatedModels:
             if isinstance(task, Scorer)
             else _digest([self.dataset, *self.calibration(where)], dataset),
             "inputs": dataset.normalization,
+            "given": self.given,
             "device": device.type,
             "noisy_weights": analog.noisy,
             "all_weights": analog.total,

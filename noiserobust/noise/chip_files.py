@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from noiserobust.errors import UserError
+from noiserobust.file_kinds import require_kind
 from noiserobust.limits import limits, require_file, within
 from noiserobust.noise.mapping import MAPPINGS, Pair
 from noiserobust.seals import is_sound
@@ -189,6 +190,7 @@ def chip_paths(folder: str) -> list[Path]:
     else:
         paths = [Path(path) for path in glob.glob(folder)]
         if odd := [path for path in paths if path.suffix not in SUFFIXES]:
+            require_kind(odd[0], "a measured chip (.npz or .safetensors)")
             raise UserError(f"expected chips as .npz or .safetensors, got {odd[0]}")
     files = [path for path in paths if os.path.isfile(path)]
     if not files:

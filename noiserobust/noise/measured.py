@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from noiserobust.errors import UserError
+from noiserobust.file_kinds import require_kind
 from noiserobust.limits import read_text_bytes
 from noiserobust.noise.device import DeviceProfile, Devices, check_scale, normal_like
 from noiserobust.noise.measurements import DRIFT, Measurements, read_table
@@ -224,4 +225,5 @@ def _content(name: str) -> bytes:
     path = Path(name)
     if name in EXAMPLES and not os.path.isfile(path):
         return files(__package__).joinpath("tables", EXAMPLES[name]).read_bytes()
+    require_kind(path, "a table of measured devices (CSV: state, mean_error, std; docs/arrays.md)", "devices")
     return read_text_bytes(path, "a table (CSV)")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,12 +10,9 @@ import pandas as pd
 from noiserobust.analog.coverage import coverage
 from noiserobust.errors import UserError
 from noiserobust.page import charts
+from noiserobust.page.commands import evaluation_commands, training_commands
 from noiserobust.page.parts import Asked, Panel, Section, Table
 from noiserobust.page.results import Results
-from noiserobust.storage.rows import OPERATION, completed
-from noiserobust.sweep.recommendation import command_of
-from noiserobust.tasks import Task
-from noiserobust.tasks.counts import NAN_ANSWERS
 
 
 def training(results: Results, asked: Asked) -> Section | None:
@@ -93,8 +88,7 @@ def settings(results: Results, asked: Asked) -> Section | None:
     for label in dict.fromkeys(map(results.label, results.runs)):
         runs = [run for run in results.runs if results.label(run) == label]
         seeds = sorted(run.settings.seed for run in runs)
-        words = command_of(runs[0].settings).partition(" --seed ")[0]
-        texts.append((f"trained: {label}", f"{words} --seeds {' '.join(map(str, seeds))}"))
+        texts.append((f"trained: {label}", "\n".join(training_commands(runs[0], seeds))))
     rows = results.rows
     if len(rows):
         texts.append(("evaluated", "\n".join(evaluation_commands(rows))))
@@ -115,56 +109,8 @@ def settings(results: Results, asked: Asked) -> Section | None:
     table = Table(["what", "value"], [[name, ", ".join(values)] for name, values in about if values])
     if not texts and not table.rows:
         return None
-    says = "The commands that make these results again, and what computed them."
+    says = "The commands that make these results again (behind # what they need besides), and what computed them."
     return Section("provenance", "Settings and provenance", says, table=table if table.rows else None, texts=texts)
-
-
-FLAGS = ("task", "recalibration", "backend", "precision", "seed")
-"""Columns that a flag of the same name sets for all rows of a command, where they are not as usual."""
-USUAL = {**OPERATION, "precision": "fp32", "seed": 0}
-
-
-def evaluation_commands(rows: pd.DataFrame) -> list[str]:
-    """What evaluates these rows again, on the data of training: a command for the noises that were evaluated alike."""
-    alike: dict[tuple[str, ...], list[str]] = {}
-    rows = completed(rows)
-    columns = [name for name in (*FLAGS, "analog") if name in rows]
-    for _, block in rows.groupby(columns, sort=False, dropna=False) if columns else [((), rows)]:
-        for noise, part in block.groupby("noise", sort=False):
-            alike.setdefault(tuple(_around(part)), []).append(str(noise))
-    models = dict.fromkeys(
-        str(Path(model).parent) if model.endswith(".safetensors") else model for model in rows["model"]
-    )
-    return [
-        shlex.join(["noiserobust", "evaluate", *models, "--noise", *dict.fromkeys(noises), *flags])
-        for flags, noises in alike.items()
-    ]
-
-
-def _around(rows: pd.DataFrame) -> list[str]:
-    """The flags that say what was done around the chips of these rows, which differ in nothing else."""
-    times = [f"{t:g}" for t in sorted(rows["t"].dropna().unique())]
-    words = ["--times", *times] if times else []
-    for name in ("compensation", "converters"):
-        kinds = list(dict.fromkeys(rows[name]))
-        words += [f"--{name}", *kinds] if kinds != ["none"] else []
-    words += ["--draws", str(int(rows["draw"].max()) + 1)]
-    reads = int(rows["read"].max()) + 1
-    words += ["--reads", str(reads)] if reads > 1 else []
-    first = rows.iloc[0]
-    for name in FLAGS:
-        if name in rows and first[name] == first[name] and first[name] != USUAL[name]:
-            words += [f"--{name}", str(first[name])]
-    if "images" in rows and first["images"] == first["images"]:
-        words += ["--images", f"{first['images']:.0f}"]
-    own = Task.parse(str(first["task"]), imports=False).names
-    further = [str(name) for name in rows["metric"].unique() if name not in (*own, NAN_ANSWERS)]
-    words += ["--metrics", *further] if further else []
-    patterns = str(first["analog"] or "").split() if "analog" in rows else []
-    for flag, sign in (("--include", "+"), ("--exclude", "-")):
-        chosen = [word[1:] for word in patterns if word[0] == sign]
-        words += [flag, *chosen] if chosen else []
-    return words
 
 
 def _weights_of(found: Any) -> Iterator[tuple[str, str, str, str]]:

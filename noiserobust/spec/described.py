@@ -101,7 +101,8 @@ class Described:
     @classmethod
     def unknown(cls, name: str, text: str) -> UserError:
         """The error for an unknown name: the known ones, and the nearest of them."""
-        return UserError(f"expected {cls.offered()}, got '{shown(text)}'{nearest(name, cls.registry)}")
+        end = nearest(name, cls.registry, arrays=cls.family == "data set")
+        return UserError(f"expected {cls.offered()}, got '{shown(text)}'{end}")
 
     @property
     def stages(self) -> tuple[Any, ...]:

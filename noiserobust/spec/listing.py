@@ -108,7 +108,8 @@ def check(family: str, text: str) -> None:
         reference = call.reference()
         if call.name not in known and not (reference and is_module(reference[0])):
             names = f"({', '.join(known)})" + (" or the path of an image folder" if family == "data" else "")
-            raise UserError(f"expected a {word} {names}, got '{shown(stage)}'{nearest(call.name, known)}")
+            end = nearest(call.name, known, arrays=family == "data")
+            raise UserError(f"expected a {word} {names}, got '{shown(stage)}'{end}")
 
 
 class Place(NamedTuple):

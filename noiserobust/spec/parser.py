@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from noiserobust.errors import UserError
+from noiserobust.file_kinds import misplaced
 
 DEEPEST = 32
 """Descriptions inside each other."""
@@ -114,8 +115,10 @@ def split(text: str, separator: re.Pattern[str]) -> list[str]:
 
 
 def _malformed(text: str, what: str) -> UserError:
-    """The error for text that is no description."""
-    return UserError(f"expected a {what} such as name:value,key=value, got '{shown(text)}'")
+    """The error for text that is no description; a path may be that of a file that belongs to another place."""
+    ways = "the path of a folder that is there, or name:value" if what == "data set" and "/" in text else "name:value"
+    found = misplaced(text) if "/" in text else ""
+    return UserError(f"expected a {what} such as {ways},key=value, got '{shown(text)}'{found and f', {found}'}")
 
 
 def shown(text: str, length: int = 200) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from noiserobust.errors import UserError, reason_of
+from noiserobust.file_kinds import misplaced
 
 
 def reference_to(thing: Any) -> str:
@@ -35,9 +36,12 @@ def is_module(reference: str) -> bool:
         return package in sys.modules or importlib.util.find_spec(package) is not None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error for an unknown name: the ``known`` one that is like it, or what code of your own lacks."""
-    if name.endswith((".npz", ".npy", ".pt", ".csv")):
+def nearest(name: str, known: Iterable[str], arrays: bool = False) -> str:
+    """The end of an error for an unknown name: what the file of this name is, the ``known`` name that is like it, or
+    what code of your own lacks. ``arrays``: whether arrays may have been meant, as data."""
+    if found := misplaced(name):
+        return f", {found}"
+    if arrays and name.endswith((".npz", ".npy", ".pt", ".csv", ".parquet")):
         return (
             "; arrays become data by a function of your own that returns (x, y), (x_test, y_test): package.module:Name"
         )

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
+from noiserobust.file_kinds import require_kind
 from noiserobust.limits import require_file
 from noiserobust.models import ModelSpec
 from noiserobust.models.pretrained import Loaded, Transformers, in_folder
@@ -119,6 +120,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not os.path.exists(file):
         raise UserError(f"expected a checkpoint (.safetensors, .pt, .pth or a run's folder), got {path}: there is none")
     require_file(file, "a checkpoint (.safetensors, .pt, .pth or a run's folder)", "file")
+    require_kind(file, "a checkpoint (.safetensors, .pt, .pth or a run's folder)", "weights")
     if is_torch_file(file):
         return Checkpoint(file, read_torch_file(file))
     require_sound(file, "take another copy, or move it away and train it again")

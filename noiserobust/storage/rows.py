@@ -15,6 +15,7 @@ from pandas.api.types import is_numeric_dtype
 from pyarrow import parquet
 
 from noiserobust.errors import UserError
+from noiserobust.file_kinds import require_kind
 from noiserobust.limits import WIDEST
 from noiserobust.seals import BLANK, NAME, is_sound
 from noiserobust.storage.files import known_to_write, require_sound, write_atomically
@@ -65,6 +66,7 @@ def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
     of the format that its suffix says."""
     if not os.path.isfile(path):
         raise UserError(f"expected a file of result rows (parquet), got {path}, which is not a file; check the name")
+    require_kind(path, "a file of result rows (parquet, csv, jsonl)", "rows")
     require_sound(Path(path), "take another copy, or move it away and compute it again")
     kind = Path(path).suffix.lower()
     try:
@@ -106,8 +108,8 @@ def is_whole(path: Path) -> bool:
 TEXTS = ("method", "metric", "task", "compensation", "converters", "backend", "subset", "analog", "precision", "model")
 """Columns of texts, never empty."""
 # fmt: off
-NAMES = ("noise", "layer_outputs", "inputs", "data", "weights", "answer", "device", "noiserobust", "torch", "numpy",
-         "python", "commit", "corruption")
+NAMES = ("noise", "layer_outputs", "inputs", "given", "data", "weights", "answer", "device", "noiserobust", "torch",
+         "numpy", "python", "commit", "corruption")
 # fmt: on
 """Further columns of texts, which may look like numbers."""
 NUMBERS = ("value", "strength", "t", "recalibration", "seed", "semantics", "images", "x", "y", "target", "confidence")

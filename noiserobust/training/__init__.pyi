@@ -1,3 +1,4 @@
+from . import checkpointing, loggers, rules, schedules
 from .ddp import Processes, torchrun
 from .engine import Engine, Output
 from .loggers import CSV, Logger, TensorBoard, WandB
@@ -69,7 +70,11 @@ __all__ = [
     "Uniform",
     "VaSSO",
     "WandB",
+    "checkpointing",
     "fit",
     "load_run",
+    "loggers",
+    "rules",
+    "schedules",
     "torchrun",
 ]

@@ -106,10 +106,11 @@ class Run:
 
 
 def run_of(settings: TrainSettings, out: str | Path, data: Splits | Content) -> Run:
-    """The run that ``settings`` name, finished or not."""
+    """The run that ``settings`` name, finished or not; a person wrote them, so code that they name may be started."""
     slug = re.sub(r"[^a-z0-9.]+", "-", settings.label.lower()).strip("-")
     rest = f"-seed{settings.seed}-{settings.identity(data)}"
-    return Run(Path(out) / (slug[: NAME_MAX - len(rest)] + rest), settings)
+    own = settings.model if names_code(str(settings.model)) else None
+    return Run(Path(out) / (slug[: NAME_MAX - len(rest)] + rest), settings, own)
 
 
 def load_run(folder: str | Path, model: ModelSpec | str | None = None) -> Run:

@@ -331,7 +331,7 @@ class TrainSettings:
             return splits
         parts = {"train": splits.train, "test": splits.test, "validation": splits.validation}
         seen = {name: part and part.with_normalization(self.mean, self.std) for name, part in parts.items()}
-        return dataclasses.replace(splits, **seen)  # type: ignore[arg-type]
+        return dataclasses.replace(splits, **seen).loaded_by(*splits.named)  # type: ignore[arg-type]
 
     def augmentation(self, splits: Splits | Content) -> tuple[int, bool]:
         """Crop padding and flips: those set, or what suits the data."""

@@ -19,7 +19,7 @@ from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.bars import Bar
 from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
-from noiserobust.data.places import started_in
+from noiserobust.data.places import handed_over, started_in
 from noiserobust.errors import UserError, printable
 from noiserobust.minima import Perturbation
 from noiserobust.models.lora import adapters_of
@@ -102,7 +102,7 @@ class Trainer:
         settings, stream = run.settings, Stream(run.settings.seed)
         device, self.log, self.ranks = processes.device(settings.device), list[dict[str, Any]](), list[int]()
         train, self.held_out = _training_data(settings, splits)
-        self.data = splits.train
+        self.data, self.named = splits.train, splits.named
         crop, flip = settings.augmentation(splits)
         self.batches = training_batches(
             train,
@@ -381,7 +381,7 @@ class Trainer:
             "ranks": self.ranks,
             "settings": self.settings.described(),
             "provenance": provenance(),
-            **({"own_data": True} if (self.settings.data, self.data.name) == ("digits", "data") else {}),
+            **handed_over(self.settings.data, self.named, self.data.name),
         } | ({"ranges": self.best_ranges} if self.best_ranges else {})
         if started := started_in(self.settings.data, self.settings.data_root, self.run.folder):
             about["started_in"] = started
