@@ -89,6 +89,7 @@ def test_a_value_that_is_not_finite_shows() -> None:
             pd.concat([table({0: [1, 2]}).assign(images=images) for images in (100, 500)]),
             r"they differ in images \(100, 500\)",
         ),
+        (table({0: [1, 2]}).assign(semantics=[2, 3]), r"differ in semantics \(2, 3\): choose with --where"),
         (pd.concat([table({0: [1, 2]})] * 2), "got several for sgd-0.pt, gaussian:0.1 .accuracy., draw 0, read 0"),
         (pd.concat([table({0: [1, 2]}), table({0: [1]}, read=1)]), "expected 2 reads of every draw"),
         (pd.concat([table({0: [1, 2]}), table({0: [1, 2]}, model="b.pt")]), "sgd-0.pt and b.pt both as replicate 0"),
@@ -130,13 +131,15 @@ def test_paired_on_one_replicate_is_over_draws() -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("a", "b"), r"replicates \[0\] \(a\) and \[1\] \(b\)"),
-        (("a", "c"), "method of the table .a, b., got 'c'"),
+        (("a", "b"), r"got replicate \[0\] \(a\) and \[1\] \(b\); .* training seeds"),
+        (("a", "d"), r"got noise \['gaussian:0.1'\] \(a\) and \['pcm'\] \(d\); .* with the same noise"),
+        (("a", "c"), "method of the table .a, b, d., got 'c'"),
         (("a", "a"), "twice"),
     ],
 )
 def test_what_cannot_be_paired_is_refused(names: tuple[str, str], message: str) -> None:
     rows = pd.concat([table({0: [1, 2]}, method="a"), table({1: [1, 2]}, method="b")])
+    rows = pd.concat([rows, table({0: [1, 2]}, method="d", noise="pcm")])
     with pytest.raises(UserError, match=message):
         paired(rows, *names)
     with pytest.raises(UserError, match=r"a metric of the table \(accuracy\), got 'loss'"):

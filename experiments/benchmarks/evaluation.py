@@ -302,11 +302,14 @@ def main() -> None:
         # One thread's own time is what it computed, whoever else had the core in between.
         clock = time.process_time if args.threads == 1 and args.device == "cpu" else time.perf_counter
         about["clock"] = clock.__name__
-        for number, case, seconds, calm in in_turn(cases, args.rounds, args.device, warm_up=0, clock=clock):
-            name, draws = case.partition(":")[0], int(case.partition(":")[2] or args.draws)
-            rows.append({**about, "round": number, "case": name, "draws": draws, "seconds": round(seconds / draws, 4)})
-            rows[-1]["calm"] = calm
-            print(f"{name}: {seconds / draws:.3f} s a draw", flush=True)
+        try:
+            for number, case, seconds, calm in in_turn(cases, args.rounds, args.device, warm_up=0, clock=clock):
+                name, draws = case.partition(":")[0], int(case.partition(":")[2] or args.draws)
+                timing = {"round": number, "case": name, "draws": draws, "seconds": round(seconds / draws, 4)}
+                rows.append({**about, **timing, "calm": calm})
+                print(f"{name}: {seconds / draws:.3f} s a draw", flush=True)
+        except KeyboardInterrupt:
+            print("interrupted: the rounds so far are kept")
     table = add_rows(args.out, rows)
     print(markdown(ratios(table[table["run"] == table["run"].max()], "floor").round(3)))
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")

@@ -83,7 +83,8 @@ def one_model_per_replicate(draws: pd.DataFrame, design: Design) -> pd.DataFrame
 
 
 def require_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with every column of :data:`OPERATION`; UserError when a column is missing, or a value there twice."""
+    """The rows with every column of :data:`OPERATION`; UserError when a column is missing, a value there twice, or
+    draws of one noise have two meanings."""
     rows = completed(rows)
     missing = [name for name in [*CELL, *MODEL, "draw", "read", "value"] if name not in rows]
     if missing:
@@ -100,6 +101,15 @@ def require_rows(rows: pd.DataFrame) -> pd.DataFrame:
             f"expected one value per (model, noise, draw, read, t, metric), got several for {first['model']}, "
             f"{place(first)}, draw {first['draw']}, read {first['read']}; {remedy}"
         )
+    if "semantics" in rows and rows["semantics"].nunique() > 1:
+        versions = rows.groupby([*CELL, *MODEL], dropna=False, observed=True)["semantics"]
+        mixed = rows[versions.transform("nunique") > 1]
+        if len(mixed):
+            first = mixed.iloc[0]
+            raise UserError(
+                f"expected draws of one meaning, got those of two versions for {first['model']}, {place(first)}; "
+                + told_apart(mixed[["semantics"]])
+            )
     return rows
 
 

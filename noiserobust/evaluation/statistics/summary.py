@@ -96,13 +96,7 @@ def paired(
     a, b = (one_model_per_replicate(draws[draws["method"] == name], design) for name in (method_a, method_b))
     shared = a.merge(b, on=["replicate", "draw", *CELL[1:]], suffixes=("", "_b"))
     if shared.empty:
-        replicates = " and ".join(
-            f"{sorted(side['replicate'].unique().tolist())} ({name})" for name, side in ((method_a, a), (method_b, b))
-        )
-        raise UserError(
-            "expected replicates with the same noises and draws for both methods, "
-            f"got replicates {replicates}; evaluate both methods on the same training seeds"
-        )
+        raise UserError(f"expected replicates with the same noises and draws for both methods, {_unshared(a, b)}")
     shared["value"] -= shared["value_b"]
     pair = {"method_a": method_a, "method_b": method_b}
     return pd.DataFrame(
@@ -111,6 +105,17 @@ def paired(
             for key, values in cells(shared, design)
         ]
     )
+
+
+def _unshared(a: pd.DataFrame, b: pd.DataFrame) -> str:
+    """What two methods' draws, none of which is shared, differ in, and what to do."""
+    for name in ("replicate", *CELL[1:], "draw"):
+        values = [side[name].unique().tolist() for side in (a, b)]
+        if not set(map(str, values[0])) & set(map(str, values[1])):
+            got = " and ".join(f"{of} ({side['method'].iloc[0]})" for of, side in zip(values, (a, b), strict=True))
+            what = "on the same training seeds" if name == "replicate" else f"with the same {name}"
+            return f"got {name} {got}; evaluate both methods {what}"
+    return "got none that agree in all of these; evaluate both methods in the same call"
 
 
 def _line(values: np.ndarray, confidence: float, design: Design) -> dict[str, Any]:
