@@ -28,7 +28,10 @@ class Reproduce(Command):
         "noiserobust reproduce all --scale mini --workers 2 --dry-run",
     )
     positional = ("paper", "names")
-    rare: ClassVar[Groups] = {"Ray cluster": ("executor", "address", "cpus", "gpus", "retries")}
+    rare: ClassVar[Groups] = {
+        "a variation of the papers, in a folder of its own": ("network", "noise"),
+        "Ray cluster": ("executor", "address", "cpus", "gpus", "retries"),
+    }
 
     paper: Literal["incorruptible", "rwp", "saf", "rst", "esam", "all", "claims", "map"]
     """incorruptible, rwp, saf, rst, esam, or all; claims: verdicts on what the papers claim; map: how far each
