@@ -82,7 +82,10 @@ def main(arguments: Arguments) -> None:
                 path.write_text(text)
                 print(path)
         if (folder / "claims.md").is_file():
-            verdicts.append((folder / "claims.md").read_text())
+            rows = Path("results") / f"claims-{folder.name}.parquet"
+            shutil.copyfile(folder / "claims.parquet", ROOT / "docs" / rows)
+            again = f"Every one of these can be computed again from [{rows.name}]({rows}); a test does some.\n"
+            verdicts.append(f"{(folder / 'claims.md').read_text()}\n{again}")
     if verdicts:
         claims = ROOT / "docs" / "claims.md"
         about = claims.read_text().split("\n## Scale ")[0]  # how claims are judged is written there by hand

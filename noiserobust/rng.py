@@ -120,12 +120,13 @@ class Stream:
         first, last = rows if rows is not None else (0, height)
         if not 0 <= first <= last <= height:
             raise IndexError(f"expected rows within 0 to {height}, got {rows}")
-        field = torch.empty(last - first, width, dtype=torch.float32, device=device)
+        with torch.inference_mode(False):  # which threads that fill it are not in
+            field = torch.empty(last - first, width, dtype=torch.float32, device=device)
 
         def fill_block(index: int, start: int, stop: int) -> None:
             inside, low, high = start >= first and stop <= last, max(start, first), min(stop, last)
             target = field[low - first : high - first]
-            block = target if inside else torch.empty(stop - start, width, device=device)
+            block = target if inside else torch.empty(stop - start, width, dtype=torch.float32, device=device)
             fill(block, self.generator(field.device, index))
             if not inside:
                 target.copy_(block[low - start : high - start])

@@ -24,7 +24,6 @@ from noiserobust.rng import Stream, pieces, seeded
 STREAM = Stream(7, "test", "in place")
 DIRECT = [
     Gaussian(0.1),
-    Gaussian(0.1, reading="literal"),
     Gaussian(0.3, reference="layer", reading="literal"),
     Laplace(0.1),
 ]
@@ -102,6 +101,18 @@ def test_every_shape_and_layout(noise: Gaussian, threads: int) -> None:
     pairs = list(zip([weight.clone() for weight in weights], streams, strict=True))
     add_in_place(noise, pairs)
     assert same_bits([weight for weight, _ in pairs], expected)
+
+
+@pytest.mark.parametrize("noise", DIRECT[::2], ids=str)
+def test_the_default_type_does_not_matter(noise: Gaussian) -> None:
+    weight = weight_of((5, 3))
+    expected = plain(noise, weight, STREAM)
+    try:
+        torch.set_default_dtype(torch.float64)
+        add_in_place(noise, [(weight, STREAM)])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert same_bits([weight], [expected])
 
 
 @given(rows=st.integers(1, 40), width=st.integers(1, 40), grain=st.sampled_from([2, 16, 40, 64, 200]))

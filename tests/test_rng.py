@@ -170,6 +170,30 @@ class TestDistribution:
         assert field.max() < 1
 
 
+class TestSurroundings:
+    """What a caller has set for its own tensors does not reach a field."""
+
+    @every_field
+    def test_the_default_type(self, field: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(rng, "BLOCK", 20)
+        whole = field(STREAM, (9, 7))
+        try:
+            torch.set_default_dtype(torch.float64)
+            assert torch.equal(field(STREAM, (9, 7), rows=(1, 8)), whole[1:8])
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    @every_field
+    def test_inference_mode_and_threads(
+        self, field: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None]
+    ) -> None:
+        threads(2)
+        monkeypatch.setattr(rng, "BLOCK", 20)
+        with torch.inference_mode():
+            inside = field(STREAM, (9, 7))
+        assert torch.equal(inside, field(STREAM, (9, 7)))
+
+
 class TestSeeded:
     def test_inside_the_stream_decides_and_outside_all_is_as_before(self) -> None:
         state = torch.get_rng_state()

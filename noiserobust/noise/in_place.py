@@ -49,7 +49,7 @@ def add_in_place(noise: NoiseModel, weights: Sequence[tuple[Tensor, Stream]]) ->
 def _add_to_block(fill: Fill, block: Tensor, std: Tensor, generator: torch.Generator) -> None:
     """Add std times the generator's field to a block, piece by piece, all in the same memory."""
     rows = pieces(len(block), block[0].numel())
-    memory = torch.empty(max(rows), *block.shape[1:])
+    memory = torch.empty(max(rows), *block.shape[1:], dtype=torch.float32)
     for piece, its_std in zip(block.split(rows), std.split(rows), strict=True):
         field = memory[: len(piece)]
         fill(field, generator)

@@ -12,7 +12,10 @@ from noiserobust.report.table import as_markdown
 
 def claims_text(judged: Sequence[Judgement], open_claims: Sequence[Claim], scale: Scale) -> str:
     """The judgements at one scale as Markdown: a summary, then every claim with its differences."""
-    lines = [f"## Scale {scale.name}", "\n".join(f"- {line}" for line in scale.says)]
+    counts = [measured.n for one in judged for measured in one.measured if isinstance(measured.of, Contrast)]
+    most = max(counts, default=0)
+    says = [*scale.says, f"trained copies here: {most}, less where a third of them choose the best strength"]
+    lines = [f"## Scale {scale.name}", "\n".join(f"- {line}" for line in says)]
     # Whether it holds, and whether it does not: two questions were asked of every claim.
     corrected = holm([p for one in judged for p in (one.p_holds, one.p_fails)])
     summary, kept, verdicts = [["paper", "claim", "verdict", "p", "p (Holm)"]], 0, 0
