@@ -20,7 +20,7 @@ from noiserobust.cli import main
 from noiserobust.data import DataSource, load
 from noiserobust.errors import UserError
 from noiserobust.models import DigitsNet
-from noiserobust.noise import Gaussian
+from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.papers import PAPERS, incorruptible
 from noiserobust.papers.grid import MINI, PAPER, SMALL, Artefact, Bench, Cell, Grid, Scale, artefacts_of, grid_of
 from noiserobust.papers.grid.bench import unlogged, with_logs
@@ -451,3 +451,17 @@ def test_a_run_that_did_not_log_what_is_asked_for_is_named(finished: Plan) -> No
     run = incorruptible.plain(grid())
     with pytest.raises(UserError, match=r"expected train/loss_of_time in the log of .*remove the folder"):
         Logged(run, "train/loss_of_time").values(finished.bench)
+
+
+def test_a_grid_with_another_noise_and_an_own_network(capsys: pytest.CaptureFixture[str]) -> None:
+    laplace = NoiseModel.parse("laplace:2,reference=layer")
+    at = replace(grid_of("incorruptible", MINI), networks={"ResNet-18": "vgg16-bn:width=4"}, noise=laplace)
+    run = incorruptible.rwp(at, 0.02)
+    assert (str(run.model), str(run.method)) == ("vgg16-bn:4", "rwp:laplace(0.03,reference=layer)")
+    assert str(incorruptible.noise(at, 0.05)) == "laplace:0.075,reference=layer"
+    assert at.says[-2:] == [
+        "varied: vgg16-bn:width=4 in place of ResNet-18",
+        "varied: laplace:2.0,reference=layer, at the strengths of the papers' Gaussian",
+    ]
+    assert "expected NAME=MODEL" in refused(["reproduce", "rwp", "--network", "ResNet18=digits"], capsys)
+    assert "expected a noise with a strength" in refused(["reproduce", "rwp", "--noise", "gaussian:0"], capsys)

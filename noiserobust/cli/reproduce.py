@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from noiserobust.errors import UserError
 from noiserobust.papers import PAPERS
 
 if TYPE_CHECKING:
-    from noiserobust.papers.grid import Artefact, Bench, Grid
+    from noiserobust.papers.grid import Artefact, Bench, Grid, Scale
     from noiserobust.sweep import Piece
 
 
@@ -27,7 +28,10 @@ class Reproduce(Command):
         "noiserobust reproduce all --scale mini --workers 2 --dry-run",
     )
     positional = ("paper", "names")
-    rare: ClassVar[Groups] = {"Ray cluster": ("executor", "address", "cpus", "gpus", "retries")}
+    rare: ClassVar[Groups] = {
+        "a variation of the papers, in a folder of its own": ("network", "noise"),
+        "Ray cluster": ("executor", "address", "cpus", "gpus", "retries"),
+    }
 
     paper: Literal["incorruptible", "rwp", "saf", "rst", "esam", "all", "claims", "map"]
     """incorruptible, rwp, saf, rst, esam, or all; claims: verdicts on what the papers claim; map: how far each
@@ -48,6 +52,12 @@ class Reproduce(Command):
     """cpu, cuda, cuda:1, ...; small on a GPU trains the full-width ResNet-18."""
     seeds: int | None = None
     """Trained copies of every run (default: the scale's, 3)."""
+    network: tuple[str, ...] = ()
+    """Networks in place of the papers', such as ResNet-18=vgg16-bn:width=16 or of your own,
+    "ResNet-18=package.module:function(width=8)"."""
+    noise: str | None = None
+    """Noise at the strengths of the papers' Gaussian, in training and in test, such as laplace:1 or
+    gaussian:1,reference=layer."""
     computed_by: Workers = field(default_factory=Workers)
     dry_run: bool = False
     """Only list what is missing, with an estimate of the time on this machine."""
@@ -186,7 +196,8 @@ class Reproduce(Command):
         place: dict[str, str] = {"data_root": self.data_root, "device": self.device}
         if self.data is not None:
             place["cifar10"] = str(self.data)
-        grids = {paper: grid_of(paper, scale, place) for paper in PAPERS}
+        varied = self._variation(scale)
+        grids = {paper: replace(grid_of(paper, scale, place), **varied) for paper in PAPERS}
         # What is logged follows from every artefact, also those not asked for now: runs are shared.
         runs = [
             run
@@ -198,13 +209,33 @@ class Reproduce(Command):
         if self.seeds is not None:
             scale = replace(scale, seeds=self.seeds)
         # Absolute, since a worker of a cluster may stand in another folder.
-        folder = self.out.resolve() / (self.scale + ("-gpu" if on_gpu else ""))
+        words = [self.scale, *(["gpu"] if on_gpu else []), *self.network, *([self.noise] if self.noise else [])]
+        folder = self.out.resolve() / re.sub(r"[^\w.=]+", "-", "-".join(words)).strip("-")
         finished = FOLDER / folder.name if self.finished is None else self.finished
         if self.finished is not None and not finished.is_dir():
             raise UserError(f"expected a folder of finished copies, as --keep writes it, got {finished}")
         bench = Bench(scale, folder, with_logs(runs, scale.log_images, scale.log_every), contents(finished))
         take_up(bench, finished)
         return grids, bench
+
+    def _variation(self, scale: Scale) -> dict[str, Any]:
+        """What stands for networks and the noise of the papers."""
+        from noiserobust.models import ModelSpec
+        from noiserobust.noise import NoiseModel
+
+        varied: dict[str, Any] = {}
+        pairs = [(name, text) for name, _, text in (one.partition("=") for one in self.network)]
+        for name, text in pairs:
+            if name not in scale.networks or not text:
+                raise UserError(f"expected NAME=MODEL with a name of {', '.join(scale.networks)}, got '{name}={text}'")
+            ModelSpec.parse(text)
+        if pairs:
+            varied["networks"] = dict(pairs)
+        if self.noise is not None:
+            varied["noise"] = noise = NoiseModel.parse(self.noise)
+            if not noise.strength:
+                raise UserError(f"expected a noise with a strength, got {self.noise}; write its unit, as in laplace:1")
+        return varied
 
     def _missing(self, pieces: list[Piece]) -> Part:
         """What is missing, with the time that it will take."""

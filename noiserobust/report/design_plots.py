@@ -36,6 +36,9 @@ from noiserobust.tasks.quantities import in_words, quantity
 MOST = 30  # layers that a picture shows; the table has them all
 EFFECTS = {"alone": "noise on this layer only", "spared": "gain when this layer alone is digital"}
 TIMES = [1, 10, 60, 600, 3600, 6 * 3600, 86400, 10 * 86400, 100 * 86400, 365 * 86400, 10 * 365 * 86400]  # s, axis marks
+SOLID = (1.0, 0.45)
+"""How solid the bars of the two effects are, in the method's colour."""
+HATCH = "////"
 SHARES = {"weights_share": ("share of weights", "#888888"), "macs_share": ("share of multiply-accumulates", "#cccccc")}
 
 
@@ -46,10 +49,12 @@ def sensitivity_figure(effects: pd.DataFrame, by: str = "alone") -> Figure:
     tables = [effects[effects["method"] == method] for method in methods]
     ranks = [ranking(table, by) for table in tables]
     most = max(len(names[:MOST]) for names in ranks)
+    look = looks(effects["method"])
     legend: list[Entry] = [
-        (Patch(color=hue), label) for hue, label in zip((FIRST, SECOND), EFFECTS.values(), strict=True)
+        (Patch(color=TEXT, alpha=alpha, linewidth=0), label)
+        for label, alpha in zip(EFFECTS.values(), SOLID, strict=True)
     ]
-    legend += [(Patch(color=grey), label) for label, grey in SHARES.values()]
+    legend += [(Patch(facecolor=grey, hatch=HATCH, edgecolor="white"), label) for label, grey in SHARES.values()]
     title = f"Layer sensitivity under {_noise(effects)}"
     widths = [3.0, 1.2] * len(methods)
     figure, axes = panels(
@@ -61,7 +66,7 @@ def sensitivity_figure(effects: pd.DataFrame, by: str = "alone") -> Figure:
         costs = f"{cost:.1f} points" if quantity(metric).unit == "%" else f"{cost:.4g} of {metric}"
         heading = f"{method}: all layers cost {costs}"
         left_out = f"\n({len(names) - MOST} less sensitive layers not shown)" if len(names) > MOST else ""
-        _effect_bars(bars, table, names[:MOST], heading, left_out)
+        _effect_bars(bars, table, names[:MOST], heading, left_out, look[method].colour)
         _share_bars(shares, table, names[:MOST])
     reach = [axis.get_xlim() for axis in axes[::2]]
     for axis in axes[::2]:
@@ -151,14 +156,16 @@ def _budget_axes(axis: Axes, answers: pd.DataFrame, curve: pd.DataFrame) -> None
     dress(axis, "", what, f"{in_words(first['metric'])} lost against clean\n(intervals over {over(answers)})")
 
 
-def _effect_bars(axis: Axes, effects: pd.DataFrame, names: Sequence[str], heading: str, left_out: str) -> None:
+def _effect_bars(
+    axis: Axes, effects: pd.DataFrame, names: Sequence[str], heading: str, left_out: str, colour: str
+) -> None:
     """What the noise of each layer costs alone, and what is gained when it alone is digital, with intervals."""
     places = np.arange(len(names))
     for index, kind in enumerate(EFFECTS):
         lines = [effect(effects, name, kind) for name in names]
         means, heights = np.array([line["mean"] for line in lines]), places + 0.38 * index - 0.19
         reach = np.array([[line["mean"] - line["low"], line["high"] - line["mean"]] for line in lines]).T
-        axis.barh(heights, means, 0.36, color=(FIRST, SECOND)[index], zorder=2)
+        axis.barh(heights, means, 0.36, color=colour, alpha=SOLID[index], zorder=2)
         if not np.isnan(reach).all():
             style: dict[str, Any] = {"fmt": "none", "ecolor": TEXT, "elinewidth": 1.1, "capsize": 2}
             axis.errorbar(means, heights, xerr=reach, zorder=3, **style)
@@ -174,7 +181,8 @@ def _share_bars(axis: Axes, effects: pd.DataFrame, names: Sequence[str]) -> None
     places = np.arange(len(names))
     for index, (column, (_, grey)) in enumerate(SHARES.items()):
         shares = [effect(effects, name, "alone")[column] for name in names]
-        axis.barh(places + 0.38 * index - 0.19, shares, 0.36, color=grey, zorder=2)
+        style: dict[str, Any] = {"facecolor": grey, "hatch": HATCH, "edgecolor": "white", "linewidth": 0}
+        axis.barh(places + 0.38 * index - 0.19, shares, 0.36, zorder=2, **style)
     axis.set_yticks(places, [""] * len(names))
     axis.set_ylim(len(names) - 0.4, -0.6)
     dress(axis, "", "% of the network", grid="x")

@@ -19,6 +19,10 @@ from noiserobust.limits import limits, require_file
 KEYS = ("state_dict", "model", "model_state_dict", "net")
 """Where training programs keep the weights in what they save."""
 _BEGINNINGS = (b"PK\x03\x04", b"\x80")  # a zip archive; a bare pickle, before torch 1.6
+ANALOG = (
+    "an analog model's state holds its RPUConfig: load it in a program of yours, and evaluate the model, or save what "
+    "from_analog(model) gives (docs/from_aihwkit.md)"
+)
 _PICKLES = 5  # of a file before torch 1.6, before the numbers
 _KINDS = {
     "bytearray": "bytes of any number",
@@ -69,9 +73,10 @@ def plain_content(path: Path) -> Any:
             raise UserError(
                 f"expected weights saved by torch, got {path}, which cannot be read: {reason_of(error)}"
             ) from None
+        advice = ANALOG if refused[1].startswith("aihwkit.") else "save model.state_dict() alone"
         raise UserError(
             f"expected weights by name, got {path}, which holds a {refused[1]}: loading that runs code of the file; "
-            "save model.state_dict() alone"
+            f"{advice}"
         ) from None
 
 

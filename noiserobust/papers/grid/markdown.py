@@ -39,7 +39,7 @@ def text_of(artefact: Artefact, rows: pd.DataFrame, grid: Grid, seeds: int) -> s
         parts.append("mean ± std over trained copies [published], where the paper prints numbers of this figure")
     if artefact.note:
         parts.append(artefact.note)
-    says = list(grid.scale.says)
+    says = list(grid.says)
     if seeds != grid.scale.seeds:
         says.append(f"trained copies of every run here: {seeds} instead of {grid.scale.seeds}")
     parts.append("\n".join(f"- {line}" for line in says))

@@ -213,12 +213,15 @@ class Grid:
     """A paper at a scale: its artefacts ask it for runs and strengths in the paper's own terms.
 
     ``recipe`` is the paper's own; ``place`` are settings of the machine (device, where data lie) that are no part of
-    what is trained.
+    what is trained. ``networks`` and ``noise`` vary the paper: somebody's networks in place of its own, another noise
+    at the strengths of its Gaussian.
     """
 
     scale: Scale
     recipe: TrainSettings
     place: Mapping[str, Any] = field(default_factory=dict)
+    networks: Mapping[str, str] = field(default_factory=dict)
+    noise: NoiseModel | None = None
 
     def run(
         self, data: str, network: str, method: Method | str = "plain", length: float = 1.0, **changes: Any
@@ -237,10 +240,17 @@ class Grid:
                 kept["lr"] = scale.adam_lr
             if kept.get("cutout"):
                 kept["cutout"] = 4 if scale.data[data] == "digits" else kept["cutout"]
-        model = ModelSpec.parse(_known(scale.networks, network, "network"))
+        model = ModelSpec.parse(self.networks.get(network) or _known(scale.networks, network, "network"))
         data_set, rule = _known(scale.data, data, "data set"), Method.parse(method)
         settings = replace(base, data=data_set, model=model, method=rule, **kept)
         return replace(settings, epochs=max(1, round(length * settings.epochs)), **self._where(settings.data))
+
+    @property
+    def says(self) -> list[str]:
+        """What differs from the papers, by the scale and as somebody varied it."""
+        varied = [f"varied: {text} in place of {name}" for name, text in self.networks.items()]
+        varied += [] if self.noise is None else [f"varied: {self.noise}, at the strengths of the papers' Gaussian"]
+        return [*self.scale.says, *varied]
 
     @property
     def as_published(self) -> bool:
@@ -264,7 +274,9 @@ class Grid:
         return _times(published, self.scale.gamma)
 
     def gaussian(self, published: float, **reading: Any) -> NoiseModel:
-        """Gaussian noise of a published sigma at this scale."""
+        """Gaussian noise of a published sigma at this scale, or what stands for it at that strength."""
+        if self.noise is not None:
+            return self.noise.scaled(self.sigma(published) / self.noise.strength)
         return Gaussian(self.sigma(published), **reading)
 
     def few(self, values: Sequence[float], small: Sequence[float]) -> list[float]:
