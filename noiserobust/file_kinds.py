@@ -23,6 +23,7 @@ KINDS = {
         "a TOML file",
         "settings by layer are TOML (--layers); a table of measured devices is CSV, docs/arrays.md",
     ),
+    "sheet": ("a document of an office program", "save the table as CSV"),
     "log": ("the log of a training", "name the run's folder, {folder}"),
     "page": ("a page for people", "name the rows or the runs that it was made of"),
     "picture": ("a picture or document", "name the rows that it was drawn of; images are data in folders by class"),
@@ -61,8 +62,10 @@ def _kinds(path: str | os.PathLike[str]) -> Iterator[str]:
         yield "rows"
     elif start.startswith(PICTURES) or b"<svg" in start[:1000]:
         yield "picture"
-    elif start.startswith(b"PK\x03\x04"):
-        yield "arrays" if re.match(rb"PK\x03\x04.{26}[^\0]*?\.npy", start, re.DOTALL) else "weights"
+    elif start.startswith(b"PK\x03\x04"):  # an archive, whose first member's name follows
+        name = start[30 : 30 + int.from_bytes(start[26:28], "little")]
+        ends = {b".npy": "arrays", b"data.pkl": "weights", b"[Content_Types].xml": "sheet"}
+        yield from (kind for end, kind in ends.items() if name.endswith(end))
     elif start[8:9] == b"{" and start[5:8] == b"\0\0\0":  # a length, then JSON
         yield from ("weights", "arrays")
     elif start.startswith((b"\x80\x02", b"\x80\x04")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,7 @@ KIND = {
     "net.pt": "weights",
     "chip.npz": "arrays",
     "picture.png": "picture",
+    "table.xlsx": "sheet",
 }
 READERS: dict[str, tuple[Callable[[str], object], set[str]]] = {
     "measured": (lambda path: parse(f"measured:{path}"), {"devices"}),
@@ -66,6 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file({"w": torch.zeros(2)}, folder / "net.safetensors")
     torch.save({"w": torch.zeros(2)}, folder / "net.pt")
     np.savez(folder / "chip.npz", w=np.zeros(2))
+    with zipfile.ZipFile(folder / "table.xlsx", "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
     (folder / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
     return folder
 

@@ -280,16 +280,6 @@ def test_rows_that_do_not_belong_together(
         assert "another" not in capsys.readouterr().out
 
 
-def test_metrics_and_samples_are_in_the_commands(made: tuple[Path, list[Path]]) -> None:
-    folder, _ = made
-    asked: dict[str, Any] = {"noises": "gaussian:0.1", "draws": 1, "images": 30, "metrics": "top5"}
-    rows = evaluate(folder / "runs", **asked).rows
-    (command,) = evaluation_commands(rows)
-    assert command.endswith("--noise gaussian:0.1 --draws 1 --images 30 --metrics top5")
-    whole = evaluate(folder / "runs", **asked | {"images": None}).rows
-    pd.testing.assert_frame_equal(evaluate(folder / "runs", **asked | {"images": 500}).rows, whole)
-
-
 def test_what_the_page_prints_makes_the_rows_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -306,7 +296,7 @@ def test_what_the_page_prints_makes_the_rows_again(
     usual = fit(replace(settings, model=ModelSpec.parse("digits:width=2")), "own")
     assert training_commands(usual, [0])[1:] == []
     assert "# the data were handed over in Python" in training_commands(own, [0])[1]
-    asked: dict[str, Any] = {"noises": ["gaussian:0.1", "gaussian:0.2"], "draws": 2, "model": "pasted_code:net"}
+    asked: dict[str, Any] = {"noises": ["gaussian:0.1"], "draws": 2, "model": "pasted_code:net", "metrics": "top5"}
     rows = evaluate({"mine": [str(own.checkpoint)]}, few, **asked, compute=Compute(mean=0.3, std=0.4)).rows
     other = evaluate(str(usual.folder), "pasted_code:few", ["pcm"], 1, chips=Chips(times=["1d"])).rows
     first, second = evaluation_commands(pd.concat([rows, other]))

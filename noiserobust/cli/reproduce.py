@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from noiserobust.cli.flags import Command, Groups
+from noiserobust.cli.flags import Command, Groups, nearest
 from noiserobust.cli.options import Workers, progress_of_pieces
 from noiserobust.cli.output import Part
 from noiserobust.errors import UserError
@@ -17,6 +17,9 @@ from noiserobust.papers import PAPERS
 if TYPE_CHECKING:
     from noiserobust.papers.grid import Artefact, Bench, Grid, Scale
     from noiserobust.sweep import Piece
+
+
+REST = "; without --only-done the rest is, with --dry-run it is listed with its time"
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,9 @@ class Reproduce(Command):
         for artefact, needed in pieces.items():
             grid, bench, cells = grids[artefact.paper], benches[artefact.paper], None
             if missing(needed):
-                yield Part(f"{artefact.says}: not all of it is computed yet", values={"incomplete": [artefact.says]})
+                yield Part(
+                    f"{artefact.says}: not all of it is computed yet{REST}", values={"incomplete": [artefact.says]}
+                )
                 if not (cells := computed(artefact, grid, bench)):
                     continue
             try:
@@ -180,7 +185,8 @@ class Reproduce(Command):
         known = [artefact.name for artefact in artefacts]
         for name in self.names:
             if name not in known:
-                raise UserError(f"expected a table or figure of {self.paper} ({', '.join(known)}), got '{name}'")
+                end = nearest(name, known)
+                raise UserError(f"expected a table or figure of {self.paper} ({', '.join(known)}), got '{name}'{end}")
         return [artefact for artefact in artefacts if not self.names or artefact.name in self.names]
 
     def _bench(self) -> tuple[dict[str, Grid], Bench]:

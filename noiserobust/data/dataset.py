@@ -17,7 +17,7 @@ from noiserobust.data.labelled import Labelled, affine, check_normalization, pos
 from noiserobust.errors import UserError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset(Labelled):
     """Images and labels on one device.
 
@@ -54,6 +54,10 @@ class Dataset(Labelled):
     def channels(self) -> int:
         """Size of dimension 1: image channels, or features of flat data."""
         return self.images.shape[1]
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.images.shape))
+        return f"Dataset({self.name!r}: {shape}, {len(self.classes)} classes, network sees {self.normalization})"
 
     @cached_property
     def fingerprint(self) -> str:
