@@ -158,13 +158,8 @@ def test_sections_follow_from_what_there_is(made: tuple[Path, list[Path]]) -> No
     ]
     layers = every["layers"].table
     assert layers is not None
-    twin = sensitivity(
-        folder / "runs" / Path(str(pd.read_parquet(files[2])["model"][0])).parent.name,
-        None,
-        "gaussian:0.1",
-        2,
-        images=100,
-    )
+    studied = str(pd.read_parquet(files[2])["model"][0])
+    twin = sensitivity(studied, None, "gaussian:0.1", 2, images=100, out=files[2])
     summary = twin.summary()
     alone = summary[(summary["effect"] == "alone") & (summary["metric"] == "accuracy")].set_index("layer")["mean"]
     shown = {row[1]: row[4] for row in layers.rows if "alone costs" in row[2]}
