@@ -87,7 +87,7 @@ OF_OTHERS = (
     "docs/language_model.md",
     "docs/measured_chips.md",
 )
-"""Pages whose code warns, as other libraries do, or writes where it is."""
+"""Pages whose code warns, as other libraries do."""
 
 
 @pytest.mark.parametrize("page", PRINTED)
@@ -100,11 +100,11 @@ def test_the_pages_code_runs(
         monkeypatch.setattr(family, "registry", dict(family.registry))
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
     assert blocks
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
     with torch.random.fork_rng(), warnings.catch_warnings():
         if page in OF_OTHERS:
             warnings.simplefilter("ignore")
-            monkeypatch.chdir(tmp_path)
         for block in blocks:
             exec(compile(block, page, "exec", dont_inherit=True), names)
     printed = capsys.readouterr().out
