@@ -84,8 +84,11 @@ class TestModelsAndData:
 
     def test_without_data_those_of_training(self, runs: Path) -> None:
         rows = evaluate(runs, noises=NOISE, draws=1).rows
-        pd.testing.assert_frame_equal(rows, evaluate(runs, "digits", NOISE, 1).rows)
-        pd.testing.assert_frame_equal(rows, evaluate(runs, load("digits"), NOISE, 1).rows)
+        assert set(rows["given"]) == {""}
+        for data in ("digits", load("digits")):
+            named = evaluate(runs, data, NOISE, 1).rows
+            assert set(named["given"]) == {"--data digits"}
+            pd.testing.assert_frame_equal(rows, named.assign(given=rows["given"]))
 
     def test_a_module_does_not_say_its_data(self) -> None:
         with pytest.raises(UserError, match=r"expected data, since Linear\[0\] does not say what it was trained on"):

@@ -127,7 +127,7 @@ class Evaluating(Measurement):
         settings = self.trained.settings
         return evaluate(
             self.trained.result,
-            data_of(settings).test,
+            data_of(settings),
             self.noise,
             range(self.first_draw, self.first_draw + self.draws),
             # A checkpoint's word alone starts no code: the sweep's settings are a person's.
