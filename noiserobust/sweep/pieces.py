@@ -125,7 +125,7 @@ class Evaluating(Measurement):
 
     def measure(self) -> pd.DataFrame:
         settings = self.trained.settings
-        return evaluate(
+        rows = evaluate(
             self.trained.result,
             data_of(settings),
             self.noise,
@@ -133,6 +133,7 @@ class Evaluating(Measurement):
             # A checkpoint's word alone starts no code: the sweep's settings are a person's.
             **grouped({"model": settings.model} | dict(self.options)),
         ).rows
+        return rows.assign(given="")  # those of training, wherever they lie
 
 
 def data_of(settings: TrainSettings) -> Splits:
