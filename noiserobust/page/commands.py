@@ -92,7 +92,9 @@ def _about(model: str, notes: dict[str, None]) -> dict[str, Any] | None:
         about = dict(read_checkpoint(model).about)
     except UserError:
         handed = re.search(r"\[\d+\]$", model)
-        why = "were handed over in Python: save them and name the file" if handed else "are not there any more"
+        sweep = "are named without a folder: the runs of a sweep lie in runs beside its rows"
+        gone = "are not there any more" if "/" in model else sweep
+        why = "were handed over in Python: save them and name the file" if handed else gone
         notes[f"the weights of {model} {why}"] = None
         return None
     if not about.get("model") and "task" not in about:
