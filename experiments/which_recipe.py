@@ -101,10 +101,12 @@ RAMP = str(inc.ramped_rwp(REGIME, "Quadratic").method)
 CIFAR10: dict[str, list[dict[str, Any]]] = {
     "plain": [{}],
     "clipped by layer": clips(2.5),
+    "clipped by layer at 1.5": clips(1.5),
     "clipped by column": clips(2.5, per="column"),
     "RWP": [{"method": str(inc.rwp(REGIME, 0.08).method)}],
     "RWP, ramp": [{"method": RAMP}],
     "RWP, ramp, clipped by layer": clips(2.5, method=RAMP),
+    "RWP, ramp, clipped by layer at 1.5": clips(1.5, method=RAMP),
     "RWP, ramp, clipped by layer, distilled": clips(2.5, method=RAMP, teacher_weight=0.9, **TAUGHT),
     "SAM": [{"method": str(inc.sam(REGIME, 0.2).method)}],
     "ASAM": rules("asam:{}", 1.0),
