@@ -16,7 +16,7 @@ from noiserobust.models.compute import Precision, as_weights, autocast, call, de
 from noiserobust.models.modes import evaluating, kept_buffers
 from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import class_of, forget_gathered, whole
-from noiserobust.rng import Stream
+from noiserobust.rng import Stream, kept_generators
 
 INPUTS = 4  # that a network is asked
 SUMS = 4  # of its outputs that are its answer
@@ -80,8 +80,8 @@ def answer(model: nn.Module, inputs: Any, precision: Precision = "fp32") -> str:
     """
     device = device_of(model)
     for asked in (nests.mapped(inputs, lambda values: values[:INPUTS]), inputs):
-        generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
-        with evaluating(model), autocast(device, precision), generators, suppress(Exception):  # evaluation will say why
+        # Evaluation will say why a network takes no inputs.
+        with evaluating(model), autocast(device, precision), kept_generators(device), suppress(Exception):
             one, other = (_answered(model, as_weights(model, asked)) for _ in range(2))
             return one if same_answer(one, other, precision) else VARYING
     return ""
