@@ -356,10 +356,13 @@ def write_page(bench: Bench, rows: pd.DataFrame, page: Path) -> None:
     missing = [recipe for recipe in bench.recipes if recipe not in recipes]
     about = " ".join((__doc__ or "").split("\n\n")[1].split())
     digits = bench is BENCHES["digits"]
+    title = "# Which recipe for which chip" + ("" if digits else ": few images of CIFAR-10, trained to the end")
     text = "\n\n".join(
         [
-            "# Which recipe for which chip" + ("" if digits else ": few images of CIFAR-10, trained to the end"),
+            title,
             "What the training recipes of the field give on the same small network, on seven kinds of chip.",
+            (READINGS / f"which_recipe{'' if digits else '_cifar10'}.md").read_text().strip(),
+            "## What was measured",
             about if digits else ABOUT_CIFAR10,
             f"    python experiments/which_recipe.py{'' if digits else ' --data cifar10'}    # makes this page",
             *([f"Not measured yet: {', '.join(missing)}."] if missing else []),
@@ -369,7 +372,6 @@ def write_page(bench: Bench, rows: pd.DataFrame, page: Path) -> None:
             "interval on its own.",
             as_markdown(gains),
             *(["What the strengths were chosen by (held-out accuracy in %):", "\n".join(choices)] if choices else []),
-            (READINGS / f"which_recipe{'' if digits else '_cifar10'}.md").read_text().strip(),
         ]
     )
     write_atomically(page, lambda file: file.write_text(text + "\n"))
