@@ -4,8 +4,9 @@
     python experiments/benchmarks/pairs.py batch batch-bf16 --images 1000 --pairs 3
 
 ``a`` is the plain way, ``b`` the other one: outputs given again, all times and compensations in one call for each in
-its own, bf16 for fp32, freed memory kept (a process each, timed inside), 500 images a pass for 50 with memory kept. The network is ResNet-18 of width 16 with
-random weights, on random images of 32 x 32, where rounding and accuracies mean nothing and times all.
+its own, bf16 for fp32, freed memory kept (a process each, timed inside), 500 images a pass for 50 with memory kept.
+The network is ResNet-18 of width 16 with random weights, on random images of 32 x 32, where rounding and accuracies
+mean nothing and times all.
 """
 
 from __future__ import annotations
