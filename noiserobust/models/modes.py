@@ -18,16 +18,18 @@ from noiserobust.models.compute import Precision, as_weights, autocast, call, de
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside, in which observers of quantisation learn nothing; every module's own mode again outside."""
-    modes = [(module, module.training) for module in model.modules()]
-    if any(training for _, training in modes):
+    modules = list(model.modules())  # walking over them and setting modes are slow
+    training = [module for module in modules if module.training]
+    if training:
         model.eval()
     try:
-        with _frozen_observers(module for module, _ in modes):
+        with _frozen_observers(modules):
             yield
     finally:
-        for module, training in modes:
-            if module.training != training:  # setting is slow
-                module.training = training
+        before = set(map(id, training))
+        for module in modules:
+            if module.training != (id(module) in before):
+                module.training = not module.training
 
 
 @contextmanager
