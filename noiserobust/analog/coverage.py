@@ -247,11 +247,14 @@ def weight_counts(model: nn.Module, where: Where) -> dict[str, int]:
 
 
 def coverage_of(model: nn.Module, where: Where, call: Call, batch: Any = None) -> Coverage:
-    """:func:`coverage` of the first sample of ``batch``; without multiply-accumulates where that cannot be watched."""
+    """:func:`coverage` of the first sample of ``batch``, or of two where norms need them; without multiply-accumulates
+    where that cannot be watched."""
     # Of a sharded network a process sees a part of the products.
     if batch is not None and not any(map(is_sharded, model.parameters())):
-        with suppress(RuntimeError, NotImplementedError, TypeError):  # a network that computes, but cannot be watched
-            return coverage(model, **where.patterns, inputs=batch[:1], call=call)
+        for count in (1, 2):
+            # A network that computes, but cannot be watched.
+            with suppress(RuntimeError, NotImplementedError, TypeError, ValueError):
+                return coverage(model, **where.patterns, inputs=batch[:count], call=call)
     return coverage(model, **where.patterns)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,13 +16,17 @@ from noiserobust.models.compute import Precision, as_weights, autocast, call, de
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, in which observers of quantisation learn nothing; every module's own mode again outside."""
+def evaluating(model: nn.Module, learning: bool = False) -> Iterator[None]:
+    """Eval mode inside, in which nothing is learnt: buffers that passes change, as observers of quantisation, counters
+    and moving averages do, are as before outside, and every module has its own mode again.
+
+    ``learning``: but for observers, what passes change stays.
+    """
     modes = [(module, module.training) for module in model.modules()]
     if any(training for _, training in modes):
         model.eval()
     try:
-        with _frozen_observers(module for module, _ in modes):
+        with _frozen_observers(module for module, _ in modes), nullcontext() if learning else _kept_buffers(model):
             yield
     finally:
         for module, training in modes:
@@ -55,16 +59,30 @@ def _frozen_observers(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Buffers that passes inside change, as observers and counters do, are as before afterwards."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Buffers that passes inside change or replace are as before afterwards; torch's own layers change none in eval
+    mode, and are not looked at."""
+    places = [
+        (module._buffers, name, buffer, buffer.clone(), _version(buffer))
+        for module in model.modules()
+        if not type(module).__module__.startswith("torch.nn.modules.")
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):
+            for buffers, name, buffer, before, version in places:
+                if version is None or _version(buffer) != version:
                     buffer.copy_(before)
+                if name in buffers and buffers[name] is not buffer:
+                    buffers[name] = buffer
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    """What in-place changes count up; None for tensors that do not count."""
+    return None if tensor.is_inference() else tensor._version
 
 
 @contextmanager
@@ -122,7 +140,7 @@ def recalibrated(model: nn.Module, batches: Sequence[Batch], precision: Precisio
     momenta = [norm.momentum for norm in norms]
     try:
         with kept_norm_stats(model):
-            with torch.no_grad(), evaluating(model), autocast(device_of(model), precision):
+            with torch.no_grad(), evaluating(model, learning=True), autocast(device_of(model), precision):
                 for norm in norms:
                     norm.reset_running_stats()
                     norm.train()
