@@ -148,7 +148,8 @@ class TestStoredRows:
         net, out = Sampling(), tmp_path / "rows.parquet"
         state = torch.get_rng_state()
         assert loss(net, out) == loss(net, out) == loss(net, None)
-        assert not caplog.messages and torch.equal(torch.get_rng_state(), state)
+        assert not caplog.messages
+        assert torch.equal(torch.get_rng_state(), state)
 
     def test_of_a_network_that_draws_elsewhere_are_never_taken(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture

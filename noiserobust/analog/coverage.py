@@ -23,6 +23,7 @@ from noiserobust.analog.where import Where
 from noiserobust.models.compute import call
 from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import is_sharded, whole
+from noiserobust.spec.kinds import typed
 
 ENOUGH = 50.0
 """Percent of the multiply-accumulates below which a network counts as mostly digital."""
@@ -194,6 +195,7 @@ def _html(coverage: Coverage) -> str:
     return f"<div><table>{''.join(lines)}</table>{escape(coverage.summary)}</div>"
 
 
+@typed
 def coverage(
     model: nn.Module,
     *,

@@ -74,9 +74,9 @@ def answer(model: nn.Module, inputs: Any, precision: Precision = "fp32") -> str:
         a_k = sum_j v_kj y_j / sqrt(J),    y_1 ... y_J its outputs in order, v_kj standard normal and always the same
 
     so that another forward, activation or hook shows (of more than 4096 outputs, some that are evenly spaced).
-    "varies" where a second pass, with the same random numbers of torch, gives other outputs. A network that does not take so few inputs is asked about all; one
-    that takes none of them, or gives no tensor, answers "". Buffers, modes and torch's generators are as before
-    afterwards.
+    "varies" where a second pass, with the same random numbers of torch, gives other outputs. A network that does not
+    take so few inputs is asked about all; one that takes none of them, or gives no tensor, answers "". Buffers, modes
+    and torch's generators are as before afterwards.
     """
     device = device_of(model)
     for asked in (nests.mapped(inputs, lambda values: values[:INPUTS]), inputs):
