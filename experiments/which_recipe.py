@@ -10,15 +10,16 @@ sigma .1.
 
     python experiments/which_recipe.py [--only plain RWP] [--data cifar10]    # makes this page
 
-About 320 runs of some seconds each on one core. Rows of a finished recipe are not made again, nor are finished runs,
-so that it can be stopped at any moment. ``--data cifar10`` takes the runs of ``noiserobust reproduce incorruptible
---scale small`` (the papers' regime, docs/regime.md) at the strengths that the paper prints, from its folder or trained
-there, ten minutes of a core a run, and writes files of its own.
+About 320 runs of some seconds each on one core. Rows of a finished copy are not made again, nor are finished runs, so
+that it can be stopped at any moment, and copies added elsewhere. ``--data cifar10`` takes the runs of ``noiserobust
+reproduce incorruptible --scale small`` (the papers' regime, docs/regime.md) at the strengths that the paper prints,
+from its folder or trained there, ten minutes of a core a run, and writes files of its own.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,7 @@ from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.storage.files import write_atomically
 from noiserobust.storage.rows import completed, read_rows, write_rows
+from noiserobust.sweep import Training
 from noiserobust.sweep.executors import compute
 from noiserobust.sweep.pieces import mean_cost
 from noiserobust.training import TrainSettings, fit
@@ -103,6 +105,7 @@ CIFAR10: dict[str, list[dict[str, Any]]] = {
     "RWP": [{"method": str(inc.rwp(REGIME, 0.08).method)}],
     "RWP, ramp": [{"method": RAMP}],
     "RWP, ramp, clipped by layer": clips(2.5, method=RAMP),
+    "RWP, ramp, clipped by layer, distilled": clips(2.5, method=RAMP, teacher_weight=0.9, **TAUGHT),
     "SAM": [{"method": str(inc.sam(REGIME, 0.2).method)}],
     "ASAM": rules("asam:{}", 1.0),
     "F-SAM": rules("f-sam:{}", 0.1),
@@ -153,48 +156,14 @@ BENCHES = {
         compute=Compute(precision="bf16"),
     ),
 }
-READING = """**What it says.** Clip first: at 1.25 times the rms, after every step, it gives 46 points under sigma .2
-and 61 under .3 for nothing, neither passes nor clean accuracy. **By layer or by column is the same** (under sigma .2
-column - layer: -0.0 [-0.8, +0.8]), as on [a multilayer perceptron](clipping_and_draws.md); layers are simpler, and are
-what pays where the noise's scale is the layer's. What this page said before, that columns win by far, came from
-its grid: layers had not been tried below 1.5. Then add training under noise: RWP at sigma .3 on layers clipped alike
-gains another 1.0 [+0.4, +1.7] under sigma .2 and 6.5 [+4.3, +8.6] under .3 and costs 0.5 [0.2, 0.7] clean; SAM with
-clipping gains as much at twice the passes. RWP, clipping and a plain teacher together are best under sigma .3, 1.9
-[+1.0, +2.8] above that, and as good clean as plain training. Without clipping RWP, SAM, F-SAM and aihwkit's additive
-training gain 34 to 38 points under sigma .2; RWP, its ramp, ARWP and the additive training pay 1 to 2 points clean, so
-that RWP loses as much on a chip that is nearly clean (PCM compensated, stuck cells), where SAM and clipping
-gain. SAMSON, at its best radius, gains what SAM does and pays 1.5 [0.6, 2.5] clean, which SAM does not. **What hardly
-pays**: EMA gains 4.6 [2.8, 6.4] under sigma .2, a tenth of what clipping does, and pays 0.5 [0.2, 0.8] clean. **What
-does not**: ramps, which are 2.7 [1.3, 4.1] below a constant strength here, where nothing overfits ([the papers'
-regime](which_recipe_cifar10.md) is another).
-
-**What it does not say.** The limit is narrow: at 1.1 either kind of clipping is at 63 to 71 % in the choice, at 1.5 at
-86 %, at 2 at 67 %; the perceptron's best is 1.5, so search it. SAMSON's
-formula could be checked neither by its authors' code nor by its paper ([rules](rules.md)). It is one small data set
-and one network with batch norm; [larger ones](which_recipe_cifar10.md) have few copies. [A search](recommend.md) on
-your own network decides."""
 
 
 ABOUT_CIFAR10 = """Data: 500 images of each of CIFAR-10's classes (as JPEGs of quality 75), ResNet-18 of width 16, 60
 epochs: [the papers' regime](regime.md), whose runs these are. One strength of each recipe, the one that the paper
 prints as best there or near it, half of the published radius for SAM; no choice was made on held-out images. Tested on
 1,000 test images (stratified), ten draws, in bf16. Gaussian noise in the literal [reading](reading_of_the_noise.md)."""
-READING_CIFAR10 = """**What it says. Ramp, and clip with it.** RWP that grows quadratically, with every layer clipped
-at 2.5 times its rms after every step, gains most over plain under all three Gaussian noises: under .07 19.5 [12.7,
-26.3] points above plain. The ramp alone is next (14.9 [11.4, 18.5]), at twice what a constant strength gains. That
-clipping adds to the ramp is likely, not shown: with it the ramp is better on all seven kinds of chip, by 1.0 to 3.3
-points (under .07 3.3 [-0.8, 7.5], three copies). Clipping alone gains 3 to 6 points under .07 (by layer 5.9 [-0.4,
-12.2], three copies) and costs little or nothing elsewhere. **Where the chip is nearly clean plain training is hardly
-beaten** (PCM a day after programming, compensated; one cell in a hundred stuck): no recipe gains more than a point
-there, the ramp with clipping costs 1.5 [0.8, 2.3] on stuck cells, and a constant strength as large as the paper's
-costs ten.
-
-**What it does not say.** Recipes of one copy have no interval: under .07 six plain networks lie between 40 and 48, so
-a single difference below some seven points is no effect; ASAM, ARWP, SAMSON, F-SAM, EMA and the additive training
-cannot be ranked yet, nor SAM with its two. Strengths are those that the paper found best under sigma .07, or one
-guess (ASAM, F-SAM, SAMSON, ARWP, EMA, clipping), not chosen for each chip: weaker noise in training would cost less
-on the nearly clean ones, and [on digits](which_recipe.md) clipping pays most at 1.25. Further copies take ten to
-twenty minutes of a core each."""
+READINGS = Path(__file__).parent / "readings"
+"""What the tables say, in words: a file a page."""
 
 
 @dataclass
@@ -216,7 +185,7 @@ class Settings:
     copies: int = 10
     """Trained copies of each chosen recipe."""
     only_done: bool = False
-    """With ``--data cifar10``: only copies that are finished."""
+    """With ``--data cifar10``: only copies that are finished on this machine, or that the rows have."""
     draws: int = 10
     """Noise draws per copy and chip."""
 
@@ -240,7 +209,7 @@ def main(settings: Settings) -> None:
     if wanted:
         trainer = Trainer(bench, settings)
     for recipe in wanted:
-        found = trainer.compared(recipe)
+        found = trainer.compared(recipe, rows)
         if found is None:
             continue
         rows = pd.concat([rows[rows["method"] != recipe], found], ignore_index=True)
@@ -284,24 +253,34 @@ class Trainer:
         test = self.splits.test
         self.test = test if bench.test is None else test.sample(bench.test, Stream(0, "test"))
 
-    def runs(self, variant: dict[str, Any], seeds: range) -> list[Trained]:
+    def runs(self, variant: dict[str, Any], seeds: Iterable[int]) -> list[Trained]:
         """Trained copies."""
+        if self.papers is not None:
+            pieces = [piece for seed in seeds if (piece := self.piece(self.papers, variant, seed))]
+            compute(pieces)
+            return [Trained(piece.settings, piece.result.parent) for piece in pieces]
         if "teacher" in variant:
             (teacher,) = self.runs({}, range(200, 201))
             variant = variant | {"teacher": str(teacher.folder)}
         settings = replace(self.base, **variant)
-        if self.papers is None:
-            runs = [fit(replace(settings, seed=seed), self.out, splits=self.splits) for seed in seeds]
-            return [Trained(run.settings, run.folder) for run in runs]
-        pieces = [self.papers.training(settings, seed) for seed in seeds]
-        if self.settings.only_done:
-            pieces = [piece for piece in pieces if piece.result.is_file()]
-        compute(pieces)
-        return [Trained(piece.settings, piece.result.parent) for piece in pieces]
+        runs = [fit(replace(settings, seed=seed), self.out, splits=self.splits) for seed in seeds]
+        return [Trained(run.settings, run.folder) for run in runs]
 
-    def compared(self, recipe: str) -> pd.DataFrame | None:
+    def piece(self, papers: PapersBench, variant: dict[str, Any], seed: int) -> Training | None:
+        """A run of the papers' regime; ``None`` where it is not finished, and only those are wanted. A copy's teacher
+        is the plain one of its seed."""
+        if "teacher" in variant:
+            teacher = self.piece(papers, {}, seed)
+            if teacher is None:
+                return None
+            compute([teacher])
+            variant = variant | {"teacher": str(teacher.result.parent)}
+        piece = papers.training(replace(self.base, **variant), seed)
+        return piece if piece.result.is_file() or not self.settings.only_done else None
+
+    def compared(self, recipe: str, rows: pd.DataFrame) -> pd.DataFrame | None:
         """Rows of a recipe: those of the choice of its strength, and those of the chosen one on every chip; ``None``
-        where it has no copy."""
+        where it has no copy. Copies of it that ``rows`` have on every chip are not trained again."""
         variants, parts, chosen = self.bench.recipes[recipe], [], 0
         if len(variants) > 1:
             for variant in variants:
@@ -311,13 +290,17 @@ class Trainer:
             chosen = scores.index(max(scores))
             named = zip((part["recipe"].iloc[0] for part in parts), scores, strict=True)
             print(f"{recipe}: " + ", ".join(f"{name} {score:.2f} %" for name, score in named), flush=True)
-        runs = self.runs(variants[chosen], range(self.settings.copies))
-        if not runs:
-            return None
-        for chip, noise in self.bench.chips.items():
+        told = _text(replace(self.base, **variants[chosen]))
+        before = rows[(rows["method"] == recipe) & rows["chip"].isin([*self.bench.chips])]
+        before = before[before["recipe"] == told] if len(before) else before
+        chips = before.groupby("replicate")["chip"].nunique()
+        finished = {*chips[chips == len(self.bench.chips)].index}
+        parts.append(before[before["replicate"].isin(finished)])
+        runs = self.runs(variants[chosen], [seed for seed in range(self.settings.copies) if seed not in finished])
+        for chip, noise in self.bench.chips.items() if runs else ():
             draws = 1 if chip == "clean" else self.settings.draws
             parts.append(self._rows(recipe, runs, self.test, chip, noise, draws))
-        return pd.concat(parts, ignore_index=True)
+        return pd.concat(parts, ignore_index=True) if runs or finished else None
 
     def _rows(self, recipe: str, runs: list[Trained], on: Labelled, chip: str, noise: str, draws: int) -> pd.DataFrame:
         models = {recipe: [read_checkpoint(run.folder) for run in runs]}
@@ -373,10 +356,13 @@ def write_page(bench: Bench, rows: pd.DataFrame, page: Path) -> None:
     missing = [recipe for recipe in bench.recipes if recipe not in recipes]
     about = " ".join((__doc__ or "").split("\n\n")[1].split())
     digits = bench is BENCHES["digits"]
+    title = "# Which recipe for which chip" + ("" if digits else ": few images of CIFAR-10, trained to the end")
     text = "\n\n".join(
         [
-            "# Which recipe for which chip" + ("" if digits else ": few images of CIFAR-10, trained to the end"),
+            title,
             "What the training recipes of the field give on the same small network, on seven kinds of chip.",
+            (READINGS / f"which_recipe{'' if digits else '_cifar10'}.md").read_text().strip(),
+            "## What was measured",
             about if digits else ABOUT_CIFAR10,
             f"    python experiments/which_recipe.py{'' if digits else ' --data cifar10'}    # makes this page",
             *([f"Not measured yet: {', '.join(missing)}."] if missing else []),
@@ -386,7 +372,6 @@ def write_page(bench: Bench, rows: pd.DataFrame, page: Path) -> None:
             "interval on its own.",
             as_markdown(gains),
             *(["What the strengths were chosen by (held-out accuracy in %):", "\n".join(choices)] if choices else []),
-            READING if digits else READING_CIFAR10,
         ]
     )
     write_atomically(page, lambda file: file.write_text(text + "\n"))

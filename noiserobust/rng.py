@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 
@@ -136,6 +136,13 @@ class Stream:
         return field.view((last - first, *shape[1:]) if shape else ())
 
 
+def kept_generators(device: torch.device | str = "cpu") -> AbstractContextManager[None]:
+    """torch's global generators of the CPU and of ``device`` are afterwards as before. Other GPUs' are left alone: they
+    are other processes', and to ask for them would start them."""
+    device = torch.device(device)
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
 @contextmanager
 def seeded(stream: Stream, device: torch.device | str = "cpu") -> Iterator[None]:
     """torch's global generators of the CPU and of ``device`` follow ``stream`` inside and are as before outside.
@@ -143,8 +150,7 @@ def seeded(stream: Stream, device: torch.device | str = "cpu") -> Iterator[None]
     Only for code that takes no generator: parameter initialisation and dropout. It is process-wide.
     """
     seed, gpu = stream.integer(), torch.device(device)
-    # Other GPUs are left alone: they are other processes'.
-    with torch.random.fork_rng([gpu] if gpu.type == "cuda" else []):
+    with kept_generators(gpu):
         torch.default_generator.manual_seed(seed)
         if gpu.type == "cuda":
             with torch.cuda.device(gpu):

@@ -28,6 +28,7 @@ from noiserobust.page import live, write_page
 from noiserobust.page.commands import evaluation_commands, training_commands
 from noiserobust.page.results import Results, runs_in
 from noiserobust.page.sections import sections_of
+from noiserobust.storage.rows import read_rows
 from noiserobust.training import TrainSettings, fit
 
 pytest.importorskip("altair")
@@ -238,6 +239,13 @@ def test_train_and_sweep_write_it_as_they_go(
     assert written[-1] == [*["1 epochs"] * 2, "4 rows"]
     text = (tmp_path / "sweep.html").read_text()
     assert text.count("plain, lr 0.2") > 2
+    (command,) = re.findall(r"noiserobust evaluate [^\n<]*", html.unescape(text))
+    words = shlex.split(command)[1:]
+    assert len([word for word in words if str(tmp_path / "sweep" / "runs") in word]) == 2
+    main([*words, "--out", str(tmp_path / "again.parquet")])
+    swept = read_rows(tmp_path / "sweep" / "rows.parquet").sort_values(["model", "metric"])
+    again = read_rows(tmp_path / "again.parquet").sort_values(["model", "metric"])
+    assert [*again["value"]] == [*swept["value"]]
     of_runs = Results.of_runs(runs_in([run.parent for run in (tmp_path / "sweep").glob("runs/*/model.safetensors")]))
     assert sorted(of_runs.methods) == ["plain, lr 0.1", "plain, lr 0.2"]  # without rows, too
 

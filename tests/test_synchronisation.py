@@ -27,6 +27,7 @@ ALLOWED = {
     ("esam.py", "chosen"): "so are the coins of the tensors that are perturbed",
     ("rng.py", "_mersenne_state"): "the state of a CPU generator",
     ("ssam.py", "_masks"): "once per mask, every hundredth step: a mask made of an overflow would stay",
+    ("periphery.py", "update"): "once a step: which learnt ranges were called",
     ("batchnorm.py", "forward"): "torch's own, of a norm with momentum=None",
     ("grad_scaler.py", "_maybe_opt_step"): "GradScaler's own: it must know whether the step is to be skipped",
     ("grad_scaler.py", "get_scale"): "GradScaler's own number",
@@ -89,6 +90,13 @@ def test_no_rule_waits(method: str, parts: int) -> None:
     data = batch() if parts == 1 else batch().split(parts)
     with NoQuestions(), NoAnswers():
         step(method, engine, data)
+
+
+@pytest.mark.parametrize("converters", ["io:dac=6,adc=6,noise=0.06", "io:dac=8,adc=8,learnt=true"])
+@pytest.mark.parametrize("method", ["rwp:gaussian(0.2)", "sam:0.1"])
+def test_nor_do_converters(method: str, converters: str) -> None:
+    with NoQuestions(), NoAnswers():
+        step(method, sgd(normed_net(), converters=converters), batch().split(2))
 
 
 @pytest.mark.parametrize(

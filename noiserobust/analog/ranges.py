@@ -116,8 +116,8 @@ class TrainedRanges(Ranges):
                 assert self.how is not None
                 seen = self.how.std * x.std()
             # Zeros (a batch of nothing) and overflows teach nothing.
-            if 0 < float(seen) < math.inf:
-                self.inputs.copy_((self.inputs * self.batches + seen) / (self.batches + 1))
+            mean = (self.inputs * self.batches + seen) / (self.batches + 1)
+            self.inputs.copy_(mean.where((seen > 0) & seen.isfinite(), self.inputs))
         return self.inputs
 
     @torch.no_grad()

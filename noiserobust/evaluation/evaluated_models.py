@@ -27,7 +27,7 @@ from noiserobust.models.check import require_finite
 from noiserobust.models.compute import device_of, known_device
 from noiserobust.models.kinds import require_layers, require_weights
 from noiserobust.noise.sharded import class_of, mesh_of
-from noiserobust.rng import Stream
+from noiserobust.rng import Stream, kept_generators
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
 from noiserobust.storage.provenance import provenance
@@ -245,7 +245,9 @@ class EvaluatedModels:
 
     def __iter__(self) -> Iterator[EvaluatedModel]:
         for copy in self.copies:
-            with torch.random.fork_rng():  # networks that draw when they compute, as simulated tiles do
+            source = copy.source
+            device = self.device or (device_of(source) if isinstance(source, nn.Module) else "cpu")
+            with kept_generators(device):  # networks that draw when they compute, as simulated tiles do
                 model = self._opened(copy)
             self.coverage[copy.name] = model.coverage
             yield model

@@ -20,7 +20,7 @@ from noiserobust.errors import UserError
 from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.modes import evaluating
 from noiserobust.noise.sharded import field_like, mesh_of
-from noiserobust.rng import Stream
+from noiserobust.rng import Stream, kept_generators
 
 FEW = 4
 """Samples that are asked first; all of a batch are asked before a network is refused."""
@@ -45,8 +45,7 @@ def require_effect(noisy: NoisyWeights, ask: Callable[[Batch], Any], batch: Batc
 
     clean: list[Tensor] = []
     device = device_of(noisy.model)
-    generators = torch.random.fork_rng([device] if device.type == "cuda" else [])
-    with evaluating(noisy.model), generators, autocast(device, precision):
+    with evaluating(noisy.model), kept_generators(device), autocast(device, precision):
         for samples in (batch[:FEW], batch):
             with suppress(RuntimeError, ValueError, TypeError):  # takes no such few: the evaluation itself says why
                 clean = answers(samples)

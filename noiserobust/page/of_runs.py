@@ -91,7 +91,9 @@ def settings(results: Results, asked: Asked) -> Section | None:
         texts.append((f"trained: {label}", "\n".join(training_commands(runs[0], seeds))))
     rows = results.rows
     if len(rows):
-        texts.append(("evaluated", "\n".join(evaluation_commands(rows))))
+        lie = {run.folder.name: str(run.checkpoint) for run in results.runs}  # a sweep's rows name runs by these
+        placed = rows.assign(model=rows["model"].map(lambda model: lie.get(model, model)))
+        texts.append(("evaluated", "\n".join(evaluation_commands(placed))))
     columns = [
         "noiserobust",
         "commit",

@@ -148,7 +148,7 @@ def _load(data: str, root: str, size: int | None) -> Splits:
 
 def mean_cost(settings: TrainSettings, steps: int = 100) -> float:
     """Mean cost of a training step in units of a plain one, a backward pass counting as two forward passes: as the
-    method states it, over so many steps that lie evenly over the run."""
-    epochs = settings.epochs
+    method states it, over so many steps that lie evenly over the run, and a teacher's forward pass."""
+    epochs, taught = settings.epochs, settings.teacher is not None
     at = [Progress(step, steps, step * epochs // steps, epochs) for step in range(steps)]
-    return sum((forward + 2 * backward) / 3 for forward, backward in map(settings.method.cost, at)) / steps
+    return sum((forward + taught + 2 * backward) / 3 for forward, backward in map(settings.method.cost, at)) / steps

@@ -146,20 +146,23 @@ def candidates_for(base: TrainSettings) -> list[TrainSettings]:
     """Training rules worth trying under ``base.select_noise``, those that are known to be good first."""
     noise = str(base.select_noise)
     nested = noise.replace(":", "(", 1) + ")" if ":" in noise and "+" not in noise else noise
+    rwp, limits = f"rwp:{nested}", (1.25, 1.5, 2.5)  # the best limit is narrow, and another in every network
     rules: list[dict[str, Any]] = [
         {"method": "plain"},
-        {"method": f"rwp:{nested}"},
-        {"method": f"rwp:{nested},schedule=quadratic(1.0)"},
-        {"method": f"rwp:{nested},schedule=quadratic(2.0)"},
-        {"method": f"rwp:{nested}", "weight_clip": 2.5},
-        {"method": f"rwp:{nested},schedule=0.5"},
-        {"method": "plain", "weight_clip": 2.5},
+        *({"method": "plain", "weight_clip": limit} for limit in limits),
+        *({"method": rwp, "weight_clip": limit} for limit in limits),
+        {"method": f"{rwp},schedule=quadratic(1.0)", "weight_clip": 2.5},
+        {"method": rwp},
+        {"method": f"{rwp},schedule=quadratic(1.0)"},
+        {"method": f"{rwp},schedule=quadratic(2.0)"},
+        {"method": f"{rwp},schedule=0.5"},
+        {"method": "sam:0.2", "weight_clip": 1.25},
         {"method": "sam:0.05"},
         {"method": "sam:0.2"},
         {"method": "asam:1.0"},
     ]
     if base.initial is not None and base.teacher is None:
-        rules.append({"method": f"rwp:{nested}", "teacher": "initial"})
+        rules.append({"method": rwp, "teacher": "initial"})
     return [replace(base, **rule) for rule in rules]
 
 

@@ -133,10 +133,11 @@ class Periphery:
         outputs = [ranges.outputs for ranges in self.ranges if ranges.outputs is not None]
         held = [*(ranges.inputs.data for ranges in self.ranges), *outputs, *gradients, *counts, weight]
         ranks.average(held, held)  # in their own memory
-        used = stepped and float(weight) > 0
-        for ranges, gradient, (inside, total) in zip(self._learnt, gradients, counts, strict=True):
-            called = used and float(total) > 0
-            ranges.inputs.grad = ranges.gradient(gradient / (weight * scale), inside / total) if called else None
+        totals = [total for _, total in counts]
+        used, *called = (torch.stack([weight, *totals]) > 0).tolist() if totals else [False]  # the step's one wait
+        for ranges, gradient, (inside, total), one in zip(self._learnt, gradients, counts, called, strict=True):
+            learns = stepped and used and one
+            ranges.inputs.grad = ranges.gradient(gradient / (weight * scale), inside / total) if learns else None
         if self._optimizer is not None:
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
@@ -149,8 +150,14 @@ class Periphery:
         """Of the passes since gradients were last handed out: gradients, inputs within and in all, and weight."""
         gradients = [torch.zeros_like(r.inputs) if r.inputs.grad is None else r.inputs.grad for r in self._learnt]
         device = self.ranges[0].inputs.device if self.ranges else None
-        counts = [torch.tensor([float(r.inside), float(r.total)], device=device) for r in self._learnt]
-        return gradients, counts, torch.as_tensor(self._weight, dtype=torch.float32, device=device).clone()
+
+        def placed(number: float | Tensor) -> Tensor:
+            if isinstance(number, Tensor):
+                return number.detach().to(device, torch.float32, copy=True)
+            return torch.full((), float(number), device=device)  # of a kernel, which nobody waits for
+
+        counts = [torch.stack([placed(r.inside), placed(r.total)]) for r in self._learnt]
+        return gradients, counts, placed(self._weight)
 
     def _forget(self) -> None:
         """Hold no gradients."""

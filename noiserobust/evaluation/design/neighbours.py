@@ -29,7 +29,7 @@ from noiserobust.models.modes import evaluating
 from noiserobust.models.reuse import Reuse
 from noiserobust.noise import NoiseModel
 from noiserobust.noise.sharded import mesh_of
-from noiserobust.rng import Stream
+from noiserobust.rng import Stream, kept_generators
 from noiserobust.storage.ledger import Ledger
 from noiserobust.tasks import Scorer
 
@@ -160,7 +160,7 @@ class Passes:
             side.on_chips.answers_to_weights = True  # where all layers' noise was seen to arrive
         reuse = Reuse(network)
         samples = [copy.batches[0][:FEW], copy.batches[-1][-FEW:]]
-        with torch.no_grad(), torch.random.fork_rng(), evaluating(network), _autocast(copy):
+        with torch.no_grad(), kept_generators(device_of(network)), evaluating(network), _autocast(copy):
             try:
                 sizes = _sizes(reuse, samples, sides[1:], partial(copy.task.call, network))
             except (RuntimeError, ValueError, TypeError, IndexError):  # takes no such few
