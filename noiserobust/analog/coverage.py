@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from noiserobust.analog.digital import packed
 from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.macs import Call, pass_of
 from noiserobust.analog.places import Stored, Untied
@@ -228,12 +229,13 @@ def coverage(
     rows = []
     for (one, reason), trace in zip(classes, traces, strict=True):
         name, tensor = (one.name, one.value()) if isinstance(one, AnalogWeight) else one
-        values = whole(tensor.detach()).float() if tensor.layout == torch.strided else torch.zeros(0)
+        size = tensor.detach().abs() if tensor.is_complex() else tensor.detach()
+        values = whole(size).float() if tensor.layout == torch.strided else torch.zeros(0)
         rms = values.square().mean().sqrt()
         known = not values.is_meta and rms > 0  # NaN is not > 0: no weights, no ratio
         ratio = float(values.abs().amax() / rms) if known else math.nan
         macs = math.nan if trace.macs is None else trace.macs
-        hint = _named_axes(name, tuple(tensor.shape), trace) if reason else ""
+        hint = _named_axes(name, tuple(tensor.shape), trace) if reason and not packed(tensor) else ""
         rows.append(CoverageRow(name, tuple(tensor.shape), not reason, reason, ratio, macs, hint))
     return Coverage(tuple(rows), products)
 

@@ -326,10 +326,6 @@ def _check_overlaps(weights: Sequence[AnalogWeight]) -> None:
 
 def digital_reason(module: nn.Module, attribute: str, parameter: Tensor) -> str:
     """Why a parameter is not in a crossbar; empty when it is."""
-    if isinstance(parameter, nn.parameter.UninitializedParameter):
-        raise UserError(
-            f"expected an initialised model, but {type(module).__name__} is lazy: run one batch through it first"
-        )
     if parameter.numel() == 0:
         return "empty"
     if attribute in outputs_of(module):
