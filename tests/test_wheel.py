@@ -130,5 +130,5 @@ def test_the_version_is_that_of_the_tag(environment: Path, without_tags: list[st
 
 def test_the_main_job_runs_from_any_folder(environment: Path, tmp_path: Path) -> None:
     printed = run(environment / "noiserobust", "demo", *SHORT, folder=tmp_path)
-    assert "rwp:gaussian(0.3) - plain" in printed
+    assert "rwp:gaussian(0.3), clip 1.25 rms - plain" in printed
     assert (tmp_path / "runs" / "demo" / "demo.png").is_file()

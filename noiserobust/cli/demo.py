@@ -11,7 +11,7 @@ from noiserobust.cli.flags import Command
 from noiserobust.cli.output import Part
 from noiserobust.errors import UserError
 
-METHODS = (("plain", None), ("plain", 2.0), ("sam:0.5", None), ("rwp:gaussian(0.3)", None))
+METHODS = (("plain", None), ("plain", 1.25), ("sam:0.5", None), ("rwp:gaussian(0.3)", 1.25))
 SIGMAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7)
 
 
