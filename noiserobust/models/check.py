@@ -20,7 +20,7 @@ def taking(inputs: Any, name: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError, ArithmeticError) as error:
+    except (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if any(not tensor.is_floating_point() for tensor in nests.tensors(inputs)) and "type" in reason:
             reason += "; whole numbers are taken as tokens, give features as floats: x.float()"
