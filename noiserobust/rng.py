@@ -132,7 +132,10 @@ class Stream:
                 target.copy_(block[low - start : high - start])
 
         wanted_blocks = [b for b in blocks(height, width) if b[1] < last and b[2] > first]
-        side_by_side([partial(fill_block, *block) for block in wanted_blocks], field.device)
+        if [block[1:] for block in wanted_blocks] == [(first, last)]:  # most fields are one block: less to do
+            fill(field, self.generator(field.device, wanted_blocks[0][0]))
+        else:
+            side_by_side([partial(fill_block, *block) for block in wanted_blocks], field.device)
         return field.view((last - first, *shape[1:]) if shape else ())
 
 

@@ -229,3 +229,20 @@ class TestEvaluation:
                 for f in (True, False)
             )
             assert folded["value"].tolist() == plain["value"].tolist()
+
+
+def test_factors_are_those_of_the_norms_at_every_draw() -> None:
+    """The twin: each norm's factor made anew, bit for bit."""
+    network = built("resnet18:width=4")
+    noisy = NoisyWeights(network)
+    folding = Folding(noisy, X[:2])
+    for draw in range(2):
+        with torch.no_grad(), noisy.perturbed(Gaussian(0.1), Stream(0, "draw", draw)):
+            noise = [pair.layer.weight.clone() for pair in folding.pairs]
+            with folding.folded():
+                for pair, weight in zip(folding.pairs, noise, strict=True):
+                    norm = pair.norm
+                    a = torch.rsqrt(norm.running_var + norm.eps) * norm.weight
+                    assert torch.equal(pair.layer.weight, weight * a.view(-1, 1, 1, 1))
+                    assert torch.equal(pair.layer.bias, -norm.running_mean * a + norm.bias)
+        assert not any("forward" in vars(pair.norm) or pair.layer.bias is not None for pair in folding.pairs)

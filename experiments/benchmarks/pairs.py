@@ -1,10 +1,12 @@
 """What work that is not done saves: two ways to the same result in turn, one thread's own time, a row a pair.
 
     python experiments/benchmarks/pairs.py sensitivity keep-digital times bf16 memory memory-training --pairs 3
+    python experiments/benchmarks/pairs.py batch batch-bf16 --images 1000 --pairs 3
 
 ``a`` is the plain way, ``b`` the other one: outputs given again, all times and compensations in one call for each in
-its own, bf16 for fp32, freed memory kept (a process each, timed inside). The network is ResNet-18 of width 16 with
-random weights, on random images of 32 x 32, where rounding and accuracies mean nothing and times all.
+its own, bf16 for fp32, freed memory kept (a process each, timed inside), 500 images a pass for 50 with memory kept.
+The network is ResNet-18 of width 16 with random weights, on random images of 32 x 32, where rounding and accuracies
+mean nothing and times all.
 """
 
 from __future__ import annotations
@@ -82,6 +84,11 @@ class Pairs:
             )
             return each, together
         ways = (Compute(), Compute(precision="bf16")) if case == "bf16" else (Compute(reuse=0), Compute())
+        if case.startswith("batch"):
+            keep_memory()
+            precision = "bf16" if case == "batch-bf16" else "fp32"
+            ways = tuple(Compute(precision=precision, channels_last=True, batch_size=size) for size in (50, 500))
+            calls[case] = lambda compute: evaluate(model, tensors, NOISE, draws=3, compute=compute)
         a, b = (timed(lambda way=way: calls[case](way), clock=time.process_time) for way in ways)
         return a, b
 

@@ -29,6 +29,11 @@ def set_factor(layer: nn.Module, attribute: str, factor: Tensor | None) -> Calla
     return undo
 
 
+def has_factor(layer: nn.Module, attribute: str) -> bool:
+    """Whether a factor is in the weight of ``layer``."""
+    return attribute in _FACTORS.get(layer, {})
+
+
 def gain_of(layer: nn.Module, attribute: str, inputs: slice) -> Tensor | None:
     """(outputs,): what the outputs of a crossbar that holds these ``inputs`` of the weight are multiplied by; None:
     nothing. Where its inputs had several factors, of crossbars that were cut otherwise, it is their mean."""

@@ -74,48 +74,55 @@ class Folding:
 class _Pair:
     layer: Any
     norm: Any
+    scale: Tensor
+    """a, in the shape of the layer's weight: made once for all draws, as the bias is."""
     bias: nn.Parameter
     """The folded layer's, one tensor for all draws: a compiled network need not be compiled again."""
     own: nn.Parameter | None
     """The layer's without folding."""
 
-    @contextmanager
-    def folded(self) -> Iterator[None]:
-        layer, norm = self.layer, self.norm
-        with torch.no_grad():
-            scale = torch.rsqrt(norm.running_var + norm.eps)
-            shift = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
-            if norm.affine:
-                scale = scale * norm.weight
-            shift = shift * scale
-            self.bias.copy_(shift + norm.bias if norm.affine else shift)
-            layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.dim() - 1)))
-        bias, layer._parameters["bias"] = layer._parameters["bias"], self.bias
-        norm.forward = _as_it_is
-        try:
-            yield
-        finally:
-            layer._parameters["bias"] = bias
-            del norm.forward
+    @staticmethod
+    def of(layer: Any, norm: Any) -> _Pair:
+        scale = torch.rsqrt(norm.running_var + norm.eps)
+        shift = -norm.running_mean if layer.bias is None else layer.bias - norm.running_mean
+        if norm.affine:
+            scale = scale * norm.weight
+        shift = shift * scale
+        bias = (shift + norm.bias if norm.affine else shift).to(norm.running_mean.dtype)
+        rows = scale.view(-1, *[1] * (layer.weight.dim() - 1))
+        return _Pair(layer, norm, rows, nn.Parameter(bias, requires_grad=False), layer.bias)
+
+    def fold(self) -> None:
+        """All but the weight."""
+        self.layer._parameters["bias"] = self.bias
+        vars(self.norm)["forward"] = _as_it_is
+
+    def unfold(self) -> None:
+        self.layer._parameters["bias"] = self.own
+        vars(self.norm).pop("forward", None)
 
     @contextmanager
     def unfolded(self) -> Iterator[None]:
-        """Inside of :meth:`folded`, with the layer's weight as it is without: the two compute one after the other."""
-        folded, self.layer._parameters["bias"] = self.layer._parameters["bias"], self.own
-        del self.norm.forward
+        """Where norms are folded, with the layer's weight as it is without: the two compute one after the other."""
+        self.unfold()
         try:
             yield
         finally:
-            self.layer._parameters["bias"] = folded
-            self.norm.forward = _as_it_is
+            self.fold()
 
 
 @contextmanager
 def _all_folded(pairs: Sequence[_Pair]) -> Iterator[None]:
-    with ExitStack() as stack:
+    if pairs:
+        with torch.no_grad():
+            torch._foreach_mul_([pair.layer.weight for pair in pairs], [pair.scale for pair in pairs])
+    try:
         for pair in pairs:
-            stack.enter_context(pair.folded())
+            pair.fold()
         yield
+    finally:
+        for pair in pairs:
+            pair.unfold()
 
 
 def _as_it_is(x: Tensor) -> Tensor:
@@ -142,11 +149,7 @@ def _watched(noisy: NoisyWeights, images: Any) -> tuple[Tensor, list[_Pair]]:
             elif type(module) in _NORMS and module.running_var is not None:
                 stack.callback(module.register_forward_pre_hook(note_input).remove)
         output = predictions_of(call(noisy.model, images))
-    pairs = [
-        _Pair(layer, norm, nn.Parameter(torch.empty_like(norm.running_mean), requires_grad=False), layer.bias)
-        for norm, layer in before.items()
-    ]
-    return output, pairs
+    return output, [_Pair.of(layer, norm) for norm, layer in before.items()]
 
 
 def _is_plain(module: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from operator import is_
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -40,9 +41,14 @@ class Holders:
     def watch(self, opening: Opening) -> None:
         """When ``opening`` closes after an analog weight was replaced: everything is put back, and
         :class:`~noiserobust.UserError`."""
-        opening.callback(partial(self._check, [place.held.get(place.name) for place in self._places]))
+        opening.callback(partial(self._check, self._held()))
+
+    def _held(self) -> list[Any]:
+        return [held.get(name) for _, _, held, name, _ in self._places]
 
     def _check(self, before: Sequence[Any]) -> None:
+        if all(map(is_, self._held(), before)):  # as nearly always, at every draw
+            return
         pairs = list(zip(self._places, before, strict=True))
         lost = [place.path for place, one in pairs if place.analog and self._is_lost(place, one)]
         if not lost:

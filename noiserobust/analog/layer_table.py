@@ -74,6 +74,10 @@ class LayerSettings:
         return LayerSettings(**(self.given | later.given))
 
 
+PLAIN = LayerSettings()
+"""Nothing said of a weight."""
+
+
 @dataclass(frozen=True)
 class LayerTable:
     """Patterns of weights, in order, with the settings of what they match; of two that state a setting the last wins.
@@ -115,7 +119,7 @@ class LayerTable:
     def about(self, matching: Iterable[str]) -> LayerSettings:
         """What it says of a weight that the patterns ``matching`` match."""
         known = set(matching)
-        return reduce(LayerSettings.then, (one for pattern, one in self.rows if pattern in known), LayerSettings())
+        return reduce(LayerSettings.then, (one for pattern, one in self.rows if pattern in known), PLAIN)
 
     @property
     def digest(self) -> str:

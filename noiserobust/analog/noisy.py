@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from noiserobust.analog.backup import Backup
 from noiserobust.analog.dora import dora_layers, norms_kept
-from noiserobust.analog.factors import set_factor
+from noiserobust.analog.factors import has_factor, set_factor
 from noiserobust.analog.holders import Holders
 from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.layers import tiles_of
@@ -159,12 +159,14 @@ class NoisyWeights:
             opening.callback(lambda: forget_gathered(self.model))
             opening.enter_context(norms_kept(self._dora))
             for weight in self.weights:
-                opening.callback(set_factor(weight.owner, weight.attribute, None))
+                if has_factor(weight.owner, weight.attribute):
+                    opening.callback(set_factor(weight.owner, weight.attribute, None))
 
             @torch.no_grad()
             def put(weight: AnalogWeight) -> Tensor:
                 computed, factor = value(weight)
-                set_factor(weight.owner, weight.attribute, factor)
+                if factor is not None:
+                    opening.callback(set_factor(weight.owner, weight.attribute, factor))
                 return computed
 
             for weight in self._others:

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from noiserobust.analog.backup import Backup
 from noiserobust.analog.forwards import weight_in_forward
 from noiserobust.analog.holders import replaced
-from noiserobust.analog.layer_table import LayerSettings
+from noiserobust.analog.layer_table import PLAIN, LayerSettings
 from noiserobust.analog.layers import Outputs
 from noiserobust.analog.openings import opened
 from noiserobust.analog.probing import Operand, Products, products_of
@@ -46,7 +46,7 @@ class AnalogWeight(ABC):
     ) -> None:
         self.name, self.owner, self.attribute, self.outputs = name, owner, attribute, outputs
         self.latents = tuple(latents)
-        self.settings = LayerSettings()
+        self.settings: LayerSettings = PLAIN
         """What a table of settings by layer says of it."""
         self.axes = ""
         """Its axes where a person named them: a pattern for it needs them, too."""
@@ -60,6 +60,8 @@ class AnalogWeight(ABC):
         """The noise of its array: that of its own settings, its strength times ``factor``, or the one ``asked`` for,
         under its own reference."""
         own = self.settings
+        if own is PLAIN:
+            return asked
         noise: NoiseModel = asked if own.noise is None else NoiseModel.parse(own.noise)
         if own.noise is not None and factor != 1:
             noise = noise.scaled(factor)

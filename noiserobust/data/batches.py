@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -54,15 +54,17 @@ class Batch:
         return replace(self, inputs=inputs, labels=labels, indices=indices)
 
     @staticmethod
-    def join(parts: Sequence[Batch]) -> Batch:
-        """The samples of all ``parts``, in order."""
+    def join(parts: Sequence[Batch], cat: Callable[[list[Tensor]], Tensor] = torch.cat) -> Batch:
+        """The samples of all ``parts``, in order, or what ``cat`` takes of their tensors."""
         indices = [part.indices for part in parts if part.indices is not None]
         try:
-            inputs, labels = (nests.joined([getattr(part, name) for part in parts]) for name in ("inputs", "labels"))
+            inputs, labels = (
+                nests.joined([getattr(part, name) for part in parts], cat) for name in ("inputs", "labels")
+            )
         except RuntimeError:
             shapes = sorted({tuple(nests.first(part.inputs).shape[1:]) for part in parts})
             raise UserError(f"expected batches of one shape to join, got {shapes}: pad samples to one length") from None
-        return Batch(inputs, labels, torch.cat(indices) if len(indices) == len(parts) else None, parts[0].share)
+        return Batch(inputs, labels, cat(indices) if len(indices) == len(parts) else None, parts[0].share)
 
     def split(self, parts: int) -> list[Batch]:
         """At most ``parts`` micro-batches, none empty, sizes at most one apart: weigh their means by ``len``."""

@@ -39,7 +39,10 @@ def read_image(path: str, size: int | None = None) -> Tensor:
             _check(file, path)
             # torchvision decodes these twice as fast as Pillow, which reads the rest.
             if file.format in ("JPEG", "MPO", "PNG"):
-                pixels = decode_image(path, ImageReadMode.RGB, apply_exif_orientation=True)
+                assert file.fp is not None
+                file.fp.seek(0)  # by path it would open the file again, which can take as long as decoding
+                read = torch.frombuffer(bytearray(file.fp.read()), dtype=torch.uint8)
+                pixels = decode_image(read, ImageReadMode.RGB, apply_exif_orientation=True)
                 if pixels.dtype != torch.uint8:  # a channel at a time: it takes several times its size
                     pixels = torch.stack([functional.to_dtype(one, torch.uint8, scale=True) for one in pixels])
             else:

@@ -22,16 +22,18 @@ def evaluating(model: nn.Module, learning: bool = False) -> Iterator[None]:
 
     ``learning``: but for observers, what passes change stays.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    if any(training for _, training in modes):
+    modules = list(model.modules())  # walking over them and setting modes are slow
+    training = [module for module in modules if module.training]
+    if training:
         model.eval()
     try:
-        with _frozen_observers(module for module, _ in modes), nullcontext() if learning else _kept_buffers(model):
+        with _frozen_observers(modules), nullcontext() if learning else _kept_buffers(modules):
             yield
     finally:
-        for module, training in modes:
-            if module.training != training:  # setting is slow
-                module.training = training
+        before = set(map(id, training))
+        for module in modules:
+            if module.training != (id(module) in before):
+                module.training = not module.training
 
 
 @contextmanager
@@ -59,12 +61,12 @@ def _frozen_observers(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def _kept_buffers(model: nn.Module) -> Iterator[None]:
+def _kept_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Buffers that passes inside change or replace are as before afterwards; torch's own layers change none in eval
     mode, and are not looked at."""
     places = [
         (module._buffers, name, buffer, buffer.clone(), _version(buffer))
-        for module in model.modules()
+        for module in modules
         if not type(module).__module__.startswith("torch.nn.modules.")
         for name, buffer in module._buffers.items()
         if buffer is not None

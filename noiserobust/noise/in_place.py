@@ -28,15 +28,17 @@ def add_in_place(noise: NoiseModel, weights: Sequence[tuple[Tensor, Stream]]) ->
     """
     if (row_std := noise.row_std) is None:
         raise ValueError(f"expected a noise that can be added in place, got {noise}")
+    # One kind of work after the other: by turns, weight by weight, each takes twice as long.
+    stds = [row_std(weight) for weight, _ in weights]
     parts: list[tuple[Tensor, Tensor, torch.Generator]] = []
-    for weight, stream in weights:
-        std, field = row_std(weight), stream.child("program")
+    for (weight, stream), std in zip(weights, stds, strict=True):
+        field = stream.child("program")
         if weight.device.type != "cpu":
             weight.add_(getattr(field, noise.unit)(weight.shape, device=weight.device) * std)
             continue
-        std = std.expand(len(weight), *std.shape[1:])
         for index, start, stop in blocks(len(weight), weight[0].numel()):
-            parts.append((weight[start:stop], std[start:stop], field.generator(block=index)))
+            rows = std if len(std) == 1 else std[start:stop]
+            parts.append((weight[start:stop], rows, field.generator(block=index)))
     parts.sort(key=lambda part: -part[0].numel())
     work = [partial(_add_to_block, FILLS[noise.unit], *part) for part in parts]
     if sum(block.numel() for block, _, _ in parts) > BLOCK:
@@ -50,6 +52,11 @@ def _add_to_block(fill: Fill, block: Tensor, std: Tensor, generator: torch.Gener
     """Add std times the generator's field to a block, piece by piece, all in the same memory."""
     rows = pieces(len(block), block[0].numel())
     memory = torch.empty(max(rows), *block.shape[1:], dtype=torch.float32)
+    if len(rows) == 1:
+        fill(memory, generator)
+        block.add_(memory.mul_(std))
+        return
+    std = std.expand(len(block), *std.shape[1:])
     for piece, its_std in zip(block.split(rows), std.split(rows), strict=True):
         field = memory[: len(piece)]
         fill(field, generator)

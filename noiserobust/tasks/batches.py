@@ -47,7 +47,11 @@ def pick(batches: Sequence[Batch], positions: np.ndarray, size: int | None = Non
     starts = np.cumsum([0, *map(len, batches)])
     home = np.searchsorted(starts, positions, side="right") - 1
     read = {i: batches[i] for i in np.unique(home).tolist()}  # each once, and in order: they may be streamed
-    places = zip(home.tolist(), (positions - starts[home]).tolist(), strict=True)
-    # Slices, which keep the memory format and copy nothing; joining them copies once.
-    joined, size = Batch.join([read[i][slice(place, place + 1)] for i, place in places]), size or len(batches[0])
+    places = (positions - starts[home]).tolist()
+
+    def taken(tensors: list[Tensor]) -> Tensor:
+        # Slices, which keep the memory format and copy nothing; joining them copies once.
+        return torch.cat([values[place : place + 1] for values, place in zip(tensors, places, strict=True)])
+
+    joined, size = Batch.join([read[i] for i in home.tolist()], taken), size or len(batches[0])
     return [joined[slice(start, start + size)] for start in range(0, len(joined), size)]
