@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,10 +140,23 @@ class TestStoredRows:
         hooked(net)
         assert asked(out) == asked(None) != before
 
-    def test_of_a_network_that_draws_are_never_taken(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_of_a_network_that_draws_are_its_own(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         class Sampling(Net):
             def forward(self, x: Tensor) -> Tensor:
                 return super().forward(nn.functional.dropout(x, 0.5))
+
+        net, out = Sampling(), tmp_path / "rows.parquet"
+        state = torch.get_rng_state()
+        assert loss(net, out) == loss(net, out) == loss(net, None)
+        assert not caplog.messages
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_of_a_network_that_draws_elsewhere_are_never_taken(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Sampling(Net):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x) * (1 + random.random())
 
         net, out = Sampling(), tmp_path / "rows.parquet"
         first, second = loss(net, out), loss(net, out)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from noiserobust.analog.digital import packed
 from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.macs import Call, pass_of
 from noiserobust.analog.places import Stored, Untied
@@ -23,6 +24,7 @@ from noiserobust.analog.where import Where
 from noiserobust.models.compute import call
 from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import is_sharded, whole
+from noiserobust.spec.kinds import typed
 
 ENOUGH = 50.0
 """Percent of the multiply-accumulates below which a network counts as mostly digital."""
@@ -194,6 +196,7 @@ def _html(coverage: Coverage) -> str:
     return f"<div><table>{''.join(lines)}</table>{escape(coverage.summary)}</div>"
 
 
+@typed
 def coverage(
     model: nn.Module,
     *,
@@ -226,12 +229,13 @@ def coverage(
     rows = []
     for (one, reason), trace in zip(classes, traces, strict=True):
         name, tensor = (one.name, one.value()) if isinstance(one, AnalogWeight) else one
-        values = whole(tensor.detach()).float() if tensor.layout == torch.strided else torch.zeros(0)
+        size = tensor.detach().abs() if tensor.is_complex() else tensor.detach()
+        values = whole(size).float() if tensor.layout == torch.strided else torch.zeros(0)
         rms = values.square().mean().sqrt()
         known = not values.is_meta and rms > 0  # NaN is not > 0: no weights, no ratio
         ratio = float(values.abs().amax() / rms) if known else math.nan
         macs = math.nan if trace.macs is None else trace.macs
-        hint = _named_axes(name, tuple(tensor.shape), trace) if reason else ""
+        hint = _named_axes(name, tuple(tensor.shape), trace) if reason and not packed(tensor) else ""
         rows.append(CoverageRow(name, tuple(tensor.shape), not reason, reason, ratio, macs, hint))
     return Coverage(tuple(rows), products)
 
@@ -247,11 +251,14 @@ def weight_counts(model: nn.Module, where: Where) -> dict[str, int]:
 
 
 def coverage_of(model: nn.Module, where: Where, call: Call, batch: Any = None) -> Coverage:
-    """:func:`coverage` of the first sample of ``batch``; without multiply-accumulates where that cannot be watched."""
+    """:func:`coverage` of the first sample of ``batch``, or of two where norms need them; without multiply-accumulates
+    where that cannot be watched."""
     # Of a sharded network a process sees a part of the products.
     if batch is not None and not any(map(is_sharded, model.parameters())):
-        with suppress(RuntimeError, NotImplementedError, TypeError):  # a network that computes, but cannot be watched
-            return coverage(model, **where.patterns, inputs=batch[:1], call=call)
+        for count in (1, 2):
+            # A network that computes, but cannot be watched.
+            with suppress(RuntimeError, NotImplementedError, TypeError, ValueError):
+                return coverage(model, **where.patterns, inputs=batch[:count], call=call)
     return coverage(model, **where.patterns)
 
 

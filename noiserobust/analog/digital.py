@@ -17,13 +17,15 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm,
 
 
 def packed(tensor: Tensor) -> str:
-    """In what form a weight is packed; empty where its elements are floating-point numbers that can be written."""
+    """Why no noise can be written into a weight; empty where its elements are real floating-point numbers."""
     if is_sharded(tensor):
         return ""
     data = tensor.data
     if hasattr(type(data), "__tensor_flatten__"):  # a weight of quantisation libraries that looks like a float
         return f"packed {type(data).__name__}"
-    return "" if tensor.is_floating_point() or tensor.is_complex() else f"packed {_kind(tensor)}"
+    if tensor.is_complex():
+        return "complex (an array holds real numbers: store real and imaginary parts by themselves)"
+    return "" if tensor.is_floating_point() else f"packed {_kind(tensor)}"
 
 
 def _kind(tensor: Tensor) -> str:

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.analog.places import Stored
-from noiserobust.models.compute import call, predictions_of
+from noiserobust.models.compute import call, device_of, predictions_of
 from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import unwrap
+from noiserobust.rng import Stream, seeded
 
 ROUNDING = 1e-4
 """A norm is folded only if the network then gives what it gave before, up to this fraction of its largest output."""
@@ -43,7 +44,8 @@ class Folding:
     def __init__(self, noisy: NoisyWeights, images: Any) -> None:
         self.noisy, self.pairs = noisy, list[_Pair]()
         try:
-            with torch.no_grad(), evaluating(noisy.model):
+            drawing = seeded(Stream(0, "folding"), device_of(noisy.model))
+            with torch.no_grad(), evaluating(noisy.model), drawing:
                 expected, pairs = _watched(noisy, images)
                 if not self._gives(expected, pairs, images):
                     pairs = [pair for pair in pairs if self._gives(expected, [pair], images)]

@@ -36,6 +36,7 @@ from noiserobust.noise import (
 from noiserobust.noise.in_place import add_in_place, adds_in_place
 from noiserobust.noise.sharded import forget_gathered
 from noiserobust.rng import Stream
+from noiserobust.spec.kinds import typed
 
 Seen = tuple[Tensor, Tensor | None]
 """What a layer computes with, and the factor, (outputs, inputs...), that is in it to compensate it (None: nothing)."""
@@ -245,6 +246,7 @@ class Programmed:
             yield
 
 
+@typed
 @contextmanager
 def perturbed(
     model: nn.Module,

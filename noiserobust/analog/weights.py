@@ -32,6 +32,7 @@ from noiserobust.errors import UserError
 from noiserobust.models.kinds import require_layers
 from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import is_sharded
+from noiserobust.spec.kinds import typed
 
 __all__ = [
     "EXCLUDED",
@@ -53,6 +54,7 @@ LATENT = "latent of"
 """The beginning of the reason of a parameter from which a weight is computed: it is counted there."""
 
 
+@typed
 def analog_weights(
     model: nn.Module, *, include: Sequence[str] = (), exclude: Sequence[str] = (), layers: LayerTable | None = None
 ) -> list[AnalogWeight]:
@@ -324,10 +326,6 @@ def _check_overlaps(weights: Sequence[AnalogWeight]) -> None:
 
 def digital_reason(module: nn.Module, attribute: str, parameter: Tensor) -> str:
     """Why a parameter is not in a crossbar; empty when it is."""
-    if isinstance(parameter, nn.parameter.UninitializedParameter):
-        raise UserError(
-            f"expected an initialised model, but {type(module).__name__} is lazy: run one batch through it first"
-        )
     if parameter.numel() == 0:
         return "empty"
     if attribute in outputs_of(module):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from noiserobust.analog.layer_table import LayerTable
-from noiserobust.storage.described import check_fields
+from noiserobust.spec.kinds import check_fields
 
 
 @dataclass(frozen=True)

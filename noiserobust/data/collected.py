@@ -47,7 +47,7 @@ def as_dataset(data: Any) -> Labelled:
     if isinstance(data, Mapping):
         return _of_columns(data)
     if isinstance(data, Tensor):
-        return Samples((Batch(data.detach(), None),))
+        return Samples((Batch(as_tensor(data, "samples"), None),))
     if isinstance(data, DataLoader):
         return _together([_pair(batch) for batch in _in_order(data)])
     if isinstance(data, Iterator):
@@ -120,7 +120,7 @@ def _is_text(value: Any) -> bool:
 def _nest(value: Any) -> Any:
     """Tensors of arrays, numbers and lists of numbers, in tuples and dictionaries as they are."""
     if isinstance(value, Tensor):
-        return value.detach()
+        return as_tensor(value, "samples")
     if isinstance(value, Mapping):
         return {str(key): _nest(one) for key, one in value.items()}
     if isinstance(value, tuple) or (isinstance(value, list) and any(isinstance(one, Tensor) for one in value)):
@@ -183,6 +183,8 @@ def _of(inputs: Any, labels: Any) -> Labelled:
         raise UserError(
             f"expected one label for each of {len(inputs)} images, got labels of shape {tuple(labels.shape)}"
         )
+    if isinstance(labels, Tensor) and labels.dtype == torch.bool and labels.dim() == 1:
+        labels = labels.long()  # two classes
     if isinstance(inputs, Tensor) and _are_classes(labels):
         return Dataset(inputs, labels)
     return _samples([Batch(inputs, labels)])

@@ -153,6 +153,9 @@ def positions(indices: Tensor | np.ndarray | Sequence[int], count: int) -> Tenso
 def as_tensor(value: Any, what: str) -> Tensor:
     """``value`` (tensor, array or nested list) as a tensor; a tensor keeps its device."""
     if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_nested:
+            kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+            raise UserError(f"expected {what} as a dense tensor, got a {kind} one; to_dense() or padding makes it one")
         return value.detach()
     try:
         # torch warns about read-only arrays and refuses negative strides; both become copies here.

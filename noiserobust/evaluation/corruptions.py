@@ -20,6 +20,7 @@ from noiserobust.evaluation.statistics.summary import summarize
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.report import robustness_table
+from noiserobust.spec.kinds import typed
 from noiserobust.storage.ledger import Ledger
 from noiserobust.storage.provenance import provenance
 
@@ -54,6 +55,7 @@ class Corrupted(Result):
         return drawn(severity_figure(self.summary(confidence)), path)
 
 
+@typed
 def corrupted(
     models: Models,
     data: str | Path,

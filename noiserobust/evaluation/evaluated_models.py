@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from noiserobust.analog.coverage import Coverage, coverage_of, weight_counts
 from noiserobust.data import Batch, Labelled, Samples, Splits, as_dataset, load
@@ -129,7 +129,7 @@ def _sources(models: OneModel | Sequence[OneModel]) -> list[nn.Module | Checkpoi
         return [*find_checkpoints([str(models)])]
     if isinstance(models, Run):
         return [replace(read_checkpoint(models.checkpoint), model=models.model)]
-    if not isinstance(models, Iterable):
+    if not isinstance(models, Iterable) or isinstance(models, Tensor):
         raise UserError(f"expected a module, a checkpoint, a run, their path, or several, got {type(models).__name__}")
     return [source for model in models for source in _sources(model)]
 

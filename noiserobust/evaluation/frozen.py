@@ -18,7 +18,7 @@ from noiserobust.analog.places import AnalogWeight, Stored
 from noiserobust.data import Batch, nests
 from noiserobust.errors import UserError
 from noiserobust.models.compute import Precision, autocast, device_of
-from noiserobust.models.modes import evaluating, kept_buffers
+from noiserobust.models.modes import evaluating
 from noiserobust.noise.sharded import field_like, mesh_of
 from noiserobust.rng import Stream, kept_generators
 
@@ -45,7 +45,7 @@ def require_effect(noisy: NoisyWeights, ask: Callable[[Batch], Any], batch: Batc
 
     clean: list[Tensor] = []
     device = device_of(noisy.model)
-    with evaluating(noisy.model), kept_buffers(noisy.model), kept_generators(device), autocast(device, precision):
+    with evaluating(noisy.model), kept_generators(device), autocast(device, precision):
         for samples in (batch[:FEW], batch):
             with suppress(RuntimeError, ValueError, TypeError):  # takes no such few: the evaluation itself says why
                 clean = answers(samples)

@@ -22,6 +22,7 @@ from noiserobust.minima.perturbations import check_over
 from noiserobust.models import ModelSpec
 from noiserobust.report.table import aligned, as_markdown
 from noiserobust.rng import Stream
+from noiserobust.spec.kinds import typed
 from noiserobust.storage.ledger import Ledger
 from noiserobust.storage.rows import OPERATION
 
@@ -57,6 +58,7 @@ class Landscape(Result):
         return drawn(landscape_figure(self.summary(confidence)), path)
 
 
+@typed
 def landscape(
     models: Models,
     data: Any = None,

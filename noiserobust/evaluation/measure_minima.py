@@ -21,6 +21,7 @@ from noiserobust.minima import MaxOverRms, Measure, Surface, measure, metric
 from noiserobust.models import ModelSpec
 from noiserobust.noise.additive import names_laplace
 from noiserobust.report import measure_table
+from noiserobust.spec.kinds import typed
 from noiserobust.storage.ledger import Ledger
 from noiserobust.storage.rows import OPERATION
 from noiserobust.tasks import Scorer
@@ -60,6 +61,7 @@ class Sharpness(Result):
         return drawn(measures_figure(self.summary(confidence)), path)
 
 
+@typed
 def sharpness(
     models: Models,
     data: Any = None,

@@ -32,6 +32,7 @@ from noiserobust.noise import NoiseModel
 from noiserobust.noise.additive import names_laplace
 from noiserobust.noise.sharded import mesh_of
 from noiserobust.report import precision_table, robustness_table
+from noiserobust.spec.kinds import typed
 from noiserobust.storage.ledger import SEMANTICS, Ledger
 from noiserobust.storage.rows import OPERATION
 from noiserobust.storage.shared_ledger import SharedLedger
@@ -95,6 +96,7 @@ class Evaluation(Result):
         return paired(self.rows, method_a, method_b, confidence, metric)
 
 
+@typed
 def evaluate(
     models: Models,
     data: Any = None,

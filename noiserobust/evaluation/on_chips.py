@@ -27,8 +27,9 @@ from noiserobust.models.kinds import require_weights
 from noiserobust.models.modes import recalibrated
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
+from noiserobust.noise.base import read_stream
 from noiserobust.noise.sharded import mesh_of
-from noiserobust.rng import Stream
+from noiserobust.rng import Stream, seeded
 from noiserobust.spec import Duration
 from noiserobust.tasks.batches import pick, prepare
 from noiserobust.tasks.metrics import meters
@@ -211,6 +212,8 @@ class ModelOnChips:
             if self.folding and self.programmed is not None and converting.is_identity:
                 stack.enter_context(self.folding.folded())
             stack.enter_context(converting.applied(output_stream(stream, time, read)))
+            # Networks that draw when they compute (dropout that stays on, samplers) draw the same for the same chip.
+            stack.enter_context(seeded(read_stream(stream.child("network"), time, read), device_of(self.model.network)))
             if self.calibration:
                 stack.enter_context(recalibrated(network, self.calibration, self.model.compute.precision))
             yield network if self.compiled is None else self.compiled

@@ -26,6 +26,7 @@ from noiserobust.noise.reference import even_split
 from noiserobust.rng import Stream
 from noiserobust.seals import BLANK, NAME
 from noiserobust.spec import Duration
+from noiserobust.spec.kinds import typed
 from noiserobust.storage.files import folder_to_write, write_text
 from noiserobust.storage.tensors import write_tensors
 
@@ -48,6 +49,7 @@ class Programming:
         return str(self.crossbars.to_html(index=False, float_format="{:.4g}".format))
 
 
+@typed
 def program(
     model: Models,
     noise: NoiseModel | str = "pcm",

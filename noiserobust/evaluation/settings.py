@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 from noiserobust.analog.where import Where
 from noiserobust.errors import UserError
-from noiserobust.storage.described import check_fields
+from noiserobust.spec.kinds import check_fields
 
 __all__ = ["Chips", "Compute", "Where", "grouped"]
 

@@ -117,6 +117,8 @@ class HessianTrace(Measure, name="hessian_trace"):
 def _products(surface: Surface, over: Over) -> Iterator[Product]:
     """Inside, v -> H v for flat vectors over the chosen parameters, in eval mode and in the parameters' precision."""
     parameters = _chosen(surface, over)
+    if any(parameter.is_complex() for parameter in parameters):
+        raise UserError("expected real weights for a Hessian, got complex ones; freeze them (requires_grad_(False))")
     sizes, units = [parameter.numel() for parameter in parameters], surface.units()
 
     def along(batch: Batch, pieces: Sequence[Tensor]) -> Tensor | float:

@@ -120,6 +120,11 @@ class Surface(WeightSpace):
             for batch in given:
                 each = self.losses_of(batch)
                 total = self.total(each, batch)
+                if not total.requires_grad:
+                    raise UserError(
+                        "expected a loss with a gradient, got none: the network computes under no_grad, or all of its "
+                        "weights are frozen (requires_grad_(True) changes that)"
+                    )
                 new = torch.autograd.grad(total / units, self.parameters, allow_unused=True)
                 self.passes["backward"] += len(batch) / self.images
                 for index, gradient in enumerate(new):

@@ -20,7 +20,7 @@ def taking(inputs: Any, name: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if any(not tensor.is_floating_point() for tensor in nests.tensors(inputs)) and "type" in reason:
             reason += "; whole numbers are taken as tokens, give features as floats: x.float()"
@@ -39,6 +39,7 @@ def checked_forward(network: nn.Module, inputs: Tensor, name: str) -> Tensor:
     return logits
 
 
+@torch.no_grad()
 def require_finite(network: nn.Module, name: str) -> None:
     """Refuse a network whose weights, or learnt statistics, are not all finite: it cannot answer."""
     tensors: dict[str, Tensor] = dict(network.named_parameters())

@@ -6,14 +6,18 @@ import sys
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from noiserobust.errors import UserError
 
 
 def require_layers(model: nn.Module) -> None:
-    """Refuse programs made of a network: they hold its weights, but no layers that say what is done with them."""
+    """Refuse programs made of a network, which hold its weights but no layers that say what is done with them, and
+    networks whose weights have no shape yet."""
     for path, module in model.named_modules():
         name = f"{path} ({type(module).__name__})" if path else type(module).__name__
+        if any(map(is_lazy, module._parameters.values())):
+            raise UserError(f"expected an initialised model, but {name} is lazy: run one batch through it first")
         if isinstance(module, torch.jit.ScriptModule) and (module is model or _has_matrices(module)):
             raise UserError(
                 f"expected a network of layers, got the TorchScript program {name}; hand over the module that was "
@@ -36,6 +40,11 @@ def require_weights(model: nn.Module) -> None:
     if _on_meta(model):
         raise UserError(
             "expected weights with values, got some on the meta device; load them first (to_empty and load_state_dict)"
+        )
+    if not torch.is_inference_mode_enabled() and any(parameter.is_inference() for parameter in model.parameters()):
+        raise UserError(
+            "expected weights that can be changed, got some that were made inside torch.inference_mode; copy the "
+            "network outside of it (copy.deepcopy)"
         )
     inductor = sys.modules.get("torch._inductor.config")
     compiled = any(hasattr(module, "_orig_mod") or module._compiled_call_impl for module in model.modules())

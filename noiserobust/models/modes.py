@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,14 +16,18 @@ from noiserobust.models.compute import Precision, as_weights, autocast, call, de
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, in which observers of quantisation learn nothing; every module's own mode again outside."""
+def evaluating(model: nn.Module, learning: bool = False) -> Iterator[None]:
+    """Eval mode inside, in which nothing is learnt: buffers that passes change, as observers of quantisation, counters
+    and moving averages do, are as before outside, and every module has its own mode again.
+
+    ``learning``: but for observers, what passes change stays.
+    """
     modules = list(model.modules())  # walking over them and setting modes are slow
     training = [module for module in modules if module.training]
     if training:
         model.eval()
     try:
-        with _frozen_observers(modules):
+        with _frozen_observers(modules), nullcontext() if learning else _kept_buffers(modules):
             yield
     finally:
         before = set(map(id, training))
@@ -57,16 +61,30 @@ def _frozen_observers(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Buffers that passes inside change, as observers and counters do, are as before afterwards."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+def _kept_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Buffers that passes inside change or replace are as before afterwards; torch's own layers change none in eval
+    mode, and are not looked at."""
+    places = [
+        (module._buffers, name, buffer, buffer.clone(), _version(buffer))
+        for module in modules
+        if not type(module).__module__.startswith("torch.nn.modules.")
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):
+            for buffers, name, buffer, before, version in places:
+                if version is None or _version(buffer) != version:
                     buffer.copy_(before)
+                if name in buffers and buffers[name] is not buffer:
+                    buffers[name] = buffer
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    """What in-place changes count up; None for tensors that do not count."""
+    return None if tensor.is_inference() else tensor._version
 
 
 @contextmanager
@@ -124,7 +142,7 @@ def recalibrated(model: nn.Module, batches: Sequence[Batch], precision: Precisio
     momenta = [norm.momentum for norm in norms]
     try:
         with kept_norm_stats(model):
-            with torch.no_grad(), evaluating(model), autocast(device_of(model), precision):
+            with torch.no_grad(), evaluating(model, learning=True), autocast(device_of(model), precision):
                 for norm in norms:
                     norm.reset_running_stats()
                     norm.train()

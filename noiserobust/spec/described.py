@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import typing
 from dataclasses import replace
+from functools import wraps
 from html import escape
 from typing import Any, ClassVar, Literal, TypeVar
 
 from noiserobust.errors import UserError
 from noiserobust.spec.fields import bind, settings_of
+from noiserobust.spec.kinds import read_fields
 from noiserobust.spec.parser import Argument, read, shown
 from noiserobust.spec.references import home, is_module, load, nearest, reference_to, working_folder
 from noiserobust.spec.writer import write
@@ -42,6 +44,8 @@ class Described:
 
     def __init_subclass__(cls, *, family: str | None = None, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "__post_init__" in vars(cls):
+            cls.__post_init__ = _read_first(cls.__post_init__)  # type: ignore[method-assign]
         if family is not None:
             cls.family, cls.registry = family, {}
         if name is not None:
@@ -55,6 +59,9 @@ class Described:
             cls.name, cls.registry[name] = name, cls
         elif family is None and cls.__module__.partition(".")[0] != INSIDE:
             cls.name = reference_to(cls)
+
+    def __post_init__(self) -> None:
+        read_fields(self, self.name or type(self).__name__)
 
     @classmethod
     def parse(cls: type[D], text: str | D, imports: bool = True) -> D:
@@ -182,6 +189,17 @@ class Scalable(Described):
         'gaussian+quantize:6'
         """
         return write(self, without=strength)
+
+
+def _read_first(post_init: Any) -> Any:
+    """A ``__post_init__`` that finds values of the declared types."""
+
+    @wraps(post_init)
+    def read(self: Any) -> None:
+        Described.__post_init__(self)
+        post_init(self)
+
+    return read
 
 
 def _blank(reference: str, folder: str | None) -> Any:

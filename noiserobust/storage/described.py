@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-import numbers
-import os
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from functools import cache
-from typing import Any, Literal
+from typing import Any
 
-from noiserobust.errors import UserError, printable, reason_of
+from noiserobust.errors import UserError, reason_of
 from noiserobust.limits import within
-from noiserobust.spec import Described
-
-HUGE = 10**308
-"""A whole number beyond it is no float."""
+from noiserobust.spec.kinds import fits, hints, named, shortly
 
 
 @dataclass(frozen=True)
@@ -79,86 +70,15 @@ def _parts(value: Any) -> list[Any]:
 def strict(kind: Any, given: Any, what: str) -> dict[str, Any]:
     """``given`` as it is, when every value that the dataclass ``kind`` has a field for is of that field's type."""
     if not isinstance(given, Mapping):
-        raise UserError(f"expected {what} as names with values, got {_short(given)}")
+        raise UserError(f"expected {what} as names with values, got {shortly(given)}")
     for one in fields(kind):
         if one.name not in given:
             if one.default is MISSING and one.default_factory is MISSING:
                 raise UserError(f"expected {one.name} in {what}, got {', '.join(map(str, given)) or 'nothing'}")
             continue
-        value, hint = given[one.name], _hints(kind)[one.name]
+        value, hint = given[one.name], hints(kind)[one.name]
         if is_dataclass(hint):
             strict(hint, value, f"{one.name} in {what}")
-        elif not _fits(value, hint):
-            raise UserError(f"expected {_named(hint)} as {one.name} in {what}, got {_short(value)}")
+        elif not fits(value, hint):
+            raise UserError(f"expected {named(hint)} as {one.name} in {what}, got {shortly(value)}")
     return dict(given)
-
-
-def check_fields(one: Any) -> None:
-    """Refuse a dataclass that a person filled where a field holds another type than it declares.
-
-    Beside what files may say, a person's numbers may be numpy's, texts paths or objects that have a text form, and
-    sequences of any kind, or one of their parts.
-    """
-    kind: Any = type(one)
-    for name, hint in _hints(kind).items():
-        value = vars(one).get(name)
-        if not _suits(value, hint):
-            raise UserError(f"expected {_named(hint)} as {name}, got {_short(value)}")
-
-
-def _suits(value: Any, kind: Any) -> bool:
-    origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return any(_suits(value, part) for part in parts)
-    if origin in (tuple, Sequence):
-        if isinstance(value, (list, tuple)):
-            return all(_suits(part, parts[0]) for part in value)
-        return _suits(value, parts[0]) or (hasattr(value, "__iter__") and not isinstance(value, (str, Mapping)))
-    if kind is str:
-        return isinstance(value, (str, os.PathLike, Described))
-    if kind is bool:
-        return isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool"
-    if kind is int:
-        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if kind is float:
-        return _fits(value, float) if isinstance(value, int) else isinstance(value, numbers.Real)
-    return _fits(value, kind)
-
-
-def _named(hint: Any) -> str:
-    """A type in words."""
-    if typing.get_origin(hint) is Literal:
-        *most, last = map(str, typing.get_args(hint))
-        return f"{', '.join(most)} or {last}"
-    if typing.get_origin(hint) or isinstance(hint, types.UnionType):
-        return str(hint).replace("typing.", "").replace("collections.abc.", "").replace("NoneType", "None")
-    return getattr(hint, "__name__", str(hint))
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether ``value`` is of the type ``kind``; whole numbers are numbers, true and false are not."""
-    origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return True
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, part) for part in parts)
-    if origin is Literal:
-        return value in parts
-    if origin in (list, tuple):
-        return isinstance(value, (list, tuple)) and all(_fits(one, parts[0]) for one in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(key, parts[0]) and _fits(v, parts[1]) for key, v in value.items())
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and not HUGE < abs(value) < math.inf
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-    return isinstance(value, kind)
-
-
-def _short(value: Any) -> str:
-    return f"{type(value).__name__} {printable(repr(value) if isinstance(value, str) else str(value)[:80], 80)}"

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from noiserobust.data import nests
 from noiserobust.models.compute import Precision, as_weights, autocast, call, device_of, predictions_of
-from noiserobust.models.modes import evaluating, kept_buffers
+from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import class_of, forget_gathered, whole
-from noiserobust.rng import Stream, kept_generators
+from noiserobust.rng import Stream, seeded
 
 INPUTS = 4  # that a network is asked
 SUMS = 4  # of its outputs that are its answer
@@ -74,14 +74,13 @@ def answer(model: nn.Module, inputs: Any, precision: Precision = "fp32") -> str:
         a_k = sum_j v_kj y_j / sqrt(J),    y_1 ... y_J its outputs in order, v_kj standard normal and always the same
 
     so that another forward, activation or hook shows (of more than 4096 outputs, some that are evenly spaced).
-    "varies" where a second pass gives other outputs. A network that does not take so few inputs is asked about all; one
-    that takes none of them, or gives no tensor, answers "". Buffers, modes and torch's generators are as before
-    afterwards.
+    "varies" where a second pass, with the same random numbers of torch, gives other outputs. A network that does not
+    take so few inputs is asked about all; one that takes none of them, or gives no tensor, answers "". Buffers, modes
+    and torch's generators are as before afterwards.
     """
     device = device_of(model)
     for asked in (nests.mapped(inputs, lambda values: values[:INPUTS]), inputs):
-        # Evaluation will say why a network takes no inputs.
-        with evaluating(model), autocast(device, precision), kept_generators(device), suppress(Exception):
+        with autocast(device, precision), suppress(Exception):  # evaluation will say why
             one, other = (_answered(model, as_weights(model, asked)) for _ in range(2))
             return one if same_answer(one, other, precision) else VARYING
     return ""
@@ -105,8 +104,8 @@ def same_answer(one: str, other: str, precision: Precision = "fp32") -> bool:
 
 
 def _answered(model: nn.Module, inputs: Any) -> str:
-    """The weighted sums of one pass; buffers that it changes, as observers do, are put back."""
-    with kept_buffers(model):
+    """The weighted sums of one pass, in which torch's generators always draw the same."""
+    with evaluating(model), seeded(Stream(0, "answer"), device_of(model)):
         values = predictions_of(call(model, inputs)).double().cpu().flatten()
     values = values[:: max(1, math.ceil(len(values) / OUTPUTS))]
     weights = Stream(0, "answer").normal((SUMS, len(values))).double()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -88,12 +88,16 @@ class Top5(Metric, name="top5"):
 
 def known_metrics(metrics: Any) -> dict[str, Any]:
     """Metrics by the names that result rows call them: one or several of registered ones and ``package.module:Name``,
-    torchmetrics objects and collections, or a mapping of names to such, or to functions."""
+    torchmetrics objects and collections, functions, or a mapping of names to such."""
     if isinstance(metrics, Mapping):
-        named = dict(metrics)
-    else:
-        several = [metrics] if isinstance(metrics, (str, Metric)) or is_torchmetric(metrics) else metrics
-        named = dict(pair for metric in several for pair in _named(metric))
+        return dict(metrics)
+    several = metrics if isinstance(metrics, Iterable) and not isinstance(metrics, (str, Metric)) else [metrics]
+    several = [metrics] if is_torchmetric(metrics) else several
+    named: dict[str, Any] = {}
+    for name, metric in (pair for one in several for pair in _named(one)):
+        known = named.setdefault(name, metric)
+        if known is not metric and not (isinstance(metric, Metric) and known == metric):
+            raise UserError(f"expected metrics with names of their own, got two called '{name}'; give {{name: metric}}")
     return named
 
 
@@ -118,7 +122,13 @@ def is_torchmetric(metric: Any) -> bool:
 
 def _named(metric: Any) -> Iterator[tuple[str, Any]]:
     if not is_torchmetric(metric):
-        yield str(metric), Metric.parse(metric)
+        name = getattr(metric, "__name__", "")
+        if isinstance(metric, (str, Metric)) or not callable(metric):
+            yield str(metric), Metric.parse(metric)
+        elif name.isidentifier():
+            yield name, metric
+        else:
+            raise UserError(f"expected a function with a name as a metric, got {metric!r}; give it one: {{name: it}}")
     elif hasattr(metric, "keys"):  # a collection
         yield from metric.items()
     else:
@@ -208,6 +218,6 @@ def numbers(name: str, value: Any) -> dict[str, float]:
     else:
         try:
             return {name: float(value)}
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise UserError(f"expected numbers from the metric {name}, got {type(value).__name__}") from None
     return {key: number for part, one in several.items() for key, number in numbers(f"{name}/{part}", one).items()}

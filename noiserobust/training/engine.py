@@ -22,6 +22,7 @@ from noiserobust.models.modes import evaluating, kept_norm_stats
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise.sharded import mesh_of
 from noiserobust.rng import Stream
+from noiserobust.spec.kinds import typed
 from noiserobust.tasks import Task
 from noiserobust.training.averages import Average
 from noiserobust.training.clipping import Clip
@@ -70,6 +71,7 @@ class Engine:
     ``weights`` are the parameters that the optimizer trains, ``ranks`` the processes of a DDP model.
     """
 
+    @typed
     def __init__(
         self,
         model: nn.Module,
@@ -134,8 +136,7 @@ class Engine:
         return self.weights.names
 
     def look(self, batch: AnyBatch) -> None:
-        """See, once, which matrices a forward pass of ``batch`` looks up and multiplies by: their products are noisy
-        (:class:`~noiserobust.analog.heads.Head`)."""
+        """See, once, which matrices a pass looks up *and* multiplies by (:class:`~noiserobust.analog.heads.Head`)."""
         if not self._looked:
             self._looked = True
             self._look(as_list(batch)[0])
@@ -208,8 +209,7 @@ class Engine:
         ranks do not average (forward *and* backward run under ``no_sync``); with ``norm_stats=False`` normalisation
         statistics and counters stay as they were. ``wrt`` says which parameters the gradient is taken for (the rest of
         the backward pass is skipped; needs ``sync=False``), ``rows`` which samples of the whole batch.
-        ``penalty(predictions, part, number)`` gives a value per sample that is added to the loss of micro-batch
-        ``number``.
+        ``penalty(predictions, part, number)`` gives values that are added to the losses of micro-batch ``number``.
         """
         if not (self._stepping or self._holding):
             self._begin()

@@ -21,6 +21,7 @@ from noiserobust.minima import Measure
 from noiserobust.models import Factory, ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.spec import Described
+from noiserobust.spec.kinds import typed
 from noiserobust.storage.checkpoints import DIVERGED, read_checkpoint
 from noiserobust.storage.described import strict
 from noiserobust.storage.files import NAME_MAX, write_text
@@ -113,6 +114,7 @@ def run_of(settings: TrainSettings, out: str | Path, data: Splits | Content) -> 
     return Run(Path(out) / (slug[: NAME_MAX - len(rest)] + rest), settings, own)
 
 
+@typed
 def load_run(folder: str | Path, model: ModelSpec | str | None = None) -> Run:
     """The finished run in ``folder``: ``load_run("runs/sam-0.2-seed0-1a2b3c4d").network`` is the trained network.
 

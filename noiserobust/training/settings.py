@@ -14,7 +14,7 @@ from noiserobust.analog.where import Where
 from noiserobust.errors import UserError
 from noiserobust.limits import check_whole
 from noiserobust.spec import Described
-from noiserobust.storage.described import check_fields
+from noiserobust.spec.kinds import check_fields
 
 if TYPE_CHECKING:
     from typing import Generic, TypeVar

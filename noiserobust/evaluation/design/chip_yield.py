@@ -28,6 +28,7 @@ from noiserobust.evaluation.statistics.cells import CELL, MODEL, by_draw, one_mo
 from noiserobust.evaluation.statistics.components import require_confidence
 from noiserobust.report.leading import leading, quantity_of
 from noiserobust.report.yield_table import yield_table
+from noiserobust.spec.kinds import typed
 from noiserobust.storage.rows import noise_free, read_rows
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class Yield(Result):
             yield columns | {"models": len(counts), "chips": len(block)}, block["value"].to_numpy(dtype=float)
 
 
+@typed
 def yields(
     rows: pd.DataFrame | Result | str | Path,
     above: float | None = None,

@@ -33,6 +33,7 @@ from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.report.design_tables import digital_table
 from noiserobust.report.leading import leading, quantity_of
+from noiserobust.spec.kinds import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -187,6 +188,7 @@ class KeptDigital(OfLayers):
         return steps.assign(sum_of_singles=singles, **seen)
 
 
+@typed
 def keep_digital(
     models: Models,
     data: Any = None,

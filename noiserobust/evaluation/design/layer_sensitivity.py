@@ -19,6 +19,7 @@ from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.report.design_tables import ALL, sensitivity_table
 from noiserobust.report.leading import leading, quantity_of
+from noiserobust.spec.kinds import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,6 +80,7 @@ class Sensitivity(OfLayers):
         return pd.concat(compared).sort_index(kind="stable")
 
 
+@typed
 def sensitivity(
     models: Models,
     data: Any = None,

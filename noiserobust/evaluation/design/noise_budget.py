@@ -28,6 +28,7 @@ from noiserobust.noise import NoiseModel
 from noiserobust.report.design_tables import budget_table
 from noiserobust.report.leading import leading, quantity_of
 from noiserobust.spec import Duration
+from noiserobust.spec.kinds import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -183,6 +184,7 @@ class Varied:
         return False
 
 
+@typed
 def budget(
     models: Models,
     data: Any = None,

@@ -26,8 +26,10 @@ from noiserobust.evaluation.statistics.components import (
     require_design,
 )
 from noiserobust.report.leading import leading
+from noiserobust.spec.kinds import typed
 
 
+@typed
 def summarize(rows: pd.DataFrame, confidence: float = 0.95, design: Design = "nested") -> pd.DataFrame:
     """One line per (method, noise, strength, t, metric), in order of first appearance.
 
@@ -64,6 +66,7 @@ def summarize(rows: pd.DataFrame, confidence: float = 0.95, design: Design = "ne
     )
 
 
+@typed
 def paired(
     rows: pd.DataFrame,
     method_a: str,
