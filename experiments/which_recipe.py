@@ -363,7 +363,7 @@ def write_page(bench: Bench, rows: pd.DataFrame, page: Path) -> None:
         [
             title,
             "What the training recipes of the field give on the same small network, on seven kinds of chip.",
-            (READINGS / f"which_recipe{'' if digits else '_cifar10'}.md").read_text().strip(),
+            (READINGS / f"which_recipe{'' if digits else '_cifar10'}.txt").read_text().strip(),
             "## What was measured",
             about if digits else ABOUT_CIFAR10,
             f"    python experiments/which_recipe.py{'' if digits else ' --data cifar10'}    # makes this page",

@@ -50,7 +50,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "seed": (lambda: asked(seed=None), "expected int as seed, got NoneType"),
     "chips": (lambda: asked(chips={"reads": 2}), "expected Chips as chips, got dict"),
     "images": (lambda: asked(images=1.5), "images, got float 1.5"),
-    "models and data swapped": (lambda: evaluate((X, Y), NET), "as models, got tuple"),  # type: ignore[arg-type]
+    "models and data swapped": (lambda: evaluate((X, Y), NET), "a run, their path, or several, got Tensor"),  # type: ignore[arg-type]
     "patterns": (lambda: coverage(NET, include=None), "as include, got NoneType"),  # type: ignore[arg-type]
     "draw": (lambda: perturbed(NET, "gaussian:0.1", draw=None), "expected int as draw"),  # type: ignore[arg-type]
     "above": (lambda: yields(asked(), above="x"), "as above, got str"),  # type: ignore[arg-type]

@@ -307,7 +307,7 @@ class TestCompensation:
     [
         (lambda: PCM(-1.0), "pcm: expected a finite strength >= 0, got -1.0"),
         (lambda: PCM(drift=-0.1), "pcm: expected a finite drift >= 0 (1: as measured, 0: off), got -0.1"),
-        (lambda: PCM(reference="row"), "pcm: expected reference filter, layer, tile or tile-column, got 'row'"),
+        (lambda: PCM(reference="row"), "pcm: reference: expected one of filter, layer, tile, tile-column, got 'row'"),
         (lambda: NoiseModel.parse("pcm+compensate:row"), "expected one of global, column, got 'row'"),
         (lambda: Hermes(cells=3), "hermes: expected 1 or 2 cells per conductance, got 3"),
         (lambda: ReRamCMO(acceptance=0.02), "reram_cmo: expected acceptance 0.2 or 2 (percent of g), got 0.02"),

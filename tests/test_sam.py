@@ -76,7 +76,7 @@ def test_different_batches_climb_the_one_before() -> None:
 
 
 def test_batches_are_same_or_different() -> None:
-    with pytest.raises(UserError, match="expected batches same or different, got 'other'"):
+    with pytest.raises(UserError, match="sam: batches: expected one of same, different, got 'other'"):
         SAM(batches="other")  # type: ignore[arg-type]
     assert SAM().visitable
     assert not SAM(batches="different").visitable

@@ -248,5 +248,5 @@ class TestStuck:
 def test_refusals(text: str, fragment: str) -> None:
     with pytest.raises(UserError, match=re.escape(fragment)):
         NoiseModel.parse(text)
-    with pytest.raises(UserError, match="expected per chip or read, got 'day'"):
+    with pytest.raises(UserError, match="gaussian: per: expected one of chip, read, got 'day'"):
         Gaussian(0.1, per="day")  # type: ignore[arg-type]

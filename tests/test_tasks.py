@@ -7,6 +7,7 @@ import json
 import math
 import re
 import sqlite3
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -381,7 +382,7 @@ class TestFurtherMetrics:
         assert found["Perplexity"] == pytest.approx(found["perplexity"], rel=1e-6)
 
     def test_parts_are_known_again(self, tmp_path: Path) -> None:
-        calls = []
+        calls = deque[int]()  # of no value that names the function
 
         def metric(logits: Tensor, labels: Tensor) -> dict[str, Any]:
             calls.append(len(logits))
@@ -390,7 +391,7 @@ class TestFurtherMetrics:
         first, second = (values(net(), (X, Y), metrics={"m": metric}, out=tmp_path / "r.parquet") for _ in range(2))
         assert first == second
         assert set(first) == {"accuracy", "loss", "m/a", "m/b/0", "m/b/1"}
-        assert calls == [60]  # the whole at once, and once
+        assert [*calls] == [60]  # the whole at once, and once
 
     def test_names_of_the_task_are_taken(self) -> None:
         with refused("expected metrics beside mse and mae and r2 and loss, got one named 'mae'"):
@@ -569,3 +570,22 @@ def test_a_checkpoint_starts_no_code(tmp_path: Path) -> None:
     object.__setattr__(evil, "about", {**stored.about, "task": "score:os:getcwd"})
     with refused(re.escape("expected task=score:os:getcwd: a file names code")):
         noiserobust.evaluate(evil, draws=1)
+
+
+def test_rows_of_another_function_of_a_metric_s_name_are_computed_anew(tmp_path: Path) -> None:
+    def scored(factor: float) -> Any:
+        def tally(logits: Tensor, labels: Tensor) -> float:
+            return factor * len(labels)
+
+        return tally
+
+    model, data, out = nn.Linear(4, 2), (torch.rand(6, 4), torch.arange(6) % 2), tmp_path / "rows.parquet"
+    asked = [
+        noiserobust.evaluate(model, data, "gaussian:0.1", 2, metrics=[scored(factor)], out=out).rows.set_index(
+            "metric"
+        )["value"]
+        for factor in (1.0, 2.0, 2.0)
+    ]
+    assert [[*values["tally"]] for values in asked] == [[6.0] * 2, [12.0] * 2, [12.0] * 2]
+    rows = noiserobust.evaluate(model, data, "gaussian:0.1", 2, out=out).rows  # without it nothing is computed anew
+    assert (rows["metric"] == "tally").sum() == 2

@@ -37,7 +37,7 @@ from noiserobust.storage.ledger import SEMANTICS, Ledger
 from noiserobust.storage.rows import OPERATION
 from noiserobust.storage.shared_ledger import SharedLedger
 from noiserobust.tasks.counts import NAN_ANSWERS
-from noiserobust.tasks.metrics import known_metrics
+from noiserobust.tasks.metrics import digests, known_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -188,6 +188,8 @@ def columns_of(on_chips: ModelOnChips, noise: NoiseModel, settings: Mapping[str,
     """The columns that all rows of a network under a noise share; ``settings`` are the seed's and recalibration's."""
     columns = OPERATION | dict(settings) | {"backend": on_chips.opened.text} | on_chips.model.columns
     version = SEMANTICS + names_laplace(noise, columns["analog"])
+    # Rows that were stored for another function of a metric's name are as much another network's.
+    columns["answer"] = f"{columns['answer']} {digests(on_chips.metrics)}".strip()
     return columns | {"noise": noise.label, "strength": on_chips.strength(noise), "semantics": version}
 
 

@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from noiserobust.errors import UserError
-from noiserobust.noise.base import AlteredChip, Chip, NoiseModel, Per, additive, check_per, check_strength
+from noiserobust.noise.base import AlteredChip, Chip, NoiseModel, Per, additive, check_strength
 from noiserobust.noise.reference import Reference, check_reference, reference_scale
 from noiserobust.noise.sharded import field_like
 from noiserobust.rng import Stream
@@ -48,10 +47,7 @@ class Gaussian(NoiseModel, name="gaussian"):
 
     def __post_init__(self) -> None:
         check_strength(self.name, "sigma", self.sigma)
-        check_per(self.name, self.per)
         check_reference(self.name, self.reference, self.rows, self.columns)
-        if self.reading not in ("std", "literal"):
-            raise UserError(f"gaussian: expected reading std or literal, got {self.reading!r}")
 
     def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
         if self.is_identity:

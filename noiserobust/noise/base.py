@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -245,9 +245,3 @@ def check_strength(
     """Refuse a noise strength that is negative or not finite."""
     if not 0 <= value < float("inf"):
         raise UserError(f"{name}: expected a finite {symbol} >= 0, got {value}; {hint}")
-
-
-def check_per(name: str, per: str) -> None:
-    """Refuse what is neither device to device nor cycle to cycle."""
-    if per not in get_args(Per):
-        raise UserError(f"{name}: expected per chip or read, got {per!r}")

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from noiserobust.noise.base import AlteredChip, Chip, NoiseModel, Per, check_per, check_strength
+from noiserobust.noise.base import AlteredChip, Chip, NoiseModel, Per, check_strength
 from noiserobust.rng import Stream
 
 
@@ -39,7 +39,6 @@ class LogNormal(NoiseModel, name="lognormal"):
     def __post_init__(self) -> None:
         check_strength(self.name, "sigma", self.sigma, "it is the standard deviation of ln w, such as 0.1")
         check_strength(self.name, "strength", self.strength, "it multiplies the deviation; 1 is all of it")
-        check_per(self.name, self.per)
 
     def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
         if self.is_identity:

@@ -21,6 +21,8 @@ from noiserobust.spec.fields import parse_value
 F = TypeVar("F", bound=Callable[..., Any])
 HUGE = 10**308
 """A whole number beyond it is no float."""
+SPOKEN_FOR = {"models", "draws", "part", "design"}
+"""Parameters that functions look at themselves, and say more of."""
 _SEVERAL = (tuple, list, Sequence, Collection, Iterable)
 
 
@@ -28,6 +30,7 @@ def typed(function: F) -> F:
     """``function``, which refuses arguments of other types than it declares."""
     signature = inspect.signature(function)
     several = {p.name for p in signature.parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    unseen = several | SPOKEN_FOR
 
     @wraps(function)
     def call(*arguments: Any, **named_arguments: Any) -> Any:
@@ -35,7 +38,7 @@ def typed(function: F) -> F:
             given = signature.bind(*arguments, **named_arguments).arguments
         except TypeError:  # Python says what is missing, or too much
             return function(*arguments, **named_arguments)
-        for name in given.keys() - several:
+        for name in given.keys() - unseen:
             default = signature.parameters[name].default
             if given[name] is not default and not suits(given[name], kind := hints(function).get(name, Any)):
                 raise UserError(f"expected {named(kind)} as {name}, got {shortly(given[name])}")
@@ -81,6 +84,8 @@ def suits(value: Any, kind: Any) -> bool:
         if isinstance(value, (list, tuple)):
             return all(suits(one, part) for one, part in _with_kinds(value, parts))
         return suits(value, parts[0]) or (hasattr(value, "__iter__") and not isinstance(value, (str, bytes, Mapping)))
+    if isinstance(kind, type) and issubclass(kind, tuple):  # made of it later
+        return isinstance(value, (list, tuple))
     if kind is str:
         return isinstance(value, (str, os.PathLike)) or hasattr(value, "nested")  # what has a text form
     if kind is bool:

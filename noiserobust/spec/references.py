@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -18,6 +20,28 @@ from noiserobust.file_kinds import misplaced
 def reference_to(thing: Any) -> str:
     """``package.module:Name`` of a class or function."""
     return f"{thing.__module__}:{thing.__qualname__}"
+
+
+def digest_of(function: Any, name: str) -> str:
+    """16 hex digits of a function (or a callable object) called ``name``: its text, and the plain values it holds."""
+    try:
+        text = inspect.getsource(function if hasattr(function, "__qualname__") else type(function))
+    except (OSError, TypeError):
+        text = ""
+    code = getattr(function, "__code__", None)
+    held = [getattr(function, "__defaults__", None) or (), sorted(getattr(function, "__dict__", {}).items())]
+    # Two functions of one line have one text.
+    held += [] if code is None else [code.co_code.hex(), code.co_names, code.co_consts]
+    held += [[cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]]
+    named = f"{name}\n{text}\n{[_plain(one) for one in held]}"
+    return hashlib.sha256(named.encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with numbers and texts only: nothing whose text would differ from run to run."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(one) for one in value]
+    return value if isinstance(value, (bool, int, float, str, bytes, type(None))) else type(value).__name__
 
 
 def agreed(expected: str, stated: str, found: str, other: str = "it was changed") -> str:

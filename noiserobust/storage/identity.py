@@ -87,8 +87,10 @@ def answer(model: nn.Module, inputs: Any, precision: Precision = "fp32") -> str:
 
 
 def same_answer(one: str, other: str, precision: Precision = "fp32") -> bool:
-    """Whether two answers agree to rounding; one that varies agrees with none."""
-    if VARYING in (one, other):
+    """Whether two answers agree to rounding, and with them the functions (``name=digest``) that both say they were
+    scored by; one that varies agrees with none."""
+    (one, those), (other, others) = map(_parted, (one, other))
+    if VARYING in (one, other) or any(others.get(name, digest) != digest for name, digest in those.items()):
         return False
     if one == other:
         return True
@@ -101,6 +103,13 @@ def same_answer(one: str, other: str, precision: Precision = "fp32") -> bool:
     largest = max((abs(value) for pair in pairs for value in pair if not math.isnan(value)), default=0.0)
     limit = TOLERANCE[precision.partition(" ")[0]] * largest
     return all(a == b or math.isnan(a) or abs(a - b) <= limit < math.inf for a, b in pairs)
+
+
+def _parted(answer: str) -> tuple[str, dict[str, str]]:
+    """An answer's numbers, and the digests of functions behind them."""
+    words = str(answer).split()
+    functions = [word.partition("=")[::2] for word in words if "=" in word]
+    return " ".join(word for word in words if "=" not in word), dict(functions)
 
 
 def _answered(model: nn.Module, inputs: Any) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.spec import Described, OfFunction
-from noiserobust.spec.references import load, one_line
+from noiserobust.spec.references import digest_of, load, one_line
 from noiserobust.tasks.base import Task
 from noiserobust.tasks.counts import Meter
 
@@ -113,6 +113,18 @@ def meters(metrics: Mapping[str, Any], task: Task) -> Iterator[Meter]:
             yield Torchmetric(name, metric, task)
         else:
             yield Kept(name, metric, task)
+
+
+def digests(metrics: Mapping[str, Any]) -> str:
+    """``name=digest`` of each of the ``metrics`` that is a function or an object of somebody's: what rows stored for
+    another one of this name are told apart by."""
+    named = {}
+    for name, metric in metrics.items():
+        if isinstance(metric, MetricOfFunction):
+            named[name] = digest_of(load(metric.reference), str(metric))
+        elif not isinstance(metric, Metric):
+            named[name] = digest_of(metric, name)
+    return " ".join(f"{name.replace(' ', '_')}={digest}" for name, digest in named.items())
 
 
 def is_torchmetric(metric: Any) -> bool:

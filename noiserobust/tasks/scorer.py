@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.spec import Described
-from noiserobust.spec.references import load, one_line, reference_to
+from noiserobust.spec.references import digest_of, load, one_line, reference_to
 from noiserobust.tasks.base import Task
 from noiserobust.tasks.counts import Meter
 from noiserobust.tasks.metrics import numbers
@@ -91,29 +89,11 @@ class Score(Scorer, name="score"):
 
         Others (data that it reads) are not looked at: name another file for the rows where they change.
         """
-        function = self._function
-        try:
-            text = inspect.getsource(function if hasattr(function, "__qualname__") else type(function))
-        except (OSError, TypeError):
-            text = ""
-        code = getattr(function, "__code__", None)
-        held = [getattr(function, "__defaults__", None) or (), sorted(getattr(function, "__dict__", {}).items())]
-        # Two functions of one line have one text.
-        held += [] if code is None else [code.co_code.hex(), code.co_names, code.co_consts]
-        held += [[cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]]
-        named = f"{self.function}\n{text}\n{[_plain(one) for one in held]}"
-        return hashlib.sha256(named.encode()).hexdigest()[:16]
+        return digest_of(self._function, self.function)
 
     @property
     def _function(self) -> Any:
         return self._at_hand or load(self.function)
-
-
-def _plain(value: Any) -> Any:
-    """``value`` with numbers and texts only: nothing whose text would differ from run to run."""
-    if isinstance(value, (tuple, list)):
-        return [_plain(one) for one in value]
-    return value if isinstance(value, (bool, int, float, str, bytes, type(None))) else type(value).__name__
 
 
 def task_of(task: Any, data: Any = None) -> Task | None:

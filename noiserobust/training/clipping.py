@@ -31,10 +31,6 @@ class Clip(Described, family="clipping"):
 
     when: Literal["step", "end"] = field(default="step", kw_only=True)
 
-    def __post_init__(self) -> None:
-        if self.when not in ("step", "end"):
-            raise UserError(f"{self.name}: expected when step or end, got {self.when!r}")
-
     @abstractmethod
     def limit(self, rows: Tensor) -> Tensor:
         """The largest magnitude of a weight (outputs, inputs ...): 0-dimensional, or one per output that broadcasts."""
@@ -72,7 +68,6 @@ class RMS(Clip, name="rms"):
                 f"expected weight_clip > 1 (times the rms, below which no largest weight is) and up to 1e6, got "
                 f"{self.times:g}; 2 to 4 is usual"
             )
-        _check_per(self.name, self.per)
 
     def limit(self, rows: Tensor) -> Tensor:
         squares = _groups(rows.square(), self.per)
@@ -109,7 +104,6 @@ class Percentile(Clip, name="percentile"):
         super().__post_init__()
         if not 0 < self.percent <= 100:
             raise UserError(f"percentile: expected a percent in (0, 100], got {self.percent:g}; 99.5 is usual")
-        _check_per(self.name, self.per)
 
     def limit(self, rows: Tensor) -> Tensor:
         groups = _groups(rows.abs(), self.per)
@@ -172,8 +166,3 @@ def _limits(limits: Tensor, rows: Tensor, per: Per) -> Tensor:
 def _settled(new: Tensor, old: Tensor) -> bool:
     """Whether an iteration is over; only asked on the CPU, where the answer costs nothing."""
     return new.device.type == "cpu" and bool(torch.equal(new, old))
-
-
-def _check_per(name: str, per: str) -> None:
-    if per not in ("layer", "column"):
-        raise UserError(f"{name}: expected per layer or column, got {per!r}")

@@ -155,8 +155,6 @@ class SAM(Climbing, name="sam"):
         check_m("sam", self.m)
         if self.m is not None and self.batches == "different":
             raise UserError("sam: expected m with batches=same, got different")
-        if self.batches not in ("same", "different"):
-            raise UserError(f"sam: expected batches same or different, got {self.batches!r}")
         if not 0 <= self.alpha <= 1:
             raise UserError(f"sam: expected alpha in [0, 1], got {self.alpha}")
 
