@@ -163,7 +163,8 @@ BENCHES = {
 ABOUT_CIFAR10 = """Data: 500 images of each of CIFAR-10's classes (as JPEGs of quality 75), ResNet-18 of width 16, 60
 epochs: [the papers' regime](regime.md), whose runs these are. One strength of each recipe (two limits of clipping),
 the one that the paper prints as best there or near it, half of the published radius for SAM; no choice was made on
-held-out images. Tested on 1,000 test images (stratified), ten draws, in bf16. Gaussian noise in the literal [reading](reading_of_the_noise.md)."""
+held-out images. Tested on 1,000 test images (stratified), ten draws, in bf16. Gaussian noise in the literal
+[reading](reading_of_the_noise.md)."""
 READINGS = Path(__file__).parent / "readings"
 """What the tables say, in words: a file a page."""
 
