@@ -14,7 +14,9 @@ from torch.nn import functional
 from noiserobust import UserError
 from noiserobust.data import Batch, load
 from noiserobust.storage.checkpoints import read_checkpoint
-from noiserobust.training import Engine, Method, Plain, Progress, Teacher, TrainSettings, fit
+from noiserobust.training import Engine, Method, Plain, Progress, Teacher, TrainSettings, fit, load_run
+from noiserobust.training.estimates import expected_seconds
+from noiserobust.training.runs import run_of
 
 AT = Progress(0, 10, 6, 10)
 WEIGHT, TAU = 0.7, 3.0
@@ -148,6 +150,26 @@ def test_run_learns_from_a_checkpoint_and_resumes_bit_for_bit(teacher_run: tuple
     alone = fit(replace(settings, seed=1, method="rwp:gaussian(0.1)"), tmp_path / "alone", splits=few)
     assert read_checkpoint(alone.checkpoint).digest != one
     assert not pd.Series(whole.log["train_loss"]).equals(alone.log["train_loss"])
+
+
+def test_a_plain_teacher_is_trained_first_once_and_teaches_as_if_it_were_given(teacher_run: tuple, tmp_path) -> None:
+    few, settings, _ = teacher_run
+    noisy = {"method": "rwp:gaussian(0.1)", "weight_clip": 1.2, "average": "ema:0.9", "converters": "io:dac=6,adc=6"}
+    taught = replace(settings, **noisy, teacher="plain", teacher_weight=0.9, log="path_length")
+    assert taught.teacher_run == settings
+    run = fit(taught, tmp_path, splits=few)
+    plain = run_of(settings, tmp_path, few)
+    assert {folder.name for folder in tmp_path.iterdir()} >= {run.folder.name, plain.folder.name}
+    before = plain.checkpoint.stat().st_mtime_ns
+    second = fit(replace(taught, weight_clip=1.5), tmp_path, splits=few)  # has the same teacher
+    assert plain.checkpoint.stat().st_mtime_ns == before
+    given = fit(replace(taught, teacher=str(plain.folder)), tmp_path / "given", splits=few)
+    digests = [read_checkpoint(one.checkpoint).digest for one in (run, given, second)]
+    assert digests[0] == digests[1] != digests[2]
+    assert load_run(run.folder).settings == taught
+    # Other weights of the teacher are another run.
+    assert taught.identity(few) != replace(taught, lr=0.01).identity(few)
+    assert expected_seconds(taught, few) > expected_seconds(settings, few)
 
 
 def test_runs_name_depends_on_the_teachers_weights_not_on_their_place(teacher_run: tuple, tmp_path) -> None:

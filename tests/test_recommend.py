@@ -18,7 +18,7 @@ from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.sweep import recommend
 from noiserobust.sweep.halving import Rung, Trial, halve, rungs_of
 from noiserobust.sweep.pieces import Training
-from noiserobust.sweep.recommendation import AS_GIVEN, candidates_for, command_of, equivalent
+from noiserobust.sweep.recommendation import AS_GIVEN, candidates_for, command_of, equivalent, taught
 from noiserobust.training import TrainSettings, fit
 
 NOISE = "gaussian:0.2"
@@ -127,8 +127,27 @@ def test_default_candidates_are_rules_of_the_noise_at_hand() -> None:
     assert "rwp:laplace(0.03)" in labels
     sums = TrainSettings(select_noise="gaussian:0.02+laplace:0.01")
     assert any(str(one.method).startswith("rwp:") for one in candidates_for(sums))
-    given = replace(base, initial="somewhere")
-    assert any(one.teacher == "initial" for one in candidates_for(given))
+
+
+def test_the_best_is_tried_with_a_clean_teacher_where_one_can_teach() -> None:
+    best = TrainSettings(method="rwp:gaussian(0.1)", weight_clip=1.25)
+    assert taught(best) == replace(best, teacher="plain", teacher_weight=0.9)
+    assert taught(replace(best, initial="somewhere")).teacher == "initial"
+    assert taught(TrainSettings()) is taught(replace(best, teacher="other")) is None
+    assert taught(replace(best, task="regression")) is None
+
+
+def test_a_default_search_ends_with_a_teacher(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = TrainSettings(epochs=1, batch_size=256, select_draws=1)
+    few = [replace(base, method=one) for one in ("rwp:gaussian(0.1)", "sam:0.05")]
+    monkeypatch.setattr("noiserobust.sweep.recommendation.candidates_for", lambda base: few)
+    result = recommend("gaussian:0.1", base, copies=2, draws=2, out=tmp_path)
+    by_teacher = result.search[result.search["candidate"] == len(few)]
+    assert len(result.search) == 3
+    assert by_teacher["method"].item().endswith("distilled 0.9 tau 2")
+    assert by_teacher["passes"].item() in (pytest.approx(4 / 3), pytest.approx(7 / 3))  # RWP or SAM is taught
+    best = result.search.loc[result.search["score"].idxmax(), "method"]
+    assert result.winner.label == best == result.search["method"].iloc[0]
 
 
 def test_measured_chips_are_searched_under_their_rms_error(tmp_path) -> None:

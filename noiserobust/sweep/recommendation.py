@@ -22,7 +22,7 @@ from noiserobust.report.table import titled
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.sweep.executors import Executor, OnPiece, compute
 from noiserobust.sweep.grid import runs_of
-from noiserobust.sweep.halving import halve, rungs_of
+from noiserobust.sweep.halving import Rung, halve, rungs_of
 from noiserobust.sweep.pieces import Training, data_of, mean_cost
 from noiserobust.training import Plain, TrainSettings
 
@@ -89,8 +89,9 @@ def recommend(
     """Search for the training rule that keeps a network most accurate under ``noise``.
 
     Candidates are trained and halved (:func:`~noiserobust.sweep.halving.halve`) by their metric on held-out data under
-    draws of the noise. The winner and its rival, plain training, are then trained anew in ``copies`` copies that the
-    search did not see, and compared on test data under ``draws`` draws that it did not see either.
+    draws of the noise; the best is trained once more with a clean teacher (:func:`taught`). The winner and its rival,
+    plain training, are then trained anew in ``copies`` copies that the search did not see, and compared on test data
+    under ``draws`` draws that it did not see either.
 
     - ``noise``: what the chip does. Measured chips hold the errors of the weights that they were programmed with: with
       them, and the checkpoint ``base.initial`` of these weights, the noise is Gaussian of the same rms error per
@@ -98,7 +99,7 @@ def recommend(
     - ``base``: data, network, epochs and all else that candidates share. With ``initial`` they are fine-tuned, and the
       checkpoint as it is given is evaluated, too.
     - ``vary``: candidates as a grid of settings, as :func:`~noiserobust.sweep.sweep` takes them; None: plain, clipped,
-      RWP under the noise (constant, ramped, clipped), SAM and ASAM (:func:`candidates_for`).
+      RWP under the noise (constant, ramped, clipped), SAM and ASAM (:func:`candidates_for`), and the teacher.
     - ``budget``: passes over the training data for search and final runs together, a forward and backward pass of plain
       training being one; it shortens the search. None: what the search costs at ``base.epochs``.
     - ``out``: folder of runs and rows; the same call goes on where another one stopped.
@@ -118,11 +119,19 @@ def recommend(
     plain = next((one for one in candidates if _is_plain(one)), replace(base, method=Plain()))
     costs = [mean_cost(settings) for settings in candidates]
     finals = copies * base.epochs * (1 + max(costs))
+    if vary is None:  # a teacher's answers in all of these, a training under it and its own
+        finals += base.epochs * (copies / 3 + max(costs) + 4 / 3)
     rungs = rungs_of(costs, base.epochs, None if budget is None else budget - finals)
 
     search = halve(candidates, rungs, folder, executor, on_piece)
     order = list(dict.fromkeys(search["candidate"]))
     winner = candidates[order[0]]
+    if vary is None and (further := taught(winner)) is not None:
+        beside = halve([winner, further], [Rung(2, rungs[-1].epochs)], folder, executor, on_piece)
+        line = beside[beside["candidate"] == 1].assign(candidate=len(candidates), rung=len(rungs))
+        better = beside["candidate"].iloc[0] == 1
+        winner = further if better else winner
+        search = pd.concat([line, search] if better else [search[:1], line, search[1:]], ignore_index=True)
     rival = plain if winner != plain else candidates[order[1]] if len(order) > 1 else None
     if rival is None:
         raise UserError("expected at least two candidates, got one; give --vary several values")
@@ -147,13 +156,14 @@ def candidates_for(base: TrainSettings) -> list[TrainSettings]:
     noise = str(base.select_noise)
     nested = noise.replace(":", "(", 1) + ")" if ":" in noise and "+" not in noise else noise
     rwp, limits = f"rwp:{nested}", (1.25, 1.5, 2.5)  # the best limit is narrow, and another in every network
+    ramp = f"{rwp},schedule=quadratic(1.0)"
     rules: list[dict[str, Any]] = [
         {"method": "plain"},
         *({"method": "plain", "weight_clip": limit} for limit in limits),
         *({"method": rwp, "weight_clip": limit} for limit in limits),
-        {"method": f"{rwp},schedule=quadratic(1.0)", "weight_clip": 2.5},
+        {"method": ramp, "weight_clip": 1.5},
         {"method": rwp},
-        {"method": f"{rwp},schedule=quadratic(1.0)"},
+        {"method": ramp},
         {"method": f"{rwp},schedule=quadratic(2.0)"},
         {"method": f"{rwp},schedule=0.5"},
         {"method": "sam:0.2", "weight_clip": 1.25},
@@ -161,9 +171,15 @@ def candidates_for(base: TrainSettings) -> list[TrainSettings]:
         {"method": "sam:0.2"},
         {"method": "asam:1.0"},
     ]
-    if base.initial is not None and base.teacher is None:
-        rules.append({"method": rwp, "teacher": "initial"})
     return [replace(base, **rule) for rule in rules]
+
+
+def taught(winner: TrainSettings) -> TrainSettings | None:
+    """``winner`` with a clean teacher, the checkpoint that it starts from or a plain network; ``None`` where there is
+    one already, or nothing to learn from it. Few epochs show nothing of a teacher, so that it is tried last."""
+    if winner.teacher is not None or _is_plain(winner) or not winner.task.has_probabilities:
+        return None
+    return replace(winner, teacher="plain" if winner.initial is None else "initial", teacher_weight=0.9)
 
 
 def equivalent(chips: MeasuredChips, base: TrainSettings) -> NoiseModel:

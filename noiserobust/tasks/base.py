@@ -88,6 +88,11 @@ class Task(Described, family="task"):
         """Whether samples are right or wrong as a whole, so that :meth:`answers` says which."""
         return type(self).answers is not Task.answers
 
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether outputs are logits of probabilities, which :meth:`divergence` compares."""
+        return type(self).divergence is not Task.divergence
+
     def divergence(self, past: Tensor, predictions: Tensor, batch: Batch, tau: float) -> Tensor:
         """(B,): KL(p(past / tau) || p(predictions / tau)) of the probabilities that logits mean, as the mean over a
         sample's units; what self-distilling rules add to the loss."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import replace
 from itertools import count
 
 import torch
@@ -14,7 +15,7 @@ from noiserobust.tasks.scoring import score
 from noiserobust.training.ddp import Processes
 from noiserobust.training.runs import run_of
 from noiserobust.training.schedules import Progress
-from noiserobust.training.settings import TrainSettings
+from noiserobust.training.settings import ADDED, TrainSettings
 from noiserobust.training.trainer import Trainer
 
 ENOUGH, MOST = 1.0, 10
@@ -23,7 +24,13 @@ ENOUGH, MOST = 1.0, 10
 
 def expected_seconds(settings: TrainSettings, splits: Splits) -> float:
     """About how long a run of ``settings`` takes here, from its start: timed steps of its own rule in the middle of the
-    run, and passes over a batch of what is watched after every epoch. Nothing is written."""
+    run, and passes over a batch of what is watched after every epoch. Nothing is written.
+
+    A teacher that is trained first takes its own training, and a third of it again for its answers.
+    """
+    if (teacher := settings.teacher_run) is not None:
+        alone = replace(settings, **{name: ADDED[name] for name in ("teacher", "teacher_weight", "temperature")})
+        return expected_seconds(teacher, splits) * 4 / 3 + expected_seconds(alone, splits)
     splits = settings.normalized(splits)
     with tempfile.TemporaryDirectory() as nowhere:
         trainer = Trainer(run_of(settings, nowhere, splits), splits, Processes())

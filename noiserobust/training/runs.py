@@ -114,6 +114,12 @@ def run_of(settings: TrainSettings, out: str | Path, data: Splits | Content) -> 
     return Run(Path(out) / (slug[: NAME_MAX - len(rest)] + rest), settings, own)
 
 
+def teacher_in(run: Run, data: Splits | Content) -> str | Path | None:
+    """Where the teacher of ``run`` lies, if it has one; one that is trained for it lies beside it."""
+    made = run.settings.teacher_run
+    return run.settings.teacher_path if made is None else run_of(made, run.folder.parent, data).checkpoint
+
+
 @typed
 def load_run(folder: str | Path, model: ModelSpec | str | None = None) -> Run:
     """The finished run in ``folder``: ``load_run("runs/sam-0.2-seed0-1a2b3c4d").network`` is the trained network.

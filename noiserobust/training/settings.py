@@ -109,7 +109,8 @@ class TrainSettings:
     initial: str | None = None
     """Checkpoint to start from (fine-tuning); layers that give the logits of another number of classes start anew."""
     teacher: str | None = None
-    """Checkpoint whose answers the network is kept near (distillation); initial: that of --initial."""
+    """Checkpoint whose answers the network is kept near (distillation); initial: that of --initial; plain: the same
+    network trained plainly from the same seed, which is trained first."""
     teacher_weight: float = 0.5
     """What the teacher weighs: (1 - weight) loss + weight temperature^2 KL(teacher || network)."""
     temperature: float = 2.0
@@ -254,8 +255,7 @@ class TrainSettings:
         from noiserobust.training.rules.base import Method
 
         kinds: dict[str, type[Described]] = {"model": ModelSpec, "method": Method, "task": Task}
-        kinds |= {"select_noise": NoiseModel, "converters": Converters}
-        for name, kind in kinds.items():
+        for name, kind in (kinds | {"select_noise": NoiseModel, "converters": Converters}).items():
             object.__setattr__(self, name, kind.parse(getattr(self, name)))
         from noiserobust.models.lora import adapted
 
@@ -295,8 +295,17 @@ class TrainSettings:
 
     @property
     def teacher_path(self) -> str | None:
-        """Where the teacher's checkpoint lies."""
-        return self.initial if self.teacher == "initial" else self.teacher
+        """Where the teacher's checkpoint lies, if it is a given one."""
+        return {"initial": self.initial, "plain": None}.get(str(self.teacher), self.teacher)
+
+    @property
+    def teacher_run(self) -> TrainSettings | None:
+        """The run that makes the teacher ``plain``: this one without noise, converters, clipping, averages and log."""
+        if self.teacher != "plain":
+            return None
+        left_out = "teacher", "teacher_weight", "temperature", "converters", "input_ranges", "layers", "average"
+        rest: dict[str, Any] = {name: ADDED[name] for name in left_out}
+        return dataclasses.replace(self, method="plain", weight_clip=None, log=(), **rest)
 
     def _read_normalization(self) -> None:
         from noiserobust.data.labelled import normalization_of
@@ -354,6 +363,8 @@ class TrainSettings:
                 from noiserobust.storage.checkpoints import read_checkpoint
 
                 settings[name] = read_checkpoint(path).digest  # what it holds counts, not where it lies
+        if self.teacher_run is not None:
+            settings["teacher"] = f"plain {self.teacher_run.identity(data)}"
         crop, flip = self.augmentation(seen)
         train, test, *watched = seen.fingerprints
         content = [train, test, mean, std, *watched]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +71,13 @@ def check_distillation(weight: float, temperature: float) -> None:
         raise UserError(f"expected a finite temperature above 0, got {temperature}; 1 to 5 is usual")
 
 
-def teacher_of(settings: TrainSettings, data: Labelled, sample: Batch, task: Task, outputs: int) -> nn.Module:
-    """The network that ``settings.teacher`` names, which sees the same inputs and gives the same outputs."""
-    checkpoint = read_checkpoint(str(settings.teacher_path))
+def teacher_of(
+    settings: TrainSettings, path: str | Path | None, data: Labelled, sample: Batch, task: Task, outputs: int
+) -> Teacher | None:
+    """The teacher that lies in ``path``, if there is one: it sees the same inputs, and gives the same outputs."""
+    if path is None:
+        return None
+    checkpoint = read_checkpoint(path)
     about = checkpoint.about
     same = about.get("model", str(settings.model)) == str(settings.model)
     model = checkpoint.build(settings.model if same else None, data.channels, outputs)
@@ -83,4 +88,4 @@ def teacher_of(settings: TrainSettings, data: Labelled, sample: Batch, task: Tas
             f"{theirs[0]} and std {theirs[1]}; give these as --mean and --std"
         )
     checked(model, sample, task, outputs, f"the teacher {checkpoint.path}")
-    return model
+    return Teacher(model, settings.teacher_weight, settings.temperature)

@@ -45,10 +45,10 @@ from noiserobust.training.kept import has_norms
 from noiserobust.training.learning_rates import LearningRate
 from noiserobust.training.loggers import Logger, Loggers
 from noiserobust.training.optimizers import build_optimizer
-from noiserobust.training.runs import Run, run_of
+from noiserobust.training.runs import Run, run_of, teacher_in
 from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import TrainSettings
-from noiserobust.training.teacher import Teacher, teacher_of
+from noiserobust.training.teacher import teacher_of
 
 log = logging.getLogger("noiserobust")
 REFRESHING = 1000
@@ -82,6 +82,8 @@ def fit(
     if not processes.first(lambda: resuming.is_settled(run)):
         with resuming.alone_with(run) if processes.writes else nullcontext():
             if not processes.first(lambda: resuming.is_finished(run)):
+                if (teacher := settings.teacher_run) is not None:
+                    fit(teacher, out, splits=splits, progress=progress, processes=processes)
                 trainer = Trainer(run, splits, processes)
                 with following.following(run):
                     trainer.train([following.epoch, *([on_epoch] if on_epoch else [])], progress)
@@ -145,9 +147,9 @@ class Trainer:
         if analog.warning and processes.writes:
             warnings.warn(analog.warning, stacklevel=2)
         where = settings.where.including(analog.heads)
-        teacher = (
-            None if settings.teacher_path is None else teacher_of(settings, splits.train, sample, self.task, outputs)
-        )
+        teacher = teacher_of(settings, teacher_in(run, splits), splits.train, sample, self.task, outputs)
+        if teacher is not None:
+            teacher.model.to(device)
         self.model = model.to(device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -169,9 +171,7 @@ class Trainer:
             where=where,
             converters=settings.converters,
             input_ranges=settings.input_ranges,
-            teacher=None
-            if teacher is None
-            else Teacher(teacher.to(device), settings.teacher_weight, settings.temperature),
+            teacher=teacher,
         )
         self.steps = settings.epochs * len(self.batches)
         self.rate = LearningRate(
