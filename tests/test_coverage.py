@@ -152,6 +152,19 @@ class TestWarning:
         assert torch.equal(torch.randn(3), expected)
 
 
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        torch.zeros(1, 1, 8, 8),
+        (torch.zeros(1, 3, 8, 8), torch.zeros(1)),
+        {"a": torch.zeros(1)},
+    ],
+)
+def test_inputs_that_the_network_does_not_take_are_one_line(inputs: object) -> None:
+    with pytest.raises(UserError, match=r"expected a network that takes inputs .*, got Conv2d"):
+        coverage(nn.Conv2d(3, 4, 3), inputs=inputs)
+
+
 def test_patterns_that_can_make_nothing_noisy_are_refused() -> None:
     model = nn.Sequential(nn.Linear(6, 3), nn.LayerNorm(3))
     for pattern in ("0.bias", "*bias", "1.*"):

@@ -21,6 +21,7 @@ from noiserobust.analog.places import Stored, Untied
 from noiserobust.analog.tracing import Trace
 from noiserobust.analog.weights import EXCLUDED, LATENT, AnalogWeight, Unused, classified
 from noiserobust.analog.where import Where
+from noiserobust.errors import UserError
 from noiserobust.models.compute import call
 from noiserobust.models.wrappers import Names, unwrap
 from noiserobust.noise.sharded import is_sharded, whole
@@ -257,7 +258,7 @@ def coverage_of(model: nn.Module, where: Where, call: Call, batch: Any = None) -
     if batch is not None and not any(map(is_sharded, model.parameters())):
         for count in (1, 2):
             # A network that computes, but cannot be watched.
-            with suppress(RuntimeError, NotImplementedError, TypeError, ValueError):
+            with suppress(UserError):
                 return coverage(model, **where.patterns, inputs=batch[:count], call=call)
     return coverage(model, **where.patterns)
 

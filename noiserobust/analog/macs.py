@@ -13,6 +13,7 @@ from noiserobust.analog.tracing import Watch, traced
 from noiserobust.analog.weights import AnalogWeight
 from noiserobust.data import Batch, nests
 from noiserobust.errors import UserError
+from noiserobust.models.check import taking
 from noiserobust.models.compute import as_weights, call
 
 Call = Callable[[nn.Module, Any], Any]
@@ -60,4 +61,5 @@ def pass_of(model: nn.Module, inputs: Any, first: Sequence[Tensor] = (), call: C
     if not count:
         raise UserError("expected at least one input to count multiply-accumulates with, got none")
     given = inputs if isinstance(inputs, Batch) else as_weights(model, inputs)
-    return traced(model, lambda: call(model, given), first), count
+    with taking(given.inputs if isinstance(given, Batch) else given, type(model).__name__):
+        return traced(model, lambda: call(model, given), first), count
