@@ -108,6 +108,7 @@ CIFAR10: dict[str, list[dict[str, Any]]] = {
     "RWP, ramp, clipped by layer": clips(2.5, method=RAMP),
     "RWP, ramp, clipped by layer at 1.5": clips(1.5, method=RAMP),
     "RWP, ramp, clipped by layer, distilled": clips(2.5, method=RAMP, teacher_weight=0.9, **TAUGHT),
+    "RWP, ramp, clipped by layer at 1.5, distilled": clips(1.5, method=RAMP, teacher_weight=0.9, **TAUGHT),
     "SAM": [{"method": str(inc.sam(REGIME, 0.2).method)}],
     "ASAM": rules("asam:{}", 1.0),
     "F-SAM": rules("f-sam:{}", 0.1),

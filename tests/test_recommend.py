@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from noiserobust import UserError
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.cli.flags import read_command
+from noiserobust.cli.recommend import Recommend
 from noiserobust.cli.train import Train
 from noiserobust.evaluation import evaluate
 from noiserobust.noise import NoiseModel
@@ -18,10 +20,24 @@ from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.sweep import recommend
 from noiserobust.sweep.halving import Rung, Trial, halve, rungs_of
 from noiserobust.sweep.pieces import Training
-from noiserobust.sweep.recommendation import AS_GIVEN, candidates_for, command_of, equivalent, taught
+from noiserobust.sweep.recommendation import AS_GIVEN, CHOOSING, candidates_for, command_of, equivalent, taught, within
 from noiserobust.training import TrainSettings, fit
 
 NOISE = "gaussian:0.2"
+
+
+def test_a_budget_pays_the_final_copies_then_the_search_then_the_teacher() -> None:
+    costs = [1.0] * 12 + [2.0] * 4  # as those of the default candidates
+    for example in filter(lambda text: "--budget" in text, Recommend.examples):
+        given = read_command(Recommend, shlex.split(example)[2:], "recommend")
+        assert within(given.budget, costs, given.settings.epochs, given.copies, teaches=True)[1] is False
+    poor, no = within(700, costs, 30, 3, teaches=True)
+    rich, yes = within(1300, costs, 30, 3, teaches=True)
+    full, all_ = within(None, costs, 30, 3, teaches=True)
+    assert (no, yes, all_) == (False, True, True)
+    assert poor[-1].epochs <= rich[-1].epochs <= full[-1].epochs == 30
+    with pytest.raises(UserError, match=r"budget of at least .* passes"):
+        within(300, costs, 30, 3, teaches=True)
 
 
 @pytest.fixture(scope="module")
@@ -142,12 +158,19 @@ def test_a_default_search_ends_with_a_teacher(tmp_path, monkeypatch: pytest.Monk
     few = [replace(base, method=one) for one in ("rwp:gaussian(0.1)", "sam:0.05")]
     monkeypatch.setattr("noiserobust.sweep.recommendation.candidates_for", lambda base: few)
     result = recommend("gaussian:0.1", base, copies=2, draws=2, out=tmp_path)
-    by_teacher = result.search[result.search["candidate"] == len(few)]
-    assert len(result.search) == 3
-    assert by_teacher["method"].item().endswith("distilled 0.9 tau 2")
-    assert by_teacher["passes"].item() in (pytest.approx(4 / 3), pytest.approx(7 / 3))  # RWP or SAM is taught
-    best = result.search.loc[result.search["score"].idxmax(), "method"]
-    assert result.winner.label == best == result.search["method"].iloc[0]
+    last = result.search[result.search["rung"] == 2]
+    assert len(result.search) == 4
+    assert last["method"].str.endswith("distilled 0.9 tau 2").sum() == 1
+    assert list(last["score"]) == sorted(last["score"], reverse=True)  # the mean over the copies, on held-out data
+    assert result.winner.label == last["method"].iloc[0]
+    assert last["passes"].max() - last["passes"].min() == pytest.approx(CHOOSING / 3)
+    copies = [read_checkpoint(path).about["log"]["perturbed_accuracy"] for path in _copies(tmp_path, result.winner)]
+    assert last["score"].iloc[0] == pytest.approx(sum(copies) / CHOOSING)
+    assert {*result.rows["replicate"]} == {1, 2}
+
+
+def _copies(folder: Path, settings: TrainSettings) -> list[Path]:
+    return [Training(replace(settings, seed=seed), folder / "runs").result for seed in (0, 3, 4)]
 
 
 def test_measured_chips_are_searched_under_their_rms_error(tmp_path) -> None:

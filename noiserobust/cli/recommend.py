@@ -21,7 +21,7 @@ class Recommend(Command):
     on held-out data, then the winner against plain training on copies and draws of their own."""
 
     examples = (
-        "noiserobust recommend --noise gaussian:0.1 --budget 300",
+        "noiserobust recommend --noise gaussian:0.1 --budget 600",
         "noiserobust recommend --noise chips:wafer --initial runs/plain-seed0",
     )
     rare: ClassVar[Groups] = {

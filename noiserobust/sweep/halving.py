@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -119,24 +118,40 @@ def halve(
     Columns: ``candidate`` (its number), ``method`` (its label), ``rung``, ``epochs``, ``passes`` over the training
     data, ``metric`` and ``score`` (:class:`Trial`).
     """
-    going, lines = list(range(len(candidates))), list[dict[str, Any]]()
+    going, tables = list(range(len(candidates))), list[pd.DataFrame]()
     for number, rung in enumerate(rungs, 1):
-        trials = {i: Trial(Training(replace(candidates[i], epochs=rung.epochs), out / "runs")) for i in going}
-        compute(trials.values(), executor, on_piece)
+        contenders = {i: replace(candidates[i], epochs=rung.epochs) for i in going[: rung.candidates]}
+        tables.insert(0, rated(contenders, number, out, executor, on_piece))
+        going = list(tables[0]["candidate"])
+    return pd.concat(tables, ignore_index=True)
+
+
+def rated(
+    contenders: Mapping[int, TrainSettings],
+    rung: int,
+    out: Path,
+    executor: Executor | None = None,
+    on_piece: OnPiece | None = None,
+    seeds: Sequence[int] = (),
+) -> pd.DataFrame:
+    """Train each in a copy, or in one of each of ``seeds``, and rate them by the mean of their scores: rows as those of
+    :func:`halve`, the best first."""
+    trials = {
+        i: [Trial(Training(replace(one, seed=seed), out / "runs")) for seed in seeds or (one.seed,)]
+        for i, one in contenders.items()
+    }
+    compute([trial for copies in trials.values() for trial in copies], executor, on_piece)
+    lines = [
+        {
+            "candidate": i,
+            "method": contenders[i].label,
+            "rung": rung,
+            "epochs": contenders[i].epochs,
+            "passes": len(copies) * contenders[i].epochs * mean_cost(contenders[i]),
+            "metric": contenders[i].task.metric,
+            "score": sum(trial.score for trial in copies) / len(copies),
+        }
         # Sorting is stable: of equals, the one named first.
-        going = sorted(trials, key=lambda i: trials[i].merit, reverse=True)
-        lines[:0] = [
-            {
-                "candidate": i,
-                "method": candidates[i].label,
-                "rung": number,
-                "epochs": rung.epochs,
-                "passes": rung.epochs * mean_cost(trials[i].training.settings),
-                "metric": candidates[i].task.metric,
-                "score": trials[i].score,
-            }
-            for i in going
-        ]
-        if number < len(rungs):
-            going = going[: rungs[number].candidates]
+        for i, copies in sorted(trials.items(), key=lambda one: sum(trial.merit for trial in one[1]), reverse=True)
+    ]
     return pd.DataFrame(lines)

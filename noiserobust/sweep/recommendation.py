@@ -22,10 +22,12 @@ from noiserobust.report.table import titled
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.sweep.executors import Executor, OnPiece, compute
 from noiserobust.sweep.grid import runs_of
-from noiserobust.sweep.halving import Rung, halve, rungs_of
+from noiserobust.sweep.halving import Rung, halve, rated, rungs_of
 from noiserobust.sweep.pieces import Training, data_of, mean_cost
 from noiserobust.training import Plain, TrainSettings
 
+CHOOSING = 3
+"""Copies by which it is chosen whether the winner has a teacher."""
 AS_GIVEN = "as given"
 """Method of the checkpoint that a search began with."""
 
@@ -89,9 +91,9 @@ def recommend(
     """Search for the training rule that keeps a network most accurate under ``noise``.
 
     Candidates are trained and halved (:func:`~noiserobust.sweep.halving.halve`) by their metric on held-out data under
-    draws of the noise; the best is trained once more with a clean teacher (:func:`taught`). The winner and its rival,
-    plain training, are then trained anew in ``copies`` copies that the search did not see, and compared on test data
-    under ``draws`` draws that it did not see either.
+    draws of the noise; the best is tried with a clean teacher, too (:func:`taught`), in a few copies of both. The
+    winner and its rival, plain training, are then trained anew in ``copies`` copies that the search did not see, and
+    compared on test data under ``draws`` draws that it did not see either.
 
     - ``noise``: what the chip does. Measured chips hold the errors of the weights that they were programmed with: with
       them, and the checkpoint ``base.initial`` of these weights, the noise is Gaussian of the same rms error per
@@ -101,7 +103,8 @@ def recommend(
     - ``vary``: candidates as a grid of settings, as :func:`~noiserobust.sweep.sweep` takes them; None: plain, clipped,
       RWP under the noise (constant, ramped, clipped), SAM and ASAM (:func:`candidates_for`), and the teacher.
     - ``budget``: passes over the training data for search and final runs together, a forward and backward pass of plain
-      training being one; it shortens the search. None: what the search costs at ``base.epochs``.
+      training being one; it shortens the search, and one below some 40 epochs tries no teacher. None: what the search
+      costs at ``base.epochs``.
     - ``out``: folder of runs and rows; the same call goes on where another one stopped.
     """
     folder, searched, base = Path(out).resolve(), NoiseModel.parse(noise), base or TrainSettings()
@@ -118,37 +121,47 @@ def recommend(
     candidates = list(dict.fromkeys(candidates))
     plain = next((one for one in candidates if _is_plain(one)), replace(base, method=Plain()))
     costs = [mean_cost(settings) for settings in candidates]
-    finals = copies * base.epochs * (1 + max(costs))
-    if vary is None:  # a teacher's answers in all of these, a training under it and its own
-        finals += base.epochs * (copies / 3 + max(costs) + 4 / 3)
-    rungs = rungs_of(costs, base.epochs, None if budget is None else budget - finals)
+    rungs, teaches = within(budget, costs, base.epochs, copies, teaches=vary is None)
 
     search = halve(candidates, rungs, folder, executor, on_piece)
-    order = list(dict.fromkeys(search["candidate"]))
+    order, last_seed = list(dict.fromkeys(search["candidate"])), base.seed + copies
     winner = candidates[order[0]]
-    if vary is None and (further := taught(winner)) is not None:
-        beside = halve([winner, further], [Rung(2, rungs[-1].epochs)], folder, executor, on_piece)
-        line = beside[beside["candidate"] == 1].assign(candidate=len(candidates), rung=len(rungs))
-        better = beside["candidate"].iloc[0] == 1
-        winner = further if better else winner
-        search = pd.concat([line, search] if better else [search[:1], line, search[1:]], ignore_index=True)
+    if teaches and (further := taught(winner)) is not None:
+        contenders = {order[0]: winner, len(candidates): further}
+        seeds = [base.seed, *range(last_seed + 1, last_seed + CHOOSING)]  # not those of the answer
+        last = rated(contenders, len(rungs) + 1, folder, executor, on_piece, seeds)
+        search, winner = pd.concat([last, search], ignore_index=True), contenders[last["candidate"].iloc[0]]
     rival = plain if winner != plain else candidates[order[1]] if len(order) > 1 else None
     if rival is None:
         raise UserError("expected at least two candidates, got one; give --vary several values")
-    runs = {
-        one.label: [Training(replace(one, seed=base.seed + 1 + copy), folder / "runs") for copy in range(copies)]
+    pieces = {
+        one: [Training(replace(one, seed=seed), folder / "runs") for seed in range(base.seed + 1, last_seed + 1)]
         for one in (winner, rival)
     }
-    if len(runs) < 2:
+    if len({one.label for one in pieces}) < 2:
         raise UserError(f"expected candidates with names of their own, got '{winner.label}' twice; vary the method")
-    compute([piece for pieces in runs.values() for piece in pieces], executor, on_piece)
-    models: dict[str, Any] = {label: [piece.result for piece in pieces] for label, pieces in runs.items()}
+    compute([piece for trained in pieces.values() for piece in trained], executor, on_piece)
+    models: dict[str, Any] = {one.label: [piece.result for piece in trained] for one, trained in pieces.items()}
     if base.initial is not None:
         models[AS_GIVEN] = [base.initial]
     test = base.normalized(data_of(base)).test
     evaluation = evaluate(models, test, searched, draws, model=base.model, task=base.task, out=folder / "rows.parquet")
     shared = {one.name: getattr(evaluation, one.name) for one in dataclasses.fields(evaluation)}
     return Recommendation(**shared, search=search, winner=winner, rival=rival, note=note)
+
+
+def within(
+    budget: float | None, costs: Sequence[float], epochs: int, copies: int, *, teaches: bool
+) -> tuple[list[Rung], bool]:
+    """The rungs for candidates whose epochs cost ``costs`` passes, and whether a teacher is tried after them: not where
+    that would take more of the ``budget`` than it leaves to them. The final copies come first."""
+    if budget is None:
+        return rungs_of(costs, epochs), teaches
+    left = budget - copies * epochs * (1 + max(costs))
+    # The teacher's answers in the final copies, and the copies of the choice with their teachers.
+    lesson = epochs * (copies / 3 + CHOOSING * (2 * max(costs) + 4 / 3))
+    teaches = teaches and left >= 2 * lesson
+    return rungs_of(costs, epochs, left - lesson if teaches else left), teaches
 
 
 def candidates_for(base: TrainSettings) -> list[TrainSettings]:
