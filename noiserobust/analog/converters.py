@@ -98,8 +98,6 @@ class Converters(Described, family="converters", name="io"):
                 check_bits("io", bits)
         check_strength("io", "noise", self.noise, "it is a fraction of max|x| max|w|, such as 0.06")
         check_strength("io", "shot", self.shot, "it is a fraction of max|x| max|w| where the output is as large")
-        if self.ranges not in ("layer", "column"):
-            raise UserError(f"io: expected ranges layer or column, got {self.ranges!r}")
         if self.ranges == "column" and self.percentile is None:
             raise UserError("io: expected a percentile beside ranges=column, got none; 99.9 is usual")
         if not 0 < self.bound < math.inf:
@@ -109,8 +107,6 @@ class Converters(Described, family="converters", name="io"):
         if self.images < 1:
             raise UserError(f"io: expected images >= 1 for the percentile, got {self.images}")
         check_reference("io", self.reference, self.rows, self.columns)
-        if self.inputs not in ("sample", "patch", "tile"):
-            raise UserError(f"io: expected inputs sample, patch or tile, got {self.inputs!r}")
         if self.inputs != "sample" and self.percentile is not None:
             raise UserError(f"io: expected no inputs={self.inputs} beside a percentile, which fixes their range")
         if self.learnt and (self.inputs != "sample" or (self.dac is None and self.percentile is None)):

@@ -103,10 +103,6 @@ class Compensate(NoiseModel, name="compensate"):
 
     kind: Literal["global", "column"] = "global"
 
-    def __post_init__(self) -> None:
-        if self.kind not in ("global", "column"):
-            raise UserError(f"compensate: expected global or column, got {self.kind!r}")
-
     def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
         return CompensatedChip(below, self.kind)
 

@@ -63,8 +63,6 @@ def over_tiles(weight: Tensor, rows: int, columns: int, reduce: Callable[[Tensor
 
 def check_reference(name: str, reference: str, rows: int, columns: int) -> None:
     """Refuse a reference group that there is none of, and crossbars without rows or columns."""
-    if reference not in ("filter", "layer", "tile", "tile-column"):
-        raise UserError(f"{name}: expected reference filter, layer, tile or tile-column, got {reference!r}")
     if rows < 1 or columns < 1:
         raise UserError(f"{name}: expected a crossbar of at least 1 x 1, got rows={rows}, columns={columns}")
     if not reference.startswith("tile") and (rows, columns) != (LARGEST, LARGEST):

@@ -111,8 +111,6 @@ class MixedARWP(ARWP, name="arwp-mixed"):
         super().__post_init__()
         if not 0 <= self.alpha <= 1:
             raise UserError(f"arwp-mixed: expected alpha in [0, 1], got {self.alpha}; it weighs the clean gradient")
-        if self.batches not in ("different", "same"):
-            raise UserError(f"arwp-mixed: expected batches different or same, got {self.batches!r}")
 
     @property
     def passes(self) -> tuple[float, float]:

@@ -41,8 +41,6 @@ class SelfDistillation(Method):
             raise UserError(f"{self.name}: expected a finite temperature tau > 0, got {self.tau}; 5 is usual")
         if self.start < 0:
             raise UserError(f"{self.name}: expected start >= 0 epochs, got {self.start}")
-        if self.scaling not in ("released", "paper"):
-            raise UserError(f"{self.name}: expected scaling released or paper, got {self.scaling!r}")
 
     @property
     def visitable(self) -> bool:

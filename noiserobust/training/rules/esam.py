@@ -61,8 +61,6 @@ class ESAM(Method, name="esam"):
             raise UserError(f"esam: expected beta in (0, 1], got {self.beta}; 1 perturbs every tensor")
         if not 0 < self.gamma <= 1:
             raise UserError(f"esam: expected gamma in (0, 1], got {self.gamma}; 1 keeps every sample")
-        if self.scaling not in ("selected", "full", "paper"):
-            raise UserError(f"esam: expected scaling selected, full or paper, got {self.scaling!r}")
         if self.scaling == "paper" and self.beta == 1:
             raise UserError("esam: expected beta < 1 with scaling=paper, which divides by 1 - beta; use selected")
 

@@ -53,8 +53,6 @@ class MixedRWP(Method, name="rwp-mixed"):
         check_strength(self.name, "gamma", self.gamma)
         if not 0 <= self.alpha <= 1:
             raise UserError(f"rwp-mixed: expected alpha in [0, 1], got {self.alpha}; it weighs the clean gradient")
-        if self.batches not in ("different", "same"):
-            raise UserError(f"rwp-mixed: expected batches different or same, got {self.batches!r}")
         if self.parallel and self.batches == "same":
             raise UserError("rwp-mixed: expected batches=different with parallel: each rank has a batch of its own")
         if self.clean_ranks is not None and not (self.parallel and self.clean_ranks >= 1):

@@ -37,8 +37,6 @@ class Climbing(Method):
 
     def __post_init__(self) -> None:
         check_strength(self.name, "rho", self.rho)
-        if self.perturb not in ("all", "analog"):
-            raise UserError(f"{self.name}: expected perturb all or analog, got {self.perturb!r}")
 
     def perturbation(self, progress: Progress) -> Ascent:
         return Ascent(strength_at(self.rho, progress), self.perturb)

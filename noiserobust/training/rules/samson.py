@@ -37,8 +37,6 @@ class SAMSON(Climbing, name="samson"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.p not in ("inf", "2"):
-            raise UserError(f"samson: expected p inf or 2, got {self.p!r}")
         if not 0 <= self.eta < math.inf:
             raise UserError(f"samson: expected a finite eta >= 0, got {self.eta}")
 

@@ -44,8 +44,6 @@ class SSAM(Climbing, name="ssam"):
         super().__post_init__()
         if not 0 < self.fraction <= 1:
             raise UserError(f"ssam: expected fraction in (0, 1], got {self.fraction}; it is the share perturbed")
-        if self.mask not in ("fisher", "random"):
-            raise UserError(f"ssam: expected mask fisher or random, got {self.mask!r}")
         if self.every < 1:
             raise UserError(f"ssam: expected every >= 1 steps between masks, got {self.every}")
 
