@@ -10,9 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust import UserError, coverage, evaluate, perturbed, sharpness, yields
+from noiserobust.data import load
+from noiserobust.evaluation import Axis, Stop, Target
 from noiserobust.noise import Gaussian
 from noiserobust.spec.kinds import suits
-from noiserobust.training import RWP, SAM, Engine
+from noiserobust.sweep import recommend, sweep
+from noiserobust.training import RWP, SAM, Engine, Teacher, TrainSettings, fit
+
+NOISE = "gaussian:0.1"
 
 X, Y = torch.randn(16, 6, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3
 NET = nn.Linear(6, 3)
@@ -64,6 +69,15 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "lazy": (lambda: asked(nn.LazyLinear(3)), "LazyLinear is lazy: run one batch through it first"),
     "an error inside": (lambda: asked(Broken(6, 3)), "has no attribute 'nothing'"),
     "no gradient": (lambda: sharpness(Constant(6, 3), (X, Y)), "expected a loss with a gradient, got none"),
+    "settings": (lambda: fit({"epochs": 1}), "expected TrainSettings as settings, got dict"),  # type: ignore[arg-type]
+    "splits": (lambda: fit(TrainSettings(), splits="digits"), "as splits, got str 'digits'"),  # type: ignore[arg-type]
+    "data's name": (lambda: load(3), "as name, got int 3"),  # type: ignore[arg-type]
+    "a teacher": (lambda: Teacher("runs"), "expected Module as model"),  # type: ignore[arg-type]
+    "a target": (lambda: Target("half"), "expected float as half_width"),  # type: ignore[arg-type]
+    "a stop": (lambda: Stop(within="1"), "as within, got str '1'"),  # type: ignore[arg-type]
+    "an axis": (lambda: Axis(points="5"), "expected int as points"),  # type: ignore[arg-type]
+    "a search": (lambda: recommend(NOISE, budget="all"), "as budget, got str 'all'"),  # type: ignore[arg-type]
+    "a grid": (lambda: sweep(TrainSettings(), {"seed": 3}, [NOISE]), "in a list, got 3"),  # type: ignore[dict-item]
     "a complex Hessian": (lambda: sharpness(Complex(), (X, Y), "hessian_top"), "expected real weights for a Hessian"),
 }
 

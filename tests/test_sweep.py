@@ -92,7 +92,7 @@ class TestGrid:
         ("vary", "fragment"),
         [
             ({"metod": ["plain"]}, "expected a training setting to vary (data, data_root,"),
-            ({"method": []}, "expected at least one value of method to vary, got none"),
+            ({"method": []}, "expected at least one value of method to vary, in a list, got none"),
             ({"method": ["sgd"]}, "expected a method"),
             ({"lr": ["fast"]}, "expected a number, got 'fast'"),
             ({"epochs": [0]}, "expected epochs >= 1, got 0"),

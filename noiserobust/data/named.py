@@ -16,8 +16,10 @@ from noiserobust.data.subset import Subset
 from noiserobust.data.sums import Sums
 from noiserobust.data.svhn import SVHN
 from noiserobust.data.text import Text
+from noiserobust.spec.kinds import typed
 
 
+@typed
 def load(
     name: str | DataSource, root: str | Path = "data", image_size: int | None = None, imports: bool = True
 ) -> Splits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pandas as pd
 from noiserobust.errors import UserError
 from noiserobust.noise import NoiseModel
 from noiserobust.spec import parse_value
+from noiserobust.spec.kinds import typed
 from noiserobust.storage.files import folder_to_write
 from noiserobust.storage.rows import read_rows, write_rows
 from noiserobust.sweep.executors import Executor, OnPiece, compute
@@ -37,8 +38,8 @@ def runs_of(base: TrainSettings, vary: Mapping[str, Sequence[Any]], out: str | P
     for field, values in vary.items():
         if field not in kinds:
             raise UserError(f"expected a training setting to vary ({', '.join(kinds)}), got '{field}'")
-        if not values:
-            raise UserError(f"expected at least one value of {field} to vary, got none")
+        if isinstance(values, str) or not isinstance(values, Iterable) or not values:
+            raise UserError(f"expected at least one value of {field} to vary, in a list, got {values or 'none'}")
     read = {field: [_read(field, value, kinds[field]) for value in values] for field, values in vary.items()}
     combinations = (dict(zip(read, values, strict=True)) for values in product(*read.values()))
     pieces = [Training(dataclasses.replace(base, **changes), Path(out)) for changes in combinations]
@@ -78,6 +79,7 @@ def evaluations(
     ]
 
 
+@typed
 def sweep(
     base: TrainSettings,
     vary: Mapping[str, Sequence[Any]],

@@ -19,6 +19,7 @@ from noiserobust.evaluation import Evaluation, evaluate
 from noiserobust.noise import Gaussian, MeasuredChips, NoiseModel
 from noiserobust.report import paired_table
 from noiserobust.report.table import titled
+from noiserobust.spec.kinds import typed
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.sweep.executors import Executor, OnPiece, compute
 from noiserobust.sweep.grid import runs_of
@@ -76,6 +77,7 @@ class Recommendation(Evaluation):
         return f"recommended, though not shown to be better than {self.rival.label}: {self.winner.label}"
 
 
+@typed
 def recommend(
     noise: NoiseModel | str,
     base: TrainSettings | None = None,

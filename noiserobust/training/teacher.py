@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from noiserobust.data import Batch, Labelled
 from noiserobust.errors import UserError
 from noiserobust.models.modes import evaluating
+from noiserobust.spec.kinds import typed
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.tasks import Task
 from noiserobust.tasks.scoring import checked
@@ -36,6 +37,7 @@ class Teacher:
     Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), sections 2 and 3.
     """
 
+    @typed
     def __init__(self, model: nn.Module, weight: float = 0.5, temperature: float = 2.0) -> None:
         check_distillation(weight, temperature)
         self.model, self.weight, self.temperature = model, weight, temperature

@@ -26,6 +26,7 @@ from noiserobust.models.lora import adapters_of
 from noiserobust.models.sizes import built
 from noiserobust.rng import Stream, seeded
 from noiserobust.spec import references
+from noiserobust.spec.kinds import typed
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.storage.identity import code
 from noiserobust.storage.logs import without_clock, write_log
@@ -55,6 +56,7 @@ REFRESHING = 1000
 """Training images (all, if there are fewer) that batch norm's statistics of averaged weights are of, unaugmented."""
 
 
+@typed
 def fit(
     settings: TrainSettings,
     out: str | Path = "runs",
@@ -139,10 +141,8 @@ class Trainer:
                 f"{settings.batch_size}: the last is alone; use drop_last or another batch size"
             )
         # A finished run of somebody's code counts while that is the same.
-        few = prepare(
-            first if isinstance(first, Streamed) else train.subset(range(min(4, len(train)))), torch.device("cpu")
-        )
-        self.code = code(model, few[0].inputs) if settings.model.names_code else None
+        few = first if isinstance(first, Streamed) else train.subset(range(min(4, len(train))))
+        self.code = code(model, prepare(few, torch.device("cpu"))[0].inputs) if settings.model.names_code else None
         analog = coverage_of(model, settings.where, self.task.call, sample)
         if analog.warning and processes.writes:
             warnings.warn(analog.warning, stacklevel=2)

@@ -33,7 +33,7 @@ from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.report.design_tables import digital_table
 from noiserobust.report.leading import leading, quantity_of
-from noiserobust.spec.kinds import typed
+from noiserobust.spec.kinds import check_fields, typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +51,7 @@ class Stop:
     """Never keep more layers digital."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.within is not None and self.within < 0:
             raise UserError(f"expected within >= 0 points of accuracy, got {self.within}")
         if self.max_share is not None and not 0 < self.max_share <= 100:
@@ -74,6 +75,7 @@ class Search:
     """Choose by gain per multiply-accumulate instead of gain. A layer that gains nothing comes last."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.candidates is not None and self.candidates < 1:
             raise UserError(f"expected candidates >= 1, got {self.candidates}")
 

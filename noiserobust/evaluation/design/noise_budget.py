@@ -28,7 +28,7 @@ from noiserobust.noise import NoiseModel
 from noiserobust.report.design_tables import budget_table
 from noiserobust.report.leading import leading, quantity_of
 from noiserobust.spec import Duration
-from noiserobust.spec.kinds import typed
+from noiserobust.spec.kinds import check_fields, typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,6 +52,7 @@ class Axis:
     """Of the interval whose ends are searched as finely; those of others are interpolated between the values tried."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_confidence(self.confidence)
 
 

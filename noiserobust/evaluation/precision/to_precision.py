@@ -26,6 +26,7 @@ from noiserobust.models.compute import device_of
 from noiserobust.noise import NoiseModel
 from noiserobust.report.leading import metric_of
 from noiserobust.rng import Stream
+from noiserobust.spec.kinds import check_fields
 from noiserobust.storage.ledger import Ledger
 from noiserobust.storage.rows import OPERATION, completed
 from noiserobust.storage.stored import told_apart
@@ -59,6 +60,7 @@ class Target:
     by_bf16: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.half_width < 50:
             raise UserError(
                 f"expected a precision target in percentage points between 0 and 50, got {self.half_width}; "
