@@ -70,6 +70,11 @@ class TestGrid:
         assert [run.settings.weight_clip for run in runs[:2]] == [None, 2.5]
         assert [run.settings.lr for run in runs[::2]] == [0.1, 0.2, 0.1, 0.2]
 
+    def test_none_is_no_text(self) -> None:
+        runs = runs_of(BASE, {"teacher": ["none", "plain"], "lr_schedule": ["none"], "average": ["None"]})
+        assert [run.settings.teacher for run in runs] == [None, "plain"]
+        assert runs[0].settings == BASE
+
     def test_one_combination_twice_is_one_run(self) -> None:
         assert len(runs_of(BASE, {"method": ["plain", "plain"], "lr": ["0.1", "1e-1"]})) == 1
 

@@ -93,6 +93,8 @@ def parse_value(text: str, kind: Any, imports: bool = True) -> Any:
         return kind.parse(text, imports)
     options, origin = typing.get_args(kind), typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
+        if types.NoneType in options and text.lower() == "none":  # before any text is one
+            return None
         refused: list[str] = []
         for option in options:
             try:
