@@ -43,15 +43,25 @@ EFFECTS = (
     ("SAM rho 0.2", "SGD", 0.07),
     ("RWP sigma 0.08", "SGD", 0.0),
     ("Quadratic RWP", "RWP sigma 0.08", 0.0),
+    ("SGD, clipped at 2.5 rms", "SGD", 0.07),
+    ("aihwkit additive 0.06", "SGD", 0.07),
+    ("RWP sigma 0.08", "SGD, clipped at 2.5 rms", 0.07),
+    ("RWP sigma 0.08", "aihwkit additive 0.06", 0.07),
+    ("Quadratic RWP", "SGD, clipped at 2.5 rms", 0.07),
+    ("Quadratic RWP", "SGD, clipped at 2.5 rms", 0.0),
 )
 """Pairs of rows and the test noise under which they are compared."""
 
 
 def runs(at: Grid) -> dict[str, TrainSettings]:
-    """The runs by the names of their rows in tables 1 to 3."""
+    """The runs by the names of their rows in tables 1 to 3, and our comparators."""
     rows = inc.constant(at, (0.2, 0.3, 0.5), (0.03, 0.05, 0.08))
     ramps = {f"{ramp} RWP": inc.ramped_rwp(at, ramp) for ramp in inc.RAMPS}
-    return rows | ramps | {f"{ramp} SAM": inc.ramped_sam(at, ramp) for ramp in inc.RAMPS}
+    ours = {
+        "SGD, clipped at 2.5 rms": at.run(inc.DATA, inc.NETWORK, "plain", weight_clip=2.5),
+        "aihwkit additive 0.06": at.run(inc.DATA, inc.NETWORK, inc.additive()),
+    }
+    return rows | ramps | {f"{ramp} SAM": inc.ramped_sam(at, ramp) for ramp in inc.RAMPS} | ours
 
 
 def printed(row: str, sigma: float) -> float:
