@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
+from noiserobust.limits import read_text_bytes
 from noiserobust.models.base import ModelSpec, Native
 
 TOKENS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForTokenClassification", "ForConditionalGeneration")
@@ -171,8 +172,8 @@ def in_folder(folder: Path) -> Transformers | None:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_text_bytes(file, "a description (JSON)"))
+    except (UserError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise UserError(

@@ -48,7 +48,7 @@ class _Bounds(TorchFunctionMode):
     def __init__(self, spec: ModelSpec, channels: int, classes: int, weights: int | None, large: bool = False) -> None:
         super().__init__()
         self.spec, self.channels, self.classes, self.weights = spec, channels, classes, weights
-        self.parameters, self.large, self.counts = 0, large, True
+        self.parameters, self.tensors, self.copied, self.large, self.counts = 0, 0, 0, large, True
         self.thread = threading.get_ident()
 
     def __enter__(self) -> Any:
@@ -65,12 +65,17 @@ class _Bounds(TorchFunctionMode):
             if all(isinstance(side, int) for side in size):
                 # Beside parameters, masks and the like are made.
                 self._check(self.parameters + math.prod(size), limits().headroom / 4)
+        if func is torch.Tensor.clone:  # copy.deepcopy of layers tells nobody
+            self.copied += args[0].numel()
+            self._check(self.copied, SPARE)
+            self._check_tensors()
         return func(*args, **(kwargs or {}))
 
     def _count(self, module: nn.Module, name: str, parameter: Tensor | None) -> None:
         if self.counts and threading.get_ident() == self.thread and parameter is not None:
             self.parameters += parameter.numel()
             self._check(self.parameters, SPARE)
+            self._check_tensors()
             if self.parameters > LARGE and not self.large:
                 self._look_ahead()
 
@@ -90,6 +95,10 @@ class _Bounds(TorchFunctionMode):
     @property
     def _arguments(self) -> tuple[ModelSpec, int, int, int | None]:
         return self.spec, self.channels, self.classes, self.weights
+
+    def _check_tensors(self) -> None:
+        self.tensors += 1
+        within("tensors of a network", "tensors", self.tensors, self.spec)
 
     def _check(self, parameters: int, spare: float) -> None:
         if self.weights is not None and parameters > self.weights + spare:
