@@ -93,8 +93,8 @@ class _Stored:
 
 
 def _content(stored: Mapping[str, Any]) -> Content:
-    values = (stored[field.name] for field in dataclasses.fields(_Stored))
-    return Content(*(tuple(value) if isinstance(value, list) else value for value in values))
+    fingerprints, mean, std = (tuple(stored[name]) for name in ("fingerprints", "mean", "std"))
+    return Content(fingerprints, mean, std, stored["crop"], stored["flip"])
 
 
 def take_up(bench: Bench, folder: Path) -> None:
