@@ -39,7 +39,7 @@ from noiserobust.evaluation import Compute, Target, evaluate
 from noiserobust.evaluation.evaluated_models import EvaluatedModels
 from noiserobust.evaluation.precision.looks import looks
 from noiserobust.evaluation.precision.strata import refitted, sampling_variance, score
-from noiserobust.evaluation.precision.subsets import Subsets
+from noiserobust.evaluation.precision.subsets import Answered, Subsets
 from noiserobust.evaluation.precision.to_precision import BF16_DRAW_COST, DRAW_COST, noise_std, until_precise
 from noiserobust.models.compute import Precision
 from noiserobust.noise import Gaussian
@@ -175,10 +175,10 @@ def _simulated(file: Path, settings: Simulate) -> dict[str, float | str]:
 
         def answered(draw: int, positions: np.ndarray, chip=chip, stream=stream) -> Any:  # type: ignore[no-untyped-def]
             if quick is None:
-                return correct[chip[draw], positions]
+                return Answered(correct[chip[draw], positions])
             by_bf16, generator = quick[chip[draw], positions], stream.child("looks", draw).integer()
             added = looks(margins[chip[draw], positions], np.random.default_rng(generator))
-            return by_bf16, added * (correct[chip[draw], positions].astype(float) - by_bf16)
+            return Answered(by_bf16, added * (correct[chip[draw], positions].astype(float) - by_bf16))
 
         cost = (DRAW_COST if quick is None else BF16_DRAW_COST)["cpu"]
         subsets = Subsets(images, lambda: margin, answered, stream, cost)

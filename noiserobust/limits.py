@@ -42,6 +42,8 @@ class Limits:
     """Bytes that reading or building may take beyond the weights themselves."""
     parameters: float = _memory() / 4
     """Parameters of a network (as many as fit into this machine's memory)."""
+    tensors: float = 10_000
+    """Tensors that a network of this package has: many small layers take long, too."""
     pixels: float = 2.0**25
     """Pixels of an image: 33.6 million."""
     times: float = 10_000

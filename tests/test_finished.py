@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +27,7 @@ from noiserobust.papers.grid.artefacts import Artefact
 from noiserobust.papers.grid.finished import FOLDER, contents, keep, missing, take_up
 from noiserobust.papers.grid.plan import compute_in_stages, computed, pieces_of, rows_of, write
 from noiserobust.papers.grid.quantity import Accuracy, Logged
+from noiserobust.storage.locks import alone
 from noiserobust.storage.rows import read_rows
 from noiserobust.training import TrainSettings
 
@@ -168,10 +174,90 @@ def test_a_table_shows_the_cells_and_copies_that_are_there(trained: Machine, tmp
     assert "over 1 to 2 trained copies" in write(TABLE, other.at, other.bench, found)[1].read_text()
 
 
-def test_what_does_not_name_data_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "data.json").write_text('{"digits": {"crop": 1}}')
-    with pytest.raises(UserError, match="expected what names the data of finished copies"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"digits": {"crop": 1}}', "expected fingerprints in 'digits' in "),
+        ('{"digits": 3}', "expected 'digits' in .* as names with values, got int 3"),
+        ("[]", "expected what names the data of finished copies by name, got "),
+        ("[" * 100_000, "expected what names the data of finished copies .* as JSON"),
+        (
+            '{"a": {"fingerprints": ["x"], "mean": ["x"], "std": [1], "crop": 1, "flip": true}}',
+            r"expected list\[float\] as mean",
+        ),
+        (b"\xff", "which is no text"),
+    ],
+)
+def test_what_does_not_name_data_is_refused(text: str | bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message):
         contents(tmp_path)
+
+
+class TestOfSomebodyElse:
+    """Names in a folder of finished copies become names of files, and what lies there is copied."""
+
+    @pytest.fixture
+    def kept(self, trained: Machine, tmp_path: Path) -> Path:
+        assert trained.kept is not None
+        return Path(shutil.copytree(trained.kept, tmp_path / "kept"))
+
+    def taken_up(self, kept: Path, message: str) -> None:
+        other = Machine(kept.parent / "a" / "b", kept=kept)
+        with pytest.raises(UserError, match=message):
+            take_up(other.bench, kept)
+        places = {path.parent for path in kept.parent.rglob("*") if path.is_file()}
+        assert places <= {kept, *other.folder.rglob("*")}
+
+    @pytest.mark.parametrize("name", ["../../../x", "/x", "", ".", "x" * 300, "a\0b", None, 3, "0123456789ABCDEF"])
+    def test_pieces_with_names_of_their_own(self, name: object, kept: Path) -> None:
+        path = next(kept.glob("*.parquet"))
+        rows = pd.read_parquet(path)
+        path.unlink()
+        rows.assign(piece=name).to_parquet(path)
+        self.taken_up(kept, "expected 16 hex digits as the name of every piece in ")
+
+    @pytest.mark.parametrize("column", ["piece", "metric", "value"])
+    def test_rows_without_a_column(self, column: str, kept: Path) -> None:
+        for path in kept.glob("*.parquet"):
+            rows = pd.read_parquet(path).drop(columns=column)
+            path.unlink()
+            rows.to_parquet(path)
+        self.taken_up(kept, f"expected the rows of a finished copy, got .* without {column}")
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            os.mkfifo,
+            Path.mkdir,
+            Path.touch,
+            lambda path: path.symlink_to("/dev/zero"),
+            lambda path: path.write_text("epoch\nx\n"),
+            lambda path: path.write_bytes(b"\xff\0" * 100),
+        ],
+        ids=["pipe", "folder", "empty", "zeros", "texts", "bytes"],
+    )
+    def test_logs_that_are_none(self, spoil: Callable[[Path], object], kept: Path) -> None:
+        path = min(kept.glob("*.csv"))
+        path.unlink()
+        spoil(path)
+        self.taken_up(kept, "expected the log of a run, got ")
+
+    def test_two_that_keep_lose_nothing(self, trained: Machine, kept: Path) -> None:
+        """The second waits, and adds to what the first has kept."""
+        parts = [Artefact("incorruptible", "table1", "a table", lambda at, n=n: cells(at)[n : n + 1]) for n in (0, 1)]
+        for path in kept.iterdir():
+            path.unlink()
+        with alone(kept / ".lock", "keeping"), ThreadPoolExecutor() as threads:
+            pieces = [pieces_of(part, trained.at, trained.bench) for part in parts]
+            both = [threads.submit(keep, trained.bench, [*part], kept) for part in pieces]
+            time.sleep(0.5)
+            assert not [*kept.glob("*.parquet")]
+            kept.joinpath(".lock").unlink()
+        assert [one.result() for one in both] == [2, 2]
+        assert trained.kept is not None
+        measured = {path.name: set(pd.read_parquet(path)["piece"]) for path in kept.glob("*.parquet")}
+        assert measured == {path.name: set(pd.read_parquet(path)["piece"]) for path in trained.kept.glob("*.parquet")}
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import re
 import shutil
 import sys
 import types
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,12 @@ import torch
 from commands import TINY, refused
 from methods import few_digits
 from PIL import Image
+from torch import nn
 
 from noiserobust import coverage
 from noiserobust.cli import main
 from noiserobust.errors import UserError
-from noiserobust.evaluation import evaluate
+from noiserobust.evaluation import estimates, evaluate
 from noiserobust.evaluation.labels import told_apart
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Gaussian
@@ -94,6 +98,20 @@ class Remembering:
         self.told.append(result)
 
 
+def test_short_draws_are_timed_beside_a_long_opening(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An opening of a second, more or less, hides a few draws of 10 ms: their time must not come out as nothing."""
+    clock, number = [0.0], count(0)
+
+    def evaluation(network: Any, data: Any, noise: Any, draws: int, *, images: int, **given: Any) -> None:
+        clock[0] += 1.0 + 0.1 * (next(number) % 2 == 0) + draws * 0.01
+
+    monkeypatch.setattr(estimates, "evaluate", evaluation)
+    monkeypatch.setattr(estimates.time, "perf_counter", lambda: clock[0])
+    network, few = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), few_digits(60).test
+    expected = estimates.expected_seconds(network, few, "gaussian:0.1", 100_000)
+    assert expected == pytest.approx(1000, rel=0.15)
+
+
 class TestLoggers:
     def test_they_follow_a_run_and_a_finished_one_has_none(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -114,6 +132,34 @@ class TestLoggers:
             ("plain", seed, epoch) for seed in "01" for epoch in "01"
         ]
         assert float(lines[1]["train_loss"]) == run.log["train_loss"][1]
+
+    @pytest.mark.parametrize("kind", ["csv", "tensorboard"])
+    def test_places_that_are_none_are_refused_before_the_work(self, kind: str, tmp_path: Path) -> None:
+        place = tmp_path / "pipe"
+        os.mkfifo(place)
+        with pytest.raises(UserError, match=r"expected the name of a (file|folder) to write"):
+            fit(settings(), tmp_path / "runs", splits=few_digits(60), loggers=f"{kind}:{place}")
+        assert not [*tmp_path.rglob("resume.pt")]
+
+    def test_runs_at_once_share_a_file(self, tmp_path: Path) -> None:
+        """One heading, whole lines, also after one that a process left half-written when it was killed."""
+        file = tmp_path / "all.csv"
+        loggers = [CSV(file) for _ in range(4)]
+
+        def follow(number: int) -> None:
+            loggers[number].start({"label": f"run {number}", "seed": number})
+            for epoch in range(20):
+                loggers[number].epoch({"epoch": epoch, "loss": 0.5})
+
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(follow, range(4)))
+        with file.open("a") as opened:
+            opened.write("run 0,0")
+        loggers[1].epoch({"epoch": 20, "loss": 0.5})
+        lines = [tuple(line) for line in csv.reader(file.read_text().splitlines())]
+        assert lines[0] == ("label", "seed", "epoch", "loss")
+        assert set(lines[1:-2]) == {(f"run {n}", str(n), str(epoch), "0.5") for n in range(4) for epoch in range(20)}
+        assert lines[81:] == [("run 0", "0"), ("run 1", "1", "20", "0.5")]
 
     def test_a_training_that_breaks_off_ends_them(self, tmp_path: Path) -> None:
         mine = Remembering()

@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ from noiserobust.limits import VARIABLE, Limits, limits, require_file
 from noiserobust.models import DigitsNet, ModelSpec, build, sizes
 from noiserobust.noise.chip_files import ChipFile
 from noiserobust.storage import conditions, locks
-from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
+from noiserobust.storage.checkpoints import DIVERGED, find_checkpoints, read_checkpoint, save_checkpoint
 from noiserobust.storage.rows import completed
-from noiserobust.training import TrainSettings, fit
+from noiserobust.training import TrainSettings, fit, load_run
 from noiserobust.training.optimizers import build_optimizer
 
 ABOUT = {
@@ -181,6 +182,28 @@ class TestNetworks:
             read_checkpoint(path).build()
         assert time.process_time() - started < 5
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000
+
+    @pytest.mark.parametrize("text", ["transformer:layers=1000000", "transformer:4,layers=1000000"])
+    def test_of_many_small_layers(self, text: str, tmp_path: Path, weights: dict[str, Tensor]) -> None:
+        path = save_checkpoint(tmp_path / "a.safetensors", weights, ABOUT | {"model": text})
+        started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(UserError, match=r"expected a network of the 527 weights|expected at most 10,000 tensors"):
+            read_checkpoint(path).build()
+        assert time.process_time() - started < 10
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000
+
+    @pytest.mark.parametrize("text", ["wrn:1000000-10", "transformer:layers=1000000", "lora:wrn(1000000-1),rank=2"])
+    def test_of_many_layers_by_name(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(VARIABLE, "tensors=500")
+        with pytest.raises(UserError, match="expected at most 500 tensors of a network, got 501 in "):
+            build(text, 3, 10)
+
+    def test_copied_layers_count_once(self) -> None:
+        """A network as large as its weights is built, though its blocks are copies of one."""
+        spec = ModelSpec.parse("transformer:256,layers=3")
+        count = sum(parameter.numel() for parameter in build(str(spec), 8, 10).parameters())
+        assert count > 2 * sizes.SPARE
+        assert sizes.built(spec, 8, 10, count - sizes.SPARE + 1000)
 
     @pytest.mark.parametrize("text", ["wrn:1000000-10", "digits:100000000", f"digits:{2**62}", "vit-s16:depth=1000000"])
     def test_larger_than_there_may_be(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -567,6 +590,25 @@ def test_answers_of_a_network(change: Any, message: str) -> None:
 
     with pytest.raises(UserError, match=message):
         evaluate(Odd(3, 2), (torch.ones(4, 3), torch.tensor([0, 1, 0, 1])), "gaussian:0.1", draws=1)
+
+
+@pytest.mark.parametrize("spoil", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_a_diverged_run_says_is_read_within_limits(spoil: Callable[[Path], object], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    spoil(tmp_path / "run" / DIVERGED)
+    with pytest.raises(UserError, match="expected what a run that diverged says, got "):
+        find_checkpoints([str(tmp_path)])
+    with pytest.raises(UserError, match=r"expected the folder of a run, with model\.safetensors"):
+        load_run(tmp_path / "run")  # since that is no file
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
+@pytest.mark.parametrize("text", [b"[" * 100_000, b"\xff", b"[]", b'{"model_type": ' * 100_000])
+def test_descriptions_of_transformers_that_are_none(name: str, text: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(text)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match=f"without a readable {name}"):
+        read_checkpoint(tmp_path)
 
 
 def test_a_folder_that_goes_while_its_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

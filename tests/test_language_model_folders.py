@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +257,17 @@ class TestFolders:
             read_checkpoint(tmp_path).build()
         assert fragment in str(caught.value)
 
+    @pytest.mark.parametrize("change", [{"n_layer": 100_000}, {"n_embd": 20_000}, {"n_positions": 2**28}])
+    def test_configurations_that_ask_for_more_than_is_there(self, change: dict[str, int], tmp_path: Path) -> None:
+        gpt2().save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(UserError, match=r"expected a network of the 8,\d\d\d weights that are there, got "):
+            read_checkpoint(tmp_path).build()
+        assert time.process_time() - started < 10
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000
+
     def test_no_download_and_no_pickle(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="expected a folder that save_pretrained wrote"):
             read_checkpoint("transformers:gpt2")
@@ -299,6 +312,17 @@ class TestAdapters:
             with pytest.raises(UserError, match=r"expected adapter_config.json in some/where, got none"):
                 build(f"transformers:{tmp_path / 'base'},adapter=some/where,weights={weights}", 1, 1)
         assert values[0] != evaluate(tmp_path / "base", ids, "gaussian:0.2", 2).rows["value"].tolist()
+
+    def test_an_adapter_that_asks_for_more_than_is_there(self, tmp_path: Path) -> None:
+        peft = pytest.importorskip("peft")
+        gpt2().save_pretrained(tmp_path / "base")
+        base = Transformers(str(tmp_path / "base")).load()
+        config = peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
+        peft.get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
+        file = tmp_path / "adapter" / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"r": 10**8}))
+        with pytest.raises(UserError, match="expected a network of the 128 weights that are there, got "):
+            Transformers(str(tmp_path / "base"), adapter=str(tmp_path / "adapter")).load()
 
     def test_adapters_learn_on_a_noisy_base(self) -> None:
         """Every step finds the frozen base on another chip; it is a loop of one's own, weight by weight."""

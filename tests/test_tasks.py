@@ -21,8 +21,9 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 import noiserobust
 from noiserobust import UserError
+from noiserobust.cli import main
 from noiserobust.data import Batch, Splits, as_dataset
-from noiserobust.evaluation import Stop, budget, keep_digital, landscape, sensitivity, sharpness, yields
+from noiserobust.evaluation import Stop, Target, budget, keep_digital, landscape, sensitivity, sharpness, yields
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.tasks import Binary, Classification, MultiLabel, Regression, Segmentation, Task, Tokens
@@ -193,8 +194,37 @@ class TestNoNumbers:
         assert found["nan_answers"] == (~defined).sum()
         assert "count as wrong" in result.table()
         assert "nan_answers" not in set(result.summary()["metric"])
-        target = noiserobust.evaluate(model, (X, y), NOISE, precision_target=10).summary()["mean"].iloc[0]
-        assert target < 100 * defined.float().mean().item() + 10
+        assert not noiserobust.evaluate(net(), (X, y), NOISE, draws=1).nan_answers
+
+    @pytest.mark.parametrize("by_bf16", [False, True])
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_to_a_precision(self, value: float, by_bf16: bool) -> None:
+        model, y = Undefined(value).eval(), torch.zeros_like(Y)
+        defined = (X[:, 0] <= 0).float().mean().item()
+        target = Target(10, by_bf16=by_bf16)
+        with pytest.warns(UserWarning, match="answers in 32 passes are NaN or infinite and count as wrong"):
+            result = noiserobust.evaluate(model, (X, y), NOISE, precision_target=target)
+        assert result.summary()["mean"].iloc[0] < 100 * defined + 10
+        rows = result.rows.set_index("metric")["value"]
+        share = rows["nan_answers"].sum() / rows["subset_images"].sum()
+        assert share == pytest.approx(1 - defined, abs=0.1)
+        assert result.nan_answers in result.table()
+
+    def test_a_design_and_stored_rows_say_it(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Every answer of which such answers are a part, in Python and on the command line."""
+        model, y = Undefined(math.nan).eval(), torch.zeros_like(Y)
+        said = "are NaN or infinite and count as wrong: "
+        with pytest.warns(UserWarning, match=said):
+            result = sensitivity(model, (X, y), NOISE, draws=2)
+        assert said in result.nan_answers
+        with pytest.warns(UserWarning, match=said):
+            rows = noiserobust.evaluate(model, (X, y), NOISE, draws=2, out=tmp_path / "rows.parquet").rows
+        assert said in yields(rows).nan_answers
+        for command in ("report", "yield"):
+            main([command, str(tmp_path / "rows.parquet")])
+            assert said in "".join(capsys.readouterr())
+            main([command, str(tmp_path / "rows.parquet"), "--json"])
+            assert said in json.loads(capsys.readouterr().out)["nan_answers"]
 
     def test_weights_that_are_none_are_refused(self) -> None:
         model = nn.Sequential(net(), nn.BatchNorm1d(3)).eval()

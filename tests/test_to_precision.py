@@ -21,7 +21,7 @@ from noiserobust.data import Batch, Dataset, load
 from noiserobust.evaluation import Chips, Compute, Target
 from noiserobust.evaluation.precision.looks import looks
 from noiserobust.evaluation.precision.strata import refitted
-from noiserobust.evaluation.precision.subsets import PILOT, Subsets
+from noiserobust.evaluation.precision.subsets import PILOT, Answered, Subsets
 from noiserobust.evaluation.precision.to_precision import (
     half_width,
     noise_std,
@@ -62,9 +62,9 @@ def synthetic(
     margin = np.random.default_rng(0).normal(1, 1.5, images)
     seen = tells * margin + (1 - tells) * np.random.default_rng(1).normal(1, 1.5, images)
 
-    def answers(draw: int, positions: np.ndarray) -> np.ndarray:
+    def answers(draw: int, positions: np.ndarray) -> Answered:
         random = np.random.default_rng([repetition, draw])
-        return (margin + tilt * random.normal() + random.normal(size=images) > 0)[positions]
+        return Answered((margin + tilt * random.normal() + random.normal(size=images) > 0)[positions])
 
     return Subsets(images, margins or (lambda: seen), answers, Stream(repetition, "subsets"), 20.0)
 
@@ -155,8 +155,8 @@ class TestPlan:
         margin = np.random.default_rng(0).normal(0, 1, 600)
         chance = np.where(np.abs(margin) > 1, 0.5, 0.98)
 
-        def answers(draw: int, positions: np.ndarray) -> np.ndarray:
-            return (np.random.default_rng(draw).random(600) < chance)[positions]
+        def answers(draw: int, positions: np.ndarray) -> Answered:
+            return Answered((np.random.default_rng(draw).random(600) < chance)[positions])
 
         subsets = Subsets(600, lambda: margin, answers, Stream(0, "subsets"), 20.0)
         # What uniform subsets without strata would have; 15 % for what a pilot of 2,048 images cannot tell.
@@ -386,9 +386,10 @@ class TestByBf16:
         right = margin + np.random.default_rng(1).normal(size=(200, 600)) > 0
         quick = right ^ (np.random.default_rng(2).random((200, 600)) < np.where(right, 0.15, 0.0))
 
-        def answers(draw: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def answers(draw: int, positions: np.ndarray) -> Answered:
             added = looks(margin[positions], np.random.default_rng([draw, 3]))
-            return quick[draw, positions], added * (right[draw, positions].astype(float) - quick[draw, positions])
+            z = quick[draw, positions]
+            return Answered(z, added * (right[draw, positions].astype(float) - z))
 
         subsets = Subsets(600, lambda: margin, answers, Stream(0, "subsets"), 30.0)
         values = [subsets.until_precise(draw)["subset_accuracy"] for draw in range(200)]

@@ -111,6 +111,8 @@ class TestSchedules:
             ("StepLR", "missing 1 required positional argument: 'step_size'"),
             ("StepLR:step_size=1,gama=1", "unexpected keyword argument 'gama'"),
             ("StepLR:step_size=1,every=month", "expected every=step or every=epoch"),
+            ("StepLR:step_size=0", "scheduler 'StepLR:step_size=0': integer modulo by zero"),
+            ("CosineAnnealingLR:T_max=0", "scheduler 'CosineAnnealingLR:T_max=0': integer modulo by zero"),
             ("StepLR:1", "expected key=value"),
             ("SequentialLR", "expected a scheduler of torch.optim.lr_scheduler"),
             ("ReduceLROnPlateau:every=step", "expected every=epoch"),

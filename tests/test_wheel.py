@@ -11,8 +11,10 @@ import venv
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from processes import LIMIT
+from safetensors.torch import load_file
 
 from noiserobust.papers import PAPERS
 
@@ -132,3 +134,23 @@ def test_the_main_job_runs_from_any_folder(environment: Path, tmp_path: Path) ->
     printed = run(environment / "noiserobust", "demo", *SHORT, folder=tmp_path)
     assert "rwp:gaussian(0.3), clip 1.25 rms - plain" in printed
     assert (tmp_path / "runs" / "demo" / "demo.png").is_file()
+
+
+def test_a_fresh_installation_computes_the_same(environment: Path, tmp_path: Path) -> None:
+    """The same bytes of weights and the same rows as from this checkout."""
+    few = ["--model", "digits:2", "--epochs", "2", "--batch-size", "800", "--method", "sam:0.1"]
+    rows, weights = [], []
+    for name, python in {"installed": environment / "python", "checkout": Path(sys.executable)}.items():
+        place = tmp_path / name
+        place.mkdir()
+        call = [python, "-m", "noiserobust"]
+        if name == "checkout":  # whatever is installed here
+            code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from noiserobust.cli import main; main()"
+            call = [python, "-c", code]
+        run(*call, "train", *few, "--out", "runs", folder=place)
+        run(*call, "evaluate", "runs", "--draws", "3", "--out", "rows.parquet", folder=place)
+        (checkpoint,) = place.glob("runs/*/model.safetensors")
+        weights.append({key: value.numpy().tobytes() for key, value in load_file(checkpoint).items()})
+        rows.append(pd.read_parquet(place / "rows.parquet")[["draw", "metric", "value", "weights", "data"]])
+    assert weights[0] == weights[1]
+    pd.testing.assert_frame_equal(*rows, check_exact=True)

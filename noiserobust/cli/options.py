@@ -231,5 +231,12 @@ def answer(
         write_rows(result.wide(), wide_file)
     files = {"table": table_file, "picture": plot_file, "wide rows": wide_file}
     notes = [f"{name}: {file}" for name, file in files.items() if file is not None]
-    values = {"summary": summary, "files": {name: file for name, file in files.items() if file is not None}}
-    return Part(result.table(**table), notes, values)
+    values: dict[str, Any] = {
+        "summary": summary,
+        "files": {name: file for name, file in files.items() if file is not None},
+    }
+    text = result.table(**table)
+    if missing := result.nan_answers:
+        values["nan_answers"] = missing
+        notes = notes if missing in text else [*notes, missing]
+    return Part(text, notes, values)

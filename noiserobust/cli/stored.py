@@ -56,6 +56,7 @@ class Stored(Evaluation):
         paired_tables = map(paired_table, self.differences(confidence))
         tables = [robustness_table(self.summary(confidence), self.metric, markdown=markdown, intervals=self.intervals)]
         tables += [f"```\n{text}\n```" if markdown else text for text in paired_tables]
+        tables += filter(None, [self.nan_answers])
         return "\n\n".join(tables)
 
     def differences(self, confidence: float = 0.95) -> list[pd.DataFrame]:

@@ -15,6 +15,8 @@ from noiserobust.tasks import Scorer
 
 FEW = 200
 """Images of the timed passes."""
+MOST = 256
+"""Draws that are timed at most."""
 
 
 def expected_seconds(
@@ -40,15 +42,19 @@ def expected_seconds(
     kinds, one, whole = noise_models(noises), networks.copies[0].source, len(networks.dataset)
     noise = next((kind for kind in kinds if kind.strength), kinds[0])
 
+    def seconds(size: int, count: int) -> float:
+        started = time.perf_counter()
+        evaluate(one, networks.data, noise, count, images=size, chips=chips, **given)
+        return time.perf_counter() - started
+
     def opening_and_draw(size: int) -> tuple[float, float]:
         """Seconds of what is done once for a network, and of a draw, on so many images."""
-        taken = []
-        for chosen in (1, 4):
-            started = time.perf_counter()
-            evaluate(one, networks.data, noise, chosen, images=size, chips=chips, **given)
-            taken.append(time.perf_counter() - started)
-        draw = max(taken[1] - taken[0], 1e-6) / 3
-        return max(taken[0] - draw, 0.0), draw
+        first, count = seconds(size, 1), 4
+        # As many draws as it takes to see them beside what is done once, whose seconds differ from time to time.
+        while (taken := seconds(size, count)) < 2 * first and count < MOST:
+            count *= 4
+        draw = max(taken - first, 0.0) / (count - 1)
+        return max(first - draw, 0.0), draw
 
     few, more = min(FEW, whole), min(4 * FEW, whole)
     opening_and_draw(few)  # warms up

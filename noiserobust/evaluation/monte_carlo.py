@@ -36,7 +36,6 @@ from noiserobust.spec.kinds import typed
 from noiserobust.storage.ledger import SEMANTICS, Ledger
 from noiserobust.storage.rows import OPERATION
 from noiserobust.storage.shared_ledger import SharedLedger
-from noiserobust.tasks.counts import NAN_ANSWERS
 from noiserobust.tasks.metrics import digests, known_metrics
 
 if TYPE_CHECKING:
@@ -70,17 +69,6 @@ class Evaluation(Result):
         """``mean ± noise_std ± weight_std`` of the accuracy, methods down and noises across."""
         table = precision_table if self.to_precision else robustness_table
         return "\n".join(filter(None, [table(self.summary(confidence), markdown=markdown), self.nan_answers]))
-
-    @property
-    def nan_answers(self) -> str:
-        """How many answers were no finite numbers, in one line; "" where there were none."""
-        rows = self.rows[self.rows["metric"] == NAN_ANSWERS]
-        if rows.empty:
-            return ""
-        whose = ", ".join(rows["method"].unique())
-        return (
-            f"{rows['value'].sum():,.0f} answers in {len(rows)} passes are NaN or infinite and count as wrong: {whose}"
-        )
 
     def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
         """Accuracy against strength, or against time where there are several times; a PNG where ``path`` is given."""

@@ -21,6 +21,7 @@ from noiserobust.data import Batch, Labelled, Splits, nests
 from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, named_data, part_of
 from noiserobust.evaluation.frozen import require_effect
+from noiserobust.evaluation.precision.subsets import Answered
 from noiserobust.evaluation.settings import Chips, Where
 from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.kinds import require_weights
@@ -247,10 +248,11 @@ class ModelOnChips:
                 stack.enter_context(self.folding.folded())
             return self._answers(self.model.network, self.model.batches, "bf16")[1].double().cpu().numpy()
 
-    def correct(self, noise: NoiseModel, stream: Stream, positions: np.ndarray, **reading: Any) -> np.ndarray:
+    def correct(self, noise: NoiseModel, stream: Stream, positions: np.ndarray, **reading: Any) -> Answered:
         """Whether the chip is right, on the images at ``positions``; ``reading`` is that of :meth:`reading`."""
         with self.reading(noise, stream, **reading) as network:
-            return self._answers(network, pick(self.model.batches, positions))[0].cpu().numpy()
+            right, margin = self._answers(network, pick(self.model.batches, positions))
+        return Answered(right.cpu().numpy(), undefined=_undefined(right, margin))
 
     def correct_by_bf16(
         self,
@@ -259,7 +261,7 @@ class ModelOnChips:
         positions: np.ndarray,
         looks: Callable[[np.ndarray], np.ndarray],
         **reading: Any,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> Answered:
         """Whether the chip is right by bf16, and what is to be added to that: ``looks(margins)`` says how much the
         difference of each image counts; those with 0 are not computed in the model's own precision."""
         with self.reading(noise, stream, **reading) as network:
@@ -270,7 +272,7 @@ class ModelOnChips:
             if len(looked):
                 own = self._answers(network, pick(self.model.batches, positions[looked]))[0].cpu().numpy()
                 added[looked] *= own.astype(float) - quick[looked]
-        return quick, added
+        return Answered(quick, added, _undefined(right, margin))
 
     def _answers(
         self, network: nn.Module, batches: Sequence[Batch], precision: Precision | None = None
@@ -289,6 +291,11 @@ class ModelOnChips:
         first = self.model.batches[:1]
         channels_last = all(nests.first(b.inputs).is_contiguous(memory_format=torch.channels_last) for b in first)
         return prepare(normalized, device_of(self.model.network), CALIBRATION_BATCH, channels_last)
+
+
+def _undefined(right: Tensor, margin: Tensor) -> int:
+    """How many answers are NaN or infinite: those are wrong, and have no finite margin."""
+    return int((~right & ~margin.isfinite()).sum())
 
 
 def _listed(values: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from noiserobust.storage.stored import wide as wide
+from noiserobust.tasks.counts import NAN_ANSWERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,6 +41,11 @@ class Result(ABC):
         known = self.rows[["model", "inputs"]].dropna().drop_duplicates("model", keep="last")
         return dict(zip(known["model"], known["inputs"], strict=True))
 
+    @property
+    def nan_answers(self) -> str:
+        """How many answers were no finite numbers, in one line; "" where there were none."""
+        return nan_answers(self.rows)
+
     def wide(self) -> pd.DataFrame:
         """The rows with a column per metric: one line per model, condition and draw
         (:func:`~noiserobust.evaluation.wide`)."""
@@ -65,6 +71,15 @@ class Result(ABC):
         if set(TEN) <= set(summary):  # the rest is in summary()
             summary = summary[[*TEN]].dropna(axis="columns", how="all")
         return str(summary.to_html(index=False, float_format="{:.4g}".format))
+
+
+def nan_answers(rows: pd.DataFrame) -> str:
+    """How many of the answers that ``rows`` count were no finite numbers, in one line; "" where there were none."""
+    rows = rows[rows["metric"] == NAN_ANSWERS] if {"metric", "value", "method"} <= set(rows) else rows.iloc[:0]
+    if rows.empty:
+        return ""
+    whose = ", ".join(map(str, rows["method"].unique()))
+    return f"{rows['value'].sum():,.0f} answers in {len(rows)} passes are NaN or infinite and count as wrong: {whose}"
 
 
 def drawn(figure: Figure, path: str | Path | None) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from noiserobust.errors import UserError
+from noiserobust.limits import limits, read_text_bytes, require_file
 from noiserobust.models.base import ModelSpec, Native
+from noiserobust.models.sizes import Bounds
 
 TOKENS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForTokenClassification", "ForConditionalGeneration")
 """Ends of the names of classes that give logits for every token."""
@@ -24,6 +28,8 @@ CLASSES = ("ForSequenceClassification", "ForTokenClassification", "ForImageClass
 CONFIG, ADAPTER_CONFIG, ADAPTER = "config.json", "adapter_config.json", "adapter_model.safetensors"
 IMAGES = "preprocessor_config.json"
 """How transformers' image processors are saved."""
+FEW = 1000
+"""Tensors that a network may have, however few its folder holds."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,8 @@ class Transformers(ModelSpec, name="transformers"):
             anew = classes is not None and kind.__name__.endswith(CLASSES) and config.num_labels != classes
             if anew:
                 config.num_labels = classes
+            if self.weights:
+                self._require_as_large(kind, config)
             if not self.weights:
                 network: nn.Module = kind._from_config(config)
             else:
@@ -116,6 +124,26 @@ class Transformers(ModelSpec, name="transformers"):
                     )
             return self._adapted(network) if self.adapter else network
 
+    def _require_as_large(self, kind: Any, config: Any) -> None:
+        """Refuse a configuration that asks for many more weights than the folder holds, before memory is taken."""
+        held, tensors = _stored(Path(self.folder))
+        held *= 8 if hasattr(config, "quantization_config") else 1  # some pack eight weights into a number
+        spare = limits().headroom / 4
+        try:
+            # Weights that are tied are made one by one, and then shared.
+            bounds = Bounds(self, 0, 0, held, large=True, spare=held + spare, tensors=max(FEW, 10 * tensors))
+            with torch.device("meta"), bounds:
+                network = kind(config)
+        except UserError:
+            raise
+        except Exception:  # it cannot be built like that
+            return
+        if sum(parameter.numel() for parameter in network.parameters()) > held + spare:
+            raise UserError(
+                f"expected a network of the {held:,} weights that are there, got {Path(self.folder, CONFIG)}, "
+                "which asks for many more; take another copy"
+            )
+
     def _adapted(self, network: nn.Module) -> nn.Module:
         peft = _library("peft")
         adapted: nn.Module
@@ -123,12 +151,14 @@ class Transformers(ModelSpec, name="transformers"):
         for name in (ADAPTER_CONFIG, ADAPTER):
             if not os.path.isfile(Path(self.adapter, name)):
                 raise UserError(f"expected {name} in {self.adapter}, got none; save the adapter as safetensors")
-        if self.weights:
-            adapted = peft.PeftModel.from_pretrained(network, self.adapter)
-        else:
-            config = peft.PeftConfig.from_pretrained(self.adapter)
-            config.inference_mode = False
-            adapted = peft.get_peft_model(network, config)
+        held, tensors = _stored(Path(self.adapter))
+        with Bounds(self, 0, 0, held, large=True, tensors=max(FEW, 10 * tensors)):
+            if self.weights:
+                adapted = peft.PeftModel.from_pretrained(network, self.adapter)
+            else:
+                config = peft.PeftConfig.from_pretrained(self.adapter)
+                config.inference_mode = False
+                adapted = peft.get_peft_model(network, config)
         return adapted
 
     def _class_name(self, config: Mapping[str, Any]) -> str:
@@ -169,10 +199,20 @@ def in_folder(folder: Path) -> Transformers | None:
     return Transformers(str(folder)) if named and "model_type" in _json(folder / CONFIG) else None
 
 
+def _stored(folder: Path) -> tuple[int, int]:
+    """How many numbers, and tensors, the safetensors files of a folder hold, by their headers."""
+    sizes = []
+    for file in folder.glob("*.safetensors"):
+        require_file(file, "weights (.safetensors)", "file")
+        with safe_open(file, framework="pt") as opened:
+            sizes += [math.prod(opened.get_slice(name).get_shape()) for name in opened.keys()]  # noqa: SIM118
+    return sum(sizes), len(sizes)
+
+
 def _json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_text_bytes(file, "a description (JSON)"))
+    except (UserError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise UserError(

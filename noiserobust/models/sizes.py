@@ -33,7 +33,7 @@ def built(spec: ModelSpec, channels: int, classes: int, weights: int | None = No
     try:
         if spec.names_code:
             return spec.build(channels, classes)
-        with _Bounds(spec, channels, classes, weights):
+        with Bounds(spec, channels, classes, weights):
             return spec.build(channels, classes)
     except (RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
         raise UserError(
@@ -42,13 +42,27 @@ def built(spec: ModelSpec, channels: int, classes: int, weights: int | None = No
         ) from error
 
 
-class _Bounds(TorchFunctionMode):
-    """Inside, a network that becomes too large is refused while it is built."""
+class Bounds(TorchFunctionMode):
+    """Inside, a network that becomes too large is refused while it is built.
 
-    def __init__(self, spec: ModelSpec, channels: int, classes: int, weights: int | None, large: bool = False) -> None:
+    ``large``: it is not built without memory first; ``spare``: how many parameters it may have beyond ``weights``;
+    ``tensors``: how many it may have (0: the limit).
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        channels: int,
+        classes: int,
+        weights: int | None,
+        large: bool = False,
+        spare: float = SPARE,
+        tensors: int = 0,
+    ) -> None:
         super().__init__()
+        self.spare, self.most = spare, tensors
         self.spec, self.channels, self.classes, self.weights = spec, channels, classes, weights
-        self.parameters, self.large, self.counts = 0, large, True
+        self.parameters, self.tensors, self.copied, self.large, self.counts = 0, 0, 0, large, True
         self.thread = threading.get_ident()
 
     def __enter__(self) -> Any:
@@ -65,12 +79,17 @@ class _Bounds(TorchFunctionMode):
             if all(isinstance(side, int) for side in size):
                 # Beside parameters, masks and the like are made.
                 self._check(self.parameters + math.prod(size), limits().headroom / 4)
+        if func is torch.Tensor.clone:  # copy.deepcopy of layers tells nobody
+            self.copied += args[0].numel()
+            self._check(self.copied, self.spare)
+            self._check_tensors()
         return func(*args, **(kwargs or {}))
 
     def _count(self, module: nn.Module, name: str, parameter: Tensor | None) -> None:
         if self.counts and threading.get_ident() == self.thread and parameter is not None:
             self.parameters += parameter.numel()
-            self._check(self.parameters, SPARE)
+            self._check(self.parameters, self.spare)
+            self._check_tensors()
             if self.parameters > LARGE and not self.large:
                 self._look_ahead()
 
@@ -78,7 +97,7 @@ class _Bounds(TorchFunctionMode):
         """Build the whole without memory, to know before it fills the machine whether it is too large."""
         self.large, self.counts = True, False
         try:
-            with torch.random.fork_rng([]), torch.device("meta"), _Bounds(*self._arguments, large=True):
+            with torch.random.fork_rng([]), torch.device("meta"), Bounds(*self._arguments, large=True):
                 self.spec.build(self.channels, self.classes)
         except UserError:
             raise
@@ -91,10 +110,20 @@ class _Bounds(TorchFunctionMode):
     def _arguments(self) -> tuple[ModelSpec, int, int, int | None]:
         return self.spec, self.channels, self.classes, self.weights
 
+    def _check_tensors(self) -> None:
+        self.tensors += 1
+        if self.most and self.tensors > self.most:
+            raise self._many_more()
+        if not self.most:
+            within("tensors of a network", "tensors", self.tensors, self.spec)
+
     def _check(self, parameters: int, spare: float) -> None:
         if self.weights is not None and parameters > self.weights + spare:
-            raise UserError(
-                f"expected a network of the {self.weights:,} weights that are there, got {self.spec}, which has many "
-                "more; check the model and its width"
-            )
+            raise self._many_more()
         within("parameters of a network", "parameters", parameters, self.spec)
+
+    def _many_more(self) -> UserError:
+        return UserError(
+            f"expected a network of the {self.weights:,} weights that are there, got {self.spec}, which has many "
+            "more; check the model and its width"
+        )

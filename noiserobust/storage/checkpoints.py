@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from noiserobust.errors import UserError
 from noiserobust.file_kinds import require_kind
-from noiserobust.limits import require_file
+from noiserobust.limits import read_text_bytes, require_file
 from noiserobust.models import ModelSpec
 from noiserobust.models.pretrained import Loaded, Transformers, in_folder
 from noiserobust.models.sizes import built
@@ -163,7 +163,7 @@ def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:
         inside = [] if _is_one(path) else sorted(folder for folder in path.glob("*") if _is_one(folder))
         failed = [*path.glob(DIVERGED), *path.glob(f"*/{DIVERGED}")]
         if failed and not inside and os.path.isdir(path) and not _is_one(path):
-            raise UserError(f"expected a finished run, got {failed[0].parent}: {failed[0].read_text()[:500].strip()}")
+            raise has_diverged(failed[0].parent)
         unfinished = [*path.glob("resume.pt"), *path.glob("*/resume.pt")]
         if unfinished and not inside and os.path.isdir(path) and not _is_one(path):
             raise UserError(
@@ -173,6 +173,12 @@ def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:
             about = {**checkpoint.about, "label": label, "labelled": True} if labelled else checkpoint.about
             checkpoints.append(replace(checkpoint, about=about))
     return checkpoints
+
+
+def has_diverged(folder: Path) -> UserError:
+    """What is raised for the run in ``folder``, whose training diverged, with what it left to say."""
+    line = read_text_bytes(folder / DIVERGED, "what a run that diverged says").decode("utf-8", "replace")
+    return UserError(f"expected a finished run, got {folder}: {line[:500].strip()}")
 
 
 def _is_one(folder: Path) -> bool:

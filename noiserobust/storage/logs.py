@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from noiserobust.errors import UserError
+from noiserobust.limits import read_text_bytes
 from noiserobust.storage.checkpoints import WEIGHTS, is_whole, read_checkpoint
 from noiserobust.storage.files import set_aside, write_atomically
 from noiserobust.storage.rows import is_number
@@ -37,20 +39,39 @@ def read_log(folder: Path) -> pd.DataFrame:
     path, checkpoint = folder / "log.csv", folder / WEIGHTS[0]
     lines = read_checkpoint(checkpoint).about.get("lines") if is_whole(checkpoint) else None
     try:
-        log = pd.read_csv(path)
-        texts = [str(name) for name in log if not is_number(log[name]) and not log[name].isna().all()]
-        wrong = "has no column epoch" if "epoch" not in log else "" if len(log) else "has no lines"
-        wrong = f"expected numbers, got others in {', '.join(texts)}" if texts else wrong
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        log, wrong = pd.DataFrame(), (str(error).splitlines() or [type(error).__name__])[0]
+        log, wrong = _parsed(path)
+    except UserError:  # there is none, or something else in its place
+        if lines is None:
+            raise
+        log, wrong = pd.DataFrame(), ""
     if lines is not None and not _holds(log, lines):
-        if path.is_file():
+        if os.path.lexists(path):
             set_aside(path, "damaged", "written again from what the checkpoint holds")
         write_log(folder, lines)
         return pd.read_csv(path)
     if wrong:
         raise UserError(f"expected the log of a run, got {path}: {wrong}; train into another folder to have it")
     return log
+
+
+def require_log(path: Path) -> pd.DataFrame:
+    """The lines of a log that lies anywhere; :class:`~noiserobust.UserError` for what is none."""
+    log, wrong = _parsed(path)
+    if wrong:
+        raise UserError(f"expected the log of a run, got {path}: {wrong}")
+    return log
+
+
+def _parsed(path: Path) -> tuple[pd.DataFrame, str]:
+    """The lines of a log, and what is wrong with them; "" where nothing is. UserError for what is no file."""
+    content = read_text_bytes(path, "the log of a run")
+    try:
+        log = pd.read_csv(io.BytesIO(content))
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        return pd.DataFrame(), (str(error).splitlines() or [type(error).__name__])[0]
+    texts = [str(name) for name in log if not is_number(log[name]) and not log[name].isna().all()]
+    wrong = "has no column epoch" if "epoch" not in log else "" if len(log) else "has no lines"
+    return log, f"expected numbers, got others in {', '.join(texts)}" if texts else wrong
 
 
 def _holds(log: pd.DataFrame, lines: Sequence[Mapping[str, Any]]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.optim import lr_scheduler
 
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, reason_of
 from noiserobust.spec.parser import read
 from noiserobust.spec.references import load, nearest
 from noiserobust.training.optimizers import option
@@ -49,6 +49,7 @@ class LearningRate:
     ) -> None:
         self.optimizer, self.peak, self.steps, self.warmup = optimizer, peak, steps, warmup
         self.scheduler: Any = None
+        self.text = text
         if text is not None:
             kind, options, self.every = scheduler_of(text)
             length = steps if self.every == "step" else steps // epoch_steps
@@ -92,7 +93,10 @@ class LearningRate:
     def _advance(self, *watched: float) -> None:
         with warnings.catch_warnings():  # of a first step that loss scaling skipped, and of torch's own internals
             warnings.simplefilter("ignore", UserWarning)
-            self.scheduler.step(*watched)
+            try:
+                self.scheduler.step(*watched)
+            except (TypeError, ValueError, KeyError, ArithmeticError) as error:
+                raise UserError(f"scheduler '{self.text}': {reason_of(error)}") from None
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beyond the optimizer's state."""
@@ -133,7 +137,12 @@ def check_schedule(text: str, optimizer: str) -> None:
     """Refuse a schedule that cannot be made for an optimizer."""
     momentum = 0.9 if "momentum=" in optimizer else 0.0
     dummy = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=momentum)
-    LearningRate(text, dummy, 0.1, 100, 10)
+    rate = LearningRate(text, dummy, 0.1, 100, 10)
+    rate.begin(0)
+    with warnings.catch_warnings():  # of a schedule before its optimizer
+        warnings.simplefilter("ignore")
+        rate.end()
+        rate.end_epoch({"train_loss": 1.0})
 
 
 def _has_length(options: Mapping[str, Any]) -> bool:

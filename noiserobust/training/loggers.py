@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 from noiserobust.errors import UserError, reason_of
+from noiserobust.storage.files import file_to_write, folder_to_write, one_line_refusals
+from noiserobust.storage.locks import locked
 from noiserobust.training.runs import Run
 
 
@@ -40,21 +43,22 @@ class CSV:
 
     def start(self, settings: Mapping[str, Any]) -> None:
         self.run = {"label": settings["label"], "seed": settings["seed"]}
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            self.file.touch()
-        except OSError as error:
-            raise UserError(f"expected a file that can be written for the epochs, got {self.file}: {error}") from None
+        file_to_write(self.file)
 
     def epoch(self, values: Mapping[str, Any]) -> None:
         line = self.run | dict(values)
-        with self.file.open(newline="", encoding="utf-8") as file:
-            columns = next(csv.reader(file), None)
-        with self.file.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns or list(line), extrasaction="ignore", lineterminator="\n")
-            if columns is None:
-                writer.writeheader()
-            writer.writerow(line)
+        # Runs that are trained at once share the file: one writes the heading, and lines do not mix.
+        with one_line_refusals(self.file):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with locked(self.file), self.file.open("r+", newline="", encoding="utf-8") as file:
+                columns = next(csv.reader(file), None)
+                broken = file.seek(0, os.SEEK_END) and not _ends_line(self.file)  # by a process that was killed
+                writer = csv.DictWriter(file, columns or list(line), extrasaction="ignore", lineterminator="\n")
+                if broken:
+                    file.write("\n")
+                if columns is None:
+                    writer.writeheader()
+                writer.writerow(line)
 
     def end(self, result: Run | None) -> None:
         """Nothing is left to do: the file is closed after every line."""
@@ -74,6 +78,8 @@ class TensorBoard:
     def start(self, settings: Mapping[str, Any]) -> None:
         self.settings = dict(settings)
         self.writer = None
+        if self.folder is not None:
+            folder_to_write(self.folder)
 
     def epoch(self, values: Mapping[str, Any]) -> None:
         step = int(values["epoch"])
@@ -169,6 +175,12 @@ class Loggers:
 
 def _end(logger: Logger, result: list[Run | None]) -> None:
     logger.end(result[0])
+
+
+def _ends_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 def _require(module: str, remedy: str) -> None:

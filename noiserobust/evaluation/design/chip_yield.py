@@ -23,7 +23,7 @@ import pandas as pd
 from scipy import stats
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation.result import Result, drawn
+from noiserobust.evaluation.result import Result, drawn, nan_answers
 from noiserobust.evaluation.statistics.cells import CELL, MODEL, by_draw, one_model_per_replicate, place, require_one_of
 from noiserobust.evaluation.statistics.components import require_confidence
 from noiserobust.report.leading import leading, quantity_of
@@ -48,6 +48,12 @@ class Yield(Result):
     above: float | None
     share: float
     pooled: bool
+    undefined: str = ""
+    """What :attr:`nan_answers` says of the rows that the chips come from."""
+
+    @property
+    def nan_answers(self) -> str:
+        return self.undefined
 
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """How many chips reach ``above``, and what ``share`` of all chips reach.
@@ -181,7 +187,7 @@ def yields(
         raise UserError(f"expected rows with noise, got only {place(draws.iloc[0])}; evaluate under noise")
     if pooled:
         one_model_per_replicate(noisy, "crossed")
-    result = Yield(noisy, above, share, pooled)
+    result = Yield(noisy, above, share, pooled, nan_answers(table))
     for _ in result._chips():  # bad input is refused here
         pass
     return result

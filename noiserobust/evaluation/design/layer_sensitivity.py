@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,4 +120,7 @@ def sensitivity(
         for one in methods:
             one.around((), one.layers.names, sample)
             one.around(one.layers.names, one.layers.names, sample)
-    return Sensitivity(**fields_of(methods))
+    result = Sensitivity(**fields_of(methods))
+    if missing := result.nan_answers:
+        warnings.warn(missing, stacklevel=2)
+    return result

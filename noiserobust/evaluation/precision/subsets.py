@@ -10,15 +10,29 @@ import numpy as np
 
 from noiserobust.evaluation.precision.strata import Strata, prior, refitted, sampling_variance, score
 from noiserobust.rng import Stream
+from noiserobust.tasks.counts import NAN_ANSWERS
 
 PILOT = 32  # draws
 PILOT_IMAGES = 64  # of each
 SIZES = range(16, 161, 16)
 """Images per draw to choose from, besides all of them."""
 
-Answers = Callable[[int, np.ndarray], "np.ndarray | tuple[np.ndarray, np.ndarray]"]
-"""(draw, positions) -> whether the network under that draw is right there (bool), or that and what is to be added to
-each, which makes it right in expectation (:mod:`~noiserobust.evaluation.precision.looks`)."""
+
+@dataclass(frozen=True)
+class Answered:
+    """What a network under one draw says of some images."""
+
+    right: np.ndarray
+    """Whether it is right, image by image (bool)."""
+    added: np.ndarray | None = None
+    """What is to be added to each, which makes it right in expectation
+    (:mod:`~noiserobust.evaluation.precision.looks`)."""
+    undefined: int = 0
+    """How many answers are NaN or infinite; they are wrong."""
+
+
+Answers = Callable[[int, np.ndarray], Answered]
+"""(draw, positions) -> what the network under that draw says there."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +132,10 @@ class Subsets:
             generator = np.random.Generator(np.random.PCG64(self.stream.child(purpose, draw).integer()))
             positions = strata.subset(generator)
             answered = self._answers(draw, positions)
-            correct, added = answered if isinstance(answered, tuple) else (answered, None)
-            correct = np.asarray(correct, dtype=bool)
-            values = _values(strata, correct, added)
+            values = _values(strata, answered)
             if not pilot:
                 return values
-            self._seen[draw], self._pilot[draw] = (positions, correct), values
+            self._seen[draw], self._pilot[draw] = (positions, answered.right), values
         return self._pilot[draw]
 
 
@@ -133,23 +145,26 @@ class WholePasses:
 
     images: int
     metric: str
-    measured: Callable[[int], float]
+    measured: Callable[[int], dict[str, float]]
 
     def until_precise(self, draw: int) -> dict[str, float]:
         """What all samples say of draw ``draw``; nothing is left to chance but the draw."""
         exact = {"subset_variance": 0.0, "subset_images": float(self.images), "subset_step": 0.0}
-        return {f"subset_{self.metric}": self.measured(draw)} | exact
+        values = self.measured(draw)
+        undefined = {name: value for name, value in values.items() if name == NAN_ANSWERS}
+        return {f"subset_{self.metric}": values[self.metric]} | exact | undefined
 
     for_noise_std = everything = until_precise
 
 
-def _values(strata: Strata, correct: np.ndarray, added: np.ndarray | None = None) -> dict[str, float]:
-    share, variance = strata.estimate(correct)
-    if added is not None:
-        share += float(strata.represents @ added)
-    return {
+def _values(strata: Strata, answered: Answered) -> dict[str, float]:
+    share, variance = strata.estimate(answered.right)
+    if answered.added is not None:
+        share += float(strata.represents @ answered.added)
+    values = {
         "subset_accuracy": 100 * share,
         "subset_variance": 1e4 * variance,
         "subset_images": float(strata.images),
         "subset_step": 100 * strata.step,
     }
+    return values | ({NAN_ANSWERS: float(answered.undefined)} if answered.undefined else {})

@@ -20,7 +20,7 @@ from noiserobust.bars import Bar
 from noiserobust.errors import UserError
 from noiserobust.evaluation.on_chips import ModelOnChips
 from noiserobust.evaluation.precision.looks import looks
-from noiserobust.evaluation.precision.subsets import PILOT, Subsets, WholePasses
+from noiserobust.evaluation.precision.subsets import PILOT, Answered, Subsets, WholePasses
 from noiserobust.evaluation.statistics.components import require_confidence
 from noiserobust.models.compute import device_of
 from noiserobust.noise import NoiseModel
@@ -97,19 +97,19 @@ def measure_to_precision(
             f"expected a task with a metric of its own for a precision, got {model.task}; name draws instead"
         )
 
-    def correct(draw: int, positions: np.ndarray) -> np.ndarray:
+    def correct(draw: int, positions: np.ndarray) -> Answered:
         on_chips.next_chip()
         return on_chips.correct(noise, report_stream(seed, model.replicate, draw), positions, **reading)
 
-    def by_bf16(draw: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def by_bf16(draw: int, positions: np.ndarray) -> Answered:
         on_chips.next_chip()
         generator = np.random.Generator(np.random.PCG64(stream.child("looks", draw).integer()))
         named = report_stream(seed, model.replicate, draw)
         return on_chips.correct_by_bf16(noise, named, positions, partial(looks, generator=generator), **reading)
 
-    def whole(draw: int) -> float:
+    def whole(draw: int) -> dict[str, float]:
         on_chips.next_chip()
-        return on_chips.score(noise, report_stream(seed, model.replicate, draw), **reading)[metric]
+        return on_chips.score(noise, report_stream(seed, model.replicate, draw), **reading)
 
     def values(subset: str, compute: Callable[[int], dict[str, float]], draw: int) -> dict[str, float]:
         unit = {**columns, **reading, "layer_outputs": outputs, "subset": subset, "draw": draw}

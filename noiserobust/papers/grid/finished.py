@@ -9,27 +9,35 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from noiserobust.data import Content
 from noiserobust.errors import UserError
+from noiserobust.limits import read_text_bytes
 from noiserobust.papers.grid.bench import Bench
 from noiserobust.papers.grid.estimate import here
 from noiserobust.papers.grid.scale import unplaced
 from noiserobust.papers.grid.step_time import StepTime
-from noiserobust.storage.files import write_atomically
-from noiserobust.storage.logs import read_log
+from noiserobust.spec.kinds import shortly
+from noiserobust.storage.described import read_json, strict
+from noiserobust.storage.files import folder_to_write, write_atomically, write_text
+from noiserobust.storage.locks import alone
+from noiserobust.storage.logs import read_log, require_log
 from noiserobust.storage.rows import read_rows, write_rows
 from noiserobust.sweep import Piece, Training
 from noiserobust.sweep.pieces import Measurement
 
 FOLDER = Path(__file__).parent.parent / "finished"
 """Finished copies that come with the package, a folder per scale."""
+_PIECE = re.compile(r"[0-9a-f]{16}")
+"""What a piece may be called: it becomes the name of a file, and a folder of somebody else's says it."""
 
 
 def missing(pieces: Iterable[Piece]) -> list[Piece]:
@@ -60,30 +68,65 @@ def _logged(piece: Training) -> bool:
 def contents(folder: Path) -> Mapping[str, Content]:
     """What names the data that the copies in ``folder`` were trained on, by their text."""
     path = folder / "data.json"
-    if not path.is_file():
+    if not path.exists():
         return {}
+    what = "what names the data of finished copies"
     try:
-        stored = json.loads(path.read_text())
-        return {text: _content(**one) for text, one in stored.items()}
-    except (ValueError, TypeError, AttributeError):
-        raise UserError(f"expected what names the data of finished copies, got {path}, which does not say it") from None
+        text = read_text_bytes(path, what).decode()
+    except UnicodeDecodeError:
+        raise UserError(f"expected {what}, got {path}, which is no text; take another copy") from None
+    stored = read_json(text, f"{what} ({path})")
+    if not isinstance(stored, dict):
+        raise UserError(f"expected {what} by name, got {path}, which does not say it")
+    return {text: _content(strict(_Stored, one, f"'{text}' in {path}")) for text, one in stored.items()}
 
 
-def _content(fingerprints: list[str], mean: list[float], std: list[float], crop: int, flip: bool) -> Content:
-    return Content(tuple(fingerprints), tuple(mean), tuple(std), crop, flip)
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """:class:`~noiserobust.data.Content` as it stands in the file."""
+
+    fingerprints: list[str]
+    mean: list[float]
+    std: list[float]
+    crop: int
+    flip: bool
+
+
+def _content(stored: Mapping[str, Any]) -> Content:
+    fingerprints, mean, std = (tuple(stored[name]) for name in ("fingerprints", "mean", "std"))
+    return Content(fingerprints, mean, std, stored["crop"], stored["flip"])
 
 
 def take_up(bench: Bench, folder: Path) -> None:
-    """Lay the copies in ``folder`` into the bench's own, as if they had been trained and measured there."""
+    """Lay the copies in ``folder`` into the bench's own, as if they had been trained and measured there.
+
+    Their names become names of files: :class:`~noiserobust.UserError` for those that no piece of ours has, and for logs
+    and rows that are none.
+    """
     for log in sorted(folder.glob("*.csv")):
         place = bench.folder / "runs" / log.stem / "log.csv"
         if place.is_file():
             continue
-        for name, rows in read_rows(log.with_suffix(".parquet")).groupby("piece"):
+        require_log(log)
+        for name, rows in _pieces(log.with_suffix(".parquet")):
             if not (path := bench.pieces / f"{name}.parquet").is_file():
                 write_rows(rows.drop(columns="piece").dropna(axis=1, how="all"), path)
         # Last, since it says that the copy is here.
         write_atomically(place, partial(shutil.copyfile, log))
+
+
+def _pieces(path: Path) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of a finished copy by the name of the piece that measured them."""
+    rows = read_rows(path)
+    missing = [name for name in ("piece", "metric", "value") if name not in rows]
+    if missing:
+        raise UserError(f"expected the rows of a finished copy, got {path} without {', '.join(missing)}")
+    for name in rows["piece"].unique():
+        if not isinstance(name, str) or not _PIECE.fullmatch(name):
+            raise UserError(
+                f"expected 16 hex digits as the name of every piece in {path}, got {shortly(name)}; take another copy"
+            )
+    return [(str(name), part) for name, part in rows.groupby("piece")]
 
 
 def _named(rows: pd.DataFrame) -> pd.DataFrame:
@@ -102,6 +145,12 @@ def keep(bench: Bench, pieces: Iterable[Piece], folder: Path) -> int:
             measured.setdefault(piece, [])
         elif isinstance(piece, Measurement) and not isinstance(piece, StepTime) and here(piece):
             measured.setdefault(piece.trained, []).append(piece)  # type: ignore[attr-defined]
+    folder_to_write(folder)
+    with alone(folder / ".lock", f"keeping copies in {folder}"):
+        return _keep(measured, folder)
+
+
+def _keep(measured: Mapping[Training, list[Measurement]], folder: Path) -> int:
     texts = dict(contents(folder))
     kept = 0
     for training, found in measured.items():
@@ -111,14 +160,12 @@ def keep(bench: Bench, pieces: Iterable[Piece], folder: Path) -> int:
         rows = [_named(read_rows(piece.result)).assign(piece=piece.result.stem) for piece in found]
         path, new = folder / f"{run.name}.parquet", {piece.result.stem for piece in found}
         if path.is_file():  # with what was measured for other tables
-            before = read_rows(path)
-            rows.append(before[~before["piece"].isin(new)])
+            rows += [part for name, part in _pieces(path) if name not in new]
         write_rows(pd.concat(rows, ignore_index=True), path)
-        shutil.copyfile(run / "log.csv", folder / f"{run.name}.csv")
+        write_atomically(folder / f"{run.name}.csv", partial(shutil.copyfile, run / "log.csv"))
         texts[unplaced(training.settings.data)] = training.content
         kept += 1
     if kept:
         stored = {text: dataclasses.asdict(content) for text, content in sorted(texts.items())}
-        text = json.dumps(stored, indent=1) + "\n"
-        write_atomically(folder / "data.json", lambda temporary: temporary.write_text(text))
+        write_text(folder / "data.json", json.dumps(stored, indent=1) + "\n")
     return kept
