@@ -9,6 +9,7 @@ claims to docs/claims.md.
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def page(paper: str, folder: Path) -> str | None:
 
 
 def main(arguments: Arguments) -> None:
-    verdicts = []
+    verdicts: dict[str, str] = {}
     for folder in arguments.scales:
         for paper in PAPERS:
             text = page(paper, folder)
@@ -85,11 +86,13 @@ def main(arguments: Arguments) -> None:
             rows = Path("results") / f"claims-{folder.name}.parquet"
             shutil.copyfile(folder / "claims.parquet", ROOT / "docs" / rows)
             again = f"Every one of these can be computed again from [{rows.name}]({rows}); a test does some.\n"
-            verdicts.append(f"{(folder / 'claims.md').read_text()}\n{again}")
+            verdicts[folder.name] = f"{(folder / 'claims.md').read_text().strip()}\n\n{again}"
     if verdicts:
         claims = ROOT / "docs" / "claims.md"
-        about = claims.read_text().split("\n## Scale ")[0]  # how claims are judged is written there by hand
-        claims.write_text("\n".join([about, *verdicts]))
+        # How claims are judged is written there by hand; sections of other scales stay.
+        about, *sections = re.split(r"\n(?=## Scale )", claims.read_text())
+        verdicts = {one.split()[2]: one for one in sections} | verdicts
+        claims.write_text("\n".join([about, *verdicts.values()]))
 
 
 if __name__ == "__main__":

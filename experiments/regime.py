@@ -141,7 +141,7 @@ def in_words(measured: Measured) -> list[str]:
 def picture(at: Grid, folder: Path) -> str:
     """Draw accuracy against sigma of what has several finished copies; the table of the same numbers."""
     rows = pd.concat([completed(read_rows(file)) for file in sorted(folder.glob("*.parquet"))], ignore_index=True)
-    rows = rows[rows["metric"] == "accuracy"]
+    rows = rows[(rows["metric"] == "accuracy") & rows["noise"].str.startswith("gaussian")]
     names = {run.label: row for row, run in runs(at).items()}
     rows = rows[rows["method"].isin(names)].assign(method=rows["method"].map(names))
     rows = rows[rows.groupby("method")["replicate"].transform("nunique") > 1]  # one copy says too little
