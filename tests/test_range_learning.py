@@ -178,7 +178,7 @@ def with_first(checkpoint: Checkpoint, ranges: Any, path: Path) -> Path:
 )
 def test_stored_ranges_that_fit_no_layer_are_refused(ranges: Any, trained: Checkpoint, tmp_path: Path) -> None:
     spoilt = with_first(trained, ranges, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="expected finite ranges >= 0 of conv1.conv.weight"):
+    with pytest.raises(UserError, match=r"expected finite ranges >= 0 of conv1\.conv\.weight"):
         evaluate(str(spoilt), "digits", "gaussian:0.05", draws=1, images=20, chips=Chips(converters=IO))
 
 

@@ -216,7 +216,7 @@ def compute(pieces: Iterable[Piece], executor: Executor | None = None, on_piece:
 
 
 def _is_done(piece: Piece) -> bool:
-    """Whether a piece's file is there and as it was written; one of rows, or of a score, that is damaged is set aside."""
+    """Whether a piece's file is there and as it was written; rows and scores that are damaged are set aside."""
     file: Path = piece.result
     if not file.is_file():
         return False
