@@ -45,13 +45,13 @@ def read_all(files: Sequence[Path]) -> dict[str, pd.DataFrame]:
     parts: dict[str, list[pd.DataFrame]] = {}
     for file in files:
         name, rows = file.stem.partition("-")[2] or file.parent.parent.name, read_rows(file)
-        if missing := {"paper"} - {*rows.columns}:
-            raise UserError(f"expected rows of reproduce, got {file} without {', '.join(missing)}; leave it out")
+        if "paper" not in rows:
+            raise UserError(f"expected rows of reproduce, got {file} without a column paper; leave it out")
         if not {"artefact", "published", *KEY} - {*rows.columns}:  # else verdicts, no cells
             numbers = all(is_number(rows[one]) or rows[one].isna().all() for one in ("value", "published"))
             if not numbers or rows[KEY].isna().any(axis=None):
                 raise UserError(
-                    f"expected numbers as values, and a {', '.join(KEY)} each, got {file} with others; leave it out, or "
+                    f"expected numbers as values, and a {', '.join(KEY)} each, got {file} with others; leave it out or "
                     "reproduce it again"
                 )
             parts.setdefault(name, []).append(rows)
