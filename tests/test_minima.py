@@ -320,3 +320,18 @@ def _corrupted(model: nn.Module, data: Any, measures: str, seed: int) -> object:
 def test_seeds_that_rows_cannot_hold_are_refused(function: Any) -> None:
     with pytest.raises(UserError, match="expected a seed of at most 64 bits, got 9223372036854775808"):
         function(nn.Linear(4, 3), (torch.randn(9, 4), torch.arange(9) % 3), "loss", 2**63)
+
+
+def test_values_that_are_no_numbers_are_said() -> None:
+    network, data = normed_net(), DATA
+    found = landscape(network, data, dimensions=1, half_width=3e38, points=3)
+    assert not np.isfinite(found.rows["value"]).all()
+    said = f"{(~np.isfinite(found.rows['value'])).sum()} of 3 values are NaN or infinite"
+    assert said in found.nan_answers
+    assert said in found.table()
+    assert "NaN" not in landscape(network, data, dimensions=1, points=5).table()
+    steep = sharpness(network, data, ["average_sharpness:gaussian(3e38)", "loss"])
+    assert "values are NaN or infinite" in steep.table()
+    assert "NaN" not in sharpness(network, data, "loss").table()
+    with pytest.raises(UserError, match=r"half width that weights of torch.float32 can move by, got 1e\+300"):
+        landscape(network, data, dimensions=1, half_width=1e300, points=3)

@@ -15,9 +15,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from noiserobust.analog.converters import Converters, Converting
 from noiserobust.analog.ranges import InputRanges, TrainedRanges
+from noiserobust.errors import UserError
+from noiserobust.evaluation import Chips, evaluate
 from noiserobust.models import DigitsNet
 from noiserobust.models.modes import recalibrated
-from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.storage.checkpoints import Checkpoint, read_checkpoint, save_checkpoint
 from noiserobust.training import Engine, Method, Plain, Progress, TrainSettings, fit
 
 IO = "io:dac=4,learnt=true"
@@ -150,3 +152,53 @@ def test_a_run_keeps_the_average_of_its_ranges(tmp_path: Path) -> None:
         found[average] = [one["inputs"] for layer in about["ranges"].values() for one in layer]
     assert found["ema:0.0"] == pytest.approx(found[None])
     assert all(abs(a - b) > 1e-3 for a, b in zip(found["ema:0.9"], found[None], strict=True))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    settings = TrainSettings(model="digits:8", epochs=1, select_draws=1, converters=IO)
+    return read_checkpoint(fit(settings, tmp_path_factory.mktemp("runs")).checkpoint)
+
+
+def with_first(checkpoint: Checkpoint, ranges: Any, path: Path) -> Path:
+    """A copy whose first layer has other ranges."""
+    known = checkpoint.about["ranges"]
+    return save_checkpoint(
+        path, checkpoint.weights, {**checkpoint.about, "ranges": {**known, next(iter(known)): ranges}}
+    )
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    ["abc", 3, [1], {"inputs": 1}, []]
+    + [[{"inputs": value, "outputs": None}] for value in (None, True, "x", [1.0], -1.0, float("nan"), 10**400, 1e300)]
+    + [[{"inputs": 1.0, "outputs": value}] for value in (True, "x", [], [1.0], [1.0] * 3, [[1.0]] * 8, [True] * 8)]
+    + [[{"inputs": 1.0}], [{"inputs": 1.0, "outputs": None}] * 2],
+    ids=str,
+)
+def test_stored_ranges_that_fit_no_layer_are_refused(ranges: Any, trained: Checkpoint, tmp_path: Path) -> None:
+    spoilt = with_first(trained, ranges, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"expected finite ranges >= 0 of conv1\.conv\.weight"):
+        evaluate(str(spoilt), "digits", "gaussian:0.05", draws=1, images=20, chips=Chips(converters=IO))
+
+
+@pytest.mark.parametrize("target", [None, 5.0])
+def test_rows_of_other_ranges_are_not_taken(target: float | None, trained: Checkpoint, tmp_path: Path) -> None:
+    def values(reach: float, out: Path) -> list[float]:
+        copy = with_first(trained, [{"inputs": reach, "outputs": None}], tmp_path / f"{reach}.safetensors")
+        rows = evaluate(
+            str(copy),
+            "digits",
+            "gaussian:0.05",
+            2,
+            images=200,
+            chips=Chips(converters=IO),
+            out=out,
+            precision_target=target,
+        ).rows
+        return rows["value"].tolist()
+
+    first, other = (values(reach, tmp_path / f"{reach}.parquet") for reach in (3.0, 1e-3))
+    assert first != other
+    together = tmp_path / "both.parquet"
+    assert [values(reach, together) for reach in (3.0, 1e-3, 1e-3, 3.0)] == [first, other, other, first]

@@ -16,8 +16,9 @@ from noiserobust.cli.train import Train
 from noiserobust.evaluation import evaluate
 from noiserobust.noise import NoiseModel
 from noiserobust.rng import Stream
-from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.sweep import recommend
+from noiserobust.sweep.executors import compute
 from noiserobust.sweep.halving import Rung, Trial, halve, rungs_of
 from noiserobust.sweep.pieces import Training
 from noiserobust.sweep.recommendation import AS_GIVEN, CHOOSING, candidates_for, command_of, equivalent, taught, within
@@ -213,3 +214,34 @@ def test_trial_is_worth_what_its_task_says(tmp_path) -> None:
     one = halve([trial.training.settings], [Rung(1, 1)], tmp_path)
     assert one["score"].tolist() == [trial.score]
     assert torch.isfinite(torch.tensor(trial.score))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('{"score": "x"}', "[]", '{"score": NaN}', '{"score": true}', "{}", "", "\xff", '{"score": [1]}', "[" * 1000),
+        *('{"score": 0.9, "sha256": "0"}', '{"score": 0.5, "other": 1}', '{"score": 1e999}', " " * 17_000_000),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_damaged_score_is_set_aside_and_read_from_its_run_again(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    trial = Trial(Training(TrainSettings(model="digits:8", epochs=1, select_draws=1), tmp_path / "runs"))
+    compute([trial])
+    score = trial.score
+    trial.result.write_bytes(text.encode("latin-1"))
+    compute([trial])
+    assert trial.score == score
+    assert trial.result.with_name(f"{trial.result.name}.corrupt").exists()
+    assert "read from the run again" in caplog.text
+
+
+def test_a_run_without_the_score_is_one_line(tmp_path: Path) -> None:
+    trial = Trial(Training(TrainSettings(model="digits:8", epochs=1, select_draws=1), tmp_path / "runs"))
+    trial.run()
+    stored = read_checkpoint(trial.training.result)
+    for log in ({}, {"perturbed_accuracy": "x"}, {"perturbed_accuracy": float("nan")}):
+        save_checkpoint(trial.training.result, stored.weights, {**stored.about, "log": log})
+        with pytest.raises(UserError, match="expected a run whose log says perturbed_accuracy"):
+            trial.run()

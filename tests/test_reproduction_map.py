@@ -9,10 +9,12 @@ import pytest
 from commands import refused
 from scipy import stats
 
+from noiserobust import UserError
 from noiserobust.cli import main
 from noiserobust.papers.grid import artefacts_of, reproduction_map
 from noiserobust.papers.grid.estimate import in_words
 from noiserobust.papers.grid.reproduction_map import agreement, read_all
+from noiserobust.storage.rows import read_rows
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,3 +71,15 @@ def test_what_is_left_is_the_cost_as_published(monkeypatch: pytest.MonkeyPatch) 
     left = reproduction_map._left(artefacts_of("incorruptible")["table1"])
     reproduction_map._seconds.cache_clear()
     assert left == f"7 trainings, {in_words(7 * 200 * 50_000 * 4e9 / 120e12)}; cifar100"
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("value", "x"), ("published", "x"), ("quantity", None), ("row", None), ("paper", "drop")]
+)
+def test_foreign_rows_are_refused_by_their_file(column: str, value: str | None, tmp_path: Path) -> None:
+    rows = read_rows(ROOT / "docs" / "results" / "rwp-mini.parquet").head(4)
+    spoilt = rows.drop(columns=column) if value == "drop" else rows.assign(**{column: value})
+    file = tmp_path / "rwp-other.parquet"
+    spoilt.to_parquet(file)
+    with pytest.raises(UserError, match=r"got .*rwp-other.parquet"):
+        read_all([file])

@@ -65,6 +65,8 @@ class LayerConverters:
         self.crossbars = list(_crossbars(weight, converters))
         self.whole = len(self.crossbars) == 1 and (converters.inputs == "sample" or not self.spatial)
         """Whether the layer's own product, of rounded inputs, is what its one crossbar sums up."""
+        self.taken = False
+        """Whether its ranges were given, and not found in inputs."""
         self.calls = 0
 
     def rescale(self) -> None:
@@ -86,9 +88,17 @@ class LayerConverters:
 
     def take(self, stored: Mapping[str, Any] | None) -> None:
         """Have the ranges that training found, by the names of layers."""
-        found = stored_ranges(stored, self.name, len(self.crossbars), self.crossbars[0].scale.device)
+        scale, io = self.crossbars[0].scale, self.converters
+        shape = self.weight.as_rows(self.weight.value()).shape[:1] if io.ranges == "column" else ()
+        found = stored_ranges(stored, self.name, len(self.crossbars), shape, scale.device)
         for crossbar, ranges in zip(self.crossbars, found, strict=True):
             crossbar.ranges = ranges
+        self.taken = True
+
+    @property
+    def described(self) -> list[dict[str, Any]]:
+        """The ranges as plain numbers, crossbar by crossbar."""
+        return [crossbar.ranges.described for crossbar in self.crossbars if crossbar.ranges is not None]
 
     @contextmanager
     def hooked(self, stream: Stream) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -172,8 +172,9 @@ class TrainedRanges(Ranges):
             self.outputs.copy_(state["outputs"])
 
 
-def stored_ranges(stored: Any, name: str, crossbars: int, device: torch.device) -> list[Ranges]:
-    """The ranges of the layer ``name`` among those that a checkpoint holds; :class:`UserError` where there are none."""
+def stored_ranges(stored: Any, name: str, crossbars: int, shape: Sequence[int], device: torch.device) -> list[Ranges]:
+    """The ranges of the layer ``name`` among those that a checkpoint holds, those of the ADC of this ``shape``;
+    :class:`UserError` where there are none."""
     known = stored.get(name) if isinstance(stored, Mapping) else None
     if known is None:
         raise UserError(
@@ -183,12 +184,13 @@ def stored_ranges(stored: Any, name: str, crossbars: int, device: torch.device) 
     found = []
     try:
         for one in known:
-            inputs, outputs = torch.tensor(one["inputs"], device=device), one["outputs"]
-            found.append(Ranges(inputs, None if outputs is None else torch.tensor(outputs, device=device)))
+            inputs, outputs = (None if one[key] is None else _number(one[key], device) for key in ("inputs", "outputs"))
+            if inputs is None or inputs.dim() or (outputs is not None and outputs.shape != tuple(shape)):
+                raise ValueError
+            found.append(Ranges(inputs, outputs))
         values = [part for one in found for part in (one.inputs, one.outputs) if part is not None]
-        fits = len(found) == crossbars and all(one.inputs.dim() == 0 for one in found)
-        fits = fits and all(bool((part.isfinite() & (part >= 0)).all()) for part in values)
-    except (TypeError, ValueError, KeyError, RuntimeError):
+        fits = len(found) == crossbars and all(bool((part.isfinite() & (part >= 0)).all()) for part in values)
+    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError):
         fits = False
     if not fits:
         raise UserError(
@@ -196,6 +198,13 @@ def stored_ranges(stored: Any, name: str, crossbars: int, device: torch.device) 
             f"{str(known)[:80]}; train or calibrate with these converters"
         )
     return found
+
+
+def _number(given: Any, device: torch.device) -> Tensor:
+    """A number, or a list of them, in float32."""
+    if any(isinstance(one, (bool, str)) for one in (given if isinstance(given, list) else [given])):
+        raise TypeError
+    return torch.tensor(given, dtype=torch.float32, device=device)
 
 
 class _AtDAC(torch.autograd.Function):

@@ -15,7 +15,7 @@ from noiserobust.bars import Bar
 from noiserobust.errors import UserError, printable
 from noiserobust.evaluation.evaluated_models import EvaluatedModels, Models
 from noiserobust.evaluation.measure_minima import PASS, Part, surface_of
-from noiserobust.evaluation.result import Result, drawn
+from noiserobust.evaluation.result import Result, drawn, not_finite
 from noiserobust.evaluation.settings import Compute, Where, check_seed
 from noiserobust.minima.directions import coordinates, direction, height
 from noiserobust.minima.perturbations import check_over
@@ -37,6 +37,10 @@ SEMANTICS = 2
 class Landscape(Result):
     """Losses around networks: one of the ``rows`` per model, pair of directions (``draw``) and point (``x``, ``y``)."""
 
+    @property
+    def nan_answers(self) -> str:
+        return not_finite(self.rows)
+
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """One line per method and point: ``mean``, ``std`` (ddof 1) and number ``n`` over pairs of directions and
         trained copies. There is no interval, so that ``confidence`` has no effect."""
@@ -49,7 +53,8 @@ class Landscape(Result):
         for method, points in self.summary(confidence).groupby("method", sort=False):
             middle = points[(points["x"] == 0) & (points["y"] == 0)]["mean"].iloc[0]
             grid.append([str(method), f"{middle:.4g}", f"{points['mean'].max():.4g}"])
-        return (as_markdown if markdown else aligned)(grid)
+        text = (as_markdown if markdown else aligned)(grid)
+        return "\n\n".join(filter(None, [text, self.nan_answers]))
 
     def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
         """Lines in one dimension, contours, a panel per method, in two; a PNG where ``path`` is given."""

@@ -14,7 +14,7 @@ from noiserobust.analog.noisy import report_stream
 from noiserobust.bars import Bar
 from noiserobust.errors import UserError, printable
 from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models
-from noiserobust.evaluation.result import Result, drawn
+from noiserobust.evaluation.result import Result, drawn, not_finite
 from noiserobust.evaluation.settings import Compute, Where, check_seed
 from noiserobust.evaluation.statistics.summary import summarize
 from noiserobust.minima import MaxOverRms, Measure, Surface, measure, metric
@@ -45,6 +45,10 @@ class Sharpness(Result):
     """Measures of minima. ``rows`` have evaluate's columns (``noise`` and ``strength`` say the perturbation), with
     ``measure``, the measure's text, and ``part``."""
 
+    @property
+    def nan_answers(self) -> str:
+        return not_finite(self.rows)
+
     def summary(self, confidence: float = 0.95) -> pd.DataFrame:
         """Mean, standard deviations over draws and trained models, and interval of every measure
         (:func:`~noiserobust.evaluation.summarize`)."""
@@ -52,7 +56,8 @@ class Sharpness(Result):
 
     def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """A line per measure, perturbation and method."""
-        return measure_table(self.summary(confidence), markdown)
+        text = measure_table(self.summary(confidence), markdown)
+        return "\n\n".join(filter(None, [text, self.nan_answers]))
 
     def plot(self, path: str | Path | None = None, confidence: float = 0.95) -> Figure:
         """Every measure taken at several strengths, against the strength; a PNG where ``path`` is given."""

@@ -199,7 +199,8 @@ def _chip(
     on_chips.next_chip()
     for reading in on_chips.readings:
         outputs = on_chips.layer_outputs(reading["converters"])
-        unit = source = {**columns, "draw": draw, **reading, "layer_outputs": outputs}
+        answer = on_chips.answer(columns["answer"], reading["converters"])
+        unit = source = {**columns, "draw": draw, **reading, "layer_outputs": outputs, "answer": answer}
         if on_chips.always_same(noise, reading["converters"]):
             source = unit | {"draw": first} | on_chips.readings[0] | {"converters": reading["converters"]}
         values = ledger.find(source, on_chips.metrics)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -186,6 +188,12 @@ class ModelOnChips:
         converting = self.converting[converters]
         return "noisy" if converting.noisy and not converting.converters.is_noisy else "quiet"
 
+    def answer(self, answer: str, converters: str) -> str:
+        """The network's own ``answer``, with a digest of the ranges that these ``converters`` were given: rows that
+        were stored for others are as much another network's."""
+        given = {one.name: one.described for one in self.converting[converters].layers if one.taken}
+        return f"{answer} ranges={_digest(given)}".strip() if given else answer
+
     def strength(self, noise: NoiseModel) -> float:
         """The largest strength that the noise has in a layer."""
         return max(weight.noise(noise).strength for weight in self.noisy.weights)
@@ -291,6 +299,10 @@ class ModelOnChips:
         first = self.model.batches[:1]
         channels_last = all(nests.first(b.inputs).is_contiguous(memory_format=torch.channels_last) for b in first)
         return prepare(normalized, device_of(self.model.network), CALIBRATION_BATCH, channels_last)
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _undefined(right: Tensor, margin: Tensor) -> int:

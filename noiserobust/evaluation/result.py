@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from noiserobust.storage.stored import wide as wide
@@ -80,6 +81,15 @@ def nan_answers(rows: pd.DataFrame) -> str:
         return ""
     whose = ", ".join(map(str, rows["method"].unique()))
     return f"{rows['value'].sum():,.0f} answers in {len(rows)} passes are NaN or infinite and count as wrong: {whose}"
+
+
+def not_finite(rows: pd.DataFrame) -> str:
+    """How many of the measured values in ``rows`` are no finite numbers, in one line; "" where all are."""
+    bad = rows[~np.isfinite(rows["value"].astype(float))]
+    if bad.empty:
+        return ""
+    whose = ", ".join(map(str, bad["method"].unique()))
+    return f"{len(bad)} of {len(rows)} values are NaN or infinite, and no mean or largest value counts them: {whose}"
 
 
 def drawn(figure: Figure, path: str | Path | None) -> Figure:

@@ -39,6 +39,9 @@ def direction(weights: WeightSpace, stream: Stream, over: Over = "all") -> Vecto
 
 def height(surface: Surface, first: Vector, second: Vector, x: float, y: float) -> float:
     """L(w + x d1 + y d2); at (0, 0) it is L(w), bit for bit. One forward pass."""
+    for dtype in {part.dtype for part in (*first, *second) if part is not None}:
+        if max(abs(x), abs(y)) > torch.finfo(dtype).max:
+            raise UserError(f"expected a half width that weights of {dtype} can move by, got {max(abs(x), abs(y)):g}")
     with surface.restored():
         surface.add(first, x)
         surface.add(second, y)

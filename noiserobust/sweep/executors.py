@@ -24,7 +24,7 @@ from noiserobust.limits import limits
 from noiserobust.memory import keep_memory
 from noiserobust.storage import checkpoints, rows
 from noiserobust.storage.files import set_aside
-from noiserobust.sweep.pieces import Piece, Training
+from noiserobust.sweep.pieces import Piece, Training, read_score
 
 _watched: list[bool] = []
 OnPiece = Callable[[Piece, int, int], object]
@@ -216,7 +216,7 @@ def compute(pieces: Iterable[Piece], executor: Executor | None = None, on_piece:
 
 
 def _is_done(piece: Piece) -> bool:
-    """Whether a piece's file is there and as it was written; one of rows that is damaged is set aside."""
+    """Whether a piece's file is there and as it was written; rows and scores that are damaged are set aside."""
     file: Path = piece.result
     if not file.is_file():
         return False
@@ -225,6 +225,11 @@ def _is_done(piece: Piece) -> bool:
         return checkpoints.is_whole(file) and not unsure
     if file.suffix == ".parquet" and not rows.is_whole(file):
         set_aside(file, "damaged", "computed anew")
+    if file.suffix == ".json":
+        try:
+            read_score(file)
+        except UserError as error:
+            set_aside(file, f"damaged ({error})", "its score is read from the run again")
     return file.is_file()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +11,8 @@ import pandas as pd
 
 from noiserobust.errors import Diverged, UserError
 from noiserobust.storage.checkpoints import read_checkpoint
-from noiserobust.storage.files import write_atomically
 from noiserobust.sweep.executors import Executor, OnPiece, compute
-from noiserobust.sweep.pieces import Training, mean_cost
+from noiserobust.sweep.pieces import Training, mean_cost, read_score, write_score
 from noiserobust.training import TrainSettings
 
 KEEP = 2
@@ -90,13 +88,24 @@ class Trial:
         except Diverged:
             pass
         else:
-            score = float(read_checkpoint(self.training.result).about["log"][f"perturbed_{task.metric}"])
-        write_atomically(self.result, lambda file: file.write_text(json.dumps({"score": score})))
+            score = self._reached(f"perturbed_{task.metric}")
+        write_score(score, self.result)
+
+    def _reached(self, column: str) -> float:
+        """What the checkpoint's own log says of the kept epoch."""
+        file = self.training.result
+        known = read_checkpoint(file).about.get("log", {}).get(column)
+        if isinstance(known, str) or known is None or not math.isfinite(known):
+            raise UserError(
+                f"expected a run whose log says {column} as a finite number, got {known!r} in {file}; move it away, "
+                "and the same command trains it again"
+            )
+        return float(known)
 
     @property
     def score(self) -> float:
         """What the kept epoch reached under noise on held-out data, in the task's own metric; NaN where it diverged."""
-        score = json.loads(self.result.read_text())["score"]
+        score = read_score(self.result)
         return math.nan if score is None else float(score)
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +14,14 @@ from typing import Any, Protocol
 import pandas as pd
 
 from noiserobust.data import Content, DataSource, Splits, load
+from noiserobust.errors import UserError
 from noiserobust.evaluation import evaluate
 from noiserobust.evaluation.settings import grouped
+from noiserobust.limits import read_text_bytes
 from noiserobust.noise import NoiseModel
 from noiserobust.noise.additive import names_laplace
+from noiserobust.storage.described import read_json, strict
+from noiserobust.storage.files import write_text
 from noiserobust.storage.ledger import SEMANTICS
 from noiserobust.storage.locks import alone
 from noiserobust.storage.rows import write_rows
@@ -134,6 +139,38 @@ class Evaluating(Measurement):
             **grouped({"model": settings.model} | dict(self.options)),
         ).rows
         return rows.assign(given="")  # those of training, wherever they lie
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the file of a trial says."""
+
+    score: float | None
+    """None: it diverged."""
+    sha256: str = ""
+    """Of the score's text; files of older versions have none."""
+
+
+def write_score(score: float | None, file: Path) -> None:
+    """Write the small file of a trial, with its checksum."""
+    write_text(file, json.dumps({"score": score, "sha256": _sum_of(score)}))
+
+
+def read_score(file: Path) -> float | None:
+    """What :func:`write_score` wrote; :class:`UserError` where it is damaged, or says anything else."""
+    what = f"the score in {file}"
+    given = read_json(read_text_bytes(file, what).decode("utf-8", "replace"), what)
+    score = strict(Score, given, what)["score"]
+    known = {one.name for one in fields(Score)}
+    if not set(given) <= known or (score is not None and not math.isfinite(score)):
+        raise UserError(f"expected a finite score in {file}, got {str(given)[:80]}; the run's checkpoint holds it")
+    if "sha256" in given and given["sha256"] != _sum_of(score):
+        raise UserError(f"expected {file} as it was written, got another score; the run's checkpoint holds it")
+    return score
+
+
+def _sum_of(score: float | None) -> str:
+    return hashlib.sha256(json.dumps(score).encode()).hexdigest()
 
 
 def data_of(settings: TrainSettings) -> Splits:

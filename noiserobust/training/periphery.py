@@ -173,11 +173,7 @@ class Periphery:
     @property
     def described(self) -> dict[str, Any]:
         """The ranges by layer as plain numbers, as a checkpoint keeps them."""
-        return {
-            layer.name: [crossbar.ranges.described for crossbar in layer.crossbars if crossbar.ranges is not None]
-            for layer in self.converting.layers
-            if layer.converters.has_ranges
-        }
+        return {layer.name: layer.described for layer in self.converting.layers if layer.converters.has_ranges}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs; nothing without converters."""

@@ -193,7 +193,8 @@ class Passes:
             for side in sides:
                 now = side.on_chips.readings[index]
                 outputs = side.on_chips.layer_outputs(now["converters"])
-                units[side.label] = {**side.columns, "draw": draw, **now, "layer_outputs": outputs}
+                answer = side.on_chips.answer(side.columns["answer"], now["converters"])
+                units[side.label] = {**side.columns, "draw": draw, **now, "layer_outputs": outputs, "answer": answer}
             found: dict[str, Any] = {label: ledger.find(unit) for label, unit in units.items()}
             if wanted := [side for side in sides if found[side.label] is None]:
                 found |= self._values(wanted, stream, reading)

@@ -120,6 +120,7 @@ def measure_to_precision(
         return row
 
     outputs = on_chips.layer_outputs(reading["converters"])
+    columns = {**columns, "answer": on_chips.answer(columns["answer"], reading["converters"])}
     same = on_chips.always_same(noise, reading["converters"])
     answered, quick = metric == "accuracy" and model.task.right_or_wrong, target.by_bf16 and not same
     if target.by_bf16:

@@ -18,7 +18,7 @@ from noiserobust.papers.grid.estimate import in_words, sizes_of
 from noiserobust.papers.grid.plan import quantities
 from noiserobust.papers.grid.scale import PAPER
 from noiserobust.report.table import as_markdown
-from noiserobust.storage.rows import read_rows
+from noiserobust.storage.rows import is_number, read_rows
 from noiserobust.sweep.pieces import mean_cost
 from noiserobust.training import TrainSettings
 
@@ -44,13 +44,20 @@ def read_all(files: Sequence[Path]) -> dict[str, pd.DataFrame]:
     in (``reproduced/mini/rwp/table1.parquet``)."""
     parts: dict[str, list[pd.DataFrame]] = {}
     for file in files:
-        name = file.stem.partition("-")[2] or file.parent.parent.name
-        parts.setdefault(name, []).append(read_rows(file))
-    found = {name: pd.concat(rows, ignore_index=True) for name, rows in parts.items()}
-    for name, rows in found.items():
-        if missing := {"paper", "artefact", "published", *KEY} - {*rows.columns}:
-            raise UserError(f"expected rows of reproduce, got {name} without {', '.join(sorted(missing))}")
-    return found
+        name, rows = file.stem.partition("-")[2] or file.parent.parent.name, read_rows(file)
+        if "paper" not in rows:
+            raise UserError(f"expected rows of reproduce, got {file} without a column paper; leave it out")
+        if not {"artefact", "published", *KEY} - {*rows.columns}:  # else verdicts, no cells
+            numbers = all(is_number(rows[one]) or rows[one].isna().all() for one in ("value", "published"))
+            if not numbers or rows[KEY].isna().any(axis=None):
+                raise UserError(
+                    f"expected numbers as values, and a {', '.join(KEY)} each, got {file} with others; leave it out or "
+                    "reproduce it again"
+                )
+            parts.setdefault(name, []).append(rows)
+    if not parts:
+        raise UserError("expected rows of tables and figures, as noiserobust reproduce writes them, got none in these")
+    return {name: pd.concat(rows, ignore_index=True) for name, rows in parts.items()}
 
 
 def map_text(rows: Mapping[str, pd.DataFrame], papers: Sequence[str]) -> str:
