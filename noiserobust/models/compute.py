@@ -29,6 +29,21 @@ def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Inside, products of float32 are those of float32 on every device: torch lets a GPU's convolutions round what they
+    multiply to 10 bits (TF32) unless it is told not to."""
+    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where the model's parameters live (the CPU for a model without any)."""
     parameter = next(model.parameters(), None)
