@@ -57,7 +57,8 @@ def known_device(device: torch.device | str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, TypeError):
         found = None
     if found is None or found.type == "meta":  # where nothing is computed
-        raise UserError(f"expected a device that is there, such as cpu or cuda, got '{device}'")
+        hint = "" if torch.cuda.is_available() else "; torch sees no GPU here: use cpu"
+        raise UserError(f"expected a device that is there, such as cpu or cuda, got '{device}'{hint}")
     return found
 
 
