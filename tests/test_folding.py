@@ -185,6 +185,24 @@ def test_the_noise_is_that_of_the_weight_in_the_array() -> None:
             assert torch.allclose(net.conv.weight, expected)
 
 
+def test_convolutions_that_round_their_inputs_do_not_hide_a_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's round them to 10 bits by default, W otherwise than a W: the comparison asks for none of that."""
+    conv2d, precision = nn.functional.conv2d, torch.backends.cudnn.conv
+
+    def rounding(x: Tensor, weight: Tensor, *others: object) -> Tensor:
+        if precision.fp32_precision == "tf32":
+            x, weight = ((part.view(torch.int32) & -(1 << 13)).view(torch.float32) for part in (x, weight))
+        return conv2d(x, weight, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(nn.functional, "conv2d", rounding)
+    network = built("resnet18:width=4")
+    assert precision.fp32_precision == "tf32"
+    folding, plain, folded = both(network)
+    assert precision.fp32_precision == "tf32"
+    assert len(folding.pairs) == 20
+    assert (folded - plain).abs().max() > 1e-4 * plain.abs().max()  # it does round, and is compared without
+
+
 def test_an_error_leaves_nothing_folded() -> None:
     net = Net(plainly)
     noisy, before = NoisyWeights(net), network_digest(net)

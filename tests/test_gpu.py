@@ -40,6 +40,7 @@ def lines(folder: Path) -> list[dict[str, object]]:
         "training with io:dac=8,adc=8,learnt=true",
         "evaluation bf16",
         "evaluation times",
+        "folded norms",
         "DDP with one process",
     ],
 )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from commands import refused
 from grids import NOWHERE, Counting, every_scale, keys, printed, runs, value
 from PIL import Image
@@ -422,6 +423,15 @@ class TestCommand:
         main(["reproduce", "incorruptible", "table1", "--only-done", "--out", str(tmp_path)])
         assert "incorruptible table 1: not all of it is computed yet" in capsys.readouterr().out
 
+    def test_what_a_gpu_computed_is_read_without_one(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Full-width runs of the scale small, named by the GPU that they were trained on."""
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        out = ["--out", str(tmp_path)]
+        main(["reproduce", "incorruptible", "table1", "--scale", "small", "--device", "cuda", "--only-done", *out])
+        assert "incorruptible table 1: not all of it is computed yet" in capsys.readouterr().out
+
     def test_claims_without_runs_are_listed_as_not_computed(
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path
     ) -> None:
@@ -437,6 +447,7 @@ class TestCommand:
             (["incorruptible", "table99"], "expected a table or figure of incorruptible"),
             (["incorruptible", "table1", "--workers", "0"], "expected workers >= 1"),
             (["claims", "table1"], "expected papers or claims"),
+            (["incorruptible", "table1", "--dry-run", "--device", "cuda:99"], "expected a device that is there"),
         ],
     )
     def test_bad_input_is_one_line(self, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from noiserobust.models import ModelSpec
 from noiserobust.rng import Stream, seeded
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.training import Method, Run, TrainSettings, fit, load_run
+from noiserobust.training.runs import run_of
 
 
 def small(channels: int, classes: int) -> nn.Module:
@@ -137,6 +138,17 @@ def test_a_run_trained_on_a_gpu_is_read_without_one(
     folder = restored(trained, tmp_path, device="cuda:3")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert load_run(folder).settings.device == "cpu"
+
+
+def test_settings_may_name_a_gpu_that_is_not_here_and_trainings_may_not(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished run is found by its settings anywhere."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    elsewhere = settings(device="cuda:99")
+    assert run_of(elsewhere, tmp_path, splits) != run_of(settings(), tmp_path, splits)
+    with pytest.raises(UserError, match=r"expected a device that is there, .*got 'cuda:99'; torch sees no GPU here"):
+        fit(elsewhere, tmp_path, splits=splits)
 
 
 def test_settings_that_a_file_does_not_say_are_the_defaults(trained: Run, tmp_path: Path) -> None:

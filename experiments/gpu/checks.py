@@ -17,8 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 import noiserobust as nr
 from experiments.gpu.rows import Rows
+from noiserobust.analog.folding import Folding
+from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.data import Batch
 from noiserobust.evaluation.settings import grouped
+from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.noise.in_place import add_in_place, adds_in_place
 from noiserobust.rng import Stream, seeded
@@ -71,6 +74,7 @@ class Checks:
             yield f"training with {text}", partial(self.converters, text)
         for way, options in WAYS.items():
             yield f"evaluation {way}", partial(self.evaluation, options)
+        yield "folded norms", self.folded
         yield "DDP with one process", self.ddp
         for precision in ("bf16",) if self.tiny else ("fp32", "bf16", "fp16"):
             yield f"training run {precision}", partial(self.run, precision)
@@ -203,6 +207,14 @@ class Checks:
         rows = nr.evaluate(self.net(), self.data, noise, **given).rows
         assert rows["value"].notna().all(), "values are missing"
         return {name: float(value) for name, value in rows.groupby("metric")["value"].mean().items()}
+
+    def folded(self) -> dict[str, object]:
+        """All batch norms are folded; what torch lets convolutions do to float32 is said."""
+        with seeded(Stream(0, "gpu", "net")):
+            model = ModelSpec.parse("resnet18:width=8").build(3, 10).eval().to(self.device)
+        count = len(Folding(NoisyWeights(model), self.batch().inputs).pairs)
+        assert count == 20, f"{count} of 20 batch norms"
+        return {"norms": count, "convolutions": torch.backends.cudnn.conv.fp32_precision}
 
     def compiled(self) -> dict[str, object]:
         """Steps of a compiled network are those of the network itself, to rounding."""

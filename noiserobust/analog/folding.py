@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.analog.places import Stored
-from noiserobust.models.compute import call, device_of, predictions_of
+from noiserobust.models.compute import call, device_of, exact_products, predictions_of
 from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import unwrap
 from noiserobust.rng import Stream, seeded
@@ -38,14 +38,15 @@ class Folding:
 
     W is the *noisy* weight: the noise and its scale are those of the weight in the array. A norm is folded if its input
     is the output of a Linear or convolution with a noisy weight, neither has hooks or a forward method of its own, and
-    the network's output stays the same, which it does not where something else uses that output, too.
+    the network's output stays the same, which it does not where something else uses that output, too. On a GPU it is
+    compared without TF32, whose rounding of W and of a W would hide a fold that is right.
     """
 
     def __init__(self, noisy: NoisyWeights, images: Any) -> None:
         self.noisy, self.pairs = noisy, list[_Pair]()
         try:
             drawing = seeded(Stream(0, "folding"), device_of(noisy.model))
-            with torch.no_grad(), evaluating(noisy.model), drawing:
+            with torch.no_grad(), evaluating(noisy.model), drawing, exact_products():
                 expected, pairs = _watched(noisy, images)
                 if not self._gives(expected, pairs, images):
                     pairs = [pair for pair in pairs if self._gives(expected, [pair], images)]

@@ -76,6 +76,10 @@ class Reproduce(Command):
 
         if self.seeds is not None and self.seeds < 1:
             raise UserError(f"expected seeds >= 1, got {self.seeds}")
+        if not self.only_done:  # what was computed on a GPU is read on any machine
+            from noiserobust.models.compute import known_device
+
+            known_device(self.device)
         if self.paper in ("claims", "map"):
             yield from (self._judge if self.paper == "claims" else self._map)()
             return

@@ -29,6 +29,21 @@ def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Inside, products of float32 are those of float32 on every device: torch lets a GPU's convolutions round what they
+    multiply to 10 bits (TF32) unless it is told not to."""
+    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where the model's parameters live (the CPU for a model without any)."""
     parameter = next(model.parameters(), None)
@@ -42,7 +57,8 @@ def known_device(device: torch.device | str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, TypeError):
         found = None
     if found is None or found.type == "meta":  # where nothing is computed
-        raise UserError(f"expected a device that is there, such as cpu or cuda, got '{device}'")
+        hint = "" if torch.cuda.is_available() else "; torch sees no GPU here: use cpu"
+        raise UserError(f"expected a device that is there, such as cpu or cuda, got '{device}'{hint}")
     return found
 
 

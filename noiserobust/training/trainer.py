@@ -22,6 +22,7 @@ from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, tra
 from noiserobust.data.places import handed_over, started_in
 from noiserobust.errors import UserError, printable
 from noiserobust.minima import Perturbation
+from noiserobust.models.compute import known_device
 from noiserobust.models.lora import adapters_of
 from noiserobust.models.sizes import built
 from noiserobust.rng import Stream, seeded
@@ -104,7 +105,8 @@ class Trainer:
     def __init__(self, run: Run, splits: Splits, processes: Processes) -> None:
         self.run, self.settings, self.processes = run, run.settings, processes
         settings, stream = run.settings, Stream(run.settings.seed)
-        device, self.log, self.ranks = processes.device(settings.device), list[dict[str, Any]](), list[int]()
+        self.log, self.ranks, device = list[dict[str, Any]](), list[int](), processes.device(settings.device)
+        known_device(device)
         train, self.held_out = _training_data(settings, splits)
         self.data, self.named = splits.train, splits.named
         crop, flip = settings.augmentation(splits)
@@ -345,8 +347,7 @@ class Trainer:
         write_log(self.run.folder, self.log)
 
     def _resume(self) -> None:
-        state = self.processes.first(lambda: resuming.resumed(self.run))
-        if state is None:
+        if (state := self.processes.first(lambda: resuming.resumed(self.run))) is None:
             return
         resuming.require_same_code(self.run, self.code, state)
         with resuming.fitting(self.run):
@@ -356,9 +357,8 @@ class Trainer:
             own_memory = state.get("own_memory") or [{}]  # older states know of one process only
             rank = self.processes.rank % len(own_memory)
             self.engine.load_state_dict(state["engine"] | {"own_memory": own_memory[rank]})
-            self.best, self.log = state["best"], state["log"]
+            self.best, self.log, self.best_ranges = state["best"], state["log"], state.get("best_ranges", {})
             resuming.require_same_weights(self.run, self.best, self.model.state_dict(), self.log)
-            self.best_ranges = state.get("best_ranges", {})
             self.ranks = state.get("ranks", [1] * len(self.log))
         self.doubtful = True
         self.measures.resume(self.log, state.get("measures", []))

@@ -20,7 +20,7 @@ from noiserobust.analog.layers import tiles_of
 from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.analog.weights import AnalogWeight, users
 from noiserobust.errors import UserError
-from noiserobust.models.compute import Precision, call, device_of
+from noiserobust.models.compute import Precision, call, device_of, exact_products
 from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Compensation
@@ -138,14 +138,15 @@ class Tiles(Opened):
         layers: dict[str, list[nn.Module]] = {weight.name: [] for weight in noisy.weights}
         for _, module, weight in users(self.network, noisy.weights):
             layers[weight.name].append(module)
-        calls = _calls(self.network, [module for modules in layers.values() for module in modules], images)
-        for name, module in ((name, module) for name, modules in layers.items() for module in modules):
-            try:
-                layer = Layer(aihwkit, backend, self.network, module, calls.get(module))
-            except _Refused as refused:
-                left[name] = str(refused)
-            else:
-                self.layers.setdefault(name, []).append(layer)
+        with exact_products():  # two ways to compute the same are compared
+            calls = _calls(self.network, [module for modules in layers.values() for module in modules], images)
+            for name, module in ((name, module) for name, modules in layers.items() for module in modules):
+                try:
+                    layer = Layer(aihwkit, backend, self.network, module, calls.get(module))
+                except _Refused as refused:
+                    left[name] = str(refused)
+                else:
+                    self.layers.setdefault(name, []).append(layer)
         if left and not self.layers:
             reasons = "; ".join(dict.fromkeys(left.values()))
             raise UserError(f"expected a layer that runs on tiles of {backend}, got none: {reasons}")
