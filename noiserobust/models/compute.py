@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -32,16 +33,35 @@ def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
 @contextmanager
 def exact_products() -> Iterator[None]:
     """Inside, products of float32 are those of float32 on every device: torch lets a GPU's convolutions round what they
-    multiply to 10 bits (TF32) unless it is told not to."""
-    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    multiply to 10 bits (TF32) unless it is told not to, and other products where it is told so."""
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    kinds = (cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn.conv, mkldnn.matmul)
+    # torch has two sets of switches, and raises within a product where they contradict each other. So both are turned,
+    # the old ones first, which turn new ones along.
+    turn_matmul, turn_cudnn = torch.set_float32_matmul_precision, partial(setattr, cudnn, "allow_tf32")
+    matmul, allowed = _said(torch.get_float32_matmul_precision), _said(lambda: cudnn.allow_tf32)
     before = [kind.fp32_precision for kind in kinds]
     try:
+        turn_matmul("highest")
+        turn_cudnn(False)
         for kind in kinds:
             kind.fp32_precision = "ieee"
         yield
     finally:
+        if matmul is not None:
+            turn_matmul(matmul)
+        if allowed is not None:
+            turn_cudnn(allowed)
         for kind, precision in zip(kinds, before, strict=True):
             kind.fp32_precision = precision
+
+
+def _said(switch: Callable[[], Any]) -> Any:
+    """What an old switch says; None where it contradicts the new ones, which then hold."""
+    try:
+        return switch()
+    except RuntimeError:
+        return None
 
 
 def device_of(model: nn.Module) -> torch.device:
