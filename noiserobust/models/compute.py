@@ -33,7 +33,7 @@ def autocast(device: torch.device, precision: Precision) -> Iterator[None]:
 def exact_products() -> Iterator[None]:
     """Inside, products of float32 are those of float32 on every device: torch lets a GPU's convolutions round what they
     multiply to 10 bits (TF32) unless it is told not to."""
-    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    kinds: tuple[Any, ...] = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
     before = [kind.fp32_precision for kind in kinds]
     try:
         for kind in kinds:
