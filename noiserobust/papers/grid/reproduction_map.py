@@ -28,8 +28,8 @@ COMMAND = "noiserobust reproduce map docs/results/*-{mini,four-epochs,small}.par
 KEY = ["row", "column", "quantity"]
 HELP = """For every table and figure: what was computed of it at which scale, and how it agrees with what is printed.
 
-- **copies**: trained copies of each run, the fewest and the most; **cells**: those of the quantity that most printed cells have. Figures print
-  no numbers, and of some tables the paper's text lost them
+- **copies**: trained copies of each run, the fewest and the most; **cells**: those of the quantity that most printed
+  cells have. Figures print no numbers, and of some tables the paper's text lost them
   ([what is transcribed](../noiserobust/papers/published/README.md)).
 - **ranks**: Spearman's rank correlation of measured and printed cells; **of effects**: of the differences from the
   first row of the same column, which the levels of the columns do not flatter.
