@@ -8,6 +8,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +85,9 @@ def test_the_grid_leaves_rows_and_finished_copies(tmp_path: Path) -> None:
         assert [row["name"] for row in lines(tmp_path) if row["ok"]] == expected
     with tarfile.open(tmp_path / "finished.tar.gz") as archive:
         assert sum(name.endswith(".parquet") for name in archive.getnames()) == 2
+        (log,) = [name for name in archive.getnames() if name.endswith(".csv") and "/plain-" in name]
+        # As reproduce logs it: else none of the figures could be drawn of a copy that was trained here.
+        assert "train/gradient_norm:training" in pd.read_csv(archive.extractfile(log))  # type: ignore[arg-type]
     # On another machine the rows are here, the trainings and their images are not: only what is asked for is made.
     (tmp_path / "images" / "done").unlink()
     again = Rows(options(tmp_path, call="two"), "grid")

@@ -426,8 +426,10 @@ class TestCommand:
     def test_what_a_gpu_computed_is_read_without_one(
         self, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Full-width runs of the scale small, named by the GPU that they were trained on."""
+        """Full-width runs of the scale small, named by the GPU that they were trained on; nothing is downloaded."""
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(sweep_pieces, "load", lambda *given: pytest.fail(f"{given} are loaded"))
+        monkeypatch.chdir(tmp_path)
         out = ["--out", str(tmp_path)]
         main(["reproduce", "incorruptible", "table1", "--scale", "small", "--device", "cuda", "--only-done", *out])
         assert "incorruptible table 1: not all of it is computed yet" in capsys.readouterr().out

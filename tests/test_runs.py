@@ -149,6 +149,7 @@ def test_settings_may_name_a_gpu_that_is_not_here_and_trainings_may_not(
     assert run_of(elsewhere, tmp_path, splits) != run_of(settings(), tmp_path, splits)
     with pytest.raises(UserError, match=r"expected a device that is there, .*got 'cuda:99'; torch sees no GPU here"):
         fit(elsewhere, tmp_path, splits=splits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_settings_that_a_file_does_not_say_are_the_defaults(trained: Run, tmp_path: Path) -> None:

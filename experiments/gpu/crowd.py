@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from experiments.gpu.rows import Rows
 
 RULE = "rwp:gaussian(0.08,reading=literal)"
-PATIENCE = 45.0
+PATIENCE = 60.0
 """Seconds that processes wait for each other to start."""
 
 

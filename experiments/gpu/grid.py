@@ -13,16 +13,18 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from experiments.gpu import crowd
 from experiments.gpu.images import Decoded, decode
 from experiments.gpu.rows import Options, OutOfTimeError, Rows
 from noiserobust.data.subset import Subset
+from noiserobust.papers import PAPERS
 from noiserobust.papers import incorruptible as inc
 from noiserobust.papers.grid import Bench, Grid, Scale, grid_of
 from noiserobust.papers.grid.finished import keep
+from noiserobust.papers.grid.plan import logs_of
 from noiserobust.papers.grid.quantity import Accuracy
 from noiserobust.papers.grid.scale import REGIME, SETS, SMALL_GPU
 from noiserobust.storage.rows import read_rows
@@ -61,9 +63,16 @@ def scale_of(options: Options) -> Scale:
     return replace(scale, data=dict.fromkeys(SETS, str(data)))
 
 
+@cache
 def bench_of(options: Options) -> tuple[Grid, Bench]:
-    scale = scale_of(options)
-    return grid_of(inc.PAPER, scale, {"device": options.device}), Bench(scale, Path(options.work) / "small-gpu")
+    """The paper at that scale; its runs are logged for all tables and figures, as ``reproduce`` logs them."""
+    scale, place = scale_of(options), {"device": options.device}
+    data = scale.data[SETS[0]]
+    # What is logged follows from all papers, which know the size of data by their name.
+    named = replace(scale, data=dict.fromkeys(SETS, REGIME))
+    logs = logs_of({paper: grid_of(paper, named, place) for paper in PAPERS}, named)
+    ours = {replace(bare, data=data): replace(logged, data=data) for bare, logged in logs.items()}
+    return grid_of(inc.PAPER, scale, place), Bench(scale, Path(options.work) / "small-gpu", ours)
 
 
 @dataclass(frozen=True)

@@ -195,10 +195,9 @@ class Reproduce(Command):
 
     def _bench(self) -> tuple[dict[str, Grid], Bench]:
         """Every paper at the scale asked for, and where its runs lie."""
-        from noiserobust.papers.grid import SCALES, Bench, artefacts_of, grid_of
-        from noiserobust.papers.grid.bench import with_logs
+        from noiserobust.papers.grid import SCALES, Bench, grid_of
         from noiserobust.papers.grid.finished import FOLDER, contents, take_up
-        from noiserobust.papers.grid.plan import quantities
+        from noiserobust.papers.grid.plan import logs_of
         from noiserobust.papers.grid.scale import SMALL_GPU
 
         on_gpu = self.scale == "small" and self.device != "cpu"
@@ -208,14 +207,8 @@ class Reproduce(Command):
             place["cifar10"] = str(self.data)
         varied = self._variation(scale)
         grids = {paper: replace(grid_of(paper, scale, place), **varied) for paper in PAPERS}
-        # What is logged follows from every artefact, also those not asked for now: runs are shared.
-        runs = [
-            run
-            for paper, grid in grids.items()
-            for artefact in artefacts_of(paper).values()
-            for quantity in quantities(artefact, grid)
-            for run in quantity.runs
-        ]
+        # What is logged follows from every artefact, also those not asked for now.
+        logs = logs_of(grids, scale)
         if self.seeds is not None:
             scale = replace(scale, seeds=self.seeds)
         # Absolute, since a worker of a cluster may stand in another folder.
@@ -224,7 +217,7 @@ class Reproduce(Command):
         finished = FOLDER / folder.name if self.finished is None else self.finished
         if self.finished is not None and not finished.is_dir():
             raise UserError(f"expected a folder of finished copies, as --keep writes it, got {finished}")
-        bench = Bench(scale, folder, with_logs(runs, scale.log_images, scale.log_every), contents(finished))
+        bench = Bench(scale, folder, logs, contents(finished))
         take_up(bench, finished)
         return grids, bench
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -83,7 +83,7 @@ class Streamed(Labelled):
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """uint8 B x 3 x H x W as float32 network inputs, on the device of ``pixels``."""
-        scale, shift = affine(self.mean, self.std, 255, 4, pixels.device)
+        scale, shift = _affine(tuple(self.mean), tuple(self.std), pixels.device)
         return (pixels * scale).sub_(shift)
 
     def tested(self, index: int) -> Tensor:
@@ -158,6 +158,8 @@ class StreamedBatches(Sequence[Batch]):
     def _read(self, n: int, wanted: Sequence[int], workers: int, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
         data, size = self.dataset, self.batch_size
         order, seeds = self._order(n)
+        # On the device once: to send them there for every batch would wait each time for all that it has to do.
+        places, labels = order.to(self.device), data.labels.to(self.device)
         parts = [part_of(at * size, min((at + 1) * size, len(data)), rank, ranks) for at in wanted]
         holes = None
         if self.stream is not None and self.cutout:
@@ -173,13 +175,13 @@ class StreamedBatches(Sequence[Batch]):
         for (span, share), (failure, pixels) in zip(parts, loader, strict=True):
             if failure:
                 raise UserError(failure)
-            rows = order[span]
+            rows = places[span]
             inputs = data.normalize(pixels.to(self.device, non_blocking=True)).contiguous(
                 memory_format=self.memory_format
             )
             if holes is not None:
                 inputs = cut_out(inputs, self.cutout, holes[span])
-            yield Batch(inputs, data.labels[rows].to(self.device), rows.to(self.device), share)
+            yield Batch(inputs, labels[rows], rows, share)
 
     def _order(self, n: int) -> tuple[Tensor, Tensor | None]:
         """The positions of epoch ``n`` in their order, and a seed for each place in it."""
@@ -188,6 +190,11 @@ class StreamedBatches(Sequence[Batch]):
             return torch.arange(count), None
         order = torch.randperm(count, generator=self.stream.child("shuffle", n).generator())
         return order, torch.randint(2**62, (count,), generator=self.stream.child("augment", n).generator())
+
+
+@lru_cache(maxsize=16)
+def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    return affine(mean, std, 255, 4, device)
 
 
 class _Images(TorchDataset[tuple[str, Tensor]]):

@@ -35,7 +35,7 @@ def exact_products() -> Iterator[None]:
     """Inside, products of float32 are those of float32 on every device: torch lets a GPU's convolutions round what they
     multiply to 10 bits (TF32) unless it is told not to, and other products where it is told so."""
     cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
-    kinds = (cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn.conv, mkldnn.matmul)
+    kinds: tuple[Any, ...] = (cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn.conv, mkldnn.matmul)  # type: ignore[attr-defined]
     # torch has two sets of switches, and raises within a product where they contradict each other. So both are turned,
     # the old ones first, which turn new ones along.
     turn_matmul, turn_cudnn = torch.set_float32_matmul_precision, partial(setattr, cudnn, "allow_tf32")

@@ -62,6 +62,11 @@ class Training:
         return run_of(self.settings, self.out, self.content).checkpoint
 
     @property
+    def nameable(self) -> bool:
+        """Whether its name is known without a download: its data are here, or what names them is."""
+        return self.known is not None or DataSource.parse(self.settings.data).lies_in(self.settings.data_root)
+
+    @property
     def content(self) -> Content:
         """What names its data: those on this machine, or what is known of them."""
         settings = self.settings

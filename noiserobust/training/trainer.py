@@ -83,6 +83,7 @@ def fit(
     run = run_of(settings, out, splits)
     processes.require_equal("settings and data", run.folder.name)
     if not processes.first(lambda: resuming.is_settled(run)):
+        known_device(processes.device(settings.device))
         with resuming.alone_with(run) if processes.writes else nullcontext():
             if not processes.first(lambda: resuming.is_finished(run)):
                 if (teacher := settings.teacher_run) is not None:
@@ -106,7 +107,6 @@ class Trainer:
         self.run, self.settings, self.processes = run, run.settings, processes
         settings, stream = run.settings, Stream(run.settings.seed)
         self.log, self.ranks, device = list[dict[str, Any]](), list[int](), processes.device(settings.device)
-        known_device(device)
         train, self.held_out = _training_data(settings, splits)
         self.data, self.named = splits.train, splits.named
         crop, flip = settings.augmentation(splits)

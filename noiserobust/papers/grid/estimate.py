@@ -90,7 +90,10 @@ def in_words(seconds: float) -> str:
 
 
 def here(piece: Piece) -> bool:
-    """Whether ``piece`` is done; of data that are not on this machine nothing is."""
+    """Whether ``piece`` is done; of data that are not on this machine nothing is, and nothing is downloaded to see."""
+    training = getattr(piece, "trained", piece)
+    if isinstance(training, Training) and not training.nameable:
+        return False
     try:
         return piece.result.is_file()
     except UserError:

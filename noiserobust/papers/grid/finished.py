@@ -57,6 +57,8 @@ def _network_of(piece: Piece) -> Training | None:
 
 def _logged(piece: Training) -> bool:
     """Whether the log of a finished training is here."""
+    if not piece.nameable:
+        return False
     try:
         folder = piece.result.parent
         epochs = len(read_log(folder)) if (folder / "log.csv").is_file() else 0

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from noiserobust.papers.grid.artefacts import Artefact, Cell
-from noiserobust.papers.grid.bench import Bench
+from noiserobust.papers.grid.artefacts import Artefact, Cell, artefacts_of
+from noiserobust.papers.grid.bench import Bench, with_logs
 from noiserobust.papers.grid.finished import missing
 from noiserobust.papers.grid.markdown import text_of
 from noiserobust.papers.grid.published_values import Published, published
 from noiserobust.papers.grid.quantity import Quantity
-from noiserobust.papers.grid.scale import Grid
+from noiserobust.papers.grid.scale import Grid, Scale
 from noiserobust.papers.grid.step_time import StepTime
 from noiserobust.storage.files import write_text
 from noiserobust.storage.provenance import provenance
@@ -21,6 +21,7 @@ from noiserobust.storage.rows import write_rows
 from noiserobust.sweep import Executor, Local, Piece, Training
 from noiserobust.sweep.executors import OnPiece, compute
 from noiserobust.sweep.pieces import data_of
+from noiserobust.training import TrainSettings
 
 
 def pieces_of(artefact: Artefact, grid: Grid, bench: Bench) -> list[Piece]:
@@ -32,6 +33,19 @@ def quantities(artefact: Artefact, grid: Grid) -> list[Quantity]:
     """All that ``artefact`` shows, in its cells and as their places on the x axis."""
     shown = [quantity for cell in artefact.cells(grid) for quantity in (cell.quantity, cell.x)]
     return [quantity for quantity in shown if isinstance(quantity, Quantity)]
+
+
+def logs_of(grids: Mapping[str, Grid], scale: Scale) -> dict[TrainSettings, TrainSettings]:
+    """Every run of all artefacts of the papers in ``grids`` by its bare settings, with what any of them wants logged
+    of it: runs are shared, and a finished one cannot be logged afterwards."""
+    runs = [
+        run
+        for paper, grid in grids.items()
+        for artefact in artefacts_of(paper).values()
+        for quantity in quantities(artefact, grid)
+        for run in quantity.runs
+    ]
+    return with_logs(runs, scale.log_images, scale.log_every)
 
 
 def compute_in_stages(pieces: Sequence[Piece], executor: Executor | None, on_piece: OnPiece | None = None) -> None:

@@ -28,8 +28,8 @@ COMMAND = "noiserobust reproduce map docs/results/*-{mini,four-epochs,small}.par
 KEY = ["row", "column", "quantity"]
 HELP = """For every table and figure: what was computed of it at which scale, and how it agrees with what is printed.
 
-- **copies**: trained copies of each run; **cells**: those of the quantity that most printed cells have. Figures print
-  no numbers, and of some tables the paper's text lost them
+- **copies**: trained copies of each run, the fewest and the most; **cells**: those of the quantity that most printed
+  cells have. Figures print no numbers, and of some tables the paper's text lost them
   ([what is transcribed](../noiserobust/papers/published/README.md)).
 - **ranks**: Spearman's rank correlation of measured and printed cells; **of effects**: of the differences from the
   first row of the same column, which the levels of the columns do not flatter.
@@ -78,10 +78,17 @@ def _lines(artefact: Artefact, rows: Mapping[str, pd.DataFrame]) -> Iterator[lis
         own = table[(table["paper"] == artefact.paper) & (table["artefact"] == artefact.name)]
         if not len(own):
             continue
-        yield [artefact.name, title, name, f"{own['replicate'].nunique()}", *agreement(own), left]
+        yield [artefact.name, title, name, copies_of(own), *agreement(own), left]
         found, title, left = True, "", ""
     if not found:
         yield [artefact.name, title, "none", "", "", "", "", "", "", left]
+
+
+def copies_of(rows: pd.DataFrame) -> str:
+    """Trained copies of the cells of the quantity that most have: ``3``, or the fewest and the most, ``2 to 6``."""
+    counts = rows.astype(dict.fromkeys(KEY, str)).groupby(KEY)["replicate"].nunique()
+    counts = counts.xs(counts.groupby("quantity").size().idxmax(), level="quantity")
+    return f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
 
 
 def agreement(rows: pd.DataFrame) -> list[str]:

@@ -69,10 +69,10 @@ class StepTime(Measuring):
             if at >= self.steps and time.perf_counter() - begun > self.patience:
                 break
             for name, step in steps.items():
+                _wait(settings.device)
                 started = time.perf_counter()
                 passes = step(self.place(at, length))
-                if settings.device.startswith("cuda"):
-                    torch.cuda.synchronize()
+                _wait(settings.device)
                 taken[name].setdefault(passes, []).append(time.perf_counter() - started)
         seconds, plain = _typical(taken["rule"]), _typical(taken["plain"])
         low, high = (_typical(taken["rule"], share) / plain for share in (0.25, 0.75))
@@ -180,7 +180,7 @@ def engine_of(settings: TrainSettings, channels: int, samples: int, classes: int
 def seconds_per_image(spec: ModelSpec, channels: int, size: int, classes: int, precision: str, device: str) -> float:
     """Seconds of a plain forward and backward pass per image, measured on a few images: what estimates start from."""
     images = 8 if size > 64 else 32
-    with seeded(Stream(0, "estimate")):
+    with seeded(Stream(0, "estimate"), device):
         network = spec.without_weights().build(channels, classes).to(device)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         x = torch.rand(images, channels, size, size, device=device).to(memory_format=torch.channels_last)
@@ -188,10 +188,18 @@ def seconds_per_image(spec: ModelSpec, channels: int, size: int, classes: int, p
     engine = Engine(network, torch.optim.SGD(network.parameters(), lr=0.0), precision=precision)  # type: ignore[arg-type]
     taken = []
     for _ in range(3):
+        _wait(device)
         started = time.perf_counter()
         engine.gradient(Batch(x, y))
         engine.take()
+        _wait(device)
         taken.append(time.perf_counter() - started)
         if sum(taken) > 2:  # large enough to have no start-up to speak of
             break
     return min(taken) / images
+
+
+def _wait(device: str) -> None:
+    """Until a GPU has done what it was told: it computes while the host goes on."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
