@@ -32,7 +32,7 @@ class Stream:
     """A named source of random fields.
 
     ``Stream(seed, *path)``; the path's parts are strings and whole numbers. The same name gives the same numbers in any
-    process, thread or order; CPU and CUDA give different ones (the device is recorded with results).
+    process, thread or order; a CPU and GPUs of unequal size give different ones (results record which).
 
     A field has a logical shape ``(rows, ...)`` and is filled in blocks of whole rows, about a million elements each.
     Every block has a generator of its own, named by the stream and the block's index, so ``rows=(a, b)`` makes exactly

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from noiserobust.models.compute import exact_products
+from noiserobust.models.compute import draws_of, exact_products
 
 BACKENDS = torch.backends
 NEW = (BACKENDS.cudnn.conv, BACKENDS.cudnn.rnn, BACKENDS.cuda.matmul, BACKENDS.mkldnn.conv, BACKENDS.mkldnn.matmul)
@@ -67,3 +68,18 @@ def test_exact_products_end_with_an_error() -> None:
     with pytest.raises(ZeroDivisionError), exact_products():
         raise ZeroDivisionError
     assert switches() == before
+
+
+def test_gpus_that_hold_equally_many_threads_draw_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's ``calc_execution_policy``: a field is shared out over all threads that a GPU holds."""
+    cards = {0: (132, 2048), 1: (132, 2048), 2: (108, 2048), 3: (128, 1536)}  # H100 SXM, H200, A100, RTX 4090
+
+    def properties(device: torch.device) -> SimpleNamespace:
+        count, threads = cards[device.index]
+        return SimpleNamespace(multi_processor_count=count, max_threads_per_multi_processor=threads)
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    drawn = [draws_of(torch.device("cuda", index)) for index in cards]
+    assert drawn[0] == drawn[1] == "cuda, 132 x 2048 threads"
+    assert len(set(drawn)) == 3
+    assert draws_of(torch.device("cpu")) == "cpu"

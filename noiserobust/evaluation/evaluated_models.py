@@ -24,7 +24,7 @@ from noiserobust.evaluation.labels import told_apart
 from noiserobust.evaluation.settings import Compute, Where
 from noiserobust.models import ModelSpec
 from noiserobust.models.check import require_finite
-from noiserobust.models.compute import device_of, known_device
+from noiserobust.models.compute import device_of, draws_of, known_device
 from noiserobust.models.kinds import require_layers, require_weights
 from noiserobust.noise.sharded import class_of, mesh_of
 from noiserobust.rng import Stream, kept_generators
@@ -297,7 +297,7 @@ class EvaluatedModels:
             else _digest([self.dataset, *self.calibration(where)], dataset),
             "inputs": dataset.normalization,
             "given": self.given,
-            "device": device.type,
+            "device": draws_of(device),
             "noisy_weights": analog.noisy,
             "all_weights": analog.total,
         }

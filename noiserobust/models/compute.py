@@ -70,6 +70,18 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
+def draws_of(device: torch.device) -> str:
+    """What random numbers depend on beside their names: ``cpu``, or ``cuda, 132 x 2048 threads`` of a GPU.
+
+    torch shares a block of a field out over all threads that a GPU holds (its multiprocessors times the threads of
+    each), so that GPUs that hold equally many give the same numbers, and others do not.
+    """
+    if device.type != "cuda":
+        return device.type
+    card = torch.cuda.get_device_properties(device)
+    return f"cuda, {card.multi_processor_count} x {card.max_threads_per_multi_processor} threads"
+
+
 def known_device(device: torch.device | str) -> torch.device:
     """``device`` as torch knows it; :class:`~noiserobust.UserError` when it is no device, or not on this machine."""
     try:
