@@ -70,13 +70,13 @@ def fit(
 ) -> Run:
     """Train as ``settings`` say, in a folder of ``out`` named by them; a finished run is not trained again.
 
-    An interrupted run goes on from its last finished epoch and ends with the same weights, bit for bit (on the same
-    number of threads; a GPU's backward passes need not repeat). ``splits`` stands in for loading ``settings.data``;
-    ``on_epoch`` gets each line of the log, and so do ``loggers``: ``"tensorboard"``, ``"wandb:project"``,
-    ``"csv:all.csv"``, or objects of your own (:class:`~noiserobust.training.Logger`); ``log.csv`` in the run's
-    folder is written anyway. What ``settings.log`` asks for is measured after every epoch and changes no weights; a
-    finished run that did not log it is refused. ``processes`` (:func:`~noiserobust.training.torchrun`) train one
-    run together: all must call this alike.
+    An interrupted run goes on from its last finished epoch and ends with the same weights, bit for bit (on a CPU,
+    with as many threads). ``splits`` stands in for loading ``settings.data``; ``on_epoch`` gets each line of the
+    log, and so do ``loggers``: ``"tensorboard"``, ``"wandb:project"``, ``"csv:all.csv"``, or objects of your own
+    (:class:`~noiserobust.training.Logger`); ``log.csv`` in the run's folder is written anyway. What
+    ``settings.log`` asks for is measured after every epoch and changes no weights; a finished run that did not log
+    it is refused. ``processes`` (:func:`~noiserobust.training.torchrun`) train one run together: all must call this
+    alike.
     """
     processes = processes or Processes()
     following = Loggers(loggers, processes.writes)
