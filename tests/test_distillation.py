@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from noiserobust import UserError
 from noiserobust.data import Batch, load
-from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.errors import Diverged
+from noiserobust.storage.checkpoints import find_checkpoints, read_checkpoint
 from noiserobust.training import Engine, Method, Plain, Progress, Teacher, TrainSettings, fit, load_run
 from noiserobust.training.estimates import expected_seconds
 from noiserobust.training.runs import run_of
@@ -172,6 +173,21 @@ def test_a_plain_teacher_is_trained_first_once_and_teaches_as_if_it_were_given(t
     assert expected_seconds(taught, few) > expected_seconds(settings, few)
 
 
+def test_a_teacher_that_diverges_is_said_as_the_teacher(teacher_run: tuple, tmp_path) -> None:
+    few, settings, _ = teacher_run
+    taught = replace(settings, method="rwp:gaussian(0.1)", teacher="plain", lr=1e4)
+    with pytest.raises(Diverged, match=r"the teacher that rwp.* asks for .* its plain training diverged in epoch 0"):
+        fit(taught, tmp_path, splits=few)
+    assert taught.teacher_run is not None
+    said = {run: run_of(run, tmp_path, few).failure.read_text() for run in (taught, taught.teacher_run)}
+    assert said[taught].startswith("the teacher that rwp")
+    assert said[taught].endswith("--teacher CHECKPOINT\n")
+    assert said[taught.teacher_run].startswith("training diverged in epoch 0")
+    assert "strength" not in said[taught.teacher_run]  # plain training has none
+    with pytest.raises(UserError, match=r"expected a finished run, got .* the teacher that rwp"):
+        find_checkpoints([str(run_of(taught, tmp_path, few).folder)])
+
+
 def test_runs_name_depends_on_the_teachers_weights_not_on_their_place(teacher_run: tuple, tmp_path) -> None:
     few, settings, teacher = teacher_run
     copied = tmp_path / "elsewhere.safetensors"
@@ -180,6 +196,32 @@ def test_runs_name_depends_on_the_teachers_weights_not_on_their_place(teacher_ru
     assert here.identity(few) == there.identity(few) != settings.identity(few)
     initial = replace(settings, initial=str(copied), teacher="initial")
     assert initial.identity(few) == replace(initial, teacher=str(copied)).identity(few)
+
+
+def test_teachers_that_name_no_network(teacher_run: tuple, tmp_path) -> None:
+    """They have the student's, without its adapters; a folder of transformers has its own."""
+    few, settings, teacher = teacher_run
+    torch.save(teacher.network.state_dict(), tmp_path / "net.pt")
+    bare = replace(settings, initial=str(tmp_path / "net.pt"), lora="rank=2", teacher="initial", epochs=1)
+    named = replace(bare, initial=str(teacher.folder))
+    digests = [
+        read_checkpoint(fit(one, tmp_path / name, splits=few).checkpoint).digest
+        for name, one in (("a", bare), ("b", named))
+    ]
+    assert digests[0] == digests[1]
+    with pytest.raises(UserError, match=r"^the teacher: .*net.pt does not fit"):
+        fit(replace(settings, model="digits:8", teacher=str(tmp_path / "net.pt")), tmp_path, splits=few)
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4, "num_channels": 1}
+    for width in (8, 12):
+        config = transformers.ViTConfig(hidden_size=width, intermediate_size=8, num_labels=10, **sizes)
+        transformers.ViTForImageClassification(config).save_pretrained(tmp_path / f"vit{width}")
+    narrow = replace(settings, model=f"transformers:{tmp_path / 'vit8'}", epochs=1)
+    for teacher_of in (narrow, replace(narrow, lora="rank=2")):
+        for width in (8, 12):  # another network than the student's, too
+            fit(replace(teacher_of, teacher=str(tmp_path / f"vit{width}")), tmp_path / "runs", splits=few)
+        fit(replace(teacher_of, teacher="plain"), tmp_path / "runs", splits=few)
 
 
 def test_wrong_teachers_are_one_clear_line(teacher_run: tuple, tmp_path) -> None:

@@ -20,7 +20,7 @@ from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
 from noiserobust.sweep import recommend
 from noiserobust.sweep.executors import compute
 from noiserobust.sweep.halving import Rung, Trial, halve, rungs_of
-from noiserobust.sweep.pieces import Training
+from noiserobust.sweep.pieces import Training, epoch_cost
 from noiserobust.sweep.recommendation import AS_GIVEN, CHOOSING, candidates_for, command_of, equivalent, taught, within
 from noiserobust.training import TrainSettings, fit
 
@@ -164,7 +164,7 @@ def test_a_default_search_ends_with_a_teacher(tmp_path, monkeypatch: pytest.Monk
     assert last["method"].str.endswith("distilled 0.9 tau 2").sum() == 1
     assert list(last["score"]) == sorted(last["score"], reverse=True)  # the mean over the copies, on held-out data
     assert result.winner.label == last["method"].iloc[0]
-    assert last["passes"].max() - last["passes"].min() == pytest.approx(CHOOSING / 3)
+    assert last["passes"].max() - last["passes"].min() == pytest.approx(CHOOSING * 4 / 3)
     copies = [read_checkpoint(path).about["log"]["perturbed_accuracy"] for path in _copies(tmp_path, result.winner)]
     assert last["score"].iloc[0] == pytest.approx(sum(copies) / CHOOSING)
     assert {*result.rows["replicate"]} == {1, 2}
@@ -245,3 +245,11 @@ def test_a_run_without_the_score_is_one_line(tmp_path: Path) -> None:
         save_checkpoint(trial.training.result, stored.weights, {**stored.about, "log": log})
         with pytest.raises(UserError, match="expected a run whose log says perturbed_accuracy"):
             trial.run()
+
+
+def test_a_plain_teacher_is_trained_in_the_passes_of_an_epoch() -> None:
+    plain = TrainSettings()
+    assert epoch_cost(plain) == 1
+    assert epoch_cost(replace(plain, method="sam:0.1")) == 2
+    assert epoch_cost(replace(plain, teacher="plain")) == pytest.approx(2 + 1 / 3)
+    assert epoch_cost(replace(plain, teacher="a/checkpoint")) == pytest.approx(1 + 1 / 3)

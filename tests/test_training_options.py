@@ -165,8 +165,13 @@ def flat() -> nn.Module:
     return nn.Sequential(*layers)
 
 
+def short_rows() -> nn.Module:
+    rows = [nn.Sequential(nn.Conv2d(k, 4, 3), nn.BatchNorm2d(4), nn.ReLU()) for k in (1, 4)]
+    return nn.Sequential(*rows, nn.Flatten(), nn.Linear(64, 3))
+
+
 class TestCheckpointing:
-    @pytest.mark.parametrize("build", [residual, flat])
+    @pytest.mark.parametrize("build", [residual, flat, short_rows])
     @pytest.mark.parametrize("method", ["rwp:gaussian(0.1)", "gsam:0.1"])
     @pytest.mark.parametrize(
         "io", ["none", "io:dac=5,adc=6,noise=0.05,learnt=true", "io:dac=5,percentile=99.0,images=20"]
@@ -196,6 +201,8 @@ class TestCheckpointing:
         layer = nn.TransformerEncoderLayer(8, 2, 8)
         assert [*blocks(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))]
         assert [type(block) for block in blocks(flat())] == [nn.Sequential]
+        digits = ModelSpec.parse("digits:4").build(1, 10)
+        assert [*blocks(digits)] == [digits.conv1, digits.conv2, digits.conv3]  # rows of three layers in a row
         with (
             pytest.raises(UserError, match="expected blocks in a ModuleList or Sequential"),
             checkpointed(nn.Linear(2, 2)),

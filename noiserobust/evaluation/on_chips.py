@@ -84,7 +84,10 @@ class Conditions:
                 dict.fromkeys(times), range(chips.reads), dict.fromkeys(kinds), converters
             )
         ]
-        counts = {"": chips.recalibration} | {text: one.calibration for text, one in converters.items()}
+        counts = {"": chips.recalibration}
+        if chips.calibration is not None or isinstance(data, Splits):
+            # Without training images a network that has ranges of its training needs none; another one is refused.
+            counts |= {text: one.calibration for text, one in converters.items()}
         calibration = {text: _calibration(chips.calibration, data, count) for text, count in counts.items()}
         sampled = cache(partial(_calibration, chips.calibration, data))
         if not isinstance(chips.ranges, Mapping) and chips.ranges not in ("trained", "new"):
@@ -157,6 +160,12 @@ class ModelOnChips:
             return asked, ""
         if asked == "new":
             return None, ""
+        learnt = [text for text, one in self.conditions.converters.items() if one.learnt]
+        if learnt and about and not about.get("ranges"):
+            raise UserError(
+                f"expected a network with ranges that training found for {learnt[0]}, got {source.path} without any; "
+                "name the runs that have them, train this one with these converters, or calibrate by percentile=99.9"
+            )
         text = about.get("settings", {}).get("converters", "none")
         known = text in self.conditions.converters and about.get("ranges")
         return about.get("ranges"), text if known and self.conditions.converters[text].has_ranges else ""

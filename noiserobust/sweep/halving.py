@@ -12,7 +12,7 @@ import pandas as pd
 from noiserobust.errors import Diverged, UserError
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.sweep.executors import Executor, OnPiece, compute
-from noiserobust.sweep.pieces import Training, mean_cost, read_score, write_score
+from noiserobust.sweep.pieces import Training, epoch_cost, read_score, write_score
 from noiserobust.training import TrainSettings
 
 KEEP = 2
@@ -156,7 +156,7 @@ def rated(
             "method": contenders[i].label,
             "rung": rung,
             "epochs": contenders[i].epochs,
-            "passes": len(copies) * contenders[i].epochs * mean_cost(contenders[i]),
+            "passes": len(copies) * contenders[i].epochs * epoch_cost(contenders[i]),
             "metric": contenders[i].task.metric,
             "score": sum(trial.score for trial in copies) / len(copies),
         }

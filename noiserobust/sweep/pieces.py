@@ -188,6 +188,12 @@ def _load(data: str, root: str, size: int | None) -> Splits:
     return load(data, root, size)
 
 
+def epoch_cost(settings: TrainSettings) -> float:
+    """Passes over the training data per epoch, in those of plain training: a step's, and those of a teacher that is
+    trained first (anew for every run, though runs may share one)."""
+    return mean_cost(settings) + (settings.teacher_run is not None)
+
+
 def mean_cost(settings: TrainSettings, steps: int = 100) -> float:
     """Mean cost of a training step in units of a plain one, a backward pass counting as two forward passes: as the
     method states it, over so many steps that lie evenly over the run, and a teacher's forward pass."""

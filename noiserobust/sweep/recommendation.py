@@ -24,7 +24,7 @@ from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.sweep.executors import Executor, OnPiece, compute
 from noiserobust.sweep.grid import runs_of
 from noiserobust.sweep.halving import Rung, halve, rated, rungs_of
-from noiserobust.sweep.pieces import Training, data_of, mean_cost
+from noiserobust.sweep.pieces import Training, data_of, epoch_cost
 from noiserobust.training import Plain, TrainSettings
 
 CHOOSING = 3
@@ -122,7 +122,7 @@ def recommend(
     candidates = candidates_for(base) if vary is None else [piece.settings for piece in runs_of(base, vary)]
     candidates = list(dict.fromkeys(candidates))
     plain = next((one for one in candidates if _is_plain(one)), replace(base, method=Plain()))
-    costs = [mean_cost(settings) for settings in candidates]
+    costs = [epoch_cost(settings) for settings in candidates]
     rungs, teaches = within(budget, costs, base.epochs, copies, teaches=vary is None)
 
     search = halve(candidates, rungs, folder, executor, on_piece)

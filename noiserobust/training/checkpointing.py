@@ -71,7 +71,8 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
         for child in composite:
             inner = list(blocks(child))
             # A block may have small rows of its own (a shortcut); what holds rows of blocks is no block.
-            yield from inner if any(not isinstance(one, ROWS) for one in inner) or isinstance(child, ROWS) else [child]
+            rows = inner and (isinstance(child, ROWS) or any(not isinstance(one, ROWS) for one in inner))
+            yield from inner if rows else [child]
         return
     for child in module.children():
         yield from blocks(child)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from html import escape
@@ -27,7 +28,7 @@ from noiserobust.storage.described import strict
 from noiserobust.storage.files import NAME_MAX, write_text
 from noiserobust.storage.logs import read_log
 from noiserobust.tasks import Task
-from noiserobust.training.rules.base import Method
+from noiserobust.training.rules.base import Method, Plain
 from noiserobust.training.settings import TrainSettings
 
 CHECKED = 100
@@ -75,8 +76,22 @@ class Run:
         """The error that says that a loss of ``epoch`` is no finite number; the process that ``writes`` marks
         the run by it. The state after the last good epoch stays."""
         kept = f"; the state after epoch {epoch - 1} is kept" if epoch else ""
-        tried = "lower --lr or the method's strength, or limit gradients by --clip-norm 1"
-        error = Diverged(f"training diverged in epoch {epoch}: {name} is {value}; {tried}{kept}")
+        strength = "" if isinstance(self.settings.method, Plain) else " or the method's strength"
+        tried = f"lower --lr{strength}, or limit gradients by --clip-norm 1"
+        return self._failed(f"training diverged in epoch {epoch}: {name} is {value}; {tried}{kept}", writes)
+
+    @contextmanager
+    def taught(self, writes: bool) -> Iterator[None]:
+        """Inside, the plain teacher of this run is trained: what diverges there is said of the teacher."""
+        try:
+            yield
+        except Diverged as error:
+            told = f"the teacher that {self.label} asks for is not there: its plain {error}; or give a trained one"
+            raise self._failed(f"{told} by --teacher CHECKPOINT", writes) from None
+
+    def _failed(self, line: str, writes: bool) -> Diverged:
+        """The error that says ``line``, which then lies in the folder, too."""
+        error = Diverged(line)
         if writes:
             write_text(self.failure, f"{error}\n")
         return error

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from noiserobust.data import Batch, Labelled
 from noiserobust.errors import UserError
+from noiserobust.models import ModelSpec
+from noiserobust.models.lora import LoRA
 from noiserobust.models.modes import evaluating
+from noiserobust.models.pretrained import Loaded, Transformers
 from noiserobust.spec.kinds import typed
-from noiserobust.storage.checkpoints import read_checkpoint
+from noiserobust.storage.checkpoints import Checkpoint, read_checkpoint
 from noiserobust.tasks import Task
 from noiserobust.tasks.scoring import checked
 from noiserobust.training.settings import TrainSettings
@@ -81,8 +84,10 @@ def teacher_of(
         return None
     checkpoint = read_checkpoint(path)
     about = checkpoint.about
-    same = about.get("model", str(settings.model)) == str(settings.model)
-    model = checkpoint.build(settings.model if same else None, data.channels, outputs)
+    try:
+        model = checkpoint.build(network_of(checkpoint, settings.model), data.channels, outputs)
+    except UserError as error:
+        raise UserError(f"the teacher: {error}") from None
     theirs = [about.get(name) for name in ("mean", "std")]
     if None not in theirs and theirs != [list(data.mean), list(data.std)]:
         raise UserError(
@@ -91,3 +96,17 @@ def teacher_of(
         )
     checked(model, sample, task, outputs, f"the teacher {checkpoint.path}")
     return Teacher(model, settings.teacher_weight, settings.temperature)
+
+
+def network_of(checkpoint: Checkpoint, student: ModelSpec) -> ModelSpec | None:
+    """The network of a teacher's ``checkpoint``, None for the one that it names itself. One that names none is the
+    student's, or what the student has adapters on, where the teacher has no adapters."""
+    weights, named = checkpoint.weights, checkpoint.about.get("model")
+    if named is not None:
+        return student if named == str(student) else None
+    if isinstance(student, LoRA) and not any(".lora_" in name for name in weights):
+        student = student.of
+    if not isinstance(weights, Loaded):
+        return student
+    same = isinstance(student, Transformers) and Path(student.folder).resolve() == Path(weights.spec.folder).resolve()
+    return student if same else None

@@ -88,7 +88,8 @@ def fit(
         with resuming.alone_with(run) if processes.writes else nullcontext():
             if not processes.first(lambda: resuming.is_finished(run)):
                 if (teacher := settings.teacher_run) is not None:
-                    fit(teacher, out, splits=splits, progress=progress, processes=processes)
+                    with run.taught(processes.writes):
+                        fit(teacher, out, splits=splits, progress=progress, processes=processes)
                 trainer = Trainer(run, splits, processes)
                 with following.following(run):
                     trainer.train([following.epoch, *([on_epoch] if on_epoch else [])], progress)
@@ -203,11 +204,10 @@ class Trainer:
         self._resume()
         if self.log and self.processes.writes:
             log.info("%s goes on from epoch %d of %d", *(self.run.folder, len(self.log), self.settings.epochs))
-        title = f"{self.settings.label} seed {self.settings.seed}"
         with Bar(
             total=self.steps,
             initial=len(self.log) * len(self.batches),
-            desc=printable(title),
+            desc=printable(f"{self.settings.label} seed {self.settings.seed}"),
             unit="step",
             disable=not (progress and self.processes.writes),
             mininterval=0.5,
