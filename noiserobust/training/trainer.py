@@ -182,9 +182,8 @@ class Trainer:
             settings.lr_schedule, optimizer, settings.lr, self.steps, len(self.batches), settings.lr_warmup
         )
         processes.require_samples(len(train), settings.batch_size)
-        self.watched = (
-            [] if self.held_out is None else prepare(self.held_out, device, channels_last=settings.channels_last)
-        )
+        held = self.held_out
+        self.watched = [] if held is None else prepare(held, device, channels_last=settings.channels_last)
         self.refreshing: Sequence[Batch] = ()
         if settings.average is not None:
             self._require_average()
