@@ -220,6 +220,15 @@ def test_time_is_told_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixt
     main(["train", *few])
     main(["train", *few, "--seeds", "0", "1", "--dry-run"])
     assert "1 of 2 missing" in capsys.readouterr().out
+    taught = ["train", *few, "--method", "rwp:gaussian(0.1)", "--teacher", "plain", "--seeds", "0", "1", "--dry-run"]
+    main(taught)  # the plain network of seed 0 is there
+    head, *runs, time = capsys.readouterr().out.splitlines()
+    assert head == "2 of 2 missing"
+    assert [re.sub(r".*/|-\w{8}$", "", line) for line in runs] == [
+        *("rwp-gaussian-0.1-distilled-0.5-tau-2-seed0", "rwp-gaussian-0.1-distilled-0.5-tau-2-seed1"),
+        *("and the plain networks that teach them", "plain-seed1"),
+    ]
+    assert re.match(r"about \d+ s each, \d+ s in all", time)
     main(["evaluate", str(tmp_path / "runs"), "--dry-run", "--out", str(tmp_path / "rows.parquet")])
     assert capsys.readouterr().out.startswith("about ")
     assert not (tmp_path / "rows.parquet").exists()

@@ -114,11 +114,18 @@ class Train(Command):
 
         seen = self.settings.normalized(splits)
         runs = [run_of(replace(self.settings, seed=seed), self.out, seen) for seed in self.seeds]
-        missing = [str(run.folder) for run in runs if not run.checkpoint.is_file()]
+        missing = [run for run in runs if not run.checkpoint.is_file()]
         each = expected_seconds(self.settings, splits) if missing else 0.0
-        lines = [f"{len(missing)} of {len(runs)} missing", *(f"  {folder}" for folder in missing)]
-        lines += [f"about {spoken(each)} each, {spoken(each * len(missing))} in all"] if missing else []
-        return Part("\n".join(lines), values={"missing": missing, "seconds": each * len(missing)})
+        folders, teachers, seconds = [str(run.folder) for run in missing], list[str](), each * len(missing)
+        if (teacher := self.settings.teacher_run) is not None and missing:
+            theirs = [run_of(replace(teacher, seed=run.settings.seed), self.out, seen) for run in missing]
+            teachers = [str(run.folder) for run in theirs if not run.checkpoint.is_file()]
+            there = len(theirs) - len(teachers)
+            seconds = max(0.0, seconds - expected_seconds(teacher, splits) * there) if there else seconds
+        lines = [f"{len(missing)} of {len(runs)} missing", *(f"  {folder}" for folder in folders)]
+        lines += ["and the plain networks that teach them", *(f"  {folder}" for folder in teachers)] if teachers else []
+        lines += [f"about {spoken(each)} each, {spoken(seconds)} in all"] if missing else []
+        return Part("\n".join(lines), values={"missing": folders, "teachers": teachers, "seconds": seconds})
 
     @staticmethod
     def _told(run: Run) -> Part:
