@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from loops import CLASSES, Setup
 from torch import nn
 
 from noiserobust.training import RST, Engine, Method, Progress
+from noiserobust.training.checkpointing import checkpointed
+from noiserobust.training.compiling import compiled
 
 EPOCH = 10
 """The epoch that all steps lie in: past the start of SAF and MESA."""
@@ -55,8 +58,43 @@ RULES = {
 }
 
 
+OPTIONS = {
+    "compiled": ("plain", "compile"),
+    "compiled, RWP": ("rwp:gaussian(0.1)", "compile"),
+    "compiled, SAM": ("sam:0.1", "compile"),
+    "checkpointing": ("plain", "checkpointing"),
+    **{f"`io:{text}`": ("plain", f"io:{text}") for text in ("dac=8,adc=8", "dac=8,adc=8,noise=0.06")},
+    "`io:dac=8,adc=8,learnt=true`": ("plain", "io:dac=8,adc=8,learnt=true"),
+}
+"""What a step is asked for beside its rule: a rule, and compile, checkpointing or converters."""
+
+
+def of_option(name: str, setup: Setup) -> Callable[[], object]:
+    """A step of one of ``OPTIONS``."""
+    text, option = OPTIONS[name]
+    kept = ExitStack()  # open as long as the program runs
+
+    def wrap(model: nn.Module) -> nn.Module:
+        if option == "checkpointing":
+            return kept.enter_context(checkpointed(model))
+        return compiled(model, torch.device(setup.device)) if option == "compile" else model
+
+    step = of_rule(text, 1, setup, wrap, converters=option if option.startswith("io:") else "none")
+
+    def run() -> ExitStack:
+        step()
+        return kept
+
+    return run
+
+
 def of_rule(
-    text: str, steps: int, setup: Setup, wrap: Callable[[nn.Module], nn.Module] = lambda model: model, ranks: int = 1
+    text: str,
+    steps: int,
+    setup: Setup,
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+    ranks: int = 1,
+    converters: str = "none",
 ) -> Callable[[], object]:
     """So many steps of one of our rules; of a coin's as many heads as tails."""
     method, model, data = Method.parse(text), wrap(setup.model()), setup.data(setup.batch // ranks)
@@ -66,6 +104,7 @@ def of_rule(
         precision=setup.precision,
         samples=setup.batch,
         classes=CLASSES,
+        converters=converters,
         scaler=torch.amp.GradScaler(setup.device) if setup.precision == "fp16" else None,
     )
     numbers, first = iter(range(10**9)), 0

@@ -2,6 +2,7 @@
 
     python experiments/benchmarks/training.py rules          # time of every rule in turn, one process
     python experiments/benchmarks/training.py narrow         # those with a target, at width 16, one thread's own time
+    python experiments/benchmarks/training.py options        # compiled, checkpointed, with converters, at that width
     python experiments/benchmarks/training.py memory         # peak memory of every rule, a process each
     python experiments/benchmarks/training.py widths         # plain, RWP and SAM at several widths
     python experiments/benchmarks/training.py ranks          # on one process and on two (DDP, gloo)
@@ -31,15 +32,15 @@ import tyro
 from common import FIGURES, RESULTS, add_rows, in_turn, markdown, ratios
 from loops import OTHERS, Setup, of_loop
 from matplotlib.lines import Line2D
-from rules import RULES, Rule, of_rule
+from rules import OPTIONS, RULES, Rule, of_option, of_rule
 from torch.nn.parallel import DistributedDataParallel
 
 from noiserobust.memory import keep_memory
 from noiserobust.report.style import FIRST, QUIET, SECOND, TEXT, Entry, dress, panels, save
 from noiserobust.storage.files import write_atomically
 
-TIMES, MEMORY, SCALING, NARROW = (
-    RESULTS / f"speed_training{part}.csv" for part in ("", "_memory", "_scaling", "_narrow")
+TIMES, MEMORY, SCALING, NARROW, OPTIONAL = (
+    RESULTS / f"speed_training{part}.csv" for part in ("", "_memory", "_scaling", "_narrow", "_options")
 )
 TARGETS = ("plain", "RWP", "RWP Laplace", "mixed RWP", "SAM", "ASAM", "LookSAM-5", *list(OTHERS)[-3:])
 TABLE = RESULTS / "speed_training_table.csv"
@@ -50,6 +51,8 @@ def case(name: str, setup: Setup) -> tuple[int, Callable[[], object]]:
     """How many steps a call of the case makes, and the call."""
     if name in OTHERS:
         return of_loop(name, setup)
+    if name in OPTIONS:
+        return 1, of_option(name, setup)
     rule = RULES.get(name, Rule("plain", None, 1.0, ""))
     return rule.steps, of_rule(rule.text, rule.steps, setup)
 
@@ -137,7 +140,7 @@ def rank(number: int, count: int, setup: Setup, rounds: int, out: str) -> None:
 class Benchmark:
     """Flags of the program."""
 
-    what: tyro.conf.Positional[Literal["rules", "narrow", "memory", "widths", "ranks", "report", "peak"]]
+    what: tyro.conf.Positional[Literal["rules", "narrow", "options", "memory", "widths", "ranks", "report", "peak"]]
     """peak is what memory starts for one case."""
     setup: tyro.conf.OmitArgPrefixes[Setup] = field(default_factory=Setup)
     rounds: int = 5
@@ -151,10 +154,11 @@ class Benchmark:
         if self.what == "rules":
             names = ["plain", *(name for name in self.cases if name != "plain")]
             add_rows(TIMES, measure(names, setup, self.rounds, setup.describe()))
-        elif self.what == "narrow":
+        elif self.what in ("narrow", "options"):
             keep_memory()  # as the command line does
             small = Setup(**{**vars(setup), "width": 16, "batch": 64, "threads": 1})
-            rows = add_rows(NARROW, measure(list(TARGETS), small, self.rounds, small.describe(), least=5))
+            path, names = (NARROW, list(TARGETS)) if self.what == "narrow" else (OPTIONAL, ["plain", *OPTIONS])
+            rows = add_rows(path, measure(names, small, self.rounds, small.describe(), least=5))
             print(markdown(ratios(rows[rows["run"] == rows["run"].max()], "plain").round(3)))
             return
         elif self.what == "peak":
