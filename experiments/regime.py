@@ -21,7 +21,7 @@ from noiserobust.evaluation import summarize
 from noiserobust.papers import incorruptible as inc
 from noiserobust.papers.grid import SMALL, Bench, Grid, grid_of, published
 from noiserobust.papers.grid.claim import Contrast, Measured
-from noiserobust.papers.grid.finished import FOLDER, contents, missing, take_up
+from noiserobust.papers.grid.finished import FOLDER, complete, contents, take_up
 from noiserobust.papers.grid.quantity import Accuracy
 from noiserobust.report import robustness_table
 from noiserobust.report.plots import strength_figure
@@ -75,11 +75,9 @@ def accuracy(at: Grid, row: str, sigma: float) -> Accuracy:
     return Accuracy(runs(at)[row], inc.noise(at, sigma))
 
 
-def copies(bench: Bench, quantities: Sequence[Accuracy]) -> int:
-    """How many copies of all ``quantities`` are finished, from the first on."""
-    wanted = range(MOST, 0, -1)
-    done = (n for n in wanted if not missing(p for q in quantities for p in q.pieces(bench.with_seeds(n))))
-    return next(done, 0)
+def finished(bench: Bench, quantities: Sequence[Accuracy]) -> Bench | None:
+    """The bench of the copies of which all ``quantities`` are computed."""
+    return complete(bench.with_seeds(MOST), lambda of: [piece for one in quantities for piece in one.pieces(of)])
 
 
 def accuracies(at: Grid, bench: Bench) -> Iterator[list[str]]:
@@ -87,10 +85,10 @@ def accuracies(at: Grid, bench: Bench) -> Iterator[list[str]]:
     yield ["", "copies", *(f"sigma {sigma:g}" for sigma in inc.TEST)]
     for row in runs(at):
         cells = [accuracy(at, row, sigma) for sigma in inc.TEST]
-        n = copies(bench, cells)
-        if not n:
+        if (of := finished(bench, cells)) is None:
             continue
-        means = [cell.values(bench.with_seeds(n)).groupby("replicate")["value"].mean() for cell in cells]
+        n = len(of.seeds)
+        means = [cell.values(of).groupby("replicate")["value"].mean() for cell in cells]
         spread = [f" ± {mean.std(ddof=1):.1f}" if n > 1 else "" for mean in means]
         shown = [f"{mean.mean():.1f}{half}" for mean, half in zip(means, spread, strict=True)]
         kept = [f" ({mean.mean() / means[0].mean():.3f})" if index else "" for index, mean in enumerate(means)]
@@ -123,8 +121,8 @@ def effects(at: Grid, bench: Bench) -> Iterator[list[str]]:
         shown = printed(a, sigma) - printed(b, sigma)
         known = None if math.isnan(shown) else shown
         contrast = Contrast("", accuracy(at, a, sigma), accuracy(at, b, sigma), published=known)
-        n = copies(bench, [accuracy(at, a, sigma), accuracy(at, b, sigma)])
-        words = ["", "", ""] if not n else in_words(contrast.measured(bench.with_seeds(n)))
+        of = finished(bench, [accuracy(at, a, sigma), accuracy(at, b, sigma)])
+        words = ["", "", ""] if of is None else in_words(contrast.measured(of))
         where = f"under sigma {sigma:g}" if sigma else "clean"
         yield [f"{a} minus {b}, {where}", "" if known is None else f"{known:+.1f}", *words, before(a, b, sigma)]
 

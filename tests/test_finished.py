@@ -160,17 +160,22 @@ def test_other_images_are_other_runs(trained: Machine, tmp_path: Path) -> None:
 
 
 def test_a_table_shows_the_cells_and_copies_that_are_there(trained: Machine, tmp_path: Path) -> None:
-    """Of three columns one is not computed, and another only for the first copy."""
+    """Of three columns one lacks the first copy, another the second, and a third is nowhere."""
     other = Machine(tmp_path, trained.images, trained.kept)
     assert other.kept is not None
     take_up(other.bench, other.kept)
     clean, noisy, _ = cells(other.at)
     clean.quantity.measurements(other.bench)[0].result.unlink()
     noisy.quantity.measurements(other.bench)[1].result.unlink()
-    found = computed(TABLE, other.at, other.bench)
-    assert [(cell.column, len(of.seeds)) for cell, of in found] == [("sigma 0.07", 1), ("log", 2)]
+    more = other.bench.with_copies([0, 1, 3])
+    found = computed(TABLE, other.at, more)
+    there = {cell.column: [*of.seeds] for cell, of in found}
+    assert there == {clean.column: [1], "sigma 0.07": [0], "log": [0, 1]}
     rows = rows_of(TABLE, other.at, other.bench, found)
-    assert rows.groupby("column")["replicate"].nunique().to_dict() == {"sigma 0.07": 1, "log": 2}
+    assert rows.groupby("column")["replicate"].unique().map(list).to_dict() == there
+    clean.quantity.measurements(other.bench)[1].result.unlink()
+    found = computed(TABLE, other.at, other.bench)
+    assert [cell.column for cell, _ in found] == ["sigma 0.07", "log"]
     assert "over 1 to 2 trained copies" in write(TABLE, other.at, other.bench, found)[1].read_text()
 
 

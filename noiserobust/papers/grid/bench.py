@@ -27,20 +27,26 @@ class Bench:
 
     ``logged``: what is logged of each run (:func:`with_logs`); a run that is not in it is logged as it says itself.
     ``contents``: what names data that need not be on this machine, by their text.
+    ``copies``: seeds of the trained copies (default: as many as the scale has, from 0 on).
     """
 
     scale: Scale
     folder: Path
     logged: Mapping[TrainSettings, TrainSettings] = dataclasses.field(default_factory=dict)
     contents: Mapping[str, Content] = dataclasses.field(default_factory=dict)
+    copies: tuple[int, ...] | None = None
 
     @property
-    def seeds(self) -> range:
-        return range(self.scale.seeds)
+    def seeds(self) -> Sequence[int]:
+        return range(self.scale.seeds) if self.copies is None else self.copies
 
     def with_seeds(self, count: int) -> Bench:
         """The same with so many trained copies of every run."""
-        return dataclasses.replace(self, scale=dataclasses.replace(self.scale, seeds=count))
+        return dataclasses.replace(self, scale=dataclasses.replace(self.scale, seeds=count), copies=None)
+
+    def with_copies(self, seeds: Sequence[int]) -> Bench:
+        """The same with the copies of these seeds."""
+        return dataclasses.replace(self.with_seeds(len(seeds)), copies=tuple(seeds))
 
     def training(self, run: TrainSettings, seed: int) -> Training:
         """The piece that trains the copy ``seed`` of ``run``."""

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,13 @@ def missing(pieces: Iterable[Piece]) -> list[Piece]:
     open_ = [piece for piece in dict.fromkeys(pieces) if not here(piece)]
     needed = {_network_of(piece) for piece in open_}
     return [piece for piece in open_ if not isinstance(piece, Training) or piece in needed or not _logged(piece)]
+
+
+def complete(bench: Bench, pieces: Callable[[Bench], Iterable[Piece]]) -> Bench | None:
+    """``bench`` with those of its copies of whose ``pieces`` nothing is :func:`missing`; None if there are none."""
+    seeds = [seed for seed in bench.seeds if not missing(pieces(bench.with_copies([seed])))]
+    found = bench.with_copies(seeds)
+    return found if seeds and not missing(pieces(found)) else None
 
 
 def _network_of(piece: Piece) -> Training | None:

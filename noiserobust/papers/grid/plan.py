@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from noiserobust.papers.grid.artefacts import Artefact, Cell, artefacts_of
 from noiserobust.papers.grid.bench import Bench, with_logs
-from noiserobust.papers.grid.finished import missing
+from noiserobust.papers.grid.finished import complete, missing
 from noiserobust.papers.grid.markdown import text_of
 from noiserobust.papers.grid.published_values import Published, published
 from noiserobust.papers.grid.quantity import Quantity
@@ -62,19 +63,20 @@ def compute_in_stages(pieces: Sequence[Piece], executor: Executor | None, on_pie
 
 
 Computed = Sequence[tuple[Cell, Bench]]
-"""Cells, each with the bench of as many of its trained copies as are computed."""
+"""Cells, each with the bench of those of its trained copies that are computed."""
 
 
 def computed(artefact: Artefact, grid: Grid, bench: Bench) -> Computed:
-    """The cells of which at least one copy is computed, and with it the copies from the first on that are."""
+    """The cells of which at least one copy is computed, each with those that are."""
+
+    def pieces(quantities: Sequence[Quantity], of: Bench) -> list[Piece]:
+        return [piece for quantity in quantities for piece in quantity.pieces(of)]
+
     found = []
     for cell in artefact.cells(grid):
         needed = [one for one in (cell.quantity, cell.x) if isinstance(one, Quantity)]
-        for copies in range(len(bench.seeds), 0, -1):
-            of = bench.with_seeds(copies)
-            if not missing(piece for quantity in needed for piece in quantity.pieces(of)):
-                found.append((cell, of))
-                break
+        if (of := complete(bench, partial(pieces, needed))) is not None:
+            found.append((cell, of))
     return found
 
 
