@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from noiserobust.cli import main
 from noiserobust.papers.claims import CLAIMS
 from noiserobust.papers.grid import MINI, Bench, grid_of
 from noiserobust.papers.grid.claim import STEPS, Change, Claim, Contrast, Cost, Measured, OverEpochs, holm, power
 from noiserobust.papers.grid.claims_text import claims_text, line_of
+from noiserobust.papers.grid.finished import FOLDER
 from noiserobust.papers.grid.quantity import Quantity
 
 ROOT = Path(__file__).parent.parent
@@ -191,6 +194,16 @@ def test_every_claim_can_be_stated_at_mini(claim: Claim) -> None:
     assert all(isinstance(one, Cost) or one.pieces(BENCH) for one in contrasts)
     equal = [one for one in contrasts if isinstance(one, Contrast) and one.within is not None]
     assert all(one.lost is not None for one in equal)
+
+
+def test_a_copy_in_the_middle_may_be_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished = shutil.copytree(FOLDER / "small", tmp_path / "finished")
+    for path in finished.glob("plain-clip-2.5-rms-seed1-*"):
+        path.unlink()
+    out = ["--scale", "small", "--seeds", "3", "--only-done", "--finished", str(finished), "--out", str(tmp_path)]
+    main(["reproduce", "claims", "comparators", *out, "--data-root", str(tmp_path / "no data")])
+    assert "trained copies here: 4, " in capsys.readouterr().out
+    assert set(pd.read_parquet(tmp_path / "small" / "claims.parquet")["replicate"]) == {0, 2, 3, 4}
 
 
 class TestPublished:

@@ -154,7 +154,7 @@ class Reproduce(Command):
             yield self._missing(list(dict.fromkeys(pieces)))
             return
         self._compute(pieces)
-        benches = {claim: bench.with_seeds(n) for claim in claims if (n := claim.copies(grids[claim.paper], bench))}
+        benches = {claim: own for claim in claims if (own := claim.finished(grids[claim.paper], bench))}
         judged = [claim.judged(grids[claim.paper], own) for claim, own in benches.items()]
         text = claims_text(judged, [claim for claim in claims if claim not in benches], bench.scale)
         written = [write_text(bench.folder / "claims.md", text + "\n")]

@@ -13,14 +13,14 @@ import pandas as pd
 from scipy import optimize, stats
 
 from noiserobust.papers.grid.bench import Bench
-from noiserobust.papers.grid.finished import missing
+from noiserobust.papers.grid.finished import complete
 from noiserobust.papers.grid.quantity import Logged, Quantity, table
 from noiserobust.papers.grid.scale import Grid
 from noiserobust.sweep import Piece
 
 CONFIDENCE = 0.95
 POWER = 0.8
-MOST = 50
+MOST = 20
 """Trained copies of a run that are looked for."""
 STEPS = Path(__file__).parent.parent / "full_width_steps.csv"
 """Steps of ResNet-18 at its full width in units of plain ones, from the rows of docs/speed.md."""
@@ -216,14 +216,11 @@ class Claim:
         """Everything that it rests on."""
         return [piece for one in self.contrasts(grid) for piece in one.pieces(bench)]
 
-    def copies(self, grid: Grid, bench: Bench) -> int:
-        """How many trained copies of all its runs are computed, from those of ``bench`` on; 0 if those are not."""
-        count = bench.scale.seeds
-        while not missing(self.pieces(grid, bench.with_seeds(count))):
-            count += 1
-            if count > MOST:
-                break
-        return count - 1 if count > bench.scale.seeds else 0
+    def finished(self, grid: Grid, bench: Bench) -> Bench | None:
+        """``bench`` with every copy (of the first 20 seeds, or as many as ``bench`` has) of which all runs are computed; None if there are fewer than
+        two of them, or than ``bench`` has."""
+        found = complete(bench.with_seeds(max(MOST, bench.scale.seeds)), lambda own: self.pieces(grid, own))
+        return None if found is None or len(found.seeds) < max(2, len(bench.seeds)) else found
 
     def judged(self, grid: Grid, bench: Bench) -> Judgement:
         """The claim's differences, and what follows for it."""
