@@ -18,6 +18,7 @@ from noiserobust.spec.kinds import typed
 from noiserobust.storage.checkpoints import Checkpoint, read_checkpoint
 from noiserobust.tasks import Task
 from noiserobust.tasks.scoring import checked
+from noiserobust.training.network import Network
 from noiserobust.training.settings import TrainSettings
 
 
@@ -76,16 +77,14 @@ def check_distillation(weight: float, temperature: float) -> None:
         raise UserError(f"expected a finite temperature above 0, got {temperature}; 1 to 5 is usual")
 
 
-def teacher_of(
-    settings: TrainSettings, path: str | Path | None, data: Labelled, sample: Batch, task: Task, outputs: int
-) -> Teacher | None:
+def teacher_of(settings: TrainSettings, path: str | Path | None, data: Labelled, student: Network) -> Teacher | None:
     """The teacher that lies in ``path``, if there is one: it sees the same inputs, and gives the same outputs."""
     if path is None:
         return None
     checkpoint = read_checkpoint(path)
     about = checkpoint.about
     try:
-        model = checkpoint.build(network_of(checkpoint, settings.model), data.channels, outputs)
+        model = checkpoint.build(network_of(checkpoint, settings.model), data.channels, student.outputs)
     except UserError as error:
         raise UserError(f"the teacher: {error}") from None
     theirs = [about.get(name) for name in ("mean", "std")]
@@ -94,7 +93,7 @@ def teacher_of(
             f"expected a teacher that sees {data.normalization} as this run does, got {checkpoint.path} with mean "
             f"{theirs[0]} and std {theirs[1]}; give these as --mean and --std"
         )
-    checked(model, sample, task, outputs, f"the teacher {checkpoint.path}")
+    checked(model, student.sample, student.task, student.outputs, f"the teacher {checkpoint.path}")
     return Teacher(model, settings.teacher_weight, settings.temperature)
 
 

@@ -5,38 +5,30 @@ from __future__ import annotations
 import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.noisy import NoisyWeights
 from noiserobust.bars import Bar
-from noiserobust.data import Batch, Labelled, Splits, Streamed, load, nests, training_batches
+from noiserobust.data import Batch, Labelled, Splits, load, nests, training_batches
 from noiserobust.data.places import handed_over, started_in
 from noiserobust.errors import UserError, printable
 from noiserobust.minima import Perturbation
 from noiserobust.models.compute import known_device
-from noiserobust.models.lora import adapters_of
-from noiserobust.models.sizes import built
 from noiserobust.rng import Stream, seeded
 from noiserobust.spec import references
 from noiserobust.spec.kinds import typed
 from noiserobust.storage.checkpoints import read_checkpoint, save_checkpoint
-from noiserobust.storage.identity import code
 from noiserobust.storage.logs import without_clock, write_log
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.states import write_state
-from noiserobust.storage.weights import load_weights
-from noiserobust.tasks import Classification
 from noiserobust.tasks.batches import prepare
-from noiserobust.tasks.scoring import checked, score
+from noiserobust.tasks.scoring import score
 from noiserobust.training import resuming
 from noiserobust.training.checkpointing import checkpointed
 from noiserobust.training.compiling import compiled
@@ -46,11 +38,12 @@ from noiserobust.training.epoch_log import EpochLog, require_logged
 from noiserobust.training.kept import has_norms
 from noiserobust.training.learning_rates import LearningRate
 from noiserobust.training.loggers import Logger, Loggers
+from noiserobust.training.network import Network
 from noiserobust.training.optimizers import build_optimizer
 from noiserobust.training.runs import Run, run_of, teacher_in
 from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import TrainSettings
-from noiserobust.training.teacher import teacher_of
+from noiserobust.training.teacher import Teacher, teacher_of
 
 log = logging.getLogger("noiserobust")
 REFRESHING = 1000
@@ -98,7 +91,8 @@ def fit(
         log.info("%s is finished already: it is not trained again", printable(run.folder))
     processes.first(lambda: require_logged(settings, run.folder))
     if settings.model.names_code:
-        resuming.require_same_code(run, Trainer(run, splits, processes).code, read_checkpoint(run.checkpoint).about)
+        network = Network.of(settings, splits, _training_data(settings, splits)[0], tells=processes.writes)
+        resuming.require_same_code(run, network.code, read_checkpoint(run.checkpoint).about)
     return run
 
 
@@ -107,79 +101,34 @@ class Trainer:
 
     def __init__(self, run: Run, splits: Splits, processes: Processes) -> None:
         self.run, self.settings, self.processes = run, run.settings, processes
-        settings, stream = run.settings, Stream(run.settings.seed)
-        self.log, self.ranks, device = list[dict[str, Any]](), list[int](), processes.device(settings.device)
-        train, self.held_out = _training_data(settings, splits)
         self.data, self.named = splits.train, splits.named
+        settings, device = run.settings, processes.device(run.settings.device)
+        train, self.held_out = _training_data(settings, splits)
         crop, flip = settings.augmentation(splits)
         self.batches = training_batches(
             train,
             settings.batch_size,
             device=device,
-            stream=stream.child("train"),
+            stream=Stream(settings.seed).child("train"),
             crop=crop,
             flip=flip,
             cutout=settings.cutout,
             drop_last=settings.drop_last,
             channels_last=settings.channels_last,
         )
-        self.task = settings.task.suited(splits.train)
-        outputs = len(train.classes)
-        if not isinstance(self.task, Classification):
-            outputs = max(self.task.outputs(part) for part in (splits.train, splits.test))
-        self.classes = train.classes if len(train.classes) == outputs else tuple(map(str, range(outputs)))
-        with seeded(stream.child("init")):
-            model = built(settings.model, train.channels, outputs)
-        if settings.initial is not None:
-            start = read_checkpoint(settings.initial)
-            weights = adapters_of(model) | dict(start.weights)  # new ones, where it has none
-            load_weights(model, weights, start.path, settings.model.aliases, outputs)
-        first = train.subset([0])
-        first = replace(first, workers=0) if isinstance(first, Streamed) else first  # one image needs no processes
-        (sample,) = prepare(first, torch.device("cpu"))
-        checked(model, sample, self.task, outputs, str(settings.model))
-        lone = len(train) % settings.batch_size == 1 and not settings.drop_last
-        if lone and any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
-            raise UserError(
-                f"expected batches of 2 or more for batch norm, got {len(train)} training samples in batches of "
-                f"{settings.batch_size}: the last is alone; use drop_last or another batch size"
-            )
-        # A finished run of somebody's code counts while that is the same.
-        few = first if isinstance(first, Streamed) else train.subset(range(min(4, len(train))))
-        self.code = code(model, prepare(few, torch.device("cpu"))[0].inputs) if settings.model.names_code else None
-        analog = coverage_of(model, settings.where, self.task.call, sample)
-        if analog.warning and processes.writes:
-            warnings.warn(analog.warning, stacklevel=2)
-        where = settings.where.including(analog.heads)
-        teacher = teacher_of(settings, teacher_in(run, splits), splits.train, sample, self.task, outputs)
+        self.network = Network.of(settings, splits, train, tells=processes.writes)
+        self.task = self.network.task
+        teacher = teacher_of(settings, teacher_in(run, splits), splits.train, self.network)
         if teacher is not None:
             teacher.model.to(device)
-        self.model = model.to(device)
+        self.model = self.network.model.to(device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.noisy = NoisyWeights(self.model, **where.patterns)
-        optimizer = build_optimizer(settings.optimizer, self.model.parameters(), settings.lr, settings.weight_decay)
-        self.engine = Engine(
-            processes.parallel(compiled(self.model, device) if settings.compile else self.model),
-            optimizer,
-            loss=None if settings.loss is None else references.load(settings.loss),
-            task=self.task.smoothed(settings.label_smoothing),
-            precision=settings.precision,
-            scaler=torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None,
-            clip_norm=settings.clip_norm,
-            weight_clip=settings.weight_clip,
-            average=settings.average,
-            seed=settings.seed,
-            samples=len(train),
-            classes=outputs,
-            where=where,
-            converters=settings.converters,
-            input_ranges=settings.input_ranges,
-            teacher=teacher,
-        )
+        self.noisy = NoisyWeights(self.model, **self.network.where.patterns)
+        self.engine = self._engine(device, teacher, samples=len(train))
         self.steps = settings.epochs * len(self.batches)
         self.rate = LearningRate(
-            settings.lr_schedule, optimizer, settings.lr, self.steps, len(self.batches), settings.lr_warmup
+            settings.lr_schedule, self.engine.optimizer, settings.lr, self.steps, len(self.batches), settings.lr_warmup
         )
         processes.require_samples(len(train), settings.batch_size)
         held = self.held_out
@@ -191,10 +140,33 @@ class Trainer:
                 images = train.sample(min(REFRESHING, len(train)), Stream(0, "refresh"))
                 self.refreshing = prepare(images, device, channels_last=settings.channels_last)
         sets = {"train": train, "validation": self.held_out, "test": splits.test}
-        self.measures = EpochLog(settings, self.model, sets, self.task, where)
+        self.measures = EpochLog(settings, self.model, sets, self.task, self.network.where)
+        self.log, self.ranks = list[dict[str, Any]](), list[int]()
         self.doubtful = False  # whether the next step is the first with a state that was read
         self.best: dict[str, Tensor] = {}
         self.best_ranges: dict[str, Any] = {}
+
+    def _engine(self, device: torch.device, teacher: Teacher | None, samples: int) -> Engine:
+        """What takes the run's steps."""
+        settings, network = self.settings, self.network
+        return Engine(
+            self.processes.parallel(compiled(self.model, device) if settings.compile else self.model),
+            build_optimizer(settings.optimizer, self.model.parameters(), settings.lr, settings.weight_decay),
+            loss=None if settings.loss is None else references.load(settings.loss),
+            task=network.task.smoothed(settings.label_smoothing),
+            precision=settings.precision,
+            scaler=torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None,
+            clip_norm=settings.clip_norm,
+            weight_clip=settings.weight_clip,
+            average=settings.average,
+            seed=settings.seed,
+            samples=samples,
+            classes=network.outputs,
+            where=network.where,
+            converters=settings.converters,
+            input_ranges=settings.input_ranges,
+            teacher=teacher,
+        )
 
     def train(self, on_epoch: Sequence[Callable[[dict[str, Any]], object]], progress: bool) -> None:
         note = self.settings.method.prepare(self.engine)
@@ -331,7 +303,7 @@ class Trainer:
             return
         state = {
             "run": self.run.folder.name,
-            "code": self.code,
+            "code": self.network.code,
             "model": self.model.state_dict(),
             "optimizer": self.engine.optimizer.state_dict(),
             "engine": self.engine.state_dict(),
@@ -349,7 +321,7 @@ class Trainer:
     def _resume(self) -> None:
         if (state := self.processes.first(lambda: resuming.resumed(self.run))) is None:
             return
-        resuming.require_same_code(self.run, self.code, state)
+        resuming.require_same_code(self.run, self.network.code, state)
         with resuming.fitting(self.run):
             self.model.load_state_dict(state["model"])
             self.engine.optimizer.load_state_dict(state["optimizer"])
@@ -368,7 +340,7 @@ class Trainer:
         about = {
             "model": str(self.settings.model),
             "channels": self.data.channels,
-            "classes": self.classes,
+            "classes": self.network.classes,
             "task": str(self.task),
             "mean": self.data.mean,
             "std": self.data.std,
@@ -377,7 +349,7 @@ class Trainer:
             "epoch": kept["epoch"],
             "log": without_clock(kept),
             "lines": [without_clock(line) for line in self.log],
-            "code": self.code,
+            "code": self.network.code,
             "ranks": self.ranks,
             "settings": self.settings.described(),
             "provenance": provenance(),

@@ -217,8 +217,8 @@ class Claim:
         return [piece for one in self.contrasts(grid) for piece in one.pieces(bench)]
 
     def finished(self, grid: Grid, bench: Bench) -> Bench | None:
-        """``bench`` with every copy (of the first 20 seeds, or as many as ``bench`` has) of which all runs are computed; None if there are fewer than
-        two of them, or than ``bench`` has."""
+        """``bench`` with every copy of which all runs are computed, of the first 20 seeds (or as many as ``bench``
+        has); None if there are fewer than two, or than ``bench`` has."""
         found = complete(bench.with_seeds(max(MOST, bench.scale.seeds)), lambda own: self.pieces(grid, own))
         return None if found is None or len(found.seeds) < max(2, len(bench.seeds)) else found
 
