@@ -6,10 +6,12 @@ and A activations (elements that layers write), the model is
     seconds = D (noise(W, L) + N forward(F, A)),   noise = a W + b L,   forward = c F + d A.
 
 The coefficients a and b (for each noise) and c and d (for each family of networks) are fitted to small sizes on one
-thread and then predict sizes they have not seen, ResNet-50 at full size among them. It prints and writes what was
-measured, the deviations, and two plans far past this machine, each with the rates that it assumes.
+thread and then predict sizes they have not seen, ResNet-50 at full size among them. It writes what was measured as
+rows, and prints from those the coefficients, the deviations, and two plans far past this machine, each with the rates
+that it assumes (docs/scale.md).
 
-    python experiments/cost_model.py            # about two minutes on one core
+    python experiments/cost_model.py --measure          # anew: about two minutes on one core
+    python experiments/cost_model.py                    # from the published rows
 
 Times are CPU time, the least of several repetitions, so that a busy machine does not lengthen them much.
 """
@@ -18,11 +20,12 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torchvision
 import tyro
@@ -38,6 +41,8 @@ from noiserobust.rng import Stream
 from noiserobust.storage.files import write_atomically
 
 NOISES = ["gaussian:0.05", "pcm:t=1d"]
+NAMES = ["forward", *NOISES]
+"""What is timed of each network: a pass over one input, and a draw of each noise, put in and taken out."""
 
 
 @dataclass
@@ -140,41 +145,55 @@ def fitted(rows: list[tuple[float, float, float]]) -> tuple[float, float]:
     return float(p), float(q)
 
 
-def study() -> str:
+def measure() -> pd.DataFrame:
+    """A line per network: its sizes, and the seconds of each of :data:`NAMES`."""
     torch.set_num_threads(1)
-    everything = [(case, counted(case), measured(case)) for case in cases()]
-    noise = {
-        text: fitted([(n[0], n[1], seconds[text]) for case, n, seconds in everything if case.fitted]) for text in NOISES
-    }
-    forward = {
-        family: fitted([(n[2], n[3], s["forward"]) for c, n, s in everything if c.fitted and c.family == family])
-        for family in ("convolutional", "transformer")
-    }
+    rows = []
+    for case in cases():
+        sizes = dict(zip(("weights", "tensors", "flops", "activations"), counted(case), strict=True))
+        about = {"family": case.family, "network": case.name, "fitted": case.fitted, "batch": case.batch}
+        rows.append(about | sizes | measured(case))
+    return pd.DataFrame(rows)
+
+
+def coefficients(rows: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """(a, b) of each noise and (c, d) of each family, fitted to the small networks."""
+    small = rows[rows["fitted"]]
+    found = {name: fitted([*zip(small["weights"], small["tensors"], small[name], strict=True)]) for name in NOISES}
+    for family, of in small.groupby("family"):
+        found[str(family)] = fitted([*zip(of["flops"], of["activations"], of["forward"], strict=True)])
+    return found
+
+
+def text_of(rows: pd.DataFrame) -> str:
+    """The tables of docs/scale.md as Markdown."""
+    known = coefficients(rows)
     terms = [["term", "per weight or FLOP", "per tensor or activation"]]
-    for text, (a, b) in noise.items():
+    for text in NOISES:
+        a, b = known[text]
         terms.append([f"noise, {text}", f"{1e9 * a:.2f} ns per weight", f"{1e6 * b:.0f} µs per tensor"])
-    for family, (c, d) in forward.items():
+    for family in rows["family"].unique():
+        c, d = known[family]
         rate = f"{1e-9 / c:.1f} GFLOP/s" if c else "0"
         terms.append([f"forward, {family}", rate, f"{1e9 * d:.2f} ns per activation"])
-    names = ["forward", *NOISES]
-    networks = [["network", "W (million)", "GFLOP per input", *(f"{name}: measured (model)" for name in names)]]
-    off: dict[str, list[float]] = {name: [] for name in names}
-    for case, (w, tensors, flops, activations), seconds in everything:
-        c, d = forward[case.family]
-        said = {"forward": c * flops + d * activations}
-        said |= {text: a * w + b * tensors for text, (a, b) in noise.items()}
+    networks = [["network", "W (million)", "GFLOP per input", *(f"{name}: measured (model)" for name in NAMES)]]
+    off: dict[str, list[float]] = {name: [] for name in NAMES}
+    for row in rows.to_dict("records"):
+        c, d = known[row["family"]]
+        said = {"forward": c * row["flops"] + d * row["activations"]}
+        said |= {text: known[text][0] * row["weights"] + known[text][1] * row["tensors"] for text in NOISES}
         cells = []
-        for name in names:
-            deviation = said[name] / seconds[name] - 1
-            cells.append(f"{1e3 * seconds[name]:.3g} ms ({100 * deviation:+.0f} %)")
-            if not case.fitted:
+        for name in NAMES:
+            deviation = said[name] / row[name] - 1
+            cells.append(f"{1e3 * row[name]:.3g} ms ({100 * deviation:+.0f} %)")
+            if not row["fitted"]:
                 off[name].append(deviation)
-        mark = ", fitted" if case.fitted else ""
-        networks.append([case.name + mark, f"{w / 1e6:.2f}", f"{flops / 1e9:.3g}", *cells])
+        mark = ", fitted" if row["fitted"] else ""
+        networks.append([row["network"] + mark, f"{row['weights'] / 1e6:.2f}", f"{row['flops'] / 1e9:.3g}", *cells])
     worst = ", ".join(f"{n} {100 * min(d):+.0f} to {100 * max(d):+.0f} %" for n, d in off.items())
     deviation = f"Deviation of the model at sizes that it was not fitted to: {worst}."
-    (w, _, flops, _), seconds = next((n, s) for case, n, s in everything if case.name == "ResNet-50, 224 x 224")
-    plans = [*resnet50(w, flops, seconds), *seven_billion()]
+    (full,) = rows[rows["network"] == "ResNet-50, 224 x 224"].to_dict("records")
+    plans = [*resnet50(full["weights"], full["flops"], full), *seven_billion()]
     return "\n\n".join([as_markdown(terms), as_markdown(networks), deviation, *plans]) + "\n"
 
 
@@ -185,7 +204,7 @@ TRAFFIC = 36
 """Bytes moved per float32 weight and draw: scale 4, field written 4 and scaled 8, sum 12, copies in and back 8."""
 
 
-def resnet50(w: int, flops: int, seconds: dict[str, float]) -> list[str]:
+def resnet50(w: int, flops: int, seconds: Mapping[Hashable, float]) -> list[str]:
     """ImageNet's test images under 1,000 draws."""
     forward, days = DRAWS * IMAGES * seconds["forward"], 86400
     gpu_noise, gpu_forward = DRAWS * TRAFFIC * w / BANDWIDTH, DRAWS * IMAGES * flops / (PEAK * USED)
@@ -228,12 +247,15 @@ def seven_billion() -> list[str]:
 class Flags:
     """Flags of the program."""
 
-    out: Path = Path("runs/cost_model.md")
-    """The table as Markdown."""
+    measure: bool = False
+    """Time everything on this machine, and write the rows."""
+    rows: Path = Path("docs/results/cost_model.csv")
+    """Where the rows lie."""
 
 
 if __name__ == "__main__":
     flags = tyro.cli(Flags)
-    text = study()
-    print(text)
-    write_atomically(flags.out, lambda file: file.write_text(text))
+    if flags.measure:
+        timed = measure()
+        write_atomically(flags.rows, lambda file: timed.to_csv(file, index=False, float_format="%.6g"))
+    print(text_of(pd.read_csv(flags.rows)))
