@@ -47,6 +47,7 @@ RULES = {
     "SAF": Rule("saf:0.3", 1.03, 1.0, "one pass"),
     "MESA": Rule("mesa:0.8", 1.40, 1.33, "one pass and a forward pass in eval mode"),
     "RST(.5)": Rule("rst:sam(0.05),p=0.5", 1.55, 1.5, "(2 + 1) / 2 passes", steps=2),
+    "RST(.8)": Rule("rst:sam(0.05),p=0.8", None, 1.8, "(4 x 2 + 1) / 5 passes", steps=5),
     "G-RST(.5)": Rule("g-rst:sam(0.05),p=0.5", 1.55, 1.5, "(2 + 1) / 2 passes", steps=2),
     "AMP": Rule("amp:0.5", None, 2.0, "two passes"),
     "ARWP": Rule("arwp:0.01", None, 1.0, "one pass; noise and a mean square for every weight"),
@@ -112,10 +113,11 @@ def of_rule(
     if "saf" in engine.memory:
         engine.memory["saf"]["epochs"].fill_(EPOCH - 3)  # as if every sample had been seen three epochs ago
     if isinstance(method, RST):
-        # Coins are named by the step, so that a pair of steps of which one is heads can be looked for.
-        while method.coin(engine, _at(first)) == method.coin(engine, _at(first + 1)):
+        # Coins are named by the step, so that steps of which a share p is heads can be looked for.
+        heads = round(steps * method.probability(_at(first)))
+        while sum(method.coin(engine, _at(first + step)) for step in range(steps)) != heads:
             first += 1
-        numbers = iter([first, first + 1] * 10**4)
+        numbers = iter([*range(first, first + steps)] * 10**4)
 
     def run() -> None:
         for _ in range(steps):
