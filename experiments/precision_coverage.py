@@ -72,8 +72,8 @@ class Record:
     def run(self) -> None:
         data, compute = load(self.data), Compute(precision=self.precision)
         (model,) = EvaluatedModels(self.checkpoint, data, images=self.images, compute=compute)
-        noisy, classes = NoisyWeights(model.network), model.classes
-        margin = answers(model.network, model.batches, self.precision, classes)[1].numpy()
+        noisy, task = NoisyWeights(model.network), model.task
+        margin = answers(model.network, model.batches, self.precision, task)[1].numpy()
         files = {sigma: self.out / f"sigma{sigma:g}.npz" for sigma in self.sigmas}
         names = ("correct", "quick", "margins") if self.by_bf16 else ("correct",)
         known = {
@@ -87,9 +87,9 @@ class Record:
                 if draw < len(draws["correct"]):
                     continue
                 with noisy.perturbed(Gaussian(sigma), report_stream(0, 0, draw)):
-                    right, _ = answers(model.network, model.batches, self.precision, classes)
+                    right, _ = answers(model.network, model.batches, self.precision, task)
                     if self.by_bf16:
-                        quick, margins = answers(model.network, model.batches, "bf16", classes)
+                        quick, margins = answers(model.network, model.batches, "bf16", task)
                         draws["quick"].append(np.packbits(quick.numpy()))
                         draws["margins"].append(margins.numpy().astype(np.float16))
                 draws["correct"].append(np.packbits(right.numpy()))

@@ -39,7 +39,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import ToTensor
 
 from noiserobust import evaluate
-from noiserobust.data import load
+from noiserobust.data import Dataset, load
 from noiserobust.evaluation import Target
 from noiserobust.evaluation.settings import grouped
 from noiserobust.models import ModelSpec
@@ -92,7 +92,8 @@ class Bench:
     def inputs(self) -> list[Tensor]:
         """The images on the device, channels last, in batches of the size that is fastest here."""
         images = load(str(self.folder)).test
-        x = images.normalize(images.images).to(self.device, memory_format=torch.channels_last)
+        assert isinstance(images, Dataset)
+        x = images.normalized().to(self.device, memory_format=torch.channels_last)
         network = self.channels_last
 
         @torch.no_grad()

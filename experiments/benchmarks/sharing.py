@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -68,7 +69,7 @@ def wall(rounds: int, images: int) -> None:
     import ray
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
-    remote = ray.remote(num_cpus=1)(Worker)
+    remote: Any = ray.remote(num_cpus=1)(Worker)
     actors = [remote.remote(images) for _ in range(2)]
     pipes = [mp.get_context("spawn").Pipe() for _ in range(2)]
     processes = [mp.get_context("spawn").Process(target=served, args=(theirs, images)) for _, theirs in pipes]

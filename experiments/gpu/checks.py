@@ -214,7 +214,8 @@ class Checks:
             model = ModelSpec.parse("resnet18:width=8").build(3, 10).eval().to(self.device)
         count = len(Folding(NoisyWeights(model), self.batch().inputs).pairs)
         assert count == 20, f"{count} of 20 batch norms"
-        return {"norms": count, "convolutions": torch.backends.cudnn.conv.fp32_precision}
+        convolutions = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+        return {"norms": count, "convolutions": convolutions}
 
     def compiled(self) -> dict[str, object]:
         """Steps of a compiled network are those of the network itself, to rounding."""

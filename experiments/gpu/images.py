@@ -35,7 +35,7 @@ class Decoded(DataSource):
         parts = [[np.load(Path(self.folder) / f"{split}{what}.npy") for what in ("", "_labels")] for split in SPLITS]
         tensors = [[torch.from_numpy(array) for array in part] for part in parts]
         mean, std = channel_statistics(tensors[0][0])
-        train, test = (Dataset(*part, mean, std, CLASSES, "cifar10") for part in tensors)
+        train, test = (Dataset(images, labels, mean, std, CLASSES, "cifar10") for images, labels in tensors)
         return Splits(train, test, crop=train.images.shape[2] // 8, flip=True)
 
     def lies_in(self, root: str | Path) -> bool:
