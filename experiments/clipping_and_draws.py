@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-import tyro
 from torch import nn
 
 from noiserobust.data import Splits, load
@@ -166,4 +165,6 @@ def _difference(line: pd.Series) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    from start import start
+
+    start(main)

@@ -28,7 +28,6 @@ import numpy as np
 import pandas as pd
 import torch
 import torchvision
-import tyro
 from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -244,7 +243,7 @@ def seven_billion() -> list[str]:
 
 
 @dataclass
-class Flags:
+class CostModel:
     """Flags of the program."""
 
     measure: bool = False
@@ -252,10 +251,14 @@ class Flags:
     rows: Path = Path("docs/results/cost_model.csv")
     """Where the rows lie."""
 
+    def run(self) -> None:
+        if self.measure:
+            timed = measure()
+            write_atomically(self.rows, lambda file: timed.to_csv(file, index=False, float_format="%.6g"))
+        print(text_of(pd.read_csv(self.rows)))
+
 
 if __name__ == "__main__":
-    flags = tyro.cli(Flags)
-    if flags.measure:
-        timed = measure()
-        write_atomically(flags.rows, lambda file: timed.to_csv(file, index=False, float_format="%.6g"))
-    print(text_of(pd.read_csv(flags.rows)))
+    from start import start
+
+    start(CostModel)

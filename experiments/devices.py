@@ -141,4 +141,6 @@ def _differences(rows: pd.DataFrame, groups: pd.Series, baseline: str, label: st
 
 
 if __name__ == "__main__":
-    tyro.cli(Study).run()
+    from start import start
+
+    start(Study)

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from torch import nn
 
 from noiserobust.analog.backends.tiles import Aihwkit, load_aihwkit
@@ -160,4 +159,6 @@ def converted(model: nn.Module, std_dev: float, converters: bool, tile: int = 51
 
 
 if __name__ == "__main__":
-    tyro.cli(Study).run()
+    from start import start
+
+    start(Study)

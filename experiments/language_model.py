@@ -7,11 +7,12 @@ one core. Needs transformers and peft.
 from __future__ import annotations
 
 import copy
-import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pandas as pd
 import torch
+import tyro
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -54,7 +55,8 @@ def adapted(base: nn.Module, seed: int) -> nn.Module:
     return get_peft_model(copy.deepcopy(base), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
 
 
-def main(out: str) -> None:
+def main(out: tyro.conf.Positional[Path]) -> None:
+    """``out``: the rows, a .parquet file."""
     models: dict[str, list[nn.Module]] = {}
     for seed in range(3):
         torch.manual_seed(seed)
@@ -81,4 +83,6 @@ def main(out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    from start import start
+
+    start(main)

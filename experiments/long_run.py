@@ -8,7 +8,6 @@ its 95 % interval, by least squares over all but the first fifth of the steps.
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 import time
@@ -97,24 +96,22 @@ def evaluations() -> Callable[[int], object]:
     return step
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--minutes", type=float, default=20.0, help="of evaluations")
-    parser.add_argument("--out", type=Path, default=Path("long_run.csv"))
-    given = parser.parse_args()
+def main(steps: int = 1000, minutes: float = 20.0, out: Path = Path("long_run.csv")) -> None:
+    """``steps`` of each rule, and ``minutes`` of evaluations."""
     torch.set_num_threads(1)
     tempfile.tempdir = tempfile.mkdtemp()  # nobody else's files are counted
     rules = {name: member.example for name, member in members("methods").items()}
     rows: list[dict[str, object]] = []
     for name, text in rules.items():
-        rows += slopes(name, rule(text), given.steps)
-    rows += slopes("draws", draws(), 10 * given.steps)
-    rows += slopes("evaluations", evaluations(), None, 60 * given.minutes)
+        rows += slopes(name, rule(text), steps)
+    rows += slopes("draws", draws(), 10 * steps)
+    rows += slopes("evaluations", evaluations(), None, 60 * minutes)
     table = pd.DataFrame(rows)
-    table.to_csv(given.out, index=False, float_format="%.4g")
+    table.to_csv(out, index=False, float_format="%.4g")
     print(table.assign(grows=np.where(table["low"] > 0, "grows", "")).to_string(index=False))
 
 
 if __name__ == "__main__":
-    main()
+    from start import start
+
+    start(main)

@@ -285,5 +285,7 @@ def _save(path: Path, **arrays: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
+    from start import start
+
     torch.set_num_threads(1)
-    tyro.extras.subcommand_cli_from_dict({"record": Record, "simulate": Simulate, "clock": Clock}).run()
+    start(Record | Simulate | Clock)

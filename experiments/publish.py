@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
+from noiserobust.errors import UserError
 from noiserobust.papers import PAPERS
 from noiserobust.papers.grid import artefacts_of
 from noiserobust.storage.rows import read_rows, write_rows
@@ -75,6 +76,8 @@ def page(paper: str, folder: Path) -> str | None:
 def main(arguments: Arguments) -> None:
     verdicts: dict[str, str] = {}
     for folder in arguments.scales:
+        if not folder.is_dir():
+            raise UserError(f"expected a folder that noiserobust reproduce wrote, got {folder}")
         for paper in PAPERS:
             text = page(paper, folder)
             if text is not None:
@@ -96,4 +99,6 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    from start import start
+
+    start(main)

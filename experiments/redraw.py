@@ -59,6 +59,12 @@ def figures() -> Iterator[tuple[str, Figure]]:
                 yield f"{paper}/{scale}/{artefact.name}", draw(own, artefact.kind, title, artefact.x, artefact.y)
 
 
-if __name__ == "__main__":
+def main() -> None:
     for place, picture in figures():
         print(save(picture, FIGURES / f"{place}.png").relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    from start import start
+
+    start(main)

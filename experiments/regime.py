@@ -9,7 +9,6 @@ rows of the earlier scale (docs/results/incorruptible-four-epochs.parquet). Noth
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -174,7 +173,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(str(error))
+    from start import start
+
+    start(main)

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-import tyro
 
 from noiserobust.data import Batches, Splits, load
 from noiserobust.evaluation import evaluate
@@ -207,4 +206,6 @@ def _machine() -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    from start import start
+
+    start(main)

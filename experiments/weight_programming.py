@@ -11,11 +11,11 @@ al., "Optimised weight programming for analogue memory-based deep neural network
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pandas as pd
 import torch
+import tyro
 from torch import Tensor
 
 import noiserobust
@@ -70,11 +70,18 @@ def accuracy(runs: str, t: float, states: str, kind: type[mapping.Pair]) -> Any:
     return noiserobust.evaluate(runs, "digits", f"measured:{TABLE}", draws=10, chips=chips).rows.assign(method=states)
 
 
-if __name__ == "__main__":
+def main(runs: tyro.conf.Positional[str]) -> None:
+    """``runs``: folder of the trained networks."""
     usual = mapping.Pair
     for t in TIMES:
-        plus, minus, error = best_states(t)
+        _, minus, error = best_states(t)
         print(f"t = {t:g} s: g_- at most {minus.max():.2f} of 25 µS; error at 0, .5, 1: {error[[0, WEIGHTS // 2, -1]]}")
-        rows = [accuracy(sys.argv[1], t, "usual", usual), accuracy(sys.argv[1], t, "optimised", optimised(t))]
+        rows = [accuracy(runs, t, "usual", usual), accuracy(runs, t, "optimised", optimised(t))]
         (line,) = paired(pd.concat(rows), "optimised", "usual").itertuples()
         print(f"optimised - usual: {line.mean:+.2f} ({line.low:+.2f} to {line.high:+.2f}) points")
+
+
+if __name__ == "__main__":
+    from start import start
+
+    start(main)

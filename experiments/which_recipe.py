@@ -26,7 +26,6 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
-import tyro
 
 from noiserobust.data import Labelled, load
 from noiserobust.evaluation import Chips, Compute, evaluate, paired, summarize
@@ -383,4 +382,6 @@ def write_page(bench: Bench, rows: pd.DataFrame, page: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    from start import start
+
+    start(main)
