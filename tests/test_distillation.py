@@ -224,12 +224,42 @@ def test_teachers_that_name_no_network(teacher_run: tuple, tmp_path) -> None:
         fit(replace(teacher_of, teacher="plain"), tmp_path / "runs", splits=few)
 
 
+def test_a_teacher_of_somebodys_code_is_started_by_name(teacher_run: tuple, tmp_path, monkeypatch) -> None:
+    """Another network than the student's, which its checkpoint may name and may not start."""
+    few, settings, _ = teacher_run
+    (tmp_path / "nets_of_mine.py").write_text(
+        "from torch import nn\n"
+        "def net(width=4): return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    large = fit(replace(settings, model="nets_of_mine:net(width=9)"), tmp_path / "runs", splits=few)
+    small = replace(settings, model="nets_of_mine:net", teacher=str(large.folder), epochs=1)
+    with pytest.raises(UserError, match=r"^the teacher: expected --teacher-model nets_of_mine:net\(width=9\)"):
+        fit(small, tmp_path / "runs", splits=few)
+    with pytest.raises(UserError, match=r"^the teacher: .* does not fit"):
+        fit(replace(small, teacher_model="nets_of_mine:net"), tmp_path / "runs", splits=few)
+    for student in (small, replace(small, model="digits:8")):
+        taught = fit(replace(student, teacher_model="nets_of_mine:net(width=9)"), tmp_path / "runs", splits=few)
+        assert taught.label == "plain, distilled 0.5 tau 2"
+    # A file of its weights alone teaches the same.
+    torch.save(dict(read_checkpoint(large.checkpoint).weights), tmp_path / "bare.pt")
+    named = replace(small, teacher_model="nets_of_mine:net(width=9)")
+    digests = [
+        read_checkpoint(fit(one, tmp_path / name, splits=few).checkpoint).digest
+        for name, one in (("a", named), ("b", replace(named, teacher=str(tmp_path / "bare.pt"))))
+    ]
+    assert digests[0] == digests[1]
+
+
 def test_wrong_teachers_are_one_clear_line(teacher_run: tuple, tmp_path) -> None:
     few, settings, teacher = teacher_run
     with pytest.raises(UserError, match="give --initial too"):
         replace(settings, teacher="initial")
-    with pytest.raises(UserError, match="give --teacher CHECKPOINT"):
-        replace(settings, temperature=3)
+    for alone in ({"temperature": 3}, {"teacher_model": "digits:8"}):
+        with pytest.raises(UserError, match="give --teacher CHECKPOINT"):
+            replace(settings, **alone)
+    with pytest.raises(UserError, match="expected no teacher_model, got digits:8; a plain teacher is digits"):
+        replace(settings, teacher="plain", teacher_model="digits:8")
     with pytest.raises(UserError, match=r"sees .* as this run does"):
         fit(replace(settings, teacher=str(teacher.folder), mean=(0.1,), std=(0.2,)), tmp_path, splits=few)
     with pytest.raises(UserError, match="there is none"):

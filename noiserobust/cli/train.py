@@ -11,7 +11,7 @@ from noiserobust.cli.flags import Command
 from noiserobust.cli.options import live_page
 from noiserobust.cli.output import Part
 from noiserobust.errors import UserError
-from noiserobust.training.settings import TrainSettings
+from noiserobust.training.settings import TAUGHT, TrainSettings
 
 if TYPE_CHECKING:
     from noiserobust.data import Splits
@@ -31,7 +31,7 @@ SETTINGS = {
         "flip",
         "cutout",
     ),
-    "distillation": ("teacher", "teacher_weight", "temperature"),
+    "distillation": TAUGHT,
     "which weights are analog": ("include", "exclude", "layers"),
     "converters": ("converters", "input_ranges"),
     "optimizer": (

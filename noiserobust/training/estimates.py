@@ -15,7 +15,7 @@ from noiserobust.tasks.scoring import score
 from noiserobust.training.ddp import Processes
 from noiserobust.training.runs import run_of
 from noiserobust.training.schedules import Progress
-from noiserobust.training.settings import ADDED, TrainSettings
+from noiserobust.training.settings import ADDED, TAUGHT, TrainSettings
 from noiserobust.training.trainer import Trainer
 
 ENOUGH, MOST = 1.0, 10
@@ -29,7 +29,7 @@ def expected_seconds(settings: TrainSettings, splits: Splits) -> float:
     A teacher that is trained first takes its own training, and a third of it again for its answers.
     """
     if (teacher := settings.teacher_run) is not None:
-        alone = replace(settings, **{name: ADDED[name] for name in ("teacher", "teacher_weight", "temperature")})
+        alone = replace(settings, **{name: ADDED[name] for name in TAUGHT})
         return expected_seconds(teacher, splits) * 4 / 3 + expected_seconds(alone, splits)
     splits = settings.normalized(splits)
     with tempfile.TemporaryDirectory() as nowhere:

@@ -15,41 +15,19 @@ from noiserobust.errors import UserError
 from noiserobust.limits import check_whole
 from noiserobust.spec import Described
 from noiserobust.spec.kinds import check_fields
+from noiserobust.training.texts import (
+    AverageText,
+    ClipText,
+    ConvertersText,
+    MeasureTexts,
+    MethodText,
+    ModelText,
+    NoiseText,
+    TaskText,
+)
 
 if TYPE_CHECKING:
-    from typing import Generic, TypeVar
-
-    from noiserobust.analog.converters import Converters
     from noiserobust.data import Content, Splits
-    from noiserobust.minima import Measure
-    from noiserobust.models import ModelSpec
-    from noiserobust.noise import NoiseModel
-    from noiserobust.tasks import Task
-    from noiserobust.training.averages import Average
-    from noiserobust.training.clipping import Clip
-    from noiserobust.training.rules.base import Method
-
-    T = TypeVar("T")
-
-    class Text(Generic[T]):
-        """Type of a field that takes an object or its text form, and is the object afterwards."""
-
-        def __get__(self, instance: object, owner: type | None = None) -> T: ...
-        def __set__(self, instance: object, value: T | str) -> None: ...
-
-    ModelText = Text[ModelSpec]
-    MethodText = Text[Method]
-    TaskText = Text[Task]
-    NoiseText = Text[NoiseModel]
-    MeasureTexts = Text[tuple[Measure, ...]]
-    ConvertersText = Text[Converters]
-    ClipText = Text[Clip | float | None]
-    AverageText = Text[Average | None]
-else:  # the command line reads texts, without loading what they describe
-    ModelText = MethodText = NoiseText = TaskText = ConvertersText = str
-    MeasureTexts = tuple[str, ...]
-    ClipText = None | float | str
-    AverageText = None | str
 
 SEMANTICS = 1
 """Raise when a change makes the same settings train different weights, so that no stale run is taken for a new one."""
@@ -66,6 +44,7 @@ ADDED: dict[str, Any] = {
     "exclude": [],
     "layers": None,
     "teacher": None,
+    "teacher_model": None,
     "teacher_weight": 0.5,
     "temperature": 2.0,
     "average": None,
@@ -76,6 +55,8 @@ ADDED: dict[str, Any] = {
     "compile": False,
 }
 """Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
+TAUGHT = ("teacher", "teacher_model", "teacher_weight", "temperature")
+"""Settings of distillation."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +92,9 @@ class TrainSettings:
     teacher: str | None = None
     """Checkpoint whose answers the network is kept near (distillation); initial: that of --initial; plain: the same
     network trained plainly from the same seed, which is trained first."""
+    teacher_model: str | None = None
+    """Network of a teacher whose checkpoint does not name its own, such as package.module:function(depth=3); the
+    checkpoint names code only by your word (default: the student's)."""
     teacher_weight: float = 0.5
     """What the teacher weighs: (1 - weight) loss + weight temperature^2 KL(teacher || network)."""
     temperature: float = 2.0
@@ -287,9 +271,16 @@ class TrainSettings:
 
         for name in ("teacher_weight", "temperature"):
             object.__setattr__(self, name, float(getattr(self, name)))
+        for name in TAUGHT:
             if self.teacher is None and getattr(self, name) != ADDED[name]:
                 raise UserError(f"expected a teacher beside {name}, got none; give --teacher CHECKPOINT")
         check_distillation(self.teacher_weight, self.temperature)
+        if self.teacher_model is not None:
+            from noiserobust.models import ModelSpec
+
+            object.__setattr__(self, "teacher_model", str(ModelSpec.parse(self.teacher_model)))
+            if self.teacher == "plain":
+                raise UserError(f"expected no teacher_model, got {self.teacher_model}; a plain teacher is {self.model}")
         if self.teacher == "initial" and self.initial is None:
             raise UserError("expected an initial checkpoint for the teacher 'initial', got none; give --initial too")
 
@@ -303,7 +294,7 @@ class TrainSettings:
         """The run that makes the teacher ``plain``: this one without noise, converters, clipping, averages and log."""
         if self.teacher != "plain":
             return None
-        left_out = "teacher", "teacher_weight", "temperature", "converters", "input_ranges", "layers", "average"
+        left_out = (*TAUGHT, "converters", "input_ranges", "layers", "average")
         rest: dict[str, Any] = {name: ADDED[name] for name in left_out}
         return dataclasses.replace(self, method="plain", weight_clip=None, log=(), **rest)
 

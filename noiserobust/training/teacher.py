@@ -84,9 +84,10 @@ def teacher_of(settings: TrainSettings, path: str | Path | None, data: Labelled,
     checkpoint = read_checkpoint(path)
     about = checkpoint.about
     try:
-        model = checkpoint.build(network_of(checkpoint, settings.model), data.channels, student.outputs)
+        model = checkpoint.build(network_of(checkpoint, settings), data.channels, student.outputs)
     except UserError as error:
-        raise UserError(f"the teacher: {error}") from None
+        said = str(error).replace("--model", "--teacher-model")  # the student's is another flag
+        raise UserError(f"the teacher: {said}") from None
     theirs = [about.get(name) for name in ("mean", "std")]
     if None not in theirs and theirs != [list(data.mean), list(data.std)]:
         raise UserError(
@@ -97,10 +98,12 @@ def teacher_of(settings: TrainSettings, path: str | Path | None, data: Labelled,
     return Teacher(model, settings.teacher_weight, settings.temperature)
 
 
-def network_of(checkpoint: Checkpoint, student: ModelSpec) -> ModelSpec | None:
-    """The network of a teacher's ``checkpoint``, None for the one that it names itself. One that names none is the
-    student's, or what the student has adapters on, where the teacher has no adapters."""
-    weights, named = checkpoint.weights, checkpoint.about.get("model")
+def network_of(checkpoint: Checkpoint, settings: TrainSettings) -> ModelSpec | None:
+    """The network of a teacher's ``checkpoint``: the one that the settings name, or None for the one that it names
+    itself. One that names none is the student's, or what the student has adapters on, where the teacher has none."""
+    if settings.teacher_model is not None:
+        return ModelSpec.parse(settings.teacher_model)
+    student, weights, named = settings.model, checkpoint.weights, checkpoint.about.get("model")
     if named is not None:
         return student if named == str(student) else None
     if isinstance(student, LoRA) and not any(".lora_" in name for name in weights):
