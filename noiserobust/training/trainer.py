@@ -75,8 +75,7 @@ def fit(
     log, and so do ``loggers``: ``"tensorboard"``, ``"wandb:project"``, ``"csv:all.csv"``, or objects of your own
     (:class:`~noiserobust.training.Logger`); ``log.csv`` in the run's folder is written anyway. What
     ``settings.log`` asks for is measured after every epoch and changes no weights; a finished run that did not log
-    it is refused. ``processes`` (:func:`~noiserobust.training.torchrun`) train one run together: all must call this
-    alike.
+    it is refused. ``processes`` (:func:`~noiserobust.training.torchrun`) train one run together, calling it alike.
     """
     processes = processes or Processes()
     following = Loggers(loggers, processes.writes)
@@ -97,8 +96,8 @@ def fit(
     if processes.writes:
         log.info("%s is finished already: it is not trained again", printable(run.folder))
     processes.first(lambda: require_logged(settings, run.folder))
-    if settings.model.names_code:
-        resuming.require_same_code(run, Trainer(run, splits, processes).code, read_checkpoint(run.checkpoint).about)
+    seen = Trainer(run, splits, processes).code if settings.model.names_code else resuming.code_of(settings, None)
+    resuming.require_same_code(run, seen, read_checkpoint(run.checkpoint).about if seen else {})
     return run
 
 
@@ -146,7 +145,8 @@ class Trainer:
             )
         # A finished run of somebody's code counts while that is the same.
         few = first if isinstance(first, Streamed) else train.subset(range(min(4, len(train))))
-        self.code = code(model, prepare(few, torch.device("cpu"))[0].inputs) if settings.model.names_code else None
+        network = code(model, prepare(few, torch.device("cpu"))[0].inputs) if settings.model.names_code else None
+        self.code = resuming.code_of(settings, network)
         analog = coverage_of(model, settings.where, self.task.call, sample)
         if analog.warning and processes.writes:
             warnings.warn(analog.warning, stacklevel=2)
