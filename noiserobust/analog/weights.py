@@ -27,7 +27,15 @@ from noiserobust.analog.places import (
     hook_latents,
     parametrised,
 )
-from noiserobust.analog.probing import CLOSED, Unclear, operand_of, products_of, require_as_stored, stored_outputs
+from noiserobust.analog.probing import (
+    CLOSED,
+    Unclear,
+    operand_of,
+    products_of,
+    read_as_stored,
+    require_as_stored,
+    stored_outputs,
+)
 from noiserobust.errors import UserError
 from noiserobust.models.kinds import require_layers
 from noiserobust.models.wrappers import Names, unwrap
@@ -268,12 +276,15 @@ class _Found:
             operand, gains = operand_of(module, parameter)
             used = operand.of(products_of(module, parameter))
         except Unclear as unclear:
+            if not isinstance(module, CLOSED) and (outputs := read_as_stored(module, parameter)) is not None:
+                candidate.outputs = outputs
+                return
             axis = ",".join(map(str, candidate.outputs.axes)) if candidate.outputs else "axis"
             advice = f"include it by name@{axis} if it uses the weight as it is"
             candidate.reason = f"{type(module).__name__} {OWN_FORWARD}: {unclear} ({advice})"
             return
         assert used is not None
-        stored = stored_outputs(parameter, used, operand.outputs)
+        stored = None if operand.written else stored_outputs(parameter, used, operand.outputs)
         if stored is not None:
             candidate.outputs = stored
         else:

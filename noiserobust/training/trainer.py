@@ -302,7 +302,7 @@ class Trainer:
         weights = [weight.value().float() for weight in self.noisy.weights]
         largest = torch.stack([w.abs().amax() for w in weights])
         rms = torch.stack([w.square().mean().sqrt() for w in weights])
-        return {"max_weight": largest.amax().item(), "max_over_rms": (largest / rms).mean().item()}
+        return {"max_weight": largest.amax().item(), "max_over_rms": (largest / rms).nanmean().item()}
 
     def _is_best(self, line: dict[str, Any]) -> bool:
         if self.settings.select_on == "none":
