@@ -321,6 +321,13 @@ def place_of(tensor: Tensor) -> object:
 
 def _check_overlaps(weights: Sequence[AnalogWeight]) -> None:
     """Refuse weights that share a part of their memory: it would get the noise of both."""
+    for weight in weights:
+        shared = (zip(p.shape, p.stride(), strict=True) for p in weight.latents if isinstance(place_of(p), tuple))
+        if isinstance(weight, Stored) and any(size > 1 and not step for one in shared for size, step in one):
+            raise UserError(
+                f"expected a weight whose elements have memory of their own, got {weight.name}, which is expanded; "
+                "make it of expanded.clone()"
+            )
     spans = [
         (str(p.device), p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), weight.name)
         for weight in weights
