@@ -294,3 +294,26 @@ def test_gradient_checkpointing_changes_nothing(text: str, reentrant: bool) -> N
         at, data = full_strength(step), batch(dtype=torch.float64)
         found = committed(text, sgd(as_kind(Checkpointed, reentrant=reentrant)), data, at)
         close(found, committed(text, sgd(smooth_net()), data, at), rtol=1e-12, atol=1e-14)
+
+
+class TestWhatCannotTrain:
+    @pytest.mark.parametrize("text", ["plain", "rwp:gaussian(0.1)", "sam:0.1", "esam:0.1"])
+    def test_a_batch_without_samples(self, text: str) -> None:
+        engine = sgd(smooth_net())
+        whole = batch(dtype=torch.float64)
+        with pytest.raises(UserError, match="expected a batch with at least one sample, got none"):
+            Method.parse(text).step(engine, Batch(whole.inputs[:0], whole.labels[:0]), ON)
+
+    @pytest.mark.parametrize("text", ["sam:0.1,m=1", "esam:0.1,gamma=0.01"])
+    def test_one_sample_for_batch_norm(self, text: str) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+        engine = Engine(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        with pytest.raises(UserError, match="expected 2 or more samples for batch norm in training, got 1"):
+            Method.parse(text).step(engine, Batch(torch.randn(8, 6), torch.arange(8) % 3), ON)
+        assert all(p.grad is None for p in model.parameters())
+
+    def test_an_optimizer_of_another_network(self) -> None:
+        other = smooth_net()
+        with pytest.raises(UserError, match="expected an optimizer of the model's parameters, got one that has none"):
+            Engine(smooth_net(), torch.optim.SGD(other.parameters(), lr=0.1))

@@ -10,6 +10,7 @@ import torch
 from methods import Failure, Passes, Quadratic, batch, normed_net, output, same_bits, smooth_net, state
 from torch import Tensor, nn
 
+import noiserobust
 from noiserobust.analog.filters import filter_norms
 from noiserobust.analog.noisy import report_stream
 from noiserobust.analog.weight_space import Over
@@ -496,3 +497,33 @@ def test_a_model_that_gives_no_logits_is_said() -> None:
 
     with pytest.raises(UserError, match="expected a model that gives a tensor"):
         Surface(Nothing(2, 2), [Batch(torch.zeros(2, 2), torch.zeros(2).long())]).loss()
+
+
+def test_a_hessian_that_is_no_number_is_nan() -> None:
+    """The distance of a point from itself has a first derivative, and no second one."""
+
+    class Distances(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.layer(x)
+            return torch.cdist(h, h)[:, :3] + h
+
+    x, y = torch.randn(12, 6), torch.arange(12) % 3
+    rows = noiserobust.sharpness(Distances(), (x, y), ["hessian_top:2", "hessian_trace"]).rows.set_index("metric").value
+    assert rows[["hessian_top", "hessian_top/2", "hessian_trace"]].isna().all()
+
+
+def test_weights_that_are_all_zero_have_no_ratio() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    nn.init.zeros_(model[0].weight)
+    w = model[2].weight.detach()
+    rows = noiserobust.sharpness(model, (torch.randn(12, 6), torch.arange(12) % 3), "max_over_rms").rows
+    values = rows.set_index("metric").value
+    ratio = (w.abs().max() / w.square().mean().sqrt()).item()
+    assert values["max_over_rms"] == pytest.approx(ratio)
+    assert values["max_over_rms/largest"] == pytest.approx(ratio)
+    assert values.isna().sum() == 1

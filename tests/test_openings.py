@@ -45,7 +45,7 @@ def model(request: pytest.FixtureRequest):
     before = answered(network)
     yield network
     assert all(torch.equal(*pair) for pair in zip(answered(network), before, strict=True))
-    assert not openings._OPEN
+    assert not openings.OPEN
     with perturbed(network, "gaussian:0.1"):
         assert not torch.equal(network(X), before[0])
 
@@ -218,7 +218,7 @@ def test_an_interrupt_while_weights_are_put_back(model, monkeypatch, error):
     copy_, interrupts = torch._foreach_copy_, [error()]
 
     def interrupted(*args):
-        if interrupts and openings._OPEN and openings._OPEN[-1]._undo and len(seen) > 0:
+        if interrupts and openings.OPEN and openings.OPEN[-1]._undo and len(seen) > 0:
             raise interrupts.pop()
         seen.append(1)
         return copy_(*args)
@@ -300,3 +300,51 @@ def test_layers_that_are_wrapped_or_pruned_inside_an_opening_hold_clean_weights(
     with perturbed(network, "gaussian:0.1"):
         prune.l1_unstructured(network[0], "weight", 0.5)
     assert torch.equal(network[0].weight_orig, before)
+
+
+def stepped(model: nn.Module) -> None:
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        stepped,
+        lambda model: model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()}),
+        lambda model: nn.init.zeros_(next(model.parameters())),
+    ],
+)
+def test_what_is_written_into_noisy_weights_is_refused_at_the_end(write: Callable[[nn.Module], object]) -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+
+    def work() -> None:
+        with perturbed(model, "gaussian:0.1"):
+            model(torch.ones(2, 6)).square().sum().backward()
+            write(model)
+
+    with pytest.raises(UserError, match=r"expected noisy weights to be left as they are, got 0\.weight.*step outside"):
+        work()
+    weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    assert all(torch.equal(*pair) for pair in zip(weights, [one for one in before if one.dim() > 1], strict=True))
+
+
+def test_gradients_taken_inside_and_nested_openings_write_nothing(model: nn.Module) -> None:
+    with perturbed(model, "gaussian:0.1"):
+        with perturbed(model, "gaussian:0.2", draw=1):
+            answered(model)
+        answered(model)
+    with perturbed(model, "gaussian:0.1"):
+        copy.deepcopy(model)
+        model.double()
+    model.float()
+
+
+def test_an_error_inside_is_that_error(model: nn.Module) -> None:
+    def work() -> None:
+        with perturbed(model, "gaussian:0.1"):
+            nn.init.zeros_(model.body.weight if isinstance(model, Tied) else model[0].weight)  # type: ignore[index]
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        work()

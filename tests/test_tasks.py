@@ -272,6 +272,9 @@ class TestData:
             DataLoader(pairs, batch_size=7, shuffle=True),
             DataLoader(Stored(), batch_size=7),
             DataLoader(pairs, batch_sampler=BatchSampler(range(60), 11, False)),  # type: ignore[arg-type]
+            DataLoader(pairs, batch_size=None),
+            DataLoader(Stored(), batch_size=None),
+            DataLoader([(X[:50], Y[:50]), (X[50:], Y[50:])], batch_size=None),  # type: ignore[arg-type]
         ):
             assert values(net(), data) == pytest.approx(expected, rel=1e-6), type(data)
 

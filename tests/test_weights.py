@@ -318,3 +318,20 @@ class TestNames:
         before = torch.get_rng_state()
         noisy_values(small_net())
         assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_expanded_weight_is_refused() -> None:
+    layer = nn.Linear(6, 5)
+    layer.weight = nn.Parameter(torch.randn(1, 6).expand(5, 6))
+    with pytest.raises(UserError, match="memory of their own, got weight, which is expanded"):
+        analog_weights(layer)
+
+
+def test_floats_of_eight_bits_are_packed() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
+    model[0].weight = nn.Parameter(torch.randn(5, 6).to(torch.float8_e4m3fn), requires_grad=False)
+    assert [weight.name for weight in analog_weights(model)] == ["1.weight"]
+    rows = {row.name: row.reason for row in coverage(model).rows}
+    assert rows["0.weight"] == "packed float8_e4m3fn"
+    with perturbed(model, "gaussian:0.1"):
+        pass

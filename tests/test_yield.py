@@ -160,3 +160,10 @@ def test_table_and_picture_say_what_the_bounds_are(tmp_path: Path) -> None:
     dots = {tuple(line.get_xydata()[0]) for line in axis.lines if line.get_marker() == "o"}
     assert dots == {(bound, 90.0) for bound in pooled.summary()["bound"]}
     assert len(yields(rows).plot().axes[0].collections) == 0  # four lines: no bands
+
+
+@pytest.mark.parametrize("above", [math.nan, math.inf, 101.0])
+def test_what_no_chip_can_reach_is_refused(above: float) -> None:
+    rows = table({0: [80.0, 70.0, 60.0]})
+    with pytest.raises(UserError, match="expected accuracy that can be reached as above, got"):
+        yields(rows, above=above)

@@ -25,6 +25,8 @@ def packed(tensor: Tensor) -> str:
         return f"packed {type(data).__name__}"
     if tensor.is_complex():
         return "complex (an array holds real numbers: store real and imaginary parts by themselves)"
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        return f"packed {_kind(tensor)}"  # no arithmetic is defined on it
     return "" if tensor.is_floating_point() else f"packed {_kind(tensor)}"
 
 

@@ -53,15 +53,18 @@ class LayerSettings:
                 what = {bool: "true or false", str: "a text"}.get(kind, "a number")
                 raise UserError(f"layers: expected {what} as {field.name}, got {value!r}")
 
-    def checked(self) -> LayerSettings:
-        """Itself, its texts read; this loads torch."""
+    @property
+    def read(self) -> list[Any]:
+        """What its texts describe; this loads torch."""
         from noiserobust.analog.converters import Converters
         from noiserobust.noise import NoiseModel
 
-        if self.noise is not None:
-            NoiseModel.parse(self.noise)
-        if self.converters is not None:
-            Converters.parse(self.converters)
+        kinds: list[tuple[Any, str | None]] = [(NoiseModel, self.noise), (Converters, self.converters)]
+        return [kind.parse(text) for kind, text in kinds if text is not None]
+
+    def checked(self) -> LayerSettings:
+        """Itself, its texts read."""
+        _ = self.read
         return self
 
     @property
@@ -120,6 +123,11 @@ class LayerTable:
         """What it says of a weight that the patterns ``matching`` match."""
         known = set(matching)
         return reduce(LayerSettings.then, (one for pattern, one in self.rows if pattern in known), PLAIN)
+
+    @property
+    def read(self) -> list[Any]:
+        """What the texts of its settings describe; this loads torch."""
+        return [thing for _, one in self.rows for thing in one.read]
 
     @property
     def digest(self) -> str:

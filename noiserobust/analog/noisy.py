@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import compress
 from typing import Any
 
@@ -17,7 +17,7 @@ from noiserobust.analog.factors import has_factor, set_factor
 from noiserobust.analog.holders import Holders
 from noiserobust.analog.layer_table import LayerTable
 from noiserobust.analog.layers import tiles_of
-from noiserobust.analog.openings import opened
+from noiserobust.analog.openings import OPEN, opened
 from noiserobust.analog.places import AnalogWeight, Stored
 from noiserobust.analog.weights import OWN_FORWARD, classified
 from noiserobust.errors import UserError
@@ -34,7 +34,7 @@ from noiserobust.noise import (
     rescaled,
 )
 from noiserobust.noise.in_place import add_in_place, adds_in_place
-from noiserobust.noise.sharded import forget_gathered
+from noiserobust.noise.sharded import forget_gathered, is_sharded
 from noiserobust.rng import Stream
 from noiserobust.spec.kinds import typed
 
@@ -263,14 +263,47 @@ def perturbed(
     """``model`` under one draw of ``noise``; its weights are restored bit for bit afterwards, also after an exception.
 
     It is the draw that :func:`~noiserobust.evaluate` makes of the same seed, replicate and draw. Gradients taken
-    inside are taken at the noisy weights (run ``backward`` inside, too). ``layers``: a table of settings by layer, or
+    inside are taken at the noisy weights (run ``backward`` inside, too, and the optimizer's step outside: what is
+    written into the weights inside is lost, and refused at the end). ``layers``: a table of settings by layer, or
     its file (:class:`~noiserobust.analog.layer_table.LayerTable`).
     """
     noise = NoiseModel.parse(noise) if isinstance(noise, str) else noise
     stream = report_stream(seed, replicate, draw)
-    table = LayerTable.of(layers)
-    with NoisyWeights(model, include=include, exclude=exclude, layers=table).perturbed(noise, stream, t):
+    noisy = NoisyWeights(model, include=include, exclude=exclude, layers=LayerTable.of(layers))
+    with noisy.perturbed(noise, stream, t), nullcontext() if noisy.is_identity(noise) else _unwritten(noisy):
         yield model
+
+
+@contextmanager
+def _unwritten(noisy: NoisyWeights) -> Iterator[None]:
+    """Refuse, where nothing else failed, what somebody wrote into noisy weights: restoring them takes it back."""
+    before, opening = _marks(noisy), OPEN[-1]
+    yield
+    if OPEN[-1:] != [opening]:
+        return  # closed in another order, which is refused by itself
+    now = _marks(noisy)
+    written = [
+        name
+        for name, (place, version, total) in before.items()
+        if now[name][0] == place and now[name][1] != version and not torch.equal(now[name][2], total)
+    ]
+    if written:
+        raise UserError(
+            f"expected noisy weights to be left as they are, got {', '.join(written[:3])} written to (an optimizer's "
+            "step, load_state_dict): the clean ones of before are back, without that; take gradients inside, and step "
+            "outside"
+        )
+
+
+@torch.no_grad()
+def _marks(noisy: NoisyWeights) -> dict[str, tuple[int, int, Tensor]]:
+    """Where weights lie that are written in place, how often each was written to, and its sum."""
+    stored = {weight.name: weight.parameter.detach() for weight in noisy.weights if isinstance(weight, Stored)}
+    return {
+        name: (values.data_ptr(), values._version, values.sum().nan_to_num())
+        for name, values in stored.items()
+        if not (is_sharded(values) or values.is_inference())
+    }
 
 
 def report_stream(seed: int, replicate: int, draw: int) -> Stream:

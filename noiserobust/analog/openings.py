@@ -49,12 +49,12 @@ class Opening:
     def claim(self) -> None:
         """Hold the weights; :class:`~noiserobust.UserError` while another thread does."""
         with _LOCK:
-            if any(other._thread != self._thread and other._shares(self) for other in _OPEN):
+            if any(other._thread != self._thread and other._shares(self) for other in OPEN):
                 raise UserError(
                     "expected weights that one thread at a time moves, got a model that another thread has open; give "
                     "each thread a copy of its own (copy.deepcopy)"
                 )
-            _OPEN.append(self)
+            OPEN.append(self)
 
     def callback(self, undo: Callable[[], object]) -> None:
         """Call ``undo`` when the opening closes; once more if that raises or is interrupted."""
@@ -68,8 +68,8 @@ class Opening:
 
     def close(self) -> None:
         """Undo everything and let the weights go; what is undone already stays so."""
-        if self in _OPEN:
-            for other in reversed(_OPEN[_OPEN.index(self) + 1 :]):
+        if self in OPEN:
+            for other in reversed(OPEN[OPEN.index(self) + 1 :]):
                 if other._shares(self):
                     self._nested = other._nested = False
                     other.close()
@@ -83,8 +83,8 @@ class Opening:
                     self._undo[-1]()
             self._undo.pop()
         with _LOCK:
-            if self in _OPEN:
-                _OPEN.remove(self)
+            if self in OPEN:
+                OPEN.remove(self)
         if failed is not None:
             raise failed
 
@@ -117,6 +117,6 @@ class Opening:
                 yield str(tensor.device), start, start + (last + 1) * tensor.element_size(), mark
 
 
-_OPEN: list[Opening] = []
+OPEN: list[Opening] = []
 """In the order in which they were opened."""
 _LOCK = threading.RLock()

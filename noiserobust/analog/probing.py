@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from noiserobust.analog.layers import Outputs, registered_parent
+from noiserobust.analog.tracing import traced
 from noiserobust.models.modes import evaluating
 from noiserobust.rng import Stream, seeded
 
@@ -36,6 +38,9 @@ class Operand:
     """The how manieth product of the pass it is in, from 0."""
     argument: int
     outputs: Outputs
+    written: bool = False
+    """Whether the layer writes the value into its parameter before the product (a limit on norms, signs of a copy): it
+    would change noise that lies there."""
 
     def of(self, seen: Mapping[tuple[int, int], tuple[Tensor, Outputs]]) -> Tensor | None:
         return seen[self.product, self.argument][0] if (self.product, self.argument) in seen else None
@@ -50,8 +55,8 @@ def operand_of(module: nn.Module, parameter: nn.Parameter) -> Found:
     """The only argument of a product in ``module`` that is made of ``parameter`` and not of the input, and which other
     parameters of the module (gains) it is made of.
 
-    It is as large as the parameter, the same for two different inputs, and another one for another parameter. Raises
-    :class:`Unclear` where there is none, or more than one.
+    It is as large as the parameter, the same for two different inputs, and another one for another parameter, or the
+    parameter itself where the pass writes it. Raises :class:`Unclear` where there is none, or more than one.
     """
     known, key = _FOUND.setdefault(module, {}), (id(parameter), vars(module).get("forward", type(module).forward))
     if key not in known:
@@ -67,17 +72,18 @@ def operand_of(module: nn.Module, parameter: nn.Parameter) -> Found:
 
 @torch.no_grad()
 def _probed(module: nn.Module, parameter: nn.Parameter) -> Found:
-    first, second = (_copies(module, parameter, inputs) for inputs in (0, 1))
-    constant = [place for place in first if place in second and _equal(first[place][0], second[place][0])]
     others = [one for one in module.parameters(recurse=False) if one is not parameter and one.is_floating_point()]
     saved = [one.clone() for one in (parameter, *others)]
     try:
+        first, second = (_copies(module, parameter, inputs) for inputs in (0, 1))
+        constant = [place for place in first if place in second and _equal(first[place][0], second[place][0])]
         for number, one in enumerate(others):  # a gain of 0 would hide the rest
             _fill(one, number)
         passes = [_copies(module, parameter)]
         for number, one in enumerate((parameter, *others)):
             _fill(one, number + len(others))
             passes.append(_copies(module, parameter))
+        own = _own_places(module, parameter)
     finally:
         for one, before in zip((parameter, *others), saved, strict=True):
             one.copy_(before)
@@ -87,12 +93,25 @@ def _probed(module: nn.Module, parameter: nn.Parameter) -> Found:
         if set(constant) <= set(before)
     ]
     found = list(changed[0]) if changed else []
+    if own is not None and not found:
+        found = [place for place in constant if place in own]
     if len(found) != 1:
         raise Unclear(
             "no product with a function of it alone" if not found else "several products with functions of it"
         )
     gains = [one for one, places in zip(others, changed[1:], strict=True) if found[0] in places]
-    return Operand(*found[0], first[found[0]][1]), gains
+    return Operand(*found[0], first[found[0]][1], own is not None), gains
+
+
+def _own_places(module: nn.Module, parameter: Tensor) -> set[tuple[int, int]] | None:
+    """Which products multiply by the parameter's own memory, if a pass writes into it; ``None`` if it does not. Its
+    values are large, so that limits show."""
+    parameter.copy_(parameter.sign() * 1e3)
+    before = parameter.clone()
+    seen = products_of(module, parameter)
+    if _equal(parameter, before):
+        return None
+    return {place for place, (value, _) in seen.items() if value.data_ptr() == parameter.data_ptr()}
 
 
 def _copies(module: nn.Module, parameter: Tensor, inputs: int = 0) -> dict[tuple[int, int], tuple[Tensor, Outputs]]:
@@ -105,6 +124,29 @@ def _fill(parameter: Tensor, number: int) -> None:
     """Random numbers about as large as before."""
     noise = Stream(0, "probe", "weight", number).normal(parameter.shape, device=parameter.device)
     parameter.copy_(noise * parameter.abs().max().clamp(min=1e-3) if parameter.numel() else noise)
+
+
+_COPIED = {"clone", "_to_copy"}
+"""What may be done with a stored weight on the way to a product."""
+
+
+def read_as_stored(module: nn.Module, parameter: nn.Parameter) -> Outputs | None:
+    """Where the outputs of ``parameter`` are if all that ``module`` does with it is to multiply by it as it lies there,
+    in one or several products by whatever operation (``einsum``, ``tensordot``, rows by themselves); else ``None``."""
+    known, key = _READ.setdefault(module, {}), (id(parameter), vars(module).get("forward", type(module).forward))
+    if key not in known:
+        known[key] = None
+        with suppress(Unclear):
+            watch = traced(module, lambda: _called_alone(module, parameter, _input_shapes(module), 0, nullcontext()))
+            trace = watch.of(parameter)
+            if trace.macs and not trace.changed and trace.other <= _COPIED and len(trace.axes) == 1:
+                (axes,) = trace.axes
+                known[key] = Outputs(axes) if 0 < len(axes) < parameter.dim() else None
+    return known[key]
+
+
+_READ: WeakKeyDictionary[nn.Module, dict[tuple[int, object], Outputs | None]] = WeakKeyDictionary()
+"""As above."""
 
 
 CLOSED = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
@@ -173,7 +215,11 @@ def products_of(module: nn.Module, parameter: Tensor, inputs: int = 0) -> dict[t
 
 
 def _called_alone(
-    module: nn.Module, parameter: Tensor, shapes: Sequence[tuple[int, ...]], inputs: int, watch: TorchFunctionMode
+    module: nn.Module,
+    parameter: Tensor,
+    shapes: Sequence[tuple[int, ...]],
+    inputs: int,
+    watch: AbstractContextManager[object],
 ) -> None:
     stream = Stream(0, "probe", inputs)
     given = [

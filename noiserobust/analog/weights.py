@@ -27,7 +27,15 @@ from noiserobust.analog.places import (
     hook_latents,
     parametrised,
 )
-from noiserobust.analog.probing import CLOSED, Unclear, operand_of, products_of, require_as_stored, stored_outputs
+from noiserobust.analog.probing import (
+    CLOSED,
+    Unclear,
+    operand_of,
+    products_of,
+    read_as_stored,
+    require_as_stored,
+    stored_outputs,
+)
 from noiserobust.errors import UserError
 from noiserobust.models.kinds import require_layers
 from noiserobust.models.wrappers import Names, unwrap
@@ -268,12 +276,15 @@ class _Found:
             operand, gains = operand_of(module, parameter)
             used = operand.of(products_of(module, parameter))
         except Unclear as unclear:
+            if not isinstance(module, CLOSED) and (outputs := read_as_stored(module, parameter)) is not None:
+                candidate.outputs = outputs
+                return
             axis = ",".join(map(str, candidate.outputs.axes)) if candidate.outputs else "axis"
             advice = f"include it by name@{axis} if it uses the weight as it is"
             candidate.reason = f"{type(module).__name__} {OWN_FORWARD}: {unclear} ({advice})"
             return
         assert used is not None
-        stored = stored_outputs(parameter, used, operand.outputs)
+        stored = None if operand.written else stored_outputs(parameter, used, operand.outputs)
         if stored is not None:
             candidate.outputs = stored
         else:
@@ -310,6 +321,13 @@ def place_of(tensor: Tensor) -> object:
 
 def _check_overlaps(weights: Sequence[AnalogWeight]) -> None:
     """Refuse weights that share a part of their memory: it would get the noise of both."""
+    for weight in weights:
+        shared = (zip(p.shape, p.stride(), strict=True) for p in weight.latents if isinstance(place_of(p), tuple))
+        if isinstance(weight, Stored) and any(size > 1 and not step for one in shared for size, step in one):
+            raise UserError(
+                f"expected a weight whose elements have memory of their own, got {weight.name}, which is expanded; "
+                "make it of expanded.clone()"
+            )
     spans = [
         (str(p.device), p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), weight.name)
         for weight in weights

@@ -49,7 +49,10 @@ def as_dataset(data: Any) -> Labelled:
     if isinstance(data, Tensor):
         return Samples((Batch(as_tensor(data, "samples"), None),))
     if isinstance(data, DataLoader):
-        return _together([_pair(batch) for batch in _in_order(data)])
+        pairs = [_pair(batch) for batch in _in_order(data)]
+        # Without a batch size a loader gives what its data set does: samples, where labels are single numbers.
+        single = data.batch_size is None and any(one.dim() == 0 for pair in pairs[:1] for one in nests.tensors(pair))
+        return _together(_grouped(pairs) if single else pairs)
     if isinstance(data, Iterator):
         raise UserError(
             f"expected data that can be read more than once, got a {type(data).__name__}; give a list of it, or a "

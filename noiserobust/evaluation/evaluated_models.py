@@ -28,6 +28,7 @@ from noiserobust.models.compute import device_of, draws_of, known_device
 from noiserobust.models.kinds import require_layers, require_weights
 from noiserobust.noise.sharded import class_of, mesh_of
 from noiserobust.rng import Stream, kept_generators
+from noiserobust.spec.own_code import own_code
 from noiserobust.storage.checkpoints import Checkpoint, find_checkpoints, read_checkpoint
 from noiserobust.storage.identity import answer, network_digest
 from noiserobust.storage.provenance import provenance
@@ -282,6 +283,7 @@ class EvaluatedModels:
         where = where.including(analog.heads)
         if analog.warning:
             warnings.warn(analog.warning, stacklevel=2)
+        asked = answer(network, task.inputs(network, batches[0]), compute.precision) if batches else ""
         columns = {
             "model": copy.name,
             "method": copy.method,
@@ -291,7 +293,7 @@ class EvaluatedModels:
             "analog": str(where),
             "precision": compute.precision,
             "weights": network_digest(network),
-            "answer": answer(network, task.inputs(network, batches[0]), compute.precision) if batches else "",
+            "answer": f"{asked} {own_code(task, where.table.read)}".strip(),
             "data": task.digest
             if isinstance(task, Scorer)
             else _digest([self.dataset, *self.calibration(where)], dataset),

@@ -50,7 +50,8 @@ def require_effect(noisy: NoisyWeights, ask: Callable[[Batch], Any], batch: Batc
             with suppress(RuntimeError, ValueError, TypeError):  # takes no such few: the evaluation itself says why
                 clean = answers(samples)
                 for draw in range(DRAWS):
-                    with noisy.replaced(partial(moved_far, stream=Stream(0, "effect", draw))), _Asked(noisy) as asked:
+                    moved = noisy.replaced(partial(moved_far, stream=Stream(0, "effect", draw)))
+                    with moved, _Asked(noisy) as asked, _left_alone(noisy):
                         differ = _differ(clean, answers(samples))
                     asked.require_effect()
                     if differ:
@@ -70,6 +71,27 @@ def require_effect(noisy: NoisyWeights, ask: Callable[[Batch], Any], batch: Batc
         "frozen copies (inductor freezing, a frozen or optimised export, a cache of merged weights); hand over the "
         "network before it was frozen, or set torch._inductor.config.freezing = False and compile anew"
     )
+
+
+@contextmanager
+def _left_alone(noisy: NoisyWeights) -> Iterator[None]:
+    """Refuse a pass that writes into weights that lie in their parameters: it would change the noise in them."""
+    stored = [weight for weight in noisy.weights if type(weight) is Stored and mesh_of(noisy.model) is None]
+    before = [_marks(weight) for weight in stored]
+    yield
+    changed = [weight.name for weight, was in zip(stored, before, strict=True) if _differ(was, _marks(weight))]
+    if changed:
+        raise UserError(
+            f"expected weights that a forward pass leaves as they are, got {', '.join(changed[:3])} changed by it (a "
+            "hook or another layer that limits, rescales or rounds them in place), and noise with them; hand over the "
+            "network without that, or exclude them"
+        )
+
+
+def _marks(weight: AnalogWeight) -> list[Tensor]:
+    """Numbers that other values in its memory would hardly have."""
+    value = weight.value()
+    return [value.sum().nan_to_num(), value.abs().amax().nan_to_num()]
 
 
 def _require_product(head: Head, noisy: NoisyWeights, clean: list[Tensor], ask: Callable[[], list[Tensor]]) -> None:

@@ -22,6 +22,7 @@ from noiserobust.models import ModelSpec
 from noiserobust.noise.additive import names_laplace
 from noiserobust.report import measure_table
 from noiserobust.spec.kinds import typed
+from noiserobust.spec.own_code import own_code
 from noiserobust.storage.ledger import Ledger
 from noiserobust.storage.rows import OPERATION
 from noiserobust.tasks import Scorer
@@ -142,6 +143,7 @@ def _fill(
         noise, strength = one.place
         version = SEMANTICS + names_laplace(one, constant["analog"])
         place = {"noise": noise, "strength": strength, "measure": str(one), "semantics": version}
+        place["answer"] = f"{constant['answer']} {own_code(one)}".strip()
         return [constant | place | {"draw": draw} for draw in range(one.draws)]
 
     # Those that take gradients first: their passes give the other measures, too. Each is stored when it is done.

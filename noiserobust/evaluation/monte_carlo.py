@@ -33,6 +33,7 @@ from noiserobust.noise.additive import names_laplace
 from noiserobust.noise.sharded import mesh_of
 from noiserobust.report import precision_table, robustness_table
 from noiserobust.spec.kinds import typed
+from noiserobust.spec.own_code import own_code
 from noiserobust.storage.ledger import SEMANTICS, Ledger
 from noiserobust.storage.rows import OPERATION
 from noiserobust.storage.shared_ledger import SharedLedger
@@ -176,8 +177,9 @@ def columns_of(on_chips: ModelOnChips, noise: NoiseModel, settings: Mapping[str,
     """The columns that all rows of a network under a noise share; ``settings`` are the seed's and recalibration's."""
     columns = OPERATION | dict(settings) | {"backend": on_chips.opened.text} | on_chips.model.columns
     version = SEMANTICS + names_laplace(noise, columns["analog"])
-    # Rows that were stored for another function of a metric's name are as much another network's.
-    columns["answer"] = f"{columns['answer']} {digests(on_chips.metrics)}".strip()
+    # Rows that were stored for another function of a metric's name are as much another network's, and so are those of
+    # a noise of that name whose code was another.
+    columns["answer"] = " ".join(filter(None, [columns["answer"], digests(on_chips.metrics), own_code(noise)]))
     return columns | {"noise": noise.label, "strength": on_chips.strength(noise), "semantics": version}
 
 

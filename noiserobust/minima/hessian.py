@@ -31,6 +31,9 @@ class HessianTop(Measure, name="hessian_top"):
     - ``over``: ``all`` trainable parameters (default) or the block of the ``analog`` weights.
     - ``tolerance``: relative accuracy at which the iteration stops.
 
+    NaN where a product with the Hessian is no finite number (distances of a point from itself have no second
+    derivative).
+
     Every iteration is a Hessian-vector product: a forward and two backward passes or so; some 10 to 100 of them.
     Source: Pearlmutter, "Fast exact multiplication by the Hessian"; scipy's ``eigsh``.
     """
@@ -59,7 +62,10 @@ class HessianTop(Measure, name="hessian_top"):
 
             def times(v: np.ndarray) -> np.ndarray:
                 vector = torch.from_numpy(v.reshape(-1)).to(surface.device, _chosen(surface, self.over)[0].dtype)
-                return product(vector).double().cpu().numpy()
+                values = product(vector).double().cpu().numpy()
+                if not np.isfinite(values).all():
+                    raise FloatingPointError  # ARPACK would say that its workspace is too small
+                return values
 
             # Named, since ARPACK would start from numpy's global generator.
             start = streams(0).child("hessian").normal((size,)).double().numpy()
@@ -72,6 +78,8 @@ class HessianTop(Measure, name="hessian_top"):
                 if times(start).any():
                     raise
                 eigenvalues = np.zeros(self.k)  # so is the Hessian
+            except FloatingPointError:
+                eigenvalues = np.full(self.k, np.nan)
         largest_first = np.sort(eigenvalues)[::-1].tolist()
         return [{"" if rank == 1 else str(rank): value for rank, value in enumerate(largest_first, start=1)}]
 

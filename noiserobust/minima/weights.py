@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,9 +22,9 @@ from noiserobust.minima.surface import Surface
 class MaxOverRms(Measure, name="max_over_rms"):
     r"""How far the largest weight stands out, :math:`\max|w| / \mathrm{rms}(w)`: the mean over analog tensors.
 
-    Parts: the ``largest``, and each by name. Noise is proportional to the largest weight: a small sharpness with a
-    large ratio is flatness, with a small one it may only mean that there are no outliers. It stands beside every
-    sharpness on the command line. No pass.
+    Parts: the ``largest``, and each by name (NaN for weights that are all 0, which do not count). Noise is proportional
+    to the largest weight: a small sharpness with a large ratio is flatness, with a small one it may only mean that
+    there are no outliers. It stands beside every sharpness on the command line. No pass.
     """
 
     example: ClassVar[str] = "max_over_rms"
@@ -34,7 +35,8 @@ class MaxOverRms(Measure, name="max_over_rms"):
         for weight in surface.noisy.weights:
             w = weight.value().float()
             ratios[weight.name] = (w.abs().amax() / w.square().mean().sqrt()).item()
-        return [{"": sum(ratios.values()) / len(ratios), "largest": max(ratios.values())} | ratios]
+        known = [ratio for ratio in ratios.values() if not math.isnan(ratio)] or [math.nan]
+        return [{"": sum(known) / len(known), "largest": max(known)} | ratios]
 
 
 @dataclass(frozen=True)

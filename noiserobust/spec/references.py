@@ -23,11 +23,16 @@ def reference_to(thing: Any) -> str:
 
 
 def digest_of(function: Any, name: str) -> str:
-    """16 hex digits of a function (or a callable object) called ``name``: its text, and the plain values it holds."""
+    """16 hex digits of a function (or a callable object, or a class) called ``name``: its text, and the plain values it
+    holds."""
     try:
         text = inspect.getsource(function if hasattr(function, "__qualname__") else type(function))
     except (OSError, TypeError):
         text = ""
+    if isinstance(function, type):
+        members = {key: value for key, value in vars(function).items() if not key.startswith("__")}
+        own = [[key, digest_of(v, key) if inspect.isfunction(v) else _plain(v)] for key, v in sorted(members.items())]
+        return hashlib.sha256(f"{name}\n{text}\n{own}".encode()).hexdigest()[:16]
     code = getattr(function, "__code__", None)
     held = [getattr(function, "__defaults__", None) or (), sorted(getattr(function, "__dict__", {}).items())]
     # Two functions of one line have one text.

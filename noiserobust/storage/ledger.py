@@ -166,8 +166,8 @@ class Ledger:
             log.warning("%s: outputs vary from pass to pass, so that its rows in %s are computed anew", name, self.path)
         else:
             log.warning(
-                "%s: outputs are not those with which its rows in %s were stored (a hook, another forward or metric?); "
-                "they are computed anew and replaced",
+                "%s: outputs are not those with which its rows in %s were stored (a hook, another forward, metric or "
+                "code of yours?); they are computed anew and replaced",
                 name,
                 self.path,
             )

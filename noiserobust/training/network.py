@@ -21,6 +21,7 @@ from noiserobust.storage.weights import load_weights
 from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked
+from noiserobust.training.resuming import code_of
 from noiserobust.training.settings import TrainSettings
 
 
@@ -33,7 +34,8 @@ class Network:
     - ``outputs``: how many of them; ``classes``: their names.
     - ``sample``: a batch of one training sample.
     - ``where``: its analog weights, the heads that the task alone knows among them.
-    - ``code``: what tells somebody's code from another version of it; None for networks of ours.
+    - ``code``: what tells somebody's code, the network's and whatever else the settings name, from another version of
+      it; None where all is ours.
     """
 
     model: nn.Module
@@ -65,7 +67,8 @@ class Network:
         _require_normed(model, len(train), settings)
         # A finished run of somebody's code counts while that is the same.
         few = first if isinstance(first, Streamed) else train.subset(range(min(4, len(train))))
-        own = code(model, prepare(few, torch.device("cpu"))[0].inputs) if settings.model.names_code else None
+        of_model = code(model, prepare(few, torch.device("cpu"))[0].inputs) if settings.model.names_code else None
+        own = code_of(settings, of_model)
         analog = coverage_of(model, settings.where, task.call, sample)
         if analog.warning and tells:
             warnings.warn(analog.warning, stacklevel=3)

@@ -84,10 +84,18 @@ class Objective:
 
     def answer(self, model: nn.Module, part: Batch, twin: Mapping[str, Tensor] | None = None) -> Answer:
         """What ``model`` answers, with the parameters and buffers of a ``twin`` by name in place of its own."""
-        if twin is None:
-            outputs = self.task.call(model, part)
-        else:
-            outputs = torch.func.functional_call(model, dict(twin), *self.task.arguments(model, part))
+        try:
+            if twin is None:
+                outputs = self.task.call(model, part)
+            else:
+                outputs = torch.func.functional_call(model, dict(twin), *self.task.arguments(model, part))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                f"expected 2 or more samples for batch norm in training, got {len(part)}: give larger batches, or let "
+                "the rule take more samples at once (m of SAM, gamma of ESAM, micro-batches)"
+            ) from None
         predictions = self.task.predictions(outputs)
         losses = self.task.losses(predictions, part) if self.loss is None else self._own(predictions, part.labels)
         if not isinstance(losses, Tensor) or losses.shape != (len(part),):
@@ -115,6 +123,8 @@ class Objective:
 
     def units(self, micro: Sequence[Batch]) -> Tensor | int:
         """How many units the mean is over: samples, or what the task counts."""
+        if not any(map(len, micro)):
+            raise UserError("expected a batch with at least one sample, got none")
         counts = [self.task.counts(part) for part in micro]
         known = [count.sum() for count in counts if count is not None]
         # In float64: the mean of float64 losses needs it.

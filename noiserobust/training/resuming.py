@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from noiserobust.errors import UserError
+from noiserobust.spec.own_code import own_code
+from noiserobust.spec.references import digest_of, load
 from noiserobust.storage.checkpoints import is_whole
 from noiserobust.storage.described import strict
 from noiserobust.storage.files import file_to_write, folder_to_write, set_aside
@@ -17,6 +19,7 @@ from noiserobust.storage.identity import same_code
 from noiserobust.storage.locks import alone
 from noiserobust.storage.states import read_state
 from noiserobust.training.runs import Run
+from noiserobust.training.settings import WITHOUT_EFFECT, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,30 @@ def is_settled(run: Run) -> bool:
     return whole
 
 
+def code_of(settings: TrainSettings, network: Sequence[str] | None) -> list[str] | None:
+    """What shows the code from outside the package that a run is made of: that of its ``network``
+    (:func:`~noiserobust.storage.identity.code`), and its rule, task and whatever else ``settings`` name."""
+    named = {name: value for name, value in vars(settings).items() if name not in (*WITHOUT_EFFECT, "model")}
+    loss = settings.loss and f"{settings.loss}={digest_of(load(settings.loss), settings.loss)}"
+    own = " ".join(filter(None, [own_code(named, settings.where.table.read), loss]))
+    return None if network is None and not own else [*(network or ("", "")), *filter(None, [own])]
+
+
 def require_same_code(run: Run, code: Sequence[str] | None, about: Mapping[str, Any]) -> None:
     """Refuse a ``run`` of somebody's code that was trained (``about``) when that code was another than now."""
     stored = about.get("code")
-    if code and stored and not same_code(code, stored):
-        raise UserError(
-            f"expected the network with which {run.folder} was trained, got one of {run.settings.model} that answers "
-            "otherwise: its code has changed; move that folder away, or train into another"
-        )
+    if not code or not stored:
+        return
+    was, now = (dict(word.partition("=")[::2] for word in one[2].split()) if one[2:] else {} for one in (stored, code))
+    changed = [name for name, digest in now.items() if was.get(name, digest) != digest]
+    if not same_code(code, stored):
+        raise _other(run, "the network", f"one of {run.settings.model} that answers otherwise")
+    if changed:
+        raise _other(run, "the code", f"another {', '.join(changed)}")
+
+
+def _other(run: Run, what: str, got: str) -> UserError:
+    return UserError(
+        f"expected {what} with which {run.folder} was trained, got {got}: its code has changed; move that folder away, "
+        "or train into another"
+    )

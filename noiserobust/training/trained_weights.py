@@ -155,6 +155,12 @@ def _require_supported(model: nn.Module, optimizer: torch.optim.Optimizer) -> No
     """Refuse what would silently train by another rule."""
     if isinstance(optimizer, torch.optim.LBFGS):
         raise UserError("expected an optimizer that steps without a closure, got LBFGS; use SGD or AdamW")
+    own = set(map(id, model.parameters()))
+    if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise UserError(
+            "expected an optimizer of the model's parameters, got one that has none of them: it would train nothing; "
+            "make it of model.parameters(), after the model was copied, moved or wrapped"
+        )
     if any(type(module).__name__.startswith("FullySharded") for module in model.modules()):
         raise UserError(
             "expected whole parameters or those of fully_shard, got FullyShardedDataParallel, which makes one vector "

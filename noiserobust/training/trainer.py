@@ -68,8 +68,7 @@ def fit(
     log, and so do ``loggers``: ``"tensorboard"``, ``"wandb:project"``, ``"csv:all.csv"``, or objects of your own
     (:class:`~noiserobust.training.Logger`); ``log.csv`` in the run's folder is written anyway. What
     ``settings.log`` asks for is measured after every epoch and changes no weights; a finished run that did not log
-    it is refused. ``processes`` (:func:`~noiserobust.training.torchrun`) train one run together: all must call this
-    alike.
+    it is refused. ``processes`` (:func:`~noiserobust.training.torchrun`) train one run together, calling it alike.
     """
     processes = processes or Processes()
     following = Loggers(loggers, processes.writes)
@@ -91,8 +90,10 @@ def fit(
         log.info("%s is finished already: it is not trained again", printable(run.folder))
     processes.first(lambda: require_logged(settings, run.folder))
     if settings.model.names_code:
-        network = Network.of(settings, splits, _training_data(settings, splits)[0], tells=processes.writes)
-        resuming.require_same_code(run, network.code, read_checkpoint(run.checkpoint).about)
+        seen = Network.of(settings, splits, _training_data(settings, splits)[0], tells=processes.writes).code
+    else:
+        seen = resuming.code_of(settings, None)
+    resuming.require_same_code(run, seen, read_checkpoint(run.checkpoint).about if seen else {})
     return run
 
 
@@ -274,7 +275,7 @@ class Trainer:
         weights = [weight.value().float() for weight in self.noisy.weights]
         largest = torch.stack([w.abs().amax() for w in weights])
         rms = torch.stack([w.square().mean().sqrt() for w in weights])
-        return {"max_weight": largest.amax().item(), "max_over_rms": (largest / rms).mean().item()}
+        return {"max_weight": largest.amax().item(), "max_over_rms": (largest / rms).nanmean().item()}
 
     def _is_best(self, line: dict[str, Any]) -> bool:
         if self.settings.select_on == "none":

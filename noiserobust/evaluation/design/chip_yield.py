@@ -13,6 +13,7 @@ A chip is one (model, draw). Nothing is assumed of the distribution of accuracie
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +179,10 @@ def yields(
     table = read_rows(rows) if isinstance(rows, (str, Path)) else rows.rows if isinstance(rows, Result) else rows
     draws = by_draw(table)
     metric = metric or leading(draws)
-    if above is not None and 0 < above <= 1 and quantity_of(draws, metric).unit == "%":
+    percent = quantity_of(draws, metric).unit == "%"
+    if above is not None and (not math.isfinite(above) or (percent and above > 100)):
+        raise UserError(f"expected {metric} that can be reached as above, got {above:g}")
+    if above is not None and 0 < above <= 1 and percent:
         raise UserError(f"expected {metric} in percent as above, got {above:g}; {metric} is in percent: 90 for 90 %")
     require_one_of(draws, "metric", metric)
     draws = draws[draws["metric"] == metric]
