@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,14 +16,15 @@ from noiserobust.errors import UserError
 from noiserobust.models.lora import adapters_of
 from noiserobust.models.sizes import built
 from noiserobust.rng import Stream, seeded
+from noiserobust.spec.own_code import own_code
+from noiserobust.spec.references import digest_of, load
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.storage.identity import code
 from noiserobust.storage.weights import load_weights
 from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked
-from noiserobust.training.resuming import code_of
-from noiserobust.training.settings import TrainSettings
+from noiserobust.training.settings import WITHOUT_EFFECT, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,12 @@ def _require_normed(model: nn.Module, samples: int, settings: TrainSettings) -> 
             f"expected batches of 2 or more for batch norm, got {samples} training samples in batches of "
             f"{settings.batch_size}: the last is alone; use drop_last or another batch size"
         )
+
+
+def code_of(settings: TrainSettings, network: Sequence[str] | None) -> list[str] | None:
+    """What shows the code from outside the package that a run is made of: that of its ``network``
+    (:func:`~noiserobust.storage.identity.code`), and its rule, task and whatever else ``settings`` name."""
+    named = {name: value for name, value in vars(settings).items() if name not in (*WITHOUT_EFFECT, "model")}
+    loss = settings.loss and f"{settings.loss}={digest_of(load(settings.loss), settings.loss)}"
+    own = " ".join(filter(None, [own_code(named, settings.where.table.read), loss]))
+    return None if network is None and not own else [*(network or ("", "")), *filter(None, [own])]

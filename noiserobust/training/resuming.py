@@ -10,8 +10,6 @@ from typing import Any
 import torch
 
 from noiserobust.errors import UserError
-from noiserobust.spec.own_code import own_code
-from noiserobust.spec.references import digest_of, load
 from noiserobust.storage.checkpoints import is_whole
 from noiserobust.storage.described import strict
 from noiserobust.storage.files import file_to_write, folder_to_write, set_aside
@@ -19,7 +17,6 @@ from noiserobust.storage.identity import same_code
 from noiserobust.storage.locks import alone
 from noiserobust.storage.states import read_state
 from noiserobust.training.runs import Run
-from noiserobust.training.settings import WITHOUT_EFFECT, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -106,15 +103,6 @@ def is_settled(run: Run) -> bool:
         with suppress(OSError):
             run.state.unlink(missing_ok=True)
     return whole
-
-
-def code_of(settings: TrainSettings, network: Sequence[str] | None) -> list[str] | None:
-    """What shows the code from outside the package that a run is made of: that of its ``network``
-    (:func:`~noiserobust.storage.identity.code`), and its rule, task and whatever else ``settings`` name."""
-    named = {name: value for name, value in vars(settings).items() if name not in (*WITHOUT_EFFECT, "model")}
-    loss = settings.loss and f"{settings.loss}={digest_of(load(settings.loss), settings.loss)}"
-    own = " ".join(filter(None, [own_code(named, settings.where.table.read), loss]))
-    return None if network is None and not own else [*(network or ("", "")), *filter(None, [own])]
 
 
 def require_same_code(run: Run, code: Sequence[str] | None, about: Mapping[str, Any]) -> None:

@@ -38,7 +38,7 @@ from noiserobust.training.epoch_log import EpochLog, require_logged
 from noiserobust.training.kept import has_norms
 from noiserobust.training.learning_rates import LearningRate
 from noiserobust.training.loggers import Logger, Loggers
-from noiserobust.training.network import Network
+from noiserobust.training.network import Network, code_of
 from noiserobust.training.optimizers import build_optimizer
 from noiserobust.training.runs import Run, run_of, teacher_in
 from noiserobust.training.schedules import Progress
@@ -92,7 +92,7 @@ def fit(
     if settings.model.names_code:
         seen = Network.of(settings, splits, _training_data(settings, splits)[0], tells=processes.writes).code
     else:
-        seen = resuming.code_of(settings, None)
+        seen = code_of(settings, None)
     resuming.require_same_code(run, seen, read_checkpoint(run.checkpoint).about if seen else {})
     return run
 
