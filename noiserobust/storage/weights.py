@@ -18,6 +18,7 @@ def load_weights(
     source: str | Path,
     aliases: Sequence[tuple[str, str]] = (),
     classes: int | None = None,
+    hint: str = "check --model and its width",
 ) -> None:
     """Copy ``weights`` into ``model``.
 
@@ -28,7 +29,7 @@ def load_weights(
     ``base_layer``) do not count, on either
     side and at any depth; where names still differ, ``aliases`` (:class:`~noiserobust.models.ModelSpec`) translate
     those of well-known implementations. Counters of batches that an old file lacks stay at 0. Raises
-    :class:`~noiserobust.UserError` that names missing, unexpected and misshapen entries.
+    :class:`~noiserobust.UserError` that names missing, unexpected and misshapen entries, and ends with ``hint``.
     """
     model = unwrap(model)
     state = model.state_dict()
@@ -53,9 +54,7 @@ def load_weights(
         *_listed("of another shape", misshapen),
     ]
     if wrong:
-        raise UserError(
-            f"{source} does not fit {type(model).__name__}: {'; '.join(wrong)}; check --model and its width"
-        )
+        raise UserError(f"{source} does not fit {type(model).__name__}: {'; '.join(wrong)}; {hint}")
     model.load_state_dict(state | {names[name]: weights[original] for name, original in given.items()})
 
 
