@@ -106,6 +106,10 @@ class TestMeasuredChips:
         (["evaluate", "runs", "--noise", "gaussian=0.1"], "did you mean gaussian:0.1?"),
         (["sweep", "--vary", "method=plain,sam:0.2"], "got 'plain,sam:0.2'; values are separated by |"),
         (["sweep", "--vary", "method=plain|sma"], "did you mean sam?"),
+        (["budget", "runs", "--vary", "gaussian:{y}", "--between", "0", "1"], "gaussian:{x}, got 'gaussian:{y}'"),
+        (["budget", "runs", "--vary", "gaussian:x", "--between", "0", "1"], "gaussian:{x}, got 'gaussian:x'"),
+        (["report", "runs"], "got the folder runs; evaluate makes rows of the runs in one"),
+        (["train", "--weight-clip", "0.5"], "1.25 to 4 is usual"),
     ],
 )
 def test_what_was_meant(words: list[str], end: str, capsys: pytest.CaptureFixture[str]) -> None:

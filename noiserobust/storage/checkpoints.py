@@ -181,7 +181,7 @@ def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:
         unfinished = [*path.glob("resume.pt"), *path.glob("*/resume.pt")]
         if unfinished and not inside and os.path.isdir(path) and not _is_one(path):
             raise UserError(
-                f"expected a finished run, got {unfinished[0].parent}, which was interrupted; train it again"
+                f"expected a finished run, got {unfinished[0].parent}, which was interrupted; the same training goes on"
             )
         for checkpoint in map(read_checkpoint, inside) if inside else [read_checkpoint(text)]:
             about = {**checkpoint.about, "label": label, "labelled": True} if labelled else checkpoint.about
