@@ -83,8 +83,8 @@ class Checkpoint:
             count = sum(tensor.numel() for tensor in self.weights.values())
             network = built(model.without_weights(), channels, classes, count)
         stored = self.about.get("model", str(model))
-        hint = {} if stored == str(model) else {"hint": f"it is a {stored}: give runs of {model} alone beside --model"}
-        load_weights(network, self.weights, self.path, model.aliases, **hint)
+        other = "" if stored == str(model) else f"it is a {stored}: give runs of {model} alone beside --model"
+        load_weights(network, self.weights, self.path, model.aliases, hint=other)
         return network.eval()
 
     def _stored_model(self) -> ModelSpec:
