@@ -63,7 +63,7 @@ def test_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert set(rows["metric"]) == {"accuracy", "loss", "my_metric:top(k=1)"}
     assert set(rows["method"]) == {"my_rule:HalfNoisy(my_noise:Uniform(0.1))"}
     assert read_rows(next(folder.glob("sharpness-*.parquet")))["value"].gt(0).all()
-    (run,) = (folder / "runs").iterdir()
+    (run,) = (folder / "own").iterdir()
     about = read_checkpoint(run).about
     assert about["model"] == "my_model:mlp(width=16)"
     assert about["settings"]["data"] == "my_data:stripes(200)"

@@ -214,7 +214,7 @@ def test_other_refusals(tmp_path: Path) -> None:
     path = table(tmp_path, HEADER + "0,0,1\n1,0,1\n")
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00state")
     for text, fragment in (
-        ("measured", "measured needs table, for example measured:table=..."),
+        ("measured", "measured needs table, for example measured:example"),
         ("measured:nowhere.csv", "expected a table (CSV), got nowhere.csv: No such file"),
         (f"measured:{tmp_path}", "expected a table (CSV), got"),
         (f"measured:{tmp_path}/bytes.csv", "which is no text"),

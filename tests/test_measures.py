@@ -511,7 +511,7 @@ def test_a_hessian_that_is_no_number_is_nan() -> None:
             h = self.layer(x)
             return torch.cdist(h, h)[:, :3] + h
 
-    x, y = torch.randn(12, 6), torch.arange(12) % 3
+    x, y = torch.randn(30, 6), torch.arange(30) % 3
     rows = noiserobust.sharpness(Distances(), (x, y), ["hessian_top:2", "hessian_trace"]).rows.set_index("metric").value
     assert rows[["hessian_top", "hessian_top/2", "hessian_trace"]].isna().all()
 

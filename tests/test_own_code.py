@@ -74,14 +74,14 @@ X, Y = torch.randn(12, 6), torch.arange(12) % 3
 
 
 class Code:
-    """The module ``own_parts`` in a file, whose numbers are written anew."""
+    """The module ``edited_parts`` in a file, whose numbers are written anew."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.file = folder / "own_parts.py"
+        self.file = folder / "edited_parts.py"
         monkeypatch.syspath_prepend(str(folder))
         self.number = 1.0
         self.write("")
-        self.module: ModuleType = importlib.import_module("own_parts")
+        self.module: ModuleType = importlib.import_module("edited_parts")
         importlib.reload(self.module)
 
     def write(self, changed: str) -> None:
@@ -109,12 +109,12 @@ def net() -> nn.Module:
 
 def values(out: Path | None, what: str) -> list[float]:
     if what == "MEASURE":
-        return noiserobust.sharpness(net(), (X, Y), "own_parts:Largest", out=out).rows.value.tolist()
-    noise = {"NOISE": "own_parts:Uniform(0.2)", "TASK": "gaussian:0.1", "LAYERS": "gaussian:0.1"}
-    noise["SUM"] = "quantize:4+own_parts:Uniform(0.2)"
-    given: dict[str, Any] = {"task": "own_parts:Distance"} if what == "TASK" else {}
+        return noiserobust.sharpness(net(), (X, Y), "edited_parts:Largest", out=out).rows.value.tolist()
+    noise = {"NOISE": "edited_parts:Uniform(0.2)", "TASK": "gaussian:0.1", "LAYERS": "gaussian:0.1"}
+    noise["SUM"] = "quantize:4+edited_parts:Uniform(0.2)"
+    given: dict[str, Any] = {"task": "edited_parts:Distance"} if what == "TASK" else {}
     if what == "LAYERS":
-        given["where"] = noiserobust.Where(layers={"0.*": {"noise": "own_parts:Uniform(0.2)"}})
+        given["where"] = noiserobust.Where(layers={"0.*": {"noise": "edited_parts:Uniform(0.2)"}})
     return noiserobust.evaluate(net(), (X, Y), noise[what], draws=2, out=out, **given).rows.value.tolist()
 
 
@@ -137,12 +137,12 @@ def test_rows_of_changed_code_are_computed_anew(
 @pytest.mark.parametrize("what", ["RULE", "NOISE", "LOSS"])
 def test_a_finished_run_of_changed_code_is_refused(what: str, code: Code, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"model": "digits:4", "epochs": 1, "select_on": "none", "log_images": 10}
-    settings |= {"loss": "own_parts:loss", "label_smoothing": 0.0} if what == "LOSS" else {}
-    settings |= {"method": "own_parts:Half(own_parts:Uniform(0.1))"} if what != "LOSS" else {}
+    settings |= {"loss": "edited_parts:loss", "label_smoothing": 0.0} if what == "LOSS" else {}
+    settings |= {"method": "edited_parts:Half(edited_parts:Uniform(0.1))"} if what != "LOSS" else {}
     run = fit(TrainSettings(**settings), tmp_path / "runs")
     assert fit(TrainSettings(**settings), tmp_path / "runs").folder == run.folder
     code.change(what)
-    with pytest.raises(UserError, match=r"another own_parts:\w+: its code has changed; move that folder away"):
+    with pytest.raises(UserError, match=r"another edited_parts:\w+: its code has changed; move that folder away"):
         fit(TrainSettings(**settings), tmp_path / "runs")
 
 
@@ -150,9 +150,9 @@ def test_the_package_s_own_code_has_no_digest(code: Code) -> None:
     from noiserobust.noise import NoiseModel
 
     assert own_code(NoiseModel.parse("gaussian:0.1+quantize:4"), {"a": 1}) == ""
-    named = own_code(NoiseModel.parse("cells(own_parts:Uniform(0.1),number=2)"))
-    assert named.startswith("own_parts:Uniform=")
-    same = own_code(NoiseModel.parse("own_parts:Uniform(0.3)"))
+    named = own_code(NoiseModel.parse("cells(edited_parts:Uniform(0.1),number=2)"))
+    assert named.startswith("edited_parts:Uniform=")
+    same = own_code(NoiseModel.parse("edited_parts:Uniform(0.3)"))
     assert same == named  # settings are told apart by the text
 
 

@@ -209,10 +209,12 @@ def test_one_text_for_equal_numbers_whatever_their_type(value: Any, text: str) -
 
 
 MISTAKES = [
-    (NoiseModel, "", "expected a noise model such as name:value"),
-    (NoiseModel, "0.05", "expected a noise model such as name:value"),
+    (NoiseModel, "", "expected a noise model such as gaussian:0.05 (name:value"),
+    (NoiseModel, "0.05", "expected a noise model such as gaussian:0.05 (name:value"),
+    (NoiseModel, "gaussian=0.05", "got 'gaussian=0.05'; did you mean gaussian:0.05?"),
+    (NoiseModel, "rwp = .1", "did you mean rwp:.1?"),
     (NoiseModel, "gauss:0.05", f"expected a noise model ({KNOWN}), got 'gauss:0.05'"),
-    (NoiseModel, "gaussian", "gaussian needs sigma, for example gaussian:sigma=..."),
+    (NoiseModel, "gaussian", "gaussian needs sigma, for example gaussian:0.05,reference=layer, got 'gaussian'"),
     (NoiseModel, "gaussian:", "gaussian needs sigma"),
     (NoiseModel, "gaussian:reference=layer", "gaussian needs sigma"),
     (NoiseModel, "gaussian:big", "gaussian: sigma: expected a number, got 'big'"),

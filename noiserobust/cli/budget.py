@@ -54,6 +54,8 @@ class Budget(OnChips):
             raise UserError("expected either --vary with {x} in a noise, such as gaussian:{x}, or --vary-time with one")
         if self.between is None:
             raise UserError("expected --between LOW HIGH, the range to search, such as 0 0.5, or 1min 1y for times")
+        if self.vary is not None and "{x}" not in self.vary:
+            raise UserError(f"expected one free number {{x}} in a noise, such as gaussian:{{x}}, got '{self.vary}'")
         text = vary.replace("{x}", "1").rpartition(": ")[2]
         check({"io": "converters", "aihwkit": "backends"}.get(text.partition(":")[0], "noises"), text)
         from noiserobust.evaluation import Axis, budget

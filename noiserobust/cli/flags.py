@@ -163,6 +163,8 @@ class Flag:
                     raise argparse.ArgumentTypeError(f"expected a number of at most 64 bits, got {value}")
                 return value
         number = "a number" if float in self.kinds else "a whole number"
+        if self.count == SEVERAL and "," in word and not texts:
+            number = f"{number} (several with spaces between them)"
         raise argparse.ArgumentTypeError(f"expected {', '.join(texts) or number}, got '{word}'{nearest(word, texts)}")
 
 
@@ -265,5 +267,14 @@ def _spelled(word: str, known: Sequence[str], parser: _Parser) -> str:
     name, equals, value = word.partition("=")
     name = name.replace("_", "-")
     if name not in known:
-        parser.error(f"expected an option, got {name}{nearest(name, known)}")
+        others = _commands_with(name)
+        end = f", which is one of {', '.join(others)}" if others else nearest(name, known)
+        parser.error(f"expected an option, got {name}{end}")
     return name + equals + value
+
+
+def _commands_with(option: str) -> list[str]:
+    """The commands that have this option."""
+    from noiserobust.cli.app import COMMANDS, command_class  # which imports this module
+
+    return [name for name in COMMANDS if option in {flag.option for flag in flags_of(command_class(name))}]

@@ -55,6 +55,8 @@ class KeepDigital(OnChips):
     def run(self) -> Iterator[Part]:
         from noiserobust.evaluation import Search, Stop, keep_digital
 
+        if self.layers_out is not None:
+            self._require_one_method(self.layers_out)
         stop = Stop(self.within, self.max_share, self.max_layers)
         search = Search(self.search_draws, self.search_images, self.candidates, self.per_mac)
         result = keep_digital(noise=self.noise, stop=stop, search=search, groups=self.groups, **self.options())
@@ -63,9 +65,19 @@ class KeepDigital(OnChips):
         texts = [f"settings by layer, {method}:\n\n{table}" for method, table in tables.items() if table]
         yield Part("\n".join(texts), values={"layers": tables})
         if self.layers_out is not None:
-            if len(result.layers) > 1:
-                raise UserError(f"expected one method beside --layers-out, got {', '.join(result.layers)}")
             from noiserobust.storage.files import write_text
 
             write_text(self.layers_out, str(result.layer_table()))
             yield Part(notes=[f"settings by layer: {self.layers_out}"], values={"files": {"layers": self.layers_out}})
+
+    def _require_one_method(self, layers_out: Path) -> None:
+        """Every method has layers of its own, and the file holds one table."""
+        from noiserobust.evaluation.evaluated_models import trained_copies
+
+        methods = list(dict.fromkeys(copy.method for copy in trained_copies(self.checkpoints)))
+        if len(methods) > 1:
+            names = ", ".join(map(repr, methods))
+            raise UserError(
+                f"expected the runs of one method beside --layers-out {layers_out}, got {len(methods)} ({names}); "
+                "name those of one"
+            )

@@ -13,7 +13,7 @@ from noiserobust.spec.listing import FAMILIES, Member, members
 
 # fmt: off
 Family = Literal["noises", "methods", "measures", "tasks", "metrics", "models", "data", "schedules",
-                 "probabilities", "averages", "clippings", "converters", "perturbations", "backends"]
+                 "probabilities", "averages", "clippings", "converters", "ranges", "perturbations", "backends"]
 # fmt: on
 
 
@@ -26,7 +26,7 @@ class List(Command):
 
     family: Family | None = None
     """Family to list: noises, methods, measures, tasks, metrics, models, data, schedules, probabilities, averages,
-    clippings, converters, perturbations or backends."""
+    clippings, converters, ranges, perturbations or backends."""
 
     def run(self) -> Iterator[Part]:
         families = FAMILIES if self.family is None else [self.family]

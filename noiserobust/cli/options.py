@@ -170,11 +170,12 @@ def progress_of_pieces(quiet: bool) -> Iterator[Callable[[Piece, int, int], None
     """A progress bar, as the function that is called for every finished piece."""
     from noiserobust.bars import Bar
 
-    with Bar(unit="piece", delay=0.1, disable=quiet) as bar:  # no bar where the grid is refused
+    with Bar(unit="piece", delay=0.1, miniters=1, disable=quiet) as bar:  # no bar where the grid is refused
 
         def tell(piece: Piece, done: int, of: int) -> None:
-            bar.total, bar.n = of, done
-            bar.set_description(printable(piece.name))
+            bar.total = of
+            bar.set_description(printable(piece.name), refresh=False)
+            bar.update(done - bar.n)  # a bar that is only refreshed ends without a new line
 
         yield tell
 

@@ -124,5 +124,9 @@ def varied(text: str) -> tuple[str, list[object]]:
     name, texts = name.strip().replace("-", "_"), [value.strip() for value in values.split("|")]
     if name in FAMILIES:
         for value in texts:
-            check(FAMILIES[name], value)
+            try:
+                check(FAMILIES[name], value)
+            except UserError as error:
+                split = "; values are separated by |" if "," in value and len(texts) == 1 else ""
+                raise UserError(f"--vary {name}: {error}{split}") from None
     return name, list(texts)

@@ -134,7 +134,8 @@ def evaluate(
     bit for bit. Raises :class:`~noiserobust.UserError` for input that cannot be evaluated.
     """
     check_seed(seed)
-    noise_kinds, numbers, further = noise_models(noises), draw_numbers(draws), known_metrics(metrics)
+    noise_kinds, further = noise_models(noises), known_metrics(metrics)
+    numbers = draw_numbers(draws, () if precision_target else noise_kinds)
     networks = EvaluatedModels(
         models, data, images=images, model=model, task=task, compute=compute, where=where, shards=True
     )
@@ -220,9 +221,16 @@ def noise_models(noises: NoiseModel | str | Sequence[NoiseModel | str]) -> list[
     return unique
 
 
-def draw_numbers(draws: int | range) -> range:
-    """The numbers of the draws: from 0 on where only their count is given."""
+def draw_numbers(draws: int | range, noises: Sequence[NoiseModel] = ()) -> range:
+    """The numbers of the draws: from 0 on where only their count is given; no more than ``noises`` have chips."""
     numbers = draws if isinstance(draws, range) else range(draws if isinstance(draws, Integral) else 0)
     if not numbers or min(numbers) < 0:
         raise UserError(f"expected draws >= 1, got {draws!r}; name a number of them, or a range of numbers from 0 on")
+    for noise in noises:
+        most = noise.measured_chips
+        if most is not None and max(numbers) >= most:
+            raise UserError(
+                f"expected at most {most} draws, one for each chip of {noise.label}, got {max(numbers) + 1}; "
+                f"ask for {most}"
+            )
     return numbers

@@ -96,7 +96,7 @@ def program(
     folder_to_write(out)
     networks = EvaluatedModels(model, data, model=spec, compute=Compute(), where=where)
     if len(networks) != 1:
-        raise UserError(f"expected one network to program, got {len(networks)}; every chip holds one")
+        raise UserError(f"expected one network to program, got {len(networks)}: every chip holds one; name one run")
     (network,) = networks
     weights = NoisyWeights(network.network, **network.where.patterns).weights
     folder, files = Path(out), []

@@ -102,6 +102,14 @@ class NoiseModel(Scalable, family="noise model"):
         """Whether weights that are sharded over processes (DTensor) are taken: they get the noise of the whole."""
         return False
 
+    @property
+    def measured_chips(self) -> int | None:
+        """How many measured chips it has, hence draws at most; ``None`` where chips are simulated, as many as asked."""
+        inner = [getattr(self, field.name) for field in fields(self)]
+        parts = [part for value in inner for part in (value if isinstance(value, tuple) else (value,))]
+        counts = [part.measured_chips for part in parts if isinstance(part, NoiseModel)]
+        return min((count for count in counts if count is not None), default=None)
+
     def changed(self, **settings: Any) -> NoiseModel:
         """The same with other values of these settings, in every stage and inner noise that has them.
 

@@ -193,6 +193,11 @@ def chip_paths(folder: str) -> list[Path]:
             require_kind(odd[0], "a measured chip (.npz or .safetensors)")
             raise UserError(f"expected chips as .npz or .safetensors, got {odd[0]}")
     files = [path for path in paths if os.path.isfile(path)]
+    if not files and os.path.isfile(place / f"{TARGETS}.safetensors"):
+        raise UserError(
+            f"expected measured chips (.npz or .safetensors) in {folder}, got {TARGETS}.safetensors alone, which says "
+            f"what to program; put a file per chip beside it, or take it as a chip: {folder}/{TARGETS}.safetensors"
+        )
     if not files:
         raise UserError(f"expected a folder, or a pattern, of measured chips (.npz or .safetensors), got '{folder}'")
     return sorted(files, key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(path))])

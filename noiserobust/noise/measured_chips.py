@@ -85,6 +85,10 @@ class MeasuredChips(NoiseModel, name="chips"):
         """How many chips there are."""
         return len(self._files())
 
+    @property
+    def measured_chips(self) -> int | None:
+        return None if self.is_identity else self.count
+
     def write(self, below: Chip, clean: Tensor, stream: Stream) -> Chip:
         if self.is_identity:
             return below

@@ -133,7 +133,7 @@ def difference(results: Results, asked: Asked) -> Section | None:
     if baseline is None:
         baseline = "plain" if "plain" in names else names[0]
     if baseline not in names:
-        raise UserError(f"expected a baseline among {', '.join(names)}, got '{baseline}'")
+        raise UserError(f"expected a baseline among {', '.join(map(repr, names))}, got '{baseline}'")
     metric, tables = leading(rows), []
     for method in names:
         if method != baseline:

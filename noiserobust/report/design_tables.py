@@ -96,7 +96,8 @@ def verdict(line: Line, within: float) -> str:
     side = "below" if quantity(line["metric"]).higher_is_better else "above"
     of = "points" if quantity(line["metric"]).unit == "%" else line["metric"]
     lost = f"{line['lost']:.2f} {of} {side} clean"
-    told = f"{len(line['layers'])} layers digital: {lost} on fresh draws, {within:g} allowed"
+    layers = "1 layer" if len(line["layers"]) == 1 else f"{len(line['layers'])} layers"
+    told = f"{layers} digital: {lost} on fresh draws, {within:g} allowed"
     if not math.isnan(line["lost_low"]):
         told += f" (interval {line['lost_low']:.2f} to {line['lost_high']:.2f}: "
         told += "kept)" if line["lost_high"] <= within else "missed)" if line["lost_low"] > within else "open)"

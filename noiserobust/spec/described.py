@@ -88,7 +88,7 @@ class Described:
             raise UserError(f"expected a {cls.name or cls.family}, got '{shown(text)}'")
         if "__dataclass_fields__" not in vars(member):
             raise UserError(f"expected a dataclass, got {reference_to(member)}; write @dataclass(frozen=True) above it")
-        return member(**bind(member.name, settings_of(member), arguments, text, imports))
+        return member(**bind(member.name, settings_of(member), arguments, text, imports, member.example))
 
     @classmethod
     def _from_function(

@@ -58,11 +58,16 @@ def parameters_of(function: Callable[..., Any], given: Collection[str] | int = (
 
 
 def bind(
-    name: str, settings: Sequence[Setting], arguments: Sequence[Argument], text: str, imports: bool = True
+    name: str,
+    settings: Sequence[Setting],
+    arguments: Sequence[Argument],
+    text: str,
+    imports: bool = True,
+    example: str = "",
 ) -> dict[str, Any]:
     """The values of the ``settings`` of ``name`` that the arguments of ``text`` give, by name.
 
-    Raises :class:`~noiserobust.UserError` for settings that are unknown, missing or given twice.
+    Raises :class:`~noiserobust.UserError` for settings that are unknown, missing or given twice, with an ``example``.
     """
     names = [setting.name for setting in settings]
     kinds = {setting.name: setting.kind for setting in settings}
@@ -83,7 +88,8 @@ def bind(
             raise UserError(f"{name}: {setting}: {error}") from None
     missing = [setting.name for setting in settings if setting.required and setting.name not in values]
     if missing:
-        raise UserError(f"{name} needs {', '.join(missing)}, for example {name}:{missing[0]}=..., got '{shown(text)}'")
+        example = example or f"{name}:{missing[0]}=..."
+        raise UserError(f"{name} needs {', '.join(missing)}, for example {example}, got '{shown(text)}'")
     return values
 
 

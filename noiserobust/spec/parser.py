@@ -22,9 +22,13 @@ LONGEST = 100_000
 """Characters of a description."""
 HEAD = re.compile(r"([A-Za-z_][\w.-]*)([:(]?)")
 KEY = re.compile(r"([^\W\d]\w*)\s*=(.*)", re.DOTALL)
+EXAMPLES = {"noise model": "gaussian:0.05", "method": "rwp:gaussian(0.1)", "model": "resnet18:width=16"}
+"""How what people write most is written."""
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 COMMA = re.compile(",")
 JOIN = re.compile(r"\+(?=\s*[^\W\d])")
+VALUE = re.compile(r"([A-Za-z_][\w.-]*)\s*=\s*([\d.].*)")
+"""A number that was given to a name by the wrong sign."""
 BESIDE = re.compile(r";(?=\s*[^\W\d])")
 """The plus of 1e+05 joins nothing: what follows a joining plus is a name."""
 
@@ -116,9 +120,12 @@ def split(text: str, separator: re.Pattern[str]) -> list[str]:
 
 def _malformed(text: str, what: str) -> UserError:
     """The error for text that is no description; a path may be that of a file that belongs to another place."""
-    ways = "the path of a folder that is there, or name:value" if what == "data set" and "/" in text else "name:value"
+    ways = "the path of a folder that is there, or " if what == "data set" and "/" in text else ""
+    form = f"{EXAMPLES[what]} (name:value,key=value)" if what in EXAMPLES else "name:value,key=value"
     found = misplaced(text) if "/" in text else ""
-    return UserError(f"expected a {what} such as {ways},key=value, got '{shown(text)}'{found and f', {found}'}")
+    meant = VALUE.fullmatch(text)
+    end = f", {found}" if found else f"; did you mean {meant[1]}:{meant[2]}?" if meant else ""
+    return UserError(f"expected a {what} such as {ways}{form}, got '{shown(text)}'{end}")
 
 
 def shown(text: str, length: int = 200) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,9 @@ class Checkpoint:
         with seeded(Stream(0, "build")):  # initial weights, soon replaced, come from torch's global generator
             count = sum(tensor.numel() for tensor in self.weights.values())
             network = built(model.without_weights(), channels, classes, count)
-        load_weights(network, self.weights, self.path, model.aliases)
+        stored = self.about.get("model", str(model))
+        other = "" if stored == str(model) else f"it is a {stored}: give runs of {model} alone beside --model"
+        load_weights(network, self.weights, self.path, model.aliases, hint=other)
         return network.eval()
 
     def _stored_model(self) -> ModelSpec:
@@ -118,7 +121,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         place = Path(str(path)) if named else file.parent
         return Checkpoint(place, Loaded(spec), {"label": label, "task": spec.task} | spec.normalization, spec)
     if not os.path.exists(file):
-        raise UserError(f"expected a checkpoint (.safetensors, .pt, .pth or a run's folder), got {path}: there is none")
+        raise UserError(
+            f"expected a checkpoint (.safetensors, .pt, .pth or a run's folder), got {path}: {_nothing_at(path)}"
+        )
     require_file(file, "a checkpoint (.safetensors, .pt, .pth or a run's folder)", "file")
     require_kind(file, "a checkpoint (.safetensors, .pt, .pth or a run's folder)", "weights")
     if is_torch_file(file):
@@ -136,6 +141,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if ("mean" in about) != ("std" in about):
         raise UserError(f"expected both mean and std in {what}, got one of them")
     return Checkpoint(file, weights, about)
+
+
+def _nothing_at(path: str | Path) -> str:
+    """What is wrong with a place that holds no weights."""
+    if os.path.isdir(path):
+        return "it holds none"
+    beside = Path(path).parent
+    near = get_close_matches(Path(path).name, os.listdir(beside) if os.path.isdir(beside) else [], 1)
+    return f"there is none; did you mean {beside / near[0]}?" if near else "there is none"
 
 
 def is_whole(path: Path) -> bool:
@@ -167,7 +181,7 @@ def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:
         unfinished = [*path.glob("resume.pt"), *path.glob("*/resume.pt")]
         if unfinished and not inside and os.path.isdir(path) and not _is_one(path):
             raise UserError(
-                f"expected a finished run, got {unfinished[0].parent}, which was interrupted; train it again"
+                f"expected a finished run, got {unfinished[0].parent}, which was interrupted; the same training goes on"
             )
         for checkpoint in map(read_checkpoint, inside) if inside else [read_checkpoint(text)]:
             about = {**checkpoint.about, "label": label, "labelled": True} if labelled else checkpoint.about

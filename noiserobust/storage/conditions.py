@@ -30,6 +30,8 @@ ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 WORDS = {"&": " and ", "|": " or "}
 SIGN = re.compile(r"""('[^']*'|"[^"]*"|`[^`]*`)|[&|]""")
 """A quoted text, or a sign that joins conditions as the word does."""
+ONE_SIGN = re.compile(r"(?<![=!<>])=(?!=)")
+EQUAL = "equal is ==, and texts are quoted: method == 'plain'"
 MEANING = "columns, numbers and texts joined by == != < <= > >=, in, and, or, not, + - * /"
 
 
@@ -52,7 +54,8 @@ def where(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
             raise TypeError("it is no condition on a column")
     except (SyntaxError, ValueError, TypeError, ArithmeticError, MemoryError, RecursionError) as error:
         names = ", ".join(columns)
-        raise UserError(f"expected a condition on {names} ({MEANING}), got '{condition}': {error}") from None
+        why = EQUAL if ONE_SIGN.search(SIGN.sub("", condition)) else str(error)
+        raise UserError(f"expected a condition on {names} ({MEANING}), got '{condition}': {why}") from None
     return rows[chosen.fillna(False).astype(bool)]
 
 

@@ -64,6 +64,10 @@ def write_rows(rows: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
 def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
     """The rows that :func:`write_rows` wrote; :class:`UserError` when there is no such file, it is damaged or it is not
     of the format that its suffix says."""
+    if os.path.isdir(path):
+        raise UserError(
+            f"expected a file of result rows (parquet), got the folder {path}; evaluate makes rows of the runs in one"
+        )
     if not os.path.isfile(path):
         raise UserError(f"expected a file of result rows (parquet), got {path}, which is not a file; check the name")
     require_kind(path, "a file of result rows (parquet, csv, jsonl)", "rows")

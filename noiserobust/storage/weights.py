@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from noiserobust.errors import UserError
 from noiserobust.models.wrappers import unwrap
 
+CHECK = "check --model and its width"
+
 
 def load_weights(
     model: nn.Module,
@@ -18,6 +20,7 @@ def load_weights(
     source: str | Path,
     aliases: Sequence[tuple[str, str]] = (),
     classes: int | None = None,
+    hint: str = "",
 ) -> None:
     """Copy ``weights`` into ``model``.
 
@@ -28,7 +31,7 @@ def load_weights(
     ``base_layer``) do not count, on either
     side and at any depth; where names still differ, ``aliases`` (:class:`~noiserobust.models.ModelSpec`) translate
     those of well-known implementations. Counters of batches that an old file lacks stay at 0. Raises
-    :class:`~noiserobust.UserError` that names missing, unexpected and misshapen entries.
+    :class:`~noiserobust.UserError` that names missing, unexpected and misshapen entries, then ``hint``.
     """
     model = unwrap(model)
     state = model.state_dict()
@@ -53,9 +56,7 @@ def load_weights(
         *_listed("of another shape", misshapen),
     ]
     if wrong:
-        raise UserError(
-            f"{source} does not fit {type(model).__name__}: {'; '.join(wrong)}; check --model and its width"
-        )
+        raise UserError(f"{source} does not fit {type(model).__name__}: {'; '.join(wrong)}; {hint or CHECK}")
     model.load_state_dict(state | {names[name]: weights[original] for name, original in given.items()})
 
 

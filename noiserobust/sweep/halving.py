@@ -29,13 +29,14 @@ class Rung:
     epochs: int
 
 
-def rungs_of(costs: Sequence[float], epochs: int, budget: float | None = None) -> list[Rung]:
+def rungs_of(costs: Sequence[float], epochs: int, budget: float | None = None, kept: float = 0) -> list[Rung]:
     """The rungs of a search over candidates whose epochs cost ``costs`` passes each, best guesses first.
 
     Of n candidates n / 2 (rounded up) go on, until at most 3 are left, which are trained for ``epochs`` on the last
     rung; each rung before it has half of the next one's epochs. Noise slows a network's first epochs, so that a
     steeper ladder would drop the rules that win at its end. A ``budget`` in passes over the training data is kept by
-    fewer epochs on every rung, in the same proportions; :class:`UserError` where not even one is left.
+    fewer epochs on every rung, in the same proportions; :class:`UserError` where not even one is left, beside ``kept``
+    passes that are for something else.
     Source: Jamieson, Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization"
     (arXiv 1502.07943); the trainings start anew on each rung, since a learning rate that has fallen cannot go on.
 
@@ -60,8 +61,9 @@ def rungs_of(costs: Sequence[float], epochs: int, budget: float | None = None) -
     rungs = ladder(last)
     if budget is not None and price(rungs) > budget:
         raise UserError(
-            f"expected a budget of at least {price(rungs):.0f} passes for {len(costs)} candidates, got {budget:g} "
-            "beside the final runs; raise it, or give fewer candidates by --vary"
+            f"expected a budget of at least {price(rungs) + kept:.0f} passes ({price(rungs):.0f} to search "
+            f"{len(costs)} candidates, {kept:.0f} for the final runs), got {budget + kept:g}; raise it, or give fewer "
+            "candidates by --vary"
         )
     return rungs
 

@@ -163,7 +163,8 @@ def within(
     # The teacher's answers in the final copies, and the copies of the choice with their teachers.
     lesson = epochs * (copies / 3 + CHOOSING * (2 * max(costs) + 4 / 3))
     teaches = teaches and left >= 2 * lesson
-    return rungs_of(costs, epochs, left - lesson if teaches else left), teaches
+    spent = left - lesson if teaches else left
+    return rungs_of(costs, epochs, spent, budget - spent), teaches
 
 
 def candidates_for(base: TrainSettings) -> list[TrainSettings]:

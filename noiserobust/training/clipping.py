@@ -52,7 +52,7 @@ class RMS(Clip, name="rms"):
     where it was. In pruned weights the rms is of those that are not 0, since the largest is never below 1 / sqrt(p)
     times the rms of all, p being the share that is not 0. That begins where :math:`k \sqrt p < (k + 1) / 2`.
 
-    - ``times``: k, above 1 (2 to 4 is usual).
+    - ``times``: k, above 1 (1.25 to 4 is usual).
     - ``per``: ``layer``, or ``column``, each output on its own.
     """
 
@@ -66,7 +66,7 @@ class RMS(Clip, name="rms"):
         if not 1 < self.times <= 1e6:
             raise UserError(
                 f"expected weight_clip > 1 (times the rms, below which no largest weight is) and up to 1e6, got "
-                f"{self.times:g}; 2 to 4 is usual"
+                f"{self.times:g}; 1.25 to 4 is usual"
             )
 
     def limit(self, rows: Tensor) -> Tensor:

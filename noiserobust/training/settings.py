@@ -113,7 +113,7 @@ class TrainSettings:
     input_ranges: str | None = None
     """How ranges that are learnt learn (default: as aihwkit's): learnt:decay=0.01."""
     weight_clip: ClipText = field(default=cast("Any", None))
-    """Clip analog weights to this many times their layer's rms after every step (2 to 4 is usual), or otherwise:
+    """Clip analog weights to this many times their layer's rms after every step (1.25 to 4 is usual), or otherwise:
     rms(2.5,per=column), percentile(99.5), value(0.2); rms(2.5,when=end) etc.: the kept network alone."""
     average: AverageText = field(default=cast("Any", None))
     """Average the weights over steps, evaluate and keep the average: ema:0.999, or swa:0.75 over the last quarter."""

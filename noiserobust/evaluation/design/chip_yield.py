@@ -184,6 +184,8 @@ def yields(
         raise UserError(f"expected {metric} that can be reached as above, got {above:g}")
     if above is not None and 0 < above <= 1 and percent:
         raise UserError(f"expected {metric} in percent as above, got {above:g}; {metric} is in percent: 90 for 90 %")
+    if above is not None and above > 100 and quantity_of(draws, metric).unit == "%":
+        raise UserError(f"expected {metric} in percent as above, got {above:g}, which no chip can reach; 90 for 90 %")
     require_one_of(draws, "metric", metric)
     draws = draws[draws["metric"] == metric]
     noisy = draws[~noise_free(draws)]

@@ -134,7 +134,9 @@ class KeptDigital(OfLayers):
         if method is None and len(self.layers) == 1:
             (method,) = self.layers
         if method is None or method not in self.layers:
-            raise UserError(f"expected one of the methods {', '.join(self.layers)}, got {method}; say which method=")
+            raise UserError(
+                f"expected one of the methods {', '.join(map(repr, self.layers))}, got {method}; say which method="
+            )
         steps = range(len(self.chosen[method]) + 1)
         if step not in (*steps, -1):
             raise UserError(f"expected a step from 0 to {steps[-1]}, got {step}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -114,9 +115,11 @@ def require_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def require_one_of(rows: pd.DataFrame, column: str, wanted: str) -> None:
-    known = list(rows[column].unique())
+    known = [str(value) for value in rows[column].unique()]
     if wanted not in known:
-        raise UserError(f"expected a {column} of the table ({', '.join(map(str, known))}), got '{wanted}'")
+        near = get_close_matches(wanted, known, 1)
+        end = f"; did you mean '{near[0]}'?" if near else ""
+        raise UserError(f"expected a {column} of the table ({', '.join(map(repr, known))}), got '{wanted}'{end}")
 
 
 def place(row: pd.Series[Any]) -> str:
