@@ -94,7 +94,7 @@ def test_a_value_that_is_not_finite_shows() -> None:
         (sweep([0.1]), "two or more strengths, got gaussian:0.1"),
         (sweep([0]).assign(noise="none"), "two or more strengths, got none"),
         (pd.concat([sweep([0, 0.1])] * 2), "got several for"),
-        (sweep([0, 0.1]).assign(metric="loss"), r"metric of the table \(loss\), got 'accuracy'"),
+        (sweep([0, 0.1]).assign(metric="loss"), r"metric of the table \('loss'\), got 'accuracy'"),
         (sweep([0, 0.1]).drop(columns="t"), "a table without t"),
     ],
 )

@@ -138,7 +138,7 @@ class TestRows:
         assert "equal is ==" not in refused(["report", rows, "--where", "'a = b' + 1"], capsys)
 
     def test_more_than_all_chips_can_reach(self, rows: str) -> None:
-        with pytest.raises(UserError, match="got 170, which no chip can reach"):
+        with pytest.raises(UserError, match="that can be reached as above, got 170; 90 for 90 %"):
             yields(rows, above=170)
         assert yields(rows, above=100).summary()["reached"].max() == 0
         assert yields(rows, above=170, metric="loss").summary()["reached"].min() == 2  # nats, of which less is better

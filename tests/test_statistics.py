@@ -142,7 +142,7 @@ def test_what_cannot_be_paired_is_refused(names: tuple[str, str], message: str) 
     rows = pd.concat([rows, table({0: [1, 2]}, method="d", noise="pcm")])
     with pytest.raises(UserError, match=message):
         paired(rows, *names)
-    with pytest.raises(UserError, match=r"a metric of the table \(accuracy\), got 'loss'"):
+    with pytest.raises(UserError, match=r"a metric of the table \('accuracy'\), got 'loss'"):
         paired(rows, "a", "b", metric="loss")
 
 

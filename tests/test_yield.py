@@ -122,7 +122,7 @@ def test_a_fraction_is_not_taken_for_a_percentage() -> None:
     [
         (lambda: yields(table({0: [1]}), share=99), "share of chips between 0 and 1, got 99; 0.99 means"),
         (lambda: yields(table({0: [1]})).summary(95), "confidence between 0 and 1, got 95"),
-        (lambda: yields(table({0: [1]}), metric="loss"), r"metric of the table \(accuracy\), got 'loss'"),
+        (lambda: yields(table({0: [1]}), metric="loss"), r"metric of the table \('accuracy'\), got 'loss'"),
         (lambda: yields(table({0: [1, 2], 1: [1]}), pooled=True), "as many draws .* to pool, got 1 to 2"),
         (lambda: yields(table({0: [1], 1: [1]}).assign(replicate=0), pooled=True), "they share noise draws"),
         (lambda: yields(table({0: [1]})).percentiles((100,)), "percentiles between 0 and 100, got 100"),

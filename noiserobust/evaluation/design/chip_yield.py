@@ -181,11 +181,10 @@ def yields(
     metric = metric or leading(draws)
     percent = quantity_of(draws, metric).unit == "%"
     if above is not None and (not math.isfinite(above) or (percent and above > 100)):
-        raise UserError(f"expected {metric} that can be reached as above, got {above:g}")
+        end = "; 90 for 90 %" if percent else ""
+        raise UserError(f"expected {metric} that can be reached as above, got {above:g}{end}")
     if above is not None and 0 < above <= 1 and percent:
         raise UserError(f"expected {metric} in percent as above, got {above:g}; {metric} is in percent: 90 for 90 %")
-    if above is not None and above > 100 and quantity_of(draws, metric).unit == "%":
-        raise UserError(f"expected {metric} in percent as above, got {above:g}, which no chip can reach; 90 for 90 %")
     require_one_of(draws, "metric", metric)
     draws = draws[draws["metric"] == metric]
     noisy = draws[~noise_free(draws)]
