@@ -133,7 +133,7 @@ def test_paired_on_one_replicate_is_over_draws() -> None:
     [
         (("a", "b"), r"got replicate \[0\] \(a\) and \[1\] \(b\); .* training seeds"),
         (("a", "d"), r"got noise \['gaussian:0.1'\] \(a\) and \['pcm'\] \(d\); .* with the same noise"),
-        (("a", "c"), "method of the table .a, b, d., got 'c'"),
+        (("a", "c"), "method of the table .'a', 'b', 'd'., got 'c'"),
         (("a", "a"), "twice"),
     ],
 )
