@@ -46,6 +46,8 @@ EFFECTS = (
     ("RWP sigma 0.08", "RWP sigma 0.05", 0.07),
     ("RWP sigma 0.08", "RWP sigma 0.05", 0.05),
     ("RWP sigma 0.05", "RWP sigma 0.03", 0.03),
+    ("Quadratic RWP", "RWP sigma 0.05", 0.07),
+    ("Quadratic RWP", "RWP sigma 0.05", 0.05),
     ("RWP sigma 0.05", "SGD", 0.05),
     ("SAM rho 0.2", "SGD", 0.0),
     ("SAM rho 0.3", "SGD", 0.0),
