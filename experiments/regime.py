@@ -63,6 +63,8 @@ EFFECTS = (
     ("Quadratic RWP", "SGD, clipped at 2.5 rms", 0.0),
 )
 """Pairs of rows and the test noise under which they are compared."""
+DRAWN = ("SGD", "SGD, clipped at 2.5 rms", "RWP sigma 0.05", "RWP sigma 0.08", "Quadratic RWP", "SAM rho 0.2")
+"""Rows of the picture."""
 
 
 def runs(at: Grid) -> dict[str, TrainSettings]:
@@ -152,7 +154,7 @@ def picture(at: Grid, folder: Path) -> str:
     """Draw accuracy against sigma of what has several finished copies; the table of the same numbers."""
     rows = pd.concat([completed(read_rows(file)) for file in sorted(folder.glob("*.parquet"))], ignore_index=True)
     rows = rows[(rows["metric"] == "accuracy") & rows["noise"].str.startswith("gaussian")]
-    names = {run.label: row for row, run in runs(at).items()}
+    names = {run.label: row for row, run in runs(at).items() if row in DRAWN}
     rows = rows[rows["method"].isin(names)].assign(method=rows["method"].map(names))
     rows = rows[rows.groupby("method")["replicate"].transform("nunique") > 1]  # one copy says too little
     clean = rows["noise"] == "gaussian:0.0"  # that has no reading
