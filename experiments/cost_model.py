@@ -22,6 +22,7 @@ import functools
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from noiserobust.analog.noisy import NoisyWeights
+from noiserobust.memory import keep_memory
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.report.table import as_markdown
@@ -147,11 +149,13 @@ def fitted(rows: list[tuple[float, float, float]]) -> tuple[float, float]:
 def measure() -> pd.DataFrame:
     """A line per network: its sizes, and the seconds of each of :data:`NAMES`."""
     torch.set_num_threads(1)
+    keep_memory()  # as the command line does
     rows = []
     for case in cases():
         sizes = dict(zip(("weights", "tensors", "flops", "activations"), counted(case), strict=True))
         about = {"family": case.family, "network": case.name, "fitted": case.fitted, "batch": case.batch}
-        rows.append(about | sizes | measured(case))
+        when = {"date": date.today().isoformat(), "torch": torch.__version__}
+        rows.append(about | sizes | measured(case) | when)
     return pd.DataFrame(rows)
 
 

@@ -253,7 +253,8 @@ def refusals() -> None:
     ddp.module.late = nn.SyncBatchNorm(6)  # DDP itself refuses it from the start on CPUs
     half = Method.parse("rwp-mixed:0.1,parallel=true")
     refused("expected batch norm per rank, got SyncBatchNorm", lambda: half.step(engine, local(0, 0), AT))
-    alone = Engine(normed_net(), torch.optim.SGD(normed_net().parameters(), lr=0.1))
+    net = normed_net()
+    alone = Engine(net, torch.optim.SGD(net.parameters(), lr=0.1))
     refused("expected clean and noisy ranks", lambda: half.step(alone, local(0, 0), AT))
     all_clean = Method.parse(f"rwp-mixed:0.1,parallel=true,clean_ranks={dist.get_world_size()}")
     refused("expected clean and noisy ranks", lambda: all_clean.step(engine, local(0, 0), AT))

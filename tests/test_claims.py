@@ -217,6 +217,8 @@ class TestPublished:
             ("mini", "gradients_collapse", "does not hold here"),
             ("mini", "cosines", "cannot tell"),
             ("small", "comparators", "holds"),
+            ("small", "over_regularised", "does not hold here"),
+            ("small", "gradients_collapse", "holds"),
         ],
     )
     def test_verdicts_can_be_computed_again(self, scale: str, claim: str, verdict: str) -> None:

@@ -104,7 +104,8 @@ class TestAccelerate:
         from accelerate import Accelerator
 
         accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
-        model, sgd = accelerator.prepare(smooth_net(), optimizer(smooth_net()))
+        net = smooth_net()
+        model, sgd = accelerator.prepare(net, optimizer(net))
         engine = Engine(model, sgd)
         with accelerator.accumulate(model), pytest.raises(UserError, match="use AcceleratedEngine"):
             Method.parse("sam:0.1").step(engine, batch(dtype=torch.float64), Progress(0, 1))

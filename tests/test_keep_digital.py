@@ -158,7 +158,7 @@ def test_refusals(data: tuple[Tensor, Tensor]) -> None:
         keep_digital(Redundant(), data, NOISE, draws=2, search=Search(draws=0))
     kept = keep_digital({"a": Redundant(), "b": Redundant()}, data, NOISE, draws=2, stop=Stop(max_layers=1))
     assert kept.where(1, "a") == kept.where(method="a")
-    for arguments, fragment in (((), "methods a, b, got None"), ((2, "a"), "a step from 0 to 1, got 2")):
+    for arguments, fragment in (((), "methods 'a', 'b', got None"), ((2, "a"), "a step from 0 to 1, got 2")):
         with pytest.raises(UserError, match=fragment):
             kept.where(*arguments)
 

@@ -260,6 +260,7 @@ class TestCompiled:
 
 @pytest.mark.parametrize("loss", [lambda: 0, lambda predictions, labels: None])
 def test_a_loss_that_is_none_is_refused(loss: Any) -> None:
-    engine = Engine(nn.Linear(4, 3), torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), loss=loss)
+    model = nn.Linear(4, 3)
+    engine = Engine(model, torch.optim.SGD(model.parameters(), lr=0.1), loss=loss)
     with pytest.raises(UserError, match="expected a loss"):
         Method.parse("plain").step(engine, Batch(torch.zeros(2, 4), torch.zeros(2, dtype=torch.long)), Progress(0, 1))

@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import tokenize
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ def digest_of(function: Any, name: str) -> str:
     holds."""
     try:
         text = inspect.getsource(function if hasattr(function, "__qualname__") else type(function))
-    except (OSError, TypeError):
+    except (OSError, TypeError, SyntaxError, tokenize.TokenError):  # the file may be another by now
         text = ""
     if isinstance(function, type):
         members = {key: value for key, value in vars(function).items() if not key.startswith("__")}
