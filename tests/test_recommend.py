@@ -62,7 +62,7 @@ def test_ladder_keeps_to_its_budget_with_the_dearest_candidates() -> None:
         assert spent <= budget
         assert rungs[-1].epochs <= 30
     with pytest.raises(
-        UserError, match=r"at least 10 passes \(10 to search 4 candidates, 0 for the final runs\), got 3"
+        UserError, match=r"at least 10 passes \(10 to search 4 candidates, .*\), got 3"
     ):
         rungs_of(costs, 30, 3)
 

@@ -97,7 +97,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_what_is_not_a_table_of_rows_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a file; check the name"):
         read_rows(tmp_path / "absent.parquet")
-    with pytest.raises(UserError, match="got the folder .*evaluate makes rows of the runs in one"):
+    with pytest.raises(UserError, match=r"got the folder .*evaluate makes rows of the runs in one"):
         read_rows(tmp_path)
     (tmp_path / "text.parquet").write_text("model,value\n")
     (tmp_path / "cut.parquet").write_bytes(write_rows(ROWS, tmp_path / "rows.parquet").read_bytes()[:-40])
