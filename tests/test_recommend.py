@@ -61,9 +61,7 @@ def test_ladder_keeps_to_its_budget_with_the_dearest_candidates() -> None:
         spent = sum(rung.epochs * sum(sorted(costs)[-rung.candidates :]) for rung in rungs)
         assert spent <= budget
         assert rungs[-1].epochs <= 30
-    with pytest.raises(
-        UserError, match=r"at least 10 passes \(10 to search 4 candidates, .*\), got 3"
-    ):
+    with pytest.raises(UserError, match=r"at least 10 passes \(10 to search 4 candidates, .*\), got 3"):
         rungs_of(costs, 30, 3)
 
 
