@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+import noiserobust
 from noiserobust.report.table import as_markdown
 from noiserobust.storage.files import write_atomically
 
@@ -20,7 +21,7 @@ FIGURES = Path(__file__).parents[2] / "figures"
 
 
 def machine(device: torch.device | str = "cpu", packages: Sequence[str] = ()) -> dict[str, object]:
-    """What a figure holds for: date, processor or GPU, threads, versions of Python, torch and ``packages``."""
+    """What a figure holds for: date, processor or GPU, threads, versions of Python, torch, us and ``packages``."""
     device = torch.device(device)
     about: dict[str, object] = {
         "date": date.today().isoformat(),
@@ -28,6 +29,7 @@ def machine(device: torch.device | str = "cpu", packages: Sequence[str] = ()) ->
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "noiserobust": noiserobust.__version__.partition("+")[0],  # behind it a commit: that of the installation
     }
     for package in packages:
         try:
@@ -147,9 +149,15 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0]} x {len(names)}" if names else platform.processor() or platform.machine()
+    """Name, generation and bf16 instructions: virtual machines call processors of different speed by one name."""
+    path = Path("/proc/cpuinfo")
+    lines = [line.split(":") for line in path.read_text().splitlines() if ":" in line] if path.exists() else []
+    about = {key.strip(): value.strip() for key, value in lines}
+    count = sum(key.strip() == "processor" for key, _ in lines)
+    if "model name" not in about:
+        return platform.processor() or platform.machine()
+    bf16 = next((name for name in ("amx_bf16", "avx512_bf16") if name in about["flags"].split()), "no bf16")
+    return f"{about['model name']} (family {about['cpu family']}, model {about['model']}, {bf16}) x {count}"
 
 
 def _wait(device: torch.device | str) -> None:

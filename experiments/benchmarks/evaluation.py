@@ -11,8 +11,8 @@ docs/results/speed_evaluation.csv.
 ``--checkpoint`` evaluates a trained network, which "ours to a precision" needs; ``--accuracy CHECKPOINT...`` compares
 the accuracies of float32, bfloat16 and folded batch norm on the same draws; ``--memory`` measures memory.
 
-``--data`` is a folder with train and test/CLASS/*.png (or .jpg); without one, synthetic images are written. aihwkit and
-aihwkit-lightning are compared where they are installed.
+``--data`` is a folder with train and test/CLASS/*.png (or .jpg); without one, synthetic images are written. aihwkit,
+aihwkit-lightning and CrossSim are compared where they are installed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peers
 import torch
 from common import RESULTS, add_rows, in_turn, machine, markdown, ratios, timed
 from PIL import Image
@@ -77,6 +78,7 @@ class Bench:
             "aihwkit tiles": self.tiles,
             "aihwkit to digital": lambda: self.tiles(digital=True),
             "aihwkit-lightning": self.lightning,
+            "CrossSim": self.crosssim,
         }
 
     def case(self, name: str, draws: str) -> Callable[[], None]:
@@ -179,21 +181,20 @@ class Bench:
 
     @torch.no_grad()
     def lightning(self) -> None:
-        """aihwkit-lightning's layers, which draw noise in training mode only, and anew for each batch."""
-        from aihwkit_lightning.nn.conversion import convert_to_analog
-        from aihwkit_lightning.nn.modules.base import AnalogLayerBase
-        from aihwkit_lightning.simulator.configs import TorchInferenceRPUConfig
-        from aihwkit_lightning.simulator.parameters.enums import WeightNoiseInjectionType
-
-        config = TorchInferenceRPUConfig()
-        config.modifier.noise_type, config.modifier.std_dev = WeightNoiseInjectionType.ADD_NORMAL_PER_CHANNEL, SIGMA
-        analog = convert_to_analog(self.network, config).eval()
-        for module in analog.modules():
-            if isinstance(module, AnalogLayerBase):
-                module.training = True
+        """AIHWKIT-Lightning's layers, which draw noise anew for each batch."""
+        analog = peers.lightning(self.network, SIGMA)
         for _ in range(self.draws):
             for batch in self.inputs:
                 analog(batch)
+
+    @torch.no_grad()
+    def crosssim(self) -> None:
+        """CrossSim's crossbars with perfect converters and wires, programmed anew for each draw."""
+        network = peers.crosssim(self.network, f"gaussian {SIGMA}" if self.args.noise == "gaussian" else "PCMJoshi")
+        for draw in range(self.draws):
+            peers.program(network, draw)
+            for batch in self.inputs:
+                network(batch)
 
 
 def image_folder(target: Path, source: Path | None, images: int) -> None:

@@ -34,15 +34,15 @@ class Rule:
 
 
 RULES = {
-    "RWP": Rule("rwp:gaussian(0.1)", 1.12, 1.0, "one pass; normals, a copy of the weights, its return"),
+    "RWP": Rule("rwp:gaussian(0.1)", 1.05, 1.0, "one pass; normals, a copy of the weights, its return"),
     "RWP, 2 draws": Rule("rwp:gaussian(0.1),draws=2", None, 2.0, "two passes"),
-    "RWP Laplace": Rule("rwp:laplace(0.05)", None, 1.0, "one pass; a logarithm a weight"),
-    "mixed RWP": Rule("rwp-mixed:0.01", None, 2.0, "two passes"),
-    "SAM": Rule("sam:0.05", 2.05, 2.0, "two passes"),
-    "ASAM": Rule("asam:0.5", None, 2.0, "two passes"),
+    "RWP Laplace": Rule("rwp:laplace(0.05)", 1.10, 1.0, "one pass; a logarithm a weight"),
+    "mixed RWP": Rule("rwp-mixed:0.01", 2.05, 2.0, "two passes"),
+    "SAM": Rule("sam:0.05", 2.00, 2.0, "two passes"),
+    "ASAM": Rule("asam:0.5", 2.05, 2.0, "two passes"),
     "GSAM": Rule("gsam:0.05", None, 2.0, "two passes"),
     "SSAM": Rule("ssam:0.05", None, 2.0, "two passes; a mask every 100 steps, not in these"),
-    "LookSAM-5": Rule("looksam:0.05,k=5", 1.25, 1.2, "(2 + 4) / 5 passes", steps=5),
+    "LookSAM-5": Rule("looksam:0.05,k=5", 1.20, 1.2, "(2 + 4) / 5 passes", steps=5),
     "ESAM(.6, .5)": Rule("esam:0.05", 1.75, 1.7, "1/3 + 2/3 (1 + .6) / 2 + 1/3 + .5 passes", steps=2),
     "SAF": Rule("saf:0.3", 1.03, 1.0, "one pass"),
     "MESA": Rule("mesa:0.8", 1.40, 1.33, "one pass and a forward pass in eval mode"),

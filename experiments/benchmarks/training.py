@@ -20,7 +20,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -204,7 +204,7 @@ def table() -> pd.DataFrame:
     order = ["plain", *RULES, *OTHERS]
     cases = cases.sort_values("case", key=lambda names: names.map(order.index), ignore_index=True)
     if MEMORY.exists():
-        memory = _like(pd.read_csv(MEMORY), last).groupby("case").last()
+        memory = _like(pd.read_csv(MEMORY), last, but=("device", "threads")).groupby("case").last()
         copies = (memory["bytes"] - memory["bytes"].get("plain", float("nan"))) / memory["weights"]
         cases["copies"] = cases["case"].map(copies)
     rules = cases["case"].map(RULES)
@@ -214,9 +214,11 @@ def table() -> pd.DataFrame:
     return cases
 
 
-def _like(rows: pd.DataFrame, last: pd.Series) -> pd.DataFrame:
+def _like(rows: pd.DataFrame, last: pd.Series, but: Sequence[str] = ()) -> pd.DataFrame:
+    """Rows of the same machine and network as ``last``; ``but``: what may differ (memory does not depend on it)."""
     for column in ("device", "threads", "width", "batch", "precision"):
-        rows = rows[rows[column] == last[column]]
+        if column not in but:
+            rows = rows[rows[column] == last[column]]
     return rows
 
 

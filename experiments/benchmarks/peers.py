@@ -1,0 +1,253 @@
+"""Do noiserobust and other tools, which share no line, come to the same accuracies under the same error?
+
+CrossSim 3.2 (Sandia National Laboratories, https://github.com/sandialabs/cross-sim) computes every layer as crossbars
+of pairs of devices whose conductances err when they are programmed; a draw programs all arrays anew.
+AIHWKIT-Lightning 2.1 (IBM) adds noise in training mode, anew for each batch: a draw is a pass of all images at once.
+Under errors that both have, the mean accuracy of a network over draws must be the same. Rows go to
+docs/results/peers.csv; ``report`` prints the table of docs/comparison.md from them.
+
+    pip install git+https://github.com/sandialabs/cross-sim
+    pip install --no-deps aihwkit-lightning                                           # it asks for a newer torch
+    noiserobust train --data digits --batch-size 64 --method plain --epochs 15 --seeds 0 1 2 --out runs
+    python experiments/benchmarks/peers.py measure --runs runs --data digits          # four minutes of one core
+    python experiments/benchmarks/peers.py devices      # what both say of the same devices, to peers_devices.csv
+    python experiments/benchmarks/peers.py report
+
+What ours calls ``gaussian:s,reference=layer`` is, on CrossSim's pairs of which both devices are in the middle of their
+range (``TWO_SIDED``), an error of each device of s (1 - 1 / on_off) / sqrt(2) of the largest conductance.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import tyro
+from common import RESULTS, add_rows, machine, markdown
+from scipy import stats
+from torch import Tensor, nn
+
+import noiserobust
+from noiserobust.data import Dataset, load
+from noiserobust.noise.published import PCM_DEVICE, WAN_STD
+
+OUT, STDS = RESULTS / "peers.csv", RESULTS / "peers_devices.csv"
+ON_OFF = 10.0
+MICROSIEMENS = 1e-6
+DEVICES = {"RRAMWan": 39.0, "PCMJoshi": 25.0}
+"""CrossSim's models of devices that ours has as well, and their largest conductance (µS)."""
+
+
+@dataclass(frozen=True)
+class Error:
+    """An error of weights, as another tool says it and as ours does."""
+
+    tool: Literal["CrossSim", "AIHWKIT-Lightning"]
+    name: str
+    """A model and its size: of AIHWKIT-Lightning in units of the largest weight of a column, or of a layer."""
+    ours: str
+
+    def network(self, network: nn.Module) -> nn.Module:
+        """The network with the other tool's layers."""
+        if self.tool == "CrossSim":
+            return crosssim(network, self.name.partition(",")[0])
+        kind, sigma = self.name.split()
+        return lightning(network, float(sigma), per_column=kind == "column")
+
+
+ERRORS = (
+    *(Error("CrossSim", f"gaussian {s}", f"gaussian:{s},reference=layer") for s in (0.02, 0.05, 0.1)),
+    *(Error("CrossSim", name, "measured:{table},reference=layer") for name in DEVICES),
+    Error("CrossSim", "RRAMWan, our fit", "reram_wan2022:t=1s,reference=layer,g_max=39"),
+    Error("CrossSim", "PCMJoshi, our fit", "pcm:reference=layer,drift=0,read=0"),
+    *(Error("AIHWKIT-Lightning", f"column {s}", f"gaussian:{s}") for s in (0.05, 0.1)),
+    *(Error("AIHWKIT-Lightning", f"layer {s}", f"gaussian:{s},reference=layer") for s in (0.05, 0.1)),
+)
+
+
+def crosssim_parameters(error: str) -> Any:
+    """CrossSim's parameters of ``gaussian SIGMA``, or of one of ``DEVICES``."""
+    from simulator import CrossSimParameters
+
+    made = CrossSimParameters()
+    device = made.xbar.device
+    made.core.style, device.programming_error.enable = "BALANCED", True
+    name, _, sigma = error.partition(" ")
+    if name == "gaussian":
+        made.core.balanced.style = "TWO_SIDED"
+        device.Rmin, device.Rmax = 1.0, ON_OFF
+        device.programming_error.model = "NormalIndependentDevice"
+        device.programming_error.magnitude = float(sigma) * (1 - 1 / ON_OFF) / math.sqrt(2)
+    else:
+        made.core.balanced.style, device.infinite_on_off_ratio = "ONE_SIDED", True
+        device.programming_error.model = name
+        device.Rmin = 1 / (DEVICES[name] * MICROSIEMENS)
+        device.Rmax = 1e4 * device.Rmin
+    return made
+
+
+def crosssim(network: nn.Module, error: str) -> nn.Module:
+    """The network with CrossSim's layers, programmed by numpy's generator."""
+    from simulator.algorithms.dnn.torch.convert import from_torch
+
+    return from_torch(network.eval(), crosssim_parameters(error)).eval()
+
+
+def lightning(network: nn.Module, sigma: float, per_column: bool = True) -> nn.Module:
+    """The network with AIHWKIT-Lightning's layers, which draw noise in training mode only, and anew for each batch."""
+    from aihwkit_lightning.nn.conversion import convert_to_analog
+    from aihwkit_lightning.nn.modules.base import AnalogLayerBase
+    from aihwkit_lightning.simulator.configs import TorchInferenceRPUConfig
+    from aihwkit_lightning.simulator.parameters.enums import WeightNoiseInjectionType as Kind
+
+    config = TorchInferenceRPUConfig()
+    config.modifier.noise_type = Kind.ADD_NORMAL_PER_CHANNEL if per_column else Kind.ADD_NORMAL
+    config.modifier.std_dev = sigma
+    analog = convert_to_analog(copy.deepcopy(network), config).eval()
+    for module in analog.modules():
+        if isinstance(module, AnalogLayerBase):
+            module.training = True
+    return analog
+
+
+def program(network: nn.Module, draw: int) -> None:
+    """Seed both tools' generators; program CrossSim's arrays anew."""
+    np.random.seed(draw)  # noqa: NPY002, CrossSim's generator
+    torch.manual_seed(draw)
+    for layer in network.modules():
+        if hasattr(layer, "synchronize"):
+            layer.synchronize()
+
+
+@torch.no_grad()
+def accuracies(network: nn.Module, data: tuple[Tensor, Tensor], draws: int) -> list[float]:
+    """Accuracy (%) of another tool's network, of each draw."""
+    (x, y), found = data, []
+    for draw in range(draws):
+        program(network, draw)
+        found.append(100 * float((network(x).argmax(1) == y).double().mean()))
+    return found
+
+
+def table_of(device: str, path: Path, states: int = 79) -> str:
+    """What CrossSim's device errs by, written to ``path`` as a table for ``measured``; the path.
+
+    The error over the normal number that it is made of, at states where that is positive, so that nothing is cut off.
+    """
+    from simulator import AnalogCore
+    from simulator.devices.custom import PCM_Joshi, RRAM_Wan
+
+    AnalogCore(np.eye(2), crosssim_parameters(device))  # makes CrossSim choose numpy
+    made, r = crosssim_parameters(device).xbar.device, np.linspace(0, 1, states)
+    kind = {"RRAMWan": RRAM_Wan.RRAMWan, "PCMJoshi": PCM_Joshi.PCMJoshi}[device]
+    model, std = kind(made, made.programming_error), np.full(states, math.nan)
+    for seed in range(100):
+        np.random.seed(seed)  # noqa: NPY002, CrossSim's generator
+        error = model.programming_error(r.copy()) - r
+        np.random.seed(seed)  # noqa: NPY002
+        normal = np.random.normal(scale=made.Grange_norm, size=states)  # noqa: NPY002
+        std = np.where(normal > 0.5, error / normal, std)
+    g_max = DEVICES[device]
+    table = pd.DataFrame({"state": r * g_max, "mean_error": 0.0, "std": std * g_max})
+    table.to_csv(path, index=False)
+    return str(path)
+
+
+def stds() -> pd.DataFrame:
+    """Standard deviations (µS) of both tools' programming errors, by device and state (µS)."""
+    fits: dict[str, Any] = {
+        "RRAMWan": lambda g: WAN_STD[1.0](g / 40),
+        "PCMJoshi": lambda g: PCM_DEVICE.programming_std(g / 25),
+    }
+    with tempfile.TemporaryDirectory() as place:
+        made = [pd.read_csv(table_of(name, Path(place) / "table.csv", 14)).assign(device=name) for name in DEVICES]
+    rows = pd.concat([table.assign(noiserobust=fits[table["device"][0]](table["state"])) for table in made])
+    return rows.rename(columns={"std": "CrossSim"})[["device", "state", "noiserobust", "CrossSim"]].round(4)
+
+
+def measure(runs: Path, data: str, draws: int, images: int, errors: tuple[str, ...], seed: int = 0) -> None:
+    """Both tools' accuracies of the errors; at most ``images`` of the test images, drawn by ``seed``."""
+    torch.set_num_threads(1)
+    test = load(data).test
+    assert isinstance(test, Dataset)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(test.labels))[:images])
+    x, y = test.normalized()[chosen], test.labels[chosen]
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        tables = {device: table_of(device, Path(place) / f"{device}.csv") for device in DEVICES if device in errors}
+        for folder in sorted(path.parent for path in runs.glob("*/model.safetensors")):
+            network = noiserobust.load_run(folder).network
+            for error in (error for error in ERRORS if error.name in errors):
+                noise = error.ours.format(table=tables.get(error.name))
+                made = noiserobust.evaluate(network, (x, y), noise, draws=draws, seed=seed).rows
+                ours = made[made["metric"] == "accuracy"]["value"].to_numpy()
+                theirs = np.array(accuracies(error.network(network), (x, y), draws))
+                about = {"network": folder.name, "data": Path(data).name, "images": len(y), "error": error.name}
+                rows += [
+                    {"tool": error.tool, **about, "draw": draw, "ours": a, "theirs": b}
+                    for draw, (a, b) in enumerate(zip(ours, theirs, strict=True))
+                ]
+                print(folder.name, error.name, f"ours {ours.mean():.2f}, {error.tool} {theirs.mean():.2f}", flush=True)
+    about = machine()
+    add_rows(OUT, [{**row, **{name: about[name] for name in ("date", "torch", "noiserobust")}} for row in rows])
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of every error: mean ± std over draws of both tools, averaged over networks, and their difference.
+
+    The tools' draws are independent of each other, those of networks too: the difference's interval at 95 % is Welch's,
+    with the draws of all networks around the means of each.
+    """
+    lines = []
+    for (data, tool, error), group in rows.groupby(["data", "tool", "error"], sort=False):
+        networks = [part for _, part in group.groupby("network")]
+        difference = np.mean([part["ours"].mean() - part["theirs"].mean() for part in networks])
+        parts = np.array([[part[side].var() / len(part) for side in ("ours", "theirs")] for part in networks])
+        parts /= len(networks) ** 2
+        freedom = parts.sum() ** 2 / (parts**2 / (np.array([[len(part)] for part in networks]) - 1)).sum()
+        half = stats.t.ppf(0.975, freedom) * math.sqrt(parts.sum())
+        lines.append(
+            {
+                "networks": f"{data} x {len(networks)}",
+                "tool": tool,
+                "error": error,
+                "noiserobust": f"{group['ours'].mean():.2f}",
+                "theirs": f"{group['theirs'].mean():.2f}",
+                "std over draws": " and ".join(
+                    f"{np.mean([part[side].std() for part in networks]):.2f}" for side in ("ours", "theirs")
+                ),
+                "difference": f"{difference:+.2f} [{difference - half:+.2f}, {difference + half:+.2f}]",
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def main(
+    what: tyro.conf.Positional[Literal["measure", "devices", "report"]],
+    runs: Path = Path("runs"),
+    data: str = "digits",
+    draws: int = 100,
+    images: int = 1000,
+    errors: tuple[str, ...] = tuple(error.name for error in ERRORS),
+) -> None:
+    """``runs``: folder of the trained networks; ``images``: at most so many test images; ``errors``: by name."""
+    if what == "measure":
+        measure(runs, data, draws, images, errors)
+    if what == "devices":
+        stds().to_csv(STDS, index=False)
+    print(markdown(table(pd.read_csv(OUT))))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from start import start
+
+    start(main)
