@@ -6,14 +6,18 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-
-from experiments import cost_model, publish
-from experiments.start import start
-from noiserobust.errors import UserError
+from scipy import stats
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "experiments" / "benchmarks"))  # where a benchmark's own imports lie when it is started
+
+from experiments import cost_model, publish  # noqa: E402
+from experiments.benchmarks import common, peers  # noqa: E402
+from experiments.start import start  # noqa: E402
+from noiserobust.errors import UserError  # noqa: E402
 
 
 @dataclass
@@ -70,3 +74,28 @@ def test_the_page_of_the_cost_model_follows_from_its_rows() -> None:
         assert a > 0 < b
         for column in x:
             assert (residual * x[column]).sum() == pytest.approx(0, abs=1e-6 * x[column].sum())
+
+
+class TestPeers:
+    def test_the_page_follows_from_the_rows(self) -> None:
+        page = (ROOT / "docs/comparison.md").read_text()
+        assert common.markdown(peers.table(pd.read_csv(peers.OUT))) in page
+
+    def test_of_one_network_the_interval_is_welchs(self) -> None:
+        random = np.random.default_rng(0)
+        ours, theirs = random.normal(90, 1, 20), random.normal(89, 3, 20)
+        rows = pd.DataFrame({"data": "d", "tool": "t", "error": "e", "network": "n", "ours": ours, "theirs": theirs})
+        low, high = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+        (line,) = peers.table(rows).itertuples()
+        assert line.difference == f"{ours.mean() - theirs.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+
+    def test_of_several_networks_it_covers_as_often_as_it_says(self) -> None:
+        random, covered = np.random.default_rng(0), 0
+        for _ in range(400):
+            truth = np.repeat(random.normal(80, 10, 3), 10)
+            rows = pd.DataFrame({"data": "d", "tool": "t", "error": "e", "network": np.repeat([*"abc"], 10)})
+            rows = rows.assign(ours=random.normal(truth, 2), theirs=random.normal(truth, 5))
+            (line,) = peers.table(rows).itertuples()
+            low, high = line.difference.partition("[")[2].rstrip("]").split(", ")
+            covered += float(low) <= 0 <= float(high)
+        assert 370 <= covered <= 390
