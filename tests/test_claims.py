@@ -115,6 +115,24 @@ class TestContrast:
         first, _ = Claim("p", "s", "x", lambda at: [itself, yes]).judged(AT, BENCH).measured
         assert "nothing was measured" in line_of(first)
 
+    @pytest.mark.parametrize("within", [None, 0.2])
+    @pytest.mark.parametrize("at", [0.0, 0.2, -0.2, 5.0])
+    def test_copies_that_all_differ_by_the_same_show_nothing(self, at: float, within: float | None) -> None:
+        """By chance two differences of percents of few images are equal; also where rounding tells them apart."""
+        a, b = (70.2 + at, 80.4 + at, 91.8 + at), (70.2, 80.4, 91.8)
+        for contrast in (
+            Contrast("a - b", Given(a), Given(b), within),
+            Contrast("a", Given((at, at)), within=within),
+        ):
+            measured = contrast.measured(BENCH)
+            assert measured.std == 0
+            assert judged(contrast) == "cannot tell"
+            if not measured.same:
+                assert measured.p_yes == measured.p_no == 1
+                assert "no spread to test by" in line_of(measured)
+        zero = Contrast("SAM minus SGD", Given((5.0, 5.0)))
+        assert judged(Contrast("a", Given((0.1, -0.1, 0.0)), within=1.0, lost=zero)) == "cannot tell"
+
     def test_costs_are_those_of_full_width(self) -> None:
         """By the rows of docs/speed.md, which the package's copy says again."""
         table = pd.read_csv(ROOT / "docs/results/speed_training_table.csv").set_index("case")

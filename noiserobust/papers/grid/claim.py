@@ -60,6 +60,8 @@ class Contrast:
         differences = (values["a"] - values["b"]).to_numpy()
         n = len(differences)
         std = float(differences.std(ddof=1)) if n > 1 else math.nan
+        if std <= 1e-12 * float(values.abs().to_numpy().max(initial=0.0)):  # 80.4 - 80.2 is not quite 70.4 - 70.2
+            std = 0.0
         # A choice that is the very run which it is compared with: no difference was measured.
         same = self.b is not None and n > 1 and not differences.any()
         lost = None if self.lost is None else self.lost.measured(bench)
@@ -94,7 +96,9 @@ class Cost:
 class Measured:
     """A measured difference: mean and standard deviation over ``n`` trained copies, and what follows.
 
-    Tests are two-sided t tests of the mean; an interval and its test say the same.
+    Tests are two-sided t tests of the mean; an interval and its test say the same. Copies that all differ by the same
+    are no test: two or three differences of coarse values (percent of few images) are equal by chance, and a spread of
+    0 would make anything certain.
     """
 
     of: Contrast | Cost
@@ -119,14 +123,18 @@ class Measured:
 
     @property
     def _half(self) -> float:
-        return _critical(self.n) * self.std / math.sqrt(self.n) if self.n > 1 else math.nan
+        return _critical(self.n) * self.std / math.sqrt(self.n) if self.tested else math.nan
+
+    @property
+    def tested(self) -> bool:
+        """Whether there is a spread over copies to test by."""
+        return self.n > 1 and self.std > 0
 
     def _beyond(self, bound: float) -> float:
         """Two-sided p of the mean's being ``bound`` or less, where it is more."""
-        if self.n < 2:
+        if not self.tested:
             return 1.0
-        distance = self.mean - bound
-        t = math.copysign(math.inf, distance) if self.std == 0 and distance else distance / self.std * math.sqrt(self.n)
+        t = (self.mean - bound) / self.std * math.sqrt(self.n)
         return float(min(1.0, 2 * stats.t.sf(t, self.n - 1)))
 
     def _below(self, bound: float) -> float:
@@ -170,9 +178,7 @@ class Measured:
     @property
     def detectable(self) -> float:
         """The smallest true difference that so many copies would have shown with a power of 80 %."""
-        if self.n < 2 or math.isnan(self.std):
-            return math.nan
-        return self.std * _shown(self.n)
+        return self.std * _shown(self.n) if self.tested else math.nan
 
     @property
     def needed(self) -> float:

@@ -68,7 +68,8 @@ def line_of(measured: Measured) -> str:
         return f"{of.says}: the choice is the very run that it is compared with: nothing was measured"
     what += {"yes": " — as claimed", "no": " — the other way", "open": " — open"}[measured.verdict]
     if measured.verdict == "open" and isinstance(of, Contrast) and not math.isnan(measured.std):
-        what += ": " + _could_have_been_seen(measured, of, digits)
+        alike = "all copies differ by the same, which is no spread to test by"
+        what += ": " + (_could_have_been_seen(measured, of, digits) if measured.tested else alike)
     return what
 
 

@@ -24,7 +24,7 @@ class FSAM(Averaging, name="f-sam"):
     Cost: two forward and two backward passes, and one more copy of the gradient.
     Source: Li et al., "Friendly Sharpness-Aware Minimization" (arXiv 2403.12350), Eq. 9 and Algorithm 1. As in the
     authors' code d is taken with the mean before this batch; with the one after it (as printed) d is lambda times that
-    for sigma 1, so that e is the same.
+    for sigma 1, so that e is the same. As there m begins at the first gradient; the paper's begins at 0.
     """
 
     example: ClassVar[str] = "f-sam:0.1,lam=0.9"

@@ -22,11 +22,12 @@ class SAMSON(Climbing, name="samson"):
 
     - ``rho``, ``perturb``, ``sync``: see :class:`Climbing`.
     - ``p``: norm of the layer's weights: ``inf``, the largest, or 2.
-    - ``eta``: added to T, so that weights of 0 move, too.
+    - ``eta``: added to T, so that weights of 0 move, too; without it a bias that is 0 throughout stays where it is.
 
     Cost: two forward and two backward passes.
     Source: Mordido et al., "SAMSON: Sharpness-Aware Minimization Scaled by Outlier Normalization for Improving DNN
-    Generalization and Robustness" (arXiv 2211.11561). There is no public code to check the formula against.
+    Generalization and Robustness" (arXiv 2211.11561). The formula is from memory: of the paper only the abstract could
+    be checked here, and there is no public code. T is that of every tensor, biases among them, which ASAM leaves at 1.
     """
 
     example: ClassVar[str] = "samson:0.5,p=2"
