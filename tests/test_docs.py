@@ -172,6 +172,14 @@ def test_the_coverage_page_shows_what_was_measured() -> None:
         assert f"| {line.full_passes_N} |" in shown
 
 
+def test_the_precision_page_shows_what_was_measured_under_severe_noise() -> None:
+    page = (ROOT / "docs" / "precision.md").read_text()
+    rows = pd.read_csv(ROOT / "docs" / "results" / "precision_severe.csv").set_index("noise_std_draws")
+    low, found, high = (100 * rows.loc[150, f"coverage{end}"] for end in ("_low", "", "_high"))
+    assert f"to 1,200 repetitions (seeds 0 to 1,199) it is {found:.1f} % ({low:.1f} to {high:.1f};" in page
+    assert f"of 32 only {100 * rows.loc[32, 's_coverage']:.0f} %" in page
+
+
 def test_the_speed_page_shows_what_was_measured() -> None:
     page = (ROOT / "docs" / "speed.md").read_text()
     for line in pd.read_csv(ROOT / "docs" / "results" / "speed_training_table.csv").itertuples():
