@@ -25,6 +25,7 @@ from noiserobust.evaluation.evaluated_models import EvaluatedModel, named_data, 
 from noiserobust.evaluation.frozen import require_effect
 from noiserobust.evaluation.precision.subsets import Answered
 from noiserobust.evaluation.settings import Chips, Where
+from noiserobust.evaluation.trained_ranges import learnt, require_ranges
 from noiserobust.models.compute import Precision, autocast, device_of
 from noiserobust.models.kinds import require_weights
 from noiserobust.models.modes import recalibrated
@@ -160,12 +161,8 @@ class ModelOnChips:
             return asked, ""
         if asked == "new":
             return None, ""
-        learnt = [text for text, one in self.conditions.converters.items() if one.learnt]
-        if learnt and about and not about.get("ranges"):
-            raise UserError(
-                f"expected a network with ranges that training found for {learnt[0]}, got {source.path} without any; "
-                "name the runs that have them, train this one with these converters, or calibrate by percentile=99.9"
-            )
+        if wanted := learnt(self.conditions.converters, asked):
+            require_ranges(source, wanted)
         text = about.get("settings", {}).get("converters", "none")
         known = text in self.conditions.converters and about.get("ranges")
         return about.get("ranges"), text if known and self.conditions.converters[text].has_ranges else ""
