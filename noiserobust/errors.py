@@ -1,5 +1,6 @@
 """The one exception that means "your input", never "our bug"; and text that is safe to print."""
 
+import os
 import re
 
 LONGEST = 2000
@@ -19,6 +20,12 @@ def printable(text: object, length: int = LONGEST) -> str:
     if line.isprintable():
         return line
     return _cut("".join(sign if sign.isprintable() else _escaped(sign) for sign in line), length)
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """``path``, which was made absolute, as a person in the current folder would type it."""
+    text, here = os.fspath(path), os.path.join(os.getcwd(), "")
+    return text.removeprefix(here) or text
 
 
 def _cut(line: str, length: int) -> str:

@@ -67,7 +67,24 @@ def data() -> tuple[Tensor, Tensor]:
 
 def opened(backend: Backend, model: nn.Module, images: Tensor) -> tuple[Opened, NoisyWeights]:
     noisy = NoisyWeights(model)
-    return backend.open(model, noisy, images), noisy
+    return backend.open(model, noisy, lambda: model(images)), noisy
+
+
+def test_a_scoring_function_is_measured_on_tiles(data: tuple[Tensor, Tensor]) -> None:
+    """It brings inputs of its own, so that layers are seen when it runs the network."""
+    images, labels = data
+    model = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(50, 9), nn.ReLU(), nn.Linear(9, 3)))
+
+    def score(network: nn.Module) -> float:
+        with torch.no_grad():
+            return 100 * (network(images).argmax(1) == labels).double().mean().item()
+
+    chips = Chips(backend="aihwkit:inp_bits=4,out_bits=5,out_noise=0")
+    rows = evaluate(model, None, "gaussian:0.1", draws=3, task=score, chips=chips).rows
+    usual = evaluate(model, data, "gaussian:0.1", draws=3, chips=chips).rows
+    assert rows["value"].tolist() == pytest.approx(usual[usual["metric"] == "accuracy"]["value"].tolist())
+    plain = evaluate(model, None, "gaussian:0.1", draws=3, task=score).rows
+    assert rows["value"].tolist() != plain["value"].tolist()
 
 
 def logits(

@@ -1,7 +1,9 @@
 """A teacher's term in the loss: against loops written from its equation, with every rule, in whole runs."""
 
 import copy
+import importlib
 import math
+import sys
 from dataclasses import replace
 
 import pandas as pd
@@ -249,6 +251,42 @@ def test_a_teacher_of_somebodys_code_is_started_by_name(teacher_run: tuple, tmp_
         for name, one in (("a", named), ("b", replace(named, teacher=str(tmp_path / "bare.pt"))))
     ]
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("student", ["digits:4", "nets_of_ours:small"])
+def test_a_teacher_whose_code_changed_is_noticed(teacher_run: tuple, tmp_path, monkeypatch, student: str) -> None:
+    """As the student's code is: of finished runs, of interrupted ones, and in sweeps."""
+    few, settings, _ = teacher_run
+    code = (
+        "import torch\nfrom torch import nn\n"
+        "def small(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+        "class Wide(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.a, self.b = nn.Linear(64, 9), nn.Linear(9, 10)\n"
+        "    def forward(self, x): return self.b(torch.{}(self.a(x.flatten(1))))\n"
+    )
+    (tmp_path / "nets_of_ours.py").write_text(code.format("relu"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    monkeypatch.delitem(sys.modules, "nets_of_ours", raising=False)
+    large = fit(replace(settings, model="nets_of_ours:Wide"), tmp_path / "runs", splits=few)
+    taught = replace(settings, model=student, teacher=str(large.folder), teacher_model="nets_of_ours:Wide", epochs=2)
+    run = fit(taught, tmp_path / "runs", splits=few)
+    assert fit(taught, tmp_path / "runs", splits=few).folder == run.folder
+
+    def stop(line: dict) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(taught, tmp_path / "halves", splits=few, on_epoch=stop)
+    (tmp_path / "nets_of_ours.py").write_text(code.format("tanh"))
+    importlib.reload(sys.modules["nets_of_ours"])
+    for folder in ("runs", "halves"):
+        with pytest.raises(UserError, match=r"expected the teacher with .* got one of nets_of_ours:Wide that answers"):
+            fit(taught, tmp_path / folder, splits=few)
+    (tmp_path / "nets_of_ours.py").write_text(code.format("relu"))
+    importlib.reload(sys.modules["nets_of_ours"])
+    assert fit(taught, tmp_path / "halves", splits=few).checkpoint.read_bytes() == run.checkpoint.read_bytes()
 
 
 def test_wrong_teachers_are_one_clear_line(teacher_run: tuple, tmp_path) -> None:

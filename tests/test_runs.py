@@ -98,7 +98,7 @@ class TestRefusals:
         with pytest.raises(KeyboardInterrupt):
             fit(settings(), tmp_path, splits=splits, on_epoch=stop)
         (folder,) = tmp_path.iterdir()
-        self.refused(folder, "expected a finished run, got .*, which was interrupted")
+        self.refused(folder, "expected a finished run, got .*: it was interrupted, or still trains")
 
     def test_settings_of_another_version(self, trained: Run, tmp_path: Path) -> None:
         self.refused(restored(trained, tmp_path, moon=1), "expected settings that this version knows, got moon")

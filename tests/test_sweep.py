@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from noiserobust.noise import Gaussian, NoiseModel
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.storage.rows import read_rows
 from noiserobust.sweep import Evaluating, Local, OnRay, Piece, Training, evaluations, runs_of, sweep
+from noiserobust.sweep.executors import _go_to
 from noiserobust.training import SAM, Plain, TrainSettings
 
 BASE = TrainSettings(model=DigitsNet(4), epochs=1, batch_size=400, select_draws=1)
@@ -136,21 +138,42 @@ class TestSweep:
         assert counting.pieces == []
         same(rows, again)
 
-    def test_the_folder_is_the_same_wherever_a_piece_runs(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        @dataclass
-        class Elsewhere:
+    def test_paths_stay_as_they_were_given(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Messages name them; whoever runs a piece elsewhere goes to the folder of the command first."""
+        seen: list[Path] = []
+
+        class Seeing:
             def run(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
                 for piece in pieces:
-                    with monkeypatch.context() as there:
-                        there.chdir(tmp_path.parent)
-                        piece.run()
+                    seen.append(piece.result)
+                    piece.run()
                     yield piece
 
         monkeypatch.chdir(tmp_path)
-        sweep(BASE, {"seed": [0]}, NOISES[:1], 1, "relative", options=OPTIONS, executor=Elsewhere())
+        sweep(BASE, {"seed": [0]}, NOISES[:1], 1, "relative", options=OPTIONS, executor=Seeing())
+        assert [path.parts[:2] for path in seen] == [("relative", "runs"), ("relative", "pieces")]
         assert (tmp_path / "relative" / "rows.parquet").is_file()
+
+    def test_a_piece_of_own_code_that_changed_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Finished or not: its run looks at the code."""
+        code = (
+            "from dataclasses import dataclass\n"
+            "from noiserobust.training.rules.base import Method\n"
+            "@dataclass(frozen=True)\nclass Own(Method):\n    size: float = 0.5\n"
+        )
+        (tmp_path / "rule_of_mine.py").write_text(code)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr("sys.dont_write_bytecode", True)
+        grid = (BASE, {"method": ["rule_of_mine:Own(0.25)"]}, NOISES[:1], 1, tmp_path / "grid")
+        try:
+            sweep(*grid, options=OPTIONS)
+            sweep(*grid, options=OPTIONS)
+            (tmp_path / "rule_of_mine.py").write_text(f"{code}    more: float = 0.0\n")
+            importlib.reload(sys.modules["rule_of_mine"])
+            with pytest.raises(UserError, match="another rule_of_mine:Own: its code has changed"):
+                sweep(*grid, options=OPTIONS)
+        finally:
+            sys.modules.pop("rule_of_mine", None)
 
     def test_only_what_is_missing_is_computed(self, local: tuple[Path, pd.DataFrame]) -> None:
         folder, rows = local
@@ -301,6 +324,28 @@ class TestOnRay:
         finally:
             sys.modules.pop("beside", None)
         assert read_checkpoint(run.result).about["label"] == "beside:Own(0.25)"
+
+    def test_paths_are_seen_from_the_folder_of_the_command(
+        self, cluster: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Those of results, and of what is read: the cluster's processes began elsewhere."""
+        monkeypatch.chdir(tmp_path)
+        (first,) = runs_of(BASE, {"seed": [0]}, "runs")
+        (second,) = runs_of(replace(BASE, initial=str(first.result)), {"seed": [0]}, "runs")
+        for run in (first, second):
+            assert list(OnRay().run([run])) == [run]
+            assert (tmp_path / run.result).is_file()
+
+    def test_relative_paths_need_the_folder_of_the_command(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        _go_to(str(tmp_path / "nowhere"), Slow(0, tmp_path))
+        with pytest.raises(UserError, match=r"expected the folder .*nowhere on every machine"):
+            _go_to(str(tmp_path / "nowhere"), Slow(0, Path("relative")))
+        (tmp_path / "there").mkdir()
+        _go_to(str(tmp_path / "there"), Slow(0, Path("relative")))
+        assert Path.cwd() == tmp_path / "there"
 
     def test_a_node_that_dies_loses_nothing(self, cluster: object, tmp_path: Path) -> None:
         node = cluster.add_node(num_cpus=1)  # type: ignore[attr-defined]

@@ -74,7 +74,7 @@ class KeepDigital(OnChips):
         """Every method has layers of its own, and the file holds one table."""
         from noiserobust.evaluation.evaluated_models import trained_copies
 
-        methods = list(dict.fromkeys(copy.method for copy in trained_copies(self.checkpoints)))
+        methods = list(dict.fromkeys(copy.method for copy in trained_copies(self.found)))
         if len(methods) > 1:
             names = ", ".join(map(repr, methods))
             raise UserError(

@@ -19,6 +19,7 @@ from noiserobust.evaluation.settings import Chips, Compute, Where
 if TYPE_CHECKING:
     from noiserobust.evaluation.result import Result
     from noiserobust.page.live import LivePage
+    from noiserobust.storage.checkpoints import Checkpoint
     from noiserobust.sweep import Executor, Piece
 
 RARE: Groups = {
@@ -74,18 +75,23 @@ class Networks(Command):
         words = [re.sub(r"[^\w.=]+", "-", str(word)).strip("-.")[-60:] for word in (self.study, data, task)]
         return Path("-".join(filter(None, words)) + ".parquet")
 
-    def _about(self) -> dict[str, Any]:
-        """What the first checkpoint was trained with."""
+    @cached_property
+    def found(self) -> list[Checkpoint]:
+        """The checkpoints, read once, so that what there is to say of them is said once."""
         from noiserobust.storage.checkpoints import find_checkpoints
 
-        return dict(find_checkpoints(self.checkpoints[:1])[0].about.get("settings", {}))
+        return find_checkpoints(self.checkpoints)
+
+    def _about(self) -> dict[str, Any]:
+        """What the first checkpoint was trained with."""
+        return dict(self.found[0].about.get("settings", {}))
 
     def options(self) -> dict[str, Any]:
         """The shared flags as the functions of :mod:`noiserobust.evaluation` take them."""
         if self.out is None and self.rows in (self.plot, self.table, self.wide):
             raise UserError(f"expected files of their own, got {self.rows}, where the rows go; name another or --out")
         names = ("model", "task", "images", "seed", "compute")
-        shared = {"models": self.checkpoints, "out": self.rows, "progress": not self.quiet}
+        shared = {"models": self.found, "out": self.rows, "progress": not self.quiet}
         return shared | {name: getattr(self, name) for name in names}
 
     def show(self, result: Result, **options: Any) -> Part:

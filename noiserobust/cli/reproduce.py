@@ -211,9 +211,8 @@ class Reproduce(Command):
         logs = logs_of(grids, scale)
         if self.seeds is not None:
             scale = replace(scale, seeds=self.seeds)
-        # Absolute, since a worker of a cluster may stand in another folder.
         words = [self.scale, *(["gpu"] if on_gpu else []), *self.network, *([self.noise] if self.noise else [])]
-        folder = self.out.resolve() / re.sub(r"[^\w.=]+", "-", "-".join(words)).strip("-")
+        folder = self.out / re.sub(r"[^\w.=]+", "-", "-".join(words)).strip("-")
         finished = FOLDER / folder.name if self.finished is None else self.finished
         if self.finished is not None and not finished.is_dir():
             raise UserError(f"expected a folder of finished copies, as --keep writes it, got {finished}")

@@ -94,9 +94,8 @@ class Sweep(Command):
     ) -> tuple[list[Training], list[Evaluating]]:
         from noiserobust.sweep import evaluations, runs_of
 
-        folder = self.out.resolve()
-        runs = runs_of(self.settings, vary, folder / "runs")
-        return runs, evaluations(runs, noises, self.draws, folder / "pieces", options)
+        runs = runs_of(self.settings, vary, self.out / "runs")
+        return runs, evaluations(runs, noises, self.draws, self.out / "pieces", options)
 
     def _missing(self, vary: dict[str, list[object]], noises: list[Any], options: dict[str, object]) -> Part:
         lines: list[str] = []

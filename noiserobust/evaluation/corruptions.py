@@ -12,11 +12,12 @@ import pandas as pd
 from noiserobust.analog.coverage import Coverage
 from noiserobust.bars import Bar
 from noiserobust.data.corrupted import CORRUPTIONS, load_corrupted
-from noiserobust.evaluation.evaluated_models import Models
+from noiserobust.evaluation.evaluated_models import Models, methods_of, trained_copies
 from noiserobust.evaluation.monte_carlo import evaluate
 from noiserobust.evaluation.result import Result, drawn
 from noiserobust.evaluation.settings import Chips, Compute, Where
 from noiserobust.evaluation.statistics.summary import summarize
+from noiserobust.evaluation.trained_ranges import suited
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.report import robustness_table
@@ -89,9 +90,10 @@ def corrupted(
     total = len(list(corruptions) or CORRUPTIONS) * len(severities)
     options: dict[str, Any] = {"images": images, "model": model, "task": task}
     options |= {"chips": chips, "compute": compute, "where": where}
+    methods = methods_of(suited(trained_copies(models), chips))  # read once, for all sets
     for corruption, severity, dataset in Bar(sets, total=total, unit="set", disable=not progress, delay=1):
         ledger = Ledger(out, columns={"corruption": corruption, "severity": severity})
-        result = evaluate(models, dataset, noises, draws, seed, out=ledger, **options)
+        result = evaluate(methods, dataset, noises, draws, seed, out=ledger, **options)
         coverage |= result.coverage
         tables.append(result.rows)
     return Corrupted(pd.concat(tables, ignore_index=True), coverage=coverage)

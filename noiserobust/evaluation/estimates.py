@@ -10,6 +10,7 @@ from noiserobust.errors import UserError
 from noiserobust.evaluation.evaluated_models import EvaluatedModels, Models
 from noiserobust.evaluation.monte_carlo import draw_numbers, evaluate, noise_models
 from noiserobust.evaluation.settings import Chips, Compute, Where
+from noiserobust.evaluation.trained_ranges import suited
 from noiserobust.noise import NoiseModel
 from noiserobust.tasks import Scorer
 
@@ -39,6 +40,7 @@ def expected_seconds(
     networks = EvaluatedModels(models, data, images=images, **given)
     if isinstance(networks.task, Scorer):
         raise UserError(f"expected a task whose passes can be timed, got {networks.task}, which brings its own data")
+    networks.copies = suited(networks.copies, chips)
     kinds, one, whole = noise_models(noises), networks.copies[0].source, len(networks.dataset)
     noise = next((kind for kind in kinds if kind.strength), kinds[0])
 

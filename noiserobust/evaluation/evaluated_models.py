@@ -123,6 +123,14 @@ def trained_copies(models: Models) -> list[TrainedCopy]:
     return copies
 
 
+def methods_of(copies: Iterable[TrainedCopy]) -> dict[str, list[nn.Module | Checkpoint]]:
+    """The networks of each method, as ``models`` to be evaluated."""
+    methods: dict[str, list[nn.Module | Checkpoint]] = {}
+    for copy in copies:
+        methods.setdefault(copy.method, []).append(copy.source)
+    return methods
+
+
 def _sources(models: OneModel | Sequence[OneModel]) -> list[nn.Module | Checkpoint]:
     if isinstance(models, (nn.Module, Checkpoint)):
         return [models]

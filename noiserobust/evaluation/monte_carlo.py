@@ -27,6 +27,7 @@ from noiserobust.evaluation.precision.to_precision import (
 from noiserobust.evaluation.result import Result, drawn
 from noiserobust.evaluation.settings import Chips, Compute, Where, check_seed
 from noiserobust.evaluation.statistics.summary import paired, summarize
+from noiserobust.evaluation.trained_ranges import suited
 from noiserobust.models import ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.noise.additive import names_laplace
@@ -140,6 +141,7 @@ def evaluate(
         models, data, images=images, model=model, task=task, compute=compute, where=where, shards=True
     )
     conditions = Conditions.of(chips, networks.data)
+    networks.copies = suited(networks.copies, chips)
     networks.calibration = conditions.images
     settings: dict[str, Any] = {"seed": seed, "recalibration": conditions.recalibration}
     uncovered: dict[str, dict[str, str]] = {}

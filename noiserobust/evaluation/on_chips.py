@@ -25,7 +25,8 @@ from noiserobust.evaluation.evaluated_models import EvaluatedModel, named_data, 
 from noiserobust.evaluation.frozen import require_effect
 from noiserobust.evaluation.precision.subsets import Answered
 from noiserobust.evaluation.settings import Chips, Where
-from noiserobust.models.compute import Precision, autocast, device_of
+from noiserobust.evaluation.trained_ranges import learnt, require_ranges
+from noiserobust.models.compute import Precision, autocast, call, device_of
 from noiserobust.models.kinds import require_weights
 from noiserobust.models.modes import recalibrated
 from noiserobust.models.wrappers import unwrap
@@ -34,6 +35,7 @@ from noiserobust.noise.base import read_stream
 from noiserobust.noise.sharded import mesh_of
 from noiserobust.rng import Stream, seeded
 from noiserobust.spec import Duration
+from noiserobust.tasks import Scorer
 from noiserobust.tasks.batches import pick, prepare
 from noiserobust.tasks.metrics import meters
 from noiserobust.tasks.scoring import answers, score
@@ -121,7 +123,10 @@ class ModelOnChips:
         images = model.task.inputs(network, model.batches[0][:2]) if model.batches else None
         patterns = model.where.patterns
         self.noisy = NoisyWeights(network, **patterns)
-        self.opened = conditions.backend.open(network, self.noisy, images, compute.precision)
+        # A scoring function has inputs of its own.
+        scores = isinstance(model.task, Scorer)
+        run = partial(model.task.score, network) if scores else partial(call, network, images)
+        self.opened = conditions.backend.open(network, self.noisy, run, compute.precision)
         self.calibration: Sequence[Batch] = self._prepared(conditions.calibration[""])
         found, own = self._trained_ranges()
         named = {text: replace(one, learnt=True) if text == own else one for text, one in conditions.converters.items()}
@@ -160,12 +165,8 @@ class ModelOnChips:
             return asked, ""
         if asked == "new":
             return None, ""
-        learnt = [text for text, one in self.conditions.converters.items() if one.learnt]
-        if learnt and about and not about.get("ranges"):
-            raise UserError(
-                f"expected a network with ranges that training found for {learnt[0]}, got {source.path} without any; "
-                "name the runs that have them, train this one with these converters, or calibrate by percentile=99.9"
-            )
+        if wanted := learnt(self.conditions.converters, asked):
+            require_ranges(source, wanted)
         text = about.get("settings", {}).get("converters", "none")
         known = text in self.conditions.converters and about.get("ranges")
         return about.get("ranges"), text if known and self.conditions.converters[text].has_ranges else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, printable
 from noiserobust.file_kinds import require_kind
 from noiserobust.limits import read_text_bytes, require_file
 from noiserobust.models import ModelSpec
@@ -29,11 +30,15 @@ from noiserobust.storage.tensors import write_tensors
 from noiserobust.storage.torch_file import is_torch_file, read_torch_file, require_plain
 from noiserobust.storage.weights import load_weights
 
+log = logging.getLogger("noiserobust")
+
 KEY = "noiserobust"
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 """What files of weights are called by a run, by transformers and by PEFT."""
 DIVERGED = "diverged.txt"
 """File in the folder of a run whose loss is no finite number, with the line that says so."""
+NAMED = 8
+"""Runs that are named where some are passed over."""
 TEXT = "transformers:"
 """Begin of a place that is the text of a network with weights of its own."""
 
@@ -52,6 +57,8 @@ class Checkpoint:
     about: Mapping[str, Any] = field(default_factory=dict)
     model: ModelSpec | None = None
     """How a person said that its network is built, where the file does not suffice."""
+    folder: str | None = None
+    """The folder of runs that a person named, where it was found among others."""
 
     @property
     def digest(self) -> str:
@@ -174,25 +181,44 @@ def find_checkpoints(places: Sequence[str]) -> list[Checkpoint]:
         labelled = bool(equals) and not os.path.exists(place) and not place.startswith(TEXT)
         text = rest if labelled else place
         path = Path(text)
-        inside = [] if _is_one(path) else sorted(folder for folder in path.glob("*") if _is_one(folder))
-        failed = [*path.glob(DIVERGED), *path.glob(f"*/{DIVERGED}")]
-        if failed and not inside and os.path.isdir(path) and not _is_one(path):
-            raise has_diverged(failed[0].parent)
-        unfinished = [*path.glob("resume.pt"), *path.glob("*/resume.pt")]
-        if unfinished and not inside and os.path.isdir(path) and not _is_one(path):
-            raise UserError(
-                f"expected a finished run, got {unfinished[0].parent}, which was interrupted; the same training goes on"
-            )
+        folders = [] if _is_one(path) or not path.is_dir() else sorted(path.glob("*"))
+        inside = [folder for folder in folders if _is_one(folder)]
+        if inside:
+            unfit = {folder.name: why for folder in folders if (why := _unfinished(folder))}
+            pass_over(text, unfit, len(inside) + len(unfit))
+        else:
+            for folder in sorted([path, *folders], key=lambda one: not (one / DIVERGED).exists()):
+                require_finished(folder)
         for checkpoint in map(read_checkpoint, inside) if inside else [read_checkpoint(text)]:
             about = {**checkpoint.about, "label": label, "labelled": True} if labelled else checkpoint.about
-            checkpoints.append(replace(checkpoint, about=about))
+            checkpoints.append(replace(checkpoint, about=about, folder=text if inside else None))
     return checkpoints
 
 
-def has_diverged(folder: Path) -> UserError:
-    """What is raised for the run in ``folder``, whose training diverged, with what it left to say."""
-    line = read_text_bytes(folder / DIVERGED, "what a run that diverged says").decode("utf-8", "replace")
-    return UserError(f"expected a finished run, got {folder}: {line[:500].strip()}")
+def pass_over(folder: str, unfit: Mapping[str, str], count: int) -> None:
+    """Say in one line which of the ``count`` runs in a folder are passed over, by name, each with the reason."""
+    if unfit:
+        named = [f"{name} ({reason.partition(';')[0]})" for name, reason in unfit.items()]
+        more = f", and {len(named) - NAMED} more" if len(named) > NAMED else ""
+        told = f"{len(unfit)} of {count} runs passed over: {', '.join(named[:NAMED])}{more}"
+        log.warning("%s: %s", printable(folder), told)
+
+
+def require_finished(folder: Path) -> None:
+    """:class:`UserError` for the folder of a run that was begun and has no weights."""
+    if why := _unfinished(folder):
+        raise UserError(f"expected a finished run, got {folder}: {why}")
+
+
+def _unfinished(folder: Path) -> str:
+    """Why the run in ``folder`` has no weights, where one was begun there; else nothing."""
+    if _is_one(folder):
+        return ""
+    if (folder / DIVERGED).exists():
+        line = read_text_bytes(folder / DIVERGED, "what a run that diverged says").decode("utf-8", "replace")
+        return line[:500].strip()
+    begun = any((folder / name).is_file() for name in ("resume.pt", ".lock"))
+    return "it was interrupted, or still trains; the same training goes on" if begun else ""
 
 
 def _is_one(folder: Path) -> bool:

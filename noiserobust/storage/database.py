@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pandas as pd
 
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, shown
 from noiserobust.seals import is_sound
 from noiserobust.storage.described import read_json
 from noiserobust.storage.files import cannot_write, set_aside
@@ -185,8 +185,8 @@ class Database:
 
     def _damaged(self, reason: object) -> Damaged:
         error = Damaged(
-            f"expected the ledger of {self.path.name}, got {self.file}, which cannot be read ({reason}); delete it, "
-            "the rows in the parquet file stay"
+            f"expected the ledger of {self.path.name}, got {shown(self.file)}, which cannot be read ({reason}); delete "
+            "it, the rows in the parquet file stay"
         )
         error.reason = str(reason)
         return error
@@ -202,7 +202,7 @@ class Database:
     def _columns(self, text: str, checksum: int | None) -> dict[str, Any]:
         """The columns of a condition."""
         self._checked((text, checksum))
-        columns = read_json(text, f"a condition in {self.file}")
+        columns = read_json(text, f"a condition in {shown(self.file)}")
         if not isinstance(columns, dict):
             raise self._damaged("a condition is none")
         return columns
@@ -264,7 +264,7 @@ class Database:
             set_aside(self.path, "damaged", "what is not in its ledger is computed anew")
             digest = ""
         unexported = "" if exported else self._get("unexported")
-        self._take(completed(read_rows(self.path)) if digest else None, clear=exported)
+        self._take(completed(read_rows(Path(shown(self.path)))) if digest else None, clear=exported)
         self._set(digest=digest, unexported=unexported)
 
     def _write(self) -> None:
@@ -277,7 +277,7 @@ class Database:
         """Insert a table of rows, instead of all that is here where this is to be cleared."""
         if rows is not None:
             self.check(rows.columns.tolist())
-            require_kinds(rows, self.path)
+            require_kinds(rows, shown(self.path))
         if clear:
             self._connection.execute("DELETE FROM results")
             self._connection.execute("DELETE FROM conditions")
@@ -337,8 +337,8 @@ class Database:
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise UserError(
-                    f"expected {self.file} to be free within {WAIT:.0f} s, got one that another process keeps locked; "
-                    "wait for it, or name another file"
+                    f"expected {shown(self.file)} to be free within {WAIT:.0f} s, got one that another process keeps "
+                    "locked; wait for it, or name another file"
                 ) from None
             if "no such" in str(error):
                 raise self._damaged(error) from None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from noiserobust.errors import UserError
+from noiserobust.errors import UserError, shown
 from noiserobust.seals import is_sound, seal
 from noiserobust.storage.locks import locked
 
@@ -42,7 +42,7 @@ def write_atomically(path: str | os.PathLike[str], writer: Callable[[Path], obje
 
     A crash, a full disk or a ``writer`` that raises leaves the old file as it was (or no file). Folders on the way
     are created; a link is followed, so that its target is replaced. Where the writer left a blank seal
-    (:mod:`noiserobust.seals`), the checksum is filled in. Returns the path written.
+    (:mod:`noiserobust.seals`), the checksum is filled in. Returns ``path`` as it was given, for people to read.
 
     The temporary name ends in ``.tmp`` so that no ``*.parquet`` pattern ever finds a half-written file: name the
     format where a writer would guess it from the suffix (``figure.savefig(temporary, format="png")``). Temporary files
@@ -66,7 +66,7 @@ def write_atomically(path: str | os.PathLike[str], writer: Callable[[Path], obje
                 temporary.unlink()
         with contextlib.suppress(OSError):  # the new name is durable too, where the system can sync a folder
             _sync(target.parent)
-    return target
+    return Path(path)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -151,7 +151,7 @@ def set_aside(path: Path, what: str, then: str, copy: bool = False) -> Path:
         target = Path(f"{path}.{count}.corrupt")
     with one_line_refusals(target):
         shutil.copyfile(path, target) if copy else os.replace(path, target)
-    log.warning("%s: %s; kept as %s, %s", path, what, target.name, then)
+    log.warning("%s: %s; kept as %s, %s", shown(path), what, target.name, then)
     return target
 
 
@@ -160,13 +160,13 @@ def require_sound(path: Path, advice: str) -> None:
     with one_line_reading(path):
         sound = is_sound(path)
     if not sound:
-        raise UserError(f"expected {path} as it was written, got one whose checksum differs (damaged); {advice}")
+        raise UserError(f"expected {shown(path)} as it was written, got one whose checksum differs (damaged); {advice}")
 
 
 def cannot_write(path: str | os.PathLike[str], reason: str | None, full: bool = False) -> UserError:
     """What is raised where the system refuses to write ``path`` for ``reason``."""
     what = "make room and start the same again" if full else "name another"
-    return UserError(f"expected a folder that can be written for {path}, got: {reason}; {what}")
+    return UserError(f"expected a folder that can be written for {shown(path)}, got: {reason}; {what}")
 
 
 @contextmanager

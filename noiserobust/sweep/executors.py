@@ -25,13 +25,18 @@ from noiserobust.memory import keep_memory
 from noiserobust.storage import checkpoints, rows
 from noiserobust.storage.files import set_aside
 from noiserobust.sweep.pieces import Piece, Training, read_score
+from noiserobust.training.teacher import names_own_code
 
 _watched: list[bool] = []
 OnPiece = Callable[[Piece, int, int], object]
 
 
 class Executor(Protocol):
-    """Runs pieces and yields each when it is done, in any order; a piece that cannot be done raises its error."""
+    """Runs pieces and yields each when it is done, in any order; a piece that cannot be done raises its error.
+
+    Their paths, of results and data alike, are seen from the folder in which this process stands, as a person typed
+    them: whoever runs a piece elsewhere goes there first.
+    """
 
     def run(self, pieces: Sequence[Piece]) -> Iterator[Piece]:
         """Do all of ``pieces``."""
@@ -161,7 +166,8 @@ def _threads(count: int | None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class OnRay:
-    """A Ray cluster whose machines share the sweep's folder: every piece is one of its tasks.
+    """A Ray cluster whose machines share the sweep's folder: every piece is one of its tasks, which begins where this
+    process stands. On a machine that has no such folder, paths must be absolute.
 
     ``address``: the cluster's (``auto`` for the one around this process), or ``None`` to start one on this machine.
     ``cpus`` and ``gpus`` are what one piece occupies. A piece whose machine dies or whose process is killed is run
@@ -183,7 +189,8 @@ class OnRay:
         try:
             options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": self.retries}
             threads = max(1, int(self.cpus))
-            task = ray.remote(lambda piece: _run_on_ray(piece, threads)).options(**options)
+            here = os.getcwd()
+            task = ray.remote(lambda piece: _run_on_ray(piece, threads, here)).options(**options)
             waiting = {task.remote(piece): piece for piece in pieces}
             while waiting:
                 (ready,), _ = ray.wait(list(waiting), num_returns=1)
@@ -221,7 +228,7 @@ def _is_done(piece: Piece) -> bool:
     if not file.is_file():
         return False
     if isinstance(piece, Training):  # fit looks at code, which may have changed, and after a kill at the very end
-        unsure = piece.settings.model.names_code or file.with_name("resume.pt").exists()
+        unsure = names_own_code(piece.settings) or file.with_name("resume.pt").exists()
         return checkpoints.is_whole(file) and not unsure
     if file.suffix == ".parquet" and not rows.is_whole(file):
         set_aside(file, "damaged", "computed anew")
@@ -238,11 +245,24 @@ def _run(piece: Piece, threads: int | None) -> None:
         piece.run()
 
 
-def _run_on_ray(piece: Piece, threads: int) -> None:
+def _run_on_ray(piece: Piece, threads: int, folder: str) -> None:
     if not _watched:  # Ray's own look after a driver that was killed takes longer than five seconds
         end_with(os.getppid())
         _watched.append(True)
+    _go_to(folder, piece)
     _run(piece, threads)
+
+
+def _go_to(folder: str, piece: Piece) -> None:
+    """Stand where the command does, from where the paths of ``piece`` are seen."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        if not piece.result.is_absolute():
+            raise UserError(
+                f"expected the folder {folder} on every machine of the cluster, got {error.strerror} on "
+                f"{socket.gethostname()}; start from a folder that they share, or give absolute paths"
+            ) from None
 
 
 @contextmanager

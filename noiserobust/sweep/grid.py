@@ -98,8 +98,7 @@ def sweep(
     goes on where another one stopped, on whatever executor. ``on_piece(piece, done, of)`` is called for every
     finished one.
     """
-    # Absolute, since a worker of a cluster may stand in another folder.
-    folder = folder_to_write(out).resolve()
+    folder = folder_to_write(out)
     runs = runs_of(base, vary, folder / "runs")
     wanted = evaluations(runs, noises, draws, folder / "pieces", options, shard)
     for pieces in (runs, wanted):

@@ -109,7 +109,7 @@ def recommend(
       costs at ``base.epochs``.
     - ``out``: folder of runs and rows; the same call goes on where another one stopped.
     """
-    folder, searched, base = Path(out).resolve(), NoiseModel.parse(noise), base or TrainSettings()
+    folder, searched, base = Path(out), NoiseModel.parse(noise), base or TrainSettings()
     if copies < 2:
         raise UserError(f"expected copies >= 2, got {copies}: an interval needs several; 3 is little, 10 is good")
     if base.select_on == "none":

@@ -114,6 +114,8 @@ def require_same_code(run: Run, code: Sequence[str] | None, about: Mapping[str, 
     changed = [name for name, digest in now.items() if was.get(name, digest) != digest]
     if not same_code(code, stored):
         raise _other(run, "the network", f"one of {run.settings.model} that answers otherwise")
+    if stored[3:] and code[3:] and not same_code(code[3:], stored[3:]):
+        raise _other(run, "the teacher", f"one of {run.settings.teacher_model} that answers otherwise")
     if changed:
         raise _other(run, "the code", f"another {', '.join(changed)}")
 

@@ -23,7 +23,7 @@ from noiserobust.models import Factory, ModelSpec
 from noiserobust.noise import NoiseModel
 from noiserobust.spec import Described
 from noiserobust.spec.kinds import typed
-from noiserobust.storage.checkpoints import DIVERGED, has_diverged, read_checkpoint
+from noiserobust.storage.checkpoints import DIVERGED, read_checkpoint, require_finished
 from noiserobust.storage.described import strict
 from noiserobust.storage.files import NAME_MAX, write_text
 from noiserobust.storage.logs import read_log
@@ -147,10 +147,7 @@ def load_run(folder: str | Path, model: ModelSpec | str | None = None) -> Run:
     folder = Path(folder)
     file = folder / "model.safetensors"
     if not file.is_file():
-        if (folder / DIVERGED).is_file():
-            raise has_diverged(folder)
-        if (folder / "resume.pt").is_file():
-            raise UserError(f"expected a finished run, got {folder}, which was interrupted; the same training goes on")
+        require_finished(folder)
         inside = len([*folder.glob("*/model.safetensors")])
         hint = f"it holds {inside} runs: name one of them" if inside else "noiserobust train makes one"
         raise UserError(f"expected the folder of a run, with model.safetensors, got {folder}; {hint}")

@@ -16,9 +16,10 @@ from noiserobust.models.modes import evaluating
 from noiserobust.models.pretrained import Loaded, Transformers
 from noiserobust.spec.kinds import typed
 from noiserobust.storage.checkpoints import Checkpoint, read_checkpoint
+from noiserobust.storage.identity import code as shown_code
 from noiserobust.tasks import Task
 from noiserobust.tasks.scoring import checked
-from noiserobust.training.network import Network
+from noiserobust.training.network import Network, code_of
 from noiserobust.training.settings import TrainSettings
 
 
@@ -96,6 +97,26 @@ def teacher_of(settings: TrainSettings, path: str | Path | None, data: Labelled,
         )
     checked(model, student.sample, student.task, student.outputs, f"the teacher {checkpoint.path}")
     return Teacher(model, settings.teacher_weight, settings.temperature)
+
+
+def with_teacher(code: list[str] | None, teacher: Teacher | None, student: Network) -> list[str] | None:
+    """A run's ``code`` (:attr:`~noiserobust.training.network.Network.code`), with that of its ``teacher``, which is
+    shown as the student's is: by modules and by an answer."""
+    if teacher is None:
+        return code
+    of_teacher = shown_code(teacher.model, student.task.inputs(teacher.model, student.sample))
+    return [*(code or ("", "")), *([] if code and code[2:] else [""]), *of_teacher]
+
+
+def has_own_code(settings: TrainSettings) -> bool:
+    """Whether the teacher of a run is a network of somebody's code. One that is the student's network, too, need not be
+    looked at twice."""
+    return settings.teacher_model is not None and bool(ModelSpec.parse(settings.teacher_model).names_code)
+
+
+def names_own_code(settings: TrainSettings) -> bool:
+    """Whether any of a run's networks, its rule, task or whatever else it names is code from outside the package."""
+    return bool(settings.model.names_code) or has_own_code(settings) or code_of(settings, None) is not None
 
 
 def network_of(checkpoint: Checkpoint, settings: TrainSettings) -> ModelSpec | None:

@@ -43,7 +43,7 @@ from noiserobust.training.optimizers import build_optimizer
 from noiserobust.training.runs import Run, run_of, teacher_in
 from noiserobust.training.schedules import Progress
 from noiserobust.training.settings import TrainSettings
-from noiserobust.training.teacher import Teacher, teacher_of
+from noiserobust.training.teacher import Teacher, has_own_code, teacher_of, with_teacher
 
 log = logging.getLogger("noiserobust")
 REFRESHING = 1000
@@ -89,8 +89,10 @@ def fit(
     if processes.writes:
         log.info("%s is finished already: it is not trained again", printable(run.folder))
     processes.first(lambda: require_logged(settings, run.folder))
-    if settings.model.names_code:
-        seen = Network.of(settings, splits, _training_data(settings, splits)[0], tells=processes.writes).code
+    if settings.model.names_code or has_own_code(settings):
+        network = Network.of(settings, splits, _training_data(settings, splits)[0], tells=processes.writes)
+        place = teacher_in(run, splits) if has_own_code(settings) else None
+        seen = with_teacher(network.code, teacher_of(settings, place, splits.train, network), network)
     else:
         seen = code_of(settings, None)
     resuming.require_same_code(run, seen, read_checkpoint(run.checkpoint).about if seen else {})
@@ -120,6 +122,7 @@ class Trainer:
         self.network = Network.of(settings, splits, train, tells=processes.writes)
         self.task = self.network.task
         teacher = teacher_of(settings, teacher_in(run, splits), splits.train, self.network)
+        self.code = with_teacher(self.network.code, teacher if has_own_code(settings) else None, self.network)
         if teacher is not None:
             teacher.model.to(device)
         self.model = self.network.model.to(device)
@@ -304,7 +307,7 @@ class Trainer:
             return
         state = {
             "run": self.run.folder.name,
-            "code": self.network.code,
+            "code": self.code,
             "model": self.model.state_dict(),
             "optimizer": self.engine.optimizer.state_dict(),
             "engine": self.engine.state_dict(),
@@ -322,7 +325,7 @@ class Trainer:
     def _resume(self) -> None:
         if (state := self.processes.first(lambda: resuming.resumed(self.run))) is None:
             return
-        resuming.require_same_code(self.run, self.network.code, state)
+        resuming.require_same_code(self.run, self.code, state)
         with resuming.fitting(self.run):
             self.model.load_state_dict(state["model"])
             self.engine.optimizer.load_state_dict(state["optimizer"])
@@ -350,7 +353,7 @@ class Trainer:
             "epoch": kept["epoch"],
             "log": without_clock(kept),
             "lines": [without_clock(line) for line in self.log],
-            "code": self.network.code,
+            "code": self.code,
             "ranks": self.ranks,
             "settings": self.settings.described(),
             "provenance": provenance(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -56,6 +56,9 @@ class Opened:
             yield self.network
 
 
+Run = Callable[[], object]
+
+
 @dataclass(frozen=True)
 class Backend(Described, family="backend"):
     """What computes: :class:`Direct` or :class:`~noiserobust.analog.backends.Aihwkit`."""
@@ -73,8 +76,8 @@ class Backend(Described, family="backend"):
         return Configured.of(text) if is_config(text) else super().parse(text, imports)
 
     @abstractmethod
-    def open(self, network: nn.Module, noisy: NoisyWeights, images: Any, precision: Precision = "fp32") -> Opened:
-        """``network`` made ready, whose analog weights are ``noisy``; ``images`` are a few of its inputs.
+    def open(self, network: nn.Module, noisy: NoisyWeights, run: Run, precision: Precision = "fp32") -> Opened:
+        """``network`` made ready, whose analog weights are ``noisy``; ``run`` has it compute with a few inputs.
 
         Raises :class:`~noiserobust.UserError` where it cannot be computed this way.
         """
@@ -90,7 +93,7 @@ class Direct(Backend, name="direct"):
     def exact(self) -> bool:
         return True
 
-    def open(self, network: nn.Module, noisy: NoisyWeights, images: Any, precision: Precision = "fp32") -> Opened:
+    def open(self, network: nn.Module, noisy: NoisyWeights, run: Run, precision: Precision = "fp32") -> Opened:
         """An analog model of aihwkit is taken as it stands."""
         from noiserobust.analog.backends.analog_model import AnalogModel
 

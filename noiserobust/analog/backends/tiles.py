@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from noiserobust.analog.backends.base import Backend, Opened
+from noiserobust.analog.backends.base import Backend, Opened, Run
 from noiserobust.analog.converters import output_stream
 from noiserobust.analog.layer_converters import endless_rows
 from noiserobust.analog.layers import tiles_of
 from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.analog.weights import AnalogWeight, users
 from noiserobust.errors import UserError
-from noiserobust.models.compute import Precision, call, device_of, exact_products
+from noiserobust.models.compute import Precision, device_of, exact_products
 from noiserobust.models.modes import evaluating
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Compensation
@@ -44,7 +44,7 @@ class OnTiles(Backend):
         """What has to be said of it beside its text."""
         return ""
 
-    def open(self, network: nn.Module, noisy: NoisyWeights, images: Any, precision: Precision = "fp32") -> Opened:
+    def open(self, network: nn.Module, noisy: NoisyWeights, run: Run, precision: Precision = "fp32") -> Opened:
         """Raises :class:`~noiserobust.UserError` without aihwkit, and for any precision but float32."""
         if tiles_of(network):
             raise UserError(
@@ -55,7 +55,7 @@ class OnTiles(Backend):
         if precision != "fp32" or low:
             got = precision if precision != "fp32" else f"a network in {', '.join(map(str, low))}"
             raise UserError(f"expected fp32 with backend aihwkit, whose converters need it, got {got}")
-        return Tiles(self, network, noisy, images)
+        return Tiles(self, network, noisy, run)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Aihwkit(OnTiles, name="aihwkit"):
 class Tiles(Opened):
     """A network whose layers are swapped for aihwkit's while a chip is read; nothing else of it is copied."""
 
-    def __init__(self, backend: OnTiles, network: nn.Module, noisy: NoisyWeights, images: Any) -> None:
+    def __init__(self, backend: OnTiles, network: nn.Module, noisy: NoisyWeights, run: Run) -> None:
         super().__init__(unwrap(network))
         self.backend, self.noisy = backend, noisy
         self.plain, self.exact, self.text = False, backend.exact, str(backend)
@@ -139,7 +139,7 @@ class Tiles(Opened):
         for _, module, weight in users(self.network, noisy.weights):
             layers[weight.name].append(module)
         with exact_products():  # two ways to compute the same are compared
-            calls = _calls(self.network, [module for modules in layers.values() for module in modules], images)
+            calls = _calls(self.network, [module for modules in layers.values() for module in modules], run)
             for name, module in ((name, module) for name, modules in layers.items() for module in modules):
                 try:
                     layer = Layer(aihwkit, backend, self.network, module, calls.get(module))
@@ -343,8 +343,8 @@ def load_aihwkit() -> SimpleNamespace:
     )
 
 
-def _calls(network: nn.Module, modules: Sequence[nn.Module], images: Any) -> dict[nn.Module, tuple[Tensor, Tensor]]:
-    """What each module was given and what it gave, when it was first called with one tensor for ``images``."""
+def _calls(network: nn.Module, modules: Sequence[nn.Module], run: Run) -> dict[nn.Module, tuple[Tensor, Tensor]]:
+    """What each module was given and what it gave, when ``run`` of the network first called it with one tensor."""
     calls: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -355,7 +355,7 @@ def _calls(network: nn.Module, modules: Sequence[nn.Module], images: Any) -> dic
     handles = [module.register_forward_hook(note) for module in modules]
     try:
         with evaluating(network), torch.no_grad():
-            call(network, images)
+            run()
     finally:
         for handle in handles:
             handle.remove()

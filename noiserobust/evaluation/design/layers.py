@@ -23,11 +23,19 @@ from noiserobust.analog.weights import analog_weights
 from noiserobust.bars import Bar
 from noiserobust.errors import UserError
 from noiserobust.evaluation.design.neighbours import Neighbour, Setting, measured_together
-from noiserobust.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, Models, named_data, trained_copies
+from noiserobust.evaluation.evaluated_models import (
+    EvaluatedModel,
+    EvaluatedModels,
+    Models,
+    methods_of,
+    named_data,
+    trained_copies,
+)
 from noiserobust.evaluation.monte_carlo import evaluate
 from noiserobust.evaluation.result import Result
 from noiserobust.evaluation.settings import Chips, Where
 from noiserobust.evaluation.statistics.summary import paired, summarize
+from noiserobust.evaluation.trained_ranges import suited
 from noiserobust.noise import NoiseModel
 from noiserobust.storage.checkpoints import Checkpoint
 from noiserobust.storage.ledger import Ledger
@@ -222,7 +230,7 @@ def noisy_layers(
     require_one_condition(chips)
     if model.is_identity and not where.layers and str(chips.converters) == "none" and str(chips.backend) == "direct":
         raise UserError(f"expected a noise with a strength, got {model}: it disturbs no layer")
-    methods, data = by_method(models, data, fixed["task"])
+    methods, data = by_method(models, data, fixed["task"], chips)
     noisy = []
     for method, members in methods.items():
         copies = EvaluatedModels({method: members}, data, where=where, **fixed)
@@ -246,13 +254,13 @@ def fields_of(methods: Sequence[NoisyLayers]) -> dict[str, Any]:
     }
 
 
-def by_method(models: Models, data: Any, task: Any) -> tuple[dict[str, list[nn.Module | Checkpoint]], Any]:
-    """The trained copies of each method, and the data, loaded once (a scoring function has its own)."""
-    copies = trained_copies(models)
-    methods: dict[str, list[nn.Module | Checkpoint]] = {}
-    for copy in copies:
-        methods.setdefault(copy.method, []).append(copy.source)
-    return methods, data if isinstance(task_of(task, data), Scorer) else named_data(data, copies)
+def by_method(
+    models: Models, data: Any, task: Any, chips: Chips
+) -> tuple[dict[str, list[nn.Module | Checkpoint]], Any]:
+    """The trained copies of each method that ``chips`` suit, and the data, loaded once (a scoring function has its
+    own)."""
+    copies = suited(trained_copies(models), chips)
+    return methods_of(copies), data if isinstance(task_of(task, data), Scorer) else named_data(data, copies)
 
 
 def require_one_condition(chips: Chips) -> None:

@@ -234,7 +234,7 @@ def budget(
         raise UserError(f"expected within >= 0 points of accuracy, got {within}")
     require_one_condition(chips)
     whole_range = varied.range(between, axis)
-    methods, data = by_method(models, data, task)
+    methods, data = by_method(models, data, task, varied.at(varied.number(between[0]))["chips"])
     fixed: dict[str, Any] = {"data": data, "draws": draws, "seed": seed, "images": images, "model": model, "task": task}
     fixed |= {"compute": compute, "out": out}
     coverage: dict[str, Coverage] = {}
