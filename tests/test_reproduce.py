@@ -397,6 +397,9 @@ class TestEstimate:
         blind = seconds(validation=0.0, epochs=20)
         for watched in ({"select_on": "none"}, {"select_on": "validation"}, {"select_on": "test"}):
             assert seconds(**watched, select_draws=50, epochs=20) > 1.2 * blind
+        logs: dict[str, Any] = {"log": ("loss",), "log_images": 10_000, "validation": 0.0, "epochs": 20}
+        often, seldom = (seconds(**logs, log_every=epochs) - blind for epochs in (1, 10))
+        assert often / seldom == pytest.approx(20 / 3)  # of 20 epochs the first, the tenth and the last
 
     def test_of_data_that_are_not_here(self) -> None:
         at = grid(PAPER)
