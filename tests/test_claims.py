@@ -107,6 +107,10 @@ class TestContrast:
         far = Contrast("a", Given((5.0, 5.1, 4.9)), within=1.0, lost=Contrast("x", Given((0.5, 0.6, 0.55))))
         assert judged(far) == "does not hold here"
 
+    def test_copies_that_all_lie_on_the_bound_show_nothing(self) -> None:
+        assert judged(Contrast("a", Given((0.0, 0.0, 0.0)))) == "cannot tell"
+        assert judged(Contrast("a", Given((1.0, 1.0, 1.0)), within=1.0)) == "cannot tell"
+
     def test_a_choice_compared_with_itself_shows_nothing(self) -> None:
         run = Given((70.0, 71.0, 72.0))
         itself, yes = Contrast("best minus 0.3", run, run, within=1.0), Contrast("a", Given((5.0, 5.1, 4.9)))

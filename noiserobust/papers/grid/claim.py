@@ -126,7 +126,8 @@ class Measured:
         if self.n < 2:
             return 1.0
         distance = self.mean - bound
-        t = math.copysign(math.inf, distance) if self.std == 0 and distance else distance / self.std * math.sqrt(self.n)
+        certain = math.copysign(math.inf, distance) if distance else 0.0
+        t = distance / self.std * math.sqrt(self.n) if self.std else certain
         return float(min(1.0, 2 * stats.t.sf(t, self.n - 1)))
 
     def _below(self, bound: float) -> float:
