@@ -35,7 +35,7 @@ from noiserobust.storage.rows import read_rows
 from noiserobust.sweep import Local, Piece, Training
 from noiserobust.sweep import pieces as sweep_pieces
 from noiserobust.training import SAM, TrainSettings
-from noiserobust.training import settings as training_settings
+from noiserobust.training import identity as training_identity
 
 assert MINI.recipe is not None
 TINY = replace(
@@ -186,7 +186,7 @@ class TestWhatMakesAPieceAnother:
         assert self.all_missing(plan(finished.bench.folder))
 
     def test_the_semantics_of_training(self, finished: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(training_settings, "SEMANTICS", training_settings.SEMANTICS + 1)
+        monkeypatch.setattr(training_identity, "SEMANTICS", training_identity.SEMANTICS + 1)
         assert self.all_missing(plan(finished.bench.folder))
 
     def test_the_semantics_of_evaluation_leave_the_runs_alone(
