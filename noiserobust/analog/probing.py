@@ -64,7 +64,7 @@ def _once(module: nn.Module, parameter: nn.Parameter, probe: Callable[[nn.Module
             known[key] = str(unclear)
     if isinstance(found := known[key], str):
         raise Unclear(found)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def operand_of(module: nn.Module, parameter: nn.Parameter) -> Found:
