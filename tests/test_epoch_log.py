@@ -129,6 +129,15 @@ def test_a_stopped_run_logs_the_same(splits: Splits, tmp_path: Path) -> None:
     assert (whole.log["path_length"].diff().dropna() > 0).all()
 
 
+def test_the_path_of_averaged_weights_goes_on_from_the_average(splits: Splits, tmp_path: Path) -> None:
+    of = settings(average="ema:0.5", log=("path_length",))
+    whole = fit(of, tmp_path / "whole", splits=splits)
+    with pytest.raises(KeyboardInterrupt):
+        fit(of, tmp_path / "parts", splits=splits, on_epoch=test_fit.TestResume.stop_after(0))
+    parts = fit(of, tmp_path / "parts", splits=splits)
+    assert parts.log["path_length"].tolist() == whole.log["path_length"].tolist()
+
+
 def test_a_finished_run_that_did_not_log_is_said(splits: Splits, tmp_path: Path) -> None:
     fit(settings(log=("path_length",)), tmp_path, splits=splits)
     fit(settings(log=()), tmp_path, splits=splits)  # asks for nothing: found

@@ -179,6 +179,15 @@ def test_a_table_shows_the_cells_and_copies_that_are_there(trained: Machine, tmp
     assert "over 1 to 2 trained copies" in write(TABLE, other.at, other.bench, found)[1].read_text()
 
 
+def test_what_was_measured_of_a_copy_since_is_taken_up_too(trained: Machine, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    other = Machine(tmp_path / "other", kept=kept)
+    for table in (replace(TABLE, cells=lambda at: cells(at)[:1]), TABLE):
+        keep(trained.bench, pieces_of(table, trained.at, trained.bench), kept)
+        take_up(other.bench, kept)
+    assert missing(pieces_of(TABLE, other.at, other.bench)) == []
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

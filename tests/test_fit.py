@@ -28,7 +28,7 @@ from noiserobust.tasks import Classification
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import score
 from noiserobust.training import RWP, SAM, Engine, Method, Plain, Run, TrainSettings, fit, load_run
-from noiserobust.training.revised import revised
+from noiserobust.training.identity import revised
 
 fit_module = importlib.import_module("noiserobust.training.trainer")
 """The package's attribute of that name is the function."""

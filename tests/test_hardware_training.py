@@ -162,12 +162,12 @@ class TestLearning:
             layer(xs[2])
         assert ranges.inputs.item() == pytest.approx(float(mean), rel=1e-6)
 
-    @pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+    @pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "Rprop"])
     def test_the_step_of_a_range(self, optimizer: str) -> None:
         """g with its pull, by an optimizer of the same kind at the same rate, without weight decay."""
         model, rate = net(torch.float64), 0.1
-        kinds: dict[str, Any] = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}
-        own = kinds[optimizer](model.parameters(), lr=rate, weight_decay=0.3)
+        kind: Any = getattr(torch.optim, optimizer)
+        own = kind(model.parameters(), lr=rate, **({} if optimizer == "Rprop" else {"weight_decay": 0.3}))
         held = Engine(
             model, own, converters="io:dac=4,learnt=true", input_ranges="learnt:batches=1,decay=0.7,inside=0.5"
         )
@@ -175,7 +175,7 @@ class TestLearning:
         for step in range(3):
             twins = [ranges_.inputs.detach().clone().requires_grad_() for ranges_ in ranges]
             if step == 0:
-                twin = kinds[optimizer](twins, lr=rate, weight_decay=0.0)
+                twin = kind(twins, lr=rate, **({} if optimizer == "Rprop" else {"weight_decay": 0.0}))
                 kept = twins
             data = batch(step, dtype=torch.float64)
             converting = Converting(model, Converters(4, learnt=True), training=InputRanges(batches=1))

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from evaluation_rows import only, table
 from methods import batch, normed_net, same_bits, state
 from test_cli import TINY, refused
 from torch import nn
@@ -20,6 +21,7 @@ from noiserobust.analog.noisy import report_stream
 from noiserobust.cli import main
 from noiserobust.data.corrupted import load_corrupted
 from noiserobust.evaluation import corrupted, landscape, sharpness, summarize, trajectories
+from noiserobust.evaluation.corruptions import Corrupted
 from noiserobust.evaluation.training_logs import curves
 from noiserobust.minima import Measure, Surface, measure
 from noiserobust.models import build
@@ -177,6 +179,11 @@ class TestCorrupted:
         ((_, _, data),) = load_corrupted(files, ["grey"], [1])
         assert data.images.shape == (4, 1, 32, 32)
         assert (data.mean, data.std) == ((0.0,), (1.0,))
+
+    def test_a_value_that_is_no_number_is_not_left_out_of_the_mean(self) -> None:
+        values = {"fog": float("nan"), "snow": 40.0}
+        rows = [table({0: [value]}, corruption=name, severity=1) for name, value in values.items()]
+        assert np.isnan(only(Corrupted(pd.concat(rows)).summary())["mean"])
 
     def test_rows(self, files: Path, trained: Path, tmp_path: Path) -> None:
         out = tmp_path / "rows.parquet"

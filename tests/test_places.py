@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -454,6 +456,18 @@ class TestRecurrentAndAttentionLayersOfOnesOwn:
         assert "has a forward of its own" in reason
         assert why in reason
         assert "include it by name@0" in reason
+
+    @pytest.mark.parametrize("method", ["the class's", "bound to the layer"])
+    @pytest.mark.parametrize("kind", [Doubled, WithLengths, LastState])
+    def test_what_was_found_of_a_layer_does_not_keep_it(self, kind: type[nn.Module], method: str) -> None:
+        layer = kind(4, 5)
+        if method != "the class's":
+            layer.forward = layer.forward
+        coverage(layer)
+        alive = weakref.ref(layer)
+        del layer
+        gc.collect()
+        assert alive() is None
 
 
 class TestAdaptersThatAreDigital:

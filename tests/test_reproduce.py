@@ -35,7 +35,7 @@ from noiserobust.storage.rows import read_rows
 from noiserobust.sweep import Local, Piece, Training
 from noiserobust.sweep import pieces as sweep_pieces
 from noiserobust.training import SAM, TrainSettings
-from noiserobust.training import settings as training_settings
+from noiserobust.training import identity as training_identity
 
 assert MINI.recipe is not None
 TINY = replace(
@@ -186,7 +186,7 @@ class TestWhatMakesAPieceAnother:
         assert self.all_missing(plan(finished.bench.folder))
 
     def test_the_semantics_of_training(self, finished: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(training_settings, "SEMANTICS", training_settings.SEMANTICS + 1)
+        monkeypatch.setattr(training_identity, "SEMANTICS", training_identity.SEMANTICS + 1)
         assert self.all_missing(plan(finished.bench.folder))
 
     def test_the_semantics_of_evaluation_leave_the_runs_alone(
@@ -397,6 +397,9 @@ class TestEstimate:
         blind = seconds(validation=0.0, epochs=20)
         for watched in ({"select_on": "none"}, {"select_on": "validation"}, {"select_on": "test"}):
             assert seconds(**watched, select_draws=50, epochs=20) > 1.2 * blind
+        logs: dict[str, Any] = {"log": ("loss",), "log_images": 10_000, "validation": 0.0, "epochs": 20}
+        often, seldom = (seconds(**logs, log_every=epochs) - blind for epochs in (1, 10))
+        assert often / seldom == pytest.approx(20 / 3)  # of 20 epochs the first, the tenth and the last
 
     def test_of_data_that_are_not_here(self) -> None:
         at = grid(PAPER)

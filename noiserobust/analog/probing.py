@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -47,8 +47,24 @@ class Operand:
 
 
 Found = tuple[Operand, list[nn.Parameter]]
-_FOUND: WeakKeyDictionary[nn.Module, dict[tuple[int, object], Found | Unclear]] = WeakKeyDictionary()
-"""By module, parameter and forward method: a layer is probed once."""
+T = TypeVar("T")
+_SEEN: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Any]] = WeakKeyDictionary()
+"""What probes found: by module, and by probe, parameter and forward method. A text says why it is unclear."""
+
+
+def _once(module: nn.Module, parameter: nn.Parameter, probe: Callable[[nn.Module, nn.Parameter], T]) -> T:
+    """What ``probe`` finds, or its :class:`Unclear`: it is asked once."""
+    forward = vars(module).get("forward", type(module).forward)
+    # Neither a bound method nor an exception with its frames is kept: they would keep the layer.
+    known, key = _SEEN.setdefault(module, {}), (probe, id(parameter), getattr(forward, "__func__", forward))
+    if key not in known:
+        try:
+            known[key] = probe(module, parameter)
+        except Unclear as unclear:
+            known[key] = str(unclear)
+    if isinstance(found := known[key], str):
+        raise Unclear(found)
+    return found
 
 
 def operand_of(module: nn.Module, parameter: nn.Parameter) -> Found:
@@ -58,16 +74,7 @@ def operand_of(module: nn.Module, parameter: nn.Parameter) -> Found:
     It is as large as the parameter, the same for two different inputs, and another one for another parameter, or the
     parameter itself where the pass writes it. Raises :class:`Unclear` where there is none, or more than one.
     """
-    known, key = _FOUND.setdefault(module, {}), (id(parameter), vars(module).get("forward", type(module).forward))
-    if key not in known:
-        try:
-            known[key] = _probed(module, parameter)
-        except Unclear as unclear:
-            known[key] = unclear
-    found = known[key]
-    if isinstance(found, Unclear):
-        raise found
-    return found
+    return _once(module, parameter, _probed)
 
 
 @torch.no_grad()
@@ -133,20 +140,18 @@ _COPIED = {"clone", "_to_copy"}
 def read_as_stored(module: nn.Module, parameter: nn.Parameter) -> Outputs | None:
     """Where the outputs of ``parameter`` are if all that ``module`` does with it is to multiply by it as it lies there,
     in one or several products by whatever operation (``einsum``, ``tensordot``, rows by themselves); else ``None``."""
-    known, key = _READ.setdefault(module, {}), (id(parameter), vars(module).get("forward", type(module).forward))
-    if key not in known:
-        known[key] = None
-        with suppress(Unclear):
-            watch = traced(module, lambda: _called_alone(module, parameter, _input_shapes(module), 0, nullcontext()))
-            trace = watch.of(parameter)
-            if trace.macs and not trace.changed and trace.other <= _COPIED and len(trace.axes) == 1:
-                (axes,) = trace.axes
-                known[key] = Outputs(axes) if 0 < len(axes) < parameter.dim() else None
-    return known[key]
+    with suppress(Unclear):
+        return _once(module, parameter, _read)
+    return None
 
 
-_READ: WeakKeyDictionary[nn.Module, dict[tuple[int, object], Outputs | None]] = WeakKeyDictionary()
-"""As above."""
+def _read(module: nn.Module, parameter: nn.Parameter) -> Outputs | None:
+    watch = traced(module, lambda: _called_alone(module, parameter, _input_shapes(module), 0, nullcontext()))
+    trace = watch.of(parameter)
+    if not trace.macs or trace.changed or not trace.other <= _COPIED or len(trace.axes) != 1:
+        return None
+    (axes,) = trace.axes
+    return Outputs(axes) if 0 < len(axes) < parameter.dim() else None
 
 
 CLOSED = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
@@ -156,16 +161,11 @@ CLOSED = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 def require_as_stored(module: nn.Module, parameter: nn.Parameter) -> None:
     """:class:`Unclear` unless a forward method of a recurrent or attention layer gives ``parameter`` as it is to the
     operation that the layer is about, or to a product (parts of an in-projection, say)."""
-    known, key = _FOUND.setdefault(module, {}), (id(parameter), vars(module).get("forward", type(module).forward))
-    if key not in known:
-        known[key] = _given(module, parameter)
-    found = known[key]
-    if isinstance(found, Unclear):
-        raise found
+    _once(module, parameter, _require_given)
 
 
-def _given(module: nn.Module, parameter: nn.Parameter) -> Found | Unclear:
-    """Rows of the parameter's own memory that an operation is given; else why that is unclear."""
+def _require_given(module: nn.Module, parameter: nn.Parameter) -> None:
+    """:class:`Unclear` unless an operation is given rows of the parameter's own memory."""
     unclear = Unclear("")
     for count in (1, 3) if isinstance(module, nn.MultiheadAttention) else (1,):
         watch = _Given(parameter)
@@ -175,9 +175,9 @@ def _given(module: nn.Module, parameter: nn.Parameter) -> Found | Unclear:
             unclear = error
             continue
         if watch.found:
-            return Operand(0, 0, Outputs()), []
+            return
         unclear = Unclear("no product with it as it is stored")
-    return unclear
+    raise unclear
 
 
 class _Given(TorchFunctionMode):
@@ -254,15 +254,7 @@ class Products(TorchFunctionMode):
                     continue
                 self.seen[number, argument] = value.detach(), outputs(value, args, kwargs)
                 operand = self.operand
-                if (
-                    self.replace is not None
-                    and operand is not None
-                    and (number, argument)
-                    == (
-                        operand.product,
-                        operand.argument,
-                    )
-                ):
+                if self.replace and operand and (number, argument) == (operand.product, operand.argument):
                     self.replaced = True
                     if keyword in kwargs:
                         kwargs[keyword] = self.replace(value)

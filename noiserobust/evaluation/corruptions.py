@@ -37,7 +37,8 @@ class Corrupted(Result):
         """:func:`~noiserobust.evaluation.summarize` of the mean over corruptions, for every ``severity``."""
         one_file = ["corruption", "data", "answer", *provenance(), "value"]
         rest = [name for name in self.rows if name not in one_file]
-        mean = self.rows.groupby(rest, sort=False, dropna=False)["value"].mean().reset_index()
+        groups = self.rows.groupby(rest, sort=False, dropna=False)["value"]
+        mean = groups.agg(lambda values: values.mean(skipna=False)).reset_index()  # what diverged must show
         parts = [summarize(rows, confidence).assign(severity=severity) for severity, rows in mean.groupby("severity")]
         return pd.concat(parts, ignore_index=True)
 

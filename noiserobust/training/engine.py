@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from noiserobust.analog.vectors import Vector, clip
+from noiserobust.analog.vectors import Vector
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.analog.where import Where
 from noiserobust.data import Batch, nests
@@ -104,7 +104,6 @@ class Engine:
         self._trained = TrainedWeights(model, optimizer, where)
         self.periphery = Periphery(model, converters, input_ranges, where, optimizer)
         self._stepping = self._holding = self._looked = False
-        self._sparse: set[int] = set()
         self._first_lr, self._peak_lr = float(optimizer.param_groups[0]["lr"]), 0.0
         self.passes = {"forward": 0, "backward": 0}
         self.memory: dict[str, Any] = {}
@@ -280,29 +279,12 @@ class Engine:
         return self._lifted()
 
     def _lifted(self) -> Vector:
-        # As views into DDP's buckets they would change under their holder's hands with the next backward pass.
-        views = getattr(self.model, "gradient_as_bucket_view", False)
-        gradients: Vector = []
-        for parameter in self._trained.space.parameters:
-            gradient, parameter.grad = parameter.grad, None
-            if gradient is not None and gradient.layout != torch.strided:
-                self._sparse.add(id(parameter))
-                gradient = gradient.to_dense()
-            gradients.append(gradient.clone() if views and gradient is not None else gradient)
         self._holding = False
-        return gradients
+        return self._trained.lifted()
 
     def put(self, gradients: Vector, weight: float | Tensor = 1.0) -> None:
         """Add ``weight`` times ``gradients`` to those held. The tensors are the engine's from here on."""
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            if gradient is None:
-                continue
-            if isinstance(weight, Tensor) or weight != 1.0:
-                gradient.mul_(weight)
-            gradient = gradient.to(parameter.dtype)
-            if id(parameter) in self._sparse:
-                gradient = gradient.to_sparse(1)
-            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        self._trained.add(self.parameters, gradients, weight)
         self._holding = True
 
     def average(self, gradients: Vector) -> Vector:
@@ -387,13 +369,8 @@ class Engine:
             yield
 
     def _clip_gradients(self) -> None:
-        if self.clip_norm is None:
-            return
-        for parameter in self.parameters:
-            if parameter.grad is not None and parameter.grad.is_sparse:
-                parameter.grad = parameter.grad.coalesce()
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        clip([g._values() if g is not None and g.is_sparse else g for g in gradients], self.clip_norm)
+        if self.clip_norm is not None:
+            self._trained.clip(self.clip_norm)
 
     def _ranks_apart(self, apart: bool) -> AbstractContextManager[None]:
         model = self.model

@@ -13,9 +13,10 @@ from noiserobust.data import Splits
 from noiserobust.rng import Stream, seeded
 from noiserobust.tasks.scoring import score
 from noiserobust.training.ddp import Processes
+from noiserobust.training.identity import ADDED
 from noiserobust.training.runs import run_of
 from noiserobust.training.schedules import Progress
-from noiserobust.training.settings import ADDED, TAUGHT, TrainSettings
+from noiserobust.training.settings import TAUGHT, TrainSettings
 from noiserobust.training.trainer import Trainer
 
 ENOUGH, MOST = 1.0, 10

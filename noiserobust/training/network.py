@@ -24,7 +24,8 @@ from noiserobust.storage.weights import load_weights
 from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked
-from noiserobust.training.settings import WITHOUT_EFFECT, TrainSettings
+from noiserobust.training.identity import WITHOUT_EFFECT
+from noiserobust.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)

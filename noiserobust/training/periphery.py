@@ -198,7 +198,9 @@ def _alike(optimizer: Any, parameters: list[Tensor]) -> torch.optim.Optimizer:
     raw = getattr(optimizer, "optimizer", optimizer)  # that of accelerate or Lightning wraps one
     known = inspect.signature(type(raw)).parameters
     settings = {name: value for name, value in raw.param_groups[0].items() if name in known and name != "params"}
+    if "weight_decay" in settings:
+        settings["weight_decay"] = 0.0
     try:
-        return type(raw)(parameters, **settings | {"weight_decay": 0.0})
+        return type(raw)(parameters, **settings)
     except (TypeError, ValueError, RuntimeError):  # one of its own kind, which takes other arguments
         return torch.optim.SGD(parameters, lr=float(settings.get("lr", 0.0)))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -15,6 +13,7 @@ from noiserobust.errors import UserError
 from noiserobust.limits import check_whole
 from noiserobust.spec import Described
 from noiserobust.spec.kinds import check_fields
+from noiserobust.training.identity import ADDED, identity_of
 from noiserobust.training.texts import (
     AverageText,
     ClipText,
@@ -29,32 +28,6 @@ from noiserobust.training.texts import (
 if TYPE_CHECKING:
     from noiserobust.data import Content, Splits
 
-SEMANTICS = 1
-"""Raise when a change makes the same settings train different weights, so that no stale run is taken for a new one."""
-
-WITHOUT_EFFECT = ("data", "data_root", "mean", "std", "log", "log_on", "log_images", "log_every", "checkpointing")
-"""Settings that the weights do not depend on (data count by their content and normalisation)."""
-ADDED: dict[str, Any] = {
-    "drop_last": False,
-    "cutout": 0,
-    "lora": None,
-    "initial": None,
-    "task": "classification",
-    "include": [],
-    "exclude": [],
-    "layers": None,
-    "teacher": None,
-    "teacher_model": None,
-    "teacher_weight": 0.5,
-    "temperature": 2.0,
-    "average": None,
-    "converters": "none",
-    "input_ranges": None,
-    "lr_schedule": None,
-    "loss": None,
-    "compile": False,
-}
-"""Settings younger than SEMANTICS: at these values they change nothing, and no run's name has them."""
 TAUGHT = ("teacher", "teacher_model", "teacher_weight", "temperature")
 """Settings of distillation."""
 
@@ -343,24 +316,8 @@ class TrainSettings:
     def identity(self, data: Splits | Content) -> str:
         """8 hex digits that name the run: its settings, its data's content and the version of what training means."""
         from noiserobust.data import Content
-        from noiserobust.training.revised import revised
 
-        seen = data if isinstance(data, Content) else data.content
-        mean, std = (seen.mean, seen.std) if self.mean is None or self.std is None else (self.mean, self.std)
-        values = self.described()
-        settings = {k: v for k, v in values.items() if k not in WITHOUT_EFFECT and ADDED.get(k, ...) != v}
-        for name, path in {"initial": self.initial, "teacher": self.teacher_path}.items():
-            if path is not None:
-                from noiserobust.storage.checkpoints import read_checkpoint
-
-                settings[name] = read_checkpoint(path).digest  # what it holds counts, not where it lies
-        if self.teacher_run is not None:
-            settings["teacher"] = f"plain {self.teacher_run.identity(data)}"
-        crop, flip = self.augmentation(seen)
-        train, test, *watched = seen.fingerprints
-        content = [train, test, mean, std, *watched]
-        named = [SEMANTICS, settings | {"crop": crop, "flip": flip}, content, *revised(self)]
-        return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:8]
+        return identity_of(self, data if isinstance(data, Content) else data.content)
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The parameters that an optimizer trains, read from it anew at every step."""
+"""The parameters that an optimizer trains, read from it anew at every step, and the gradients that lie in them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from noiserobust.analog.coverage import coverage_of
 from noiserobust.analog.macs import Call
-from noiserobust.analog.vectors import Vector
+from noiserobust.analog.vectors import Vector, clip
 from noiserobust.analog.weight_space import WeightSpace
 from noiserobust.analog.where import Where
 from noiserobust.data import Batch, nests
@@ -29,6 +29,7 @@ class TrainedWeights:
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, where: Where) -> None:
         self.model, self.optimizer, self.where = model, optimizer, where
         _require_supported(model, optimizer)
+        self._sparse: set[int] = set()
         self._every = self._given()
         self.space = self._new_space()
 
@@ -105,6 +106,43 @@ class TrainedWeights:
         torch.autograd.backward(loss)
         for parameter, gradient in others:
             parameter.grad = gradient
+
+    def lifted(self) -> Vector:
+        """The gradients, dense, ``None`` where there is none; the parameters hold none afterwards."""
+        # As views into DDP's buckets they would change under their holder's hands with the next backward pass.
+        views = getattr(self.model, "gradient_as_bucket_view", False)
+        gradients: Vector = []
+        for parameter in self.space.parameters:
+            gradient, parameter.grad = parameter.grad, None
+            if gradient is not None and gradient.layout != torch.strided:
+                self._sparse.add(id(parameter))
+                gradient = gradient.to_dense()
+            gradients.append(gradient.clone() if views and gradient is not None else gradient)
+        return gradients
+
+    def add(self, parameters: Sequence[nn.Parameter], gradients: Vector, weight: float | Tensor) -> None:
+        """Add ``weight`` times ``gradients``, whose memory is used, to those of ``parameters``; sparse where they were
+        when they were :meth:`lifted`."""
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is None:
+                continue
+            if isinstance(weight, Tensor) or weight != 1.0:
+                gradient.mul_(weight)
+            gradient = gradient.to(parameter.dtype)
+            if id(parameter) in self._sparse:
+                gradient = gradient.to_sparse(1)
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+    def clip(self, limit: float) -> None:
+        """Scale all gradients so that their common norm is at most ``limit``."""
+        gradients: Vector = []
+        for parameter in self.space.parameters:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
+                gradients.append(parameter.grad._values())
+            else:
+                gradients.append(parameter.grad)
+        clip(gradients, limit)
 
     def _given(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

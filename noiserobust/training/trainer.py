@@ -337,7 +337,8 @@ class Trainer:
             resuming.require_same_weights(self.run, self.best, self.model.state_dict(), self.log)
             self.ranks = state.get("ranks", [1] * len(self.log))
         self.doubtful = True
-        self.measures.resume(self.log, state.get("measures", []))
+        with self.engine.kept():  # whose weights the log is of
+            self.measures.resume(self.log, state.get("measures", []))
 
     def _keep(self) -> None:
         kept = self.log[-1] if self.settings.select_on == "none" else max(self.log, key=self._merit)

@@ -101,13 +101,12 @@ class Layers:
         """Which weights are analog when the layers ``digital`` are not."""
         if not digital:
             return self.where
+        names = [glob.escape(name) for layer in self if layer.name in digital for name in layer.members]
         if self.where.layers:
-            names = [glob.escape(name) for layer in self if layer.name in digital for name in layer.members]
             return self.where.with_digital(names)
         if self.where.patterns["include"]:
             # What a person includes wins over every exclusion, so that the rest has to be named instead.
             return Where([one for layer in self if layer.name not in digital for one in layer.patterns], ["*"])
-        names = [glob.escape(name) for layer in self if layer.name in digital for name in layer.members]
         return Where((), [*self.where.exclude, *names])
 
     def only(self, layer: Layer) -> Where:

@@ -65,8 +65,10 @@ def _training(settings: TrainSettings) -> float:
     on_test = settings.select_on == "test"
     held_out = 0.0 if on_test else settings.validation * train
     watched = (test if on_test else held_out) * (1 + settings.select_draws) / 3
-    logged = settings.log_images * len(settings.log_on) * 2 * len(settings.log) / 3
-    return settings.epochs * (mean_cost(settings, 100) * (train - held_out) + watched + logged) * _image(settings)
+    passes = settings.epochs * (mean_cost(settings, 100) * (train - held_out) + watched)
+    measured = {0, settings.epochs - 1, *range(settings.log_every - 1, settings.epochs, settings.log_every)}
+    passes += len(measured) * settings.log_images * len(settings.log_on) * 2 * len(settings.log) / 3
+    return passes * _image(settings)
 
 
 def _size(settings: TrainSettings) -> tuple[int, int, int, int, int]:

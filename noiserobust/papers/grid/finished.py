@@ -113,15 +113,13 @@ def take_up(bench: Bench, folder: Path) -> None:
     and rows that are none.
     """
     for log in sorted(folder.glob("*.csv")):
-        place = bench.folder / "runs" / log.stem / "log.csv"
-        if place.is_file():
-            continue
         require_log(log)
-        for name, rows in _pieces(log.with_suffix(".parquet")):
+        for name, rows in _pieces(log.with_suffix(".parquet")):  # a copy that is here may have been measured further
             if not (path := bench.pieces / f"{name}.parquet").is_file():
                 write_rows(rows.drop(columns="piece").dropna(axis=1, how="all"), path)
         # Last, since it says that the copy is here.
-        write_atomically(place, partial(shutil.copyfile, log))
+        if not (place := bench.folder / "runs" / log.stem / "log.csv").is_file():
+            write_atomically(place, partial(shutil.copyfile, log))
 
 
 def _pieces(path: Path) -> list[tuple[str, pd.DataFrame]]:

@@ -53,9 +53,7 @@ def compute_in_stages(pieces: Sequence[Piece], executor: Executor | None, on_pie
     """Do what is missing of ``pieces``: trainings, then what is measured of them, then what is timed, which shares
     the machine with nothing."""
     for training in (piece for piece in missing(pieces) if isinstance(piece, Training)):
-        data_of(
-            training.settings
-        )  # names follow from the data that are here: a download comes before they are looked up
+        data_of(training.settings)  # a download comes before names, which follow from the data that are here
     pieces = missing(pieces)
     compute((piece for piece in pieces if isinstance(piece, Training)), executor, on_piece)
     compute((piece for piece in pieces if not isinstance(piece, (Training, StepTime))), executor, on_piece)

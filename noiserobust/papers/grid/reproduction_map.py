@@ -138,9 +138,8 @@ def _left(artefact: Artefact) -> str:
     runs = {unlogged(run) for quantity in quantities(artefact, grid) for run in quantity.runs}
     if not runs:
         return "nothing is trained for it"
-    hours = sum(_seconds(run) for run in runs) / 3600
     data = sorted({run.data for run in runs} - {"digits"})
-    return f"{len(runs)} trainings, {in_words(3600 * hours)}; {', '.join(data)}"
+    return f"{len(runs)} trainings, {in_words(sum(map(_seconds, runs)))}; {', '.join(data)}"
 
 
 @cache
