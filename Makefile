@@ -35,6 +35,7 @@ gpu:
 
 # Versions are pinned by constraints.txt; the file is touched last, so that a broken set-up is done again.
 $(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; v = '%d.%d' % sys.version_info[:2]; v in ('3.11', '3.12') or sys.exit('expected Python 3.11 or 3.12, for which constraints.txt is, got ' + v + '; say make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable ".[dev]"
 	touch $@

@@ -72,6 +72,7 @@ ERRORS = (
     *(Error("AIHWKIT-Lightning", f"column {s}", f"gaussian:{s}") for s in (0.05, 0.1)),
     *(Error("AIHWKIT-Lightning", f"layer {s}", f"gaussian:{s},reference=layer") for s in (0.05, 0.1)),
 )
+NAMES = tuple(error.name for error in ERRORS)
 
 
 def crosssim_parameters(error: str) -> Any:
@@ -240,7 +241,7 @@ def main(
     data: str = "digits",
     draws: int = 100,
     images: int = 1000,
-    errors: tuple[str, ...] = tuple(error.name for error in ERRORS),
+    errors: tuple[str, ...] = NAMES,
 ) -> None:
     """``runs``: folder of the trained networks; ``images``: at most so many test images; ``errors``: by name."""
     if what == "measure":

@@ -124,8 +124,8 @@ class ModelOnChips:
         patterns = model.where.patterns
         self.noisy = NoisyWeights(network, **patterns)
         # A scoring function has inputs of its own.
-        scores = isinstance(model.task, Scorer)
-        run = partial(model.task.score, network) if scores else partial(call, network, images)
+        scorer = model.task if isinstance(model.task, Scorer) else None
+        run = partial(call, network, images) if scorer is None else partial(scorer.score, network)
         self.opened = conditions.backend.open(network, self.noisy, run, compute.precision)
         self.calibration: Sequence[Batch] = self._prepared(conditions.calibration[""])
         found, own = self._trained_ranges()
