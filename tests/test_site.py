@@ -24,9 +24,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_has_its_place(site: Path) -> None:
-    pages = {page.stem for page in (ROOT / "docs").glob("*.md")}
+    pages = {page.relative_to(ROOT / "docs").with_suffix("").as_posix() for page in (ROOT / "docs").rglob("*.md")}
     start = (site / "index.html").read_text()
-    listed = set(re.findall(r'href="(?:\./)?([a-z0-9_]+)/" class="md-nav__link', start))
+    listed = set(re.findall(r'href="(?:\./)?([a-z0-9_/-]+)/" class="md-nav__link', start))
     assert pages <= listed
 
 
@@ -35,6 +35,13 @@ def test_pictures_are_there(site: Path) -> None:
         for picture in re.findall(r'<img[^>]*src="([^"]+)"', page.read_text()):
             if not picture.startswith("data:"):
                 assert (page.parent / picture).resolve().is_file(), f"{picture} of {page.relative_to(site)}"
+
+
+def test_no_link_leads_to_a_file_that_the_site_lacks(site: Path) -> None:
+    for page in site.glob("**/index.html"):
+        for target in re.findall(r'<a[^>]*href="([^":#?]+)(?=["#?])', page.read_text()):
+            place = (page.parent / target).resolve()
+            assert place.exists(), f"{target} of {page.relative_to(site)}"
 
 
 def test_the_notebook_is_shown_with_its_outputs(site: Path) -> None:

@@ -14,11 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = ("noiserobust", "noiserobust.training", "noiserobust.evaluation", "noiserobust.noise", "noiserobust.tasks")
 """Packages whose public names the reference lists, a page each."""
 PREPRINT = re.compile(r"(?<![\[`/])\barXiv (\d{4}\.\d{4,5})(?![\]`])")
-OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\(\.\./(?!figures/)([^)#]+)[^)]*\)")
+LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#]+)[^)]*\)")
 
 
 def on_config(config: Any) -> Any:
     pages = [{name: f"reference/{name}.md"} for name in PUBLIC]
+    tables = sorted(page.stem for page in (ROOT / "docs" / "reproduced").glob("*.md"))
+    config.nav.append({"Tables of the papers": [{name: f"reproduced/{name}.md"} for name in tables]})
     config.nav.append({"Reference": pages})
     config.nav.append({"What changed": "changelog.md"})
     return config
@@ -33,7 +35,8 @@ def on_files(files: Files, config: Any) -> Files:
     files.append(
         File.generated(config, "notebook.md", content="\n\n".join(_notebook(ROOT / "docs" / "notebook.ipynb")))
     )
-    files.append(File.generated(config, "changelog.md", content=(ROOT / "CHANGELOG.md").read_text()))
+    changes = _without_outside((ROOT / "CHANGELOG.md").read_text().replace("](docs/", "]("))
+    files.append(File.generated(config, "changelog.md", content=changes))
     for package in PUBLIC:
         files.append(File.generated(config, f"reference/{package}.md", content="\n".join(_reference(package))))
     return files
@@ -43,7 +46,16 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     """Files of the repository that are no pages are named, not linked: the site has none. Preprints are linked."""
     markdown = PREPRINT.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", markdown)
     markdown = markdown.replace("](notebook.ipynb)", "](notebook.md)")
-    return OUTSIDE.sub(r"`\2`", markdown).replace("](../figures/", "](figures/")
+    # From the page to docs/. Figures lie there in the site, one folder further up in the repository.
+    down = "../" * page.file.src_uri.count("/")
+
+    def named(link: re.Match[str]) -> str:
+        target = link[2]
+        if target.startswith(f"{down}../") and not target.startswith(f"{down}../figures/"):
+            return f"`{target.removeprefix(f'{down}../')}`"
+        return f"`docs/{target.removeprefix(down)}`" if target.startswith(f"{down}results/") else link[0]
+
+    return LINK.sub(named, markdown).replace(f"]({down}../figures/", f"]({down}figures/")
 
 
 def _notebook(file: Path) -> Iterator[str]:
