@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = ("noiserobust", "noiserobust.training", "noiserobust.evaluation", "noiserobust.noise", "noiserobust.tasks")
 """Packages whose public names the reference lists, a page each."""
 PREPRINT = re.compile(r"(?<![\[`/])\barXiv (\d{4}\.\d{4,5})(?![\]`])")
-OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\(\.\./(?!figures/)([^)#]+)[^)]*\)")
+OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\(\.\./(?!(?:\.\./)*figures/)([^)#]+)[^)]*\)")
+FIGURE = re.compile(r"\]\(\.\./((?:\.\./)*figures/)")
+"""A figure's place as a page of ``docs`` or of a folder in it says it: on the site ``docs`` is the root."""
 
 
 def on_config(config: Any) -> Any:
@@ -28,12 +30,13 @@ def on_files(files: Files, config: Any) -> Files:
     for figure in sorted((ROOT / "figures").rglob("*.*")):
         place = figure.relative_to(ROOT).as_posix()
         files.append(File.generated(config, place, abs_src_path=str(figure)))
-    index = re.sub(r"\]\(docs/", "](", (ROOT / "README.md").read_text())
+    index = _from_docs((ROOT / "README.md").read_text())
     files.append(File.generated(config, "index.md", content=_without_outside(index)))
     files.append(
         File.generated(config, "notebook.md", content="\n\n".join(_notebook(ROOT / "docs" / "notebook.ipynb")))
     )
-    files.append(File.generated(config, "changelog.md", content=(ROOT / "CHANGELOG.md").read_text()))
+    changes = _from_docs((ROOT / "CHANGELOG.md").read_text())
+    files.append(File.generated(config, "changelog.md", content=_without_outside(changes)))
     for package in PUBLIC:
         files.append(File.generated(config, f"reference/{package}.md", content="\n".join(_reference(package))))
     return files
@@ -43,7 +46,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     """Files of the repository that are no pages are named, not linked: the site has none. Preprints are linked."""
     markdown = PREPRINT.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", markdown)
     markdown = markdown.replace("](notebook.ipynb)", "](notebook.md)")
-    return OUTSIDE.sub(r"`\2`", markdown).replace("](../figures/", "](figures/")
+    return FIGURE.sub(r"](\1", OUTSIDE.sub(r"`\2`", markdown))
 
 
 def _notebook(file: Path) -> Iterator[str]:
@@ -63,6 +66,11 @@ def _notebook(file: Path) -> Iterator[str]:
                 yield "<div>{}</div>".format(re.sub(r"\n\s*", "", html))
             else:
                 yield "```text\n{}\n```".format(("".join(output.get("text", "")) or data["text/plain"]).rstrip())
+
+
+def _from_docs(text: str) -> str:
+    """Links of a file beside ``docs``, as the site has them."""
+    return text.replace("](docs/", "](")
 
 
 def _without_outside(text: str) -> str:
