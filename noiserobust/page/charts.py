@@ -44,7 +44,7 @@ def lines(
     if within is not None:
         # Only an interval that ends below the least value holds the axis there: else the curves fill the panel.
         below = band and bool(data["low"].min() < within[0])
-        up = alt.Scale(zero=False, domainMax=within[1], **({"domainMin": within[0]} if below else {}))
+        up = alt.Scale(zero=False, domainMax=within[1], domainMin=within[0] if below else alt.Undefined)
     value = alt.Y("y:Q", title=titles[1], scale=up)
     layers = []
     if band:
