@@ -25,6 +25,7 @@ from noiserobust.evaluation import evaluate, paired, sensitivity, summarize
 from noiserobust.evaluation.settings import Chips, Compute
 from noiserobust.models import ModelSpec
 from noiserobust.page import live, write_page
+from noiserobust.page.charts import lines
 from noiserobust.page.commands import evaluation_commands, training_commands
 from noiserobust.page.results import Results, runs_in
 from noiserobust.page.sections import sections_of
@@ -339,3 +340,29 @@ def test_runs_of_own_networks_are_shown_where_they_are_named(
     assert runs_in(folders) == runs_in(folders, "own_of_page:other") == []
     assert "2 runs are not on the page (--model own_of_page:net shows own networks)" in caplog.text
     assert [run.folder for run in runs_in(folders, "own_of_page:net")] == folders
+
+
+@in_browser
+def test_names_that_are_long_or_code_stay_inside_the_page(made: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    rows = pd.read_parquet(made[1][0])
+    names = {"plain": '</script><script>document.title = "run"</script>', "sam:0.1": "a" * 150}
+    rows["method"] = rows["method"].map(names)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    page = write_page([tmp_path / "rows.parquet"], tmp_path / "page.html")
+    before, _, after = page.read_text().rpartition("</body>")
+    measure = "document.body.dataset.wide = document.documentElement.scrollWidth - innerWidth;"
+    page.write_text(f'{before}<script type="module">{measure}</script></body>{after}')
+    document, said = browse(page, "--dump-dom", width=500)
+    assert said == []
+    assert 'data-wide="0"' in document
+    assert "<title>noiserobust: results</title>" in document
+    assert set(table_of(document, "area")["method"]) == set(names.values())
+
+
+@pytest.mark.parametrize(("low", "least"), [(-40.0, 0.0), (80.0, None)])
+def test_an_interval_beyond_0_does_not_stretch_the_axis_of_a_percentage(low: float, least: float | None) -> None:
+    data = pd.DataFrame({"method": "plain", "strength": [0.1, 0.2], "y": [95.0, 90.0], "low": low, "high": 140.0})
+    spec = lines(data, ["plain"], "strength", ("sigma", "accuracy (%)"), within=(0.0, 100.0))
+    scales = [layer["encoding"]["y"]["scale"] for layer in spec["layer"] if "scale" in layer["encoding"]["y"]]
+    assert scales
+    assert all((scale["domainMax"], scale.get("domainMin")) == (100.0, least) for scale in scales)

@@ -18,7 +18,7 @@ def lines(
     *,
     log: bool = False,
     whole: bool = False,
-    most: float | None = None,
+    within: tuple[float, float] | None = None,
     band: bool = True,
     label: str | None = None,
     description: str = "",
@@ -26,7 +26,7 @@ def lines(
     """A line per method of ``y`` against ``x``, a band from ``low`` to ``high``, values on hover.
 
     ``label`` names a column with the words for x, where a number says little (``1 d``); ``whole``: x is a count;
-    ``most``: y is no larger, though an interval may be."""
+    ``within``: what y lies between, though an interval may end beyond."""
     scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
     across = alt.X(f"{x}:Q", title=titles[0], scale=scale, axis=alt.Axis(tickCount=6))
     across = across.axis(alt.Axis(tickCount=6, tickMinStep=1, format="d")) if whole else across
@@ -40,7 +40,11 @@ def lines(
     if band:
         shown += [alt.Tooltip(f"{name}:Q", format=".4g") for name in ("low", "high")]
     base = alt.Chart(alt.Data(values=_records(data))).encode(x=across, color=hue)
-    up = alt.Scale(zero=False) if most is None else alt.Scale(zero=False, domainMax=most)
+    up = alt.Scale(zero=False)
+    if within is not None:
+        # Only an interval that ends below the least value holds the axis there: else the curves fill the panel.
+        below = band and bool(data["low"].min() < within[0])
+        up = alt.Scale(zero=False, domainMax=within[1], domainMin=within[0] if below else alt.Undefined)
     value = alt.Y("y:Q", title=titles[1], scale=up)
     layers = []
     if band:

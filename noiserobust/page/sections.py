@@ -78,7 +78,8 @@ def strength(results: Results, asked: Asked) -> Section | None:
             titles = (symbol(name), axis_label(part))
             panels.append(
                 Panel(
-                    title, charts.lines(data, results.methods, "strength", titles, most=_most(part), description=about)
+                    title,
+                    charts.lines(data, results.methods, "strength", titles, within=_within(part), description=about),
                 )
             )
     bound = f"bands bound the mean at {100 * asked.confidence:g} %"
@@ -100,7 +101,7 @@ def time(results: Results, asked: Asked) -> Section | None:
             about = f"{axis_label(part)} against time since programming, {title}, a line per method"
             titles = ("time since programming", axis_label(part))
             spec = charts.lines(
-                data, results.methods, "t", titles, log=True, label="time", most=_most(part), description=about
+                data, results.methods, "t", titles, log=True, label="time", within=_within(part), description=about
             )
             panels.append(Panel(title, spec))
     says = f"Each panel has an axis of its own. Bands bound the mean at {100 * asked.confidence:g} %."
@@ -285,9 +286,9 @@ def _leading_lines(results: Results, asked: Asked) -> pd.DataFrame:
     return lines[lines["metric"] == leading(results.rows)]
 
 
-def _most(lines: pd.DataFrame) -> float | None:
-    """The largest value that there is of the lines' metric: 100 of a percentage."""
-    return 100.0 if quantity_of(lines, str(lines["metric"].iloc[0])).unit == "%" else None
+def _within(lines: pd.DataFrame) -> tuple[float, float] | None:
+    """What values of the lines' metric lie between: 0 and 100 of a percentage."""
+    return (0.0, 100.0) if quantity_of(lines, str(lines["metric"].iloc[0])).unit == "%" else None
 
 
 def _verdict(line: Mapping[Any, Any]) -> str:
