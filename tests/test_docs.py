@@ -172,6 +172,15 @@ def test_the_coverage_page_shows_what_was_measured() -> None:
         assert f"| {line.full_passes_N} |" in shown
 
 
+@pytest.mark.parametrize("page", [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"], ids=lambda page: page.stem)
+def test_every_row_of_a_table_has_the_cells_of_its_head(page: Path) -> None:
+    head = 0
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        cells = len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", line))) if line.startswith("|") else 0
+        head = (head or cells) if cells else 0
+        assert cells == head, f"{page.name}, line {number}"
+
+
 def test_the_precision_page_shows_what_was_measured_under_severe_noise() -> None:
     page = (ROOT / "docs" / "precision.md").read_text()
     rows = pd.read_csv(ROOT / "docs" / "results" / "precision_severe.csv").set_index("noise_std_draws")
