@@ -85,9 +85,12 @@ def measure(
     own = setup.threads == 1 and setup.device == "cpu"
     clock, calls = time.process_time if own else time.perf_counter, {name: call for name, (_, call) in made.items()}
     rows = []
-    for number, name, seconds, calm in in_turn(calls, rounds, setup.device, clock=clock):
-        steps, about = made[name][0], {"calm": calm, "clock": clock.__name__, **kept}
-        rows.append({"case": name, "round": number, "steps": steps, "seconds": seconds / steps, **about})
+    try:
+        for number, name, seconds, calm in in_turn(calls, rounds, setup.device, clock=clock):
+            steps, about = made[name][0], {"calm": calm, "clock": clock.__name__, **kept}
+            rows.append({"case": name, "round": number, "steps": steps, "seconds": seconds / steps, **about})
+    except KeyboardInterrupt:
+        print("interrupted: the rounds so far are kept")
     return rows
 
 
@@ -197,9 +200,12 @@ class Benchmark:
 
 
 def table() -> pd.DataFrame:
-    """Every case's ratio and memory beside its target and its bound, on the machine of which most rounds count."""
-    rows = pd.read_csv(TIMES)
+    """Every case's ratio and memory beside its target and its bound at full width, on the machine of which most rounds
+    count."""
+    rows, full = pd.read_csv(TIMES), Setup()
     counted = rows[rows["calm"].fillna(True).astype(bool) & (rows["case"] == "plain")]
+    for column in ("width", "batch", "precision"):
+        counted = counted[counted[column] == getattr(full, column)]
     last = counted[counted["device"] == counted["device"].mode()[0]].iloc[-1]
     cases = ratios(_like(rows, last), "plain")
     order = ["plain", *RULES, *OTHERS]
