@@ -38,6 +38,13 @@ def test_ranges_of_training_need_no_training_images(runs: dict[str, Run], splits
         evaluate(runs[FIXED], splits.test, "gaussian:0", 1, chips=replace(chips, ranges="new"))
 
 
+def test_the_same_ranges_by_two_texts_are_asked_for_once(runs: dict[str, Run], splits: Splits) -> None:
+    once = evaluate(runs[FIXED], splits, "gaussian:0.1", 2, chips=Chips(converters=f"{FIXED},learnt=true"))
+    twice = evaluate(runs[FIXED], splits, "gaussian:0.1", 2, chips=Chips(converters=[FIXED, f"{FIXED},learnt=true"]))
+    assert twice.rows["value"].tolist() == once.rows["value"].tolist()
+    assert len(twice.summary())
+
+
 def test_a_run_without_ranges_is_named(runs: dict[str, Run], splits: Splits, tmp_path: Path) -> None:
     plain = fit(BASE, tmp_path, splits=splits)  # a teacher lies beside its run
     with pytest.raises(UserError, match=f"got .*{plain.folder.name}.* without any; name the runs that have them"):

@@ -130,8 +130,9 @@ class ModelOnChips:
         self.calibration: Sequence[Batch] = self._prepared(conditions.calibration[""])
         found, own = self._trained_ranges()
         named = {text: replace(one, learnt=True) if text == own else one for text, one in conditions.converters.items()}
-        self.readings = [one | {"converters": str(named[one["converters"]])} for one in conditions.readings]
-        """Those of the conditions; converters whose ranges are those of training are ``learnt``."""
+        readings = [one | {"converters": str(named[one["converters"]])} for one in conditions.readings]
+        self.readings = [one for index, one in enumerate(readings) if one not in readings[:index]]
+        """Those of the conditions; converters whose ranges are those of training are ``learnt``, asked for once."""
         with autocast(device_of(network), compute.precision):
             self.converting = {
                 str(one): Converting(network, one, **patterns, calibration=self._inputs, ranges=found)
