@@ -184,6 +184,22 @@ def test_sections_follow_from_what_there_is(made: tuple[Path, list[Path]]) -> No
     assert only == ["training", "coverage", "provenance"]
 
 
+def test_an_undefined_value_hides_the_chips_of_its_condition_alone(
+    made: tuple[Path, list[Path]], tmp_path: Path
+) -> None:
+    rows = read_rows(made[1][0])
+    broken = (rows["method"] == "plain") & (rows["strength"] == 0.2) & (rows["draw"] == 1)
+    assert broken.any()
+    rows.loc[broken, "value"] = math.nan
+    rows.to_parquet(tmp_path / "rows.parquet")
+    every = {one.name: one for one in sections_of(Results.read([tmp_path / "rows.parquet"]))}
+    left, chips = every["yield"], every["yield"].table
+    assert chips is not None
+    whole = {("plain", "gaussian:0.1"), ("sam:0.1", "gaussian:0.1"), ("sam:0.1", "gaussian:0.2")}
+    assert {tuple(row[:2]) for row in chips.rows} == whole
+    assert left.says.endswith("Conditions under which a value is undefined are left out.")
+
+
 def test_rows_of_layers_are_no_part_of_the_summary(made: tuple[Path, list[Path]]) -> None:
     _, files = made
     both, alone = Results.read([files[0], files[2]]), Results.read([files[2]])

@@ -19,7 +19,7 @@ from noiserobust import Stream, UserError, evaluate
 from noiserobust.cli import main
 from noiserobust.data import Batch, Dataset, load
 from noiserobust.evaluation import Chips, Compute, Target
-from noiserobust.evaluation.precision.looks import looks
+from noiserobust.evaluation.precision.two_phase import difference_weights
 from noiserobust.evaluation.precision.strata import refitted
 from noiserobust.evaluation.precision.subsets import PILOT, Answered, Subsets
 from noiserobust.evaluation.precision.to_precision import (
@@ -375,7 +375,7 @@ class TestReproducibleAndWithoutTrace:
 class TestByBf16:
     def test_each_difference_counts_once_on_average(self) -> None:
         margin = np.random.default_rng(0).normal(0, 1, 40)
-        counts = [looks(margin, np.random.default_rng(seed)) for seed in range(8_000)]
+        counts = [difference_weights(margin, np.random.default_rng(seed)) for seed in range(8_000)]
         assert np.allclose(np.mean(counts, axis=0), 1, atol=0.6)  # 5 standard errors of the rarest look
         doubtful = np.argsort(np.abs(margin))[:3]
         assert {tuple(one[doubtful]) for one in counts} == {(4.0, 4.0, 4.0), (0.0, 0.0, 0.0)}
@@ -387,7 +387,7 @@ class TestByBf16:
         quick = right ^ (np.random.default_rng(2).random((200, 600)) < np.where(right, 0.15, 0.0))
 
         def answers(draw: int, positions: np.ndarray) -> Answered:
-            added = looks(margin[positions], np.random.default_rng([draw, 3]))
+            added = difference_weights(margin[positions], np.random.default_rng([draw, 3]))
             z = quick[draw, positions]
             return Answered(z, added * (right[draw, positions].astype(float) - z))
 

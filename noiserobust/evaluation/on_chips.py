@@ -278,19 +278,19 @@ class ModelOnChips:
         noise: NoiseModel,
         stream: Stream,
         positions: np.ndarray,
-        looks: Callable[[np.ndarray], np.ndarray],
+        difference_weights: Callable[[np.ndarray], np.ndarray],
         **reading: Any,
     ) -> Answered:
-        """Whether the chip is right by bf16, and what is to be added to that: ``looks(margins)`` says how much the
-        difference of each image counts; those with 0 are not computed in the model's own precision."""
+        """Whether the chip is right by bf16, and what is to be added to that: ``difference_weights(margins)`` says how
+        much the difference of each image counts; those with 0 are not computed in the model's own precision."""
         with self.reading(noise, stream, **reading) as network:
             size = 2 * len(self.model.batches[0])  # an open network, noise and all, for as few passes as can be
             right, margin = self._answers(network, pick(self.model.batches, positions, size), "bf16")
-            quick, added = right.cpu().numpy(), looks(margin.double().cpu().numpy())
-            (looked,) = added.nonzero()
-            if len(looked):
-                own = self._answers(network, pick(self.model.batches, positions[looked]))[0].cpu().numpy()
-                added[looked] *= own.astype(float) - quick[looked]
+            quick, added = right.cpu().numpy(), difference_weights(margin.double().cpu().numpy())
+            (again,) = added.nonzero()
+            if len(again):
+                own = self._answers(network, pick(self.model.batches, positions[again]))[0].cpu().numpy()
+                added[again] *= own.astype(float) - quick[again]
         return Answered(quick, added, _undefined(right, margin))
 
     def _answers(

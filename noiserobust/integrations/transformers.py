@@ -36,8 +36,8 @@ class TrainerEngine(Engine):
         self.trainer = trainer
         super().__init__(model, trainer.optimizer, scaler=trainer.accelerator.scaler, **settings)
 
-    def _look(self, batch: Batch) -> None:
-        self._trained.look(lambda model, part: model(**part.inputs), Batch(batch.inputs["inputs"], None))
+    def _find_heads(self, batch: Batch) -> None:
+        self._trained.find_heads(lambda model, part: model(**part.inputs), Batch(batch.inputs["inputs"], None))
 
     def gradient(
         self,

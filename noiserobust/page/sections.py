@@ -187,11 +187,15 @@ def chips(results: Results, asked: Asked) -> Section | None:
         return None
     metric = leading(rows)
     rows = rows[(rows["metric"] == metric) & ~noise_free(rows)]
-    if rows.empty or rows["value"].isna().any():
+    keys = ["noise", "strength", "t", "compensation", "converters", "backend", "recalibration"]
+    keys = [key for key in keys if key in rows]
+    # Where a value is undefined no share of chips can be told; elsewhere it can.
+    undefined = rows["value"].isna().groupby([rows[key] for key in ["method", *keys]], dropna=False).transform("any")
+    rows = rows[~undefined]
+    if rows.empty:
         return None
     found = yields(rows, pooled=True)
     curves, percents = found.distribution(asked.confidence), found.percentiles((1, 5, 50), asked.confidence)
-    keys = ["noise", "strength", "t", "compensation", "converters", "backend", "recalibration"]
     keys = [key for key in keys if key in curves]
     panels = []
     for _, block in curves.groupby(keys, dropna=False, sort=False):
@@ -215,7 +219,7 @@ def chips(results: Results, asked: Asked) -> Section | None:
     says = (
         "A chip is one noise draw of one trained copy. Curves fall from all chips to none; bands are exact bounds "
         f"(Clopper and Pearson) at {100 * asked.confidence:g} %, each alone."
-    )
+    ) + " Conditions under which a value is undefined are left out." * bool(undefined.any())
     return Section("yield", "Yield", says, panels[:MOST_PANELS], Table(head, body))
 
 

@@ -70,16 +70,16 @@ def plain(at: Grid, data: str, network: str) -> TrainSettings:
 
 
 def sam(at: Grid, data: str, network: str) -> TrainSettings:
-    return trained(at, data, network, SAM(at.rho(RHO[network]), m=together(at, data)))
+    return trained(at, data, network, SAM(at.rho(RHO[network]), m=m_sharpness(at, data)))
 
 
 def esam(at: Grid, data: str, network: str, beta: float | None = None, gamma: float | None = None) -> TrainSettings:
     """ESAM with the paper's beta and gamma unless they are given."""
     beta, gamma = beta or BETA[network], gamma or GAMMA[network]
-    return trained(at, data, network, ESAM(at.rho(RHO[network]), beta, gamma, m=together(at, data)))
+    return trained(at, data, network, ESAM(at.rho(RHO[network]), beta, gamma, m=m_sharpness(at, data)))
 
 
-def together(at: Grid, data: str) -> int | None:
+def m_sharpness(at: Grid, data: str) -> int | None:
     """How many samples climb together: on ImageNet those of one card."""
     return M_SHARPNESS if at.as_published and data == "ImageNet" else None
 

@@ -103,7 +103,7 @@ class Engine:
         self.device = device_of(model)
         self._trained = TrainedWeights(model, optimizer, where)
         self.periphery = Periphery(model, converters, input_ranges, where, optimizer)
-        self._stepping = self._holding = self._looked = False
+        self._stepping = self._holding = self._heads_found = False
         self._first_lr, self._peak_lr = float(optimizer.param_groups[0]["lr"]), 0.0
         self.passes = {"forward": 0, "backward": 0}
         self.memory: dict[str, Any] = {}
@@ -134,14 +134,14 @@ class Engine:
         """The canonical names of :attr:`parameters`."""
         return self.weights.names
 
-    def look(self, batch: AnyBatch) -> None:
+    def find_heads(self, batch: AnyBatch) -> None:
         """See, once, which matrices a pass looks up *and* multiplies by (:class:`~noiserobust.analog.heads.Head`)."""
-        if not self._looked:
-            self._looked = True
-            self._look(as_list(batch)[0])
+        if not self._heads_found:
+            self._heads_found = True
+            self._find_heads(as_list(batch)[0])
 
-    def _look(self, batch: Batch) -> None:
-        self._trained.look(self.task.call, batch)
+    def _find_heads(self, batch: Batch) -> None:
+        self._trained.find_heads(self.task.call, batch)
 
     @contextmanager
     def stepping(self, at: Progress | None = None) -> Iterator[None]:

@@ -43,7 +43,7 @@ class TrainedWeights:
             self.space = self._new_space()
         return self.space
 
-    def look(self, call: Call, batch: Batch) -> None:
+    def find_heads(self, call: Call, batch: Batch) -> None:
         """Count as analog what ``call(model, batch)`` looks up, by whole numbers, and multiplies by."""
         if not any(not values.is_floating_point() for values in nests.tensors(batch.inputs)):
             return

@@ -69,8 +69,8 @@ class Search:
     images: int | None = None
     """Images of the search, a stratified sample (None: as many as verify it)."""
     candidates: int | None = None
-    """After the first step only that many layers, of the largest gains alone, are tried (None: all; L layers then
-    cost L (L + 1) / 2 sets)."""
+    """Only that many layers, of the largest gains alone, are candidates, the first one chosen among them (None: all; L
+    layers then cost L (L + 1) / 2 sets)."""
     per_mac: bool = False
     """Choose by gain per multiply-accumulate instead of gain. A layer that gains nothing comes last."""
 

@@ -26,7 +26,7 @@ class Answered:
     """Whether it is right, image by image (bool)."""
     added: np.ndarray | None = None
     """What is to be added to each, which makes it right in expectation
-    (:mod:`~noiserobust.evaluation.precision.looks`)."""
+    (:mod:`~noiserobust.evaluation.precision.two_phase`)."""
     undefined: int = 0
     """How many answers are NaN or infinite; they are wrong."""
 

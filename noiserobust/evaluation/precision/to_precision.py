@@ -19,8 +19,8 @@ from noiserobust.analog.noisy import report_stream
 from noiserobust.bars import Bar
 from noiserobust.errors import UserError
 from noiserobust.evaluation.on_chips import ModelOnChips
-from noiserobust.evaluation.precision.looks import looks
 from noiserobust.evaluation.precision.subsets import PILOT, Answered, Subsets, WholePasses
+from noiserobust.evaluation.precision.two_phase import difference_weights
 from noiserobust.evaluation.statistics.components import require_confidence
 from noiserobust.models.compute import device_of
 from noiserobust.noise import NoiseModel
@@ -48,7 +48,7 @@ class Target:
     ``max_draws`` and ``max_images`` (images' forward passes) are per model, noise and reading. ``noise_std_draws``:
     draws of a second, fixed design that measures the noise's standard deviation (0: none; from 32). ``by_bf16``:
     networks compute most answers in bf16, and some again in float32, which corrects the first: the accuracy is that of
-    float32, sooner (:mod:`~noiserobust.evaluation.precision.looks`). Raises :class:`~noiserobust.UserError` for what
+    float32, sooner (:mod:`~noiserobust.evaluation.precision.two_phase`). Raises :class:`~noiserobust.UserError` for what
     cannot be.
     """
 
@@ -105,7 +105,7 @@ def measure_to_precision(
         on_chips.next_chip()
         generator = np.random.Generator(np.random.PCG64(stream.child("looks", draw).integer()))
         named = report_stream(seed, model.replicate, draw)
-        return on_chips.correct_by_bf16(noise, named, positions, partial(looks, generator=generator), **reading)
+        return on_chips.correct_by_bf16(noise, named, positions, partial(difference_weights, generator=generator), **reading)
 
     def whole(draw: int) -> dict[str, float]:
         on_chips.next_chip()

@@ -54,7 +54,7 @@ class Method(Described, family="method"):
                 "DistributedDataParallel"
             )
         parts = held(batch)
-        engine.look(parts)
+        engine.find_heads(parts)
         progress = progress._replace(seed=engine.seed)
         with engine.stepping(progress):
             return self.whole_step(engine, parts, progress)
