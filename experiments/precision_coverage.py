@@ -37,10 +37,10 @@ from noiserobust.analog.noisy import NoisyWeights, report_stream
 from noiserobust.data import load
 from noiserobust.evaluation import Compute, Target, evaluate
 from noiserobust.evaluation.evaluated_models import EvaluatedModels
-from noiserobust.evaluation.precision.looks import looks
 from noiserobust.evaluation.precision.strata import refitted, sampling_variance, score
 from noiserobust.evaluation.precision.subsets import Answered, Subsets
 from noiserobust.evaluation.precision.to_precision import BF16_DRAW_COST, DRAW_COST, noise_std, until_precise
+from noiserobust.evaluation.precision.two_phase import difference_weights
 from noiserobust.models.compute import Precision
 from noiserobust.noise import Gaussian
 from noiserobust.rng import Stream
@@ -177,7 +177,7 @@ def _simulated(file: Path, settings: Simulate) -> dict[str, float | str]:
             if quick is None:
                 return Answered(correct[chip[draw], positions])
             by_bf16, generator = quick[chip[draw], positions], stream.child("looks", draw).integer()
-            added = looks(margins[chip[draw], positions], np.random.default_rng(generator))
+            added = difference_weights(margins[chip[draw], positions], np.random.default_rng(generator))
             return Answered(by_bf16, added * (correct[chip[draw], positions].astype(float) - by_bf16))
 
         cost = (DRAW_COST if quick is None else BF16_DRAW_COST)["cpu"]

@@ -19,7 +19,6 @@ from noiserobust import Stream, UserError, evaluate
 from noiserobust.cli import main
 from noiserobust.data import Batch, Dataset, load
 from noiserobust.evaluation import Chips, Compute, Target
-from noiserobust.evaluation.precision.two_phase import difference_weights
 from noiserobust.evaluation.precision.strata import refitted
 from noiserobust.evaluation.precision.subsets import PILOT, Answered, Subsets
 from noiserobust.evaluation.precision.to_precision import (
@@ -28,6 +27,7 @@ from noiserobust.evaluation.precision.to_precision import (
     summarize_to_precision,
     until_precise,
 )
+from noiserobust.evaluation.precision.two_phase import difference_weights
 from noiserobust.evaluation.settings import grouped
 from noiserobust.report import precision_table
 from noiserobust.rng import seeded

@@ -48,8 +48,8 @@ class Target:
     ``max_draws`` and ``max_images`` (images' forward passes) are per model, noise and reading. ``noise_std_draws``:
     draws of a second, fixed design that measures the noise's standard deviation (0: none; from 32). ``by_bf16``:
     networks compute most answers in bf16, and some again in float32, which corrects the first: the accuracy is that of
-    float32, sooner (:mod:`~noiserobust.evaluation.precision.two_phase`). Raises :class:`~noiserobust.UserError` for what
-    cannot be.
+    float32, sooner (:mod:`~noiserobust.evaluation.precision.two_phase`). Raises :class:`~noiserobust.UserError` for
+    what cannot be.
     """
 
     half_width: float
@@ -105,7 +105,9 @@ def measure_to_precision(
         on_chips.next_chip()
         generator = np.random.Generator(np.random.PCG64(stream.child("looks", draw).integer()))
         named = report_stream(seed, model.replicate, draw)
-        return on_chips.correct_by_bf16(noise, named, positions, partial(difference_weights, generator=generator), **reading)
+        return on_chips.correct_by_bf16(
+            noise, named, positions, partial(difference_weights, generator=generator), **reading
+        )
 
     def whole(draw: int) -> dict[str, float]:
         on_chips.next_chip()
