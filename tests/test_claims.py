@@ -140,7 +140,7 @@ class TestContrast:
         for rule, line in ours.iterrows():
             assert list(line) == list(table.loc[str(rule), ["ratio", "q1", "q3", "rounds"]])
         mesa = Cost("a step of MESA", "MESA", at_most=1.2).measured(BENCH)
-        assert (mesa.verdict, mesa.n) == ("no", 5)
+        assert (mesa.verdict, mesa.n) == ("no", 11)
         assert Cost("a step of SAF", "SAF", at_most=1.05).measured(BENCH).verdict == "yes"
         assert Cost("a step", "of nobody", at_most=1.05).measured(BENCH).verdict == "open"
 

@@ -98,41 +98,47 @@ def in_turn(
     device: torch.device | str = "cpu",
     warm_up: int = 1,
     clock: Callable[[], float] = time.perf_counter,
+    baseline: str | None = None,
 ) -> Iterator[tuple[int, str, float, bool]]:
-    """(round, case, seconds, calm): every case once a round, each round beginning with another one.
+    """(round, case, seconds, calm): every case once a round, each round beginning with another one. The ``baseline``,
+    by which all are divided, is timed before every third: a single one would put its own chance into all ratios.
 
     So a machine that slows down for a while slows all cases of a round, and ratios within the round hold. A round waits
     for a calm machine, and says whether it was :class:`Calm` before and after it; a busy one's rows stay in the file
     and out of the ratios. ``clock`` may be the processor's time, which other programs' turns are not in.
     """
-    names = list(cases)
-    for name in names:
+    for case in cases.values():
         for _ in range(warm_up):
-            cases[name]()
+            case()
+    names = [name for name in cases if name != baseline]
     calm = Calm(device)
     for number in range(rounds):
         shift = number % len(names)
         before = calm.waited()
-        taken = [(name, timed(cases[name], device, clock)) for name in names[shift:] + names[:shift]]
+        order = names[shift:] + names[:shift]
+        if baseline is not None:
+            order = [one for start in range(0, len(order), 3) for one in (baseline, *order[start : start + 3])]
+        taken = [(name, timed(cases[name], device, clock)) for name in order]
         undisturbed = before and calm.now()
         yield from ((number, name, seconds, undisturbed) for name, seconds in taken)
 
 
 def ratios(rows: pd.DataFrame, baseline: str, by: Sequence[str] = ("run", "round")) -> pd.DataFrame:
-    """Of every case: median seconds, and the median and quartiles of its ratio to ``baseline`` of the same round.
+    """Of every case: median seconds, and the median and quartiles of its ratio to ``baseline`` of the same round, the
+    median of those where there are several.
 
     ``rows`` have the columns case, seconds and ``by``, which together say what a round is. Rounds that were not
     ``calm`` are left out where some were; rows from before there was such a column count as calm.
     """
     if "calm" in rows and (calm := rows["calm"].fillna(True).astype(bool)).any():
         rows = rows[calm]
-    base = rows[rows["case"] == baseline].set_index(list(by))["seconds"]
+    base = rows[rows["case"] == baseline].groupby(list(by))["seconds"].median()
     lines = []
     for case, group in rows.groupby("case", sort=False):
         seconds = group.set_index(list(by))["seconds"]
         ratio = (seconds / base.reindex(seconds.index)).dropna()
         low, median, high = ratio.quantile([0.25, 0.5, 0.75])
-        quartiles = {"ratio": median, "q1": low, "q3": high, "rounds": len(ratio)}
+        quartiles = {"ratio": median, "q1": low, "q3": high, "rounds": ratio.index.nunique()}
         lines.append({"case": case, "seconds": seconds.median(), **quartiles})
     return pd.DataFrame(lines)
 

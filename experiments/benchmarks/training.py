@@ -86,7 +86,7 @@ def measure(
     clock, calls = time.process_time if own else time.perf_counter, {name: call for name, (_, call) in made.items()}
     rows = []
     try:
-        for number, name, seconds, calm in in_turn(calls, rounds, setup.device, clock=clock):
+        for number, name, seconds, calm in in_turn(calls, rounds, setup.device, clock=clock, baseline="plain"):
             steps, about = made[name][0], {"calm": calm, "clock": clock.__name__, **kept}
             rows.append({"case": name, "round": number, "steps": steps, "seconds": seconds / steps, **about})
     except KeyboardInterrupt:
@@ -130,7 +130,7 @@ def rank(number: int, count: int, setup: Setup, rounds: int, out: str) -> None:
     }
     rows = [
         {"case": name, "round": turn, "steps": 1, "seconds": seconds, "calm": calm}
-        for turn, name, seconds, calm in in_turn(cases, rounds, setup.device)
+        for turn, name, seconds, calm in in_turn(cases, rounds, setup.device, baseline="plain")
     ]
     if number == 0:
         with open(out, "w") as file:
@@ -154,11 +154,11 @@ class Benchmark:
 
     def run(self) -> None:
         setup = self.setup
+        keep_memory()  # as the command line does
         if self.what == "rules":
             names = ["plain", *(name for name in self.cases if name != "plain")]
             add_rows(TIMES, measure(names, setup, self.rounds, setup.describe()))
         elif self.what in ("narrow", "options"):
-            keep_memory()  # as the command line does
             small = Setup(**{**vars(setup), "width": 16, "batch": 64, "threads": 1})
             path, names = (NARROW, list(TARGETS)) if self.what == "narrow" else (OPTIONAL, ["plain", *OPTIONS])
             rows = add_rows(path, measure(names, small, self.rounds, small.describe(), least=5))
@@ -200,14 +200,16 @@ class Benchmark:
 
 
 def table() -> pd.DataFrame:
-    """Every case's ratio and memory beside its target and its bound at full width, on the machine of which most rounds
-    count."""
+    """Every case's ratio and memory beside its target and its bound at full width: of the newest version, on the
+    machine of which most rounds count."""
     rows, full = pd.read_csv(TIMES), Setup()
+    rows = rows[rows["noiserobust"] == rows["noiserobust"].iloc[-1]]
     counted = rows[rows["calm"].fillna(True).astype(bool) & (rows["case"] == "plain")]
     for column in ("width", "batch", "precision"):
         counted = counted[counted[column] == getattr(full, column)]
     last = counted[counted["device"] == counted["device"].mode()[0]].iloc[-1]
-    cases = ratios(_like(rows, last), "plain")
+    # All rounds: of half a minute in between, calm before and after says little, and medians bear a few bad ones.
+    cases = ratios(_like(rows, last).drop(columns="calm"), "plain")
     order = ["plain", *RULES, *OTHERS]
     cases = cases.sort_values("case", key=lambda names: names.map(order.index), ignore_index=True)
     if MEMORY.exists():
