@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+from tqdm import std
 from tqdm.auto import tqdm
+
+IN_A_FILE = 10.0
+"""Seconds between two lines of a bar that no terminal shows: a cluster's log keeps every one."""
 
 
 class Bar(tqdm):
     """tqdm's bar, in which the name gives way where the line is too long, not the numbers."""
 
+    def __init__(self, *args: Any, **rest: Any) -> None:
+        to_file = tqdm.__mro__[1] is std.tqdm and not getattr(sys.stderr, "isatty", bool)()  # a notebook has its own
+        super().__init__(*args, **({"mininterval": IN_A_FILE} if to_file else {}) | rest)
+
     @staticmethod
     def format_meter(n: float, total: float | None, elapsed: float, ncols: int | None = None, **rest: Any) -> str:
         """One line of at most ``ncols`` characters."""
         prefix = rest.pop("prefix", "") or ""
+        if total is None:  # tqdm adds a colon to the one that is there
+            prefix = prefix.removesuffix(": ")
         if ncols and prefix:
             bare = tqdm.format_meter(n, total, elapsed, None, prefix="", **rest)
             room = max(ncols - len(bare) - 2, 0)

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,17 @@ def test_bars_keep_their_numbers(columns: int) -> None:
     )
     assert len(line) <= columns
     assert re.search(r"22%.* 1234/5678 \[00:12<00:43, 102\.83read/s\]$", line)
+
+
+def test_bars_without_an_end_have_one_colon() -> None:
+    assert Bar.format_meter(7, None, 2.0, prefix="plain: ", unit="draw") == "plain: 7draw [00:02,  3.50draw/s]"
+
+
+def test_bars_in_a_file_are_few_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in Bar(range(40), desc="steps"):
+        time.sleep(0.01)  # 0.4 s: a terminal sees five lines
+    lines = capfd.readouterr().err.split("\r")[1:]
+    assert [re.search(r"\d+/40", line)[0] for line in lines] == ["0/40", "40/40"]  # type: ignore[index]
 
 
 def test_tables_as_tex_and_csv(place: Path, tmp_path: Path) -> None:
