@@ -16,8 +16,12 @@ class Bar(tqdm):
     """tqdm's bar, in which the name gives way where the line is too long, not the numbers."""
 
     def __init__(self, *args: Any, **rest: Any) -> None:
-        to_file = tqdm.__mro__[1] is std.tqdm and not getattr(sys.stderr, "isatty", bool)()  # a notebook has its own
-        super().__init__(*args, **({"mininterval": IN_A_FILE} if to_file else {}) | rest)
+        file = rest.get("file") or sys.stderr
+        if file is None or getattr(file, "closed", False):  # a service without one: nowhere to draw, work goes on
+            rest["disable"] = True
+        elif tqdm.__mro__[1] is std.tqdm and not getattr(file, "isatty", bool)():  # a notebook has its own
+            rest = {"mininterval": IN_A_FILE} | rest
+        super().__init__(*args, **rest)
 
     @staticmethod
     def format_meter(n: float, total: float | None, elapsed: float, ncols: int | None = None, **rest: Any) -> str:

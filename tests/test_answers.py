@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -250,3 +251,13 @@ def test_a_reader_that_leaves_is_no_error(words: list[str]) -> None:
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 2
     assert done.stdout.splitlines()[-1] in ("code 0", "code 141")
+
+
+@pytest.mark.parametrize("kind", ["none", "closed"])
+@pytest.mark.parametrize("off", [False, True])
+def test_work_goes_on_where_there_is_no_standard_error(monkeypatch: pytest.MonkeyPatch, kind: str, off: bool) -> None:
+    """A service's process may have none, or a closed one; a bar that is off has no use for it."""
+    shut = io.StringIO()
+    shut.close()
+    monkeypatch.setattr(sys, "stderr", None if kind == "none" else shut)
+    assert list(Bar(range(3), disable=off)) == [0, 1, 2]
