@@ -81,6 +81,20 @@ class TestPeers:
         page = (ROOT / "docs/comparison.md").read_text()
         assert common.markdown(peers.table(pd.read_csv(peers.OUT))) in page
 
+    @pytest.mark.parametrize(
+        ("error", "sigma", "digits"),
+        [("gaussian 0.05, 2 slices of 4 bits", 0.05, [1, 16]), ("gaussian 0.1, 4 slices of 1 bit", 0.1, [1, 2, 4, 8])],
+    )
+    def test_sliced_weights_err_in_both_as_by_hand(self, error: str, sigma: float, digits: list[int]) -> None:
+        """The digits' errors by their shares, and rounding to ``largest`` steps: uniform, of std 1 / sqrt(12) step."""
+        largest = {2: 255, 4: 15}[len(digits)]
+        variance = sigma**2 * sum(digit**2 for digit in digits) / sum(digits) ** 2 + 1 / (12 * largest**2)
+        rows = pd.read_csv(peers.WEIGHTS)
+        large = rows[(rows["error"] == error) & rows["layer"].isin(["conv2.conv", "conv3.conv"])]  # of many weights
+        assert len(large) == 6
+        for tool in ("noiserobust", "CrossSim"):
+            np.testing.assert_allclose(large[tool], variance**0.5, rtol=0.01)
+
     def test_of_one_network_the_interval_is_welchs(self) -> None:
         random = np.random.default_rng(0)
         ours, theirs = random.normal(90, 1, 20), random.normal(89, 3, 20)
