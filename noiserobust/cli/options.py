@@ -176,7 +176,8 @@ def progress_of_pieces(quiet: bool) -> Iterator[Callable[[Piece, int, int], None
     """A progress bar, as the function that is called for every finished piece."""
     from noiserobust.bars import Bar
 
-    with Bar(unit="piece", delay=0.1, miniters=1, disable=quiet) as bar:  # no bar where the grid is refused
+    # No bar where the grid is refused; pieces are few, so that a line for each is not too much of a file either.
+    with Bar(unit="piece", delay=0.1, mininterval=0.1, miniters=1, disable=quiet) as bar:
 
         def tell(piece: Piece, done: int, of: int) -> None:
             bar.total = of
