@@ -17,6 +17,7 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.evaluation import summarize
+from noiserobust.papers import esam, rst, rwp, saf
 from noiserobust.papers import incorruptible as inc
 from noiserobust.papers.grid import SMALL, Bench, Grid, grid_of, published
 from noiserobust.papers.grid.claim import Contrast, Measured
@@ -160,6 +161,46 @@ def in_words(measured: Measured) -> list[str]:
     return [interval, f"{measured.std:.1f}", needed]
 
 
+def rules(folder: dict[str, str]) -> dict[str, tuple[TrainSettings, str]]:
+    """Runs of the other four papers on ResNet-18, each with the paper whose table 1 or 3 prints it for CIFAR-100."""
+    of = {paper: grid_of(paper, SMALL, folder) for paper in ("esam", "rst", "rwp", "saf")}
+    known, network, at = "CIFAR-100", "ResNet-18", of["rst"]
+    return {
+        "SGD": (esam.plain(of["esam"], known, network), ""),
+        "SAM": (esam.sam(of["esam"], known, network), "esam"),
+        "ESAM": (esam.esam(of["esam"], known, network), "esam"),
+        **{f"RST p {p:g}": (rst.run(at, network, known, rst.rst(at, p)), "") for p in (0.2, 0.5, 0.8)},
+        "G-RST p 0.5": (rst.run(at, network, known, rst.g_rst(at)), ""),
+        **{name: (saf.trained(of["saf"], network, known, name), "saf") for name in ("SAF", "MESA")},
+        "RWP": (rwp.rwp(of["rwp"], known, network), "rwp"),
+    }
+
+
+def of_rules(at: dict[str, tuple[TrainSettings, str]], bench: Bench) -> Iterator[list[str]]:
+    """A line per rule of the other papers: its clean accuracy, and what it gains over plain training and over SAM."""
+    against = ("SGD", "SAM")
+    yield ["rule", "copies", "clean", *(word for other in against for word in (f"minus {other}", "published"))]
+    for name, (run, paper) in at.items():
+        if (of := finished(bench, [Accuracy(run)])) is None:
+            continue
+        n, means = len(of.seeds), Accuracy(run).values(of)["value"]
+        spread = f" ± {means.std(ddof=1):.1f}" if n > 1 else ""
+        words = []
+        for other in against:
+            cells = [Accuracy(run), Accuracy(at[other][0])]
+            pair = None if name in (other, "SGD") else finished(bench, cells)
+            words += [in_words(Contrast("", *cells).measured(pair))[0] if pair else "", gain(paper, name, other)]
+        yield [name, str(n), f"{means.mean():.1f}{spread}", *words]
+
+
+def gain(paper: str, name: str, other: str) -> str:
+    """What ``paper`` prints for a rule less what it prints for another, on ResNet-18 and CIFAR-100."""
+    cells = published(paper) if paper and name != other else {}
+    table = "table3" if paper == "saf" else "table1"
+    a, b = (cells.get((table, f"ResNet-18, {row}", "CIFAR-100", "accuracy")) for row in (name, other))
+    return f"{a.value - b.value:+.2f}" if a and b else ""
+
+
 def picture(at: Grid, folder: Path) -> str:
     """Draw accuracy against sigma of what has several finished copies; the table of the same numbers."""
     rows = pd.concat([completed(read_rows(file)) for file in sorted(folder.glob("*.parquet"))], ignore_index=True)
@@ -181,7 +222,7 @@ def main() -> None:
             raise UserError(f"expected finished copies in {FOLDER / SMALL.name}, got none")
         bench = Bench(SMALL, Path(folder), contents=known)
         take_up(bench, FOLDER / SMALL.name)
-        for lines in (accuracies(at, bench), effects(at, bench)):
+        for lines in (accuracies(at, bench), effects(at, bench), of_rules(rules(nowhere), bench)):
             print(as_markdown(list(lines)) + "\n")
         print(picture(at, FOLDER / SMALL.name))
 

@@ -190,8 +190,9 @@ class OnRay:
             options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": self.retries}
             threads = max(1, int(self.cpus))
             here = os.getcwd()
-            task = ray.remote(lambda piece: _run_on_ray(piece, threads, here)).options(**options)
-            waiting = {task.remote(piece): piece for piece in pieces}
+            task = ray.remote(lambda piece: _run_on_ray(piece, threads, here))
+            # Ray's dashboard and its messages call a task by its name.
+            waiting = {task.options(name=piece.name, **options).remote(piece): piece for piece in pieces}
             while waiting:
                 (ready,), _ = ray.wait(list(waiting), num_returns=1)
                 piece = waiting.pop(ready)
