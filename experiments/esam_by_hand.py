@@ -9,7 +9,7 @@ on a cosine over 60 epochs, weight decay 5e-4, label smoothing 0.1, crop and fli
 - ``selection``: that half alone, all tensors climb;
 - ``random half``: the step is taken on a random half.
 
-    python experiments/esam_by_hand.py CIFAR --out docs/results/esam_by_hand.csv    # 15 min of one core; docs/regime.md
+    python experiments/esam_by_hand.py CIFAR --out docs/results/esam_by_hand.csv    # 10 min of one core; docs/regime.md
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def main(
     folder: Annotated[str, tyro.conf.Positional],
     /,
     out: Path = Path("esam_by_hand.csv"),
-    epochs: int = 8,
+    epochs: int = 5,
     seed: int = 0,
 ) -> None:
     """Train by every rule in turn.

@@ -177,6 +177,8 @@ def test_a_table_shows_the_cells_and_copies_that_are_there(trained: Machine, tmp
     found = computed(TABLE, other.at, other.bench)
     assert [cell.column for cell, _ in found] == ["sigma 0.07", "log"]
     assert "over 1 to 2 trained copies" in write(TABLE, other.at, other.bench, found)[1].read_text()
+    text = write(TABLE, other.at, other.bench.with_seeds(3), found)[1].read_text()
+    assert "- trained copies here: 1 to 2 instead of 2" in text
 
 
 def test_what_was_measured_of_a_copy_since_is_taken_up_too(trained: Machine, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from noiserobust import UserError
 from noiserobust.cli import main
 from noiserobust.papers.grid import artefacts_of, reproduction_map
 from noiserobust.papers.grid.estimate import in_words
-from noiserobust.papers.grid.reproduction_map import agreement, copies_of, read_all
+from noiserobust.papers.grid.markdown import copies_of
+from noiserobust.papers.grid.reproduction_map import agreement, most_shown, read_all
 from noiserobust.storage.rows import read_rows
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +47,8 @@ def test_agreement_in_sign_and_size() -> None:
 def test_copies_are_those_of_the_cells() -> None:
     known = rows({"SGD": (50, [60, 61, 62]), "SAM": (59, [70, 72])})
     times = rows({"SGD": (1, [1])}).assign(quantity="time")
-    assert copies_of(pd.concat([known, times])) == "2 to 3"
+    assert copies_of(most_shown(pd.concat([known, times]))) == "2 to 3"
+    assert copies_of(pd.concat([known, times])) == "1 to 3"
     assert copies_of(known[known["row"] == "SGD"]) == "3"
 
 

@@ -12,6 +12,7 @@ from noiserobust.report.table import as_markdown
 
 DECIMALS = {"accuracy": 2, "error": 2, "top5_accuracy": 2, "gain": 2, "images_per_second": 0, "speed": 1, "memory": 2}
 DECIMALS |= {"seconds_per_step": 4}
+KEY = ["row", "column", "quantity"]
 PERCENT = ("accuracy", "error", "top5_accuracy", "speed")
 
 
@@ -24,12 +25,10 @@ def text_of(artefact: Artefact, rows: pd.DataFrame, grid: Grid, seeds: int) -> s
     parts = [f"**{artefact.says}: {artefact.title}** (scale {grid.scale.name})"]
     if artefact.kind == "table":
         parts.append(as_markdown(_grid(rows)))
-        copies = rows.groupby(["row", "column", "quantity"])["replicate"].nunique()
-        few = "" if copies.min() == copies.max() else f"{copies.min()} to "  # no spread over one copy
         draws = rows.groupby(["row", "column", "quantity", "replicate"])["draw"].nunique().max()
         meaning = f"mean ± std over {draws} noise draws" if draws > 1 else "mean"
         shown = ", ".join(map(_unit, dict.fromkeys(rows["quantity"])))
-        parts.append(f"{shown}: {meaning} ± std over {few}{copies.max()} trained copies [published]")
+        parts.append(f"{shown}: {meaning} ± std over {copies_of(rows)} trained copies [published]")
         if "choice" in rows:
             chosen = rows.dropna(subset="choice").drop_duplicates(["row", "column"])
             listed = "; ".join(f"{r.row}, {r.column}: {r.choice}" for r in chosen.itertuples())
@@ -40,10 +39,18 @@ def text_of(artefact: Artefact, rows: pd.DataFrame, grid: Grid, seeds: int) -> s
     if artefact.note:
         parts.append(artefact.note)
     says = list(grid.says)
-    if seeds != grid.scale.seeds:
-        says.append(f"trained copies of every run here: {seeds} instead of {grid.scale.seeds}")
+    if (copies := copies_of(rows)) == str(seeds) != str(grid.scale.seeds):
+        says.append(f"trained copies of every run here: {copies} instead of {grid.scale.seeds}")
+    elif seeds != grid.scale.seeds:
+        says.append(f"trained copies here: {copies} instead of {grid.scale.seeds}")
     parts.append("\n".join(f"- {line}" for line in says))
     return "\n\n".join(parts)
+
+
+def copies_of(rows: pd.DataFrame) -> str:
+    """Trained copies of the cells: ``3``, or the fewest and the most, ``1 to 3`` (over one there is no spread)."""
+    counts = rows.astype(dict.fromkeys(KEY, str)).groupby(KEY)["replicate"].nunique()
+    return f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
 
 
 def _grid(rows: pd.DataFrame) -> list[list[str]]:

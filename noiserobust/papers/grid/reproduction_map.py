@@ -15,6 +15,7 @@ from noiserobust.models import ModelSpec, cost
 from noiserobust.papers.grid.artefacts import Artefact, artefacts_of, grid_of
 from noiserobust.papers.grid.bench import unlogged
 from noiserobust.papers.grid.estimate import in_words, sizes_of
+from noiserobust.papers.grid.markdown import KEY, copies_of
 from noiserobust.papers.grid.plan import quantities
 from noiserobust.papers.grid.scale import PAPER
 from noiserobust.report.table import as_markdown
@@ -25,7 +26,6 @@ from noiserobust.training import TrainSettings
 REACHED = 120e12
 """FLOP a second of one H100 in bf16: 30 % of 400e12 (docs/scale.md)."""
 COMMAND = "noiserobust reproduce map docs/results/*-{mini,four-epochs,small}.parquet"
-KEY = ["row", "column", "quantity"]
 HELP = """For every table and figure: what was computed of it at which scale, and how it agrees with what is printed.
 
 - **copies**: trained copies of each run, the fewest and the most; **cells**: those of the quantity that most printed
@@ -78,17 +78,16 @@ def _lines(artefact: Artefact, rows: Mapping[str, pd.DataFrame]) -> Iterator[lis
         own = table[(table["paper"] == artefact.paper) & (table["artefact"] == artefact.name)]
         if not len(own):
             continue
-        yield [artefact.name, title, name, copies_of(own), *agreement(own), left]
+        yield [artefact.name, title, name, copies_of(most_shown(own)), *agreement(own), left]
         found, title, left = True, "", ""
     if not found:
         yield [artefact.name, title, "none", "", "", "", "", "", "", left]
 
 
-def copies_of(rows: pd.DataFrame) -> str:
-    """Trained copies of the cells of the quantity that most have: ``3``, or the fewest and the most, ``2 to 6``."""
-    counts = rows.astype(dict.fromkeys(KEY, str)).groupby(KEY)["replicate"].nunique()
-    counts = counts.xs(counts.groupby("quantity").size().idxmax(), level="quantity")
-    return f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+def most_shown(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the quantity that most cells have; times and counts of passes are of one copy."""
+    cells = rows.astype(dict.fromkeys(KEY, str)).drop_duplicates(KEY)
+    return rows[rows["quantity"] == cells["quantity"].value_counts().idxmax()]
 
 
 def agreement(rows: pd.DataFrame) -> list[str]:
