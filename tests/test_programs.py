@@ -76,6 +76,18 @@ def test_the_page_of_the_cost_model_follows_from_its_rows() -> None:
             assert (residual * x[column]).sum() == pytest.approx(0, abs=1e-6 * x[column].sum())
 
 
+def test_the_page_follows_from_the_rows_of_esam_by_hand() -> None:
+    rows, page = pd.read_csv(ROOT / "docs/results/esam_by_hand.csv"), (ROOT / "docs/regime.md").read_text()
+    last = rows[rows["epoch"] == 4].set_index("rule")["train_loss"]
+    for rule, says in {
+        "esam": "training loss of {:.2f} (ours",
+        "sam": "SAM at {:.2f} (ours",
+        "selection": "is at {:.2f}, a",
+        "random half": "half at {:.2f}:",
+    }.items():
+        assert says.format(last[rule]) in page, rule
+
+
 class TestPeers:
     def test_the_page_follows_from_the_rows(self) -> None:
         page = (ROOT / "docs/comparison.md").read_text()

@@ -14,7 +14,7 @@ def claims_text(judged: Sequence[Judgement], open_claims: Sequence[Claim], scale
     """The judgements at one scale as Markdown: a summary, then every claim with its differences."""
     counts = [measured.n for one in judged for measured in one.measured if isinstance(measured.of, Contrast)]
     most = max(counts, default=0)
-    says = [*scale.says, f"trained copies here: {most}, less where a third of them choose the best strength"]
+    says = [*scale.says, f"trained copies here: up to {most}, less where a third of them choose the best strength"]
     lines = [f"## Scale {scale.name}", "\n".join(f"- {line}" for line in says)]
     # Whether it holds, and whether it does not: two questions were asked of every claim.
     corrected = holm([p for one in judged for p in (one.p_holds, one.p_fails)])
