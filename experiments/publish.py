@@ -20,6 +20,8 @@ import tyro
 from noiserobust.errors import UserError
 from noiserobust.papers import PAPERS
 from noiserobust.papers.grid import artefacts_of
+from noiserobust.papers.grid.markdown import copies_of
+from noiserobust.papers.grid.reproduction_map import most_shown
 from noiserobust.storage.rows import read_rows, write_rows
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +61,9 @@ def page(paper: str, folder: Path) -> str | None:
     if not tables:
         return None
     rows = pd.concat(tables, ignore_index=True).drop(columns=["noiserobust", "numpy", "python"])
+    # A note speaks of one table; here are all of them.
+    copies = f"- trained copies here: {copies_of(most_shown(rows))} instead of"
+    says = re.sub(r"- trained copies .* instead of", copies, says)
     for name in rows:
         if pd.api.types.is_string_dtype(rows[name]):
             rows[name] = rows[name].astype("category")

@@ -225,14 +225,14 @@ class Claim:
     def finished(self, grid: Grid, bench: Bench) -> Bench | None:
         """``bench`` with every copy of which all runs are computed, of the first 20 seeds (or as many as ``bench``
         has); None if there are fewer than two, or than ``bench`` has."""
-        found = _copied(bench, lambda own: self.pieces(grid, own))
+        found = _with_all(bench, lambda own: self.pieces(grid, own))
         return None if found is None or len(found.seeds) < max(2, len(bench.seeds)) else found
 
     def judged(self, grid: Grid, bench: Bench) -> Judgement:
         """The claim's differences, each over all copies that its own runs have, and what follows for it."""
         contrasts = self.contrasts(grid)
         parts = max(1, sum(isinstance(one, Contrast) for one in contrasts))
-        return Judgement(self, tuple(one.measured(_own(one, bench), parts) for one in contrasts))
+        return Judgement(self, tuple(one.measured(_of_its_own(one, bench), parts) for one in contrasts))
 
     def rows(self, grid: Grid, bench: Bench) -> pd.DataFrame:
         """All that its verdict is computed from: both sides of every difference, a line per trained copy."""
@@ -240,7 +240,7 @@ class Claim:
         for one in self.contrasts(grid):
             for role, contrast in (("claimed", one), ("lost", getattr(one, "lost", None))):
                 if isinstance(contrast, Contrast):
-                    values = contrast.values(_own(one, bench)).rename_axis("replicate").reset_index()
+                    values = contrast.values(_of_its_own(one, bench)).rename_axis("replicate").reset_index()
                     found.append(values.assign(contrast=one.says, role=role, within=one.within))  # type: ignore[union-attr]
         rows = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
         return rows.assign(paper=self.paper, claim=self.name, scale=bench.scale.name)
@@ -317,14 +317,14 @@ class OverEpochs(Logged):
         return means.assign(draw=0, x=np.nan)
 
 
-def _copied(bench: Bench, pieces: Callable[[Bench], Iterable[Piece]]) -> Bench | None:
+def _with_all(bench: Bench, pieces: Callable[[Bench], Iterable[Piece]]) -> Bench | None:
     """``bench`` with every copy that has all ``pieces``, of the first 20 seeds or as many as the scale has."""
     return complete(bench.with_seeds(max(MOST, bench.scale.seeds)), pieces)
 
 
-def _own(one: Contrast | Cost, bench: Bench) -> Bench:
+def _of_its_own(one: Contrast | Cost, bench: Bench) -> Bench:
     """The copies of a difference: its runs may have more than those of all of a claim's differences."""
-    return bench if isinstance(one, Cost) else _copied(bench, one.pieces) or bench
+    return bench if isinstance(one, Cost) else _with_all(bench, one.pieces) or bench
 
 
 def _copies(quantity: Quantity, bench: Bench) -> pd.Series:

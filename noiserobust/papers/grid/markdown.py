@@ -25,7 +25,7 @@ def text_of(artefact: Artefact, rows: pd.DataFrame, grid: Grid, seeds: int) -> s
     parts = [f"**{artefact.says}: {artefact.title}** (scale {grid.scale.name})"]
     if artefact.kind == "table":
         parts.append(as_markdown(_grid(rows)))
-        draws = rows.groupby(["row", "column", "quantity", "replicate"])["draw"].nunique().max()
+        draws = rows.groupby([*KEY, "replicate"])["draw"].nunique().max()
         meaning = f"mean ± std over {draws} noise draws" if draws > 1 else "mean"
         shown = ", ".join(map(_unit, dict.fromkeys(rows["quantity"])))
         parts.append(f"{shown}: {meaning} ± std over {copies_of(rows)} trained copies [published]")
@@ -39,10 +39,9 @@ def text_of(artefact: Artefact, rows: pd.DataFrame, grid: Grid, seeds: int) -> s
     if artefact.note:
         parts.append(artefact.note)
     says = list(grid.says)
-    if (copies := copies_of(rows)) == str(seeds) != str(grid.scale.seeds):
-        says.append(f"trained copies of every run here: {copies} instead of {grid.scale.seeds}")
-    elif seeds != grid.scale.seeds:
-        says.append(f"trained copies here: {copies} instead of {grid.scale.seeds}")
+    if seeds != grid.scale.seeds and (copies := copies_of(rows)) != str(grid.scale.seeds):
+        which = "here" if " to " in copies else "of every run here"
+        says.append(f"trained copies {which}: {copies} instead of {grid.scale.seeds}")
     parts.append("\n".join(f"- {line}" for line in says))
     return "\n\n".join(parts)
 
@@ -58,7 +57,7 @@ def _grid(rows: pd.DataFrame) -> list[list[str]]:
     several = rows["quantity"].nunique() > 1
     places = list(dict.fromkeys(zip(rows["column"], rows["quantity"], strict=True)))
     heads = [f"{column}, {_unit(quantity)}" if several else column for column, quantity in places]
-    cells = {key: _cell(values) for key, values in rows.groupby(["row", "column", "quantity"], sort=False)}
+    cells = {key: _cell(values) for key, values in rows.groupby(KEY, sort=False)}
     names = list(dict.fromkeys(rows["row"]))
     return [["", *heads], *([name, *(cells.get((name, *place), "") for place in places)] for name in names)]
 
