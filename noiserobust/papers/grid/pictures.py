@@ -167,7 +167,9 @@ def _functions(axis: Axes, panel: pd.DataFrame) -> None:
         tone = colormaps["viridis"](0.9 * index / max(len(functions) - 1, 1))
         axis.plot(line["x"], line["value"], color=tone, linewidth=1.6, label=line["point"].iloc[0])
     if len(functions) > 1:
-        axis.legend(frameon=False, fontsize=7, labelcolor=TEXT, ncols=2)
+        low, high = axis.get_ylim()  # a constant may be the highest of them: the legend stands above it
+        axis.set_ylim(low, high + 0.08 * math.ceil(len(functions) / 4) * (high - low))
+        axis.legend(loc="upper center", frameon=False, fontsize=7, labelcolor=TEXT, ncols=4)
     coins = panel[panel["quantity"] == "coin"]
     axis.scatter(coins["x"], coins["value"], s=7, color=FIRST, linewidths=0, zorder=3)
 
