@@ -32,6 +32,8 @@ from noiserobust.training import TrainSettings
 
 EARLIER = Path(__file__).parent.parent / "docs" / "results" / "incorruptible-four-epochs.parquet"
 PICTURE = Path(__file__).parent.parent / "figures" / "regime.png"
+STRONG = 0.07
+"""The test noise under which the other papers' rules are shown, too."""
 MOST = 12
 """Copies that are looked for."""
 EFFECTS = (
@@ -172,32 +174,49 @@ def rules(folder: dict[str, str]) -> dict[str, tuple[TrainSettings, str]]:
         **{f"RST p {p:g}": (rst.run(at, network, known, rst.rst(at, p)), "") for p in (0.2, 0.5, 0.8)},
         "G-RST p 0.5": (rst.run(at, network, known, rst.g_rst(at)), ""),
         **{name: (saf.trained(of["saf"], network, known, name), "saf") for name in ("SAF", "MESA")},
-        "RWP": (rwp.rwp(of["rwp"], known, network), "rwp"),
+        **{f"mixed RWP, alpha {a:g}": (rwp.rwp(of["rwp"], known, network, alpha=a), "rwp") for a in (0, 0.2, 0.5, 0.8)},
+        "mixed RWP, same batch": (rwp.rwp(of["rwp"], known, network, batches="same"), ""),
+        "SAM, twice the radius": (rwp.sam(of["rwp"], known, network), "rwp"),
+        "the same, different batches": (rwp.sam(of["rwp"], known, network, batches="different"), ""),
     }
 
 
-def of_rules(at: dict[str, tuple[TrainSettings, str]], bench: Bench) -> Iterator[list[str]]:
-    """A line per rule of the other papers: its clean accuracy, and what it gains over plain training and over SAM."""
+def of_rules(at: Grid, of_paper: dict[str, tuple[TrainSettings, str]], bench: Bench) -> Iterator[list[str]]:
+    """A line per rule of the other papers: clean, and under noise, with what it gains over plain training and SAM."""
     against = ("SGD", "SAM")
-    yield ["rule", "copies", "clean", *(word for other in against for word in (f"minus {other}", "published"))]
-    for name, (run, paper) in at.items():
+    heads = [word for other in against for word in (f"minus {other}", "published")]
+    yield ["rule", "copies", "clean", *heads, f"under sigma {STRONG:g}", "minus SGD"]
+    for name, (run, paper) in of_paper.items():
         if (of := finished(bench, [Accuracy(run)])) is None:
             continue
-        n, means = len(of.seeds), Accuracy(run).values(of)["value"]
-        spread = f" ± {means.std(ddof=1):.1f}" if n > 1 else ""
         words = []
         for other in against:
-            cells = [Accuracy(run), Accuracy(at[other][0])]
-            pair = None if name in (other, "SGD") else finished(bench, cells)
-            words += [in_words(Contrast("", *cells).measured(pair))[0] if pair else "", gain(paper, name, other)]
-        yield [name, str(n), f"{means.mean():.1f}{spread}", *words]
+            cells = [Accuracy(one) for one in (run, of_paper[other][0])]
+            words += [difference(bench, cells) if name not in (other, "SGD") else "", gain(paper, name, other)]
+        noisy = [Accuracy(one, inc.noise(at, STRONG)) for one in (run, of_paper["SGD"][0])]
+        shown = finished(bench, noisy[:1])
+        words += [level(noisy[0], shown) if shown else "", difference(bench, noisy) if name != "SGD" else ""]
+        yield [name, str(len(of.seeds)), level(Accuracy(run), of), *words]
+
+
+def level(cell: Accuracy, of: Bench) -> str:
+    """Mean and standard deviation over copies."""
+    means = cell.values(of).groupby("replicate")["value"].mean()
+    return f"{means.mean():.1f}" + (f" ± {means.std(ddof=1):.1f}" if len(means) > 1 else "")
+
+
+def difference(bench: Bench, cells: Sequence[Accuracy]) -> str:
+    """The first less the second over the copies that have both."""
+    of = finished(bench, cells)
+    return in_words(Contrast("", *cells).measured(of))[0] if of else ""
 
 
 def gain(paper: str, name: str, other: str) -> str:
     """What ``paper`` prints for a rule less what it prints for another, on ResNet-18 and CIFAR-100."""
     cells = published(paper) if paper and name != other else {}
     table = "table3" if paper == "saf" else "table1"
-    a, b = (cells.get((table, f"ResNet-18, {row}", "CIFAR-100", "accuracy")) for row in (name, other))
+    row_of = {"mixed RWP, alpha 0.5": "RWP", "SAM, twice the radius": "SAM"}
+    a, b = (cells.get((table, f"ResNet-18, {row_of.get(row, row)}", "CIFAR-100", "accuracy")) for row in (name, other))
     return f"{a.value - b.value:+.2f}" if a and b else ""
 
 
@@ -222,7 +241,7 @@ def main() -> None:
             raise UserError(f"expected finished copies in {FOLDER / SMALL.name}, got none")
         bench = Bench(SMALL, Path(folder), contents=known)
         take_up(bench, FOLDER / SMALL.name)
-        for lines in (accuracies(at, bench), effects(at, bench), of_rules(rules(nowhere), bench)):
+        for lines in (accuracies(at, bench), effects(at, bench), of_rules(at, rules(nowhere), bench)):
             print(as_markdown(list(lines)) + "\n")
         print(picture(at, FOLDER / SMALL.name))
 

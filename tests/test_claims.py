@@ -176,7 +176,15 @@ def test_change_is_the_last_value_minus_that_at_a_share_of_training(tmp_path: Pa
     np.testing.assert_allclose(Change(run, "cosine", falls=True).values(bench)["value"], [0.8, 0.7, 0.6])
     means = OverEpochs(run, "cosine").values(bench)
     np.testing.assert_allclose(means["value"], [(3.9 + seed / 10) / 7 for seed in bench.seeds])
+    first, second = (
+        OverEpochs(run, "cosine", since=since, until=since + 0.5).values(bench)["value"] for since in (0.0, 0.5)
+    )
+    np.testing.assert_allclose(first, [0.9] * 3)  # of seven epochs three
+    np.testing.assert_allclose(second, [(1.2 + seed / 10) / 4 for seed in bench.seeds])
     assert means["replicate"].tolist() == list(bench.seeds)
+    log = bench.training(run, bench.seeds[0]).result.parent / "log.csv"
+    pd.read_csv(log).assign(cosine=lambda rows: rows["cosine"].where(rows["epoch"] != 6)).to_csv(log)
+    np.testing.assert_allclose(OverEpochs(run, "cosine").values(bench)["value"], [3.9 / 6] * 3)
 
 
 def test_the_text_says_what_could_have_been_seen() -> None:

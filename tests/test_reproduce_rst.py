@@ -148,6 +148,16 @@ class TestPicture:
         ]
         return pd.DataFrame(lines, columns=["row", "column", "quantity", "x", "replicate", "value"])
 
+    @pytest.mark.parametrize("kind", ["epochs", "trajectory"])
+    def test_a_line_is_of_the_epochs_that_all_its_copies_logged(self, kind: str) -> None:
+        lines = [(x, copy, x + copy) for copy in (0, 1) for x in ((1, 10, 20) if copy == 0 else (1, 20))]
+        rows = pd.DataFrame(lines, columns=["x", "replicate", "value"])
+        rows = rows.assign(row="SGD", column="", draw=0, epoch=rows["x"], quantity="loss")
+        (axis,) = draw(rows, kind, "title", "x", "y").axes
+        drawn = next(line for line in axis.lines if len(line.get_xdata()) > 1)
+        assert list(drawn.get_xdata()) == [1, 20]
+        assert drawn.get_ydata() == pytest.approx([1.5, 20.5])
+
     def test_panels_lines_and_bars(self) -> None:
         figure = draw(self.rows(), "families", "title", "extra", "y")
         titles = [axis.get_title() for axis in figure.axes]

@@ -44,6 +44,13 @@ def test_agreement_in_sign_and_size() -> None:
     assert agreement(known.assign(published=float("nan"))) == ["none printed", "", "", "", ""]
 
 
+def test_no_difference_has_no_sign() -> None:
+    """Two networks with the same accuracies, whose means differ in the last bit, agree with no printed effect."""
+    values = [98.2, 98.2 + 0.1, 98.3 - 1e-14]
+    known = rows({"SGD": (50, values), "RWP": (51, [value + 1e-14 for value in values]), "SAM": (49, values)})
+    assert agreement(known)[3] == "0 of 2"
+
+
 def test_copies_are_those_of_the_cells() -> None:
     known = rows({"SGD": (50, [60, 61, 62]), "SAM": (59, [70, 72])})
     times = rows({"SGD": (1, [1])}).assign(quantity="time")

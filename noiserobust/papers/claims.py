@@ -121,14 +121,15 @@ def quadratic_most(at: Grid) -> Sequence[Contrast]:
 
 @claim("incorruptible", "SAM's update gradients become far smaller than RWP's", "section 4.4, figure 3")
 def gradients_collapse(at: Grid) -> Sequence[Contrast]:
-    def norm(run: TrainSettings) -> OverEpochs:
-        return OverEpochs(logging(run, inc.GRADIENT), f"train/{inc.GRADIENT}")
+    def norm(run: TrainSettings, since: float) -> OverEpochs:
+        return OverEpochs(logging(run, inc.GRADIENT), f"train/{inc.GRADIENT}", since=since, until=since + 0.5)
 
-    sam, rwp, sgd = norm(inc.sam(at, 0.3)), norm(inc.rwp(at, 0.08)), norm(inc.plain(at))
+    runs = {"RWP 0.08": inc.rwp(at, 0.08), "SGD": inc.plain(at)}
     return [
-        Contrast("update gradient's norm, mean over epochs: RWP 0.08 minus SAM 0.3", rwp, sam, unit="(norm)"),
-        Contrast("the same: SGD minus SAM 0.3", sgd, sam, unit="(norm)"),
-    ]
+        Contrast(f"update gradient's norm, {half} half of training: {row} minus SAM 0.3", norm(run, since),
+                 norm(inc.sam(at, 0.3), since), unit="(norm)")
+        for row, run in runs.items() for half, since in (("first", 0.0), ("second", 0.5))
+    ]  # fmt: skip
 
 
 @claim("incorruptible", "Test sharpness rises while training sharpness falls", "section 4.5, figure 4")

@@ -250,7 +250,7 @@ def figure1(at: Grid) -> Iterator[Cell]:
             yield Cell(row, f"{row[:3]} under sigma 0.05", Logged(run, "perturbed_accuracy"))
 
 
-@artefact(PAPER, "Accuracy under sigma 0.07 against clean accuracy; the best of SAM and RWP", kind="scatter",
+@artefact(PAPER, "Accuracy under sigma 0.07 against clean accuracy", kind="scatter",
           x="clean accuracy (%)", y="accuracy under sigma 0.07 (%)",
           note="The published right panel, the best of SAM and RWP at every noise, is the rows Constant RWP and "
           "Constant SAM of table 3, and the best of column sigma 0 of tables 1 and 2.")  # fmt: skip

@@ -310,11 +310,20 @@ class Change(Logged):
 
 @dataclass(frozen=True)
 class OverEpochs(Logged):
-    """The mean of a logged column over all epochs."""
+    """The mean of a logged column over the epochs after ``since`` of training and until ``until``.
+
+    Of epochs that not every copy logged none counts: copies are compared at the same ones.
+    """
+
+    since: float = 0.0
+    until: float = 1.0
 
     def values(self, bench: Bench) -> pd.DataFrame:
-        means = super().values(bench).groupby("replicate", as_index=False)["value"].mean()
-        return means.assign(draw=0, x=np.nan)
+        lines = super().values(bench)
+        done = (lines["epoch"] + 1) / (lines["epoch"].max() + 1)
+        copies = lines.groupby("epoch")["replicate"].transform("nunique")
+        part = lines[(done > self.since) & (done <= self.until) & (copies == copies.max())]
+        return part.groupby("replicate", as_index=False)["value"].mean().assign(draw=0, x=np.nan)
 
 
 def _with_all(bench: Bench, pieces: Callable[[Bench], Iterable[Piece]]) -> Bench | None:

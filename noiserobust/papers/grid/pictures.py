@@ -38,14 +38,19 @@ def draw(rows: pd.DataFrame, kind: str, title: str, x: str, y: str) -> Figure:
     return KINDS[kind](rows, title, x, y)
 
 
-def epochs(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
+def strengths(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
     """Mean over copies against x, a band of one standard deviation."""
-    return curves_figure(_lines(rows), x or "epoch", title, ylabel=y, band=SPREAD)
+    return curves_figure(_lines(rows), x, title, ylabel=y, band=SPREAD)
+
+
+def epochs(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
+    """The same along training, at the epochs that all copies of a line logged."""
+    return strengths(_logged_by_all(rows, "x"), title, x or "epoch", y)
 
 
 def magnitudes(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
-    """The same against the logarithm of x."""
-    figure = epochs(rows, title, x, y)
+    """Mean over copies against the logarithm of x."""
+    figure = strengths(rows, title, x, y)
     for axis in figure.axes:
         axis.set_xscale("log")
     return figure
@@ -53,7 +58,7 @@ def magnitudes(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
 
 def trajectory(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
     """The path of training: one logged quantity against another, the last epoch marked; ``x`` names them by panel."""
-    figure = curves_figure(_lines(rows, by="epoch"), x, title, ylabel=y, directed=True)
+    figure = curves_figure(_lines(_logged_by_all(rows, "epoch"), by="epoch"), x, title, ylabel=y, directed=True)
     names = x.split("; ")
     for axis, name in zip(figure.axes, names if len(names) > 1 else names * len(figure.axes), strict=True):
         axis.set_xlabel(name)
@@ -71,7 +76,7 @@ def scatter(rows: pd.DataFrame, title: str, x: str, y: str) -> Figure:
             axis.scatter(
                 points["x"], points["value"], s=14, alpha=0.35, linewidths=0, color=own.colour, marker=own.marker
             )
-            remark(axis, _strength(str(row)), points["x"].mean(), points["value"].mean())
+            remark(axis, _strength(str(row)), points["x"].mean(), points["value"].mean(), own.colour)
         means = panel.groupby("row", sort=False)[["x", "value"]].mean()
         for name, own in look.items():
             joined = means[[_family(str(row)) == name for row in means.index]]
@@ -187,7 +192,7 @@ def _family_line(axis: Axes, family: pd.DataFrame, look: Look) -> None:
 
 KINDS: dict[str, Callable[[pd.DataFrame, str, str, str], Figure]] = {
     "epochs": epochs,
-    "strengths": epochs,
+    "strengths": strengths,
     "magnitudes": magnitudes,
     "trajectory": trajectory,
     "scatter": scatter,
@@ -196,6 +201,12 @@ KINDS: dict[str, Callable[[pd.DataFrame, str, str, str], Figure]] = {
     "histogram": histogram,
     "families": families,
 }
+
+
+def _logged_by_all(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Without the epochs at which fewer copies of a line were measured than at others: its mean would jump there."""
+    copies = rows.groupby(["row", "column", by], sort=False)["replicate"].transform("nunique")
+    return rows[copies == copies.groupby([rows["row"], rows["column"]], sort=False).transform("max")]
 
 
 def _lines(rows: pd.DataFrame, by: str = "x") -> pd.DataFrame:

@@ -28,9 +28,10 @@ REACHED = 120e12
 COMMAND = "noiserobust reproduce map docs/results/*-{mini,four-epochs,small}.parquet"
 HELP = """For every table and figure: what was computed of it at which scale, and how it agrees with what is printed.
 
-- **copies**: trained copies of each run, the fewest and the most; **cells**: those of the quantity that most printed
-  cells have. Figures print no numbers, and of some tables the paper's text lost them
-  ([what is transcribed](../noiserobust/papers/published/README.md)).
+- **copies**: trained copies of each run, the fewest and the most; **cells**: how many printed numbers are compared, all
+  of one quantity. One data set stands for all at `mini` and `small`, so that two cells, of CIFAR-10 and of CIFAR-100,
+  often compare the same runs with what is printed of each. Figures print no numbers, and of some tables the paper's
+  text lost them ([what is transcribed](../noiserobust/papers/published/README.md)).
 - **ranks**: Spearman's rank correlation of measured and printed cells; **of effects**: of the differences from the
   first row of the same column, which the levels of the columns do not flatter.
 - **signs**: share of printed effects that have the same sign here; **within**: share that lie inside the 95 % interval
@@ -106,7 +107,8 @@ def agreement(rows: pd.DataFrame) -> list[str]:
         for row in others:
             differences = (copies[column, row] - copies[column, first]).dropna()
             shown = own["published"][column, row] - own["published"][column, first]
-            effects.append((float(differences.mean()), *_interval(differences), float(shown)))
+            # 98.27 - 98.2 is not quite 70.27 - 70.2: without rounding, no difference would have a sign.
+            effects.append((round(float(differences.mean()), 9), *_interval(differences), float(shown)))
     correlation = _ranks(list(cells["mean"]), list(cells["published"]))
     if not effects:
         return [f"{len(cells)} ({main})", correlation, "", "", ""]
