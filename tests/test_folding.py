@@ -264,3 +264,36 @@ def test_factors_are_those_of_the_norms_at_every_draw() -> None:
                     assert torch.equal(pair.layer.weight, weight * a.view(-1, 1, 1, 1))
                     assert torch.equal(pair.layer.bias, -norm.running_mean * a + norm.bias)
         assert not any("forward" in vars(pair.norm) or pair.layer.bias is not None for pair in folding.pairs)
+
+
+class OfTwoDomains(nn.Module):
+    """A batch norm per domain, chosen by the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 6, 3), nn.Linear(6, 10)
+        self.day, self.night = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.out((self.day(y) if x.mean() > 0 else self.night(y)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("nights", [slice(20, 30), slice(30, 40)])  # between the images that folding looks at, and last
+@pytest.mark.parametrize("options", [{}, {"precision_target": 5.0}])
+def test_a_network_that_chooses_its_norm_by_the_batch(nights: slice, options: dict[str, float]) -> None:
+    with seeded(Stream(0, "net")):
+        network = learnt(OfTwoDomains())
+    x = X.abs()
+    x[nights] *= -1
+    assert Folding(NoisyWeights(network), x[:2]).pairs  # by these alone it could be folded
+
+    def rows(fold: bool) -> list[float]:
+        compute = Compute(batch_size=10, fold=fold)
+        if options:
+            found = evaluate(network, (x, Y), "gaussian:0.2", compute=compute, **options).rows  # type: ignore[arg-type]
+        else:
+            found = evaluate(network, (x, Y), "gaussian:0.2", compute=compute, draws=3).rows
+        return found["value"].tolist()
+
+    assert rows(True) == pytest.approx(rows(False), rel=1e-5)

@@ -23,7 +23,7 @@ from noiserobust.noise import PCM, Gaussian, Hermes, Laplace, NoiseModel, Sum
 from noiserobust.noise.wrapper import Wrapper
 from noiserobust.spec import Described, Duration
 from noiserobust.training import RST, RWP, SAM, Constant, Linear, Method, OffToOn, Quadratic, Schedule
-from noiserobust.training.schedules import Drawn
+from noiserobust.training.schedules import Cosine, Drawn
 
 INSIDE_ONCE = (RST, Drawn, Subset, LoRA)
 
@@ -189,8 +189,9 @@ def test_no_times(wrong: str | float) -> None:
 
 
 def test_a_fraction_stays_a_fraction_and_steps_stay_steps() -> None:
-    for warmup in (1, 1.0):
-        assert type(typing.cast(Linear, Schedule.parse(str(Linear(0.5, warmup)))).warmup) is type(warmup)
+    for kind in (Linear, Cosine):  # whose default is all of training
+        for warmup in (1, 1.0):
+            assert type(typing.cast(Linear | Cosine, Schedule.parse(str(kind(0.5, warmup)))).warmup) is type(warmup)
 
 
 @pytest.mark.parametrize(

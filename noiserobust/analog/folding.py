@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,37 +39,47 @@ class Folding:
 
     W is the *noisy* weight: the noise and its scale are those of the weight in the array. A norm is folded if its input
     is the output of a Linear or convolution with a noisy weight, neither has hooks or a forward method of its own, and
-    the network's output stays the same, which it does not where something else uses that output, too. On a GPU it is
-    compared without TF32, whose rounding of W and of a W would hide a fold that is right.
+    the network's output stays the same, which it does not where something else uses that output, too. ``others``:
+    further images that it must be the same for. On a GPU it is compared without TF32, whose rounding of W and of a W
+    would hide a fold that is right.
     """
 
-    def __init__(self, noisy: NoisyWeights, images: Any) -> None:
+    def __init__(self, noisy: NoisyWeights, images: Any, *others: Any) -> None:
         self.noisy, self.pairs = noisy, list[_Pair]()
         try:
             drawing = seeded(Stream(0, "folding"), device_of(noisy.model))
             with torch.no_grad(), evaluating(noisy.model), drawing, exact_products():
                 expected, pairs = _watched(noisy, images)
-                if not self._gives(expected, pairs, images):
-                    pairs = [pair for pair in pairs if self._gives(expected, [pair], images)]
+                known = [(images, expected), *((probe, predictions_of(call(noisy.model, probe))) for probe in others)]
+                if not self._gives(known, pairs):
+                    pairs = [pair for pair in pairs if self._gives(known, [pair])]
         except Exception:  # whatever a network does with a probe; it is then run as it is
             return
         self.pairs = pairs
 
     @contextmanager
-    def folded(self) -> Iterator[None]:
-        """Inside ``noisy.replaced`` or ``noisy.perturbed`` (which bring the weights back): norms are in the weights."""
-        with _all_folded(self.pairs):
+    def folded(self, watch: bool = False) -> Iterator[None]:
+        """Inside ``noisy.replaced`` or ``noisy.perturbed`` (which bring the weights back): norms are in the weights.
+
+        ``watch``: raise :class:`NotFolded` where the network takes another way than with the images that it was
+        watched with, so that an output passes by its norm.
+        """
+        with _all_folded(self.pairs), _followed(self.pairs if watch else ()):
             yield
 
     def of(self, layers: Collection[nn.Module]) -> list[_Pair]:
         """The norms that are folded into any of ``layers``."""
         return [pair for pair in self.pairs if any(pair.layer is layer for layer in layers)]
 
-    def _gives(self, expected: Tensor, pairs: Sequence[_Pair], images: Any) -> bool:
-        """Whether the clean network gives the same output with ``pairs`` folded."""
+    def _gives(self, known: Sequence[tuple[Any, Tensor]], pairs: Sequence[_Pair]) -> bool:
+        """Whether the clean network gives the ``known`` outputs for their images with ``pairs`` folded, too."""
         with self.noisy.replaced(lambda weight: weight.value()), _all_folded(pairs):
-            output = predictions_of(call(self.noisy.model, images))
-        return bool((output - expected).abs().max() <= ROUNDING * expected.abs().max())
+            outputs = [(predictions_of(call(self.noisy.model, images)), expected) for images, expected in known]
+        return all(bool((one - other).abs().max() <= ROUNDING * other.abs().max()) for one, other in outputs)
+
+
+class NotFolded(Exception):
+    """A network chose another way than before, on which the norms that are folded are not those after their layers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +135,29 @@ def _all_folded(pairs: Sequence[_Pair]) -> Iterator[None]:
     finally:
         for pair in pairs:
             pair.unfold()
+
+
+@contextmanager
+def _followed(pairs: Sequence[_Pair]) -> Iterator[None]:
+    """See to it that the outputs of all folded layers go into their norms, and nothing else does."""
+    waiting: dict[_Pair, Tensor] = {}
+
+    def made(pair: _Pair, module: Any, args: Any, output: Tensor) -> None:
+        if pair in waiting:
+            raise NotFolded
+        waiting[pair] = output
+
+    def normed(pair: _Pair, module: Any, args: Any) -> None:
+        if waiting.pop(pair, None) is not args[0]:
+            raise NotFolded
+
+    with ExitStack() as stack:
+        for pair in pairs:
+            stack.callback(pair.layer.register_forward_hook(partial(made, pair)).remove)
+            stack.callback(pair.norm.register_forward_pre_hook(partial(normed, pair)).remove)
+        yield
+        if waiting:
+            raise NotFolded
 
 
 def _as_it_is(x: Tensor) -> Tensor:

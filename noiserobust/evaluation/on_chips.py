@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, partial, wraps
 from itertools import product
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from noiserobust.analog.backends import Backend
 from noiserobust.analog.converters import Converters, Converting, output_stream
-from noiserobust.analog.folding import Folding
+from noiserobust.analog.folding import Folding, NotFolded
 from noiserobust.analog.noisy import NoisyWeights, Programmed
 from noiserobust.data import Batch, Labelled, Splits, nests
 from noiserobust.errors import UserError
@@ -104,6 +104,20 @@ class Conditions:
         return list(dict.fromkeys(images for images in used if images is not None))
 
 
+def _unfolded_if_need_be(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """``compute`` once more, and from then on, without folded norms where the network turns out to pass by one."""
+
+    @wraps(compute)
+    def computed(self: ModelOnChips, *args: Any, **options: Any) -> Any:
+        try:
+            return compute(self, *args, **options)
+        except NotFolded:
+            self.folding = None
+            return compute(self, *args, **options)
+
+    return computed
+
+
 class ModelOnChips:
     """One trained network on one simulated chip after the other: each draw of the noise is a chip.
 
@@ -120,7 +134,8 @@ class ModelOnChips:
         self.model, self.conditions = model, conditions
         self.metrics, self.read_once = metrics or {}, read_once
         network, compute = model.network, model.compute
-        images = model.task.inputs(network, model.batches[0][:2]) if model.batches else None
+        few = [model.batches[0][:2], model.batches[-1][-2:]] if model.batches else []
+        images, *others = [model.task.inputs(network, batch) for batch in few] or [None]
         patterns = model.where.patterns
         self.noisy = NoisyWeights(network, **patterns)
         # A scoring function has inputs of its own.
@@ -142,7 +157,7 @@ class ModelOnChips:
         sharded = mesh_of(network) is not None
         plain = self.opened.plain and not self.calibration
         foldable = plain and compute.fold and not sharded and images is not None
-        self.folding = Folding(self.noisy, images) if foldable else None
+        self.folding = Folding(self.noisy, images, *others) if foldable else None
         moments = {(str(one["t"]), one["read"]) for one in self.readings}
         self.reads_again = not read_once and len(self.readings) > len(moments)
         """Whether some readings of a chip differ in what is done with its outputs alone."""
@@ -215,9 +230,19 @@ class ModelOnChips:
 
     @contextmanager
     def reading(
-        self, noise: NoiseModel, stream: Stream, t: float, read: int, compensation: Compensation, converters: str
+        self,
+        noise: NoiseModel,
+        stream: Stream,
+        t: float,
+        read: int,
+        compensation: Compensation,
+        converters: str,
+        watch: bool = False,
     ) -> Iterator[nn.Module]:
-        """Inside, what computes with the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own)."""
+        """Inside, what computes with the chip that ``stream`` names, at time ``t`` (s; NaN: the noise model's own).
+
+        ``watch``: raise :class:`NotFolded` where norms are folded that should not be.
+        """
         time = None if t != t else t
         if not (self.noisy.is_identity(noise) or self.answers_to_weights):
             self.require_effect()
@@ -230,7 +255,7 @@ class ModelOnChips:
                 stack.enter_context(self.noisy.held())
             network = stack.enter_context(self.opened.reading(self.programmed, stream, time, read, compensation))
             if self.folding and self.programmed is not None and converting.is_identity:
-                stack.enter_context(self.folding.folded())
+                stack.enter_context(self.folding.folded(watch and self.compiled is None))
             stack.enter_context(converting.applied(output_stream(stream, time, read)))
             # Networks that draw when they compute (dropout that stays on, samplers) draw the same for the same chip.
             stack.enter_context(seeded(read_stream(stream.child("network"), time, read), device_of(self.model.network)))
@@ -247,9 +272,10 @@ class ModelOnChips:
             require_effect(self.noisy, ask, model.batches[0], model.compute.precision)
         self.answers_to_weights = True
 
+    @_unfolded_if_need_be
     def score(self, noise: NoiseModel, stream: Stream, **reading: Any) -> dict[str, float]:
         """The metrics of the chip on all images; ``reading`` is that of :meth:`reading`."""
-        with self.reading(noise, stream, **reading) as network:
+        with self.reading(noise, stream, watch=True, **reading) as network:
             model = self.model
             return score(network, model.batches, model.compute.precision, model.task, meters(self.metrics, model.task))
 
@@ -261,18 +287,25 @@ class ModelOnChips:
     @cached_property
     def quick_margins(self) -> np.ndarray:
         """The same in bf16, with norms folded."""
+        return self._quick_margins()
+
+    @_unfolded_if_need_be
+    def _quick_margins(self) -> np.ndarray:
         with ExitStack() as stack:
             if self.folding:
                 stack.enter_context(self.noisy.replaced(lambda weight: weight.value()))
-                stack.enter_context(self.folding.folded())
-            return self._answers(self.model.network, self.model.batches, "bf16")[1].double().cpu().numpy()
+                stack.enter_context(self.folding.folded(watch=True))
+            found = self._answers(self.model.network, self.model.batches, "bf16")[1]
+        return found.double().cpu().numpy()
 
+    @_unfolded_if_need_be
     def correct(self, noise: NoiseModel, stream: Stream, positions: np.ndarray, **reading: Any) -> Answered:
         """Whether the chip is right, on the images at ``positions``; ``reading`` is that of :meth:`reading`."""
-        with self.reading(noise, stream, **reading) as network:
+        with self.reading(noise, stream, watch=True, **reading) as network:
             right, margin = self._answers(network, pick(self.model.batches, positions))
         return Answered(right.cpu().numpy(), undefined=_undefined(right, margin))
 
+    @_unfolded_if_need_be
     def correct_by_bf16(
         self,
         noise: NoiseModel,
@@ -283,7 +316,7 @@ class ModelOnChips:
     ) -> Answered:
         """Whether the chip is right by bf16, and what is to be added to that: ``difference_weights(margins)`` says how
         much the difference of each image counts; those with 0 are not computed in the model's own precision."""
-        with self.reading(noise, stream, **reading) as network:
+        with self.reading(noise, stream, watch=True, **reading) as network:
             size = 2 * len(self.model.batches[0])  # an open network, noise and all, for as few passes as can be
             right, margin = self._answers(network, pick(self.model.batches, positions, size), "bf16")
             quick, added = right.cpu().numpy(), difference_weights(margin.double().cpu().numpy())

@@ -48,6 +48,11 @@ def typed(value: Any, kind: Any) -> Any:
     return float(value) if isinstance(value, int) and float in options and int not in options else value
 
 
+def _same(value: Any, default: Any) -> bool:
+    """Whether a reader need not be told: a warm-up of 1 (a step) is not one of 1.0 (all of training)."""
+    return bool(value == default) and isinstance(value, float) is isinstance(default, float)
+
+
 def _call(one: Any, nested: bool, without: float | None, label: bool) -> str:
     arguments = []
     kind: Any = type(one)
@@ -58,7 +63,7 @@ def _call(one: Any, nested: bool, without: float | None, label: bool) -> str:
             if not hasattr(value, "stages"):
                 continue
             text = write(value, nested=True, without=without, label=label)
-        elif (positional and one.leading == "always") or setting.required or value != setting.default:
+        elif (positional and one.leading == "always") or setting.required or not _same(value, setting.default):
             text = write(value, nested=True, label=True) if label and hasattr(value, "stages") else format_value(value)
             if label and setting.name == one.path_field and one.digest:
                 text = PurePath(text).name

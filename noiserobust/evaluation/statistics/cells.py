@@ -19,6 +19,8 @@ CELL = ["method", "noise", "strength", "t", *OPERATION, "metric"]
 """The columns whose rows are summarised together, to one line."""
 MODEL = ["model", "replicate"]
 """The columns that name a trained copy within its method."""
+NAMES_OF_DRAWS = ("seed", "semantics")
+"""Columns, where there are any, in which draws of one number must agree to be the same noise."""
 
 
 def by_draw(rows: pd.DataFrame) -> pd.DataFrame:
@@ -30,7 +32,10 @@ def by_draw(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["metric"] != NAN_ANSWERS]
     unit = [*CELL, *MODEL, "draw"]
     groups = rows.assign(invalid=rows["value"].isna()).groupby(unit, sort=False, dropna=False, observed=True)
-    draws = groups.agg(value=("value", "mean"), invalid=("invalid", "any"), reads=("read", "size")).reset_index()
+    names = {name: (name, "first") for name in NAMES_OF_DRAWS if name in rows}
+    draws = groups.agg(
+        value=("value", "mean"), invalid=("invalid", "any"), reads=("read", "size"), **names
+    ).reset_index()
     # pandas leaves NaN out of a mean; a diverged evaluation must show instead.
     draws.loc[draws["invalid"], "value"] = np.nan
     spread = draws.groupby(CELL, sort=False, dropna=False, observed=True)["reads"].transform("max")

@@ -16,7 +16,15 @@ import numpy as np
 import pandas as pd
 
 from noiserobust.errors import UserError
-from noiserobust.evaluation.statistics.cells import CELL, by_draw, cells, one_model_per_replicate, require_one_of
+from noiserobust.evaluation.statistics.cells import (
+    CELL,
+    NAMES_OF_DRAWS,
+    by_draw,
+    cells,
+    one_model_per_replicate,
+    place,
+    require_one_of,
+)
 from noiserobust.evaluation.statistics.components import (
     Design,
     components,
@@ -27,6 +35,7 @@ from noiserobust.evaluation.statistics.components import (
 )
 from noiserobust.report.leading import leading
 from noiserobust.spec.kinds import typed
+from noiserobust.storage.rows import noise_free
 
 
 @typed
@@ -83,9 +92,9 @@ def paired(
     training seed) is gone from them.
     Columns: method_a, method_b, then those of :func:`summarize`. Noises that only one method has are left out.
 
-    Raises :class:`UserError` for an unknown method or metric, when no (replicate, draw, noise) is shared, when a
-    method has two models on one replicate (in either design: which is whose partner?), and for everything
-    :func:`summarize` raises for.
+    Raises :class:`UserError` for an unknown method or metric, when no (replicate, draw, noise) is shared, when draws of
+    one number are of two seeds or two versions of a noise (other noise, that is), when a method has two models on one
+    replicate (in either design: which is whose partner?), and for everything :func:`summarize` raises for.
     """
     require_confidence(confidence)
     require_design(design)
@@ -100,6 +109,7 @@ def paired(
     shared = a.merge(b, on=["replicate", "draw", *CELL[1:]], suffixes=("", "_b"))
     if shared.empty:
         raise UserError(f"expected replicates with the same noises and draws for both methods, {_unshared(a, b)}")
+    _require_same_noise(shared)
     shared["value"] -= shared["value_b"]
     pair = {"method_a": method_a, "method_b": method_b}
     return pd.DataFrame(
@@ -108,6 +118,21 @@ def paired(
             for key, values in cells(shared, design)
         ]
     )
+
+
+def _require_same_noise(shared: pd.DataFrame) -> None:
+    for name in NAMES_OF_DRAWS:
+        if name not in shared or f"{name}_b" not in shared:
+            continue
+        known = shared[name].notna() & shared[f"{name}_b"].notna()
+        other = shared[known & (shared[name] != shared[f"{name}_b"])]
+        if len(other) and not noise_free(other).all():
+            first = other[~noise_free(other)].iloc[0]
+            got = f"{first[name]:g} ({first['method']}) and {first[f'{name}_b']:g} ({first['method_b']})"
+            raise UserError(
+                f"expected the same noise for both methods, got draws of {name} {got} under {place(first)}; "
+                "evaluate both methods with one seed and one version of noiserobust"
+            )
 
 
 def _unshared(a: pd.DataFrame, b: pd.DataFrame) -> str:
