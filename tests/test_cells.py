@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -75,6 +76,13 @@ class TestCells:
         assert held == [[25.0, 0.0], [12.5, 0.0], [0.0, 0.0]]
         plain = PCM(reference="layer").program(equal_weights(0.0, 0.5), STREAM.child("plain")).programmed().var(1)
         assert_std(chip.programmed()[0], math.sqrt(float(plain.sum())) / 3)
+
+    @pytest.mark.parametrize("fill", ["equal", "max"])
+    def test_the_scale_is_that_of_the_clean_weight_behind_other_stages(self, fill: Literal["equal", "max"]) -> None:
+        """Four cells with errors of 0.1 of the largest clean weight, all of them stuck at 0: a mean error of 0.05."""
+        w = equal_weights(0.5)
+        noise = Stuck(1.0) + Cells(Gaussian(0.1, reference="layer"), 4, fill=fill, reference="layer")
+        assert_std(noise.program(w, STREAM).programmed(), 0.1 / 2)
 
     def test_aihwkit_fills_the_same_conductances(self) -> None:
         conductance = pytest.importorskip("aihwkit.inference.converter.conductance")

@@ -79,6 +79,13 @@ class TestGrid:
 
     def test_one_combination_twice_is_one_run(self) -> None:
         assert len(runs_of(BASE, {"method": ["plain", "plain"], "lr": ["0.1", "1e-1"]})) == 1
+        assert len(runs_of(BASE, {"method": [SAM(1), "sam:1", "sam:1.0"]})) == 1  # type: ignore[arg-type]
+
+    def test_a_step_is_not_all_of_training(self) -> None:
+        assert len(runs_of(BASE, {"lr_warmup": ["1", "1.0", 1]})) == 2
+        ramps = [f"sam:{ramp}(1.0,warmup={warmup})" for ramp in ("linear", "cosine") for warmup in ("1", "1.0")]
+        names = {piece.result for piece in runs_of(BASE, {"method": ramps})}
+        assert len(names) == 4
 
     def test_any_cut_covers_every_draw_once(self) -> None:
         runs = runs_of(BASE, {"seed": [0, 1]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
@@ -55,10 +56,12 @@ class Cells(Wrapper, name="cells"):
         if self.is_identity:
             return below
         target = stored(below)
-        shares = self._filled(target, clean) if self.fill == "max" else [target] * self.number
+        of = partial(self._filled, clean=clean) if self.fill == "max" else lambda values: [values] * self.number
+        shares = of(target)
+        cleans = shares if target is clean else of(clean)  # the scale is that of the clean weight for every stage
         cells = [
-            self.noise.write(Chip(share), clean if share is target else share, stream.child(cell))
-            for cell, share in enumerate(shares)
+            self.noise.write(Chip(share), own, stream.child(cell))
+            for cell, (share, own) in enumerate(zip(shares, cleans, strict=True))
         ]
         return Assembly(below, target, cells, lambda read: sum(read[1:], read[0]) / self.number)
 

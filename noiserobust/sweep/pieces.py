@@ -7,7 +7,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,14 +44,25 @@ class Piece(Protocol):
         """Do it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Training:
-    """One training run, in its own folder of ``out``."""
+    """One training run, in its own folder of ``out``; those with equal settings, as they are written, are one."""
 
     settings: TrainSettings
     out: Path
     known: Content | None = None
     """What names the data where they are not on this machine: a finished run is found without them."""
+
+    @cached_property
+    def _key(self) -> tuple[str, Path, Content | None]:
+        # As written, since to Python a warm-up of 1 step is one of 1.0, all of training.
+        return json.dumps(self.settings.described(), sort_keys=True), self.out, self.known
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Training) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
     @property
     def name(self) -> str:

@@ -119,8 +119,9 @@ def recommend(
         searched = equivalent(searched, base)
         note = f"searched under {searched}, which has the rms error of {noise}; program the new weights anew"
     base = replace(base, select_noise=searched)
-    candidates = candidates_for(base) if vary is None else [piece.settings for piece in runs_of(base, vary)]
-    candidates = list(dict.fromkeys(candidates))
+    candidates = (
+        list(dict.fromkeys(candidates_for(base))) if vary is None else [p.settings for p in runs_of(base, vary)]
+    )
     plain = next((one for one in candidates if _is_plain(one)), replace(base, method=Plain()))
     costs = [epoch_cost(settings) for settings in candidates]
     rungs, teaches = within(budget, costs, base.epochs, copies, teaches=vary is None)
