@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from noiserobust import Stream, evaluate
 from noiserobust.analog.folding import Folding
 from noiserobust.analog.noisy import NoisyWeights
-from noiserobust.evaluation import Compute
+from noiserobust.evaluation import Compute, sensitivity
 from noiserobust.evaluation.settings import grouped
 from noiserobust.models import ModelSpec
 from noiserobust.noise import Gaussian, NoiseModel
@@ -266,34 +267,42 @@ def test_factors_are_those_of_the_norms_at_every_draw() -> None:
         assert not any("forward" in vars(pair.norm) or pair.layer.bias is not None for pair in folding.pairs)
 
 
-class OfTwoDomains(nn.Module):
-    """A batch norm per domain, chosen by the batch."""
+class ByTheBatch(nn.Module):
+    """What becomes of the layer's output is chosen by the batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, way: str) -> None:
         super().__init__()
+        self.way = way
         self.conv, self.out = nn.Conv2d(3, 6, 3), nn.Linear(6, 10)
         self.day, self.night = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
-        return self.out((self.day(y) if x.mean() > 0 else self.night(y)).relu().mean((2, 3)))
+        if x.mean() > 0:
+            y = self.day(y)
+        elif self.way == "another norm":
+            y = self.night(y)
+        elif self.way == "used again":
+            y = self.day(y) + y
+        elif self.way == "used before":
+            y = y.square() + self.day(y)
+        return self.out(y.relu().mean((2, 3)))
 
 
+@pytest.mark.parametrize("way", ["another norm", "no norm", "used again", "used before"])
 @pytest.mark.parametrize("nights", [slice(20, 30), slice(30, 40)])  # between the images that folding looks at, and last
-@pytest.mark.parametrize("options", [{}, {"precision_target": 5.0}])
-def test_a_network_that_chooses_its_norm_by_the_batch(nights: slice, options: dict[str, float]) -> None:
+def test_a_network_that_chooses_by_the_batch(way: str, nights: slice) -> None:
     with seeded(Stream(0, "net")):
-        network = learnt(OfTwoDomains())
+        network = learnt(ByTheBatch(way))
     x = X.abs()
     x[nights] *= -1
     assert Folding(NoisyWeights(network), x[:2]).pairs  # by these alone it could be folded
 
-    def rows(fold: bool) -> list[float]:
-        compute = Compute(batch_size=10, fold=fold)
-        if options:
-            found = evaluate(network, (x, Y), "gaussian:0.2", compute=compute, **options).rows  # type: ignore[arg-type]
-        else:
-            found = evaluate(network, (x, Y), "gaussian:0.2", compute=compute, draws=3).rows
-        return found["value"].tolist()
+    def agree(ask: Callable[..., Any], **options: Any) -> None:
+        computes = [Compute(batch_size=10, fold=fold) for fold in (True, False)]
+        rows = [ask(network, (x, Y), "gaussian:0.2", compute=one, **options).rows for one in computes]
+        assert rows[0]["value"].tolist() == pytest.approx(rows[1]["value"].tolist(), rel=1e-5)
 
-    assert rows(True) == pytest.approx(rows(False), rel=1e-5)
+    agree(evaluate, draws=2)
+    agree(evaluate, precision_target=5.0)
+    agree(sensitivity, draws=2)

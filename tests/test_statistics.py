@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,16 +49,16 @@ def test_one_draw_has_no_noise_spread() -> None:
     assert math.isnan(single["low"])
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("seed", 3), ("semantics", 2)])
-def test_pairs_are_of_the_same_noise(name: str, wrong: int) -> None:
-    """A draw of another seed, or of another version's noise, is other noise; without noise neither matters."""
-    a = table({0: [78.0, 80.0]}, method="a").assign(**{name: 1})
+@pytest.mark.parametrize(("name", "right", "wrong"), [("seed", 1, 3), ("semantics", 1, 2), ("device", "cpu", "cuda")])
+def test_pairs_are_of_the_same_noise(name: str, right: Any, wrong: Any) -> None:
+    """A draw of another seed, device or version is other noise; without noise none of them matters."""
+    a = table({0: [78.0, 80.0]}, method="a").assign(**{name: right})
     b = table({0: [70.0, 74.0]}, method="b")
-    assert only(paired(pd.concat([a, b.assign(**{name: 1})]), "a", "b"))["mean"] == 7
+    assert only(paired(pd.concat([a, b.assign(**{name: right})]), "a", "b"))["mean"] == 7
     assert only(paired(pd.concat([a, b]), "a", "b"))["mean"] == 7  # older rows do not say
     other = pd.concat([a, b.assign(**{name: wrong})])
     with pytest.raises(
-        UserError, match=f"expected the same noise .* got draws of {name} 1 \\(a\\) and {wrong} \\(b\\)"
+        UserError, match=f"expected the same noise .* got draws of {name} {right} \\(a\\) and {wrong} \\(b\\)"
     ):
         paired(other, "a", "b")
     assert only(paired(other.assign(strength=0.0), "a", "b"))["mean"] == 7

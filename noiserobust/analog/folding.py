@@ -62,7 +62,7 @@ class Folding:
         """Inside ``noisy.replaced`` or ``noisy.perturbed`` (which bring the weights back): norms are in the weights.
 
         ``watch``: raise :class:`NotFolded` where the network takes another way than with the images that it was
-        watched with, so that an output passes by its norm.
+        watched with, on which a folded output is used by anything but its norm.
         """
         with _all_folded(self.pairs), _followed(self.pairs if watch else ()):
             yield
@@ -79,7 +79,7 @@ class Folding:
 
 
 class NotFolded(Exception):
-    """A network chose another way than before, on which the norms that are folded are not those after their layers."""
+    """A network took another way than it was watched on, where a folded layer's output goes elsewhere, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,17 +139,21 @@ def _all_folded(pairs: Sequence[_Pair]) -> Iterator[None]:
 
 @contextmanager
 def _followed(pairs: Sequence[_Pair]) -> Iterator[None]:
-    """See to it that the outputs of all folded layers go into their norms, and nothing else does."""
-    waiting: dict[_Pair, Tensor] = {}
+    """See to it that the outputs of all folded layers go into their norms, and nowhere else."""
+    waiting: dict[_Pair, tuple[Tensor, Tensor]] = {}
 
-    def made(pair: _Pair, module: Any, args: Any, output: Tensor) -> None:
+    def made(pair: _Pair, module: Any, args: Any, output: Tensor) -> Tensor:
         if pair in waiting:
             raise NotFolded
-        waiting[pair] = output
+        untouchable = output.as_subclass(_Untouchable)
+        waiting[pair] = output, untouchable
+        return untouchable
 
-    def normed(pair: _Pair, module: Any, args: Any) -> None:
-        if waiting.pop(pair, None) is not args[0]:
+    def normed(pair: _Pair, module: Any, args: Any) -> tuple[Tensor]:
+        output, untouchable = waiting.pop(pair, (None, None))
+        if output is None or untouchable is not args[0]:
             raise NotFolded
+        return (output,)
 
     with ExitStack() as stack:
         for pair in pairs:
@@ -158,6 +162,21 @@ def _followed(pairs: Sequence[_Pair]) -> Iterator[None]:
         yield
         if waiting:
             raise NotFolded
+
+
+class _Untouchable(Tensor):
+    """An output that only its norm may use; its shape and the like may be asked for."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _ABOUT:
+            raise NotFolded
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
+_ABOUT = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, Tensor.is_contiguous, Tensor.is_floating_point}
+_ABOUT |= {getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad")}
 
 
 def _as_it_is(x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from noiserobust.evaluation.settings import Chips, Where
 from noiserobust.evaluation.trained_ranges import learnt, require_ranges
 from noiserobust.models.compute import Precision, autocast, call, device_of
 from noiserobust.models.kinds import require_weights
-from noiserobust.models.modes import recalibrated
+from noiserobust.models.modes import evaluating, recalibrated
 from noiserobust.models.wrappers import unwrap
 from noiserobust.noise import Compensation, NoiseModel, check_compensation
 from noiserobust.noise.base import read_stream
@@ -167,6 +167,7 @@ class ModelOnChips:
                 raise UserError(
                     "expected backend direct without converters or recalibration with compile; leave it out"
                 )
+            self.settle_folding()
             self.compiled = torch.compile(unwrap(network), dynamic=False)
             require_weights(self.compiled)  # the compiler may be told to copy them
         self.programmed: Programmed | None = None
@@ -263,6 +264,25 @@ class ModelOnChips:
                 stack.enter_context(recalibrated(network, self.calibration, self.model.compute.precision))
             yield network if self.compiled is None else self.compiled
         converting.check_called()
+
+    def settle_folding(self) -> None:
+        """See by a pass over all images whether norms may be folded, for readings that nobody watches."""
+        if self.folding is None or not self.folding.pairs:
+            return
+        model, network = self.model, self.model.network
+        try:
+            with (
+                torch.no_grad(),
+                evaluating(network),
+                autocast(device_of(network), model.compute.precision),
+                seeded(Stream(0, "folding"), device_of(network)),
+                self.noisy.replaced(lambda weight: weight.value()),
+                self.folding.folded(watch=True),
+            ):
+                for batch in model.batches:
+                    model.task.call(network, batch)
+        except NotFolded:
+            self.folding = None
 
     def require_effect(self) -> None:
         """Refuse a network that noise would not reach; once, before the first noise that moves weights."""

@@ -115,6 +115,7 @@ def _sides(
     def side(label: str, setting: Setting, one: EvaluatedModel = copy, **about: Any) -> _Side:
         conditions = Conditions.of(setting.chips, data)
         on_chips = ModelOnChips(one.under(setting.where), conditions, None, len(conditions.readings) == 1)
+        on_chips.settle_folding()
         return _Side(label, on_chips, setting.noise, columns_of(on_chips, setting.noise, columns), **about)
 
     sides = [side(*base)]

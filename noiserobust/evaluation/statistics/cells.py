@@ -19,7 +19,7 @@ CELL = ["method", "noise", "strength", "t", *OPERATION, "metric"]
 """The columns whose rows are summarised together, to one line."""
 MODEL = ["model", "replicate"]
 """The columns that name a trained copy within its method."""
-NAMES_OF_DRAWS = ("seed", "semantics")
+NAMES_OF_DRAWS = ("seed", "semantics", "device")
 """Columns, where there are any, in which draws of one number must agree to be the same noise."""
 
 

@@ -93,7 +93,7 @@ def paired(
     Columns: method_a, method_b, then those of :func:`summarize`. Noises that only one method has are left out.
 
     Raises :class:`UserError` for an unknown method or metric, when no (replicate, draw, noise) is shared, when draws of
-    one number are of two seeds or two versions of a noise (other noise, that is), when a method has two models on one
+    one number are other noise (of another seed, kind of device or version), when a method has two models on one
     replicate (in either design: which is whose partner?), and for everything :func:`summarize` raises for.
     """
     require_confidence(confidence)
@@ -128,10 +128,11 @@ def _require_same_noise(shared: pd.DataFrame) -> None:
         other = shared[known & (shared[name] != shared[f"{name}_b"])]
         if len(other) and not noise_free(other).all():
             first = other[~noise_free(other)].iloc[0]
-            got = f"{first[name]:g} ({first['method']}) and {first[f'{name}_b']:g} ({first['method_b']})"
+            ours, theirs = (value if isinstance(value, str) else f"{value:g}" for value in first[[name, f"{name}_b"]])
+            got = f"{ours} ({first['method']}) and {theirs} ({first['method_b']})"
             raise UserError(
                 f"expected the same noise for both methods, got draws of {name} {got} under {place(first)}; "
-                "evaluate both methods with one seed and one version of noiserobust"
+                "evaluate both methods with one seed, on one kind of device, by one version of noiserobust"
             )
 
 
