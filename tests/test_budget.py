@@ -275,6 +275,14 @@ class TestSearch:
         assert edge.value == pytest.approx(0.4, rel=0.02)
         assert first_crossing(lambda x: math.nan, Range(0, 1), 0.3)[0].state == "never"
 
+    @pytest.mark.parametrize("luck", [-10.0, 10.0])
+    def test_ends_that_differ_by_luck_are_told_apart_by_harm(self, luck: float) -> None:
+        """A robust network: no noise and the most lose the same to the interval, whichever mean is lower."""
+        axis = Range(0.0, 0.02)
+        points = search(lambda x: Point(x, luck * x, luck * x - 1, luck * x + 1, harm=x), axis, 2.0)
+        answer = crossing(points, axis, 2.0)
+        assert (answer.state, answer.value, answer.easy) == ("always", math.inf, 0.0)
+
     def test_ends_that_are_equal_are_told_apart_by_harm(self) -> None:
         axis = Range(2, 8, whole=True)
         answer = crossing(search(lambda x: Point(x, 0.0, 0.0, 0.0, harm=-x), axis, 1.0), axis, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from scipy import stats
 
 from experiments import statistics_simulation as simulation
 from noiserobust import evaluate
+from noiserobust.cli import main
 from noiserobust.errors import UserError
 from noiserobust.evaluation.statistics.components import components, interval
 from noiserobust.evaluation.statistics.summary import paired, summarize
@@ -143,3 +145,19 @@ def test_the_page_shows_what_the_simulation_prints(request: pytest.FixtureReques
     lines = simulation.shared_draws()
     for _, line in zip(range(3), lines, strict=False):
         assert f"| {' | '.join(line)} |" in page
+
+
+def test_a_page_of_modules_that_were_evaluated_one_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their chips are the same noise, so no yield can be told; all else is."""
+    data = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
+    copies = [evaluate({"net": torch.nn.Linear(4, 3)}, data, "gaussian:0.1", draws=3).rows for _ in range(2)]
+    rows = pd.concat([one.assign(model=f"copy {index}") for index, one in enumerate(copies)])
+    rows.to_parquet(tmp_path / "rows.parquet")
+    page = tmp_path / "page.html"
+    main(["report", str(tmp_path / "rows.parquet"), "--page", str(page), "--design", "crossed"])
+    text = page.read_text()
+    assert "gaussian" in text
+    assert 'id="yield"' not in text
+    assert "Traceback" not in capsys.readouterr().err

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from noiserobust import Stream, UserError, evaluate
 from noiserobust.evaluation import Search, Stop, Where, keep_digital
+from noiserobust.evaluation.design.digital_layers import _gain
 
 NOISE = "gaussian:2.0"
 
@@ -188,3 +189,14 @@ def test_the_picture(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     assert curve.get_xlabel() == "% of multiply-accumulates kept digital"
     assert "+ c.weight" in names.texts[0].get_text()
     assert len(figure.axes) == 4
+
+
+def test_draws_that_are_undefined_are_the_worst() -> None:
+    """A set of layers that is undefined under some draws gains nothing by what it is under the others."""
+    base, whole, torn = (
+        pd.DataFrame({"metric": "mse", "task": "regression", "value": values})
+        for values in ([1.0, 1.0], [0.9, 0.9], [0.1, float("nan")])
+    )
+    assert _gain(base, whole) > 0 > _gain(base, torn)
+    assert _gain(torn, base) == float("inf")
+    assert _gain(torn, torn) == 0

@@ -19,8 +19,9 @@ from torch import nn
 from noiserobust import UserError, evaluate
 from noiserobust.analog.noisy import report_stream
 from noiserobust.cli import main
+from noiserobust.cli.stored import stored_rows
 from noiserobust.data.corrupted import load_corrupted
-from noiserobust.evaluation import corrupted, landscape, sharpness, summarize, trajectories
+from noiserobust.evaluation import Where, corrupted, landscape, sharpness, summarize, trajectories
 from noiserobust.evaluation.corruptions import Corrupted
 from noiserobust.evaluation.training_logs import curves
 from noiserobust.minima import Measure, Surface, measure
@@ -66,6 +67,42 @@ class TestSharpness:
         assert (line["models"], line["draws"]) == (2, 2)
         assert line["low"] < line["mean"] < line["high"]
         assert "average_sharpness" in measure_table(summary)
+
+    def test_parts_in_which_nothing_counts_have_no_share(self) -> None:
+        images, labels = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0)), torch.ones(4, 3, 3).long()
+        labels[1] = 255
+        network = nn.Conv2d(2, 2, 1)
+        rest = [0, 2, 3]
+        all_of, counted = (
+            sharpness(network, data, "ascent_sharpness:0.1,m=1", task="segmentation").rows["value"]
+            for data in ((images, labels), (images[rest], labels[rest]))
+        )
+        assert all_of.tolist() == pytest.approx(counted.tolist(), rel=1e-5)
+
+    def test_weights_that_the_loss_does_not_reach(self) -> None:
+        class Idle(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net, self.idle = normed_net(0), nn.Linear(3, 3)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                self.idle(x.new_zeros(1, 3))
+                return self.net(x)
+
+        measures = ["gradient_norm:over=analog", "hessian_top:over=analog"]
+        rows = sharpness(Idle(), DATA, measures, where=Where(include=["idle.*"], exclude=["net.*"])).rows
+        values = rows.set_index("metric")["value"]
+        assert values[["gradient_norm/analog", "hessian_top/analog"]].tolist() == [0, 0]
+
+    def test_layers_with_a_noise_of_their_own_have_it_beside_none(self) -> None:
+        where = Where(layers={"0.*": {"noise": "gaussian:0.3"}})
+        rows = [
+            sharpness(normed_net(0), DATA, "average_sharpness:gaussian(0.0)", where=one).rows
+            for one in (where, Where())
+        ]
+        steep, flat = (one[one["metric"] == "average_sharpness"]["value"] for one in rows)
+        assert (steep != 0).any()
+        assert (flat == 0).all()
 
     def test_resumed(self, tmp_path: Path) -> None:
         model, out = normed_net(), tmp_path / "rows.parquet"
@@ -342,3 +379,18 @@ def test_values_that_are_no_numbers_are_said() -> None:
     assert "NaN" not in sharpness(network, data, "loss").table()
     with pytest.raises(UserError, match=r"half width that weights of torch.float32 can move by, got 1e\+300"):
         landscape(network, data, dimensions=1, half_width=1e300, points=3)
+
+
+def test_files_of_measures_together_and_of_landscapes_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two measures of one metric's name are two rows; a landscape is no network's loss."""
+    files = [tmp_path / f"{name}.parquet" for name in ("ten", "thirty", "around")]
+    for file, probes in zip(files, (10, 30), strict=False):
+        sharpness(normed_net(0), DATA, f"hessian_trace:{probes}", out=file)
+    measured = [read_rows(file) for file in files[:2]]
+    both = stored_rows(files[:2])
+    assert sum(len(rows[rows["metric"].str.startswith("hessian")]) for rows in measured) == sum(
+        both["metric"].str.startswith("hessian")
+    )
+    landscape(normed_net(0), DATA, 1, points=3, pairs=1, out=files[2])
+    for words in ([], ["--page", str(tmp_path / "page.html")]):
+        assert "got a landscape around them in" in refused(["report", str(files[2]), *words], capsys)

@@ -27,7 +27,8 @@ from noiserobust.evaluation import Stop, Target, budget, keep_digital, landscape
 from noiserobust.rng import Stream
 from noiserobust.storage.checkpoints import read_checkpoint
 from noiserobust.tasks import Binary, Classification, MultiLabel, Regression, Segmentation, Task, Tokens
-from noiserobust.tasks.metrics import meters
+from noiserobust.tasks.metrics import Metric, meters
+from noiserobust.tasks.quantities import quantity
 from noiserobust.tasks.scoring import score
 from noiserobust.training import TrainSettings, fit, load_run
 
@@ -126,6 +127,36 @@ class TestMetrics:
         assert self.counted(MultiLabel(), logits, unknown)["loss"] == pytest.approx(loss.item(), rel=1e-6)
         one = self.counted(Binary(), logits[:, 0], labels[:, 0])
         assert one["accuracy"] == pytest.approx(100 * right[:, 0].float().mean().item())
+
+    def test_samples_without_a_known_label_are_not_right(self) -> None:
+        logits, labels = torch.tensor([-1.0, -1.0, 1.0, 1.0]), torch.tensor([1, 1, -100, -100])
+        assert self.counted(Binary(), logits, labels)["accuracy"] == 0
+        several = torch.stack([labels, torch.tensor([0, 0, -100, 1])], 1)
+        assert self.counted(MultiLabel(), logits[:, None].expand(4, 2), several)["accuracy"] == pytest.approx(100 / 3)
+        with pytest.raises(UserError, match="expected samples with a known label for"):
+            Binary().answers(logits, Batch(logits, labels))
+
+    def test_five_largest_of_every_pixel(self) -> None:
+        logits, labels = normal(4, 9, 5, 5), whole(9, 4, 5, 5)
+        labels[0] = 255
+        five = (logits.topk(5, 1).indices == labels[:, None]).any(1)[labels != 255]
+        (meter,) = meters({"top5": Metric.parse("top5")}, Segmentation())
+        meter.update(logits, Batch(logits, labels))
+        assert meter.compute()["top5"] == pytest.approx(100 * five.float().mean().item())
+        for task in (Binary(), MultiLabel(), Regression()):
+            (meter,) = meters({"top5": Metric.parse("top5")}, task)
+            with pytest.raises(UserError, match="top5: expected class numbers"):
+                meter.update(normal(8, 4), Batch(normal(8, 4), whole(2, 8, 4)))
+
+    def test_pixels_have_labels_from_0_on(self) -> None:
+        data = as_dataset((normal(4, 1, 5, 5), whole(3, 4, 5, 5) - 1))
+        with pytest.raises(UserError, match=r"labels from 0 on .*, got -1; segmentation:ignored=-1 leaves those out"):
+            Segmentation().suited(data)
+        Segmentation(ignored=-1).suited(data)
+
+    def test_less_is_better_of_what_a_function_alone_measures(self) -> None:
+        assert not quantity("word_errors", "score:own_parts:errors(less=true)").higher_is_better
+        assert quantity("accuracy", "score:own_parts:errors(less=true)").higher_is_better
 
     @pytest.mark.parametrize("ignored", [255, -100])
     def test_segmentation(self, ignored: int) -> None:

@@ -21,7 +21,10 @@ def precise(vector: Vector) -> Vector:
 def norm(vector: Vector) -> Tensor:
     """The 2-norm over all tensors, 0-dimensional; of float16 in float32."""
     # A norm of norms: squares of loss-scaled elements over all tensors could overflow where no single norm does.
-    norms = torch._foreach_norm([v for v in precise(vector) if v is not None])
+    given = [v for v in precise(vector) if v is not None]
+    if not given:
+        return torch.zeros(())
+    norms = torch._foreach_norm(given)
     return torch.linalg.vector_norm(torch.stack([whole(one) for one in norms]))
 
 
@@ -33,7 +36,8 @@ def divisor(vector: Vector) -> Tensor:
 def inner(vector: Vector, other: Vector) -> Tensor:
     """The inner product over all tensors, 0-dimensional; of float16 in float32."""
     pairs = zip(precise(vector), precise(other), strict=True)
-    return torch.stack([whole(torch.sum(v * o)) for v, o in pairs if v is not None and o is not None]).sum()
+    products = [whole(torch.sum(v * o)) for v, o in pairs if v is not None and o is not None]
+    return torch.stack(products).sum() if products else torch.zeros(())
 
 
 def only(vector: Vector, chosen: Sequence[bool]) -> Vector:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from noiserobust.analog.coverage import Coverage, coverage_of, weight_counts
 from noiserobust.data import Batch, Labelled, Samples, Splits, as_dataset, load
@@ -292,6 +293,9 @@ class EvaluatedModels:
         if analog.warning:
             warnings.warn(analog.warning, stacklevel=2)
         asked = answer(network, task.inputs(network, batches[0]), compute.precision) if batches else ""
+        by_batches = any(isinstance(one, _BatchNorm) and one.running_var is None for one in network.modules())
+        if by_batches and batches:  # normalised by each batch's own statistics
+            asked += f" batch_size={len(batches[0])}"
         columns = {
             "model": copy.name,
             "method": copy.method,

@@ -45,7 +45,7 @@ class Landscape(Result):
         """One line per method and point: ``mean``, ``std`` (ddof 1) and number ``n`` over pairs of directions and
         trained copies. There is no interval, so that ``confidence`` has no effect."""
         groups = self.rows.groupby(["method", "x", "y"], sort=False)["value"]
-        return groups.agg(mean="mean", std="std", n="size").reset_index()
+        return groups.agg(mean="mean", std="std", n="count").reset_index()
 
     def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """A line per method: the loss in the middle, which is the network's own, and the largest."""

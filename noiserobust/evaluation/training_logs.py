@@ -31,7 +31,7 @@ class Trajectories(Result):
         """One line per method, epoch and metric: ``mean``, ``std`` (ddof 1) and number ``n`` over runs. There is no
         interval, so that ``confidence`` has no effect."""
         groups = self.rows.groupby(["method", "epoch", "metric"], sort=False)["value"]
-        return groups.agg(mean="mean", std="std", n="size").reset_index()
+        return groups.agg(mean="mean", std="std", n="count").reset_index()
 
     def table(self, markdown: bool = False, confidence: float = 0.95) -> str:
         """A line per method: its last epoch, and the means of what was logged there."""

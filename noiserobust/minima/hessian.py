@@ -134,8 +134,7 @@ def _products(surface: Surface, over: Over) -> Iterator[Product]:
         loss = surface.total(surface.losses_of(batch), batch) / units
         gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
         pairs = [(g.flatten(), piece) for g, piece in zip(gradients, pieces, strict=True) if g is not None]
-        slope = torch.stack([g @ piece for g, piece in pairs]).sum()
-        if not slope.requires_grad:
+        if not pairs or not (slope := torch.stack([g @ piece for g, piece in pairs]).sum()).requires_grad:
             return 0.0
         parts = torch.autograd.grad(slope, parameters, allow_unused=True, materialize_grads=True)
         return torch.cat([part.flatten() for part in parts])

@@ -45,6 +45,8 @@ def visit(surface: Surface, perturbation: Perturbation, streams: Sequence[Stream
     sums = [[0.0] * 5 for _ in streams]
     for index, part in enumerate(parts):
         share = surface.units(part) / surface.units()
+        if not share:  # nothing in it counts
+            continue
         whole = perturbation.m is None
         clean, gradient = clean_point(surface, part, whole, perturbation.follows_gradient or over is not None)
         loss = surface.mean(clean, part)
@@ -79,7 +81,7 @@ def _at(
 ) -> tuple[float, float, float, float, float]:
     """The fields of a :class:`Point`, of one part of the data."""
     nan = float("nan")
-    if perturbation.is_identity:  # w itself: no further pass
+    if perturbation.is_identity_on(surface):  # w itself: no further pass
         if over is None:
             return clean_loss, 0.0, 0.0, nan, nan
         return clean_loss, 0.0, 0.0, norm(surface.only(gradient, over)).item(), 1.0

@@ -194,7 +194,10 @@ def chips(results: Results, asked: Asked) -> Section | None:
     rows = rows[~undefined]
     if rows.empty:
         return None
-    found = yields(rows, pooled=True)
+    try:
+        found = yields(rows, pooled=True)
+    except UserError:  # copies whose chips are the same noise are no sample of chips
+        return None
     curves, percents = found.distribution(asked.confidence), found.percentiles((1, 5, 50), asked.confidence)
     keys = [key for key in keys if key in curves]
     panels = []

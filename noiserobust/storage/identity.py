@@ -105,6 +105,11 @@ def same_answer(one: str, other: str, precision: Precision = "fp32") -> bool:
     return all(a == b or math.isnan(a) or abs(a - b) <= limit < math.inf for a, b in pairs)
 
 
+def functions_of(answer: str) -> set[str]:
+    """The names of the functions whose digests stand in an answer."""
+    return set(_parted(answer)[1])
+
+
 def _parted(answer: str) -> tuple[str, dict[str, str]]:
     """An answer's numbers, and the digests of functions behind them."""
     words = str(answer).split()

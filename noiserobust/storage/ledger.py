@@ -14,7 +14,7 @@ import pandas as pd
 from noiserobust.errors import UserError
 from noiserobust.storage.database import Database
 from noiserobust.storage.files import known_to_write
-from noiserobust.storage.identity import VARYING, same_answer
+from noiserobust.storage.identity import VARYING, functions_of, same_answer
 from noiserobust.storage.locks import Claims
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.records import Keys, Record, condition_of, record_of, table_of
@@ -63,6 +63,8 @@ class Ledger:
         self._keys = Keys(self.unit)
         self._known: dict[bytes, tuple[str, dict[str, float]]] = {}
         self._versions: dict[bytes, dict[str, Any]] = {}
+        self._unasked: dict[tuple[bytes, str], str] = {}
+        """What stood with the values of functions that nobody asked for here: they keep it."""
         self._outdated: set[bytes] = set()
         self._noted: set[str] = set()
         self._conditions: dict[str, int] = {}
@@ -97,9 +99,11 @@ class Ledger:
         key = self._keys(unit)
         # A stored unit keeps the versions that computed it.
         row = {**unit, **self.columns, **self._versions.get(key, {})}
-        condition = self._conditions.setdefault(condition_of(row), len(self._conditions))
         self._known[key] = unit.get("answer", ""), dict(values)
-        self._records += [record_of(key, row, metric, value, condition) for metric, value in values.items()]
+        for metric, value in values.items():
+            of = row | {"answer": self._unasked[key, metric]} if (key, metric) in self._unasked else row
+            condition = self._conditions.setdefault(condition_of(of), len(self._conditions))
+            self._records.append(record_of(key, of, metric, value, condition))
         now = time.monotonic()
         if now - self._export_time > max(EXPORT_EVERY, 50 * self._export_seconds):
             self.save()
@@ -145,10 +149,12 @@ class Ledger:
     def _stored(self, key: bytes, unit: Mapping[str, Any]) -> dict[str, float] | None:
         """What the database knows of ``unit`` as this very network answers."""
         values: dict[str, float] = {}
-        replaced = False
+        replaced, asked = False, functions_of(unit.get("answer", ""))
         for metric, value, condition in self._database.find(key) if self._database else []:
             if same_answer(unit.get("answer", ""), condition.get("answer", ""), unit["precision"]):
                 values.setdefault(metric, value)
+                if metric.partition("/")[0].replace(" ", "_") in functions_of(condition.get("answer", "")) - asked:
+                    self._unasked[key, metric] = condition["answer"]
                 self._versions[key] = {name: condition[name] for name in provenance() if name in condition}
             else:
                 replaced |= condition["method"] == unit["method"]

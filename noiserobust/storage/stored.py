@@ -9,7 +9,7 @@ import pandas as pd
 
 from noiserobust.errors import UserError
 from noiserobust.storage import conditions
-from noiserobust.storage.ledger import UNIT
+from noiserobust.storage.ledger import FURTHER, UNIT
 from noiserobust.storage.provenance import provenance
 from noiserobust.storage.rows import completed, read_rows, require_rows
 
@@ -22,7 +22,10 @@ ASIDE = ("inputs", "recalibration", "converters", "analog", "layer_outputs")
 
 def stored(path: str | PathLike[str]) -> pd.DataFrame:
     """The rows of one file, with the columns that older files lack."""
-    return require_rows(completed(read_rows(path)), path)
+    rows = require_rows(completed(read_rows(path)), path)
+    if "landscape" in rows and rows["landscape"].notna().any():
+        raise UserError(f"expected rows of networks, got a landscape around them in {path}; leave it out")
+    return rows
 
 
 def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -30,7 +33,7 @@ def together(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     rows = pd.concat(tables, ignore_index=True)
     if "noise" in rows:  # other tools may write a bare number
         rows["noise"] = rows["noise"].astype(str)
-    unit = [*UNIT, "method", "metric"]
+    unit = [*UNIT, "method", "metric", *(name for name in FURTHER if name in rows)]
     if set(unit) <= set(rows):  # nor do they name units of work: their rows are all kept
         rows = rows[~rows.duplicated(unit) | rows["weights"].isna()].reset_index(drop=True)
     return rows

@@ -15,7 +15,7 @@ from noiserobust.data import Batch
 from noiserobust.errors import UserError
 from noiserobust.spec import Described, OfFunction
 from noiserobust.spec.references import digest_of, load, one_line
-from noiserobust.tasks.base import Task
+from noiserobust.tasks.base import IGNORED, Task
 from noiserobust.tasks.counts import Meter
 
 MetricFunction = Callable[[Tensor, Tensor], Tensor | float]
@@ -202,17 +202,27 @@ class _Top5:
 
     def update(self, predictions: Tensor, batch: Batch) -> None:
         logits, labels = self.task.pairs(predictions, batch)
-        self.right += _among_five(logits, labels).sum()
-        self.count += len(labels)
+        right = _among_five(logits, labels)
+        self.right += right.sum()
+        self.count += len(right)
 
     def compute(self) -> dict[str, float]:
         return {self.name: 100 * float(self.right) / max(self.count, 1)}
 
 
 def _among_five(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N,): whether the label is among the five largest; an answer that is no number is none."""
-    largest, best = logits.topk(min(5, logits.shape[1]))
-    return (best == labels[:, None]).any(1) & largest[:, 0].isfinite()
+    """(N,): whether the label is among the five largest; an answer that is no number is none.
+
+    Logits (B, C, ...), labels (B, ...), of which N are not -100.
+    """
+    if logits.dim() != labels.dim() + 1 or labels.is_floating_point():
+        raise UserError(
+            f"top5: expected class numbers, and a logit for every class, got labels {tuple(labels.shape)} and answers "
+            f"{tuple(logits.shape)}; leave it out of this task"
+        )
+    classes, labels = logits.movedim(1, -1).flatten(0, -2), labels.flatten()
+    largest, best = classes.topk(min(5, classes.shape[1]))
+    return ((best == labels[:, None]).any(1) & largest[:, 0].isfinite())[labels != IGNORED]
 
 
 def _exponential(loss: float) -> float:

@@ -30,9 +30,8 @@ QUANTITIES = {
 
 
 def quantity(metric: str, task: str = "") -> Quantity:
-    """That of ``metric``, as the text of a ``task`` has it: a scoring function says itself whether less is better."""
-    known = QUANTITIES.get(metric.partition("/")[0], Quantity())
-    return known._replace(higher_is_better=False) if "less=true" in task else known
+    """That of ``metric``; where a scoring function, the ``task``, measures what is not known here, it says itself."""
+    return QUANTITIES.get(metric.partition("/")[0], Quantity(higher_is_better="less=true" not in task))
 
 
 def in_words(metric: str) -> str:

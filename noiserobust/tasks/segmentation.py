@@ -38,7 +38,13 @@ class Segmentation(Task, name="segmentation"):
     label_smoothing: float = 0.0
 
     def suited(self, data: Labelled) -> Segmentation:
-        checked_labels(self, data.labels, dims=(3, 4))
+        labels = checked_labels(self, data.labels, dims=(3, 4))
+        counted = labels[(labels != self.ignored) & (labels != IGNORED)]
+        if len(counted) and (least := int(counted.min())) < 0:
+            raise UserError(
+                f"expected labels from 0 on (class numbers; -100 and {self.ignored} are ignored), got {least}; "
+                f"segmentation:ignored={least} leaves those out"
+            )
         return self
 
     def check(self, predictions: Tensor, batch: Batch, outputs: int) -> None:

@@ -16,7 +16,10 @@ from noiserobust.tasks.counts import Meter, Sums
 
 
 class _YesOrNo(Task):
-    """Logits (B, L), labels 0 or 1 of the same shape, -100 where one is unknown; an answer is yes above 0."""
+    """Logits (B, L), labels 0 or 1 of the same shape, -100 where one is unknown; an answer is yes above 0.
+
+    Samples of which no label is known count nowhere.
+    """
 
     def suited(self, data: Labelled):  # type: ignore[no-untyped-def]  # Self
         labels = checked_labels(self, data.labels, numbers=True)
@@ -39,6 +42,8 @@ class _YesOrNo(Task):
     def answers(self, predictions: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The margin is the least distance of a logit from 0, counted on the side of its label."""
         logits, labels, known = self._aligned(predictions, batch)
+        if not known.any(1).all():
+            raise UserError("expected samples with a known label for a precision target, got one without; drop it")
         right = _right(logits, labels)
         margin = torch.where(known, logits * (2 * labels - 1), torch.inf).amin(1)
         return (right | ~known).all(1), margin
@@ -119,7 +124,7 @@ class _YesMeter:
         each = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").double()
         self.sums.add(
             loss=each[known],
-            correct=(right | ~known).all(1),
+            correct=(right | ~known).all(1)[known.any(1)],
             hits=(right & yes)[known],
             wrong=~right[known],
             unanswered=~(logits.isfinite() | ~known).all(1),

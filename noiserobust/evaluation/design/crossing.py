@@ -81,7 +81,7 @@ class Point:
     low: float
     high: float
     harm: float = 0.0
-    """Tells which end of the range is the easy one where both have the same mean."""
+    """Tells which end of the range is the easy one where their means do not."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ def search(measure: Callable[[float], Point], axis: Range, limit: float, points:
     """Points of the curve that ``measure`` gives at single values, close to each other where it first meets ``limit``.
 
     It is measured on a grid of ``points`` first, so that a curve that is not monotone is searched in the first part in
-    which it exceeds the limit; the end with the lower mean is the easy one. Then its mean and both ends of its interval
-    are bracketed within the axis' tolerance by Brent's method (:func:`scipy.optimize.brentq`), sharing what was
-    measured. A dip between two points of the grid is not seen.
+    which it exceeds the limit; the end with the lower mean is the easy one, or that with less harm where intervals
+    overlap. Then its mean and both ends of its interval are bracketed within the axis' tolerance by Brent's method
+    (:func:`scipy.optimize.brentq`), sharing what was measured. A dip between two points of the grid is not seen.
     """
     known: dict[float, Point] = {}
 
@@ -162,7 +162,10 @@ def _last_within(x: Sequence[float], heights: np.ndarray, axis: Range) -> float:
 def _from_easy(points: Iterable[Point]) -> list[Point]:
     """The points from the easy end of the range to the hard one."""
     ordered = sorted(points, key=lambda point: point.x)
-    easy, hard = ((_heights([point], 0.0)[0, 0], point.harm) for point in (ordered[0], ordered[-1]))
+    first, last = ordered[0], ordered[-1]
+    if max(first.low, last.low) <= min(first.high, last.high) and first.harm != last.harm:  # their means may be luck
+        return ordered[::-1] if first.harm > last.harm else ordered
+    easy, hard = ((_heights([point], 0.0)[0, 0], point.harm) for point in (first, last))
     return ordered[::-1] if easy > hard else ordered
 
 

@@ -269,21 +269,28 @@ def _chosen(noisy: NoisyLayers, sample: Sample, stop: Stop, search: Search) -> l
 
 def _merit(base: pd.DataFrame, rows: pd.DataFrame, layer: Layer, per_mac: bool) -> tuple[float, ...]:
     """What a layer is worth: its gain, or its gain per cost where it gains anything; then the fall of the loss."""
-    gain = _goodness(rows) - _goodness(base)
-    fall = _mean(base, "loss") - _mean(rows, "loss") if (rows["metric"] == "loss").any() else 0.0
+    gain = _gain(base, rows)
+    fall = _gain(base, rows, "loss") if (rows["metric"] == "loss").any() else 0.0
     if not per_mac:
         return gain, fall
     return (1.0, gain / layer.macs, fall) if gain > 0 else (0.0, gain, fall)
 
 
-def _goodness(rows: pd.DataFrame) -> float:
-    """The mean of the task's metric, with the sign that makes more of it better."""
-    metric = leading(rows)
-    return quantity_of(rows, metric).sign * _mean(rows, metric)
+def _gain(base: pd.DataFrame, rows: pd.DataFrame, metric: str | None = None) -> float:
+    """How much better ``rows`` are than ``base``; 0 where both are undefined."""
+    gain = _goodness(rows, metric) - _goodness(base, metric)
+    return 0.0 if math.isnan(gain) else gain
+
+
+def _goodness(rows: pd.DataFrame, metric: str | None = None) -> float:
+    """The mean of a metric (the task's), with the sign that makes more of it better; an undefined one is the worst."""
+    metric = metric or leading(rows)
+    mean = quantity_of(rows, metric).sign * _mean(rows, metric)
+    return -math.inf if math.isnan(mean) else mean
 
 
 def _mean(rows: pd.DataFrame, metric: str) -> float:
-    return float(rows.loc[rows["metric"] == metric, "value"].mean())
+    return float(rows.loc[rows["metric"] == metric, "value"].mean(skipna=False))
 
 
 def _require_macs(noisy: NoisyLayers) -> None:

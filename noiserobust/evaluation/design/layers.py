@@ -310,7 +310,9 @@ def differences(
     """
     # Two conditions of one method become two methods under one condition, which `paired` compares.
     sides = [
-        side[side["metric"] == metric].assign(**_cell(index), method=name)
+        side[side["metric"] == metric]
+        .drop(columns=["seed", "semantics"], errors="ignore")
+        .assign(**_cell(index), method=name)
         for index, pair in enumerate(pairs)
         for name, side in zip("ab", pair, strict=True)
     ]
