@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 import noiserobust
 from noiserobust.errors import UserError
 from noiserobust.spec.own_code import own_code
-from noiserobust.training import TrainSettings, fit
+from noiserobust.training import TrainSettings, fit, load_run
 
 CODE = """
 from dataclasses import dataclass, field
@@ -68,8 +69,16 @@ class Half(Method):
 
 def loss(predictions, labels):
     return LOSS * predictions.square().sum(1)
+
+
+asked = []
+
+
+def rate(epoch):
+    asked.append(epoch)
+    return RATE
 """
-NAMES = ("NOISE", "MEASURE", "TASK", "RULE", "LOSS")
+NAMES = ("NOISE", "MEASURE", "TASK", "RULE", "LOSS", "RATE")
 X, Y = torch.randn(12, 6), torch.arange(12) % 3
 
 
@@ -134,16 +143,36 @@ def test_rows_of_changed_code_are_computed_anew(
     assert "computed anew" in caplog.text
 
 
-@pytest.mark.parametrize("what", ["RULE", "NOISE", "LOSS"])
+@pytest.mark.parametrize("what", ["RULE", "NOISE", "LOSS", "RATE"])
 def test_a_finished_run_of_changed_code_is_refused(what: str, code: Code, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"model": "digits:4", "epochs": 1, "select_on": "none", "log_images": 10}
     settings |= {"loss": "edited_parts:loss", "label_smoothing": 0.0} if what == "LOSS" else {}
-    settings |= {"method": "edited_parts:Half(edited_parts:Uniform(0.1))"} if what != "LOSS" else {}
+    settings |= {"lr_schedule": "LambdaLR:lr_lambda=edited_parts:rate"} if what == "RATE" else {}
+    settings |= {"method": "edited_parts:Half(edited_parts:Uniform(0.1))"} if what in ("RULE", "NOISE") else {}
     run = fit(TrainSettings(**settings), tmp_path / "runs")
     assert fit(TrainSettings(**settings), tmp_path / "runs").folder == run.folder
     code.change(what)
     with pytest.raises(UserError, match=r"another edited_parts:\w+: its code has changed; move that folder away"):
         fit(TrainSettings(**settings), tmp_path / "runs")
+
+
+def test_reading_a_run_calls_no_schedule_of_its_own(
+    code: Code, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = TrainSettings(
+        model="digits:4",  # type: ignore[arg-type]
+        epochs=2,
+        select_on="none",
+        lr_schedule="LambdaLR:lr_lambda=edited_parts:rate",
+    )
+    assert not code.module.asked  # settings by themselves do not call it, either
+    run = fit(settings, tmp_path / "runs")
+    assert code.module.asked
+    code.module.asked.clear()
+    monkeypatch.delitem(sys.modules, "edited_parts")
+    assert load_run(run.folder).settings == settings
+    assert "edited_parts" not in sys.modules
+    assert not code.module.asked
 
 
 def test_the_package_s_own_code_has_no_digest(code: Code) -> None:

@@ -29,6 +29,15 @@ KNOWN = {
 }
 
 
+FUNCTION = "lr_lambda"
+"""The setting that names a function from outside the package."""
+
+
+def functions_of(text: str) -> list[str]:
+    """The functions from outside the package that a schedule names."""
+    return [argument.value for argument in read(text, "scheduler").arguments if argument.key == FUNCTION]
+
+
 class LearningRate:
     """Sets the rate of ``optimizer`` for each of ``steps`` steps, ``epoch_steps`` of them in an epoch.
 
@@ -46,12 +55,13 @@ class LearningRate:
         steps: int,
         epoch_steps: int,
         warmup: int | float = 0,
+        imports: bool = True,
     ) -> None:
         self.optimizer, self.peak, self.steps, self.warmup = optimizer, peak, steps, warmup
         self.scheduler: Any = None
         self.text = text
         if text is not None:
-            kind, options, self.every = scheduler_of(text)
+            kind, options, self.every = scheduler_of(text, imports)
             length = steps if self.every == "step" else steps // epoch_steps
             known = inspect.signature(kind).parameters
             options = {name: length for name in LENGTHS if name in known and not _has_length(options)} | options
@@ -108,8 +118,11 @@ class LearningRate:
             self.scheduler.load_state_dict(state)
 
 
-def scheduler_of(text: str) -> tuple[Any, dict[str, Any], str]:
-    """The class that ``text`` names, its options, and what it counts; :class:`UserError` where there is none."""
+def scheduler_of(text: str, imports: bool = True) -> tuple[Any, dict[str, Any], str]:
+    """The class that ``text`` names, its options, and what it counts; :class:`UserError` where there is none.
+
+    Without ``imports`` a function that it names is not looked at: the text may be a file's.
+    """
     call = read(text, "scheduler")
     names = {name.lower(): name for name in KNOWN}
     if call.name.lower() not in names:
@@ -120,8 +133,10 @@ def scheduler_of(text: str) -> tuple[Any, dict[str, Any], str]:
     name = names[call.name.lower()]
     kind, options = KNOWN[name], dict[str, Any]()
     for argument in call.arguments:
-        function = argument.key == "lr_lambda"
-        key, value = (argument.key, load(argument.value)) if function else option(argument, text, words=True)
+        if argument.key == FUNCTION:
+            key, value = FUNCTION, load(argument.value) if imports else float
+        else:
+            key, value = option(argument, text, words=True)
         if key in options:
             raise UserError(f"scheduler '{text}': {key} is given twice")
         options[str(key)] = value
@@ -134,10 +149,10 @@ def scheduler_of(text: str) -> tuple[Any, dict[str, Any], str]:
 
 
 def check_schedule(text: str, optimizer: str) -> None:
-    """Refuse a schedule that cannot be made for an optimizer."""
+    """Refuse a schedule that cannot be made for an optimizer; functions that it names are left to training."""
     momentum = 0.9 if "momentum=" in optimizer else 0.0
     dummy = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=momentum)
-    rate = LearningRate(text, dummy, 0.1, 100, 10)
+    rate = LearningRate(text, dummy, 0.1, 100, 10, imports=False)
     rate.begin(0)
     with warnings.catch_warnings():  # of a schedule before its optimizer
         warnings.simplefilter("ignore")

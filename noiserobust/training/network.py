@@ -25,6 +25,7 @@ from noiserobust.tasks import Classification, Task
 from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import checked
 from noiserobust.training.identity import WITHOUT_EFFECT
+from noiserobust.training.learning_rates import functions_of
 from noiserobust.training.settings import TrainSettings
 
 
@@ -93,6 +94,8 @@ def code_of(settings: TrainSettings, network: Sequence[str] | None) -> list[str]
     """What shows the code from outside the package that a run is made of: that of its ``network``
     (:func:`~noiserobust.storage.identity.code`), and its rule, task and whatever else ``settings`` name."""
     named = {name: value for name, value in vars(settings).items() if name not in (*WITHOUT_EFFECT, "model")}
-    loss = settings.loss and f"{settings.loss}={digest_of(load(settings.loss), settings.loss)}"
-    own = " ".join(filter(None, [own_code(named, settings.where.table.read), loss]))
+    functions = [settings.loss] if settings.loss else []
+    functions += functions_of(settings.lr_schedule) if settings.lr_schedule else []
+    digests = [f"{function}={digest_of(load(function), function)}" for function in functions]
+    own = " ".join(filter(None, [own_code(named, settings.where.table.read), *digests]))
     return None if network is None and not own else [*(network or ("", "")), *filter(None, [own])]

@@ -195,6 +195,8 @@ class TrainSettings:
             raise UserError("expected no converters and no checkpointing beside compile, which would not see them")
         self._check_teacher()
         check_clipping(self.clip_norm)
+        if self.clip_norm is not None:
+            object.__setattr__(self, "clip_norm", float(self.clip_norm))
         _check_device(self.device)
 
     def _read_texts(self) -> None:
