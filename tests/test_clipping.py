@@ -142,10 +142,11 @@ class TestAtTheEnd:
 
 class TestSettings:
     def test_the_number_is_what_it_was(self) -> None:
-        for given in (2.5, 2, "2.5", "rms(2.5)", "rms:2.5", RMS(2.5)):
+        for given in (2.5, 2, "2.5", "rms(2.5)", "rms:2.5", RMS(2.5), RMS(2)):
             settings = TrainSettings(weight_clip=given)
-            assert settings.weight_clip == float(given if isinstance(given, int) else 2.5)
+            assert settings.weight_clip == (2.0 if given in (2, RMS(2)) else 2.5)
             assert isinstance(settings.weight_clip, float)
+            assert settings.label in ("plain, clip 2 rms", "plain, clip 2.5 rms")
         assert TrainSettings(weight_clip=2.5).label == "plain, clip 2.5 rms"
         assert TrainSettings(weight_clip="rms(2,per=column)").label == "plain, clip rms:2.0,per=column"
         assert TrainSettings(weight_clip="rms(2,per=column)").weight_clip == RMS(2.0, "column")

@@ -402,12 +402,31 @@ class TestVerbs:
         assert first.memory["looksam"]["calls"] == 3
         assert second.memory["looksam"]["calls"] == 6
 
+    @pytest.mark.parametrize("method", ["rwp-mixed:0.1", "sam:0.1,batches=different"])
+    def test_the_batch_of_the_step_before_outlives_its_buffer(self, method: str) -> None:
+        """A loader may fill one buffer again and again."""
 
-def test_spectral_norm_learns_from_the_clean_pass_only() -> None:
+        def trained(one_buffer: bool) -> list[Tensor]:
+            model = smooth_net()
+            engine, held = sgd(model), batch()
+            for step in range(3):
+                given = batch(step=step)
+                if one_buffer:
+                    held.inputs.copy_(given.inputs)
+                    held.labels.copy_(given.labels)
+                    given = held
+                Method.parse(method).step(engine, given, ON._replace(step=step))
+            return [parameter.detach().clone() for parameter in model.parameters()]
+
+        assert all(map(torch.equal, trained(True), trained(False)))
+
+
+@pytest.mark.parametrize("normed", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_spectral_norm_learns_from_the_clean_pass_only(normed: Callable[[nn.Module], nn.Module]) -> None:
     def vectors(method: str) -> list[Tensor]:
         model = smooth_net()
         with seeded(Stream(0, "vectors")):
-            nn.utils.parametrizations.spectral_norm(next(m for m in model.modules() if isinstance(m, nn.Linear)))
+            normed(next(m for m in model.modules() if isinstance(m, nn.Linear)))
         model.double()
         engine = Engine(model, torch.optim.SGD(model.parameters(), lr=0.0))
         Method.parse(method).step(engine, batch(dtype=torch.float64), ON)

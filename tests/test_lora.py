@@ -12,7 +12,7 @@ from commands import TINY, refused
 from methods import few_digits, same_bits
 from torch import nn
 
-from noiserobust import analog_weights, perturbed
+from noiserobust import UserError, analog_weights, perturbed
 from noiserobust.cli import main
 from noiserobust.data import Batch
 from noiserobust.models import ModelSpec, build
@@ -115,3 +115,12 @@ def test_from_keep_digital_to_adapters(
     told = capsys.readouterr()
     assert "adapter, digital beside its base" in told.out + told.err
     assert "as it was trained: layers=" in told.out + told.err
+
+
+def test_clipping_that_would_reach_nothing_is_refused(tmp_path: Path) -> None:
+    """LoRA trains no weight that lies in an array by itself."""
+    common: dict[str, Any] = {"epochs": 1, "select_on": "none"}
+    start = fit(TrainSettings(model="digits:4", **common), tmp_path, splits=few_digits(100)).checkpoint  # type: ignore[arg-type]
+    settings = common | {"model": "lora:digits(4),rank=2", "initial": str(start), "weight_clip": 1.3}
+    with pytest.raises(UserError, match="expected analog weights that training changes to clip, got none"):
+        fit(TrainSettings(**settings), tmp_path, splits=few_digits(100))

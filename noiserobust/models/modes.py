@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from noiserobust.data import Batch
 from noiserobust.errors import UserError
@@ -100,6 +101,9 @@ def kept_norm_stats(model: nn.Module) -> Iterator[None]:
         if isinstance(module, (nn.modules.batchnorm._NormBase, nn.utils.parametrizations._SpectralNorm))
         for buffer in module.buffers(recurse=False)
     ]
+    for module in model.modules():  # the older spectral norm is a hook
+        names = [hook.name for hook in module._forward_pre_hooks.values() if isinstance(hook, SpectralNorm)]
+        buffers += [getattr(module, f"{name}_{vector}") for name in names for vector in "uv"]
     # One call per dtype: on a GPU one or two kernels instead of one per buffer.
     kinds = [[buffer for buffer in buffers if buffer.dtype == dtype] for dtype in {b.dtype for b in buffers}]
     kept = [[buffer.clone() for buffer in kind] for kind in kinds]

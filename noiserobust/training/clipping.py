@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -132,13 +133,8 @@ class Value(Clip, name="value"):
 @torch.no_grad()
 def clip_weights(space: WeightSpace, clip: Clip) -> None:
     """Clip the analog weights among the parameters of ``space``, in place."""
-    trained = set(map(id, space.parameters))
-    for weight in space.noisy.weights:
+    for weight in _clipped(space):
         parameter = weight.parameter
-        if id(parameter) not in trained or not parameter.requires_grad or not parameter.numel():
-            continue  # frozen: nothing here may change it
-        if not isinstance(weight, (Stored, Untied)):
-            continue  # computed: its parameters are no weights
         values = parameter.detach()
         if values.element_size() < 4:
             values = values.float()  # a limit of 16 bits is a per cent off, and squares and counts overflow
@@ -151,6 +147,22 @@ def clip_weights(space: WeightSpace, clip: Clip) -> None:
             parameter.clamp_(-limit, limit)
         else:
             parameter.copy_(weight.from_rows(rows.clamp(-limit, limit)))
+
+
+def require_clipped(space: WeightSpace) -> None:
+    """Refuse to clip where nothing can be: LoRA, say, trains no weight that is in an array."""
+    if not any(True for _ in _clipped(space)):
+        raise UserError("expected analog weights that training changes to clip, got none; leave weight_clip out")
+
+
+def _clipped(space: WeightSpace) -> Iterator[Stored | Untied]:
+    trained = set(map(id, space.parameters))
+    for weight in space.noisy.weights:
+        parameter = weight.parameter
+        if id(parameter) not in trained or not parameter.requires_grad or not parameter.numel():
+            continue  # frozen: nothing here may change it
+        if isinstance(weight, (Stored, Untied)):  # else computed: its parameters are no weights
+            yield weight
 
 
 def _groups(rows: Tensor, per: Per) -> Tensor:

@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from noiserobust.data import nests
 from noiserobust.data.batches import Batch
 from noiserobust.errors import UserError
 
@@ -43,10 +45,11 @@ def only_rows(micro: list[Batch], rows: Tensor) -> list[Batch]:
 
 
 def previous(memory: dict[str, Any], name: str, batch: AnyBatch) -> list[Batch]:
-    """The batch of the step before, ``batch`` itself in the first one; ``batch`` is remembered for the next.
+    """The batch of the step before, ``batch`` itself in the first one; a copy of ``batch`` is kept for the next, since
+    a loader may fill one buffer again and again.
 
     ``memory`` is the rank's (:class:`Engine.own_memory`): each remembers its own samples.
     """
     kept = memory.get(name)
-    memory[name] = [dict(vars(part)) for part in as_list(batch)]
+    memory[name] = [nests.mapped(vars(part), torch.clone) for part in as_list(batch)]
     return as_list(batch) if kept is None else [Batch(**part) for part in kept]

@@ -239,7 +239,9 @@ class TrainSettings:
         if self.weight_clip is not None:
             clip: Clip = Clip.parse(self.weight_clip)
             # The usual one is the number that it always was.
-            object.__setattr__(self, "weight_clip", clip.times if clip == RMS(getattr(clip, "times", 2.0)) else clip)
+            object.__setattr__(
+                self, "weight_clip", float(clip.times) if clip == RMS(getattr(clip, "times", 2.0)) else clip
+            )
 
     def _check_teacher(self) -> None:
         from noiserobust.training.teacher import check_distillation

@@ -31,6 +31,7 @@ from noiserobust.tasks.batches import prepare
 from noiserobust.tasks.scoring import score
 from noiserobust.training import resuming
 from noiserobust.training.checkpointing import checkpointed
+from noiserobust.training.clipping import require_clipped
 from noiserobust.training.compiling import compiled
 from noiserobust.training.ddp import Processes
 from noiserobust.training.engine import Engine
@@ -130,6 +131,8 @@ class Trainer:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.noisy = NoisyWeights(self.model, **self.network.where.patterns)
         self.engine = self._engine(device, teacher, samples=len(train))
+        if settings.weight_clip is not None:
+            require_clipped(self.engine.weights)
         self.steps = settings.epochs * len(self.batches)
         self.rate = LearningRate(
             settings.lr_schedule, self.engine.optimizer, settings.lr, self.steps, len(self.batches), settings.lr_warmup

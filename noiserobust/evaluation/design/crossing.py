@@ -107,9 +107,10 @@ def search(measure: Callable[[float], Point], axis: Range, limit: float, points:
     """Points of the curve that ``measure`` gives at single values, close to each other where it first meets ``limit``.
 
     It is measured on a grid of ``points`` first, so that a curve that is not monotone is searched in the first part in
-    which it exceeds the limit; the end with the lower mean is the easy one, or that with less harm where intervals
-    overlap. Then its mean and both ends of its interval are bracketed within the axis' tolerance by Brent's method
-    (:func:`scipy.optimize.brentq`), sharing what was measured. A dip between two points of the grid is not seen.
+    which it exceeds the limit; the end with the lower mean is the easy one, or that with less harm where neither end
+    exceeds it and their intervals overlap. Then its mean and both ends of its interval are bracketed within the axis'
+    tolerance by Brent's method (:func:`scipy.optimize.brentq`), sharing what was measured. A dip between two points of
+    the grid is not seen.
     """
     known: dict[float, Point] = {}
 
@@ -122,7 +123,7 @@ def search(measure: Callable[[float], Point], axis: Range, limit: float, points:
         height(x, 0)
     absolute, relative = axis.tolerances
     for end in [0, 1, 2] * 2:  # a value tried for one end may open another's bracket anew
-        ordered = _from_easy(known.values())
+        ordered = _from_easy(known.values(), limit)
         over = _first_over(_heights(ordered, limit)[:, end])
         if 0 < over < len(ordered):
             # The ends have more digits than what is tried, and no logarithm brings them back.
@@ -136,7 +137,7 @@ def search(measure: Callable[[float], Point], axis: Range, limit: float, points:
 
 def crossing(points: Sequence[Point], axis: Range, limit: float) -> Crossing:
     """Where the curve through ``points`` first exceeds the ``limit``, from its easy end, and the interval of that."""
-    ordered = _from_easy(points)
+    ordered = _from_easy(points, limit)
     heights = _heights(ordered, limit)
     value, *ends = (_last_within([point.x for point in ordered], column, axis) for column in heights.T)
     if any(math.isnan(point.low) and not math.isnan(point.mean) for point in points):
@@ -159,11 +160,12 @@ def _last_within(x: Sequence[float], heights: np.ndarray, axis: Range) -> float:
     return axis.rounded(axis.unscale(a + straight * (b - a)))
 
 
-def _from_easy(points: Iterable[Point]) -> list[Point]:
+def _from_easy(points: Iterable[Point], limit: float) -> list[Point]:
     """The points from the easy end of the range to the hard one."""
     ordered = sorted(points, key=lambda point: point.x)
     first, last = ordered[0], ordered[-1]
-    if max(first.low, last.low) <= min(first.high, last.high) and first.harm != last.harm:  # their means may be luck
+    overlap = max(first.low, last.low) <= min(first.high, last.high)
+    if overlap and first.harm != last.harm and max(first.mean, last.mean) <= limit:  # their means may be luck
         return ordered[::-1] if first.harm > last.harm else ordered
     easy, hard = ((_heights([point], 0.0)[0, 0], point.harm) for point in (first, last))
     return ordered[::-1] if easy > hard else ordered
