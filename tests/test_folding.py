@@ -306,3 +306,15 @@ def test_a_network_that_chooses_by_the_batch(way: str, nights: slice) -> None:
     agree(evaluate, draws=2)
     agree(evaluate, precision_target=5.0)
     agree(sensitivity, draws=2)
+
+
+def test_watching_changes_nothing() -> None:
+    network = built("resnet18:width=4")
+    noisy = NoisyWeights(network)
+    folding = Folding(noisy, X[:2])
+
+    def outputs(watch: bool) -> Tensor:
+        with torch.no_grad(), noisy.perturbed(Gaussian(0.1), Stream(0, "draw")), folding.folded(watch):
+            return network(X)
+
+    assert torch.equal(outputs(True), outputs(False))
